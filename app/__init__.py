@@ -1,0 +1,1 @@
+"""VAR Studio: the shared house and the web tower. See docs/architecture.md for the floors."""

@@ -1,0 +1,94 @@
+"""Preference data: the one internal form, the shapes a file can come in, and how its columns are mapped.
+
+Internal form: Parquet, one row per example (a prompt with its responses), columns:
+    example_id  int64     dense, from 0, in the file's order
+    line        int64     1-based line (JSON lines, CSV) or row number of the source
+    prompt      list<struct<role: string, content: string>>
+    responses   list<struct<content: string, rating: double?, preference: int8?>>
+    meta        string    JSON object of whatever else the row carried and is worth showing
+`preference`: 1 chosen, -1 rejected, 0 tie or in between, null unknown. The chosen response of a pair stands first.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CHOSEN, NEITHER, REJECTED = 1, 0, -1
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Frozen):
+    role: str
+    content: str
+
+
+class Response(Frozen):
+    content: str
+    rating: float | None = None
+    preference: int | None = None
+
+
+class Example(Frozen):
+    example_id: int
+    line: int
+    prompt: tuple[Message, ...]
+    responses: tuple[Response, ...]
+    meta: dict[str, Any] = {}
+
+
+class DatasetState(StrEnum):
+    PROCESSING = "processing"
+    NEEDS_MAPPING = "needs_mapping"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Shape(StrEnum):
+    """How the responses of a row are laid out in the file."""
+
+    PAIR = "pair"  # prompt, chosen, rejected (text or messages)
+    TRANSCRIPT_PAIR = "transcript_pair"  # chosen, rejected: whole Human/Assistant transcripts, prompt implicit
+    CONVERSATION_PAIR = "conversation_pair"  # chosen, rejected: message lists that repeat the prompt
+    SHAREGPT_PAIR = "sharegpt_pair"  # conversations (from/value), chosen, rejected
+    ALPACA_PAIR = "alpaca_pair"  # instruction, input, chosen, rejected
+    TWO_RESPONSES = "two_responses"  # two responses and a label or annotators' votes
+    RANKED = "ranked"  # a list of responses with ranks or scores
+    CANDIDATES = "candidates"  # prefix/suffix/reward lists
+    REPLY_TREE = "reply_tree"  # nested replies with ranks
+    RATED = "rated"  # one response with a rating or a boolean
+
+
+class ColumnMapping(Frozen):
+    """Which column plays which part. `columns` maps a role of the shape (see SHAPE_ROLES in app.ingest.columns) to a column's
+    name (dotted for nested fields) or, for `votes`, to several. `options` holds the shape's few switches."""
+
+    shape: Shape
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    options: dict[str, str | float | bool] = Field(default_factory=dict)
+
+
+class DroppedRows(Frozen):
+    """Rows that were left out for one reason; `lines` holds the first of their line numbers."""
+
+    reason: str
+    count: int
+    lines: list[int]
+
+
+class Audit(BaseModel):
+    """What is in a data set: num_rows = num_examples + sum of dropped counts, except for shapes whose rows hold several
+    examples or are grouped (then `rows_per_example` says how)."""
+
+    num_rows: int
+    num_kept_rows: int
+    num_examples: int
+    num_responses: int
+    num_pairs: int
+    dropped: list[DroppedRows] = []
+    has_rating: bool = False
+    has_preference: bool = False
+    facts: dict[str, Any] = {}

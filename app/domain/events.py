@@ -1,0 +1,180 @@
+"""What a run reports, as past facts. One class per kind; the kind is also the name of the page's fragment.
+
+The runner appends each event as one JSON line to `events.jsonl` (the spool):
+    {"n": 17, "at": "2026-01-31T12:00:00.000000Z", "kind": "step", "payload": {...}}
+`n` counts from 1 within an attempt, without gaps. The supervisor copies the spool into the journal, where each event
+gets the run's own dense `seq`. Numbers are finite or null: JSON has no NaN, so it is cleaned here, at the door.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.domain.run import Outcome, RunState, Stage
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities become None; everything else passes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+Number = Annotated[float | None, BeforeValidator(finite)]
+
+
+class Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StateChanged(Event):
+    """Written by the services, never by the runner."""
+
+    kind: Literal["state"] = "state"
+    state: RunState
+    attempt: int
+    reason: str = ""
+    remedy: str = ""
+    worker: str = ""
+
+
+class AttemptResumed(Event):
+    """A new attempt goes on after `step` from `checkpoint` ("" and 0: from the start). Later metrics are replaced."""
+
+    kind: Literal["resume"] = "resume"
+    attempt: int
+    step: int
+    checkpoint: str = ""
+
+
+class StageStarted(Event):
+    kind: Literal["stage"] = "stage"
+    stage: Stage
+    total: int | None = None
+    unit: str = ""
+
+
+class ProgressMade(Event):
+    kind: Literal["progress"] = "progress"
+    stage: Stage
+    done: int
+    total: int
+
+
+class StepLogged(Event):
+    """One optimizer step. `metrics` keys are in the catalogue; `batch` is the batch's index in the run's batch plan."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    num_steps: int
+    epoch: float
+    batch: int
+    metrics: dict[str, Number]
+    histogram: list[int]
+    seconds_left: Number = None
+
+
+class EvaluationLogged(Event):
+    kind: Literal["evaluation"] = "evaluation"
+    step: int
+    metrics: dict[str, Number]
+
+
+class ChatMessage(Event):
+    role: str
+    content: str
+
+
+class SampleDrawn(Event):
+    """One held-out prompt answered by the reference and by the policy at `step`; rewards None without a judge."""
+
+    kind: Literal["sample"] = "sample"
+    step: int
+    index: int
+    example_id: int
+    prompt: list[ChatMessage]
+    reference: str
+    policy: str
+    reference_reward: Number = None
+    policy_reward: Number = None
+
+
+class FindingRaised(Event):
+    """A named signature of degenerate weights or data: rule → evidence → remedy (app.domain.findings)."""
+
+    kind: Literal["finding"] = "finding"
+    name: str
+    severity: Literal["info", "warning", "error"]
+    title: str
+    evidence: str
+    remedy: str
+    step: int | None = None
+
+
+class LogWritten(Event):
+    kind: Literal["log"] = "log"
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
+class CheckpointSaved(Event):
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    name: str
+    size_bytes: int
+
+
+class ArtifactWritten(Event):
+    """A file of the run's artifacts folder that a user may download; `name` is its path inside that folder."""
+
+    kind: Literal["artifact"] = "artifact"
+    name: str
+    title: str
+    size_bytes: int
+    sha256: str
+
+
+class OutcomeReached(Event):
+    """The runner's last word. The supervisor turns it into a `state` event; `summary` goes to the run's row."""
+
+    kind: Literal["outcome"] = "outcome"
+    outcome: Outcome
+    reason: str = ""
+    remedy: str = ""
+    retry: bool = True
+    summary: dict[str, Number] = {}
+
+
+AnyEvent = Annotated[
+    StateChanged
+    | AttemptResumed
+    | StageStarted
+    | ProgressMade
+    | StepLogged
+    | EvaluationLogged
+    | SampleDrawn
+    | FindingRaised
+    | LogWritten
+    | CheckpointSaved
+    | ArtifactWritten
+    | OutcomeReached,
+    Field(discriminator="kind"),
+]
+
+EVENT_KINDS: dict[str, type[Event]] = {
+    event.model_fields["kind"].default: event
+    for event in (
+        StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, SampleDrawn,
+        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, OutcomeReached,
+    )
+}  # fmt: skip
+
+
+class SpoolLine(BaseModel):
+    """One line of `events.jsonl`."""
+
+    n: int
+    at: str
+    kind: str
+    payload: dict[str, Any]

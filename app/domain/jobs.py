@@ -1,0 +1,41 @@
+"""What one attempt is told: `spec.json`, the whole contract between supervisor and runner.
+
+Layout of a run's folder (paths in the spec are absolute):
+    runs/<run_id>/checkpoints/step-000100/    kept across attempts
+    runs/<run_id>/artifacts/                  downloads: weights.parquet, samples.jsonl, model/…
+    runs/<run_id>/attempts/<n>/spec.json  events.jsonl  log.txt  cancel
+The supervisor asks for a stop by creating `cancel` (user's cancel) in the attempt's folder, or by SIGTERM (go away, save first).
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.recipe import Recipe
+
+
+class ModelSource(BaseModel):
+    """Where a model's files are: a hub name with revision, or a folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    source: str  # "hub" | "folder"
+    path: str  # hub name or absolute folder
+    revision: str | None = None
+
+
+class RunSpec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    attempt: int
+    recipe: Recipe
+    dataset_path: str  # examples.parquet
+    dataset_sha256: str
+    policy: ModelSource
+    reward: ModelSource | None = None
+    judge: ModelSource | None = None
+    run_dir: str
+    scorings_dir: str
+    hub_dir: str  # cache folder of downloaded models
+    device: str = "cpu"  # "cpu" | "cuda"
+    num_threads: int | None = None
+    supervisor_pid: int | None = None  # the runner stops when this process is gone; None: stand-alone

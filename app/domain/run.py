@@ -1,0 +1,62 @@
+"""The life of a run: its states, the moves between them, and its stages."""
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when no attempt can change the run any more."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+# `failed` and `cancelled` go back to `queued` only by a user's explicit resume.
+MOVES: dict[RunState, frozenset[RunState]] = {
+    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED}),
+    RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED}),
+    RunState.INTERRUPTED: frozenset({RunState.QUEUED, RunState.CANCELLED, RunState.FAILED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset({RunState.QUEUED}),
+    RunState.CANCELLED: frozenset({RunState.QUEUED}),
+}
+
+
+def can_move(old: RunState, new: RunState) -> bool:
+    """Whether the life of a run allows the step from `old` to `new`."""
+    return new in MOVES[old]
+
+
+class Stage(StrEnum):
+    """The stages of an attempt, in order."""
+
+    PREPARE = "prepare"
+    SCORE = "score"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, as the runner itself reports it in its last event."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+# Exit status of the runner process for each outcome; any other status is a crash.
+EXIT_STATUS: dict[Outcome, int] = {
+    Outcome.SUCCEEDED: 0,
+    Outcome.FAILED: 10,
+    Outcome.CANCELLED: 11,
+    Outcome.INTERRUPTED: 12,
+}

@@ -1,0 +1,65 @@
+"""Where we run: the only reader of the environment. Every setting has a default; no setting at all is a whole studio."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from variables `STUDIO_…` and from a `.env` file. Lists are comma-separated."""
+
+    model_config = SettingsConfigDict(env_prefix="STUDIO_", env_file=".env", extra="ignore")
+
+    data_dir: Path = Field(
+        Path("var"), description="Everything the studio keeps, unless a setting below says otherwise."
+    )
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
+    broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
+    host: str = "127.0.0.1"
+    port: int = 8400
+    public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        ["127.0.0.1", "localhost", "[::1]"], description="Host headers that are answered."
+    )
+    model_roots: Annotated[list[Path], NoDecode] = Field([], description="Folders that local models may be taken from.")
+    max_upload_bytes: int = 20 * 2**30
+    max_unpacked_bytes: int = 200 * 2**30
+    session_days: int = 30
+
+    worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
+    worker_slots: int = Field(0, description="Runs at once; 0: one per GPU, or one on a machine without.")
+    heartbeat_seconds: float = 5.0
+    lease_seconds: float = 30.0
+    poll_seconds: float = 2.0
+    max_attempts: int = 3
+    runner_threads: int = Field(0, description="CPU threads of a runner; 0: all cores.")
+    grace_seconds: float = Field(100.0, description="How long a stopping worker waits for runners to save.")
+
+    @field_validator("allowed_hosts", "model_roots", mode="before")
+    @classmethod
+    def split_list(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @cached_property
+    def root(self) -> Path:
+        """`data_dir`, absolute."""
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.root / 'studio.db'}"
+
+    @property
+    def celery_broker_url(self) -> str:
+        return self.broker_url or f"sqla+sqlite:///{self.root / 'broker.db'}"
+
+    @property
+    def has_redis(self) -> bool:
+        return self.broker_url.startswith(("redis://", "rediss://", "valkey://"))
+
+    @property
+    def url(self) -> str:
+        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"

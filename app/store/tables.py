@@ -1,0 +1,199 @@
+"""The tables. States and words are those of app.domain; every change of a table comes with a migration."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+BigInt = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Times with zone UTC in Python; SQLite keeps them without one, PostgreSQL with."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    role: Mapped[str] = mapped_column(String(16))  # "admin" | "member"
+    created_at: Mapped[datetime]
+
+
+class Token(Base):
+    """A bearer token, a browser session or a one-time login link: only its SHA-256 is kept."""
+
+    __tablename__ = "tokens"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))  # "api" | "session" | "login"
+    name: Mapped[str] = mapped_column(String(80), default="")
+    scope: Mapped[str] = mapped_column(String(16), default="write")  # "read" | "write"
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(120))
+    state: Mapped[str] = mapped_column(String(20), index=True)  # DatasetState
+    filename: Mapped[str] = mapped_column(String(255))
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    sha256: Mapped[str] = mapped_column(String(64))
+    mapping: Mapped[dict[str, Any] | None]  # ColumnMapping
+    audit: Mapped[dict[str, Any] | None]  # Audit, once ready
+    error: Mapped[dict[str, Any] | None]  # {"code", "detail", "problems", "extra"}
+    num_examples: Mapped[int] = mapped_column(BigInt, default=0)
+    created_at: Mapped[datetime]
+
+
+class Model(Base):
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16))  # "policy" | "reward"
+    source: Mapped[str] = mapped_column(String(16))  # "hub" | "folder" | "run"
+    path: Mapped[str] = mapped_column(String(1000))  # hub name or absolute folder
+    revision: Mapped[str | None] = mapped_column(String(120))
+    facts: Mapped[dict[str, Any]]  # architecture, num_parameters, vocab_size, context, chat template, sha256 …
+    created_at: Mapped[datetime]
+
+
+class Run(Base):
+    __tablename__ = "runs"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "idempotency_key"),
+        Index("ix_runs_claim", "state", "priority", "queued_at"),
+        Index("ix_runs_owner_created", "owner_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str] = mapped_column(String(120))
+    state: Mapped[str] = mapped_column(String(16))  # RunState
+    recipe: Mapped[dict[str, Any]]  # Recipe, resolved, never changed
+    provenance: Mapped[dict[str, Any]]  # dataset sha256, model revisions, package versions, git revision
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    policy_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    reward_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    idempotency_digest: Mapped[str | None] = mapped_column(String(64))
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+
+    token: Mapped[int] = mapped_column(Integer, default=0)  # fencing token: +1 with every claim
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    num_failures: Mapped[int] = mapped_column(Integer, default=0)  # attempts lost since the last explicit (re)start
+    worker_id: Mapped[str | None] = mapped_column(String(120))
+    lease_expires_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    last_seq: Mapped[int] = mapped_column(BigInt, default=0)  # of the journal
+    spool_n: Mapped[int] = mapped_column(BigInt, default=0)  # last spool line of this attempt in the journal
+
+    stage: Mapped[str] = mapped_column(String(16), default="")
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    num_steps: Mapped[int] = mapped_column(Integer, default=0)
+    progress: Mapped[float] = mapped_column(Float, default=0.0)  # of the stage, 0..1
+    seconds_left: Mapped[float | None]
+    summary: Mapped[dict[str, Any] | None]  # final metrics
+    error: Mapped[dict[str, Any] | None]  # {"reason", "remedy", "log_tail"}
+
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JournalEntry(Base):
+    """One event of a run; `seq` is dense per run, from 1."""
+
+    __tablename__ = "journal"
+    __table_args__ = (Index("ix_journal_kind", "run_id", "kind", "seq"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(16))
+    payload: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class Metric(Base):
+    """One value of one series; a resumed attempt replaces what it steps over again. value None: it was not finite."""
+
+    __tablename__ = "metrics"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(60), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    value: Mapped[float | None] = mapped_column(Float(53))
+
+
+class Attempt(Base):
+    __tablename__ = "attempts"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    worker_id: Mapped[str] = mapped_column(String(120))
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str] = mapped_column(String(20), default="")  # Outcome, or "lost"
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(120), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    devices: Mapped[list[Any]]  # [{"index": 0, "name": "…", "memory_bytes": …}]
+    slots: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[datetime]
+    beat_at: Mapped[datetime]
