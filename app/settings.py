@@ -13,9 +13,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STUDIO_", env_file=".env", extra="ignore")
 
-    data_dir: Path = Field(
-        Path("var"), description="Everything the studio keeps, unless a setting below says otherwise."
-    )
+    data_dir: Path = Field(Path("var"), description="Everything the studio keeps, unless a setting below says otherwise.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
     broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
     host: str = "127.0.0.1"

@@ -121,16 +121,12 @@ class LoraSettings(Settings):
 
 
 class PolicySettings(Settings):
-    model: Reference = Field(
-        description="The policy: a registered model's id, or for `varstudio train` a folder or hub name."
-    )
+    model: Reference = Field(description="The policy: a registered model's id, or for `varstudio train` a folder or hub name.")
     revision: str | None = Field(None, max_length=120, description="Hub revision (branch, tag or commit).")
     adaptation: Literal["full", "lora"] = Field("full", description="Train all weights, or a LoRA adapter.")
     lora: LoraSettings = LoraSettings()
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number type of weights and activations.")
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, slower."
-    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower.")
 
 
 class RewardSettings(Settings):
@@ -148,22 +144,14 @@ class RewardSettings(Settings):
         if self.source == "model" and self.model is None:
             raise ValueError("source is model, but no reward model is named: choose one, or use rating or preference")
         if self.source != "model" and self.model is not None:
-            raise ValueError(
-                f"source is {self.source}, so no reward model may be named (name it as judge to score samples)"
-            )
+            raise ValueError(f"source is {self.source}, so no reward model may be named (name it as judge to score samples)")
         return self
 
 
 class TokenSettings(Settings):
-    max_prompt: int = Field(
-        512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose their start."
-    )
-    max_response: int = Field(
-        512, ge=1, le=1_000_000, description="Longest response, in tokens; longer ones lose their end."
-    )
-    overlong: Literal["truncate", "drop"] = Field(
-        "truncate", description="What happens to an example over these lengths."
-    )
+    max_prompt: int = Field(512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose their start.")
+    max_response: int = Field(512, ge=1, le=1_000_000, description="Longest response, in tokens; longer ones lose their end.")
+    overlong: Literal["truncate", "drop"] = Field("truncate", description="What happens to an example over these lengths.")
     prompt_format: Literal["auto", "chat", "plain"] = Field(
         "auto", description="auto: the tokenizer's chat template if it has one, otherwise plain Human/Assistant turns."
     )
@@ -177,13 +165,9 @@ class TrainingSettings(Settings):
         le=65_536,
         description="Prompts per forward pass; empty: the whole batch. Changes memory, not the result.",
     )
-    epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = Field(
-        1.0, description="Passes over the data."
-    )
+    epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = Field(1.0, description="Passes over the data.")
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimizer steps; when given it replaces epochs.")
-    learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        1e-5, description="Peak of the schedule."
-    )
+    learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(1e-5, description="Peak of the schedule.")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
     weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
@@ -207,15 +191,11 @@ class EvaluationSettings(Settings):
     share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         0.05, description="Share of the examples held out of training."
     )
-    every: int | None = Field(
-        None, ge=1, le=10_000_000, description="Steps between evaluations; empty: about five in a run."
-    )
+    every: int | None = Field(None, ge=1, le=10_000_000, description="Steps between evaluations; empty: about five in a run.")
     num_prompts: int = Field(32, ge=0, le=10_000, description="Held-out prompts that are answered at each evaluation.")
     num_samples_shown: int = Field(8, ge=0, le=200, description="How many of them are kept as side-by-side samples.")
     max_new_tokens: int = Field(128, ge=1, le=32_768)
-    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
-        1.0, description="0: greedy decoding."
-    )
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(1.0, description="0: greedy decoding.")
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     seed: int = Field(0, ge=0, lt=2**63)
 
