@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.domain.errors import RecipeInvalid
+from app.domain.problems import fault, parse
+
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Reference = Annotated[str, Field(min_length=1, max_length=400)]
@@ -105,9 +108,9 @@ class WeightSettings(Settings):
     @model_validator(mode="after")
     def one_of_lambda_and_target(self) -> Self:
         if self.lambda_ is None and self.target_ess is None:
-            raise ValueError("give lambda, or target_ess to have λ found for you")
+            raise fault("lambda", "Give lambda, or target_ess to have λ found for you.")
         if self.lambda_ is not None and self.target_ess is not None:
-            raise ValueError("give lambda or target_ess, not both")
+            raise fault("target_ess", "Give lambda or target_ess, not both.")
         return self
 
 
@@ -142,9 +145,12 @@ class RewardSettings(Settings):
     @model_validator(mode="after")
     def model_fits_source(self) -> Self:
         if self.source == "model" and self.model is None:
-            raise ValueError("source is model, but no reward model is named: choose one, or use rating or preference")
+            raise fault("model", "Choose a reward model, or take the rewards from the rating or the preference.")
         if self.source != "model" and self.model is not None:
-            raise ValueError(f"source is {self.source}, so no reward model may be named (name it as judge to score samples)")
+            raise fault(
+                "model",
+                f"Rewards come from the {self.source}: leave the reward model empty, or name it as judge.",
+            )
         return self
 
 
@@ -181,9 +187,9 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def micro_batch_fits(self) -> Self:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
+            raise fault("micro_batch_size", f"{self.micro_batch_size} is larger than batch_size {self.batch_size}.")
         if self.epochs is None and self.steps is None:
-            raise ValueError("give epochs or steps")
+            raise fault("epochs", "Give epochs or steps.")
         return self
 
 
@@ -229,12 +235,18 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def cross_rewards_have_a_model(self) -> Self:
         if self.weights.cross_reward == "score" and self.reward.source != "model":
-            raise ValueError(
-                f"weights.cross_reward is score, but the rewards come from the {self.reward.source}, which knows nothing "
-                "about other prompts' responses: use reuse, or a reward model"
+            raise fault(
+                "weights.cross_reward",
+                f"The rewards come from the {self.reward.source}, which says nothing of other prompts' responses: "
+                "set weights.cross_reward to reuse, or choose a reward model.",
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the field names users write (`lambda`)."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def parse_recipe(data: Any) -> Recipe:
+    """A recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
+    return parse(Recipe, data, RecipeInvalid)

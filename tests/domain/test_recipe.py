@@ -1,0 +1,84 @@
+import math
+from typing import Any
+
+import pytest
+
+from app.domain.errors import RecipeInvalid
+from app.domain.recipe import PRESETS, Recipe, parse_recipe
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {"dataset": "ds_1", "policy": {"model": "mdl_1"}, "weights": {"preset": "paper", "lambda": 0.1}}
+    return {**data, **changes}
+
+
+def problem_fields(data: Any) -> dict[str, str]:
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(data)
+    return {problem["field"]: problem["message"] for problem in caught.value.problems}
+
+
+def test_a_stored_recipe_reads_back_equal() -> None:
+    parsed = parse_recipe(recipe(reward={"source": "model", "model": "mdl_2"}))
+    assert parse_recipe(parsed.to_dict()) == parsed
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_preset_is_expanded_and_a_given_setting_beats_it(preset: str) -> None:
+    data = recipe(reward={"source": "model", "model": "m"}, weights={"preset": preset, "lambda": 1, "loss_norm": "sequence_mean"})
+    weights = parse_recipe(data).to_dict()["weights"]
+    assert weights["loss_norm"] == "sequence_mean"
+    assert {key: weights[key] for key in PRESETS[preset] if key != "loss_norm"} == {
+        key: value for key, value in PRESETS[preset].items() if key != "loss_norm"
+    }
+
+
+def test_a_preset_reuses_cross_rewards_when_no_model_can_be_asked() -> None:
+    assert parse_recipe(recipe()).weights.cross_reward == "reuse"
+
+
+def test_asking_for_cross_rewards_without_a_model_is_refused_at_the_field() -> None:
+    fields = problem_fields(recipe(weights={"preset": "paper", "lambda": 1, "cross_reward": "score"}))
+    assert "reward model" in fields["weights.cross_reward"]
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e308, math.nan, math.inf, 2**63, "much"])
+def test_lambda_must_be_a_positive_finite_number(value: Any) -> None:
+    fields = problem_fields(recipe(weights={"preset": "paper", "lambda": value}))
+    assert fields["weights.lambda"].startswith("weights.lambda must be")
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    fields = problem_fields(recipe(weights={"preset": "best", "lambda": 1}))
+    assert "length_normalised" in fields["weights.preset"]
+
+
+def test_a_misspelt_setting_is_named_by_its_path() -> None:
+    fields = problem_fields(recipe(training={"batchsize": 4}))
+    assert fields == {"training.batchsize": "There is no setting called training.batchsize; check the spelling."}
+
+
+def test_lambda_or_a_target_but_not_both_and_not_neither() -> None:
+    assert "weights.lambda" in problem_fields(recipe(weights={"preset": "paper"}))
+    assert "weights.target_ess" in problem_fields(recipe(weights={"preset": "paper", "lambda": 1, "target_ess": 0.5}))
+
+
+def test_every_fault_is_listed_and_counted() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(recipe(training={"epochs": 0, "learning_rate": -1}))
+    assert [problem["field"] for problem in caught.value.problems] == ["training.epochs", "training.learning_rate"]
+    assert "1 more field needs a look" in caught.value.detail
+
+
+def test_a_reward_model_is_needed_and_allowed_only_for_source_model() -> None:
+    assert "reward.model" in problem_fields(recipe(reward={"source": "model"}))
+    assert "reward.model" in problem_fields(recipe(reward={"source": "rating", "model": "m"}))
+
+
+def test_a_micro_batch_cannot_exceed_the_batch() -> None:
+    assert "training.micro_batch_size" in problem_fields(recipe(training={"batch_size": 4, "micro_batch_size": 8}))
+
+
+def test_every_setting_has_a_help_text_or_is_a_group() -> None:
+    schema = Recipe.model_json_schema(by_alias=True)
+    assert schema["properties"]["max_examples"]["description"]
