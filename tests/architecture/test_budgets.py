@@ -1,0 +1,60 @@
+"""Files and functions stay short enough to be read in one go, and every file name is a noun of the studio."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.tree import list_files, list_modules, parse, read
+
+MODULE_LINES = {"app": 300, "worker": 350, "worker/var": 150}
+FUNCTION_LINES = 50
+PAGE_LINES, FRAGMENT_LINES = 150, 80
+NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "managers", "tools", "core"}
+
+
+def count_lines(path: Path) -> int:
+    return len(read(path).splitlines())
+
+
+def budget_of(path: Path) -> int:
+    return next(MODULE_LINES[top] for top in ("worker/var", "worker", "app") if path.as_posix().startswith(f"{top}/"))
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and length of every function, from its `def` to its end, its docstring left out."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
+            spared = docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+            yield node.name, node.end_lineno - node.lineno + 1 - spared
+
+
+@pytest.mark.parametrize("path", list_modules("app", "worker"), ids=str)
+def test_a_module_stays_within_its_lines(path):
+    assert count_lines(path) <= budget_of(path)
+
+
+@pytest.mark.parametrize("path", list_modules("app", "worker"), ids=str)
+def test_a_function_stays_within_its_lines(path):
+    assert {name: lines for name, lines in functions(path) if lines > FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in list_files() if path.parts[0] == "templates"], ids=str)
+def test_a_template_stays_within_its_lines(path):
+    assert count_lines(path) <= (FRAGMENT_LINES if path.name.startswith("_") else PAGE_LINES)
+
+
+@pytest.mark.parametrize("path", list_modules("app", "worker", "migrations"), ids=str)
+def test_a_module_is_named_after_what_it_is_about(path):
+    assert not NOT_A_NOUN & {path.stem, *path.parts[:-1]}
+
+
+def test_only_known_things_lie_at_the_root():
+    known = {
+        "pyproject.toml", "app", "worker", "templates", "static", "migrations", "tests", "docker-compose.yml", "docs", ".ci",
+        "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt", ".gitignore", ".dockerignore", ".env.example",
+        "DEVELOPERS.md",
+    }  # fmt: skip
+    assert {path.parts[0] for path in list_files()} <= known

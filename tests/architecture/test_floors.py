@@ -1,0 +1,73 @@
+"""The import rule: downwards, never upwards, never across towers; and no torch outside the runner."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.tree import ROOT, imported_packages, list_modules
+
+# What a floor may import besides the standard library, `app` and `worker` (those two are import-linter's, see pyproject.toml).
+FLOORS = {
+    "app/domain": {"pydantic", "pydantic_core"},
+    "app/settings.py": {"pydantic", "pydantic_settings"},
+    "app/ingest": {"pydantic", "pyarrow"},
+    "app/store": {"sqlalchemy", "alembic", "redis", "celery", "kombu", "pyarrow"},
+    "app/services": {"sqlalchemy", "pydantic"},
+    "app/web": {"fastapi", "starlette", "jinja2", "markupsafe", "pydantic", "sqlalchemy", "anyio"},
+    "app/main.py": {"fastapi", "starlette"},
+    "app": {"typer", "click", "rich", "httpx", "yaml", "uvicorn", "pydantic", "sqlalchemy"},
+    "worker/var": {"torch"},
+    "worker/models": {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
+    "worker/stages": {"torch", "transformers", "pyarrow", "numpy"},
+    "worker/demonstration": {"torch", "transformers", "tokenizers", "safetensors", "pydantic"},
+    "worker/runner.py": {"torch", "transformers", "pydantic"},
+    "worker": {"celery", "kombu", "sqlalchemy", "pydantic"},
+}
+HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
+
+
+def floor_of(path: Path) -> str:
+    return max((floor for floor in FLOORS if path.as_posix() == floor or path.as_posix().startswith(f"{floor}/")), key=len)
+
+
+@pytest.mark.parametrize("path", list_modules("app", "worker"), ids=str)
+def test_a_module_imports_only_what_its_floor_may(path):
+    floor = floor_of(path)
+    strangers = imported_packages(path) - FLOORS[floor] - {"app", "worker"}
+    assert not strangers, f"{path} imports {', '.join(sorted(strangers))}, which {floor} may not"
+
+
+def test_the_import_contracts_of_pyproject_are_kept():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["app.main", "app.cli", "app.demonstration", "worker.main", "worker.supervisor"])
+def test_web_command_line_and_supervisor_start_without_torch(module, tmp_path):
+    code = f"import {module}, json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "STUDIO_DATA_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_making_the_web_application_loads_no_torch_either(tmp_path):
+    code = (
+        "import json, sys\n"
+        "from app.main import create_app\n"
+        "from app.settings import Settings\n"
+        "create_app(Settings())\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "STUDIO_DATA_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == []

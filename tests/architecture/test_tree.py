@@ -1,0 +1,68 @@
+"""What may not stand anywhere in the project: unsafe calls, paths of somebody's machine, addresses in the lock files."""
+
+import json
+import re
+
+import pytest
+
+from tests.architecture.tree import ROOT, list_files, list_texts, read
+
+# Each pattern is written so that it does not match its own line.
+UNSAFE = {
+    "a shell": r"shell\s*=\s*True",
+    "unescaped HTML": r"\|\s*safe\b",
+    "a pickled model": r"torch[.]load\(",
+    "pickle": r"^\s*(import|from)\s+(c?[p]ickle|dill|cloudpickle|joblib|shelve|marshal)\b",
+    "YAML that builds objects": r"\byaml[.](unsafe_|full_)?load\(",
+    "code from a model's folder": r"trust_remote_code\s*[=:]\s*True",
+    "evaluated text": r"(?<![\w.])(eval|exec)\(",
+}
+UNFINISHED = r"\b(TO[D]O|FIX[M]E|XX[X])\b|NotImplemented[E]rror|assert\s+True\b"
+MACHINE_PATH = r"(?<![\w.~$}/-])/(work|farm|root|Users|home)/"
+
+
+def find(pattern: str, *tops: str) -> list[str]:
+    """`file:line` of every match in the project's own text, or in the named folders only."""
+    return [
+        f"{path}:{number}"
+        for path in list_texts()
+        if not tops or path.parts[0] in tops
+        for number, line in enumerate(read(path).splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+@pytest.mark.parametrize("pattern", UNSAFE.values(), ids=UNSAFE)
+def test_no_unsafe_call_stands_in_the_tree(pattern):
+    assert find(pattern, "app", "worker", "templates", "migrations", "tests") == []
+
+
+def test_nothing_is_left_unfinished():
+    assert find(UNFINISHED, "app", "worker", "templates", "migrations", "tests", "static", ".ci", "Makefile") == []
+
+
+def test_no_path_of_somebodys_machine_stands_in_the_tree():
+    assert find(MACHINE_PATH) == []
+
+
+def test_the_lock_files_hold_versions_and_no_addresses():
+    constraints = [line for line in read(ROOT / "constraints.txt").splitlines() if line and not line.startswith("#")]
+    assert [line for line in constraints if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    for path in list_files():
+        if path.name == "package-lock.json":
+            packages = json.loads(read(path))["packages"]
+            assert [name for name, package in packages.items() if "resolved" in package] == []
+
+
+def test_the_versions_name_everything_that_is_asked_for():
+    import tomllib
+
+    project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+    asked = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    names = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in asked}
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in read(ROOT / "constraints.txt").splitlines()}
+    assert names <= pinned
+
+
+def test_third_party_javascript_is_not_in_git():
+    assert [path for path in list_files() if {"vendor", "node_modules"} & set(path.parts)] == []

@@ -1,0 +1,43 @@
+"""One word per thing: metrics come from the catalogue, event kinds name their fragments, nouns name their files."""
+
+import re
+
+import pytest
+
+from app.domain.events import EVENT_KINDS
+from app.domain.metrics import CATALOGUE
+from tests.architecture.tree import ROOT, list_modules, list_texts, read
+
+# Kinds that a page shows through another part of it instead of a fragment of their own.
+SHOWN_ELSEWHERE: dict[str, str] = {}
+METRIC = re.compile(r"""["'`]((?:weight|reward|eval)/[a-z0-9_]+)["'`]""")
+
+
+def test_every_metric_that_is_named_anywhere_is_in_the_catalogue():
+    unknown = {
+        f"{path}: {key}"
+        for path in list_texts()
+        if path.parts[0] in {"app", "worker", "templates", "static"} and path.suffix != ".json"
+        for key in METRIC.findall(read(path))
+        if key not in CATALOGUE
+    }
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("metric", CATALOGUE.values(), ids=CATALOGUE)
+def test_a_metric_explains_itself(metric):
+    assert CATALOGUE[metric.key] is metric
+    assert metric.title
+    assert metric.meaning.endswith(".")
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS)
+def test_an_event_kind_names_its_fragment(kind):
+    assert (ROOT / "templates/runs" / f"_{kind}.html").is_file() or SHOWN_ELSEWHERE.get(kind)
+
+
+@pytest.mark.parametrize("noun", ["datasets", "models", "runs"])
+def test_a_noun_is_the_same_file_name_on_every_floor(noun):
+    floors = {path.parent.as_posix() for path in list_modules("app") if path.stem == noun}
+    assert floors >= {"app/store", "app/services", "app/web/api", "app/web/pages"}
+    assert (ROOT / "templates" / noun).is_dir()
