@@ -1,0 +1,158 @@
+"""The database: SQLite (WAL) by default, PostgreSQL by a setting; sessions, database time, migrations.
+
+    with database.reading() as session: ...    # deferred, refuses to write
+    with database.writing() as session: ...    # SQLite: BEGIN IMMEDIATE, so that no read is ever upgraded to a write
+
+A session's `info` carries the bell and the hint queue, and what is to happen after the commit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Unavailable
+from app.settings import Settings
+from app.store import migrations
+from app.store.after_commit import run_after_commit
+from app.store.bell import Bell
+from app.store.queue import HintQueue
+
+BUSY_SECONDS = 15
+WRITE = {"studio_write": True}
+SQLITE_TRANSIENT = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
+
+
+class Database:
+    """One engine per process, safe to use from many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = create_engine_for(settings)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._read_engine = self.engine.execution_options(postgresql_readonly=True)
+        self._write_engine = self.engine.execution_options(**WRITE)
+        self.queue = HintQueue(settings)
+        self.bell = Bell(settings, self)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads, in one snapshot on SQLite."""
+        with self._session(self._read_engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that commits on success and rolls back on an error; what waits for the commit then leaves."""
+        with self._session(self._write_engine) as session:
+            yield session
+            session.commit()
+            run_after_commit(session)
+
+    @contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        info = {"database": self, "bell": self.bell, "queue": self.queue}
+        with Session(engine, expire_on_commit=False, info=info) as session:
+            try:
+                session.connection()  # the transaction begins here, so a locked database is met before any work
+                yield session
+            except (DBAPIError, PoolTimeout) as error:
+                session.rollback()
+                raise as_unavailable(error) from error
+            except BaseException:
+                session.rollback()
+                raise
+
+    def migrate(self) -> None:
+        """Bring the tables to this version. A killed migration leaves nothing behind; run it again.
+
+        Raises StudioError when the database was made by a newer version, Unavailable when it can't be reached.
+        """
+        self.queue.prepare()
+        with self._migration_connection() as connection:
+            migrations.upgrade(connection)
+
+    def is_current(self) -> bool:
+        """Whether the tables are those of this version."""
+        with self.reading() as session:
+            return migrations.is_current(session.connection())
+
+    @contextmanager
+    def _migration_connection(self) -> Iterator[Connection]:
+        # Rebuilding a table in batch mode drops the old one: with foreign keys on, that would cascade into its children.
+        engine = self._write_engine.execution_options(studio_foreign_keys=False)
+        try:
+            with engine.connect() as connection, connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(7246175)"))
+                yield connection
+        except (DBAPIError, PoolTimeout) as error:
+            raise as_unavailable(error) from error
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.queue.close()
+        self.engine.dispose()
+
+
+def create_engine_for(settings: Settings) -> Engine:
+    """The engine with the connection settings both databases need."""
+    url = make_url(settings.sqlalchemy_url)
+    if url.get_backend_name() != "sqlite":
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")
+        options = f"-c lock_timeout={BUSY_SECONDS}s -c timezone=UTC"
+        return create_engine(url, pool_pre_ping=True, max_overflow=30, connect_args={"connect_timeout": 5, "options": options})
+    settings.root.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS)
+    event.listen(engine, "connect", prepare_sqlite)
+    event.listen(engine, "begin", begin_sqlite)
+    return engine
+
+
+def prepare_sqlite(connection: Any, _record: object) -> None:
+    """WAL lets readers and the writer work side by side; NORMAL is durable against a crash of the process."""
+    connection.isolation_level = None  # transactions begin where begin_sqlite says, not where the driver guesses
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def begin_sqlite(connection: Connection) -> None:
+    """Writers take the lock at once (a deferred one fails when it wants to write later); readers can't write at all."""
+    options = connection.get_execution_options()
+    writes = options.get("studio_write", False)
+    connection.exec_driver_sql(f"PRAGMA foreign_keys = {int(options.get('studio_foreign_keys', True))}")
+    connection.exec_driver_sql(f"PRAGMA query_only = {int(not writes)}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def now(session: Session) -> datetime:
+    """The database's clock, UTC: the one clock that all machines share."""
+    if session.get_bind().dialect.name == "sqlite":
+        stamp = session.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+    moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment.astimezone(UTC)
+
+
+def as_unavailable(error: DBAPIError | PoolTimeout) -> Exception:
+    """Unavailable for a locked, lost, full or restarting database; any other error as it is."""
+    if isinstance(error, DBAPIError) and not error.connection_invalidated:
+        if not isinstance(error, OperationalError):
+            return error
+        message = str(error.orig).lower()
+        if "sqlite" in type(error.orig).__module__ and not any(word in message for word in SQLITE_TRANSIENT):
+            return error
+        if "full" in message:
+            return Unavailable("The disk that holds the database is full: free some space, then try again.")
+        if "locked" in message or "busy" in message or "lock timeout" in message:
+            return Unavailable("The database is busy with another change: try again in a few seconds.")
+    return Unavailable("The database can't be reached right now: try again in a few seconds.")

@@ -1,0 +1,195 @@
+"""The files: the only place that knows where things lie in the data folder. Writes are atomic and fsynced.
+
+hub/  scorings/<key>/  models/<id>/  uploads/<random>.part  datasets/<id>/{source,examples.parquet}
+runs/<id>/checkpoints/…  artifacts/…  attempts/<n>/{spec.json,events.jsonl,log.txt,cancel}
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from app.domain.errors import NotFound, Unavailable
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+DISK_FULL = "The disk is full: free some space on the studio's machine, then try again."
+
+
+class Files:
+    """Paths below one root. An identifier that isn't one is NotFound, so no name can lead out of its folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def hub_dir(self) -> Path:
+        return self.root / "hub"
+
+    @property
+    def scorings_dir(self) -> Path:
+        return self.root / "scorings"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.root / "uploads"
+
+    def dataset_dir(self, dataset_id: str) -> Path:
+        return self.root / "datasets" / _identifier(dataset_id)
+
+    def model_dir(self, model_id: str) -> Path:
+        return self.root / "models" / _identifier(model_id)
+
+    def run_dir(self, run_id: str) -> Path:
+        return self.root / "runs" / _identifier(run_id)
+
+    def attempt_dir(self, run_id: str, number: int) -> Path:
+        return self.run_dir(run_id) / "attempts" / str(int(number))
+
+    def checkpoints_dir(self, run_id: str) -> Path:
+        return self.run_dir(run_id) / "checkpoints"
+
+    def artifacts_dir(self, run_id: str) -> Path:
+        return self.run_dir(run_id) / "artifacts"
+
+    def artifact_path(self, run_id: str, name: str) -> Path:
+        """The file of an artifact; `name` is its path inside the artifacts folder.
+
+        Raises NotFound when it isn't there, isn't a file, or would lead out of the folder (`..`, absolute, a link).
+        """
+        folder = self.artifacts_dir(run_id).resolve()
+        missing = NotFound(f"Run {run_id} has no artifact {name!r}.")
+        if "\0" in name:
+            raise missing
+        try:
+            path = (folder / name).resolve()
+            if not path.is_relative_to(folder) or not path.is_file():
+                raise missing
+        except OSError as error:  # a name longer than the file system takes
+            raise missing from error
+        return path
+
+    def open_upload(self) -> "Upload":
+        """A new temporary file to stream an upload into."""
+        self.uploads_dir.mkdir(parents=True, exist_ok=True)
+        return Upload(self.uploads_dir / f"{secrets.token_hex(16)}.part")
+
+    def sweep_uploads(self) -> int:
+        """Remove what died half-way; an upload that is being written holds a lock and stays. Returns how many went."""
+        num_removed = 0
+        for path in self.uploads_dir.glob("*.part"):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                num_removed += 1
+        return num_removed
+
+
+class Upload:
+    """A file on its way in: counted and hashed while it is streamed, then moved into place as a whole.
+
+        with files.open_upload() as upload:
+            upload.write(chunk)
+            upload.commit(files.dataset_dir(id) / "source")
+
+    Leaving the block without a commit discards it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._digest = hashlib.sha256()
+        with disk_full_is_unavailable():
+            self._file = path.open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Append a piece. Raises Unavailable when the disk is full."""
+        with disk_full_is_unavailable():
+            self._file.write(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def flush(self) -> None:
+        """Make what was written visible to other processes, on the disk."""
+        with disk_full_is_unavailable():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def commit(self, to: Path) -> None:
+        """Move the finished file to `to`, which is either whole or not there."""
+        self.flush()
+        to.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(to)
+        self._file.close()
+        fsync_dir(to.parent)
+
+    def discard(self) -> None:
+        """Throw it away; nothing happens after a commit."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # closing flushes, which a full disk refuses; the file is gone anyway
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.discard()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing: a temporary neighbour, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with disk_full_is_unavailable(), temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it; one that isn't there is no error."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_full_is_unavailable() -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into a sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(DISK_FULL, retry_after_seconds=60) from error
+        raise
+
+
+def _identifier(value: str) -> str:
+    if not IDENTIFIER.fullmatch(value):
+        raise NotFound(f"There is nothing with the id {value!r}.")
+    return value

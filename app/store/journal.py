@@ -1,0 +1,77 @@
+"""The journal: the one record of a run. Each event has the run's own `seq`, dense from 1, whoever writes it.
+
+A first paint shows the journal up to N; the live stream goes on at N + 1.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from app.domain.errors import NotFound
+from app.domain.events import Event
+from app.store import database
+from app.store.tables import JournalEntry, Run
+
+
+@dataclass(frozen=True)
+class Note:
+    """An event on its way into the journal."""
+
+    kind: str
+    payload: dict[str, Any]
+    at: datetime
+
+
+def append(session: Session, run: Run, events: Sequence[Event]) -> None:
+    """Write events at the end of the run's journal and ring its bell after the commit.
+
+    The seq is taken by one UPDATE of the run's row, whose lock makes other writers wait: no gaps, no doubles.
+    """
+    session.flush()
+    at = database.now(session)
+    notes = [Note(event.model_dump()["kind"], to_payload(event), at) for event in events]
+    statement = update(Run).where(Run.id == run.id).values(last_seq=Run.last_seq + len(notes)).returning(Run.last_seq)
+    last_seq = session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none()
+    if last_seq is None:
+        raise NotFound(f"There is no run {run.id}.")
+    set_committed_value(run, "last_seq", last_seq)
+    write_notes(session, run.id, last_seq, notes)
+
+
+def write_notes(session: Session, run_id: str, last_seq: int, notes: Sequence[Note]) -> None:
+    """Write notes whose places, the last of them `last_seq`, the caller has taken on the run's row in this transaction."""
+    if not notes:
+        return
+    first = last_seq - len(notes) + 1
+    rows = [
+        {"run_id": run_id, "seq": first + place, "kind": note.kind, "payload": note.payload, "at": note.at}
+        for place, note in enumerate(notes)
+    ]
+    session.execute(insert(JournalEntry), rows)
+    session.info["bell"].ring_after_commit(session, run_id)
+
+
+def to_payload(event: Event) -> dict[str, Any]:
+    """The event without its kind, JSON-ready."""
+    return event.model_dump(mode="json", exclude={"kind"})
+
+
+def read(
+    session: Session, run_id: str, after: int = 0, limit: int = 500, kinds: Collection[str] | None = None
+) -> list[JournalEntry]:
+    """The next entries after seq `after`, in order; only these `kinds` where given."""
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.seq > after)
+    if kinds is not None:
+        query = query.where(JournalEntry.kind.in_(kinds))
+    return list(session.scalars(query.order_by(JournalEntry.seq).limit(limit)))
+
+
+def latest(session: Session, run_id: str, kind: str) -> JournalEntry | None:
+    """The newest entry of this kind, if there is one."""
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == kind)
+    return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))

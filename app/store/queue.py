@@ -1,0 +1,133 @@
+"""The hint queue: Celery messages that say "look at the database", sent after the commit. Losing one costs seconds.
+
+With Redis the messages go there; without, into a small SQLite file in the data folder (kombu's SQLAlchemy transport).
+Messages are sent from a thread of their own, so that a slow or absent broker never delays a request.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from functools import cached_property
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from celery import Celery
+from sqlalchemy.orm import Session
+
+from app.settings import Settings
+from app.store.after_commit import after_commit
+
+QUEUE_NAME = "studio"
+WAKE_TASK = "worker.tasks.wake"
+KEEP_MESSAGES = 1000  # of the embedded broker
+IDLE_SECONDS = 5.0
+
+# The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
+# would race to make them.
+EMBEDDED_TABLES = """
+CREATE TABLE IF NOT EXISTS kombu_queue (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name VARCHAR(200), UNIQUE (name));
+CREATE TABLE IF NOT EXISTS kombu_message (
+    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, visible BOOLEAN, timestamp DATETIME, payload TEXT NOT NULL,
+    version SMALLINT NOT NULL, queue_id INTEGER,
+    CONSTRAINT FK_kombu_message_queue FOREIGN KEY (queue_id) REFERENCES kombu_queue (id));
+CREATE INDEX IF NOT EXISTS ix_kombu_message_visible ON kombu_message (visible);
+CREATE INDEX IF NOT EXISTS ix_kombu_message_timestamp ON kombu_message (timestamp);
+CREATE INDEX IF NOT EXISTS ix_kombu_message_timestamp_id ON kombu_message (timestamp, id);
+"""
+PRUNE = "DELETE FROM kombu_message WHERE visible = 0 OR id <= (SELECT max(id) FROM kombu_message) - ?"
+
+log = logging.getLogger(__name__)
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """What sender and worker agree on: JSON only, no results, early acknowledgement, one queue."""
+    options: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+    options |= {"socket_connect_timeout": 2} if settings.has_redis else {"connect_args": {"timeout": 5}}
+    return {
+        "broker_url": settings.celery_broker_url,
+        "broker_transport_options": options,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_default_queue": QUEUE_NAME,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_publish_retry": False,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+    }
+
+
+class HintQueue:
+    """Sends wake-up hints; failures are logged, never raised."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._pending: SimpleQueue[str] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._sender: threading.Thread | None = None
+
+    @cached_property
+    def _celery(self) -> Celery:
+        app = Celery("studio", set_as_current=False)
+        app.conf.update(celery_config(self.settings))
+        return app
+
+    @property
+    def _is_embedded(self) -> bool:
+        return not self.settings.broker_url
+
+    def send_after_commit(self, session: Session, run_id: str) -> None:
+        """Once the transaction is committed, tell the workers to look at this run."""
+        after_commit(session, ("hint", run_id), lambda: self.send(run_id))
+
+    def send(self, run_id: str) -> None:
+        """Tell the workers to look at this run; returns at once."""
+        with self._lock:
+            self._pending.put(run_id)
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send_pending, name="hints", daemon=True)
+                self._sender.start()
+
+    def _send_pending(self) -> None:
+        while True:
+            try:
+                run_id = self._pending.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._pending.empty():
+                        self._sender = None
+                        return
+                continue
+            self._publish(run_id)
+
+    def _publish(self, run_id: str) -> None:
+        try:
+            self._celery.send_task(WAKE_TASK, args=[run_id], ignore_result=True, retry=False)
+        except Exception as error:  # every transport raises its own kinds; a hint may be lost
+            log.warning("the hint for run %s was not sent (workers will find it by themselves): %s", run_id, error)
+
+    def prepare(self) -> None:
+        """Make the embedded broker's tables and drop what is delivered or forgotten. Nothing to do with Redis."""
+        if self._is_embedded:
+            self.settings.root.mkdir(parents=True, exist_ok=True)
+            self._execute([("PRAGMA journal_mode = WAL", ()), *((part, ()) for part in EMBEDDED_TABLES.split(";"))])
+            self.prune()
+
+    def prune(self) -> None:
+        """Drop delivered messages and all but the newest waiting ones from the embedded broker."""
+        if self._is_embedded:
+            self._execute([(PRUNE, (KEEP_MESSAGES,))])
+
+    def _execute(self, statements: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        with closing(sqlite3.connect(self.settings.root / "broker.db", timeout=15, isolation_level=None)) as connection:
+            for statement, values in statements:
+                connection.execute(statement, values)
+
+    def close(self) -> None:
+        """Close the connections to the broker."""
+        if "_celery" in self.__dict__:
+            self._celery.close()

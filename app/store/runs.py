@@ -1,0 +1,143 @@
+"""Runs as they are kept: rows, metric series, attempts, workers, and the weights file of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import and_, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.domain.run import RunState
+from app.store.files import Files
+from app.store.tables import Attempt, Metric, Run, Worker
+
+Point = tuple[int, float | None]
+
+
+def get_run(session: Session, owner_id: str, run_id: str) -> Run:
+    """The owner's run. Raises NotFound, for somebody else's too."""
+    run = session.get(Run, run_id)
+    if run is None or run.owner_id != owner_id:
+        raise NotFound(f"There is no run {run_id!r}.")
+    return run
+
+
+def list_runs(
+    session: Session, owner_id: str, *, state: RunState | str | None = None, after: str | None = None, limit: int = 50
+) -> list[Run]:
+    """The owner's runs, newest first; `after` is the id of the last run of the page before."""
+    query = select(Run).where(Run.owner_id == owner_id)
+    if state is not None:
+        query = query.where(Run.state == str(state))
+    if after is not None:
+        query = query.where(Run.id < after)
+    return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
+
+
+def count_runs(session: Session, owner_id: str) -> dict[str, int]:
+    """How many of the owner's runs are in each state; states without a run are left out."""
+    query = select(Run.state, func.count().label("num_runs")).where(Run.owner_id == owner_id).group_by(Run.state)
+    return {row.state: row.num_runs for row in session.execute(query)}
+
+
+def has_queued(session: Session) -> bool:
+    """Whether any run waits for a worker."""
+    return session.scalar(select(Run.id).where(Run.state == RunState.QUEUED).limit(1)) is not None
+
+
+def watch(session: Session, run_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """For each run that is running: its fencing token, and whether its cancelling is wanted."""
+    query = select(Run.id, Run.token, Run.cancel_requested_at).where(Run.id.in_(run_ids), Run.state == RunState.RUNNING)
+    return {run_id: (token, cancel is not None) for run_id, token, cancel in session.execute(query)}
+
+
+def list_attempts(session: Session, run_id: str) -> list[Attempt]:
+    """The run's attempts, first to last."""
+    return list(session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)))
+
+
+def list_workers(session: Session) -> list[Worker]:
+    """All workers that were ever heard of, those heard last first."""
+    return list(session.scalars(select(Worker).order_by(Worker.beat_at.desc(), Worker.id)))
+
+
+def metric_keys(session: Session, run_id: str) -> list[str]:
+    """The keys of the run's series, sorted."""
+    return list(session.scalars(select(Metric.key).where(Metric.run_id == run_id).distinct().order_by(Metric.key)))
+
+
+def list_metrics(session: Session, run_id: str, keys: Sequence[str], points: int = 500) -> dict[str, list[Point]]:
+    """The series of these keys, in step order, each of at most `points` points; unknown keys give an empty list.
+
+    A longer series is cut into points / 2 equal ranges of steps, of which the smallest and the largest value stay, at
+    their own steps, so that no peak is lost. A value that was not finite is None; in a longer series it stays where a
+    whole range has nothing else.
+    """
+    spans = select(Metric.key, func.count(), func.min(Metric.step), func.max(Metric.step))
+    spans = spans.where(Metric.run_id == run_id, Metric.key.in_(keys)).group_by(Metric.key)
+    series: dict[str, list[Point]] = {key: [] for key in keys}
+    for key, count, first, last in session.execute(spans).all():
+        if count <= points:
+            query = select(Metric.step, Metric.value).where(Metric.run_id == run_id, Metric.key == key).order_by(Metric.step)
+            series[key] = [(step, value) for step, value in session.execute(query)]
+        else:
+            series[key] = _sampled(session, run_id, key, first, width=-(-(last - first + 1) // max(1, points // 2)))
+    return series
+
+
+def _sampled(session: Session, run_id: str, key: str, first: int, width: int) -> list[Point]:
+    """The smallest and the largest value of each `width` steps, at their steps."""
+    mine = and_(Metric.run_id == run_id, Metric.key == key)
+    place = (Metric.step - first) // width
+    buckets = (
+        select(
+            place.label("place"),
+            func.min(Metric.step).label("first"),
+            func.min(Metric.value).label("low"),
+            func.max(Metric.value).label("high"),
+        )
+        .where(mine)
+        .group_by(place)
+        .subquery()
+    )
+    start = first + buckets.c.place * width
+    inside = and_(mine, Metric.step >= start, Metric.step < start + width)
+    at_low = select(func.min(Metric.step)).where(inside, Metric.value == buckets.c.low).scalar_subquery()
+    at_high = select(func.min(Metric.step)).where(inside, Metric.value == buckets.c.high).scalar_subquery()
+    rows = session.execute(select(buckets, at_low, at_high).order_by(buckets.c.place))
+    sampled: list[Point] = []
+    for _, first_step, low, high, low_step, high_step in rows:
+        if low is None:
+            sampled.append((first_step, None))
+        else:
+            sampled.extend(sorted({(low_step, low), (high_step, high)}))
+    return sampled
+
+
+def write_metrics(session: Session, run_id: str, values: Mapping[tuple[str, int], float | None]) -> None:
+    """Write values by (key, step) in one statement; one that is there already is replaced."""
+    if not values:
+        return
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    inserted = sqlite.insert(Metric) if is_sqlite else postgresql.insert(Metric)
+    statement = inserted.on_conflict_do_update(index_elements=["run_id", "key", "step"], set_={"value": inserted.excluded.value})
+    rows = [{"run_id": run_id, "key": key, "step": step, "value": value} for (key, step), value in values.items()]
+    session.execute(statement, rows)
+
+
+def drop_metrics_after(session: Session, run_id: str, step: int) -> None:
+    """Forget values of later steps: a resumed attempt makes them again."""
+    session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step > step))
+
+
+def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
+    """The responses of one batch of the plan, with their weights (columns of artifacts/weights.parquet).
+
+    Raises NotFound while the run has not written the file; a batch outside the plan gives an empty list.
+    """
+    import pyarrow.parquet as parquet  # only this call needs it, and it takes a while to import
+
+    path = files.artifact_path(run_id, "weights.parquet")
+    rows: list[dict[str, Any]] = parquet.read_table(path, filters=[("batch", "=", batch)]).to_pylist()
+    return rows
