@@ -1,0 +1,95 @@
+"""The one catalogue of metrics: what the worker may emit, what the charts draw and what the help texts say.
+
+A key outside it is refused by a test. Mathematics of the weight metrics: docs/method.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Edges of the weight histogram: 20 bins, two per decade from 1e-8 to 1e2; one more bin lies below them and one above.
+WEIGHT_EDGES: tuple[float, ...] = tuple(10.0 ** (k / 2 - 8) for k in range(21))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One series. `better` is the direction that a user hopes for; `none` where neither is good as such."""
+
+    key: str
+    title: str
+    unit: str
+    better: Literal["up", "down", "none"]
+    meaning: str
+
+
+_METRICS = (
+    # training
+    Metric("loss", "Loss", "", "down",
+           "Weighted negative log-likelihood; the weights change with the batch, so it is noisy."),
+    Metric("learning_rate", "Learning rate", "", "none", "Learning rate of this step's update."),
+    Metric("grad_norm", "Gradient norm", "", "none", "Length of the whole gradient before clipping."),
+    Metric("tokens_per_second", "Throughput", "tokens/s", "up",
+           "Tokens of prompts and responses that were trained on per second."),
+    Metric("step_seconds", "Time per step", "s", "down", "Wall-clock time of one optimizer step."),
+    Metric("peak_memory_bytes", "Peak memory", "bytes", "down",
+           "Most memory held so far: of the GPU, or of the process on a CPU."),
+    # weights of one batch
+    Metric("weight/mean", "Mean weight", "", "none",
+           "Mean of w(x, y) over the responses that enter the loss; 1 when weights are rescaled to mean one."),
+    Metric("weight/std", "Spread of weights", "", "none",
+           "Standard deviation of the weights; 0 means every response counts alike, which is plain fine-tuning."),
+    Metric("weight/min", "Smallest weight", "", "none", "Smallest weight of the batch."),
+    Metric("weight/max", "Largest weight", "", "none", "Largest weight of the batch."),
+    Metric("weight/p10", "Weight, 10th percentile", "", "none", "A tenth of the batch's weights lie below."),
+    Metric("weight/p50", "Weight, median", "", "none", "Half of the batch's weights lie below."),
+    Metric("weight/p90", "Weight, 90th percentile", "", "none", "Nine tenths of the batch's weights lie below."),
+    Metric("weight/ess", "Effective sample size", "responses", "none", "(Σw)²/Σw²: how many responses the batch is worth."),
+    Metric("weight/ess_share", "Effective share of the batch", "share", "none",
+           "Effective sample size divided by the responses in the loss; near 0 one response takes all, at 1 all count alike."),
+    Metric("weight/entropy", "Entropy of Z(x)", "share", "none",
+           "How evenly the candidates share Z(x): 1 evenly, 0 one candidate makes all of it."),
+    Metric("weight/share_above", "Responses above 0.99", "share", "none",
+           "Share of responses that make more than 0.99 of their own prompt's Z(x)."),
+    Metric("weight/share_below", "Responses below 0.01", "share", "none",
+           "Share of responses that make less than 0.01 of their own prompt's Z(x)."),
+    Metric("weight/spearman_length", "Weight follows length", "ρ", "none",
+           "Rank correlation of weight and response length; far from 0, length decides rather than the reward."),
+    Metric("weight/spearman_reward", "Weight follows reward", "ρ", "up",
+           "Rank correlation of weight and reward: it should be clearly positive."),
+    Metric("weight/share_chosen", "Weight on chosen", "share", "up",
+           "Share of the batch's weight that lies on chosen responses."),
+    Metric("weight/share_rejected", "Weight on rejected", "share", "down",
+           "Share of the batch's weight that lies on rejected responses."),
+    Metric("weight/off_diagonal", "Z(x) from other prompts", "share", "none",
+           "How much of Z(x) comes from other prompts' responses; near 0 the batch's other prompts don't compete."),
+    Metric("weight/shortest_share", "Shortest response wins", "share", "down",
+           "Share of prompts whose largest term of Z(x) belongs to their shortest candidate."),
+    Metric("weight/largest_exponent", "Largest |r/λ|", "nats", "none",
+           "Largest reward over temperature, in size; above 80 exp would overflow outside log space."),
+    # rewards of one batch
+    Metric("reward/mean", "Mean reward", "reward", "none",
+           "Mean reward of the batch's responses, as the reward source gives it."),
+    Metric("reward/std", "Spread of rewards", "reward", "none", "Standard deviation of the batch's rewards."),
+    Metric("reward/chosen", "Reward of chosen", "reward", "up", "Mean reward of the batch's chosen responses."),
+    Metric("reward/rejected", "Reward of rejected", "reward", "none", "Mean reward of the batch's rejected responses."),
+    Metric("reward/gap", "Chosen minus rejected", "reward", "up",
+           "How far the reward prefers chosen to rejected; at or below 0 it contradicts the data."),
+    # evaluation on held-out prompts
+    Metric("eval/reward_policy", "Reward of the policy", "reward", "up",
+           "Mean reward of the policy's answers to held-out prompts."),
+    Metric("eval/reward_reference", "Reward of the reference", "reward", "none",
+           "Mean reward of the reference's answers to the same prompts."),
+    Metric("eval/reward_gain", "Reward gained", "reward", "up", "Policy's mean reward minus the reference's."),
+    Metric("eval/win_rate", "Win rate", "share", "up",
+           "Share of held-out prompts where the policy's answer has the higher reward; ties count half."),
+    Metric("eval/win_rate_low", "Win rate, lower bound", "share", "up", "Lower end of the 95 % Wilson interval."),
+    Metric("eval/win_rate_high", "Win rate, upper bound", "share", "up", "Upper end of the 95 % Wilson interval."),
+    Metric("eval/kl", "KL from the reference", "nats", "none",
+           "Estimated KL(π_θ‖π_ref) per response: how far the policy has moved."),
+    Metric("eval/length_policy", "Length of policy's answers", "tokens", "none", "Mean length of the policy's answers."),
+    Metric("eval/length_reference", "Length of reference's answers", "tokens", "none",
+           "Mean length of the reference's answers."),
+    Metric("eval/loss", "Held-out loss", "", "down",
+           "Mean negative log-likelihood per token of the held-out chosen responses under the policy."),
+)  # fmt: skip
+
+CATALOGUE: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
