@@ -75,3 +75,16 @@ def latest(session: Session, run_id: str, kind: str) -> JournalEntry | None:
     """The newest entry of this kind, if there is one."""
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == kind)
     return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))
+
+
+def read_last(session: Session, run_id: str, kinds: Collection[str], limit: int) -> list[JournalEntry]:
+    """The newest `limit` entries of these kinds, oldest first."""
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind.in_(kinds))
+    return list(session.scalars(query.order_by(JournalEntry.seq.desc()).limit(limit)))[::-1]
+
+
+def find_step(session: Session, run_id: str, step: int) -> JournalEntry | None:
+    """The newest `step` entry of this optimizer step; None before it is logged."""
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == "step")
+    query = query.where(JournalEntry.payload["step"].as_integer() == step)
+    return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))
