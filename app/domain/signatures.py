@@ -1,0 +1,82 @@
+"""The signatures of degenerate weights and data: the names that findings can have, as data.
+
+How each is recognised, in numbers: app.domain.findings. Why: docs/method.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A finding that can be raised. `error` stops the run; `warning` and `info` only tell."""
+
+    name: str
+    severity: Literal["info", "warning", "error"]
+    title: str
+    rule: str
+    remedy: str
+
+
+_SIGNATURES = (
+    Signature(
+        "flat_rewards", "warning", "The rewards tell nothing",
+        "the rewards' standard deviation is below 0.001, or chosen minus rejected is within two standard errors of"
+        " 0",
+        "Nothing but the reference separates the responses, so this comes down to supervised fine-tuning. Choose "
+        "another reward.model or reward.source, or look at the data set's ratings: they should differ between "
+        "chosen and rejected.",
+    ),
+    Signature(
+        "inverted_rewards", "warning", "The rewards contradict the preferences",
+        "the reward ranks chosen above rejected in significantly fewer than half of the pairs (95 % Wilson "
+        "interval)",
+        "Check that the data set's mapping doesn't swap chosen and rejected, and that a larger reward means "
+        "better; then choose another reward.model, or set reward.source to preference.",
+    ),
+    Signature(
+        "overflow_risk", "warning", "λ is too small for this reward's scale",
+        "the largest |r/λ| is above 80",
+        "Raise weights.lambda, set weights.reward_norm to zscore, or give weights.target_ess instead of lambda.",
+    ),
+    Signature(
+        "weight_collapse", "warning", "One response takes the batch",
+        "the effective sample size is below 0.2 of the batch",
+        "Raise weights.lambda, or give weights.target_ess (0.4, say) instead of it. With summed log-probabilities "
+        "set weights.logprob_norm to mean.",
+    ),
+    Signature(
+        "plain_sft", "warning", "The reward is not used",
+        "more than 90 % of the responses make over 0.99 of their own Z(x), or the weights differ by less than "
+        "0.001 of their mean",
+        "Every response counts alike, as in supervised fine-tuning. Lower weights.lambda if the weights are equal;"
+        " if each prompt's Z(x) is all its own, set weights.logprob_norm to mean, or weights.partition_scope to "
+        "prompt with two or more responses per prompt.",
+    ),
+    Signature(
+        "length_driven", "warning", "The weights follow length",
+        "the rank correlation of weight and length is beyond ±0.5 and stronger than that of weight and reward",
+        "Set weights.logprob_norm to mean (preset length_normalised), or lower weights.lambda so that the reward "
+        "outweighs log π_ref.",
+    ),
+    Signature(
+        "low_diversity", "warning", "Batches repeat themselves",
+        "copies of responses, or one prompt, fill more than half of a batch",
+        "Raise training.batch_size, or remove repeated rows from the data set: copies share one weight, and Z(x) "
+        "is poorly estimated.",
+    ),
+    Signature(
+        "divergence", "error", "Training diverged",
+        "loss or gradient norm is not finite, or 100 times its recent median",
+        "The step was not applied. Lower training.learning_rate, set training.grad_clip to 1, or raise "
+        "training.warmup_share; with policy.dtype bfloat16 try float32.",
+    ),
+    Signature(
+        "truncated_pairs", "warning", "Pairs are equal after truncation",
+        "chosen and rejected are the same tokens once they are cut to the longest length",
+        "Raise tokens.max_response (or tokens.max_prompt), or set tokens.overlong to drop: such pairs carry no "
+        "signal.",
+    ),
+)  # fmt: skip
+
+SIGNATURES: dict[str, Signature] = {signature.name: signature for signature in _SIGNATURES}
