@@ -6,7 +6,9 @@ StudioError                      500
 │   ├── DatasetInvalid
 │   │   └── MappingNeeded        422   the shape is unknown; carries the columns found
 │   └── ModelInvalid
+├── WrongHost                    400
 ├── TooLarge                     413
+├── UnsupportedMedia             415
 ├── NotFound                     404
 ├── Conflict                     409
 │   └── StaleToken               409   a fenced-out attempt tried to write
@@ -68,6 +70,16 @@ class MappingNeeded(DatasetInvalid):
 
 class ModelInvalid(InvalidInput):
     title = "The model can't be used"
+
+
+class WrongHost(StudioError):
+    status = 400
+    title = "Unknown host name"
+
+
+class UnsupportedMedia(StudioError):
+    status = 415
+    title = "Wrong kind of body"
 
 
 class TooLarge(StudioError):

@@ -1,0 +1,80 @@
+"""The web process, wired: `uvicorn --factory app.main:create_app`. No torch is ever loaded here."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from app.services import accounts
+from app.settings import Settings
+from app.store.database import Database
+from app.store.files import Files
+from app.web import api, errors, login, pages
+from app.web.api import reference, system
+from app.web.dependencies import require_user
+from app.web.security import FailedTries, Guard
+from app.web.static import StudioFiles
+from app.web.stream import SharedReads
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="VAR Studio",
+        version="1",
+        description=reference.DESCRIPTION,
+        openapi_tags=reference.TAGS,
+        openapi_url=None,  # the routes of the document stand behind the login like all others
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.database = Database(settings)
+    app.state.bell = app.state.database.bell
+    app.state.files = Files(settings.root)
+    app.state.shared_reads = SharedReads(app.state.database)
+    app.state.failed_tries = FailedTries()
+    errors.install(app)
+    app.add_middleware(Guard, settings=settings)
+    app.include_router(login.router)
+    app.include_router(system.open_router)
+    app.include_router(inner_router())
+    app.mount("/static", StudioFiles(), name="static")
+    return app
+
+
+def inner_router() -> APIRouter:
+    """All that one must be signed in for: default deny."""
+    router = APIRouter(dependencies=[Depends(require_user)])
+    for inner in (login.inner_router, system.router, reference.router, api.router, pages.router):
+        router.include_router(inner)
+    return router
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Bring the tables up to date, sweep what a crash left, greet the first user, start the bell and the ingest pool."""
+    await run_in_threadpool(prepare, app)
+    await app.state.bell.start()
+    yield
+    await app.state.bell.stop()
+    app.state.database.close()
+
+
+def prepare(app: FastAPI) -> None:
+    """What must be true before the first request."""
+    settings, database, files = app.state.settings, app.state.database, app.state.files
+    database.migrate()
+    files.sweep_uploads()
+    with database.writing() as session:
+        secret = accounts.greet(session)
+    if secret is not None:
+        sys.stderr.write(f"\nSign in (once, within {accounts.LOGIN_LINK_HOURS} hours): {settings.url}/login/{secret}\n\n")

@@ -1,0 +1,182 @@
+"""Is this folder a model the studio can use? Read from its JSON files and safetensors headers alone: no torch, no weights.
+
+Files of strangers are read in a child process with limits of time and memory: `python -m app.services.model_folder`
+takes {"folder", "roots"} on stdin and prints {"facts"} or {"message"}.
+"""
+
+import hashlib
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from app.domain.errors import ModelInvalid
+from app.services.model_files import Headers, Reader, Refused, as_object, read_weights
+
+MAX_JSON_BYTES = 4 * 2**20
+MAX_TOKENIZER_BYTES = 128 * 2**20
+MAX_CHAT_TEMPLATE_BYTES = 2**18
+CHILD_SECONDS = 30
+CHILD_MEMORY_BYTES = 4 * 2**30
+
+DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embed_out.weight")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+
+
+def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
+    """The facts of a model folder, found out in a child process.
+
+    Raises: ModelInvalid with the field `path`.
+    """
+    question = json.dumps({"folder": str(folder), "roots": [str(root) for root in roots]})
+    command = [sys.executable, "-m", "app.services.model_folder"]
+    package_root = str(Path(__file__).resolve().parents[2])
+    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": package_root}
+    try:
+        done = subprocess.run(
+            command, input=question, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment, check=False
+        )
+        answer = json.loads(done.stdout) if done.returncode == 0 else {}
+    except subprocess.TimeoutExpired:
+        answer = {}
+    if "facts" not in answer:
+        message = answer.get("message", "The folder's files are too large or too deeply nested to be a model's.")
+        raise ModelInvalid.at("path", message)
+    facts: dict[str, Any] = answer["facts"]
+    return facts
+
+
+def inspect(folder: Path, roots: list[Path]) -> dict[str, Any]:
+    """The facts of a model folder: architecture, sizes, tokenizer. Every file read lies under one of `roots`, links resolved.
+
+    Raises: Refused.
+    """
+    reader = Reader(folder, roots)
+    if not reader.has("config.json"):
+        if reader.has("adapter_config.json"):
+            raise Refused("This is a LoRA adapter without its base model. Merge it into the base model and give that folder.")
+        raise Refused("There is no config.json in the folder, so it isn't a Hugging Face model.")
+    config_bytes = reader.read("config.json", MAX_JSON_BYTES)
+    config = as_object(config_bytes, "config.json")
+    if "auto_map" in config:
+        raise Refused("The model needs code of its own (auto_map in config.json), which the studio never runs.")
+    headers = read_weights(reader)
+    return {
+        **facts_of_config(config),
+        **facts_of_weights(config, headers),
+        **facts_of_tokenizer(reader, headers),
+        "size_bytes": reader.num_weight_bytes,
+        "sha256": hashlib.sha256(config_bytes + b"".join(header for header, _ in headers.values())).hexdigest(),
+    }
+
+
+def facts_of_config(config: dict[str, Any]) -> dict[str, Any]:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise Refused("config.json doesn't name the model's architecture (architectures).")
+    context = next((config[key] for key in ("max_position_embeddings", "n_positions", "seq_length") if key in config), None)
+    return {
+        "architecture": architectures[0][:200],
+        "model_type": str(config.get("model_type", ""))[:200],
+        "context_length": context if type(context) is int else None,
+    }
+
+
+def facts_of_weights(config: dict[str, Any], headers: Headers) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    for _, tensors in headers.values():
+        for entry in tensors.values():
+            counts[entry["dtype"]] += math.prod(entry["shape"])
+    dtype = counts.most_common(1)[0][0]
+    vocab_size = config.get("vocab_size")
+    return {
+        "num_parameters": counts.total(),
+        "dtype": DTYPE_NAMES.get(dtype, dtype.lower()),
+        "vocab_size": vocab_size if type(vocab_size) is int else num_rows(headers, EMBEDDINGS),
+        "num_labels": num_labels(config, headers),
+    }
+
+
+def num_rows(headers: Headers, endings: tuple[str, ...]) -> int | None:
+    """Rows of the first tensor with one of these names."""
+    for _, tensors in headers.values():
+        for name, entry in tensors.items():
+            if name.endswith(endings) and len(entry["shape"]) == 2:
+                rows: int = entry["shape"][0]
+                return rows
+    return None
+
+
+def num_labels(config: dict[str, Any], headers: Headers) -> int | None:
+    """Labels of a classifier, by its head; a configuration that is silent means two to transformers."""
+    if not str(config["architectures"][0]).endswith("ForSequenceClassification"):
+        return None
+    rows = num_rows(headers, ("score.weight", "classifier.weight", "classifier.out_proj.weight"))
+    labels = config.get("id2label")
+    return rows or (len(labels) if isinstance(labels, dict) else config.get("num_labels") or 2)
+
+
+def facts_of_tokenizer(reader: Reader, headers: Headers) -> dict[str, Any]:
+    """Special tokens, chat template, and whether every token has a row in the model's embedding."""
+    if not any(reader.has(name) for name in TOKENIZER_FILES):
+        raise Refused("There is no tokenizer in the folder. Save it beside the model: tokenizer.save_pretrained(folder).")
+    name = "tokenizer_config.json"
+    config = as_object(reader.read(name, MAX_JSON_BYTES), name) if reader.has(name) else {}
+    template = config.get("chat_template")
+    has_template = bool(template) or reader.has("chat_template.jinja")
+    if reader.has("chat_template.jinja"):
+        reader.read("chat_template.jinja", MAX_CHAT_TEMPLATE_BYTES)
+    if template and len(json.dumps(template)) > MAX_CHAT_TEMPLATE_BYTES:
+        raise Refused(f"The chat template in {name} is larger than {MAX_CHAT_TEMPLATE_BYTES:,} bytes.")
+    num_tokens, num_embeddings = count_tokens(reader), num_rows(headers, EMBEDDINGS)
+    if num_tokens is not None and num_embeddings is not None and num_tokens > num_embeddings:
+        raise Refused(f"The tokenizer knows {num_tokens:,} tokens and the model {num_embeddings:,}: they don't belong together.")
+    return {
+        "has_chat_template": has_template,
+        "pad_token": token_text(config.get("pad_token")),
+        "eos_token": token_text(config.get("eos_token")),
+        "tokenizer_size": num_tokens,
+    }
+
+
+def token_text(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return text[:200] if isinstance(text, str) else None
+
+
+def count_tokens(reader: Reader) -> int | None:
+    """One more than the largest id in tokenizer.json; None where there is no such file."""
+    if not reader.has("tokenizer.json"):
+        return None
+    tokenizer = as_object(reader.read("tokenizer.json", MAX_TOKENIZER_BYTES), "tokenizer.json")
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens") or []
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict | list) or not isinstance(added, list):
+        raise Refused("tokenizer.json holds no vocabulary.")
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    added_ids = [token.get("id") for token in added if isinstance(token, dict)]
+    return 1 + max((number for number in [*ids, *added_ids] if type(number) is int), default=-1)
+
+
+def main() -> None:
+    """Answer the question on stdin, within limits."""
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
+    question = json.load(sys.stdin)
+    try:
+        answer: dict[str, Any] = {"facts": inspect(Path(question["folder"]), [Path(root) for root in question["roots"]])}
+    except Refused as refused:
+        answer = {"message": str(refused)}
+    except OSError as error:
+        answer = {"message": f"The folder can't be read: {error.strerror}."}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

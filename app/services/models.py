@@ -1,0 +1,242 @@
+"""Models: taken in after a look at their files (no torch), and let go when no run needs them."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict, ModelInvalid, NotFound
+from app.domain.run import RunState
+from app.services.model_folder import inspect_apart
+from app.settings import Settings
+from app.store import models
+from app.store.after_commit import after_commit
+from app.store.database import now
+from app.store.files import Files, remove_tree
+from app.store.identifiers import new_id
+from app.store.runs import get_run
+from app.store.tables import Model
+
+KINDS = ("policy", "reward")
+SOURCES = ("hub", "folder", "run")
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that has been looked at and may be added."""
+
+    kind: str
+    source: str
+    name: str
+    path: str  # hub name or absolute folder
+    revision: str | None
+    facts: dict[str, Any]
+
+
+def register(
+    session: Session,
+    files: Files,
+    settings: Settings,
+    *,
+    owner_id: str,
+    kind: str,
+    source: str,
+    name: str = "",
+    path: str = "",
+    run_id: str = "",
+    revision: str | None = None,
+) -> Model:
+    """Looks at a model and adds it: `source` hub with `name`, folder with `path`, or run with `run_id`.
+
+    In a folder or run, `name` is only what people call it. A look can take seconds: where others wait for the database,
+    call `examine` before the transaction and `add` in it.
+
+    Raises: ModelInvalid with the field; NotFound or Conflict for a run that isn't there or hasn't succeeded.
+    """
+    candidate = examine(
+        session,
+        files,
+        settings,
+        owner_id=owner_id,
+        kind=kind,
+        source=source,
+        name=name,
+        path=path,
+        run_id=run_id,
+        revision=revision,
+    )
+    return add(session, files, owner_id, candidate)
+
+
+def examine(
+    session: Session,
+    files: Files,
+    settings: Settings,
+    *,
+    owner_id: str,
+    kind: str,
+    source: str,
+    name: str = "",
+    path: str = "",
+    run_id: str = "",
+    revision: str | None = None,
+) -> Candidate:
+    """Whether the studio can use this model, without adding it; a reading session is enough.
+
+    Raises: as `register`.
+    """
+    if kind not in KINDS:
+        raise ModelInvalid.at("kind", f'There is no kind "{kind}"; choose policy or reward.')
+    if revision and source != "hub":
+        raise ModelInvalid.at("revision", "Only a model of the hub has a revision; leave it empty.")
+    if source == "hub":
+        return examine_hub(kind, name, revision)
+    if source == "folder":
+        return examine_folder(kind, name, path, settings.model_roots)
+    if source == "run":
+        return examine_run(session, files, owner_id, kind, name, run_id)
+    raise ModelInvalid.at("source", f'There is no source "{source}"; choose hub, folder or run.')
+
+
+def examine_hub(kind: str, name: str, revision: str | None) -> Candidate:
+    """A name and a revision; the files are checked by the worker that downloads them."""
+    if not HUB_NAME.fullmatch(name):
+        raise ModelInvalid.at("name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M".')
+    if revision and not REVISION.fullmatch(revision):
+        raise ModelInvalid.at("revision", "A revision is a branch, a tag or a commit, of letters, digits and . _ - /.")
+    return Candidate(kind, "hub", name, name, revision or None, {})
+
+
+def examine_folder(kind: str, name: str, path: str, roots: Sequence[Path]) -> Candidate:
+    folder = allowed_folder(path, roots)
+    facts = check_folder(folder, roots, kind)
+    return Candidate(kind, "folder", name.strip()[:200] or folder.name, str(folder), None, facts)
+
+
+def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: str, run_id: str) -> Candidate:
+    run = get_run(session, owner_id, run_id)
+    if run.state != RunState.SUCCEEDED:
+        raise Conflict(f"Run {run.name} is {run.state}: only a succeeded run has a model to take.")
+    folder = files.artifacts_dir(run_id) / "model"
+    if not folder.is_dir():
+        raise NotFound(f"Run {run.name} has left no model among its artifacts.")
+    facts = {**check_folder(folder, [folder], kind), "run_id": run_id}
+    return Candidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
+
+
+def allowed_folder(path: str, roots: Sequence[Path]) -> Path:
+    """The folder with all links resolved, when it lies under one of the allowed roots.
+
+    Whether a folder elsewhere exists is not told. Raises: ModelInvalid.
+    """
+    if not roots:
+        raise ModelInvalid.at("path", "No folder of this machine may be used yet: name the allowed ones in STUDIO_MODEL_ROOTS.")
+    try:
+        folder = Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        raise ModelInvalid.at("path", "This isn't a path of a folder.") from None
+    if not path.startswith("/") or not any(folder.is_relative_to(root.resolve()) for root in roots):
+        raise ModelInvalid.at("path", f"Give a full path under an allowed folder: {', '.join(str(root) for root in roots)}.")
+    if not is_folder(folder):
+        raise ModelInvalid.at("path", f"There is no folder {folder}.")
+    return folder
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # longer than the file system takes
+        return False
+
+
+def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, Any]:
+    """The facts of a folder that can serve as `kind`.
+
+    Raises: ModelInvalid.
+    """
+    facts = inspect_apart(folder, list(roots))
+    architecture = facts["architecture"]
+    if kind == "policy" and not architecture.endswith(CAUSAL):
+        raise ModelInvalid.at("kind", f"A policy must be a causal language model (…ForCausalLM); this is {architecture}.")
+    if kind == "reward" and not architecture.endswith("ForSequenceClassification"):
+        raise ModelInvalid.at(
+            "kind", f"A reward model must be a …ForSequenceClassification with one label; this is {architecture}."
+        )
+    if kind == "reward" and facts["num_labels"] != 1:
+        raise ModelInvalid.at("kind", f"A reward model gives one number; this classifier has {facts['num_labels']} labels.")
+    return facts
+
+
+def add(session: Session, files: Files, owner_id: str, candidate: Candidate) -> Model:
+    """Keeps an examined model. A run's files are linked into a folder of their own, so the run may be deleted later."""
+    model_id = new_id("model")
+    path = candidate.path
+    if candidate.source == "run":
+        path = str(keep_files(Path(candidate.path), files.model_dir(model_id)))
+    model = Model(
+        id=model_id,
+        owner_id=owner_id,
+        name=candidate.name,
+        kind=candidate.kind,
+        source=candidate.source,
+        path=path,
+        revision=candidate.revision,
+        facts=candidate.facts,
+        created_at=now(session),
+    )
+    session.add(model)
+    session.flush()
+    return model
+
+
+def keep_files(folder: Path, to: Path) -> Path:
+    """Hard links where the file system has them, copies elsewhere; nothing half-made stays."""
+    try:
+        shutil.copytree(folder, to, copy_function=link_or_copy)
+    except BaseException:
+        remove_tree(to)
+        raise
+    return to
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def check(session: Session, settings: Settings, owner_id: str, model_id: str) -> list[dict[str, Any]]:
+    """What is wrong with a registered model's files now; empty: nothing. A hub model's files are not here to look at."""
+    model = models.get_model(session, owner_id, model_id)
+    if model.source == "hub":
+        return []
+    folder = Path(model.path)
+    roots = settings.model_roots if model.source == "folder" else [folder]
+    try:
+        facts = check_folder(allowed_folder(model.path, roots), roots, model.kind)
+    except ModelInvalid as error:
+        return error.problems
+    if facts["sha256"] != model.facts.get("sha256"):
+        return [{"field": "path", "message": "The files have changed since the model was added. Add it again under a new name."}]
+    return []
+
+
+def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None:
+    """Forgets a model; a folder given by a user stays as it is.
+
+    Raises: NotFound; Conflict while a run uses it.
+    """
+    model = models.get_model(session, owner_id, model_id)
+    run = models.find_run_using(session, model_id)
+    if run is not None:
+        raise Conflict(f"Run {run.name} uses this model. Delete the run first.")
+    session.delete(model)
+    after_commit(session, ("files", model_id), lambda: remove_tree(files.model_dir(model_id)))

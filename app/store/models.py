@@ -1,0 +1,34 @@
+"""Models as kept: rows of policies and reward models, whose files are on the hub, in a folder, or came out of a run."""
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.store.tables import Model, Run
+
+
+def get_model(session: Session, owner_id: str, model_id: str) -> Model:
+    """Raises: NotFound, also for another user's model."""
+    model = session.get(Model, model_id)
+    if model is None or model.owner_id != owner_id:
+        raise NotFound(f'There is no model "{model_id}".')
+    return model
+
+
+def list_models(
+    session: Session, owner_id: str, *, kind: str | None = None, after: str | None = None, limit: int = 50
+) -> list[Model]:
+    """Newest first; `after` is the id of the last one seen."""
+    query = select(Model).where(Model.owner_id == owner_id).order_by(Model.id.desc()).limit(limit)
+    if kind is not None:
+        query = query.where(Model.kind == kind)
+    if after is not None:
+        query = query.where(Model.id < after)
+    return list(session.scalars(query))
+
+
+def find_run_using(session: Session, model_id: str) -> Run | None:
+    """A run that names the model as policy, reward model or judge."""
+    judge = Run.recipe["reward"]["judge"].as_string()
+    uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
+    return session.scalar(select(Run).where(uses).limit(1))

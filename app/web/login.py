@@ -1,0 +1,93 @@
+"""Coming in and going out: the one-time link, the form that takes its secret, and signing out. The only open doors."""
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from app.domain.errors import Unauthenticated
+from app.services import accounts
+from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession
+from app.web.rendering import Context, render
+from app.web.security import SESSION_COOKIE, FailedTries
+
+router = APIRouter(include_in_schema=False)
+inner_router = APIRouter(include_in_schema=False)
+
+Next = Annotated[str, Query(max_length=2000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginPage(Context):
+    next: str  # where to go afterwards: a path of ours
+    detail: str  # why the last try failed; empty at first
+
+
+@router.get("/login")
+def show_login(request: Request, next: Next = "/") -> Response:
+    return login_page(request, own_path(next))
+
+
+@router.get("/login/{secret}")
+def follow_link(request: Request, secret: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
+    return sign_in(request, secret, "/", settings, database)
+
+
+@router.post("/login")
+def submit_login(
+    request: Request,
+    settings: CurrentSettings,
+    database: CurrentDatabase,
+    secret: Annotated[str, Form(max_length=2000)] = "",
+    next: Annotated[str, Form(max_length=2000)] = "/",
+) -> Response:
+    """Takes the secret alone or the whole link."""
+    return sign_in(request, secret.strip().rsplit("/", 1)[-1], own_path(next), settings, database)
+
+
+@inner_router.post("/logout")
+def sign_out(request: Request, session: WriteSession) -> Response:
+    accounts.revoke(session, request.cookies.get(SESSION_COOKIE, ""), "session")
+    response = RedirectResponse("/login", status_code=303)
+    response.delete_cookie(SESSION_COOKIE, path="/")
+    return response
+
+
+def sign_in(request: Request, secret: str, target: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
+    """A session cookie for a good secret; the login page again, with the reason, for a bad one.
+
+    Raises: TooManyRequests.
+    """
+    tries: FailedTries = request.app.state.failed_tries
+    address = request.client.host if request.client else ""
+    tries.check(address)
+    try:
+        with database.writing() as session:
+            session_secret = accounts.redeem_login(session, secret, settings.session_days)
+    except Unauthenticated as error:
+        tries.note(address)
+        return login_page(request, target, error.detail)
+    response = RedirectResponse(target, status_code=303)
+    response.set_cookie(
+        SESSION_COOKIE,
+        session_secret,
+        max_age=settings.session_days * 86_400,
+        httponly=True,
+        samesite="lax",
+        secure=settings.url.startswith("https://"),
+        path="/",
+    )
+    return response
+
+
+def login_page(request: Request, target: str, detail: str = "") -> Response:
+    return render(request, "errors/login.html", LoginPage(next=target, detail=detail), status=401 if detail else 200)
+
+
+def own_path(target: str) -> str:
+    """`target` when it is a path of ours, else "/": a login must not send people elsewhere."""
+    parts = urlsplit(target)
+    is_ours = target.startswith("/") and not target.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
+    return target if is_ours and target.isprintable() else "/"
