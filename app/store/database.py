@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Unavailable
+from app.domain.errors import InvalidInput, Unavailable
 from app.settings import Settings
 from app.store import migrations
 from app.store.after_commit import run_after_commit
@@ -63,7 +63,7 @@ class Database:
                 yield session
             except (DBAPIError, PoolTimeout) as error:
                 session.rollback()
-                raise as_unavailable(error) from error
+                raise as_studio_error(error) from error
             except BaseException:
                 session.rollback()
                 raise
@@ -92,7 +92,7 @@ class Database:
                     connection.execute(text("SELECT pg_advisory_xact_lock(7246175)"))
                 yield connection
         except (DBAPIError, PoolTimeout) as error:
-            raise as_unavailable(error) from error
+            raise as_studio_error(error) from error
 
     def close(self) -> None:
         """Give back all connections."""
@@ -143,8 +143,10 @@ def now(session: Session) -> datetime:
     return moment.astimezone(UTC)
 
 
-def as_unavailable(error: DBAPIError | PoolTimeout) -> Exception:
-    """Unavailable for a locked, lost, full or restarting database; any other error as it is."""
+def as_studio_error(error: DBAPIError | PoolTimeout) -> Exception:
+    """Unavailable for a locked, lost, full or restarting database, InvalidInput for a value it can't keep, others as they are."""
+    if isinstance(error, DataError):
+        return InvalidInput("A value has characters or a size that can't be kept (such as the NUL character): change it.")
     if isinstance(error, DBAPIError) and not error.connection_invalidated:
         if not isinstance(error, OperationalError):
             return error

@@ -35,10 +35,12 @@ def list_runs(
     return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
 
 
-def count_runs(session: Session, owner_id: str) -> dict[str, int]:
-    """How many of the owner's runs are in each state; states without a run are left out."""
-    query = select(Run.state, func.count().label("num_runs")).where(Run.owner_id == owner_id).group_by(Run.state)
-    return {row.state: row.num_runs for row in session.execute(query)}
+def lock_run(session: Session, run_id: str) -> Run:
+    """The run's row as it is now, locked until the transaction ends. Raises NotFound."""
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
+    if run is None:
+        raise NotFound(f"There is no run {run_id!r}.")
+    return run
 
 
 def has_queued(session: Session) -> bool:

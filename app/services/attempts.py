@@ -1,0 +1,233 @@
+"""What a worker does with runs: begin, renew, record, finish, interrupt, lose, reap. Nothing here commits.
+
+A claim gives a fencing token, one higher each time. Every later write names it; a stale one changes nothing and raises
+StaleToken. Leases are in database time, the one clock all machines share.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.domain.errors import RecipeInvalid, StaleToken
+from app.domain.events import OutcomeReached
+from app.domain.jobs import ModelSource, RunSpec
+from app.domain.recipe import Recipe
+from app.domain.run import Outcome, RunState
+from app.services.runs import hint, move
+from app.settings import Settings
+from app.store.database import now
+from app.store.files import Files
+from app.store.runs import lock_run
+from app.store.tables import Attempt, Dataset, Model, Run, Worker
+
+MAX_ATTEMPTS = 3
+MAX_ATTEMPTS_KILLED = 2  # by SIGKILL: most likely for memory, which a second retry would not change
+FORGET_WORKER_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run in the hands of a worker; `token` must come with every write."""
+
+    run_id: str
+    token: int
+    attempt: int
+    recipe: dict[str, Any]
+
+
+def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
+    """Claim the queued run that is next in line: highest priority, then longest waiting. None when none waits."""
+    at = now(session)
+    waiting = aliased(Run)
+    first = select(waiting.id).where(waiting.state == RunState.QUEUED)
+    first = first.order_by(waiting.priority.desc(), waiting.queued_at, waiting.id).limit(1).with_for_update(skip_locked=True)
+    statement = (
+        update(Run)
+        .where(Run.id == first.scalar_subquery(), Run.state == RunState.QUEUED)
+        .values(token=Run.token + 1, attempt=Run.attempt + 1, worker_id=worker_id)
+        .returning(Run.id)
+    )
+    run_id = session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none()
+    if run_id is None:
+        return None
+    run = lock_run(session, run_id)
+    run.lease_expires_at = at + timedelta(seconds=lease_seconds)
+    run.started_at = run.started_at or at
+    run.spool_n, run.stage, run.progress, run.seconds_left = 0, "", 0.0, None
+    session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
+    move(session, run, RunState.RUNNING)
+    return Claim(run.id, run.token, run.attempt, run.recipe)
+
+
+def build_spec(
+    session: Session, files: Files, settings: Settings, claim: Claim, device: str,
+    *, num_threads: int | None = None, supervisor_pid: int | None = None,
+) -> RunSpec:  # fmt: skip
+    """All that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone."""
+    recipe = Recipe.model_validate(claim.recipe)
+    dataset = session.get(Dataset, recipe.dataset)
+    if dataset is None:
+        raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")
+    policy = _find_source(session, "policy.model", recipe.policy.model, recipe.policy.revision)
+    assert policy is not None
+    return RunSpec(
+        run_id=claim.run_id,
+        attempt=claim.attempt,
+        recipe=recipe,
+        dataset_path=str(files.dataset_dir(dataset.id) / "examples.parquet"),
+        dataset_sha256=dataset.sha256,
+        policy=policy,
+        reward=_find_source(session, "reward.model", recipe.reward.model, recipe.reward.revision),
+        judge=_find_source(session, "reward.judge", recipe.reward.judge, None),
+        run_dir=str(files.run_dir(claim.run_id)),
+        scorings_dir=str(files.scorings_dir),
+        hub_dir=str(files.hub_dir),
+        device=device,
+        num_threads=num_threads or settings.runner_threads or None,
+        supervisor_pid=supervisor_pid,
+    )
+
+
+def _find_source(session: Session, field: str, model_id: str | None, revision: str | None) -> ModelSource | None:
+    if model_id is None:
+        return None
+    model = session.get(Model, model_id)
+    if model is None:
+        raise RecipeInvalid.at(field, f"The model {model_id!r} was deleted.")
+    if model.source == "hub":
+        return ModelSource(source="hub", path=model.path, revision=revision or model.revision)
+    return ModelSource(source="folder", path=model.path)
+
+
+def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bool:
+    """Hold the run for another lease; tells whether its cancelling is wanted. Raises StaleToken when it is lost."""
+    statement = (
+        update(Run)
+        .where(Run.id == run_id, Run.token == token, Run.state == RunState.RUNNING)
+        .values(lease_expires_at=now(session) + timedelta(seconds=lease_seconds))
+        .returning(Run.id, Run.cancel_requested_at)
+    )
+    row = session.execute(statement.execution_options(synchronize_session=False)).one_or_none()
+    if row is None:
+        raise stale(run_id)
+    return row.cancel_requested_at is not None
+
+
+def finish(
+    session: Session, run_id: str, token: int, outcome: OutcomeReached, log_tail: str = "", *, max_attempts: int = MAX_ATTEMPTS
+) -> RunState:
+    """Turn the runner's last word into the run's state, which is returned. Raises StaleToken."""
+    run = _owned(session, run_id, token)
+    if outcome.outcome is Outcome.INTERRUPTED:
+        _interrupt(session, run, outcome.reason)
+    elif outcome.outcome is Outcome.FAILED and outcome.retry:
+        _lose(session, run, Outcome.FAILED.value, outcome.reason, outcome.remedy, log_tail, max_attempts)
+    else:
+        run.summary = dict(outcome.summary) or run.summary
+        _end_attempt(session, run, outcome.outcome.value, outcome.reason)
+        _end(session, run, RunState(outcome.outcome.value), outcome.reason, outcome.remedy, log_tail)
+    return RunState(run.state)
+
+
+def interrupt(session: Session, run_id: str, token: int, reason: str) -> RunState:
+    """Give the run back, its state saved, for another worker: interrupted, then queued. No failure is counted."""
+    run = _owned(session, run_id, token)
+    _interrupt(session, run, reason)
+    return RunState(run.state)
+
+
+def lose(
+    session: Session, run_id: str, token: int, reason: str, *,
+    remedy: str = "", log_tail: str = "", max_attempts: int = MAX_ATTEMPTS,
+) -> RunState:  # fmt: skip
+    """The attempt ended without a word: queue the run again, or fail it with the log's tail after `max_attempts`."""
+    run = _owned(session, run_id, token)
+    _lose(session, run, "lost", reason, remedy, log_tail, max_attempts)
+    return RunState(run.state)
+
+
+def reap(session: Session, *, max_attempts: int = MAX_ATTEMPTS) -> list[str]:
+    """Take back the runs whose lease is over. Two reapers at once take different ones. Returns their ids."""
+    query = select(Run).where(Run.state == RunState.RUNNING, Run.lease_expires_at < now(session)).order_by(Run.id)
+    expired = list(session.scalars(query.with_for_update(skip_locked=True)))
+    for run in expired:
+        reason = f"Nothing was heard of worker {run.worker_id} for too long: it, or its machine, has stopped."
+        _lose(session, run, "lost", reason, "Look at the worker's log on its machine.", "", max_attempts)
+    return [run.id for run in expired]
+
+
+def beat(
+    session: Session, worker_id: str, *, hostname: str, devices: list[Any], slots: int, started_at: datetime | None = None
+) -> datetime:
+    """Note that the worker lives; with `started_at` None it has just started. Returns its start. Old ones are forgotten."""
+    at = now(session)
+    worker = session.get(Worker, worker_id) or Worker(id=worker_id)
+    worker.hostname, worker.devices, worker.slots = hostname, devices, slots
+    worker.started_at, worker.beat_at = started_at or at, at
+    session.add(worker)
+    for old in session.scalars(select(Worker).where(Worker.beat_at < at - FORGET_WORKER_AFTER)):
+        session.delete(old)
+    return worker.started_at
+
+
+def leave(session: Session, worker_id: str) -> None:
+    """The worker stops for good: forget it."""
+    worker = session.get(Worker, worker_id)
+    if worker is not None:
+        session.delete(worker)
+
+
+def stale(run_id: str) -> StaleToken:
+    """The error of a worker that no longer owns the run."""
+    return StaleToken(f"Another attempt owns run {run_id} now, or it has ended: this write was refused.")
+
+
+def _owned(session: Session, run_id: str, token: int) -> Run:
+    run = lock_run(session, run_id)
+    if run.token != token or run.state != RunState.RUNNING:
+        raise stale(run_id)
+    return run
+
+
+def _interrupt(session: Session, run: Run, reason: str) -> None:
+    _end_attempt(session, run, Outcome.INTERRUPTED.value, reason)
+    _requeue(session, run, reason)
+
+
+def _lose(session: Session, run: Run, outcome: str, reason: str, remedy: str, log_tail: str, max_attempts: int) -> None:
+    run.num_failures += 1
+    _end_attempt(session, run, outcome, reason)
+    if run.num_failures < max_attempts or run.cancel_requested_at is not None:
+        _requeue(session, run, reason)
+    else:
+        tries = f" (attempt {run.num_failures} of {max_attempts})" if max_attempts > 1 else ""
+        _end(session, run, RunState.FAILED, reason + tries, remedy, log_tail)
+
+
+def _requeue(session: Session, run: Run, reason: str) -> None:
+    """Back to the queue with its old place in line; a run whose cancelling was asked for ends here instead."""
+    if run.cancel_requested_at is not None:
+        _end(session, run, RunState.CANCELLED, "", "", "")
+        return
+    move(session, run, RunState.INTERRUPTED, reason=reason)
+    run.worker_id, run.lease_expires_at = None, None
+    move(session, run, RunState.QUEUED)
+    hint(session, run.id)
+
+
+def _end_attempt(session: Session, run: Run, outcome: str, reason: str) -> None:
+    attempt = session.get(Attempt, (run.id, run.attempt))
+    if attempt is not None:
+        attempt.ended_at, attempt.outcome, attempt.reason = now(session), outcome, reason
+
+
+def _end(session: Session, run: Run, state: RunState, reason: str, remedy: str, log_tail: str) -> None:
+    run.finished_at, run.lease_expires_at, run.seconds_left = now(session), None, None
+    if state is RunState.SUCCEEDED:
+        run.progress = 1.0
+    if state is RunState.FAILED:
+        run.error = {"reason": reason, "remedy": remedy, "log_tail": log_tail}
+    move(session, run, state, reason=reason, remedy=remedy)

@@ -1,0 +1,121 @@
+"""Whether a recipe can be launched: its data set is ready and holds what the recipe needs, its models exist and fit."""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from app.domain.dataset import Audit, DatasetState
+from app.domain.errors import RecipeInvalid
+from app.domain.recipe import Recipe
+from app.store.tables import Dataset, Model
+
+NOT_READY = {
+    DatasetState.PROCESSING: "is still being read: launch when it is ready",
+    DatasetState.NEEDS_MAPPING: "needs a mapping of its columns first: open its page",
+    DatasetState.FAILED: "could not be read: open its page for the reason",
+}
+
+
+@dataclass
+class Ingredients:
+    """The rows a recipe speaks of; `models` by their part (policy, reward, judge)."""
+
+    dataset: Dataset
+    models: dict[str, Model]
+
+
+@dataclass
+class Faults:
+    """Faults by field, gathered so that all are shown at once."""
+
+    found: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, path: str, message: str) -> None:
+        self.found.append({"field": path, "message": message})
+
+    def raise_any(self) -> None:
+        if self.found:
+            more = f" ({len(self.found)} faults in all)" if len(self.found) > 1 else ""
+            raise RecipeInvalid(self.found[0]["message"] + more, problems=self.found)
+
+
+def find_ingredients(session: Session, owner_id: str, recipe: Recipe) -> Ingredients:
+    """The data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit."""
+    faults = Faults()
+    _check_text(recipe, faults)
+    faults.raise_any()
+    dataset = _find_dataset(session, owner_id, recipe, faults)
+    models = {}
+    for part, kind, path, model_id in (
+        ("policy", "policy", "policy.model", recipe.policy.model),
+        ("reward", "reward", "reward.model", recipe.reward.model),
+        ("judge", "reward", "reward.judge", recipe.reward.judge),
+    ):
+        model = _find_model(session, owner_id, model_id, kind, path, faults)
+        if model is not None:
+            models[part] = model
+    faults.raise_any()
+    assert dataset is not None  # or there was a fault
+    return Ingredients(dataset, models)
+
+
+def _check_text(recipe: Recipe, faults: Faults) -> None:
+    for path, text in (
+        ("name", recipe.name),
+        ("dataset", recipe.dataset),
+        ("policy.model", recipe.policy.model),
+        ("policy.revision", recipe.policy.revision or ""),
+        ("reward.model", recipe.reward.model or ""),
+        ("reward.judge", recipe.reward.judge or ""),
+        ("reward.revision", recipe.reward.revision or ""),
+    ):
+        if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
+            faults.add(path, "The text holds control characters: remove them.")
+
+
+def _find_dataset(session: Session, owner_id: str, recipe: Recipe, faults: Faults) -> Dataset | None:
+    dataset = session.get(Dataset, recipe.dataset)
+    if dataset is None or dataset.owner_id != owner_id:
+        faults.add("dataset", f"There is no data set {recipe.dataset!r}: choose one from your list.")
+        return None
+    if dataset.state != DatasetState.READY:
+        faults.add("dataset", f"The data set “{dataset.name}” {NOT_READY[DatasetState(dataset.state)]}.")
+        return None
+    _check_contents(recipe, dataset, Audit.model_validate(dataset.audit or {}), faults)
+    return dataset
+
+
+def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
+    name = f"The data set “{dataset.name}”"
+    if recipe.reward.source == "rating" and not audit.has_rating:
+        instead = "the preference label or " if audit.has_preference else ""
+        faults.add("reward.source", f"{name} has no ratings: use {instead}a reward model, or map a rating column.")
+    if recipe.reward.source == "preference" and not audit.has_preference:
+        instead = "the rating or " if audit.has_rating else ""
+        faults.add("reward.source", f"{name} doesn't say which responses were preferred: use {instead}a reward model.")
+    if recipe.weights.responses == "chosen" and not audit.has_preference:
+        faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
+    uses_partition = recipe.weights.weight_form != "reward" and recipe.weights.partition_scope == "prompt"
+    if uses_partition and audit.num_responses <= audit.num_examples:
+        faults.add(
+            "weights.partition_scope",
+            f"{name} has one response per prompt and no pairs, so weights within a prompt are all alike: "
+            "use the scope batch, or another data set.",
+        )
+    num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
+    if num_examples - int(num_examples * recipe.evaluation.share) < 1:
+        faults.add("evaluation.share", f"{name} has {num_examples} examples, which leaves none to train on.")
+
+
+def _find_model(session: Session, owner_id: str, model_id: str | None, kind: str, path: str, faults: Faults) -> Model | None:
+    if model_id is None:
+        return None
+    model = session.get(Model, model_id)
+    if model is None or model.owner_id != owner_id:
+        faults.add(path, f"There is no model {model_id!r}: choose one from your list, or register it first.")
+        return None
+    if model.kind != kind:
+        wanted = {"policy": "a policy (a causal language model)", "reward": "a reward model (it scores a text)"}[kind]
+        faults.add(path, f"“{model.name}” is registered as a {model.kind} model, but {wanted} is needed here.")
+        return None
+    return model

@@ -1,0 +1,163 @@
+"""What a user can do with runs: launch, cancel, resume, clone, delete. Nothing here commits.
+
+The other side, what a worker does with them, is in `attempts`.
+"""
+
+import hashlib
+import json
+from functools import partial
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict, InvalidInput
+from app.domain.events import LogWritten, StateChanged
+from app.domain.recipe import Recipe
+from app.domain.run import RunState, can_move
+from app.services import provenance
+from app.services.recipes import Ingredients, find_ingredients
+from app.store import journal
+from app.store.after_commit import after_commit
+from app.store.database import now
+from app.store.files import Files, remove_tree
+from app.store.identifiers import new_id
+from app.store.runs import get_run, lock_run
+from app.store.tables import Model, Run
+
+KEY_LENGTH = 200
+
+
+def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: str | None = None) -> Run:
+    """Queue a run of this recipe and hint the workers.
+
+    With an idempotency key, the same recipe again gives the run of the first time, and another recipe InvalidInput.
+    Raises RecipeInvalid with the dotted field of everything that doesn't fit.
+    """
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
+    if idempotency_key is not None:
+        if not 0 < len(idempotency_key) <= KEY_LENGTH or not idempotency_key.isprintable():
+            raise InvalidInput.at("Idempotency-Key", f"An idempotency key has 1 to {KEY_LENGTH} printable characters.")
+        known = _find_known(session, owner_id, idempotency_key, digest)
+        if known is not None:
+            return known
+    run = _new_run(session, owner_id, recipe, find_ingredients(session, owner_id, recipe))
+    if idempotency_key is not None:
+        run.idempotency_key, run.idempotency_digest = idempotency_key, digest
+        try:
+            with session.begin_nested():
+                session.add(run)
+        except IntegrityError:  # another request with this key was faster
+            known = _find_known(session, owner_id, idempotency_key, digest)
+            if known is None:
+                raise
+            return known
+    session.add(run)
+    journal.append(session, run, [StateChanged(state=RunState.QUEUED, attempt=0)])
+    hint(session, run.id)
+    return run
+
+
+def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run | None:
+    known = session.scalar(select(Run).where(Run.owner_id == owner_id, Run.idempotency_key == key))
+    if known is not None and known.idempotency_digest != digest:
+        raise InvalidInput.at(
+            "Idempotency-Key", f"This key was used before, for another recipe (run {known.id}): take a new key for a new run."
+        )
+    return known
+
+
+def _new_run(session: Session, owner_id: str, recipe: Recipe, ingredients: Ingredients) -> Run:
+    dataset, models = ingredients.dataset, ingredients.models
+    at = now(session)
+    return Run(
+        id=new_id("run"),
+        owner_id=owner_id,
+        name=recipe.name or f"{dataset.name} · {models['policy'].name}"[:120],
+        state=RunState.QUEUED.value,
+        recipe=recipe.to_dict(),
+        provenance=provenance.describe(dataset, models),
+        dataset_id=dataset.id,
+        policy_id=models["policy"].id,
+        reward_id=models["reward"].id if "reward" in models else None,
+        created_at=at,
+        queued_at=at,
+    )
+
+
+def request_cancel(session: Session, owner_id: str, run_id: str) -> Run:
+    """Cancel: a queued run never starts; a running one is asked to stop, and stops within a step.
+
+    Asking twice is one request. Raises Conflict when the run has ended.
+    """
+    run = _own(session, owner_id, run_id)
+    state = RunState(run.state)
+    if state.final:
+        raise Conflict(f"Run {run_id} has already {_ended(state)}, so there is nothing to cancel.")
+    if state is RunState.RUNNING:
+        if run.cancel_requested_at is None:
+            run.cancel_requested_at = now(session)
+            journal.append(session, run, [LogWritten(level="info", text="Cancelling was requested.")])
+        hint(session, run_id)
+        return run
+    run.finished_at = now(session)
+    move(session, run, RunState.CANCELLED, reason="It was cancelled before it started.")
+    return run
+
+
+def resume(session: Session, owner_id: str, run_id: str) -> Run:
+    """Queue a failed or cancelled run again; it goes on from its last good checkpoint. Raises Conflict otherwise."""
+    run = _own(session, owner_id, run_id)
+    state = RunState(run.state)
+    if not (state.final and can_move(state, RunState.QUEUED)):
+        what = "has succeeded: clone it to run it again" if state.final else f"is {state}"
+        raise Conflict(f"Run {run_id} {what}; only a failed or cancelled run can be resumed.")
+    run.num_failures, run.cancel_requested_at, run.error, run.finished_at = 0, None, None, None
+    run.queued_at = now(session)
+    move(session, run, RunState.QUEUED, reason="It was resumed.")
+    hint(session, run_id)
+    return run
+
+
+def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
+    """Launch the recipe of a run once more, as a new run."""
+    recipe = Recipe.model_validate(get_run(session, owner_id, run_id).recipe)
+    return launch(session, owner_id, recipe, idempotency_key=idempotency_key)
+
+
+def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:
+    """Remove an ended run with its journal and files. Raises Conflict while it lives or a registered model is its result."""
+    run = _own(session, owner_id, run_id)
+    state = RunState(run.state)
+    if not state.final:
+        raise Conflict(f"Run {run_id} is {state}: cancel it first, then delete it.")
+    folder = files.run_dir(run_id)
+    used = session.scalar(select(Model.name).where(Model.path.startswith(f"{folder}/", autoescape=True)).limit(1))
+    if used is not None:
+        raise Conflict(f"The model “{used}” is a result of run {run_id}: delete that model first.")
+    session.delete(run)
+    after_commit(session, ("remove", run_id), partial(remove_tree, folder))
+
+
+def move(session: Session, run: Run, state: RunState, *, reason: str = "", remedy: str = "") -> None:
+    """Change the run's state and write it into the journal. Raises Conflict for a step its life doesn't allow."""
+    old = RunState(run.state)
+    if not can_move(old, state):
+        raise Conflict(f"Run {run.id} is {old} and can't become {state}.")
+    run.state = state.value
+    event = StateChanged(state=state, attempt=run.attempt, reason=reason, remedy=remedy, worker=run.worker_id or "")
+    journal.append(session, run, [event])
+
+
+def hint(session: Session, run_id: str) -> None:
+    """After the commit, wake the workers."""
+    session.info["queue"].send_after_commit(session, run_id)
+
+
+def _own(session: Session, owner_id: str, run_id: str) -> Run:
+    get_run(session, owner_id, run_id)
+    return lock_run(session, run_id)
+
+
+def _ended(state: RunState) -> str:
+    return {RunState.SUCCEEDED: "succeeded", RunState.FAILED: "failed"}.get(state, "been cancelled")
