@@ -1,0 +1,81 @@
+"""Child processes of the box: each with its log, stopped as Docker stops a container."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """The first true answer of `condition`; an AssertionError that names `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := condition():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not within {seconds:g} s")
+
+
+class Process:
+    """A started process and the group it leads."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, user: str | None = None
+    ) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment), cwd=cwd,
+                start_new_session=True, user=user, group=user, extra_groups=[] if user else None,
+            )  # fmt: skip
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def alive(self) -> bool:
+        """True while it runs; fails the test with its log when it ended by itself."""
+        assert self.popen.poll() is None, f"{self.name} ended with status {self.popen.returncode}:\n{self.text[-4000:]}"
+        return True
+
+    def stop(self, grace_seconds: float, sign: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, kill its group after the grace; the exit status."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(grace_seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        return self.popen.wait()
+
+
+def unprivileged(user: str) -> str | None:
+    """`user` when we are root and it exists: database servers refuse to run as root. None: stay who we are."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(user).pw_name
+    return "nobody"
+
+
+def own_folder(folder: Path, user: str | None) -> Path:
+    """The folder, made, and given to `user`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if user:
+        shutil.chown(folder, user, user if user != "nobody" else "nogroup")
+    return folder
