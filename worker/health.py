@@ -1,4 +1,4 @@
-"""Whether a worker of this machine is alive: `python -m worker.health` ends with 0 when one has beaten within a lease, else with 1.
+"""Whether a worker of this machine is alive: `python -m worker.health` ends with 0 when one has beaten within a lease, else 1.
 
 The health check of the worker's container: it asks the same database that the workers report to.
 """
