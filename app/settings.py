@@ -16,23 +16,23 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Everything the studio keeps, unless a setting below says otherwise.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
     broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
-    host: str = "127.0.0.1"
-    port: int = 8400
+    host: str = Field("127.0.0.1", description="Address that the web listens on.")
+    port: int = Field(8400, description="Port that the web listens on.")
     public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1", "localhost", "[::1]"], description="Host headers that are answered."
     )
     model_roots: Annotated[list[Path], NoDecode] = Field([], description="Folders that local models may be taken from.")
-    max_upload_bytes: int = 20 * 2**30
-    max_unpacked_bytes: int = 200 * 2**30
-    session_days: int = 30
+    max_upload_bytes: int = Field(20 * 2**30, description="Largest file that may be uploaded.")
+    max_unpacked_bytes: int = Field(200 * 2**30, description="Largest size of an upload after unpacking.")
+    session_days: int = Field(30, description="How long a browser stays signed in.")
 
     worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
     worker_slots: int = Field(0, description="Runs at once; 0: one per GPU, or one on a machine without.")
-    heartbeat_seconds: float = 5.0
-    lease_seconds: float = 30.0
-    poll_seconds: float = 2.0
-    max_attempts: int = 3
+    heartbeat_seconds: float = Field(5.0, description="How often a worker renews the leases of its runs.")
+    lease_seconds: float = Field(30.0, description="How long a run stays with a worker that is not heard of.")
+    poll_seconds: float = Field(2.0, description="How often a worker looks for queued runs without a hint.")
+    max_attempts: int = Field(3, description="Attempts that may be lost before a run counts as failed.")
     runner_threads: int = Field(0, description="CPU threads of a runner; 0: all cores.")
     grace_seconds: float = Field(100.0, description="How long a stopping worker waits for runners to save.")
 
