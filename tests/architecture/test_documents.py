@@ -1,0 +1,63 @@
+"""The documents are true: links resolve, commands exist, the table of settings is that of the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from tests.architecture.tree import ROOT, list_files, read
+
+DOCUMENTS = [path for path in list_files() if path.suffix == ".md"]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+SECTIONS = ["Context", "Decision", "Consequences", "Alternatives"]
+
+
+def targets(path: Path) -> list[str]:
+    return [target for target in LINK.findall(read(path)) if "://" not in target and not target.startswith("#")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_every_link_of_a_document_leads_somewhere(path):
+    assert [target for target in targets(path) if not (ROOT / path.parent / target.split("#")[0]).exists()] == []
+
+
+def test_every_make_target_that_a_document_names_exists():
+    made = set(re.findall(r"^([\w-]+):", read(Path("Makefile")), re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in re.findall(r"(?:`|^ {4})make (\w+)", read(path), re.MULTILINE)}
+    assert named <= made
+
+
+def test_every_file_that_the_readme_or_the_architecture_names_exists():
+    named = {
+        name
+        for path in ("README.md", "docs/architecture.md")
+        for name in re.findall(r"`([\w./-]+\.(?:py|html|yml|md|sh))`", read(Path(path)))
+    }
+    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "docs" / name).exists()}
+    assert missing == set()
+
+
+def settings_table() -> str:
+    """The settings as Markdown: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+        rows.append(f"| `STUDIO_{name.upper()}` | {f'`{shown}`' if shown else ''} | {field.description} |".replace("|  |", "| |"))
+    return "\n".join(rows)
+
+
+def test_the_readme_lists_every_setting_as_the_code_has_it():
+    assert all(field.description for field in Settings.model_fields.values())
+    table = re.search(r"<!-- settings:.*?-->\n(.*?)\n<!-- end", read(Path("README.md")), re.DOTALL)
+    assert table is not None
+    assert table[1] == settings_table()
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if "decisions" in path.parts], ids=str)
+def test_a_decision_is_a_page_with_its_reasons(path):
+    text = read(path)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
+    assert len(text.splitlines()) <= 60
+    assert re.search(r"^\d{4}-\d\d-\d\d · ", text, re.MULTILINE)
