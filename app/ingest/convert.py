@@ -1,0 +1,111 @@
+"""Rows to examples: one converter per shape, and the count of what was left out and why."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from app.domain.dataset import ColumnMapping, DroppedRows, Shape
+from app.ingest import rows
+from app.ingest.drafts import Columns, Draft
+from app.ingest.limits import Limits
+from app.ingest.lists import from_candidates, from_ranked, from_tree
+from app.ingest.pairs import from_alpaca, from_conversations, from_pair, from_transcripts, from_two
+from app.ingest.rated import from_rated, merge
+from app.ingest.rows import Dropped, Row
+
+CONVERTERS = {
+    Shape.PAIR: from_pair,
+    Shape.TRANSCRIPT_PAIR: from_transcripts,
+    Shape.CONVERSATION_PAIR: from_conversations,
+    Shape.SHAREGPT_PAIR: from_pair,
+    Shape.ALPACA_PAIR: from_alpaca,
+    Shape.TWO_RESPONSES: from_two,
+    Shape.RANKED: from_ranked,
+    Shape.CANDIDATES: from_candidates,
+    Shape.REPLY_TREE: from_tree,
+    Shape.RATED: from_rated,
+}
+LINES_KEPT = 20  # line numbers remembered per reason
+
+
+class Converted(NamedTuple):
+    """An example with the line it came from (the first one of a group) and what else its row carried."""
+
+    line: int
+    draft: Draft
+    meta: str
+
+
+class Tally:
+    """Rows in = kept + dropped, by reason and with the first line numbers."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.num_kept_rows = 0
+        self._counts: Counter[str] = Counter()
+        self._lines: dict[str, list[int]] = {}
+
+    def drop(self, line: int, reason: str) -> None:
+        """Count a row that is left out."""
+        self._counts[reason] += 1
+        lines = self._lines.setdefault(reason, [])
+        if len(lines) < LINES_KEPT:
+            lines.append(line)
+
+    def dropped(self) -> list[DroppedRows]:
+        """The reasons, the most frequent first."""
+        return [DroppedRows(reason=r, count=n, lines=self._lines[r]) for r, n in self._counts.most_common()]
+
+
+def convert_rows(found: Iterator[Row], mapping: ColumnMapping, tally: Tally, limits: Limits) -> Iterator[Converted]:
+    """The examples of all rows, in their order; rows that can't be used are counted in `tally`."""
+    columns = Columns(mapping)
+    converted = convert_each(found, columns, tally, limits)
+    return group(converted, limits.max_responses) if mapping.options.get("group_by_prompt") is True else converted
+
+
+def convert_each(found: Iterator[Row], columns: Columns, tally: Tally, limits: Limits) -> Iterator[Converted]:
+    """Row by row, without grouping."""
+    convert = CONVERTERS[columns.shape]
+    for row in found:
+        tally.num_rows += 1
+        try:
+            drafts = convert_row(convert(columns, row.value), limits) if not row.fault else []
+        except Dropped as dropped:
+            tally.drop(row.line, str(dropped))
+            continue
+        except RecursionError:
+            tally.drop(row.line, rows.TOO_DEEP)
+            continue
+        if row.fault:
+            tally.drop(row.line, row.fault)
+            continue
+        tally.num_kept_rows += 1
+        meta = columns.meta(row.value)
+        for draft in drafts:
+            yield Converted(row.line, draft, meta)
+
+
+def convert_row(result: Any, limits: Limits) -> list[Draft]:
+    """A converter's result as a list, with the number of responses checked."""
+    drafts: list[Draft] = [result] if isinstance(result, Draft) else result
+    if any(len(draft.answers) > limits.max_responses for draft in drafts):
+        raise Dropped(rows.TOO_MANY_RESPONSES)
+    return drafts
+
+
+def group(converted: Iterator[Converted], max_responses: int) -> Iterator[Converted]:
+    """Merge neighbours with the same prompt; a group holds at most `max_responses` responses."""
+    open_group: list[Converted] = []
+    for item in converted:
+        if open_group and (item.draft.prompt != open_group[0].draft.prompt or len(open_group) == max_responses):
+            yield merged(open_group)
+            open_group = []
+        open_group.append(item)
+    if open_group:
+        yield merged(open_group)
+
+
+def merged(items: list[Converted]) -> Converted:
+    """One example for a group."""
+    return items[0]._replace(draft=merge([item.draft for item in items])) if len(items) > 1 else items[0]

@@ -1,0 +1,128 @@
+"""An example before it gets its number, and how a row's columns reach the converters."""
+
+import json
+from typing import Any, NamedTuple
+
+from app.domain.dataset import CHOSEN, NEITHER, REJECTED, ColumnMapping
+from app.ingest import rows
+from app.ingest.columns import names_of, pick
+from app.ingest.messages import SYSTEM, USER, Turn, check_prompt, check_unicode, clean_text, conversation
+from app.ingest.rows import Dropped
+
+META_CHARS = 200  # longer texts are no labels
+META_KEYS = 20
+
+
+class Answer(NamedTuple):
+    """One response."""
+
+    content: str
+    rating: float | None = None
+    preference: int | None = None
+
+
+class Draft(NamedTuple):
+    """One example; `notes` are counted in the audit."""
+
+    prompt: list[Turn]
+    answers: list[Answer]
+    notes: tuple[str, ...] = ()
+
+
+class Columns:
+    """A mapping made ready for many rows."""
+
+    def __init__(self, mapping: ColumnMapping) -> None:
+        self.shape = mapping.shape
+        self.options = mapping.options
+        self._paths = {role: names_of(columns) for role, columns in mapping.columns.items() if columns}
+        self._roots = {path.split(".")[0] for paths in self._paths.values() for path in paths}
+
+    def get(self, row: dict[str, Any], role: str) -> Any:
+        """The value of a role's column; None when there is none."""
+        paths = self._paths.get(role)
+        return pick(row, paths[0]) if paths else None
+
+    def get_all(self, row: dict[str, Any], role: str) -> list[Any]:
+        """The values of a role's columns."""
+        return [pick(row, path) for path in self._paths.get(role, ())]
+
+    def has(self, *roles: str) -> bool:
+        """Whether all these roles are mapped."""
+        return all(role in self._paths for role in roles)
+
+    def values(self, option: str, default: str) -> frozenset[str]:
+        """The label values that an option lists."""
+        return frozenset(part.strip().lower() for part in str(self.options.get(option, default)).split(",") if part.strip())
+
+    def meta(self, row: dict[str, Any]) -> str:
+        """Whatever else the row carried and is worth showing: numbers, booleans and short texts, as a JSON object."""
+        kept: dict[str, Any] = {}
+        for key, value in row.items():
+            if value is None or key in self._roots or len(kept) == META_KEYS:
+                continue
+            if isinstance(value, bool | int | float) or (isinstance(value, str) and is_label(value)):
+                kept[key[:META_CHARS]] = value
+        try:
+            return json.dumps(kept, allow_nan=False) if kept and all(is_label(key) for key in kept) else "{}"
+        except ValueError:
+            return "{}"  # a float that JSON does not have, from Parquet
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is short and can be kept."""
+    if len(text) > META_CHARS or "\0" in text:
+        return False
+    try:
+        check_unicode(text)
+    except Dropped:
+        return False
+    return True
+
+
+def prompt_of(columns: Columns, row: dict[str, Any], role: str = "prompt") -> list[Turn]:
+    """The prompt with its second part, history and system message. Raises Dropped."""
+    turns = conversation(columns.get(row, role))
+    extra = columns.get(row, "input")
+    if extra is not None and clean_text(extra).strip():
+        if turns[-1].role != USER:
+            raise Dropped(rows.NOT_MESSAGES)
+        turns = [*turns[:-1], Turn(USER, f"{turns[-1].content}\n\n{extra}")]
+    return with_system(columns, row, check_prompt([*history_of(columns.get(row, "history")), *turns]))
+
+
+def history_of(value: Any) -> list[Turn]:
+    """Earlier turns from a list of [question, answer]."""
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise Dropped(rows.NOT_MESSAGES)
+    return [
+        Turn(role, clean_text(text)) for pair in value for role, text in zip((USER, "assistant"), pair, strict=True)
+    ]
+
+
+def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+    """The prompt after the system message of its own column, if there is one."""
+    text = columns.get(row, "system")
+    if text is None or not clean_text(text).strip():
+        return turns
+    return [Turn(SYSTEM, text), *(turn for turn in turns if turn.role != SYSTEM)]
+
+
+def pair(prompt: list[Turn], chosen: Answer, rejected: Answer, notes: tuple[str, ...] = ()) -> Draft:
+    """A chosen and a rejected response; identical ones tell nothing and are dropped."""
+    if chosen.content.strip() == rejected.content.strip():
+        raise Dropped(rows.IDENTICAL)
+    return Draft(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)
+
+
+def by_rating(prompt: list[Turn], answers: list[Answer], notes: tuple[str, ...] = ()) -> Draft:
+    """Responses sorted by rating, best first. Best: chosen, worst: rejected, in between or all alike: neither."""
+    ratings = [answer.rating for answer in answers if answer.rating is not None]
+    best, worst = max(ratings), min(ratings)
+    if best == worst:
+        return Draft(prompt, [answer._replace(preference=NEITHER) for answer in answers], (*notes, "tie"))
+    marks = {best: CHOSEN, worst: REJECTED}
+    marked = [answer._replace(preference=marks.get(answer.rating or 0.0, NEITHER)) for answer in answers]
+    return Draft(prompt, sorted(marked, key=lambda answer: -(answer.rating or 0.0)), notes)

@@ -1,0 +1,117 @@
+"""One file from upload to internal form: read, recognise, convert, write, audit."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.domain.dataset import Audit, ColumnMapping, DroppedRows
+from app.domain.errors import DatasetInvalid, MappingNeeded
+from app.ingest.columns import check_mapping
+from app.ingest.convert import Tally, convert_rows
+from app.ingest.formats import candidate_shapes, detect
+from app.ingest.limits import Limits
+from app.ingest.profile import Profile
+from app.ingest.read import Source, open_rows
+from app.ingest.rows import Row
+from app.ingest.survey import Survey
+from app.ingest.write import ExampleWriter
+
+
+class Ingested(NamedTuple):
+    """A data set that is ready: the mapping that was used and its audit."""
+
+    mapping: ColumnMapping
+    audit: Audit
+
+
+def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, limits: Limits | None = None) -> Ingested:
+    """Read `source`, write its examples to `target` (whole or not at all) and tell what is in them.
+
+    Raises MappingNeeded (the shape is unknown: columns and preview in `extra`), DatasetInvalid, TooLarge.
+    """
+    limits = limits or Limits()
+    with open_rows(source, limits) as opened:
+        head = take_sample(opened, limits)
+        survey = Survey([row.value for row in head if not row.fault])
+        if not survey.sample:
+            raise nothing_readable(head)
+        mapping = settle_mapping(survey, mapping)
+        tally, profile = Tally(), Profile()
+        with ExampleWriter(target, limits) as writer:
+            for item in convert_rows(chain(head, opened.rows), mapping, tally, limits):
+                profile.add(item)
+                writer.write(item)
+            if not profile.num_examples:
+                raise nothing_kept(tally.num_rows, tally.dropped())
+        audit = profile.audit(tally)
+        audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
+        return Ingested(mapping, audit)
+
+
+def take_sample(opened: Source, limits: Limits) -> list[Row]:
+    """The first rows, at most so many and so large."""
+    head: list[Row] = []
+    start = opened.counter.bytes_read
+    for row in opened.rows:
+        head.append(row)
+        if len(head) >= limits.sample_rows or opened.counter.bytes_read - start > limits.sample_bytes:
+            break
+    return head
+
+
+def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMapping:
+    """The given mapping if it fits, else the recognised one."""
+    if mapping is not None:
+        check_mapping(mapping, list(survey.columns), survey.sample)
+        return mapping
+    found = detect(survey)
+    if found is None:
+        raise mapping_needed(survey)
+    return found
+
+
+def mapping_needed(survey: Survey) -> MappingNeeded:
+    """The error that the mapping form is made from: `extra` holds columns (name, type, example), rows and shapes."""
+    listed = ", ".join(survey.top())[:300]
+    return MappingNeeded(
+        f"The columns ({listed}) don't tell for certain which one is the prompt, which are the responses and what says which "
+        "is better. Map them.",
+        extra={
+            "columns": survey.describe(),
+            "rows": survey.preview(),
+            "shapes": [str(shape) for shape in candidate_shapes(survey)],
+        },
+    )
+
+
+def nothing_readable(head: list[Row]) -> DatasetInvalid:
+    """The error for a file without a single readable row at its start."""
+    if not head:
+        return DatasetInvalid("The file holds no rows.")
+    tally = Tally()
+    for row in head:
+        tally.num_rows += 1
+        tally.drop(row.line, row.fault)
+    return nothing_kept(tally.num_rows, tally.dropped())
+
+
+def nothing_kept(num_rows: int, dropped: list[DroppedRows]) -> DatasetInvalid:
+    """The error for a file none of whose rows can be used, with a problem per reason."""
+    problems = list(drop_problems(dropped))
+    reasons = "; ".join(problem["message"] for problem in problems[:5])
+    return DatasetInvalid(f"None of the {num_rows} rows read can be used: {reasons}.", problems=problems)
+
+
+def drop_problems(dropped: list[DroppedRows]) -> Iterator[dict[str, Any]]:
+    """One problem per reason."""
+    for item in dropped:
+        times = f"{item.count} × " if item.count > 1 else ""
+        yield {"field": "file", "message": f"{times}{item.reason} (first in line {item.lines[0]})", "line": item.lines[0]}
+
+
+def rows_per_example(mapping: ColumnMapping) -> str:
+    """How rows and examples relate."""
+    if mapping.options.get("group_by_prompt") is True:
+        return "rows that follow each other and share a prompt are one example"
+    return "a row holds one example for every message with ranked replies" if mapping.shape == "reply_tree" else "one"
