@@ -1,10 +1,15 @@
-"""The API described: the OpenAPI document and a page to read it."""
+"""The API described: the OpenAPI document, and a page to read it that needs no script."""
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
 
-DESCRIPTION = """
+from app.web.rendering import Context, render
+
+DESCRIPTION = """\
 Upload preference data, launch VAR runs, and watch weights, rewards and side-by-side generations.
 
 Send a token with every request: `Authorization: Bearer …` (make one with `varstudio tokens create`).
@@ -23,7 +28,87 @@ TAGS = [
 router = APIRouter(include_in_schema=False)
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path, as the page shows it."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    text: str
+    parameters: list[dict[str, Any]]
+    command: str
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    text: str
+    operations: list[Operation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencePage(Context):
+    text: list[str]
+    groups: list[Group]
+
+
 @router.get("/openapi.json")
 def show_document(request: Request) -> dict[str, Any]:
     document: dict[str, Any] = request.app.openapi()
     return document
+
+
+@router.get("/docs")
+def show_reference(request: Request) -> HTMLResponse:
+    """Every path with its parameters and a command to copy."""
+    document, url = request.app.openapi(), request.app.state.settings.url
+    groups = [Group(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
+    return render(request, "reference.html", ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
+
+
+def list_operations(document: dict[str, Any], tag: str, url: str) -> list[Operation]:
+    return [
+        Operation(
+            id=entry["operationId"],
+            method=method.upper(),
+            path=path,
+            summary=entry["summary"],
+            text=entry.get("description", ""),
+            parameters=[show_parameter(parameter) for parameter in entry.get("parameters", [])],
+            command=command_of(method, url + path, entry),
+        )
+        for path, methods in document["paths"].items()
+        for method, entry in methods.items()
+        if tag in entry.get("tags", [])
+    ]
+
+
+def show_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
+    schema = parameter.get("schema", {})
+    kinds = [kind.get("type") for kind in schema.get("anyOf", [schema]) if kind.get("type") not in {None, "null"}]
+    return {
+        "name": parameter["name"],
+        "place": parameter["in"],
+        "kind": ", ".join(kinds),
+        "required": parameter.get("required", False),
+        "text": parameter.get("description", ""),
+    }
+
+
+def command_of(method: str, url: str, entry: dict[str, Any]) -> str:
+    """The request as a curl command, with the first example of its body."""
+    parts = ["curl", '-H "Authorization: Bearer $STUDIO_TOKEN"']
+    if method != "get":
+        parts.append(f"-X {method.upper()}")
+    content = entry.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        parts.append("-F file=@pairs.jsonl -F name=pairs")
+    elif example := first_example(content.get("application/json", {})):
+        parts.append(f"-H 'Content-Type: application/json' \\\n  -d '{json.dumps(example)}' \\\n ")
+    return " ".join([*parts, url])
+
+
+def first_example(media: dict[str, Any]) -> Any:
+    return next((example["value"] for example in media.get("examples", {}).values()), None)

@@ -1,0 +1,119 @@
+"""REST: models. Taken from the hub, from an allowed folder or from a run, after a look at their files."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.services import models as service
+from app.store import models as store
+from app.store.tables import Model
+from app.web.api.paging import After, Limit, Page, to_page
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
+from app.web.errors import Fault
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+Kind = Literal["policy", "reward"]
+EXAMPLE = {
+    "id": "model_01kb4y7v3m2q8d5n6c9t0r1x2z",
+    "name": "stories260K",
+    "kind": "policy",
+    "source": "folder",
+    "path": "/models/stories260K",
+    "revision": None,
+    "facts": {"architecture": "LlamaForCausalLM", "num_parameters": 260032, "dtype": "float32", "has_chat_template": False},
+    "created_at": "2026-01-31T12:00:00Z",
+}
+
+
+class ModelRequest(BaseModel):
+    """Where a model is: `hub` with `name` and perhaps `revision`, `folder` with `path`, or `run` with `run_id`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = Field(description="policy: a causal language model. reward: a sequence classifier with one label.")
+    source: Literal["hub", "folder", "run"]
+    name: str = Field("", max_length=200, description="The hub's name of the model; otherwise what people call it.")
+    path: str = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
+    run_id: str = Field("", max_length=80, description="A succeeded run, whose policy is taken.")
+    revision: str | None = Field(None, max_length=120, description="Branch, tag or commit on the hub.")
+
+
+class ModelView(BaseModel):
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [EXAMPLE]})
+
+    id: str
+    name: str
+    kind: Kind
+    source: Literal["hub", "folder", "run"]
+    path: str
+    revision: str | None
+    facts: dict[str, Any] = Field(description="What the files say: architecture, num_parameters, dtype, vocab_size, …")
+    created_at: datetime
+
+
+class ModelCheck(BaseModel):
+    ok: bool
+    problems: list[Fault] = Field(description="What is wrong with the files now.")
+
+
+def show(model: Model) -> ModelView:
+    return ModelView.model_validate(model)
+
+
+EXAMPLES = {
+    "hub": {"summary": "From the hub", "value": {"kind": "policy", "source": "hub", "name": "HuggingFaceTB/SmolLM2-135M"}},
+    "folder": {"summary": "From a folder", "value": {"kind": "reward", "source": "folder", "path": "/models/reward"}},
+    "run": {
+        "summary": "What a run made",
+        "value": {"kind": "policy", "source": "run", "run_id": "run_01kb4y7v3m2q8d5n6c9t0r1x2z", "name": "kind-v1"},
+    },
+}
+
+
+@router.post("", status_code=201, operation_id="add_model", summary="Add a model")
+def add_model(
+    request: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],  # type: ignore[arg-type]
+    database: CurrentDatabase,
+    files: CurrentFiles,
+    settings: CurrentSettings,
+    user: CurrentUser,
+    response: Response,
+) -> ModelView:
+    """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind."""
+    with database.reading() as session:  # the look takes a while; a transaction that writes must not wait for it
+        candidate = service.examine(session, files, settings, owner_id=user.id, **request.model_dump())
+    with database.writing() as session:
+        model = service.add(session, files, user.id, candidate)
+        response.headers["location"] = f"/api/v1/models/{model.id}"
+        return show(model)
+
+
+@router.get("", operation_id="list_models", summary="List models")
+def list_models(
+    session: ReadSession, user: CurrentUser, kind: Kind | None = None, after: After = None, limit: Limit = 50
+) -> Page[ModelView]:
+    """Newest first."""
+    rows = store.list_models(session, user.id, kind=kind, after=after, limit=limit + 1)
+    return to_page(rows, limit, show, lambda row: row.id)
+
+
+@router.get("/{model_id}", operation_id="get_model", summary="Get a model")
+def get_model(session: ReadSession, user: CurrentUser, model_id: str) -> ModelView:
+    """One model with the facts its files told when it was added."""
+    return show(store.get_model(session, user.id, model_id))
+
+
+@router.get("/{model_id}/check", operation_id="check_model", summary="Look at a model's files again")
+def check_model(session: ReadSession, settings: CurrentSettings, user: CurrentUser, model_id: str) -> ModelCheck:
+    """Whether the files are still there and unchanged. A hub model's files are checked by the worker that loads them."""
+    problems = service.check(session, settings, user.id, model_id)
+    return ModelCheck(ok=not problems, problems=[Fault(**problem) for problem in problems])
+
+
+@router.delete("/{model_id}", status_code=204, operation_id="delete_model", summary="Delete a model")
+def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, model_id: str) -> None:
+    """Forgets the model; a folder of yours stays. 409 while a run uses it."""
+    service.delete(session, files, user.id, model_id)

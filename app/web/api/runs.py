@@ -1,0 +1,160 @@
+"""REST: runs. Launched from a recipe, cancelled, resumed, cloned, deleted."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.recipe import Recipe
+from app.domain.run import RunState
+from app.services import runs as service
+from app.store import runs as store
+from app.store.tables import Attempt, Run
+from app.web.api.paging import After, Limit, Page, to_page
+from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="The same key with the same recipe gives the same run, however often it is sent.", examples=["6f0c1d9e"]),
+]
+
+
+class RunView(BaseModel):
+    """A run as lists show it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(examples=["run_01kb4y7v3m2q8d5n6c9t0r1x2z"])
+    name: str
+    state: RunState
+    stage: str = Field(description="prepare, score, train or evaluate; empty before the first attempt.")
+    step: int
+    num_steps: int
+    progress: float = Field(description="Of the stage, 0 to 1.")
+    seconds_left: float | None
+    attempt: int
+    dataset_id: str
+    policy_id: str
+    reward_id: str | None
+    worker_id: str | None
+    cancel_requested_at: datetime | None
+    last_seq: int = Field(description="The seq of the newest event.")
+    summary: dict[str, Any] | None = Field(description="The final metrics.")
+    error: dict[str, Any] | None = Field(description="Why it failed: reason, remedy, log_tail.")
+    created_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class AttemptView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    worker_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str = Field(description='How it ended; "lost" when its worker vanished; empty while it goes on.')
+    reason: str
+
+
+class RunDetail(RunView):
+    """A run with all that it was launched with."""
+
+    recipe: dict[str, Any] = Field(description="The resolved recipe: launch it again and the same happens.")
+    provenance: dict[str, Any] = Field(description="Digest of the data, revisions of models, packages and code.")
+    attempts: list[AttemptView]
+
+
+def show(run: Run) -> RunView:
+    return RunView.model_validate(run)
+
+
+def show_detail(run: Run, attempts: list[Attempt]) -> RunDetail:
+    views = [AttemptView.model_validate(attempt) for attempt in attempts]
+    return RunDetail(**show(run).model_dump(), recipe=run.recipe, provenance=run.provenance, attempts=views)
+
+
+EXAMPLES = {
+    "preference": {
+        "summary": "Rewards from the preference labels",
+        "value": {
+            "name": "first try",
+            "dataset": "dataset_01kb4y7v3m2q8d5n6c9t0r1x2z",
+            "policy": {"model": "model_01kb4y7v3m2q8d5n6c9t0r1x2z", "adaptation": "lora"},
+            "weights": {"preset": "length_normalised", "lambda": 0.3},
+            "training": {"batch_size": 8, "epochs": 1},
+        },
+    },
+    "reward_model": {
+        "summary": "Rewards from a reward model",
+        "value": {
+            "dataset": "dataset_01kb4y7v3m2q8d5n6c9t0r1x2z",
+            "policy": {"model": "model_01kb4y7v3m2q8d5n6c9t0r1x2z"},
+            "reward": {"source": "model", "model": "model_01kb4y7v3m2q8d5n6c9t0r1x30"},
+            "weights": {"preset": "paper", "lambda": 0.1},
+        },
+    },
+}
+
+
+@router.post("", status_code=202, operation_id="launch_run", summary="Launch a run")
+def launch_run(
+    recipe: Annotated[Recipe, Body(openapi_examples=EXAMPLES)],  # type: ignore[arg-type]
+    session: WriteSession,
+    user: CurrentUser,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> RunView:
+    """Queues a run of this recipe. Every fault of the recipe is named by its dotted field."""
+    return accept(service.launch(session, user.id, recipe, idempotency_key=idempotency_key), response)
+
+
+def accept(run: Run, response: Response) -> RunView:
+    response.headers["location"] = f"/api/v1/runs/{run.id}"
+    return show(run)
+
+
+@router.get("", operation_id="list_runs", summary="List runs")
+def list_runs(
+    session: ReadSession, user: CurrentUser, state: RunState | None = None, after: After = None, limit: Limit = 50
+) -> Page[RunView]:
+    """Newest first, all or those in one state."""
+    rows = store.list_runs(session, user.id, state=state, after=after, limit=limit + 1)
+    return to_page(rows, limit, show, lambda row: row.id)
+
+
+@router.get("/{run_id}", operation_id="get_run", summary="Get a run")
+def get_run(session: ReadSession, user: CurrentUser, run_id: str) -> RunDetail:
+    """One run with its recipe, its provenance and its attempts."""
+    run = store.get_run(session, user.id, run_id)
+    return show_detail(run, store.list_attempts(session, run_id))
+
+
+@router.delete("/{run_id}", status_code=204, operation_id="delete_run", summary="Delete a run")
+def delete_run(session: WriteSession, files: CurrentFiles, user: CurrentUser, run_id: str) -> None:
+    """Removes an ended run with its events and files. 409 while it goes on."""
+    service.delete(session, files, user.id, run_id)
+
+
+@router.post("/{run_id}/cancel", status_code=202, operation_id="cancel_run", summary="Cancel a run")
+def cancel_run(session: WriteSession, user: CurrentUser, run_id: str) -> RunView:
+    """A queued run never starts; a running one stops within a step. 409 after its end."""
+    return show(service.request_cancel(session, user.id, run_id))
+
+
+@router.post("/{run_id}/resume", status_code=202, operation_id="resume_run", summary="Resume a failed or cancelled run")
+def resume_run(session: WriteSession, user: CurrentUser, run_id: str) -> RunView:
+    """Queues it again, from its newest good checkpoint."""
+    return show(service.resume(session, user.id, run_id))
+
+
+@router.post("/{run_id}/clone", status_code=202, operation_id="clone_run", summary="Launch a run's recipe again")
+def clone_run(
+    session: WriteSession, user: CurrentUser, run_id: str, response: Response, idempotency_key: IdempotencyKey = None
+) -> RunView:
+    """A new run of the same recipe."""
+    return accept(service.clone(session, user.id, run_id, idempotency_key=idempotency_key), response)
