@@ -17,7 +17,7 @@ UNSAFE = {
     "code from a model's folder": r"trust_remote_code\s*[=:]\s*True",
     "evaluated text": r"(?<![\w.])(eval|exec)\(",
 }
-UNFINISHED = r"\b(TO[D]O|FIX[M]E|XX[X])\b|NotImplemented[E]rror|assert\s+True\b"
+UNFINISHED = r"\b(TO[D]O|FIX[M]E|XX[X])\b|raise NotImplemented[E]rror|assert\s+True\b"
 MACHINE_PATH = r"(?<![\w.~$}/-])/(work|farm|root|Users|home)/"
 
 
