@@ -178,7 +178,7 @@ def find_truncated_pairs(num_equal: int, num_pairs: int) -> str | None:
 
 
 def find_divergence(metrics: Metrics, recent: Sequence[Metrics] = ()) -> str | None:
-    """Evidence of `divergence`: a None, NaN or infinite loss or grad_norm, or one 100 times the median of 10 recent steps or more.
+    """Evidence of `divergence`: a None, NaN or infinite loss or grad_norm, or one 100 times its median of 10 steps or more.
 
     Both are taken per unit of mean weight, since the weights of an unscaled batch may differ by orders of magnitude.
     """
