@@ -117,9 +117,7 @@ SHAPE_OPTIONS: dict[Shape, tuple[Option, ...]] = {
         Option("tie", "0", "Label values that mean neither is better, separated by commas."),
     ),
     Shape.RANKED: (Option("best_first", False, "The list itself is the ranking: best response first."),),
-    Shape.RATED: (
-        Option("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),
-    ),
+    Shape.RATED: (Option("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),),
 }
 
 NEEDED_TOGETHER: dict[Shape, tuple[tuple[tuple[str, ...], ...], ...]] = {  # one of each line's alternatives
@@ -176,7 +174,9 @@ def role_problems(mapping: ColumnMapping, roles: dict[str, Role]) -> list[dict[s
             problems.append(fault(f"columns.{name}", f'the part "{name}" takes exactly one column'))
     for role in roles.values():
         if role.required and not mapping.columns.get(role.name):
-            problems.append(fault(f"columns.{role.name}", f'the shape {mapping.shape} needs a column for "{role.name}": {role.help}'))
+            problems.append(
+                fault(f"columns.{role.name}", f'the shape {mapping.shape} needs a column for "{role.name}": {role.help}')
+            )
     return problems
 
 

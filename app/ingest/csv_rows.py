@@ -60,8 +60,8 @@ def read_csv(source: Unpacked) -> Iterator[Row]:
         except csv.Error as error:
             if "field larger" in str(error) or "unexpected end" in str(error):
                 raise DatasetInvalid(
-                    f"Line {start}: a quoted field opens here and is not closed within {source.limits.max_row_bytes // 2**20} MiB "
-                    'or by the end of the file. Write a quote inside a field as "".'
+                    f"Line {start}: a quoted field opens here and is not closed by the end of the file, or within "
+                    f'{source.limits.max_row_bytes // 2**20} MiB. Write a quote inside a field as "".'
                 ) from error
             yield Row(start, None, rows.INVALID_CSV)
             continue

@@ -97,9 +97,7 @@ def history_of(value: Any) -> list[Turn]:
         return []
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise Dropped(rows.NOT_MESSAGES)
-    return [
-        Turn(role, clean_text(text)) for pair in value for role, text in zip((USER, "assistant"), pair, strict=True)
-    ]
+    return [Turn(role, clean_text(text)) for pair in value for role, text in zip((USER, "assistant"), pair, strict=True)]
 
 
 def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> list[Turn]:

@@ -42,7 +42,9 @@ RATING_PAIRS = (
     ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen-rating", "rejected-rating"),
     ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"),
 )  # fmt: skip
-ORDINARY = re.compile(r"(?:.*_)?(?:id|idx|index|number|line|count|length|num|timestamp|date|year|seed|tokens?)(?:_.*)?", re.IGNORECASE)
+ORDINARY = re.compile(
+    r"(?:.*_)?(?:id|idx|index|number|line|count|length|num|timestamp|date|year|seed|tokens?)(?:_.*)?", re.IGNORECASE
+)
 WITHOUT_PREFERENCE = {
     *PROMPT_NAMES, *RESPONSE_NAMES, "system", "system_prompt", "history", "turns", "reference", "category", "source", "id", "idx",
     "question_id", "prompt_id", "language", "lang", "task", "topic", "context", "text", "split", "title", "metadata", "meta",
@@ -123,7 +125,12 @@ def find_pair(survey: Survey) -> ColumnMapping | None:
 
 def find_conversation_pair(survey: Survey, columns: Found) -> ColumnMapping | None:
     """Message lists; a column named prompt is the only explicit prompt that is taken."""
-    repeats = all(len(row[str(columns[side])]) > 1 for row in survey.sample for side in ("chosen", "rejected") if has_list(row, columns, side))
+    repeats = all(
+        len(row[str(columns[side])]) > 1
+        for row in survey.sample
+        for side in ("chosen", "rejected")
+        if has_list(row, columns, side)
+    )
     explicit: Found = {"prompt": "prompt"} if survey.kind("prompt") in (TEXT, TRANSCRIPT, MESSAGES) else {}
     if not repeats and not explicit:
         return None
@@ -250,7 +257,8 @@ def refuse_without_preference(survey: Survey) -> None:
             "rejected response per prompt, or a rating or label for each response."
         )
     raise DatasetInvalid(
-        f"These are prompts without responses (columns {', '.join(names)}): VAR needs responses with a preference, rating or label."
+        f"These are prompts without responses (columns {', '.join(names)}): VAR needs responses with a preference, "
+        "rating or label."
     )
 
 

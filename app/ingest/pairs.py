@@ -1,5 +1,6 @@
 """Rows with two responses, whatever they look like: chosen and rejected, or two with a label or votes."""
 
+from collections import Counter
 from typing import Any
 
 from app.domain.dataset import NEITHER
@@ -46,7 +47,9 @@ def from_pair(columns: Columns, row: dict[str, Any]) -> Draft:
 def from_alpaca(columns: Columns, row: dict[str, Any]) -> Draft:
     """Instruction, input, chosen and rejected."""
     prompt = prompt_of(columns, row, "instruction")
-    return rated_pair(columns, row, prompt, response_text(columns.get(row, "chosen")), response_text(columns.get(row, "rejected")))
+    return rated_pair(
+        columns, row, prompt, response_text(columns.get(row, "chosen")), response_text(columns.get(row, "rejected"))
+    )
 
 
 def from_transcripts(columns: Columns, row: dict[str, Any]) -> Draft:
@@ -101,16 +104,15 @@ def from_two(columns: Columns, row: dict[str, Any]) -> Draft:
 
 
 def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Answer, second: Answer) -> Draft:
-    """The majority of the labels decides; labels that can't be read don't count, unless none is left."""
+    """What most labels say decides; labels that can't be read don't count, unless none is left."""
     labels = [columns.get(row, "label")] if columns.has("label") else columns.get_all(row, "votes")
-    votes = [vote for vote in (read_label(columns, label) for label in labels) if vote is not None]
+    votes = Counter(vote for vote in (read_label(columns, label) for label in labels) if vote is not None)
     if not votes:
         raise Dropped(rows.MISSING_LABEL)
-    notes = ("votes disagree",) if len(set(votes)) > 1 else ()
-    balance = sum(votes)
-    if balance == 0:
+    notes = ("votes disagree",) if len(votes) > 1 else ()
+    if votes[1] == votes[-1] or votes[0] >= max(votes[1], votes[-1]):
         return Draft(prompt, [answer._replace(preference=NEITHER) for answer in (first, second)], (*notes, "tie"))
-    return pair(prompt, *((first, second) if balance > 0 else (second, first)), notes)
+    return pair(prompt, *((first, second) if votes[1] > votes[-1] else (second, first)), notes)
 
 
 def read_label(columns: Columns, value: Any) -> int | None:

@@ -1,5 +1,7 @@
 """One file from upload to internal form: read, recognise, convert, write, audit."""
 
+import json
+import secrets
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,8 @@ from app.ingest.read import Source, open_rows
 from app.ingest.rows import Row
 from app.ingest.survey import Survey
 from app.ingest.write import ExampleWriter
+
+PREVIEW = "preview.json"
 
 
 class Ingested(NamedTuple):
@@ -36,6 +40,7 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
         survey = Survey([row.value for row in head if not row.fault])
         if not survey.sample:
             raise nothing_readable(head)
+        write_preview(survey, target.with_name(PREVIEW))
         mapping = settle_mapping(survey, mapping)
         tally, profile = Tally(), Profile()
         with ExampleWriter(target, limits) as writer:
@@ -72,17 +77,29 @@ def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMappi
 
 
 def mapping_needed(survey: Survey) -> MappingNeeded:
-    """The error that the mapping form is made from: `extra` holds columns (name, type, example), rows and shapes."""
+    """The error that the mapping form is made from; `extra` holds what `describe` tells."""
     listed = ", ".join(survey.top())[:300]
     return MappingNeeded(
         f"The columns ({listed}) don't tell for certain which one is the prompt, which are the responses and what says which "
         "is better. Map them.",
-        extra={
-            "columns": survey.describe(),
-            "rows": survey.preview(),
-            "shapes": [str(shape) for shape in candidate_shapes(survey)],
-        },
+        extra=describe(survey),
     )
+
+
+def describe(survey: Survey) -> dict[str, Any]:
+    """What the mapping form shows: columns (name, type, example), the first rows as short texts, shapes, likelier ones first."""
+    return {
+        "columns": survey.describe(),
+        "rows": survey.preview(),
+        "shapes": [str(shape) for shape in candidate_shapes(survey)],
+    }
+
+
+def write_preview(survey: Survey, path: Path) -> None:
+    """Keep what the mapping form shows, for a later change of the mapping."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.write_text(json.dumps(describe(survey)))
+    temporary.replace(path)
 
 
 def nothing_readable(head: list[Row]) -> DatasetInvalid:

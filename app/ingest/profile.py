@@ -183,7 +183,12 @@ class Profile:
             "num_duplicate_examples": self.rows.repeated,
             "duplicates_complete": self.prompts.complete and self.rows.complete,
             "responses_per_example": {str(k): n for k, n in sorted(self.responses_per_example.items())},
-            "labels": {"chosen": self.labels[1], "neither": self.labels[0], "rejected": self.labels[-1], "none": self.labels[None]},
+            "labels": {
+                "chosen": self.labels[1],
+                "neither": self.labels[0],
+                "rejected": self.labels[-1],
+                "none": self.labels[None],
+            },
             "ratings": {**self.ratings.summary(), "values": self._rating_values()},
             "rating_gap": self.rating_gaps.summary(),
             "length_bias": self._length_bias(),
@@ -236,4 +241,3 @@ def rare(text: str) -> list[tuple[str, bool]]:
 def texts_of(prompt: list[Turn], answers: list[Answer]) -> list[str]:
     """All texts of an example."""
     return [turn.content for turn in prompt] + [answer.content for answer in answers]
-

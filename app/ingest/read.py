@@ -38,7 +38,7 @@ def open_rows(path: Path, limits: Limits) -> Iterator[Source]:
             yield Source("parquet", check_rows(iter(parquet), limits), parquet)
         else:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unpacked-") as file:
-                source.copy_to(file)
+                source.copy_to(file.file)
                 file.flush()
                 parquet = ParquetRows(Path(file.name), limits)
                 yield Source("parquet.gz", check_rows(iter(parquet), limits), parquet)

@@ -121,7 +121,8 @@ class Survey:
     def preview(self) -> list[dict[str, str]]:
         """The first rows as short texts."""
         return [
-            {show(name): show(value) for name, value in list(row.items())[:MAX_SHOWN_COLUMNS]} for row in self.sample[:PREVIEW_ROWS]
+            {show(name): show(value) for name, value in list(row.items())[:MAX_SHOWN_COLUMNS]}
+            for row in self.sample[:PREVIEW_ROWS]
         ]
 
 
@@ -135,7 +136,7 @@ def show(value: Any) -> str:
 def shallow(value: Any, depth: int = 3) -> str:
     """Like repr, but never long."""
     if isinstance(value, str):
-        return value[:PREVIEW_CHARS + 1]
+        return value[: PREVIEW_CHARS + 1]
     if isinstance(value, dict) and depth:
         return "{" + ", ".join(f"{str(k)[:80]}: {shallow(v, depth - 1)}" for k, v in list(value.items())[:8]) + "}"
     if isinstance(value, list) and depth:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import IO, BinaryIO, Self, cast
 
 from app.domain.errors import DatasetInvalid, TooLarge
 from app.ingest.limits import Limits
@@ -116,7 +116,7 @@ class Unpacked:
             data = self._read(size)
         return self._transcode(b"", final=True)
 
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: IO[bytes]) -> None:
         """Write all unpacked bytes to a file."""
         data = self.head
         while data:
@@ -130,7 +130,8 @@ def check_size(unpacked_bytes: int, packed_bytes: int, limits: Limits) -> None:
         raise TooLarge(f"Unpacked, the file is larger than the limit of {limits.max_unpacked_bytes / 2**30:.3g} GiB. Split it.")
     if unpacked_bytes > max(limits.ratio_floor_bytes, limits.max_ratio * packed_bytes):
         raise DatasetInvalid(
-            f"The file unpacks to more than {limits.max_ratio} times its size, as only a decompression bomb does. Upload it unpacked."
+            f"The file unpacks to more than {limits.max_ratio} times its size, as only a decompression bomb does. "
+            "Upload it unpacked."
         )
 
 

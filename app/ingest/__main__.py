@@ -1,0 +1,84 @@
+"""The child process that reads uploads: `python -m app.ingest`, one JSON job a line in, one JSON reply a line out.
+
+Job: {"source", "target", "mapping"?, "max_unpacked_bytes", "cpu_seconds"}.
+Reply: {"status": "ready", "mapping", "audit"} or {"status": "needs_mapping" | "invalid", "error": {"code", "detail", …}}.
+Memory and processor time are limited by the kernel, so a hostile file ends this process at worst.
+"""
+
+import json
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from app.domain.dataset import ColumnMapping
+from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError
+from app.ingest.limits import Limits
+from app.ingest.process import ingest
+
+MEMORY_BYTES = 512 * 2**20  # on top of what the libraries take themselves
+TOO_MUCH_MEMORY = "Reading the file needs more memory than is allowed: single rows of it are too large or too deeply nested."
+log = logging.getLogger("app.ingest")
+
+
+def main() -> None:
+    """Work until stdin ends. Replies go to the original stdout; anything printed by accident goes to stderr."""
+    logging.basicConfig(format="ingest: %(levelname)s %(message)s")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    limit_memory()
+    for line in sys.stdin:
+        job = json.loads(line)
+        limit_processor(job["cpu_seconds"])
+        reply, usable = answer(job)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+        if not usable:
+            return
+
+
+def limit_memory() -> None:
+    """Address space: what is mapped now, and a fixed amount more. No core dumps."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_processor(seconds: int) -> None:
+    """Processor time for the next job; past it the kernel ends this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))
+
+
+def answer(job: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Do one job; the reply, and whether this process is fit for another one."""
+    mapping = ColumnMapping.model_validate(job["mapping"]) if job.get("mapping") else None
+    try:
+        done = ingest(Path(job["source"]), Path(job["target"]), mapping, Limits(max_unpacked_bytes=job["max_unpacked_bytes"]))
+    except StudioError as error:
+        return refusal(error), True
+    except MemoryError:
+        return refusal(DatasetInvalid(TOO_MUCH_MEMORY)), False
+    except Exception:
+        log.exception("unexpected, with %s", job["source"])
+        return refusal(DatasetInvalid("The file can't be read: it breaks the reader in a way we did not foresee.")), False
+    return {"status": "ready", "mapping": done.mapping.model_dump(mode="json"), "audit": done.audit.model_dump(mode="json")}, True
+
+
+def refusal(error: StudioError) -> dict[str, Any]:
+    """The reply that carries an error."""
+    status = "needs_mapping" if isinstance(error, MappingNeeded) else "invalid"
+    facts = {"code": error.code, "detail": error.detail, "problems": error.problems, "extra": error.extra}
+    return {"status": status, "error": facts}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Child processes that read uploads, started beforehand: a hostile file meets kernel limits, never the web process.
+
+pool = IngestPool(settings); pool.start()
+reply = pool.run({"source": …, "target": …, "mapping": …}, timeout=60.0)
+"""
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from app.settings import Settings
+
+PRESPAWNED, MOST = 2, 6
+CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 10
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {  # nothing secret reaches the child
+    "PYTHONPATH": str(ROOT),
+    "PYTHONUTF8": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
+STOPPED = {
+    "status": "invalid",
+    "error": {
+        "code": "dataset-invalid",
+        "detail": "Reading the file was stopped: it took too much time or memory. Split it, or shorten its longest rows.",
+        "problems": [],
+        "extra": {},
+    },
+}
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Child:
+    """One process of `python -m app.ingest`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.ingest"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, job: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """The reply; None when the child died or was stopped after `timeout` seconds."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.start()
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            self.stop()
+            return None
+        return reply if isinstance(reply, dict) else None
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+class IngestPool:
+    """At least `PRESPAWNED` idle children, at most `MOST` at work; a dead one is replaced. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._idle: list[Child] = []
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST)
+        self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="ingest")
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the first children, so that the first upload need not wait for them."""
+        children = [Child() for _ in range(PRESPAWNED)]
+        with self._lock:
+            self._idle.extend(children)
+
+    def close(self) -> None:
+        """End all idle children; those at work end after their job."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            children, self._idle = self._idle, []
+        for child in children:
+            child.stop()
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Call a function that uses `run` in one of the pool's own threads."""
+        return self._threads.submit(function, *args, **kwargs)
+
+    def run(self, job: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        """The reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file."""
+        seconds = cpu_seconds(Path(job["source"]))
+        full = {"max_unpacked_bytes": self.settings.max_unpacked_bytes, "cpu_seconds": seconds, **job}
+        with self._places:
+            child = self._take()
+            reply = child.ask(full, timeout or seconds * 10.0)
+            self._give_back(child)
+        if reply is None:
+            log.warning("a child died over %s", job["source"])
+        return reply or STOPPED
+
+    def _take(self) -> Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+        return Child()
+
+    def _give_back(self, child: Child) -> None:
+        fresh = child if child.alive else Child()
+        with self._lock:
+            if not self._closed and len(self._idle) < PRESPAWNED:
+                self._idle.append(fresh)
+                return
+        fresh.stop()
+
+
+def cpu_seconds(source: Path) -> int:
+    """Processor time that a file of this size may take: many times what is usual."""
+    try:
+        size_bytes = source.stat().st_size
+    except OSError:
+        size_bytes = 0
+    return CPU_SECONDS + CPU_SECONDS_PER_MIB * (size_bytes // 2**20)

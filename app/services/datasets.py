@@ -1,0 +1,187 @@
+"""What can be done with data sets: upload, process, remap, delete.
+
+The web's way: `upload` in the request's transaction; after its commit `process_within`, which waits a little for the child
+that reads the file. Unreadable files leave nothing; longer ones go on in the background.
+"""
+
+import logging
+import shutil
+import time
+from pathlib import Path, PurePath
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.domain.dataset import ColumnMapping, DatasetState
+from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge
+from app.ingest.pool import IngestPool
+from app.store import datasets
+from app.store.after_commit import after_commit
+from app.store.database import Database, now
+from app.store.files import Files, Upload, remove_tree
+from app.store.identifiers import new_id
+from app.store.tables import Dataset
+
+WAIT_SECONDS = 10.0
+ORPHAN_SECONDS = 3600
+log = logging.getLogger(__name__)
+
+
+def upload(
+    session: Session,
+    files: Files,
+    *,
+    owner_id: str,
+    name: str,
+    filename: str,
+    upload: Upload,
+    mapping: ColumnMapping | None = None,
+) -> Dataset:
+    """A new data set out of a finished upload, in state processing. The file moves into its folder. Raises DatasetInvalid."""
+    if upload.size == 0:
+        raise DatasetInvalid.at("file", "The file is empty.")
+    filename = clean_name(PurePath(filename.replace("\\", "/")).name, 255) or "upload"
+    title = clean_name(name, 120) or clean_name(filename, 120)
+    dataset = Dataset(
+        id=new_id("data"),
+        owner_id=owner_id,
+        name=title,
+        state=DatasetState.PROCESSING,
+        filename=filename,
+        size_bytes=upload.size,
+        sha256=upload.sha256,
+        mapping=mapping.model_dump(mode="json") if mapping else None,
+        audit=None,
+        error=None,
+        num_examples=0,
+        created_at=now(session),
+    )
+    session.add(dataset)
+    session.flush()
+    upload.commit(datasets.source_path(files, dataset.id))
+    return dataset
+
+
+def clean_name(name: str, length: int) -> str:
+    """A name without characters that can't be stored or shown, cut to a length."""
+    shown = name.encode("utf-8", "replace").decode()
+    return "".join(c for c in shown if c.isprintable()).strip()[:length].strip()
+
+
+def process(database: Database, files: Files, pool: IngestPool, dataset_id: str) -> StudioError | None:
+    """Have the file read and set the data set's state; the error to show when it can't be used.
+
+    Does nothing when the data set is gone or not in state processing. May be repeated after a crash.
+    """
+    with database.reading() as session:
+        dataset = session.get(Dataset, dataset_id)
+        if dataset is None or dataset.state != DatasetState.PROCESSING:
+            return None
+        mapping = dataset.mapping
+    source, target = datasets.source_path(files, dataset_id), datasets.examples_path(files, dataset_id)
+    reply = pool.run({"source": str(source), "target": str(target), "mapping": mapping})
+    with database.writing() as session:
+        dataset = session.get(Dataset, dataset_id, with_for_update=True)
+        if dataset is None:
+            remove_tree(files.dataset_dir(dataset_id))
+            return None
+        if dataset.state != DatasetState.PROCESSING:
+            return None
+        return settle(dataset, reply)
+
+
+def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
+    """Write a child's reply into the row. A mapping that failed goes back to the mapping form it came from."""
+    if reply["status"] == "ready":
+        dataset.state, dataset.error = DatasetState.READY, None
+        dataset.mapping, dataset.audit = reply["mapping"], reply["audit"]
+        dataset.num_examples = reply["audit"]["num_examples"]
+        return None
+    error = dict(reply["error"])
+    if reply["status"] == "needs_mapping":
+        dataset.state, dataset.error = DatasetState.NEEDS_MAPPING, error
+        return None
+    form = (dataset.error or {}).get("extra", {})
+    dataset.state = DatasetState.NEEDS_MAPPING if form.get("columns") else DatasetState.FAILED
+    dataset.error = {**error, "extra": {**form, **error["extra"]}}
+    dataset.mapping = None if form.get("columns") else dataset.mapping
+    kind = TooLarge if error["code"] == "too-large" else DatasetInvalid
+    return kind(error["detail"], problems=error["problems"], extra=error["extra"])
+
+
+def process_within(
+    database: Database, files: Files, pool: IngestPool, dataset_id: str, wait_seconds: float = WAIT_SECONDS
+) -> None:
+    """Process in the background and wait for it, at most so long; then it goes on alone.
+
+    Raises DatasetInvalid or TooLarge when the file can't be used; a data set that was never usable is gone then, with its files.
+    """
+    future = pool.submit(process, database, files, pool, dataset_id)
+    try:
+        error = future.result(wait_seconds)
+    except TimeoutError:
+        return
+    if error is not None:
+        discard_failed(database, files, dataset_id)
+        raise error
+
+
+def discard_failed(database: Database, files: Files, dataset_id: str) -> None:
+    """Remove a data set in state failed, row and files."""
+    with database.writing() as session:
+        dataset = session.get(Dataset, dataset_id)
+        if dataset is not None and dataset.state == DatasetState.FAILED:
+            remove(session, files, dataset)
+
+
+def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> Dataset:
+    """Give a data set (another) mapping; call `process_within` after the commit. Raises NotFound, Conflict."""
+    dataset = datasets.get_dataset(session, owner_id, dataset_id)
+    if dataset.state == DatasetState.PROCESSING:
+        raise Conflict("The data set is still being read. Wait until it is done.")
+    if datasets.count_runs(session, dataset_id):
+        raise Conflict("Runs use this data set, so its mapping stays. Upload the file again to map it another way.")
+    dataset.state, dataset.mapping = DatasetState.PROCESSING, mapping.model_dump(mode="json")
+    dataset.audit, dataset.num_examples = None, 0
+    dataset.error = {
+        **(dataset.error or {}),
+        "extra": datasets.preview(files, dataset_id),
+    }  # a failing mapping returns to its form
+    examples = datasets.examples_path(files, dataset_id)
+    after_commit(session, ("remap dataset", dataset_id), lambda: examples.unlink(missing_ok=True))
+    return dataset
+
+
+def delete(session: Session, files: Files, owner_id: str, dataset_id: str) -> None:
+    """Remove a data set with its files. Raises NotFound, Conflict when a run uses it."""
+    dataset = datasets.get_dataset(session, owner_id, dataset_id)
+    if num_runs := datasets.count_runs(session, dataset_id):
+        raise Conflict(f"{num_runs} run{'s use' if num_runs > 1 else ' uses'} this data set. Delete the runs first.")
+    remove(session, files, dataset)
+
+
+def remove(session: Session, files: Files, dataset: Dataset) -> None:
+    """Delete the row, and after the commit the folder."""
+    folder = files.dataset_dir(dataset.id)
+    session.delete(dataset)
+    after_commit(session, ("remove dataset", dataset.id), lambda: remove_tree(folder))
+
+
+def resume_processing(database: Database, files: Files, pool: IngestPool) -> int:
+    """At the web's start: process again what was left half-way, remove folders without a row. How many were resumed."""
+    with database.reading() as session:
+        waiting, known = datasets.list_processing(session), datasets.known_ids(session)
+    for dataset_id in waiting:
+        pool.submit(process, database, files, pool, dataset_id)
+    sweep_folders(files.root / "datasets", known)
+    return len(waiting)
+
+
+def sweep_folders(parent: Path, known: set[str]) -> None:
+    """Remove folders that no row knows and that are too old to belong to an upload under way."""
+    if not parent.is_dir():
+        return
+    for folder in parent.iterdir():
+        if folder.name not in known and time.time() - folder.stat().st_mtime > ORPHAN_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("removed the orphaned folder %s", folder.name)

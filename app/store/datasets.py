@@ -1,0 +1,101 @@
+"""Data sets: their rows in the database, and pages of their examples from the Parquet file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.domain.dataset import DatasetState, Example, Message, Response
+from app.domain.errors import NotFound
+from app.store.files import Files
+from app.store.tables import Dataset, Run
+
+
+def get_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:
+    """One data set of this owner. Raises NotFound."""
+    dataset = session.scalar(select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id))
+    if dataset is None:
+        raise NotFound(f"There is no data set {dataset_id}.")
+    return dataset
+
+
+def list_datasets(
+    session: Session, owner_id: str, *, state: str | None = None, after: str | None = None, limit: int = 50
+) -> list[Dataset]:
+    """An owner's data sets, newest first; `after` is the id of the last one of the page before."""
+    query = select(Dataset).where(Dataset.owner_id == owner_id).order_by(Dataset.id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(Dataset.state == state)
+    if after is not None:
+        query = query.where(Dataset.id < after)
+    return list(session.scalars(query))
+
+
+def list_processing(session: Session) -> list[str]:
+    """The ids of all data sets that are being read, of any owner."""
+    return list(session.scalars(select(Dataset.id).where(Dataset.state == DatasetState.PROCESSING).order_by(Dataset.id)))
+
+
+def known_ids(session: Session) -> set[str]:
+    """The ids of all data sets."""
+    return set(session.scalars(select(Dataset.id)))
+
+
+def count_runs(session: Session, dataset_id: str) -> int:
+    """How many runs use a data set."""
+    return session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset_id)) or 0
+
+
+def examples_path(files: Files, dataset_id: str) -> Path:
+    """The data set's examples in the internal form."""
+    return files.dataset_dir(dataset_id) / "examples.parquet"
+
+
+def source_path(files: Files, dataset_id: str) -> Path:
+    """The file as it was uploaded."""
+    return files.dataset_dir(dataset_id) / "source"
+
+
+def preview(files: Files, dataset_id: str) -> dict[str, Any]:
+    """What the mapping form shows: {"columns": [{"name", "type", "example"}], "rows": [{name: text}], "shapes": [shape]}."""
+    try:
+        found = json.loads((files.dataset_dir(dataset_id) / "preview.json").read_text())
+    except FileNotFoundError:
+        return {"columns": [], "rows": [], "shapes": []}
+    return dict(found)
+
+
+def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 20) -> list[Example]:
+    """The examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
+    import pyarrow.parquet as pq  # 40 MB that a web process without a data page should not carry
+
+    path = examples_path(files, dataset_id)
+    if not path.is_file():
+        raise NotFound(f"The data set {dataset_id} has no examples yet.")
+    start = max(after + 1, 0)
+    found: list[Example] = []
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            num_rows = file.metadata.row_group(index).num_rows
+            if first + num_rows > start:
+                group = file.read_row_group(index, use_threads=False)
+                wanted = group.slice(max(start - first, 0), limit - len(found))
+                found.extend(as_example(row) for row in wanted.to_pylist())
+            first += num_rows
+            if len(found) >= limit:
+                break
+    return found
+
+
+def as_example(row: dict[str, Any]) -> Example:
+    """A row of the internal form."""
+    return Example(
+        example_id=row["example_id"],
+        line=row["line"],
+        prompt=tuple(Message(**message) for message in row["prompt"]),
+        responses=tuple(Response(**response) for response in row["responses"]),
+        meta=json.loads(row["meta"] or "{}"),
+    )
