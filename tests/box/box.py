@@ -77,7 +77,7 @@ class Box:
         described = self.services[service]
         command = described.get("command") or default_command(described["build"]["dockerfile"])
         process = Process(
-            service, [self._program(command[0]), *map(self._argument, command[1:])], cwd=tree,
+            service, [self.program(command[0]), *map(self._argument, command[1:])], cwd=tree,
             log=self.folder / f"{service}{number or ''}.log", environment=self.environment(described["environment"], tree),
         )  # fmt: skip
         if keep:
@@ -95,7 +95,7 @@ class Box:
             moved[name] = value
         return {**own, **limits, **moved}
 
-    def _program(self, name: str) -> str:
+    def program(self, name: str) -> str:
         return str(Path(sys.executable).with_name(name)) if name != "python" else sys.executable
 
     def _argument(self, text: str) -> str:
@@ -107,11 +107,11 @@ class Box:
         except httpx.HTTPError:
             return False
 
-    def sign_in(self) -> str:
-        """A fresh session cookie's client, by the one-time link that the web printed at its first start."""
+    def login_link(self) -> str:
+        """The secret of the one-time link that the web printed at its first start."""
         link = wait_until(lambda: LOGIN_LINK.search(self.web.text), seconds=10, what="the login link in the log of the web")
         assert link[1] == self.url
-        return link[2]
+        return str(link[2])
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to workers and web, as `docker compose stop` sends it; their exit statuses. Then the servers."""
@@ -120,6 +120,10 @@ class Box:
             statuses["web"] = self.web.stop(15)
         self._stack.close()
         return statuses
+
+    def secrets(self) -> list[str]:
+        """What must never be in a log."""
+        return [self.variables["POSTGRES_PASSWORD"], self.variables["REDIS_PASSWORD"]]
 
     def logs(self) -> dict[str, str]:
         return {path.stem: path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log"))}
