@@ -1,0 +1,43 @@
+"""From an exception to a sentence: why an attempt failed, what to change, and whether trying again makes sense."""
+
+import errno
+
+from app.domain.errors import StudioError
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
+
+
+class Diverged(Exception):
+    """The loss or its gradient was not finite, or exploded, several steps in a row."""
+
+
+def explain(error: BaseException) -> OutcomeReached:
+    """The outcome that a failed attempt reports."""
+    reason, remedy, retry = _explain(error)
+    return OutcomeReached(outcome=Outcome.FAILED, reason=reason, remedy=remedy, retry=retry)
+
+
+def _explain(error: BaseException) -> tuple[str, str, bool]:
+    smaller = (
+        "Lower training.micro_batch_size, switch policy.gradient_checkpointing on, shorten tokens.max_prompt or "
+        "tokens.max_response, or use LoRA or bfloat16."
+    )
+    if isinstance(error, StudioError):
+        return error.detail, "", False
+    if isinstance(error, Diverged):
+        return str(error), "Lower training.learning_rate, raise training.warmup_share, or raise lambda.", False
+    if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; torch may not even be imported yet
+        return "The GPU ran out of memory.", smaller, False
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "The machine ran out of memory.", smaller, False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"The disk is full{where}.", "Free some space, then resume the run: it goes on from its last checkpoint.", False
+    if "CUDA" in str(error) or "CUBLAS" in str(error) or "device-side assert" in str(error):
+        return f"The GPU reported an error: {_short(error)}", "If it happens again, look at the driver and the log.", True
+    return f"Unexpected error, {type(error).__name__}: {_short(error)}", "The log has the details.", True
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:500] + ("…" if len(text) > 500 else "")

@@ -1,0 +1,181 @@
+"""One view on every causal LM: the network below the head, the head itself, and LoRA on top of both.
+
+Legend: N positions, D hidden size, V vocabulary, R rows, T tokens.
+Working on hidden states lets the caller send only response positions through the head (method.md, section 6.3).
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from app.domain.errors import ModelInvalid, RecipeInvalid
+from app.domain.recipe import LoraSettings
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits: softcap(scale · (h Wᵀ + b))."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    softcap: float | None
+    scale: float
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for worker.var.logprobs."""
+        return {"bias_V": self.bias_V, "softcap": self.softcap, "scale": self.scale}
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        logits_NV = nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V).float() * self.scale
+        return logits_NV if self.softcap is None else self.softcap * torch.tanh(logits_NV / self.softcap)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal LM taken apart.
+
+    `network` is the model as Hugging Face built it (with LoRA layers inside when `lora` is set); `shares_prefix` says
+    whether left-padded, cached prompts gave the same numbers as plain ones when it was checked.
+    """
+
+    network: Any
+    body: Any
+    takes_positions: bool
+    shares_prefix: bool
+    lora: Any = None
+
+    @property
+    def config(self) -> Any:
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.get_input_embeddings().weight.device
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now; made anew at each use, because training changes the weights behind it."""
+        layer = self.network.get_output_embeddings()
+        text = self.config.get_text_config()
+        return Head(layer.weight, getattr(layer, "bias", None), _softcap(text), _scale(text))
+
+    def run(
+        self, ids_RT: Tensor, mask_RT: Tensor, positions_RT: Tensor | None = None, *, cache: Any = None, keep: bool = False
+    ) -> Any:
+        """One pass through the body; `.last_hidden_state` is [R, T, D], `.past_key_values` the cache when `keep`.
+
+        mask_RT spans the cached tokens as well; positions_RT is passed on only to models that take positions.
+        """
+        options: dict[str, Any] = {"input_ids": ids_RT, "attention_mask": mask_RT, "use_cache": keep or cache is not None}
+        if positions_RT is not None and self.takes_positions:
+            options["position_ids"] = positions_RT
+        if cache is not None:
+            options["past_key_values"] = cache
+        return self.body(**options)
+
+    @contextmanager
+    def as_reference(self) -> Iterator["LanguageModel"]:
+        """The frozen reference: with LoRA the same network without its adapter; without LoRA this is an error."""
+        if self.lora is None:
+            raise RuntimeError("only a LoRA policy carries its reference inside; load the reference's own weights")
+        with self.lora.disable_adapter():
+            yield self
+
+
+def adapt(network: Any) -> LanguageModel:
+    """Find body and head and prove them: their logits must equal the model's own; raises ModelInvalid."""
+    layer = network.get_output_embeddings()
+    body = network.base_model
+    if layer is None or not isinstance(getattr(layer, "weight", None), Tensor) or body is network:
+        raise ModelInvalid(f"{type(network).__name__} has no separate language-model head, so it can't be trained here.")
+    parameters = inspect.signature(body.forward).parameters
+    model = LanguageModel(network, body, "position_ids" in parameters, shares_prefix=False)
+    _check_head(model)
+    return replace(model, shares_prefix=_prefix_can_be_shared(model))
+
+
+def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
+    """Put a fresh LoRA adapter into the network, in place; only the adapter is trainable afterwards.
+
+    Raises RecipeInvalid when the target modules don't exist, or include the head (whose weight the loss reads directly).
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(seed)
+    targets = settings.target_modules
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, task_type=TaskType.CAUSAL_LM,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )  # fmt: skip
+    try:
+        lora = get_peft_model(model.network, config)
+    except ValueError as error:
+        raise RecipeInvalid.at("policy.lora.target_modules", f"LoRA can't be put on these modules: {error}") from error
+    if hasattr(model.network.get_output_embeddings(), "lora_A"):
+        raise RecipeInvalid.at("policy.lora.target_modules", "The language-model head can't carry an adapter: leave it out.")
+    return replace(model, lora=lora)
+
+
+def _softcap(config: Any) -> float | None:
+    value = getattr(config, "final_logit_softcapping", None)
+    return float(value) if value else None
+
+
+def _scale(config: Any) -> float:
+    """Factor on the logits, as the families spell it: Cohere and Falcon-H1 multiply, Granite divides."""
+    for name in ("logit_scale", "lm_head_multiplier"):
+        value = getattr(config, name, None)
+        if isinstance(value, int | float):
+            return float(value)
+    divisor = getattr(config, "logits_scaling", None)
+    return 1.0 / float(divisor) if isinstance(divisor, int | float) and divisor else 1.0
+
+
+@torch.inference_mode()
+def _check_head(model: LanguageModel) -> None:
+    ids_RT = _probe_ids(model, 2, 7)
+    mask_RT = torch.ones_like(ids_RT)
+    hidden = model.run(ids_RT, mask_RT).last_hidden_state
+    want = model.network(input_ids=ids_RT, attention_mask=mask_RT).logits.float()
+    if not _close(model.head.logits(hidden), want, model):
+        raise ModelInvalid(
+            f"{type(model.network).__name__} makes its logits in a way the studio does not know, so its log-probabilities "
+            "would be wrong. Use another architecture."
+        )
+
+
+@torch.inference_mode()
+def _prefix_can_be_shared(model: LanguageModel) -> bool:
+    """Compare a left-padded prompt, cached and continued in two copies, with the plain pass."""
+    ids_RT = _probe_ids(model, 1, 9)
+    want = model.run(ids_RT, torch.ones_like(ids_RT)).last_hidden_state[:, 5:]
+    try:
+        padded = torch.cat([ids_RT[:, :1].expand(1, 2), ids_RT[:, :5]], dim=1)
+        mask = torch.ones(1, 11, dtype=torch.long, device=model.device)
+        mask[:, :2] = 0
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = model.run(padded, mask[:, :7], positions[:, :7], keep=True).past_key_values
+        rows = torch.zeros(2, dtype=torch.long, device=model.device)
+        cache.batch_select_indices(rows)
+        have = model.run(ids_RT[:, 5:].expand(2, -1), mask.expand(2, -1), positions[:, 7:].expand(2, -1), cache=cache)
+        return _close(have.last_hidden_state, want.expand(2, -1, -1), model)
+    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+        return False  # recurrent and hybrid families keep other states; they are run without sharing
+
+
+def _probe_ids(model: LanguageModel, num_rows: int, num_tokens: int) -> Tensor:
+    """Fixed, varied ids that every vocabulary has."""
+    vocab = model.network.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(num_rows * num_tokens, device=model.device).view(num_rows, num_tokens)
+    return (ids * 7919 + 13) % vocab
+
+
+def _close(have: Tensor, want: Tensor, model: LanguageModel) -> bool:
+    bound = 1e-3 if model.head.weight_VD.dtype == torch.float32 else 6e-2
+    have, want = have.float(), want.float()
+    return bool(((have - want).abs().max() <= bound * (1.0 + want.abs().max())).item())

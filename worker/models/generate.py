@@ -1,0 +1,133 @@
+"""Answers sampled from a policy: batched, seeded, independent of the training's random numbers and of the batching.
+
+Each prompt has its own row of uniform numbers, so the same prompt gets the same answer from the same weights whatever
+stands beside it; reference and policy share the numbers, which takes noise out of their comparison.
+Legend: R rows, T tokens, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.models.adapter import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn. temperature 0 is greedy decoding."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    end_ids: frozenset[int]
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling, check: Callable[[], None] = lambda: None
+) -> list[list[int]]:
+    """Answer ids for each prompt, with the end token when it was drawn; `check` is called at each token and may raise."""
+    generator = torch.Generator().manual_seed(sampling.seed % 2**63)
+    uniform_RT = torch.rand(len(prompts), sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+    answers: list[list[int]] = [[] for _ in prompts]
+    was_training = model.network.training
+    model.network.eval()
+    try:
+        for chosen in _group_rows(model, prompts, sampling.max_new_tokens):
+            drawn = _generate_group(model, [prompts[i] for i in chosen], uniform_RT[chosen], sampling, check)
+            for i, ids in zip(chosen, drawn, strict=True):
+                answers[i] = ids
+    finally:
+        model.network.train(was_training)
+    return answers
+
+
+def _group_rows(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    """Rows of like length together; models that can't take left padding get rows of equal length only."""
+    budget = 65_536 if model.device.type == "cuda" else 16_384
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    groups: list[list[int]] = []
+    for i in order:
+        group = groups[-1] if groups else None
+        if group is not None:
+            longest = len(prompts[group[0]])
+            fits = (len(group) + 1) * (longest + max_new_tokens) <= budget
+            if fits and (model.shares_prefix or len(prompts[i]) == longest):
+                group.append(i)
+                continue
+        groups.append([i])
+    return groups
+
+
+def _generate_group(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], uniform_RT: Tensor, sampling: Sampling, check: Callable[[], None]
+) -> list[list[int]]:
+    width, device = max(len(prompt) for prompt in prompts), model.device
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    uniform_RT = uniform_RT.to(device)
+    answers: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))
+    step = _Stepper(model, ids, mask)
+    for t in range(sampling.max_new_tokens):
+        check()
+        drawn_R = _draw(step.logits(), uniform_RT[alive, t], sampling)
+        drawn = drawn_R.tolist()
+        for row, token in zip(alive, drawn, strict=True):
+            answers[row].append(token)
+        keep = [k for k, token in enumerate(drawn) if token not in sampling.end_ids]
+        if not keep:
+            break
+        alive = [alive[k] for k in keep]
+        step.advance(drawn_R, torch.tensor(keep, device=device) if len(keep) < len(drawn) else None)
+    return answers
+
+
+class _Stepper:
+    """The rows still being written: feeds new tokens through the cache, or through everything where there is none."""
+
+    def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor) -> None:
+        self.model, self.ids, self.mask = model, ids_RT, mask_RT
+        self.cache: Any = None
+        self.fresh = ids_RT
+
+    def logits(self) -> Tensor:
+        """Logits of the next token of each row, [R, V] float32."""
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -self.fresh.shape[1] :]
+        if self.model.shares_prefix:
+            result = self.model.run(self.fresh, self.mask, positions, cache=self.cache, keep=True)
+            self.cache = result.past_key_values
+        else:
+            result = self.model.run(self.ids, self.mask, positions)
+        return self.model.head.logits(result.last_hidden_state[:, -1])
+
+    def advance(self, drawn_R: Tensor, keep: Tensor | None) -> None:
+        """Append the drawn tokens; `keep` names the rows that go on, None all."""
+        fresh = drawn_R[:, None]
+        if keep is not None:
+            fresh, self.ids, self.mask = fresh[keep], self.ids[keep], self.mask[keep]
+            if self.cache is not None:
+                self.cache.batch_select_indices(keep)
+        self.mask = torch.cat([self.mask, torch.ones_like(fresh)], dim=1)
+        if self.cache is not None:
+            self.fresh = fresh
+        else:
+            self.ids = self.fresh = torch.cat([self.ids, fresh], dim=1)
+
+
+def _draw(logits_RV: Tensor, uniform_R: Tensor, sampling: Sampling) -> Tensor:
+    """One token a row by inverting the cumulative distribution at a uniform number, most likely tokens first."""
+    if sampling.temperature == 0:
+        return logits_RV.argmax(dim=-1)
+    prob_RV, token_RV = torch.softmax(logits_RV / sampling.temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
+    cumulative_RV = prob_RV.double().cumsum(dim=-1)
+    if sampling.top_p < 1:
+        kept_RV = cumulative_RV - prob_RV < sampling.top_p  # the token that crosses top_p stays in
+        cumulative_RV = torch.where(kept_RV, prob_RV, 0.0).double().cumsum(dim=-1)
+    target_R1 = (uniform_R * cumulative_RV[:, -1])[:, None]
+    index_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logits_RV.shape[-1] - 1)
+    return token_RV.gather(1, index_R1)[:, 0]

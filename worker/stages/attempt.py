@@ -1,0 +1,104 @@
+"""What every stage of an attempt shares: the spec, the spool, the wish to stop, and where artifacts go."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten, ProgressMade, StageStarted
+from app.domain.jobs import RunSpec
+from app.domain.recipe import Recipe
+from app.domain.run import Stage
+from worker.models.checkpoint import hash_file, sync_path
+from worker.spool import Spool
+from worker.stop import StopSignals
+
+PROGRESS_SECONDS = 1.0  # a progress event at most this often
+
+
+@dataclass
+class Attempt:
+    """One attempt at a run. Rank 0 of several processes is the only one to own a spool."""
+
+    spec: RunSpec
+    spool: Spool
+    stop: StopSignals
+    raised: set[str] = field(default_factory=set)  # names of findings that were told already
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.spec.recipe
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return Path(self.spec.run_dir) / "checkpoints"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        return Path(self.spec.run_dir) / "artifacts"
+
+    def emit(self, event: Event) -> None:
+        self.spool.write(event)
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.spool.write(LogWritten.model_validate({"level": level, "text": text}))
+
+    def raise_findings(self, findings: Iterable[FindingRaised]) -> None:
+        """Tell each finding once in a run."""
+        for finding in findings:
+            if finding.name not in self.raised:
+                self.raised.add(finding.name)
+                self.emit(finding)
+
+    def start_stage(self, stage: Stage, total: int | None = None, unit: str = "") -> Callable[[int, int], None]:
+        """Announce a stage; the result reports (done, total), not too often, and stops the attempt when it should stop."""
+        self.emit(StageStarted(stage=stage, total=total, unit=unit))
+        last = time.monotonic()
+
+        def progress(done: int, whole: int) -> None:
+            nonlocal last
+            self.stop.check()
+            if time.monotonic() - last >= PROGRESS_SECONDS or done == whole:
+                last = time.monotonic()
+                self.emit(ProgressMade(stage=stage, done=done, total=whole))
+
+        return progress
+
+    def write_artifact(self, name: str, title: str, data: bytes) -> None:
+        """Write a file of the artifacts folder at once and announce it."""
+        write_atomic(self.artifacts_dir / name, data)
+        self.announce(name, title)
+
+    def announce(self, name: str, title: str) -> None:
+        path = self.artifacts_dir / name
+        self.emit(ArtifactWritten(name=name, title=title, size_bytes=path.stat().st_size, sha256=hash_file(path)))
+
+    def write_folder(self, name: str, title: str, write: Callable[[Path], None]) -> None:
+        """Fill a folder of the artifacts beside its place, then move it there whole, and announce its files."""
+        target, temporary = self.artifacts_dir / name, self.artifacts_dir / f".{name}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for path in temporary.rglob("*"):
+            sync_path(path)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        for path in sorted(path for path in target.rglob("*") if path.is_file()):
+            self.announce(str(path.relative_to(self.artifacts_dir)), title)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that its name never stands for a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,227 @@
+"""Evaluation on held-out prompts: answers of reference and policy side by side, rewards, win rate, KL, held-out loss.
+
+The reference's answers are made once, before the first step, when policy and reference are the same weights.
+"""
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.domain.events import ChatMessage, EvaluationLogged, SampleDrawn
+from app.domain.findings import wilson_interval
+from app.domain.run import Stage
+from worker.models.adapter import LanguageModel
+from worker.models.generate import Sampling, generate
+from worker.models.load import load_policy, resolve_folder
+from worker.models.prompts import PromptFormat
+from worker.models.reward import RewardModel
+from worker.stages.attempt import Attempt, write_atomic
+from worker.stages.batches import collate, derive_seed, permute
+from worker.stages.prepare import Encoded, Lengths
+from worker.var.logprobs import token_logprobs
+
+LOSS_EXAMPLES = 64  # at least so many held-out examples (where there are as many) enter eval/loss
+ROW_TOKENS = 8_192
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One answer per held-out prompt; `rewards` is None when nothing judges."""
+
+    ids: list[list[int]]
+    texts: list[str]
+    rewards: list[float] | None
+
+    @property
+    def mean_length(self) -> float:
+        return sum(map(len, self.ids)) / max(1, len(self.ids))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What stays the same over all evaluations of a run."""
+
+    prompts: list[Encoded]
+    loss_examples: list[Encoded]
+    prompt_format: PromptFormat
+    sampling: Sampling
+    policy_folder: Path
+    reference: Answers
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.prompts and not self.loss_examples
+
+
+def set_up(
+    attempt: Attempt,
+    model: LanguageModel,
+    held_out: Sequence[Encoded],
+    prompt_format: PromptFormat,
+    lengths: Lengths,
+    folder: Path,
+) -> HeldOut:
+    """Choose the prompts and let the reference (the untrained `model`) answer them, or take an earlier attempt's answers."""
+    settings = attempt.recipe.evaluation
+    prompts = choose_prompts(held_out, settings.num_prompts, settings.seed)
+    tokenizer = prompt_format.tokenizer
+    sampling = Sampling(
+        lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed, "generate"),
+        end_ids(model, tokenizer.eos_token_id),
+    )  # fmt: skip
+    loss_examples = list(held_out[: max(LOSS_EXAMPLES, settings.num_prompts)])
+    path = attempt.checkpoints_dir / "reference.json"
+    reference = _read_answers(path, len(prompts))
+    if reference is None:
+        ids = generate(model, [e.prompt_ids for e in prompts], sampling, attempt.stop.check)
+        reference = judge(attempt, prompts, ids, prompt_format)
+        write_atomic(path, json.dumps(vars(reference)).encode())
+    return HeldOut(prompts, loss_examples, prompt_format, sampling, folder, reference)
+
+
+def choose_prompts(held_out: Sequence[Encoded], num_prompts: int, seed: int) -> list[Encoded]:
+    """A fixed, seeded choice of different held-out prompts."""
+    unique = list({example.turns: example for example in reversed(held_out)}.values())[::-1]
+    return [unique[i] for i in permute(len(unique), derive_seed(seed, "prompts"))[:num_prompts]]
+
+
+def end_ids(model: LanguageModel, eos_token_id: int | None) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+    declared = getattr(getattr(model.network, "generation_config", None), "eos_token_id", None)
+    listed = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in (eos_token_id, *listed) if token is not None)
+
+
+def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float]:
+    """Evaluate the policy as it is and report it: samples, then metrics (keys `eval/…`). Training's random state is untouched."""
+    attempt.start_stage(Stage.EVALUATE, total=len(held_out.prompts), unit="prompts")
+    metrics: dict[str, float] = {}
+    if held_out.loss_examples:
+        metrics["eval/loss"] = measure_loss(model, held_out.loss_examples)
+    if held_out.prompts:
+        answers = held_out.reference
+        if step > 0:
+            ids = generate(model, [e.prompt_ids for e in held_out.prompts], held_out.sampling, attempt.stop.check)
+            answers = judge(attempt, held_out.prompts, ids, held_out.prompt_format)
+        metrics |= compare(answers, held_out.reference)
+        metrics["eval/kl"] = measure_kl(attempt, model, held_out, answers) if step > 0 else 0.0
+        if step > 0:
+            _report_samples(attempt, held_out, answers, step)
+    attempt.emit(EvaluationLogged.model_validate({"step": step, "metrics": metrics}))
+    return metrics
+
+
+def judge(attempt: Attempt, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:
+    """Texts and rewards of answers; the judging model is loaded for this and released again."""
+    texts = [prompt_format.decode_response(one) for one in ids]
+    source = attempt.spec.judge or attempt.spec.reward
+    if source is None or not prompts:
+        return Answers(ids, texts, None)
+    folder = resolve_folder(source, Path(attempt.spec.hub_dir))
+    model = RewardModel(folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device)
+    rewards = model.score([(e.turns, text) for e, text in zip(prompts, texts, strict=True)], attempt.stop.check)
+    del model
+    release_memory()
+    return Answers(ids, texts, rewards)
+
+
+def release_memory() -> None:
+    """Give freed GPU memory back before the next model needs it."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def compare(policy: Answers, reference: Answers) -> dict[str, float]:
+    """Rewards, win rate (ties count half) with its 95 % Wilson interval, and lengths."""
+    metrics = {"eval/length_policy": policy.mean_length, "eval/length_reference": reference.mean_length}
+    if policy.rewards is None or reference.rewards is None:
+        return metrics
+    num = len(policy.rewards)
+    wins = sum(1.0 if p > r else 0.5 if p == r else 0.0 for p, r in zip(policy.rewards, reference.rewards, strict=True))
+    low, high = wilson_interval(wins, num)
+    mean_policy, mean_reference = sum(policy.rewards) / num, sum(reference.rewards) / num
+    return metrics | {
+        "eval/reward_policy": mean_policy,
+        "eval/reward_reference": mean_reference,
+        "eval/reward_gain": mean_policy - mean_reference,
+        "eval/win_rate": wins / num,
+        "eval/win_rate_low": low,
+        "eval/win_rate_high": high,
+    }
+
+
+def measure_kl(attempt: Attempt, model: LanguageModel, held_out: HeldOut, answers: Answers) -> float:
+    """KL(π_θ‖π_ref) per response: the mean over the policy's own answers y of log π_θ(y|x) − log π_ref(y|x), in nats."""
+    pairs = [(e.prompt_ids, ids) for e, ids in zip(held_out.prompts, answers.ids, strict=True) if ids]
+    if not pairs:
+        return 0.0
+    policy = sum_logprobs(model, pairs)
+    if model.lora is not None:
+        with model.as_reference() as reference:
+            base = sum_logprobs(reference, pairs)
+    else:
+        recipe = attempt.recipe
+        loaded = load_policy(held_out.policy_folder, dtype=recipe.policy.dtype, device=attempt.spec.device)
+        base = sum_logprobs(loaded.language_model, pairs)
+        del loaded
+        release_memory()
+    return (policy - base) / len(held_out.prompts)
+
+
+def measure_loss(model: LanguageModel, examples: Sequence[Encoded]) -> float:
+    """Mean −log π_θ per token of each example's best response (the chosen one, or the best rated)."""
+    best = [max(e.responses, key=lambda r: (r.preference or 0, r.rating or 0.0)) for e in examples]
+    pairs = [(e.prompt_ids, response.ids) for e, response in zip(examples, best, strict=True)]
+    return -sum_logprobs(model, pairs) / sum(len(ids) for _, ids in pairs)
+
+
+@torch.inference_mode()
+def sum_logprobs(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """Σ log π(y|x) over all the pairs, in nats."""
+    was_training = model.network.training
+    model.network.eval()
+    total, head = 0.0, model.head
+    order = sorted(pairs, key=lambda pair: -len(pair[0]) - len(pair[1]))
+    at = 0
+    while at < len(order):
+        size = max(1, ROW_TOKENS // (len(order[at][0]) + len(order[at][1])))
+        rows = collate(order[at : at + size]).to(model.device)
+        hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
+        total += float(token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **head.options()).double().sum())
+        at += size
+    model.network.train(was_training)
+    return total
+
+
+def _report_samples(attempt: Attempt, held_out: HeldOut, answers: Answers, step: int) -> None:
+    """All samples go to samples.jsonl, the first few to the page as well."""
+    reference = held_out.reference
+    with (attempt.artifacts_dir / "samples.jsonl").open("a") as file:
+        for index, example in enumerate(held_out.prompts):
+            sample = SampleDrawn(
+                step=step,
+                index=index,
+                example_id=example.example_id,
+                prompt=[ChatMessage(role=role, content=content) for role, content in example.turns],
+                reference=reference.texts[index],
+                policy=answers.texts[index],
+                reference_reward=None if reference.rewards is None else reference.rewards[index],
+                policy_reward=None if answers.rewards is None else answers.rewards[index],
+            )
+            file.write(json.dumps(sample.model_dump(mode="json", exclude={"kind"}), ensure_ascii=False) + "\n")
+            if index < attempt.recipe.evaluation.num_samples_shown:
+                attempt.emit(sample)
+
+
+def _read_answers(path: Path, num_prompts: int) -> Answers | None:
+    """The answers an earlier attempt kept, or None."""
+    try:
+        answers = Answers(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return answers if len(answers.ids) == num_prompts else None

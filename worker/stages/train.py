@@ -1,0 +1,292 @@
+"""Stage 3: reward-weighted fine-tuning on the weighted batches, with evaluations and checkpoints on the way.
+
+One step = one batch of the plan: micro-batches add up to L = −Σ_j c_j Σ_t log π_θ(y_jt|…), as c_j already holds every mean.
+Everything that decides the next step is in the checkpoint or a function of seed and step, so a resumed run is the same run.
+"""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from app.domain.events import AttemptResumed, CheckpointSaved, FindingRaised, StepLogged, finite
+from app.domain.findings import diagnose_step, find_divergence
+from app.domain.run import Stage
+from worker.failures import Diverged
+from worker.models.adapter import LanguageModel
+from worker.models.checkpoint import Checkpoint, load_newest, save_checkpoint, sweep, sync_path
+from worker.stages.attempt import Attempt, write_atomic
+from worker.stages.batches import derive_seed, order_epoch, split_batch
+from worker.stages.evaluate import HeldOut, evaluate
+from worker.stages.optimize import Optimizer, learning_rate_at
+from worker.stages.weigh import Weighing, WeightedBatch
+from worker.var.logprobs import weighted_nll
+
+MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
+RECENT = 20  # steps whose metrics are kept for the findings
+CLOCK_KEYS = frozenset({"step_seconds", "tokens_per_second", "peak_memory_bytes"})  # differ from run to run
+WINDOW, NEEDED = 5, 3  # a finding is told when it held in 3 of the last 5 steps: one odd batch does not cry
+SUMMARY_KEYS = ("loss", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
+
+
+@dataclass
+class Progress:
+    """Where the training stands; all of it is in every checkpoint."""
+
+    step: int = 0
+    evaluated_step: int = -1
+    bad_steps: int = 0
+    history: dict[str, list[int]] = field(default_factory=dict)
+    recent: list[dict[str, float | None]] = field(default_factory=list)
+    summary: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything the loop works with."""
+
+    attempt: Attempt
+    model: LanguageModel
+    optimizer: Optimizer
+    weighing: Weighing
+    held_out: HeldOut
+    num_steps: int
+    progress: Progress
+
+    @property
+    def eval_every(self) -> int:
+        return self.attempt.recipe.evaluation.every or max(1, math.ceil(self.num_steps / 5))
+
+
+def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
+    """The checkpoint to go on from; says so in the journal, and names the damaged ones that were passed over."""
+    checkpoint, damaged = load_newest(attempt.checkpoints_dir)
+    sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints, damaged)
+    if checkpoint is not None or attempt.spec.attempt > 1:
+        name, step = (checkpoint.name, checkpoint.step) if checkpoint else ("", 0)
+        attempt.emit(AttemptResumed(attempt=attempt.spec.attempt, step=step, checkpoint=name))
+    for bad in damaged:
+        attempt.emit(
+            FindingRaised(
+                name="damaged_checkpoint", severity="warning", title="A checkpoint was damaged",
+                evidence=f"{bad.name}: {bad.reason}.",
+                remedy=f"The run goes on from {checkpoint.name if checkpoint else 'the start'}. Check the disk if it recurs.",
+                step=checkpoint.step if checkpoint else 0,
+            )
+        )  # fmt: skip
+    if checkpoint is not None:
+        attempt.raised.update(checkpoint.state["raised"])
+    return checkpoint
+
+
+def start(
+    attempt: Attempt, model: LanguageModel, weighing: Weighing, held_out: HeldOut, num_steps: int, checkpoint: Checkpoint | None
+) -> Training:
+    """Make the optimizer and put everything back to where the checkpoint left it."""
+    network, recipe = model.network, attempt.recipe
+    network.train()
+    if recipe.policy.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    optimizer = Optimizer(trainable, recipe.training)
+    torch.manual_seed(derive_seed(recipe.training.seed, "train"))
+    progress = Progress()
+    if checkpoint is not None:
+        optimizer.restore(checkpoint.tensors)
+        torch.set_rng_state(checkpoint.tensors["random/cpu"])
+        if model.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
+            torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"])
+        progress = Progress(**checkpoint.state["progress"])
+    rewind_log(attempt, progress)
+    return Training(attempt, model, optimizer, weighing, held_out, num_steps, progress)
+
+
+def train(training: Training) -> None:
+    """Run to the last step; raises Stopped after saving when asked to stop, Diverged when the loss stays non-finite."""
+    attempt, progress = training.attempt, training.progress
+    settings = attempt.recipe.training
+    saved_step = progress.step
+    pace = _Pace(progress.step, training.num_steps)
+    attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
+    while True:
+        if _evaluation_due(training):
+            run_evaluation(training)
+            if progress.step < training.num_steps:
+                attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
+        finished = progress.step >= training.num_steps
+        stopped = None if finished else attempt.stop.find()
+        due = progress.step % settings.checkpoint_every == 0 or finished or stopped is not None
+        if due and progress.step > saved_step:
+            save(training)
+            saved_step = progress.step
+        if finished:
+            return
+        if stopped is not None:
+            raise stopped
+        train_step(training, pace)
+
+
+def _evaluation_due(training: Training) -> bool:
+    step = training.progress.step
+    due = step % training.eval_every == 0 or step >= training.num_steps
+    return due and training.progress.evaluated_step < step and not training.held_out.is_empty
+
+
+def run_evaluation(training: Training) -> None:
+    """Evaluate now; the numbers go to the journal, to metrics.jsonl and to the summary."""
+    progress = training.progress
+    metrics = evaluate(training.attempt, training.model, training.held_out, progress.step)
+    progress.evaluated_step = progress.step
+    progress.summary.update(metrics)
+    append_log(training.attempt, {"kind": "evaluation", "step": progress.step, "metrics": metrics})
+
+
+def train_step(training: Training, pace: "_Pace") -> None:
+    """One optimizer step and its record."""
+    started = time.perf_counter()
+    attempt, progress, optimizer = training.attempt, training.progress, training.optimizer
+    settings = attempt.recipe.training
+    epoch, place = divmod(progress.step, len(training.weighing.batches))
+    order = _cached_order(len(training.weighing.batches), settings.seed, epoch)
+    batch = training.weighing.batches[order[place]]
+    loss, num_tokens = accumulate_gradient(training.model, batch, settings.micro_batch_size)
+    grad_norm = optimizer.grad_norm()
+    loss_value, norm_value = torch.stack([loss.float(), grad_norm.float()]).tolist()  # the step's only wait for the device
+    rate = learning_rate_at(progress.step, training.num_steps, settings)
+    described = training.weighing.describe(batch)
+    if find_divergence({"loss": loss_value, "grad_norm": norm_value, **described}, progress.recent) is None:
+        optimizer.step(rate, grad_norm)
+        progress.bad_steps = 0
+    else:
+        optimizer.forget_gradients()
+        progress.bad_steps += 1
+    progress.step += 1
+    seconds = time.perf_counter() - started
+    metrics = {
+        "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
+        "tokens_per_second": num_tokens / seconds, "peak_memory_bytes": float(peak_memory(training.model.device)),
+        **described,
+    }  # fmt: skip
+    record(training, batch, metrics, pace.seconds_left(progress.step))
+    if progress.bad_steps >= MOST_BAD_STEPS:
+        raise Diverged(
+            f"The loss or its gradient was not finite, or exploded, {MOST_BAD_STEPS} steps in a row up to step {progress.step}."
+        )
+
+
+def accumulate_gradient(model: LanguageModel, batch: WeightedBatch, micro_batch_size: int | None) -> tuple[Tensor, int]:
+    """Forward and backward over the batch's micro-batches: the batch's loss (detached scalar) and the tokens processed."""
+    loss = torch.zeros((), device=model.device)
+    num_tokens = 0
+    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size):
+        rows = micro.rows.to(model.device)
+        coefficient_N = batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
+        hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
+        head = model.head
+        part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
+        part.backward()
+        loss += part.detach()
+        num_tokens += rows.num_tokens
+    return loss, num_tokens
+
+
+def record(training: Training, batch: WeightedBatch, metrics: Mapping[str, float], seconds_left: float | None) -> None:
+    """Report one step: the event, the line of metrics.jsonl, and the findings that have held long enough."""
+    attempt, progress = training.attempt, training.progress
+    epoch = progress.step / len(training.weighing.batches)
+    step = StepLogged.model_validate(
+        {
+            "step": progress.step, "num_steps": training.num_steps, "epoch": epoch, "batch": batch.index,
+            "metrics": dict(metrics), "histogram": training.weighing.histogram(batch), "seconds_left": seconds_left,
+        }
+    )  # fmt: skip
+    attempt.emit(step)
+    line = {"kind": "step", "step": step.step, "epoch": step.epoch, "batch": step.batch, "metrics": step.metrics}
+    append_log(attempt, line | {"histogram": step.histogram})
+    progress.summary.update({key: step.metrics[key] for key in SUMMARY_KEYS if key in step.metrics})
+    found = diagnose_step(step.metrics, recent=progress.recent)
+    attempt.raise_findings(settled_findings(progress, found, training.num_steps))
+    kept = {key: finite(value) for key, value in metrics.items() if key not in CLOCK_KEYS}
+    progress.recent = [*progress.recent, kept][-RECENT:]
+
+
+def settled_findings(progress: Progress, found: Sequence[FindingRaised], num_steps: int) -> list[FindingRaised]:
+    """The findings of this step that held in enough of the last steps; `divergence` is told at once."""
+    now = {finding.name: finding for finding in found}
+    settled = []
+    for name in sorted({*progress.history, *now}):
+        held = [*progress.history.get(name, []), int(name in now)][-WINDOW:]
+        progress.history[name] = held
+        if name in now and (name == "divergence" or sum(held) >= min(NEEDED, num_steps)):
+            settled.append(now[name].model_copy(update={"step": progress.step}))
+    return settled
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint of this step and announce it; older ones beyond `keep_checkpoints` go."""
+    attempt, progress = training.attempt, training.progress
+    tensors = training.optimizer.save() | {"random/cpu": torch.get_rng_state()}
+    if training.model.device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    attempt.spool.sync()
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (attempt.artifacts_dir / name).exists():
+            sync_path(attempt.artifacts_dir / name)
+    state = {"progress": asdict(progress), "raised": sorted(attempt.raised)}
+    name, size_bytes = save_checkpoint(attempt.checkpoints_dir, progress.step, tensors, state)
+    attempt.emit(CheckpointSaved(step=progress.step, name=name, size_bytes=size_bytes))
+    sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints)
+
+
+def append_log(attempt: Attempt, line: Mapping[str, Any]) -> None:
+    with (attempt.artifacts_dir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def rewind_log(attempt: Attempt, progress: Progress) -> None:
+    """Take out of metrics.jsonl and samples.jsonl what an earlier attempt wrote after the step that this one goes on from."""
+    limits: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "metrics.jsonl": lambda line: line["step"] <= (progress.step if line["kind"] == "step" else progress.evaluated_step),
+        "samples.jsonl": lambda line: line["step"] <= progress.evaluated_step,
+    }
+    for name, keep in limits.items():
+        path = attempt.artifacts_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        for text in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if keep(json.loads(text)):
+                    kept.append(text + "\n")
+            except ValueError:
+                continue  # the torn last line of a killed attempt
+        write_atomic(path, "".join(kept).encode())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory held so far, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Pace:
+    """How long the rest will take, from this attempt's own speed, evaluations and checkpoints included."""
+
+    def __init__(self, step: int, num_steps: int) -> None:
+        self._first, self._num_steps, self._started = step, num_steps, time.monotonic()
+
+    def seconds_left(self, step: int) -> float | None:
+        done = step - self._first
+        return (time.monotonic() - self._started) / done * (self._num_steps - step) if done else None
+
+
+@lru_cache(maxsize=2)
+def _cached_order(num_batches: int, seed: int, epoch: int) -> list[int]:
+    return order_epoch(num_batches, seed, epoch)
