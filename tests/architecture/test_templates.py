@@ -1,0 +1,40 @@
+"""Templates compile, refer to what exists, and hold nothing that the content security policy would refuse."""
+
+import re
+
+import pytest
+from jinja2 import meta
+
+from app.web.rendering import environment
+from tests.architecture.tree import list_files, read
+
+TEMPLATES = [path for path in list_files() if path.parts[0] == "templates" and path.suffix == ".html"]
+INLINE = {
+    "a script": re.compile(r"<script(?![^>]*\bsrc=)(?![^>]*type=\"application/json\")", re.IGNORECASE),
+    "a style element": re.compile(r"<style\b", re.IGNORECASE),
+    "a style attribute": re.compile(r"<[a-z][^>]*\sstyle=", re.IGNORECASE),
+    "an event handler": re.compile(r"<[a-z][^>]*\s(on[a-z]+|hx-on[\w:-]*)=", re.IGNORECASE),
+    "a javascript: link": re.compile(r"javascript:", re.IGNORECASE),
+    "a foreign address": re.compile(r"(?:src|href)=\"(?:https?:)?//", re.IGNORECASE),
+}
+
+
+def name_of(path) -> str:
+    return path.relative_to("templates").as_posix()
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=name_of)
+def test_a_template_compiles(path):
+    environment().get_template(name_of(path))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=name_of)
+def test_a_template_refers_only_to_templates_that_exist(path):
+    names = set(map(name_of, TEMPLATES))
+    referred = meta.find_referenced_templates(environment().parse(read(path)))
+    assert {name for name in referred if name is not None} <= names
+
+
+@pytest.mark.parametrize("what", INLINE)
+def test_no_template_holds(what):
+    assert [name_of(path) for path in TEMPLATES if INLINE[what].search(read(path))] == []
