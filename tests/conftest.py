@@ -1,16 +1,26 @@
 """Fixtures for all tests: a whole studio in a temporary folder, and the third-party data where it is at hand."""
 
 import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
+from app.domain.dataset import Audit
+from app.domain.recipe import Recipe
 from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files import Files
-from app.store.tables import User
+from app.store.tables import Dataset, Model, User
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +59,99 @@ def user(database: Database) -> User:
         user = User(id="user_ada", name="Ada", role="admin", created_at=now(session))
         session.add(user)
     return user
+
+
+@dataclass
+class Library:
+    """A user's rated and labelled data set (its file is not there), a policy and a reward model, committed."""
+
+    user: User
+    dataset: Dataset
+    policy: Model
+    reward: Model
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """A recipe of these; `changes` replace whole parts."""
+        parts = {"dataset": self.dataset.id, "policy": {"model": self.policy.id}, "weights": {"lambda": 0.5}}
+        return Recipe.model_validate({**parts, **changes})
+
+
+def make_library(database: Database) -> Library:
+    """Write the rows of a Library."""
+    audit = Audit(
+        num_rows=10, num_kept_rows=10, num_examples=10, num_responses=20, num_pairs=10, has_rating=True, has_preference=True
+    )
+    with database.writing() as session:
+        at = now(session)
+        user = User(id="user_ada", name="Ada", role="admin", created_at=at)
+        dataset = Dataset(
+            id="data_pairs", owner_id=user.id, name="Pairs", state="ready", filename="pairs.jsonl", size_bytes=1000,
+            sha256="d" * 64, audit=audit.model_dump(mode="json"), num_examples=10, created_at=at,
+        )  # fmt: skip
+        models = [
+            Model(
+                id=f"model_{kind}", owner_id=user.id, name=f"Small {kind}", kind=kind, source="hub", path=f"small/{kind}",
+                revision="main", facts={"num_parameters": 1000}, created_at=at,
+            )
+            for kind in ("policy", "reward")
+        ]  # fmt: skip
+        session.add(user)
+        session.flush()
+        session.add_all([dataset, *models])
+    return Library(user, dataset, *models)
+
+
+@pytest.fixture
+def library(database: Database) -> Library:
+    return make_library(database)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of our own, run as an unprivileged user; ends with `/`, ready for a database's name."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/postgres)")
+    programs = found[-1].parent
+    user = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="studio-postgres-"))
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = str(folder / "data")
+    initdb = [str(programs / "initdb"), "-D", data, "-U", "studio", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [str(programs / "pg_ctl"), "-D", data, "-w"]
+    subprocess.run(
+        [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, user=user
+    )
+    yield f"postgresql://studio@127.0.0.1:{port}/"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, user=user)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.box)])
+def either_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings for SQLite, then for PostgreSQL with a fresh database."""
+    if request.param == "sqlite":
+        return settings
+    server = request.getfixturevalue("postgres_url")
+    name = f"studio_{secrets.token_hex(4)}"
+    with psycopg.connect(f"{server}postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return settings.model_copy(update={"database_url": f"{server}{name}"})
+
+
+@pytest.fixture
+def either_database(either_settings: Settings) -> Iterator[Database]:
+    """A migrated database, of both kinds in turn."""
+    database = Database(either_settings)
+    database.migrate()
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")

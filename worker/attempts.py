@@ -1,0 +1,198 @@
+"""One running attempt, watched: its spool goes into the journal, its lease is renewed, its end is judged.
+
+While the database is away the runner goes on; its events wait in the spool and are caught up later.
+"""
+
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.domain.errors import StaleToken, Unavailable
+from app.domain.events import OutcomeReached, SpoolLine
+from app.domain.run import EXIT_STATUS, Outcome
+from app.services import attempts, recordings
+from app.settings import Settings
+from app.store.database import Database
+from worker.process import RunnerProcess
+from worker.spool_tail import SpoolTail, read_log_tail
+
+RETRY_SECONDS = 1.0
+MAX_ERRORS = 10
+REMEDY_KILLED = (
+    "If the machine ran out of memory: lower training.micro_batch_size, tokens.max_prompt or tokens.max_response, "
+    "switch on policy.gradient_checkpointing, or take a smaller model."
+)
+OUTCOME_OF_STATUS = {status: outcome for outcome, status in EXIT_STATUS.items()}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds after a request the next stronger means is used."""
+
+    cancel_terminate: float = 10.0  # after the cancel file: SIGTERM
+    cancel_kill: float = 20.0  # after the cancel file: SIGKILL
+    exit_kill: float = 30.0  # after its last word: SIGKILL
+
+
+class RunningAttempt:
+    """A claim, its process and its spool. `advance` is called again and again until it says that all is over."""
+
+    def __init__(
+        self, database: Database, settings: Settings, claim: attempts.Claim, process: RunnerProcess, folder: Path,
+        patience: Patience,
+    ) -> None:  # fmt: skip
+        self.claim = claim
+        self.process = process
+        self._database, self._settings, self._folder, self._patience = database, settings, folder, patience
+        self._tail = SpoolTail(folder / "events.jsonl")
+        self._pending: list[SpoolLine] = []
+        self._outcome: OutcomeReached | None = None
+        self._renew_at = time.monotonic() + settings.heartbeat_seconds
+        self._retry_at = 0.0
+        self._num_errors = 0
+        self._cancelled_at: float | None = None
+        self._stopped_at: float | None = None
+        self._ended_at: float | None = None
+        self.log = logging.LoggerAdapter(log, {"run_id": claim.run_id, "attempt": claim.attempt})
+
+    def advance(self) -> bool:
+        """Do what is due. True when the attempt is over and the run is in other hands, or ended."""
+        status = self.process.poll()  # before reading: what it wrote until its end is then in the file
+        if time.monotonic() < self._retry_at:
+            self._press(status)
+            return False
+        try:
+            self._record(drain=status is not None)
+            if status is not None:
+                self._conclude(status)
+                return True
+            self._renew()
+            self._num_errors = 0
+        except StaleToken:
+            self.log.warning("another attempt owns the run now: ending this one's runner")
+            self.process.kill()
+            return True
+        except Unavailable as error:
+            self.log.warning("the database is away, the runner goes on: %s", error)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        except Exception:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._num_errors += 1
+            self.log.exception("the attempt can't be watched (%d of %d)", self._num_errors, MAX_ERRORS)
+            if self._num_errors >= MAX_ERRORS:
+                self.process.kill()  # its lease runs out, so another worker may try
+                return True
+        self._press(status)
+        return False
+
+    def cancel(self) -> None:
+        """Ask the runner to stop for good."""
+        if self._cancelled_at is None:
+            self._cancelled_at = time.monotonic()
+            (self._folder / "cancel").touch()
+            self.log.info("asked the runner to cancel")
+
+    def stop(self) -> None:
+        """Ask the runner to save and go, because this worker goes."""
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            self.process.terminate()
+            self.log.info("asked the runner to save and stop")
+
+    def kill_as_stale(self) -> None:
+        """The run is in other hands: end the runner without a word."""
+        self.log.warning("the run is in other hands now: ending this attempt's runner")
+        self.process.kill()
+
+    def _record(self, *, drain: bool) -> None:
+        """One transaction per batch of lines; a batch that could not be written is tried again, not read again."""
+        while True:
+            self._pending = self._pending or list(self._tail.read())
+            if not self._pending:
+                return
+            with self._database.writing() as session:
+                recordings.record(session, self.claim.run_id, self.claim.token, self._pending)
+            for line in self._pending:
+                self._take_outcome(line)
+            self._pending = []
+            if not drain:
+                return
+
+    def _take_outcome(self, line: SpoolLine) -> None:
+        if line.kind == recordings.OUTCOME:
+            try:
+                self._outcome = OutcomeReached.model_validate({**line.payload, "kind": line.kind})
+                self._ended_at = time.monotonic()
+            except ValidationError as error:
+                self.log.warning("the runner's outcome can't be read: %s", error)
+
+    def _renew(self) -> None:
+        if time.monotonic() < self._renew_at:
+            return
+        with self._database.writing() as session:
+            wanted = attempts.renew(session, self.claim.run_id, self.claim.token, self._settings.lease_seconds)
+        self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
+        if wanted:
+            self.cancel()
+
+    def _press(self, status: int | None) -> None:
+        """Use stronger means when a request was ignored for too long."""
+        if status is not None:
+            return
+        if _passed(self._cancelled_at, self._patience.cancel_terminate):
+            self.process.terminate()
+        if (
+            _passed(self._cancelled_at, self._patience.cancel_kill)
+            or _passed(self._stopped_at, self._settings.grace_seconds)
+            or _passed(self._ended_at, self._patience.exit_kill)
+        ):
+            self.log.warning("the runner does not stop: killing it")
+            self.process.kill()
+
+    def _conclude(self, status: int) -> None:
+        """Give the run its state from the runner's last word, or from how the process ended."""
+        self.process.kill()  # what it may have left of its group
+        if self._tail.unread_bytes:
+            self.log.warning("the runner's last line was never finished (%d bytes)", self._tail.unread_bytes)
+        outcome = self._outcome or self._guess_outcome(status)
+        run_id, token, tries = self.claim.run_id, self.claim.token, self._settings.max_attempts
+        tail = read_log_tail(self._folder / "log.txt")
+        with self._database.writing() as session:
+            if outcome is not None:
+                state = attempts.finish(session, run_id, token, outcome, tail, max_attempts=tries)
+            else:
+                if status == -signal.SIGKILL:
+                    tries = min(tries, attempts.MAX_ATTEMPTS_KILLED)
+                reason, remedy = explain(status)
+                state = attempts.lose(session, run_id, token, reason, remedy=remedy, log_tail=tail, max_attempts=tries)
+        self.log.info("the attempt is over (exit status %d): the run is %s", status, state.value)
+
+    def _guess_outcome(self, status: int) -> OutcomeReached | None:
+        """The outcome of a runner that could not say it: it was asked to go, or its exit status tells."""
+        if self._cancelled_at is not None:
+            return OutcomeReached(outcome=Outcome.CANCELLED)
+        if self._stopped_at is not None:
+            return OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped.")
+        told = OUTCOME_OF_STATUS.get(status)
+        return OutcomeReached(outcome=told) if told in (Outcome.CANCELLED, Outcome.INTERRUPTED) else None
+
+
+def explain(status: int) -> tuple[str, str]:
+    """Reason and remedy, in sentences, of a runner that ended without a word."""
+    if status == -signal.SIGKILL:
+        return "The runner was killed from outside (SIGKILL), most likely because the machine ran out of memory.", REMEDY_KILLED
+    if status < 0:
+        return f"The runner crashed with {signal.Signals(-status).name}.", "The end of its log may say more."
+    if status == 0:
+        return "The runner ended without saying how the run went.", "The end of its log may say more."
+    return f"The runner crashed with exit status {status}.", "The end of its log says more."
+
+
+def _passed(since: float | None, seconds: float) -> bool:
+    return since is not None and time.monotonic() - since > seconds

@@ -1,0 +1,43 @@
+"""What this machine has to run on, found without torch."""
+
+import os
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any
+
+QUERY = ["nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU; `index` is what CUDA_VISIBLE_DEVICES calls it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_gpus() -> list[Device]:
+    """The NVIDIA GPUs this process may use; none when there is no driver. CUDA_VISIBLE_DEVICES is respected."""
+    try:
+        answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = []
+    for line in answer.splitlines():
+        index, name, mebibytes = (part.strip() for part in line.split(",", 2))
+        size = int(mebibytes) * 2**20 if mebibytes.isdigit() else 0
+        gpus.append(Device(int(index), name, size))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return gpus
+    wanted = {part.strip() for part in allowed.split(",")}
+    return [gpu for gpu in gpus if str(gpu.index) in wanted]
+
+
+def count_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,108 @@
+"""The worker: a Celery process that listens for hints, with the supervisor in a thread beside it. No torch in here.
+
+python -m worker.main            or            celery -A worker.main worker --pool=solo
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery, signals
+
+from app.settings import Settings
+from app.store.database import Database
+from app.store.files import Files
+from app.store.queue import celery_config
+from worker import tasks
+from worker.logfmt import LogfmtFormatter
+from worker.supervisor import RUNNER_COMMAND, Supervisor
+
+EMBEDDED_POLL_SECONDS = 0.2
+END_SECONDS = 20.0
+
+log = logging.getLogger(__name__)
+settings = Settings()
+app = Celery("studio", include=["worker.tasks"])
+app.conf.update(celery_config(settings))
+
+
+class Service:
+    """The supervisor's thread, from the worker's start to its end."""
+
+    def __init__(self) -> None:
+        self.runner_command: Sequence[str] = RUNNER_COMMAND
+        self.supervisor: Supervisor | None = None
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to supervise. Tables of the embedded broker are made first, so that no worker races for them."""
+        database = Database(settings)
+        database.queue.prepare()
+        if not settings.database_url:
+            database.migrate()  # the embedded database has no migration step of its own
+        files = Files(settings.root)
+        self.supervisor = Supervisor(settings, database, files, runner_command=self.runner_command, hinted=tasks.hinted)
+        self.thread = threading.Thread(target=self.supervisor.run, name="supervisor", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Let runners save, and wait for them."""
+        if self.supervisor is not None and self.thread is not None:
+            self.supervisor.stop()
+            self.thread.join(settings.grace_seconds + END_SECONDS)
+            self.supervisor.database.close()
+
+
+service = Service()
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def set_up_logging(**_: Any) -> None:
+    """One line per record, with the run and the attempt where there is one."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogfmtFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def start_service(**_: Any) -> None:
+    """Before the broker is even connected: runs are found in the database, with or without it."""
+    service.start()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def ask_to_stop(**_: Any) -> None:
+    """SIGTERM came: runners begin to save while Celery still closes its connections."""
+    if service.supervisor is not None:  # from a thread: a signal handler must not wait for a lock
+        threading.Thread(target=service.supervisor.stop).start()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def stop_service(**_: Any) -> None:
+    """Celery is about to leave: wait for the runners."""
+    service.stop()
+
+
+def poll_embedded_broker_often() -> None:
+    """kombu looks once a second into its SQLite file; it has no option that the transport would not pass on to SQLAlchemy."""
+    from kombu.transport.sqlalchemy import Transport
+
+    Transport.polling_interval = EMBEDDED_POLL_SECONDS
+
+
+if not settings.broker_url:
+    poll_embedded_broker_often()
+
+
+def main() -> None:
+    """Run the worker in the foreground until SIGTERM or SIGINT."""
+    name = settings.worker_name or f"studio-{os.getpid()}"
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    app.worker_main(["worker", "--pool=solo", "--loglevel=INFO", f"--hostname={name}@%h", *quiet])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The supervisor: claims runs, gives each a runner process, watches them, and takes back what dead workers left.
+
+One thread, one loop, no torch. A hint wakes it; without any hint it looks by itself every `poll_seconds`.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from app.domain.errors import StudioError, Unavailable
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
+from app.services import attempts
+from app.settings import Settings
+from app.store import runs
+from app.store.database import Database
+from app.store.files import Files, write_atomic
+from worker.attempts import Patience, RunningAttempt
+from worker.devices import Device, count_cores, list_gpus
+from worker.process import RunnerProcess, kill_leftovers
+
+RUNNER_COMMAND = (sys.executable, "-m", "worker.runner")
+TICK_SECONDS = 0.1
+IDLE_TICK_SECONDS = 0.25
+WATCH_SECONDS = 0.5
+PRUNE_SECONDS = 600.0
+
+log = logging.getLogger(__name__)
+
+
+class Timer:
+    """True at most once per `seconds`; the first time at once, or after `first`."""
+
+    def __init__(self, seconds: float, first: float = 0.0) -> None:
+        self.seconds = seconds
+        self._next = time.monotonic() + first
+
+    def is_due(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self.seconds
+        return True
+
+    def postpone(self, seconds: float) -> None:
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
+class Supervisor:
+    """`run` blocks until `stop` was called and every runner is gone. Both `stop` and `wake` may come from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        files: Files,
+        *,
+        runner_command: Sequence[str] = RUNNER_COMMAND,
+        patience: Patience | None = None,
+        hinted: threading.Event | None = None,
+        gpus: Sequence[Device] | None = None,
+    ) -> None:
+        self.settings, self.database, self.files = settings, database, files
+        self.worker_id = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+        self._command, self._patience = tuple(runner_command), patience or Patience()
+        self._gpus = list_gpus() if gpus is None else list(gpus)
+        self._num_slots = settings.worker_slots or max(1, len(self._gpus))
+        self._running: dict[int, RunningAttempt] = {}
+        self._hinted = hinted or threading.Event()
+        self._stopping = threading.Event()
+        self._started_at: datetime | None = None
+        self._beat = Timer(settings.heartbeat_seconds)
+        self._poll = Timer(settings.poll_seconds)
+        self._watch = Timer(WATCH_SECONDS)
+        self._prune = Timer(PRUNE_SECONDS)
+        # After a start, and after the database was away, owners get a whole lease to renew before anything is reaped.
+        self._reap = Timer(settings.heartbeat_seconds, first=settings.lease_seconds)
+
+    def wake(self) -> None:
+        """Look at the database now."""
+        self._hinted.set()
+
+    def stop(self) -> None:
+        """Take no more runs; runners save and stop, their runs go back to the queue."""
+        self._stopping.set()
+        self._hinted.set()
+
+    def run(self) -> None:
+        """The loop. Returns when it was stopped and all runners are gone."""
+        log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
+        while self._running or not self._stopping.is_set():
+            hinted = self._hinted.is_set()
+            self._hinted.clear()
+            self._tick(hinted)
+            self._hinted.wait(TICK_SECONDS if self._running else IDLE_TICK_SECONDS)
+        self._guarded("leave", self._leave)
+        log.info("worker %s has stopped", self.worker_id)
+
+    def _tick(self, hinted: bool) -> None:
+        for slot, attempt in list(self._running.items()):
+            if self._stopping.is_set():
+                attempt.stop()
+            if attempt.advance():
+                del self._running[slot]
+                hinted = True
+        if self._beat.is_due():
+            self._guarded("beat", self._note_alive)
+        if self._running and (hinted or self._watch.is_due()):
+            self._guarded("watch", self._look_for_cancels)
+        if self._stopping.is_set():
+            return
+        if self._reap.is_due():
+            self._guarded("reap", self._take_back)
+        if hinted or self._poll.is_due():
+            self._guarded("claim", self._claim_all)
+        if self._prune.is_due():
+            self._guarded("prune", self.database.queue.prune)
+
+    def _guarded(self, what: str, action: Callable[[], None]) -> None:
+        """Nothing that goes wrong may end the loop: the runners need it."""
+        try:
+            action()
+        except Unavailable as error:
+            log.warning("%s: %s", what, error)
+            self._reap.postpone(self.settings.lease_seconds)
+        except Exception:
+            log.exception("%s failed; it is tried again", what)
+
+    def _note_alive(self) -> None:
+        with self.database.writing() as session:
+            self._started_at = attempts.beat(
+                session,
+                self.worker_id,
+                hostname=socket.gethostname(),
+                devices=[gpu.to_dict() for gpu in self._gpus],
+                slots=self._num_slots,
+                started_at=self._started_at,
+            )
+
+    def _leave(self) -> None:
+        with self.database.writing() as session:
+            attempts.leave(session, self.worker_id)
+
+    def _look_for_cancels(self) -> None:
+        with self.database.reading() as session:
+            states = runs.watch(session, [attempt.claim.run_id for attempt in self._running.values()])
+        for slot, attempt in list(self._running.items()):
+            token, cancel_wanted = states.get(attempt.claim.run_id, (0, False))
+            if token != attempt.claim.token:
+                attempt.kill_as_stale()
+                del self._running[slot]
+            elif cancel_wanted:
+                attempt.cancel()
+
+    def _take_back(self) -> None:
+        with self.database.writing() as session:
+            taken = attempts.reap(session, max_attempts=self.settings.max_attempts)
+        for run_id in taken:
+            log.warning("took back a run whose worker is gone", extra={"run_id": run_id})
+
+    def _claim_all(self) -> None:
+        for slot in range(self._num_slots):
+            if slot not in self._running and not self._claim_into(slot):
+                return
+
+    def _claim_into(self, slot: int) -> bool:
+        """Fill a free slot; False when no run waits."""
+        with self.database.reading() as session:  # so that an idle worker never takes the write lock
+            if not runs.has_queued(session):
+                return False
+        with self.database.writing() as session:
+            claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds)
+        if claim is None:
+            return False
+        extra = {"run_id": claim.run_id, "attempt": claim.attempt}
+        try:
+            self._running[slot] = self._spawn(claim, slot)
+            log.info("started runner %d in slot %d", self._running[slot].process.pid, slot, extra=extra)
+        except (StudioError, OSError, ValueError) as error:
+            log.exception("the runner could not be started", extra=extra)
+            self._give_up(claim, error)
+        return True
+
+    def _spawn(self, claim: attempts.Claim, slot: int) -> RunningAttempt:
+        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
+        num_threads = self.settings.runner_threads or max(1, count_cores() // self._num_slots)
+        kill_leftovers(self.files.run_dir(claim.run_id) / "attempts")
+        with self.database.reading() as session:
+            device = "cpu" if gpu is None else "cuda"
+            spec = attempts.build_spec(
+                session, self.files, self.settings, claim, device, num_threads=num_threads, supervisor_pid=os.getpid()
+            )
+        folder = self.files.attempt_dir(claim.run_id, claim.attempt)
+        write_atomic(folder / "spec.json", spec.model_dump_json(by_alias=True, indent=1).encode())
+        environment = {
+            "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu.index),
+            "PYTHONUNBUFFERED": "1",
+            **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads)),
+        }
+        process = RunnerProcess(self._command, folder, environment)
+        return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience)
+
+    def _give_up(self, claim: attempts.Claim, error: Exception) -> None:
+        """The attempt never began: a fault of the recipe ends the run, one of this machine may pass."""
+        is_passing = isinstance(error, (OSError, Unavailable))
+        detail = error.detail if isinstance(error, StudioError) else str(error)
+        outcome = OutcomeReached(outcome=Outcome.FAILED, reason=f"The runner could not be started: {detail}", retry=is_passing)
+        with self.database.writing() as session:
+            attempts.finish(session, claim.run_id, claim.token, outcome, max_attempts=self.settings.max_attempts)
