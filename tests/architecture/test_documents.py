@@ -44,7 +44,11 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-        rows.append(f"| `STUDIO_{name.upper()}` | {f'`{shown}`' if shown else ''} | {field.description} |".replace("|  |", "| |"))
+        rows.append(
+            f"| `{field.validation_alias or f'STUDIO_{name.upper()}'}` | {f'`{shown}`' if shown else ''} | {field.description} |".replace(
+                "|  |", "| |"
+            )
+        )
     return "\n".join(rows)
 
 

@@ -46,7 +46,7 @@ def test_the_example_names_every_variable_and_holds_no_password():
 
 
 def test_every_studio_variable_is_a_setting(services):
-    known = {f"STUDIO_{name.upper()}" for name in Settings.model_fields}
+    known = {field.validation_alias or f"STUDIO_{name.upper()}" for name, field in Settings.model_fields.items()}
     for name, service in services.items():
         asked = {variable for variable in service.get("environment", {}) if variable.startswith("STUDIO_")}
         assert asked <= known, name
