@@ -42,13 +42,10 @@ def settings_table() -> str:
     """The settings as Markdown: variable, default, meaning."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
+        variable = field.validation_alias or f"STUDIO_{name.upper()}"
         default = field.get_default(call_default_factory=True)
         shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-        rows.append(
-            f"| `{field.validation_alias or f'STUDIO_{name.upper()}'}` | {f'`{shown}`' if shown else ''} | {field.description} |".replace(
-                "|  |", "| |"
-            )
-        )
+        rows.append(f"| `{variable}` |{f' `{shown}`' if shown else ''} | {field.description} |")
     return "\n".join(rows)
 
 
