@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.services import accounts
+from app.ingest.pool import IngestPool
+from app.services import accounts, datasets
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.bell = app.state.database.bell
     app.state.files = Files(settings.root)
     app.state.shared_reads = SharedReads(app.state.database)
+    app.state.ingest = IngestPool(settings)
     app.state.failed_tries = FailedTries()
     errors.install(app)
     app.add_middleware(Guard, settings=settings)
@@ -66,6 +68,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.bell.start()
     yield
     await app.state.bell.stop()
+    app.state.ingest.close()
     app.state.database.close()
 
 
@@ -74,6 +77,8 @@ def prepare(app: FastAPI) -> None:
     settings, database, files = app.state.settings, app.state.database, app.state.files
     database.migrate()
     files.sweep_uploads()
+    app.state.ingest.start()
+    datasets.resume_processing(database, files, app.state.ingest)
     with database.writing() as session:
         secret = accounts.greet(session)
     if secret is not None:

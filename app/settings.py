@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     max_unpacked_bytes: int = Field(200 * 2**30, description="Largest size of an upload after unpacking.")
     session_days: int = Field(30, description="How long a browser stays signed in.")
 
+    server_url: str = Field("", validation_alias="STUDIO_URL", description="Command line: the studio to speak to.")
+    token: str = Field("", description="Command line: the bearer token; empty: the one that `varstudio up` left in data_dir.")
+
     worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
     worker_slots: int = Field(0, description="Runs at once; 0: one per GPU, or one on a machine without.")
     heartbeat_seconds: float = Field(5.0, description="How often a worker renews the leases of its runs.")

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Forbidden, Unauthenticated
+from app.ingest.pool import IngestPool
 from app.services import accounts
 from app.settings import Settings
 from app.store.bell import Bell
@@ -42,6 +43,10 @@ def get_files(request: Request) -> Files:
     return cast(Files, request.app.state.files)
 
 
+def get_ingest(request: Request) -> IngestPool:
+    return cast(IngestPool, request.app.state.ingest)
+
+
 def get_bell(request: Request) -> Bell:
     return cast(Bell, request.app.state.bell)
 
@@ -49,6 +54,7 @@ def get_bell(request: Request) -> Bell:
 CurrentSettings = Annotated[Settings, Depends(get_settings)]
 CurrentDatabase = Annotated[Database, Depends(get_database)]
 CurrentFiles = Annotated[Files, Depends(get_files)]
+CurrentIngest = Annotated[IngestPool, Depends(get_ingest)]
 CurrentBell = Annotated[Bell, Depends(get_bell)]
 
 

@@ -136,7 +136,7 @@ def problem_response(request: Request, error: StudioError, headers: dict[str, st
         problems=[Fault(**problem) for problem in error.problems],
         extra=error.extra,
     )
-    return ProblemResponse(problem.model_dump(mode="json"), status_code=error.status, headers=headers)
+    return ProblemResponse(problem.model_dump(mode="json", exclude_none=True), status_code=error.status, headers=headers)
 
 
 def to_login(request: Request) -> Response:

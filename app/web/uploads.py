@@ -1,16 +1,25 @@
 """Uploads: a multipart body parsed while it arrives, its file written to disk and hashed as it comes, never held in memory."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
+from pydantic import BaseModel, Field
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.errors import InvalidInput, TooLarge
+from app.domain.dataset import ColumnMapping
+from app.domain.errors import DatasetInvalid, InvalidInput, TooLarge
+from app.domain.problems import parse
+from app.services import datasets
+from app.services.datasets import process_within
+from app.store.database import Database
 from app.store.files import Files, Upload
 
 FILE_FIELD = "file"
@@ -158,3 +167,47 @@ def boundary_of(request: Request) -> bytes:
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidInput("Send the file as multipart/form-data with a boundary.")
     return boundary
+
+
+class UploadFields(BaseModel):
+    """What may come beside the file."""
+
+    name: Annotated[str, Field(max_length=120)] = ""
+    mapping: ColumnMapping | None = None
+
+
+WAITS = CapacityLimiter(16)  # threads of their own: uploads that wait for their child must not take those of other requests
+
+
+async def take_dataset(request: Request, owner_id: str) -> str:
+    """A multipart request becomes a data set: `file`, `name`, and `mapping` as JSON, in any order. Returns its id.
+
+    Waits a little for the file to be read; the data set may be ready, need a mapping, or still be processing then.
+    Raises: DatasetInvalid when the file can't be used, TooLarge, InvalidInput for a broken body; nothing is kept then.
+    """
+    state = request.app.state
+    with open_form(request, state.files, state.settings.max_upload_bytes) as reception:
+        await reception.read()
+        dataset_id = await run_in_threadpool(keep_dataset, state.database, state.files, owner_id, reception)
+    await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
+    return dataset_id
+
+
+def keep_dataset(database: Database, files: Files, owner_id: str, reception: Reception) -> str:
+    """The row and the file of a finished upload, in one transaction."""
+    form = reception.form
+    fields = parse(UploadFields, {"name": form.text("name"), "mapping": as_json(form.text("mapping"))}, DatasetInvalid)
+    filename, mapping = form.filename or "", fields.mapping
+    with database.writing() as session:
+        dataset = datasets.upload(
+            session, files, owner_id=owner_id, name=fields.name, filename=filename, upload=reception.upload, mapping=mapping
+        )
+        return dataset.id
+
+
+def as_json(text: str) -> Any:
+    """The `mapping` field; empty: none."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError):
+        raise DatasetInvalid.at("mapping", "The mapping isn't JSON.") from None

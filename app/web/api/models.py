@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.services import models as service
 from app.store import models as store
@@ -16,7 +16,7 @@ from app.web.errors import Fault
 router = APIRouter(prefix="/models", tags=["models"])
 
 Kind = Literal["policy", "reward"]
-EXAMPLE = {
+EXAMPLE: dict[str, JsonValue] = {
     "id": "model_01kb4y7v3m2q8d5n6c9t0r1x2z",
     "name": "stories260K",
     "kind": "policy",
@@ -75,7 +75,7 @@ EXAMPLES = {
 
 @router.post("", status_code=201, operation_id="add_model", summary="Add a model")
 def add_model(
-    request: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],  # type: ignore[arg-type]
+    request: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],
     database: CurrentDatabase,
     files: CurrentFiles,
     settings: CurrentSettings,

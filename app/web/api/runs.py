@@ -83,7 +83,7 @@ EXAMPLES = {
         "summary": "Rewards from the preference labels",
         "value": {
             "name": "first try",
-            "dataset": "dataset_01kb4y7v3m2q8d5n6c9t0r1x2z",
+            "dataset": "data_01kb4y7v3m2q8d5n6c9t0r1x2z",
             "policy": {"model": "model_01kb4y7v3m2q8d5n6c9t0r1x2z", "adaptation": "lora"},
             "weights": {"preset": "length_normalised", "lambda": 0.3},
             "training": {"batch_size": 8, "epochs": 1},
@@ -92,7 +92,7 @@ EXAMPLES = {
     "reward_model": {
         "summary": "Rewards from a reward model",
         "value": {
-            "dataset": "dataset_01kb4y7v3m2q8d5n6c9t0r1x2z",
+            "dataset": "data_01kb4y7v3m2q8d5n6c9t0r1x2z",
             "policy": {"model": "model_01kb4y7v3m2q8d5n6c9t0r1x2z"},
             "reward": {"source": "model", "model": "model_01kb4y7v3m2q8d5n6c9t0r1x30"},
             "weights": {"preset": "paper", "lambda": 0.1},
@@ -103,7 +103,7 @@ EXAMPLES = {
 
 @router.post("", status_code=202, operation_id="launch_run", summary="Launch a run")
 def launch_run(
-    recipe: Annotated[Recipe, Body(openapi_examples=EXAMPLES)],  # type: ignore[arg-type]
+    recipe: Annotated[Recipe, Body(openapi_examples=EXAMPLES)],
     session: WriteSession,
     user: CurrentUser,
     response: Response,

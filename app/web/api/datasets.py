@@ -1,0 +1,238 @@
+"""REST: data sets. Uploaded, mapped, read example by example, audited, downloaded."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example
+from app.domain.errors import NotFound
+from app.services import datasets as service
+from app.store import datasets as store
+from app.store.database import Database
+from app.store.files import Files
+from app.store.tables import Dataset
+from app.web.api.paging import After, Limit, Page, to_page
+from app.web.dependencies import (
+    CurrentDatabase,
+    CurrentFiles,
+    CurrentIngest,
+    CurrentUser,
+    ReadSession,
+    WriteSession,
+)
+from app.web.exports import as_csv, as_json_lines
+from app.web.uploads import WAITS, take_dataset
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+
+class DatasetView(BaseModel):
+    """A data set as lists show it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(examples=["data_01kb4y7v3m2q8d5n6c9t0r1x2z"])
+    name: str
+    state: DatasetState
+    filename: str
+    size_bytes: int
+    sha256: str
+    num_examples: int
+    error: dict[str, Any] | None = Field(
+        description="Why it isn't ready. With needs_mapping, `extra` holds columns, first rows and shapes that may fit."
+    )
+    created_at: datetime
+
+
+class DatasetDetail(DatasetView):
+    """A data set with its mapping and its audit."""
+
+    mapping: ColumnMapping | None
+    audit: Audit | None
+
+
+class Preview(BaseModel):
+    """What a mapping is chosen from."""
+
+    columns: list[dict[str, Any]] = Field(description="name, type and an example of each column.")
+    rows: list[dict[str, Any]] = Field(description="The first rows, as text by column.")
+    shapes: list[str] = Field(description="Shapes that the columns could have.")
+
+
+class Examples(BaseModel):
+    items: list[Example]
+    next: int | None = Field(description="Pass it as `after` to get the next page.")
+
+
+def show(dataset: Dataset) -> DatasetView:
+    return DatasetView.model_validate(dataset)
+
+
+def show_detail(dataset: Dataset) -> DatasetDetail:
+    return DatasetDetail.model_validate(dataset)
+
+
+MULTIPART = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": ".jsonl, .json, .csv or .parquet; each also .gz",
+                        },
+                        "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
+                        "mapping": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "Which column plays which part; empty: found out.",
+                        },
+                    },
+                },
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, operation_id="upload_dataset", summary="Upload a data set", openapi_extra=MULTIPART)
+async def upload_dataset(request: Request, response: Response, database: CurrentDatabase, user: CurrentUser) -> DatasetDetail:
+    """The file is streamed to disk, hashed and read. `state` tells how far it is: ready, needs_mapping (see `error`), or
+    processing when it takes longer than ten seconds. A file that can't be read is refused, and nothing of it stays."""
+    dataset_id = await take_dataset(request, user.id)
+    response.headers["location"] = f"/api/v1/datasets/{dataset_id}"
+    return await run_in_threadpool(read_detail, database, user.id, dataset_id)
+
+
+def read_detail(database: Database, owner_id: str, dataset_id: str) -> DatasetDetail:
+    with database.reading() as session:
+        return show_detail(store.get_dataset(session, owner_id, dataset_id))
+
+
+@router.get("", operation_id="list_datasets", summary="List data sets")
+def list_datasets(
+    session: ReadSession, user: CurrentUser, state: DatasetState | None = None, after: After = None, limit: Limit = 50
+) -> Page[DatasetView]:
+    """Newest first, all or those in one state."""
+    rows = store.list_datasets(session, user.id, state=state, after=after, limit=limit + 1)
+    return to_page(rows, limit, show, lambda row: row.id)
+
+
+@router.get("/{dataset_id}", operation_id="get_dataset", summary="Get a data set")
+def get_dataset(session: ReadSession, user: CurrentUser, dataset_id: str) -> DatasetDetail:
+    """One data set with its mapping and its audit."""
+    return show_detail(store.get_dataset(session, user.id, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204, operation_id="delete_dataset", summary="Delete a data set")
+def delete_dataset(session: WriteSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> None:
+    """Removes it with its files. 409 while a run uses it."""
+    service.delete(session, files, user.id, dataset_id)
+
+
+@router.get("/{dataset_id}/preview", operation_id="preview_dataset", summary="See columns and first rows")
+def preview_dataset(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> Preview:
+    """What the file holds before any mapping."""
+    store.get_dataset(session, user.id, dataset_id)
+    return Preview(**store.preview(files, dataset_id))
+
+
+@router.post("/{dataset_id}/mapping", operation_id="map_dataset", summary="Map the columns")
+async def map_dataset(
+    mapping: ColumnMapping,
+    database: CurrentDatabase,
+    files: CurrentFiles,
+    ingest: CurrentIngest,
+    user: CurrentUser,
+    dataset_id: str,
+) -> DatasetDetail:
+    """Reads the file again with this mapping. 409 while a run uses the data set."""
+    await run_in_threadpool(remap, database, files, user.id, dataset_id, mapping)
+    await to_thread.run_sync(service.process_within, database, files, ingest, dataset_id, limiter=WAITS)
+    return await run_in_threadpool(read_detail, database, user.id, dataset_id)
+
+
+def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> None:
+    with database.writing() as session:
+        service.remap(session, files, owner_id, dataset_id, mapping)
+
+
+@router.get("/{dataset_id}/audit", operation_id="get_audit", summary="Get the audit")
+def get_audit(session: ReadSession, user: CurrentUser, dataset_id: str) -> Audit:
+    """What is in the data set: rows kept and dropped by reason and line, responses, pairs, facts."""
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    if dataset.audit is None:
+        raise NotFound(f"The data set {dataset.name} is {dataset.state}: it has an audit once it is ready.")
+    return Audit.model_validate(dataset.audit)
+
+
+@router.get("/{dataset_id}/examples", operation_id="list_examples", summary="Read examples")
+def list_examples(
+    session: ReadSession,
+    files: CurrentFiles,
+    user: CurrentUser,
+    dataset_id: str,
+    after: Annotated[int, Query(ge=-1, le=2**62, description="`next` of the page before.")] = -1,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
+) -> Examples:
+    """Prompts with their responses, in the file's order."""
+    store.get_dataset(session, user.id, dataset_id)
+    rows = store.read_examples(files, dataset_id, after=after, limit=limit + 1)
+    shown = rows[:limit]
+    return Examples(items=shown, next=shown[-1].example_id if len(rows) > limit else None)
+
+
+@router.get("/{dataset_id}/file", operation_id="download_file", summary="Download the file", response_class=FileResponse)
+def download_file(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> FileResponse:
+    """The file as it was uploaded, byte for byte."""
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    path = store.source_path(files, dataset_id)
+    if not path.is_file():
+        raise NotFound(f"The file of {dataset.name} is not there any more.")
+    return FileResponse(path, media_type="application/octet-stream", filename=dataset.filename)
+
+
+@router.get(
+    "/{dataset_id}/examples.jsonl",
+    operation_id="export_examples",
+    summary="Export the examples as JSON lines",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {}}}},
+)
+def export_examples(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> StreamingResponse:
+    """Every example in the internal form, one a line, texts unchanged."""
+    dataset = get_ready(session, user.id, dataset_id)
+    headers = {"content-disposition": f'attachment; filename="{dataset_id}.jsonl"'}
+    return StreamingResponse(as_json_lines(files, dataset.id), media_type="application/jsonl", headers=headers)
+
+
+@router.get(
+    "/{dataset_id}/examples.csv",
+    operation_id="export_table",
+    summary="Export the responses as CSV",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {}}}},
+)
+def export_table(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> StreamingResponse:
+    """One response a row. A cell that a spreadsheet would take for a formula gets an apostrophe before it."""
+    dataset = get_ready(session, user.id, dataset_id)
+    headers = {"content-disposition": f'attachment; filename="{dataset_id}.csv"'}
+    return StreamingResponse(as_csv(files, dataset.id), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def get_ready(session: ReadSession, owner_id: str, dataset_id: str) -> Dataset:
+    """Raises: NotFound before the data set is ready: a stream that has begun can't say so any more."""
+    dataset = store.get_dataset(session, owner_id, dataset_id)
+    if dataset.state != DatasetState.READY:
+        raise NotFound(f"The data set {dataset.name} is {dataset.state}: it has examples once it is ready.")
+    return dataset

@@ -1,0 +1,52 @@
+"""Examples on their way out: JSON lines with the texts unchanged, CSV with cells that no spreadsheet runs."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+from app.domain.dataset import CHOSEN, NEITHER, REJECTED, Example
+from app.store.datasets import read_examples
+from app.store.files import Files
+
+BATCH = 1024  # rows of a row group of the internal form
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PREFERENCES = {CHOSEN: "chosen", NEITHER: "neither", REJECTED: "rejected"}
+COLUMNS = ("example_id", "line", "prompt", "response", "preference", "rating")
+
+
+def batches(files: Files, dataset_id: str) -> Iterator[list[Example]]:
+    after = -1
+    while examples := read_examples(files, dataset_id, after=after, limit=BATCH):
+        yield examples
+        after = examples[-1].example_id
+
+
+def as_json_lines(files: Files, dataset_id: str) -> Iterator[str]:
+    for examples in batches(files, dataset_id):
+        yield "".join(f"{example.model_dump_json()}\n" for example in examples)
+
+
+def as_csv(files: Files, dataset_id: str) -> Iterator[str]:
+    yield to_csv([COLUMNS])
+    for examples in batches(files, dataset_id):
+        yield to_csv([row for example in examples for row in to_rows(example)])
+
+
+def to_rows(example: Example) -> Iterator[tuple[str, ...]]:
+    """One row per response; the prompt's messages joined under their roles."""
+    prompt = "\n\n".join(f"{message.role}: {message.content}" for message in example.prompt)
+    for response in example.responses:
+        preference = "" if response.preference is None else PREFERENCES[response.preference]
+        rating = "" if response.rating is None else str(response.rating)
+        yield (str(example.example_id), str(example.line), defuse(prompt), defuse(response.content), preference, rating)
+
+
+def to_csv(rows: list[tuple[str, ...]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue()
+
+
+def defuse(text: str) -> str:
+    """Text that a spreadsheet takes for text."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
