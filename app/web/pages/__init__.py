@@ -1,0 +1,9 @@
+"""The pages: server-rendered, live where something moves. Reads go to the store, every change to the services."""
+
+from fastapi import APIRouter
+
+from app.web.pages import datasets, launch, live, mapping, models, runs
+
+router = APIRouter(include_in_schema=False)
+for page in (launch, live, runs, mapping, datasets, models):
+    router.include_router(page.router)

@@ -1,0 +1,45 @@
+"""Where two responses differ, word by word."""
+
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+WORD = re.compile(r"\s*\S+\s*")
+MAX_WORDS = 1500  # of both together; difflib's time grows with their product
+MAX_CHARS = 20_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of words; `differs`: the other response doesn't have it here."""
+
+    text: str
+    differs: bool
+
+
+def mark_differences(left: str, right: str) -> tuple[list[Piece], list[Piece]] | None:
+    """Both texts in pieces whose texts join to the whole; None when they are too long, or share too little to compare."""
+    if len(left) + len(right) > MAX_CHARS:
+        return None
+    left_words, right_words = split(left), split(right)
+    if len(left_words) + len(right_words) > MAX_WORDS:
+        return None
+    matcher = SequenceMatcher(None, [word.strip() for word in left_words], [word.strip() for word in right_words], autojunk=False)
+    if matcher.ratio() < 0.15:
+        return None
+    left_pieces: list[Piece] = []
+    right_pieces: list[Piece] = []
+    for kind, i, j, k, m in matcher.get_opcodes():
+        add(left_pieces, "".join(left_words[i:j]), kind != "equal")
+        add(right_pieces, "".join(right_words[k:m]), kind != "equal")
+    return left_pieces, right_pieces
+
+
+def split(text: str) -> list[str]:
+    """Words with the white space around them; nothing is lost."""
+    return WORD.findall(text) or ([text] if text else [])
+
+
+def add(pieces: list[Piece], text: str, differs: bool) -> None:
+    if text:
+        pieces.append(Piece(text, differs))

@@ -1,0 +1,119 @@
+"""How numbers, sizes, times and names are written on the pages; each is a Jinja filter of the same name."""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+NOTHING = "–"
+MINUS = "−"
+THIN = "\N{THIN SPACE}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`digits` significant digits; very small and large ones as a power of ten. `–` when there is no number."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOTHING
+    size = abs(value)
+    if value == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e6:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.replace('-', MINUS)}e{int(exponent)}".replace("e-", f"e{MINUS}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+    return f"{value:,.{min(decimals, 6)}f}".replace(",", THIN).replace("-", MINUS)
+
+
+def exact(value: float | None) -> str:
+    """As a person would type it into a form: 0.1, 1e-05, 8; empty when there is no number."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
+
+
+def count(value: int | None) -> str:
+    """Whole numbers in groups of three."""
+    return NOTHING if value is None else f"{value:,}".replace(",", THIN)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference, with its sign."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text != NOTHING else text
+
+
+def percent(value: float | None, decimals: int = 0) -> str:
+    """A share of one as per cent."""
+    return NOTHING if value is None else f"{value * 100:.{decimals}f}{THIN}%".replace("-", MINUS)
+
+
+def size(value: float | None) -> str:
+    """Bytes in the unit that reads best (1 kB = 1000 B)."""
+    if value is None:
+        return NOTHING
+    amount = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds is None:
+        return NOTHING
+    whole = max(0, round(seconds))
+    days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def ago(at: datetime | None) -> str:
+    """`just now`, `5 min ago`, `3 h ago`, `12 d ago`."""
+    if at is None:
+        return NOTHING
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    for unit_seconds, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_seconds:
+            return f"{int(seconds // unit_seconds)} {unit} ago"
+    return "just now"
+
+
+def clock(at: datetime | str | None) -> str:
+    """The time of day, UTC, to the second."""
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return NOTHING if moment is None else f"{moment.astimezone(UTC):%H:%M:%S}"
+
+
+def iso(at: datetime | None) -> str:
+    """For the datetime attribute of `<time>`."""
+    return "" if at is None else at.isoformat(timespec="seconds")
+
+
+def words(name: str) -> str:
+    """`needs_mapping` → `needs mapping`."""
+    return name.replace("_", " ")
+
+
+def metric(metrics: Mapping[str, Any] | None, key: str) -> float | None:
+    """A metric of an event's payload or of a run's summary, None when it wasn't measured."""
+    value = (metrics or {}).get(key)
+    return value if isinstance(value, int | float) else None
+
+
+def as_yaml(value: Any) -> str:
+    """YAML for people and for `varstudio`: in the order of the fields, long texts unbroken."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "number": number, "exact": exact, "count_of": count, "signed": signed, "percent": percent, "size": size, "duration": duration,
+    "ago": ago, "clock": clock, "iso": iso, "words": words, "metric": metric,
+    "yaml": as_yaml,
+}  # fmt: skip

@@ -1,0 +1,171 @@
+"""Which charts a run page shows: their series by catalogue key, their colours by role, and their reference lines."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from app.domain.findings import COLLAPSED_SHARE, LENGTH_CORRELATION, PLAIN_SHARE
+from app.domain.metrics import CATALOGUE
+
+Tone = Literal["chosen", "rejected", "policy", "reference", "accent", "muted"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a chart; `tone` is the colour's role in the style sheet."""
+
+    key: str
+    label: str
+    tone: Tone
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A reference line: beyond it a finding is raised."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure. `band` names the lower and the upper series of an interval around the first line."""
+
+    id: str
+    title: str
+    text: str
+    lines: tuple[Line, ...] = ()
+    kind: Literal["line", "histogram", "heatmap"] = "line"
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    thresholds: tuple[Threshold, ...] = ()
+    band: tuple[str, str] | None = None
+    sparse: bool = False  # drawn at evaluations only
+    wide: bool = False
+    empty: str = "Drawn from the first step on."
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def meaning(key: str) -> str:
+    return CATALOGUE[key].meaning
+
+
+NOT_EVALUATED = "Drawn from the first evaluation on."
+
+WEIGHTS = (
+    Chart(
+        "histogram",
+        "Weights of the last batch",
+        "Each response of the batch by its weight w, on a logarithmic scale.",
+        kind="histogram",
+    ),
+    Chart(
+        "heatmap",
+        "Weights over time",
+        "Each column is one step's histogram: darker means more responses at that weight.",
+        kind="heatmap",
+    ),
+    Chart(
+        "correlation",
+        "What the weight follows",
+        "Rank correlation of weight with reward (it should lead) and with length (it should stay between the lines).",
+        (
+            Line("weight/spearman_reward", "with reward", "policy"),
+            Line("weight/spearman_length", "with length", "rejected"),
+        ),
+        low=-1,
+        high=1,
+        thresholds=(Threshold(LENGTH_CORRELATION, "length-driven"), Threshold(-LENGTH_CORRELATION, "length-driven")),
+    ),
+    Chart(
+        "ess",
+        "Effective share of the batch",
+        meaning("weight/ess_share"),
+        (Line("weight/ess_share", "share", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(COLLAPSED_SHARE, "collapse"),),
+    ),
+    Chart(
+        "sides",
+        "Weight on chosen and rejected",
+        "How the batch's weight is split. Without a reward signal both get one half.",
+        (Line("weight/share_chosen", "chosen", "chosen"), Line("weight/share_rejected", "rejected", "rejected")),
+        low=0,
+        high=1,
+        unit="share",
+    ),
+    Chart(
+        "extremes",
+        "Responses at the extremes",
+        "Share of responses with nearly all, or nearly nothing, of Z(x). If nearly all lie above 0.99, it is plain fine-tuning.",
+        (Line("weight/share_above", "above 0.99", "policy"), Line("weight/share_below", "below 0.01", "reference")),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(PLAIN_SHARE, "plain fine-tuning"),),
+    ),
+)
+
+REWARDS = (
+    Chart(
+        "evaluation",
+        "Reward on held-out prompts",
+        "Mean reward of the policy's answers beside the frozen reference's, to the same prompts.",
+        (Line("eval/reward_policy", "policy", "policy"), Line("eval/reward_reference", "reference", "reference")),
+        sparse=True,
+        empty=NOT_EVALUATED,
+    ),
+    Chart(
+        "wins",
+        "Win rate against the reference",
+        "Share of held-out prompts where the policy's answer has the higher reward, with its 95 % interval.",
+        (Line("eval/win_rate", "win rate", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(0.5, "even"),),
+        band=("eval/win_rate_low", "eval/win_rate_high"),
+        sparse=True,
+        empty=NOT_EVALUATED,
+    ),
+    Chart(
+        "kl", "KL from the reference", meaning("eval/kl"), (Line("eval/kl", "KL", "policy"),), sparse=True, empty=NOT_EVALUATED
+    ),
+    Chart(
+        "rewards",
+        "Rewards of the batch",
+        "Mean reward of the chosen and of the rejected responses, and the gap between them.",
+        (
+            Line("reward/chosen", "chosen", "chosen"),
+            Line("reward/rejected", "rejected", "rejected"),
+            Line("reward/gap", "gap", "muted", dashed=True),
+        ),
+    ),
+)
+
+LEARNING = (
+    Chart("loss", "Loss", meaning("loss"), (Line("loss", "batch", "policy"), Line("eval/loss", "held-out", "chosen"))),
+    Chart("learning_rate", "Learning rate", meaning("learning_rate"), (Line("learning_rate", "learning rate", "policy"),)),
+    Chart("grad_norm", "Gradient norm", meaning("grad_norm"), (Line("grad_norm", "norm", "policy"),)),
+    Chart("speed", "Throughput", meaning("tokens_per_second"), (Line("tokens_per_second", "tokens/s", "policy"),), low=0),
+    Chart(
+        "lengths",
+        "Length of answers",
+        "Mean length of the answers to held-out prompts, in tokens. A falling policy often means that weights follow length.",
+        (Line("eval/length_policy", "policy", "policy"), Line("eval/length_reference", "reference", "reference")),
+        sparse=True,
+        empty=NOT_EVALUATED,
+    ),
+)
+
+ALL = (*WEIGHTS, *REWARDS, *LEARNING)
+
+
+def keys() -> list[str]:
+    """Every series that the charts draw."""
+    return list(dict.fromkeys(key for chart in ALL for key in (*(line.key for line in chart.lines), *(chart.band or ()))))

@@ -1,0 +1,146 @@
+"""Data sets: the list, the upload form, and the page of one with its audit, its mapping form and its examples."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from app.domain.dataset import Audit, DatasetState, Example
+from app.domain.errors import InvalidInput, StudioError, TooLarge
+from app.ingest.columns import SHAPE_ROLES
+from app.services import datasets as service
+from app.store import datasets as store
+from app.store.tables import Dataset
+from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
+from app.web.difference import Piece, mark_differences
+from app.web.histogram import Histogram, lengths_of
+from app.web.pages.mapping import MappingForm, mapping_form
+from app.web.rendering import Context, render, variables
+from app.web.uploads import take_dataset
+
+router = APIRouter()
+
+PAGE_SIZE = 30
+EXAMPLES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """An example with the words marked in which its first two responses differ."""
+
+    example: Example
+    marked: tuple[list[Piece], list[Piece]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetsPage(Context):
+    datasets: list[Dataset]
+    next_after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPage(Context):
+    max_bytes: int
+    shapes: dict[str, str]
+    title: str
+    detail: str
+    problems: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPage(MappingForm):
+    audit: Audit | None
+    histograms: list[Histogram]
+    examples: list[ShownExample]
+    before: int | None
+    next_from: int | None
+    title: str
+    detail: str
+    problems: list[dict[str, Any]]
+
+
+@router.get("/datasets")
+def list_datasets(
+    request: Request, session: ReadSession, user: CurrentUser, after: Annotated[str, Query(max_length=60)] = ""
+) -> HTMLResponse:
+    found = store.list_datasets(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
+    return render(request, "datasets/list.html", DatasetsPage(datasets=found[:PAGE_SIZE], next_after=next_after))
+
+
+@router.get("/datasets/new")
+def new_dataset(request: Request, settings: CurrentSettings) -> HTMLResponse:
+    return upload_page(request, settings.max_upload_bytes)
+
+
+@router.post("/datasets/new")
+async def upload_dataset(request: Request, settings: CurrentSettings, user: CurrentUser) -> Response:
+    """For browsers without scripts; the page's own script sends the file to the REST address, to show how far it is."""
+    try:
+        dataset_id = await take_dataset(request, user.id)
+    except (InvalidInput, TooLarge) as error:
+        return upload_page(request, settings.max_upload_bytes, error=error)
+    return RedirectResponse(f"/datasets/{dataset_id}", status_code=303)
+
+
+def upload_page(request: Request, max_bytes: int, *, error: StudioError | None = None) -> HTMLResponse:
+    shapes = {
+        str(shape): ", ".join(role.name if role.required else f"{role.name} (optional)" for role in roles)
+        for shape, roles in SHAPE_ROLES.items()
+    }
+    context = UploadPage(
+        max_bytes=max_bytes,
+        shapes=shapes,
+        title=error.title if error else "",
+        detail=error.detail if error else "",
+        problems=error.problems if error else [],
+    )
+    return render(request, "datasets/new.html", context, status=error.status if error else 200)
+
+
+@router.get("/datasets/{dataset_id}")
+def show_dataset(
+    request: Request,
+    session: ReadSession,
+    files: CurrentFiles,
+    user: CurrentUser,
+    dataset_id: str,
+    start: Annotated[int, Query(alias="from", ge=0, le=2**53)] = 0,
+    shape: str = "",
+) -> HTMLResponse:
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    return render(request, "datasets/dataset.html", dataset_page(files, dataset, start=start, shape=shape))
+
+
+def dataset_page(files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape: str = "") -> DatasetPage:
+    """All that the page of a data set shows, whatever state it is in."""
+    is_ready = dataset.state == DatasetState.READY and dataset.audit is not None
+    audit = Audit.model_validate(dataset.audit) if is_ready else None
+    found = store.read_examples(files, dataset.id, after=start - 1, limit=EXAMPLES_SHOWN) if is_ready else []
+    last = found[-1].example_id if found else 0
+    faults = (dataset.error or {}).get("problems", []) if dataset.state == DatasetState.FAILED else []
+    return DatasetPage(
+        **variables(mapping_form(files, dataset, shape)),
+        audit=audit,
+        histograms=lengths_of(audit.facts) if audit else [],
+        examples=[ShownExample(example, difference_of(example)) for example in found],
+        before=max(0, start - EXAMPLES_SHOWN) if start > 0 else None,
+        next_from=last + 1 if found and last + 1 < dataset.num_examples else None,
+        title="The file can't be read",
+        detail=(dataset.error or {}).get("detail", "") if dataset.state == DatasetState.FAILED else "",
+        problems=faults,
+    )
+
+
+def difference_of(example: Example) -> tuple[list[Piece], list[Piece]] | None:
+    if len(example.responses) < 2:
+        return None
+    first, second = example.responses[:2]
+    return mark_differences(first.content, second.content)
+
+
+@router.post("/datasets/{dataset_id}/delete")
+def delete_dataset(session: WriteSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> Response:
+    service.delete(session, files, user.id, dataset_id)
+    return RedirectResponse("/datasets", status_code=303)

@@ -1,0 +1,119 @@
+"""The mapping form of a data set whose shape isn't known: a shape, a column for each of its roles, its switches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+
+from app.domain import problems
+from app.domain.dataset import ColumnMapping, Shape
+from app.domain.errors import DatasetInvalid
+from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES, Option, Role
+from app.services import datasets as service
+from app.store import datasets as store
+from app.store.files import Files
+from app.store.tables import Dataset
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentIngest, CurrentUser, ReadSession
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+SHAPE_TEXTS = {
+    Shape.PAIR: "a prompt with a chosen and a rejected response",
+    Shape.TRANSCRIPT_PAIR: "two whole dialogues as text",
+    Shape.CONVERSATION_PAIR: "two message lists that repeat the prompt",
+    Shape.SHAREGPT_PAIR: "a dialogue, then chosen and rejected",
+    Shape.ALPACA_PAIR: "instruction and input, then chosen and rejected",
+    Shape.TWO_RESPONSES: "two responses and a label, votes or ratings",
+    Shape.RANKED: "a list of responses with ranks or ratings",
+    Shape.CANDIDATES: "lists of prefixes, suffixes and rewards",
+    Shape.REPLY_TREE: "a tree of ranked replies",
+    Shape.RATED: "one response with a rating or a thumb",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingForm(Context):
+    dataset: Dataset
+    shapes: dict[str, str]
+    likely: list[str]
+    shape: str
+    roles: tuple[Role, ...]
+    options: tuple[Option, ...]
+    columns: list[dict[str, str]]
+    rows: list[dict[str, str]]
+    values: Mapping[str, list[str]]
+    errors: Mapping[str, str]
+
+
+def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str, list[str]] | None = None) -> MappingForm:
+    """The form for one shape; without a choice the likeliest. Columns that bear a role's name are filled in."""
+    preview = store.preview(files, dataset.id)
+    chosen = Shape(shape) if shape in list(Shape) else Shape((preview["shapes"] or [Shape.PAIR])[0])
+    names = {column["name"] for column in preview["columns"]}
+    roles = SHAPE_ROLES[chosen]
+    faults = (dataset.error or {}).get("problems", [])
+    return MappingForm(
+        dataset=dataset,
+        shapes={str(one): text for one, text in SHAPE_TEXTS.items()},
+        likely=preview["shapes"],
+        shape=str(chosen),
+        roles=roles,
+        options=SHAPE_OPTIONS.get(chosen, ()),
+        columns=preview["columns"],
+        rows=preview["rows"],
+        values=values or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
+        errors={str(fault.get("field", "")).removeprefix("mapping."): str(fault["message"]) for fault in faults},
+    )
+
+
+@router.get("/datasets/{dataset_id}/mapping")
+def show_mapping(
+    request: Request, session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str, shape: str = ""
+) -> HTMLResponse:
+    """The inputs of one shape, for the form to take in."""
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    return render(request, "datasets/_mapping_roles.html", mapping_form(files, dataset, shape, kept(request.query_params)))
+
+
+@router.post("/datasets/{dataset_id}/mapping")
+async def map_columns(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+) -> Response:
+    """The data set's page; it shows the form again, with its faults, when the mapping doesn't fit."""
+    async with request.form(max_fields=200, max_files=0) as form:
+        mapping = read_mapping(form)
+
+    def remap() -> None:
+        with database.writing() as session:
+            service.remap(session, files, user.id, dataset_id, mapping)
+        try:
+            service.process_within(database, files, ingest, dataset_id)
+        except DatasetInvalid:
+            return  # the row holds the fault now, and its page shows it at its field
+
+    await run_in_threadpool(remap)
+    return RedirectResponse(f"/datasets/{dataset_id}?shape={mapping.shape}", status_code=303)
+
+
+def kept(form: Any) -> dict[str, list[str]]:
+    """What was chosen so far, as far as the next shape asks for the same."""
+    return {name: form.getlist(name) for name in form if name.startswith(("columns.", "options.")) and any(form.getlist(name))}
+
+
+def read_mapping(form: FormData) -> ColumnMapping:
+    """The submitted mapping. Raises DatasetInvalid for an unknown shape."""
+    columns: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name in form:
+        chosen = [str(value) for value in form.getlist(name) if str(value).strip()]
+        group, _, key = name.partition(".")
+        if group == "columns" and chosen:
+            columns[key] = chosen[0] if len(chosen) == 1 else chosen
+        elif group == "options" and chosen:
+            options[key] = {"yes": True, "no": False}.get(chosen[-1], chosen[-1])
+    return problems.parse(ColumnMapping, {"shape": form.get("shape"), "columns": columns, "options": options}, DatasetInvalid)

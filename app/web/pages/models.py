@@ -1,0 +1,99 @@
+"""Models: the list with its form, and letting one go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.domain.errors import ModelInvalid, StudioError
+from app.domain.run import RunState
+from app.services import models as service
+from app.settings import Settings
+from app.store import models as store
+from app.store import runs
+from app.store.tables import Model, Run
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+PAGE_SIZE = 50
+EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": "", "revision": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsPage(Context):
+    models: list[Model]
+    next_after: str
+    roots: list[str]
+    succeeded: list[Run]
+    values: Mapping[str, str]
+    errors: Mapping[str, str]
+    detail: str
+
+
+After = Annotated[str, Query(max_length=60)]
+
+
+@router.get("/models")
+def list_models(
+    request: Request, session: ReadSession, user: CurrentUser, settings: CurrentSettings, after: After = ""
+) -> HTMLResponse:
+    return page(request, session, user.id, settings, EMPTY, after=after)
+
+
+@router.post("/models")
+async def register_model(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser
+) -> Response:
+    """The list with the new model on success; otherwise the form again, with what is wrong beside its field."""
+    async with request.form(max_fields=20, max_files=0) as form:
+        values = {name: str(form.get(name, default))[:1000].strip() for name, default in EMPTY.items()}
+
+    def register() -> Response:
+        asked: dict[str, Any] = {**values, "revision": values["revision"] or None}
+        try:
+            with database.reading() as session:
+                candidate = service.examine(session, files, settings, owner_id=user.id, **asked)
+            with database.writing() as session:
+                service.add(session, files, user.id, candidate)
+        except StudioError as error:
+            with database.reading() as session:
+                return page(request, session, user.id, settings, values, error=error)
+        return RedirectResponse("/models", status_code=303)
+
+    return await run_in_threadpool(register)
+
+
+@router.post("/models/{model_id}/delete")
+def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, model_id: str) -> Response:
+    service.delete(session, files, user.id, model_id)
+    return RedirectResponse("/models", status_code=303)
+
+
+def page(
+    request: Request,
+    session: Session,
+    owner_id: str,
+    settings: Settings,
+    values: Mapping[str, str],
+    *,
+    after: str = "",
+    error: StudioError | None = None,
+) -> HTMLResponse:
+    found = store.list_models(session, owner_id, after=after or None, limit=PAGE_SIZE + 1)
+    faults = error.problems if isinstance(error, ModelInvalid) else []
+    context = ModelsPage(
+        models=found[:PAGE_SIZE],
+        next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
+        roots=[str(root) for root in settings.model_roots],
+        succeeded=runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=100),
+        values=values,
+        errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
+        detail=error.detail if error else "",
+    )
+    return render(request, "models/list.html", context, status=error.status if error else 200)

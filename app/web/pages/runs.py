@@ -1,0 +1,250 @@
+"""The list of runs and the page of one run, with what can be done to it."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from app.domain.errors import NotFound
+from app.domain.events import ProgressMade, StageStarted, StateChanged
+from app.domain.metrics import WEIGHT_EDGES
+from app.domain.run import RunState, Stage
+from app.services import runs as service
+from app.store import histograms, journal, overview, samples
+from app.store import runs as store
+from app.store.overview import RunRow
+from app.store.tables import Attempt, Run, Worker
+from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.pages import charts
+from app.web.pages.live import Shown, show
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+PAGE_SIZE = 30
+LOG_LINES = 300
+LOG_KINDS = ("log", "resume", "checkpoint", "outcome")
+POINTS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsPage(Context):
+    rows: list[RunRow]
+    counts: dict[str, int]
+    state: str
+    states: list[str]
+    after: str
+    next_after: str
+    active_ids: list[str]
+    num_datasets: int
+    workers: list[Worker]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRows(Context):
+    rows: list[RunRow]
+    active_ids: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage(Context):
+    run: Run
+    row: RunRow
+    recipe: dict[str, Any]
+    state: Shown
+    stage: Shown
+    progress: Shown
+    step: Shown | None
+    evaluation: Shown | None
+    findings: list[Shown]
+    log: list[Shown]
+    artifacts: list[Shown]
+    sample_steps: list[int]
+    sample_step: int | None
+    samples: list[Shown]
+    attempts: list[Attempt]
+    sections: list[tuple[str, str, str, tuple[charts.Chart, ...]]]
+    data: dict[str, Any]
+    has_weights: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesPart(Context):
+    run_id: str
+    sample_step: int
+    samples: list[Shown]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsPart(Context):
+    run_id: str
+    dataset_id: str
+    step: int
+    batch: int
+    rows: list[dict[str, Any]]
+    largest: float
+
+
+After = Annotated[str, Query(max_length=60)]
+Step = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@router.get("/")
+@router.get("/runs")
+def list_runs(request: Request, session: ReadSession, user: CurrentUser, state: str = "", after: After = "") -> HTMLResponse:
+    wanted = state if state in list(RunState) else ""
+    found = store.list_runs(session, user.id, state=wanted or None, after=after or None, limit=PAGE_SIZE + 1)
+    rows = overview.describe_runs(session, found[:PAGE_SIZE])
+    context = RunsPage(
+        rows=rows,
+        counts=overview.count_runs(session, user.id),
+        state=wanted,
+        states=[str(one) for one in RunState],
+        after=after,
+        next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
+        active_ids=active(rows),
+        num_datasets=overview.count_datasets(session, user.id),
+        workers=store.list_workers(session),
+    )
+    return render(request, "runs/list.html", context)
+
+
+@router.get("/runs/rows")
+def refresh_rows(
+    request: Request, session: ReadSession, user: CurrentUser, ids: Annotated[str, Query(max_length=4000)] = ""
+) -> HTMLResponse:
+    """The moving cells of these runs, for the list to take in."""
+    found = [run for id in ids.split(",")[:PAGE_SIZE] if id and (run := session.get(Run, id)) and run.owner_id == user.id]
+    rows = overview.describe_runs(session, found)
+    return render(request, "runs/_rows.html", RunRows(rows=rows, active_ids=active(rows)))
+
+
+def active(rows: list[RunRow]) -> list[str]:
+    return [row.run.id for row in rows if not RunState(row.run.state).final]
+
+
+@router.get("/runs/{run_id}")
+def show_run(
+    request: Request, session: ReadSession, user: CurrentUser, files: CurrentFiles, run_id: str, sample_step: int | None = None
+) -> HTMLResponse:
+    run = store.get_run(session, user.id, run_id)
+    steps = samples.list_sample_steps(session, run_id)
+    chosen = sample_step if sample_step in steps else steps[-1] if steps else None
+    step, evaluation = (journal.latest(session, run_id, kind) for kind in ("step", "evaluation"))
+    context = RunPage(
+        run=run,
+        row=overview.describe_runs(session, [run])[0],
+        recipe=run.recipe,
+        state=Shown.of(StateChanged(**state_of(run)), run),
+        stage=Shown.of(StageStarted(stage=Stage(run.stage or "prepare")), run),
+        progress=Shown.of(ProgressMade(stage=Stage(run.stage or "prepare"), done=round(run.progress * 1000), total=1000), run),
+        step=show(step) if step else None,
+        evaluation=show(evaluation) if evaluation else None,
+        findings=list_shown(session, run_id, "finding"),
+        log=recent_log(session, run_id),
+        artifacts=list_shown(session, run_id, "artifact"),
+        sample_steps=steps,
+        sample_step=chosen,
+        samples=[show(entry) for entry in samples.list_samples(session, run_id, chosen)] if chosen is not None else [],
+        attempts=store.list_attempts(session, run_id),
+        sections=[
+            (
+                "weights",
+                "Weights",
+                "Who counts in a batch, and why: degenerate weights show here long before they show in a loss.",
+                charts.WEIGHTS,
+            ),
+            (
+                "rewards",
+                "Rewards",
+                "Whether the policy gains reward, and what it pays in distance from the reference.",
+                charts.REWARDS,
+            ),
+            ("learning", "Learning", "The optimizer's view of the same steps.", charts.LEARNING),
+        ],
+        data=chart_data(session, run),
+        has_weights=(files.artifacts_dir(run_id) / "weights.parquet").is_file(),
+    )
+    return render(request, "runs/run.html", context)
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    error = run.error or {}
+    return {
+        "state": run.state,
+        "attempt": run.attempt,
+        "reason": error.get("reason", ""),
+        "remedy": error.get("remedy", ""),
+        "worker": run.worker_id or "",
+    }
+
+
+def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
+    """What the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
+    return {
+        "run_id": run.id,
+        "state": run.state,
+        "after": run.last_seq,
+        "edges": list(WEIGHT_EDGES),
+        "series": store.list_metrics(session, run.id, charts.keys(), points=POINTS),
+        "histograms": histograms.list_histograms(session, run.id),
+        "charts": [chart.to_dict() for chart in charts.ALL],
+    }
+
+
+def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:
+    return [show(entry) for entry in journal.read(session, run_id, limit=500, kinds=[kind])]
+
+
+def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
+    """The newest lines, oldest first."""
+    return [show(entry) for entry in journal.read_last(session, run_id, LOG_KINDS, LOG_LINES)]
+
+
+@router.get("/runs/{run_id}/samples")
+def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_id: str, step: Step) -> HTMLResponse:
+    store.get_run(session, user.id, run_id)
+    shown = [show(entry) for entry in samples.list_samples(session, run_id, step)]
+    return render(request, "runs/_samples.html", SamplesPart(run_id=run_id, sample_step=step, samples=shown))
+
+
+@router.get("/runs/{run_id}/weights")
+def show_weights(
+    request: Request, session: ReadSession, user: CurrentUser, files: CurrentFiles, run_id: str, step: Step
+) -> HTMLResponse:
+    """The responses of one step's batch with the parts of their weights."""
+    run = store.get_run(session, user.id, run_id)
+    logged = journal.find_step(session, run_id, step)
+    if logged is None:
+        raise NotFound(f"Step {step} isn't logged yet; choose a step between 1 and {run.step}.")
+    batch = int(logged.payload["batch"])
+    rows = store.read_weights(files, run_id, batch)
+    largest = max((row["weight"] for row in rows), default=0.0)
+    context = WeightsPart(run_id=run_id, dataset_id=run.dataset_id, step=step, batch=batch, rows=rows, largest=largest)
+    return render(request, "runs/_weights.html", context)
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
+    service.request_cancel(session, user.id, run_id)
+    return back_to(request, f"/runs/{run_id}", stay=True)
+
+
+@router.post("/runs/{run_id}/resume")
+def resume_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
+    service.resume(session, user.id, run_id)
+    return back_to(request, f"/runs/{run_id}")
+
+
+@router.post("/runs/{run_id}/delete")
+def delete_run(request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, run_id: str) -> Response:
+    service.delete(session, files, user.id, run_id)
+    return back_to(request, "/runs")
+
+
+def back_to(request: Request, target: str, *, stay: bool = False) -> Response:
+    """To `target` after a change; htmx is told by its own header, and with `stay` left alone: the stream shows the change."""
+    if request.headers.get("hx-request"):
+        return Response(status_code=204, headers={} if stay else {"hx-redirect": target})
+    return RedirectResponse(target, status_code=303)

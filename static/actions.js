@@ -1,0 +1,54 @@
+// What every page needs: the theme switch, questions before something is lost, copying, errors of htmx requests.
+
+const root = document.documentElement;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+export const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+
+export function announce(text) {
+  document.getElementById("live").textContent = text;
+}
+
+document.getElementById("theme")?.addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* a private window keeps no choice */ }
+  document.dispatchEvent(new Event("themechange"));
+});
+dark.addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+
+// <form data-confirm="Title" data-confirm-text="…" data-confirm-yes="Delete">
+const dialog = document.getElementById("confirm");
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  event.preventDefault();
+  event.stopPropagation();
+  dialog.querySelector("h2").textContent = form.dataset.confirm;
+  dialog.querySelector("p").textContent = form.dataset.confirmText ?? "";
+  dialog.querySelector("#confirm-yes").textContent = form.dataset.confirmYes ?? "Yes";
+  dialog.returnValue = "";
+  dialog.onclose = () => {
+    if (dialog.returnValue !== "yes") return;
+    form.dataset.confirmed = "yes";
+    form.requestSubmit();
+    delete form.dataset.confirmed;
+  };
+  dialog.showModal();
+}, true);
+
+// <button data-copy="#id"> copies that element's text.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(document.querySelector(button.dataset.copy).textContent);
+  const label = button.textContent;
+  button.textContent = "Copied";
+  announce("Copied");
+  setTimeout(() => { button.textContent = label; }, 1500);
+});
+
+// An answer with an error is a notice to read, not something to throw away.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr } = event.detail;
+  if (xhr.status >= 400 && xhr.getResponseHeader("content-type")?.startsWith("text/html")) event.detail.shouldSwap = true;
+});

@@ -1,0 +1,224 @@
+// The charts of a run page: a data store in, canvases out. Redrawn at most once a frame, and only what can be seen.
+
+import { number, percent } from "./format.js";
+
+const ROLES = ["text", "muted", "line", "surface", "sunken", "chosen", "rejected", "policy", "reference", "threshold", "accent"];
+
+// A token of the style sheet as a colour that a canvas takes: the browser resolves light-dark().
+function readColours() {
+  const probe = document.createElement("span");
+  document.body.append(probe);
+  const colours = Object.fromEntries(ROLES.map((role) => {
+    probe.style.color = `var(--${role})`;
+    return [role, getComputedStyle(probe).color];
+  }));
+  probe.remove();
+  return colours;
+}
+
+const font = { fontFamily: "ui-sans-serif, system-ui, sans-serif", fontSize: 11 };
+
+function axes(colours, spec) {
+  const label = { ...font, color: colours.muted, hideOverlap: true };
+  return {
+    xAxis: {
+      type: "value", min: "dataMin", max: "dataMax", minInterval: 1, axisLabel: label, splitLine: { show: false },
+      axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false },
+    },
+    yAxis: {
+      type: "value", scale: spec.low === null, min: spec.low ?? undefined, max: spec.high ?? undefined, splitNumber: 4,
+      axisLabel: { ...label, formatter: (value) => (spec.unit === "share" ? percent(value) : number(value)) },
+      splitLine: { lineStyle: { color: colours.line } },
+    },
+  };
+}
+
+function tooltip(colours, format) {
+  return {
+    trigger: "axis", renderMode: "richText", confine: true, backgroundColor: colours.surface, borderColor: colours.line,
+    textStyle: { ...font, fontSize: 12, color: colours.text }, valueFormatter: format, axisPointer: { lineStyle: { color: colours.muted } },
+  };
+}
+
+function thresholds(colours, spec) {
+  if (!spec.thresholds.length) return undefined;
+  return {
+    silent: true, symbol: "none", animation: false,
+    lineStyle: { color: colours.threshold, type: "dashed", width: 1 },
+    label: { ...font, color: colours.threshold, position: "insideEndTop", formatter: (item) => item.name },
+    data: spec.thresholds.map(({ at, label }) => ({ yAxis: at, name: label })),
+  };
+}
+
+function lineOption(spec, store, colours) {
+  const format = (value) => (spec.unit === "share" ? percent(value) : number(value));
+  const series = spec.lines.map((line, index) => {
+    const points = store.get(line.key);
+    const few = spec.sparse || points.length < 3 || line.key.startsWith("eval/");
+    return {
+      type: "line", name: line.label, data: points, animation: false, showSymbol: few, symbolSize: 6, sampling: few ? undefined : "lttb",
+      connectNulls: false, itemStyle: { color: colours[line.tone] }, emphasis: { disabled: true },
+      lineStyle: { color: colours[line.tone], width: 1.8, type: line.dashed ? "dashed" : "solid" },
+      markLine: index === 0 ? thresholds(colours, spec) : undefined,
+    };
+  });
+  if (spec.band) series.unshift(...bandSeries(spec, store, colours));
+  const many = spec.lines.length > 1;
+  return {
+    ...axes(colours, spec), animation: false, series, tooltip: tooltip(colours, format),
+    grid: { left: 4, right: 14, top: many ? 30 : 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    legend: many
+      ? { top: 0, left: 0, itemWidth: 14, itemHeight: 3, itemGap: 14, icon: "roundRect", textStyle: { ...font, fontSize: 12, color: colours.muted },
+          data: spec.lines.map((line) => line.label), selectedMode: false }
+      : undefined,
+  };
+}
+
+// An interval as two stacked areas: the lower one is not drawn.
+function bandSeries(spec, store, colours) {
+  const [low, high] = spec.band.map((key) => store.get(key));
+  const shared = { type: "line", stack: "band", symbol: "none", silent: true, animation: false, lineStyle: { opacity: 0 }, tooltip: { show: false } };
+  return [
+    { ...shared, name: "", data: low },
+    { ...shared, name: "", data: high.map(([step, value], at) => [step, value - (low[at]?.[1] ?? 0)]), areaStyle: { color: colours.policy, opacity: 0.16 } },
+  ];
+}
+
+// Only the decades where weights are, and one bin beyond.
+function usedBins(columns, edges) {
+  let first = edges.length;
+  let last = 0;
+  for (const [, counts] of columns) {
+    counts.forEach((one, bin) => { if (one) { first = Math.min(first, bin); last = Math.max(last, bin); } });
+  }
+  if (first > last) [first, last] = [12, 18];
+  while (last - first < 7) { first = Math.max(0, first - 1); last = Math.min(edges.length, last + 1); }
+  return [Math.max(0, first - 1), Math.min(edges.length, last + 1)];
+}
+
+function binLabel(bin, edges) {
+  if (bin === 0) return `< ${edges[0].toExponential(0)}`;
+  const low = edges[bin - 1];
+  return low >= 0.01 && low < 1000 ? number(low, 2) : low.toExponential(0).replace("e+", "e").replace("-", "−");
+}
+
+function histogramOption(spec, store, colours, edges) {
+  const [first, last] = usedBins(store.columns, edges);
+  const bins = Array.from({ length: last - first + 1 }, (_, at) => first + at);
+  const counts = store.last?.[1] ?? [];
+  const label = { ...font, color: colours.muted };
+  return {
+    animation: false,
+    grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    xAxis: { type: "category", data: bins.map((bin) => binLabel(bin, edges)), axisLabel: { ...label, interval: 1, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
+    yAxis: { type: "value", minInterval: 1, axisLabel: label, splitLine: { lineStyle: { color: colours.line } } },
+    tooltip: { ...tooltip(colours, (value) => `${value} responses`), axisPointer: { type: "shadow", shadowStyle: { opacity: 0.08 } } },
+    series: [{ type: "bar", name: "", data: bins.map((bin) => counts[bin] ?? 0), barCategoryGap: "12%", itemStyle: { color: colours.policy, borderRadius: [2, 2, 0, 0] }, emphasis: { disabled: true } }],
+  };
+}
+
+function heatmapOption(spec, store, colours, edges) {
+  const [first, last] = usedBins(store.columns, edges);
+  const label = { ...font, color: colours.muted };
+  const cells = [];
+  store.columns.forEach(([, counts], column) => {
+    const total = counts.reduce((sum, one) => sum + one, 0) || 1;
+    for (let bin = first; bin <= last; bin += 1) if (counts[bin]) cells.push([column, bin - first, counts[bin] / total]);
+  });
+  const bins = Array.from({ length: last - first + 1 }, (_, at) => binLabel(first + at, edges));
+  return {
+    animation: false,
+    grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    xAxis: { type: "category", data: store.columns.map(([step]) => step), axisLabel: { ...label, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
+    yAxis: { type: "category", data: bins, axisLabel: { ...label, interval: 1 }, axisLine: { show: false }, axisTick: { show: false } },
+    visualMap: { show: false, min: 0, max: 0.6, dimension: 2, inRange: { color: [colours.sunken, colours.policy] } },
+    tooltip: { ...tooltip(colours, percent), trigger: "item", formatter: ({ value }) => `step ${store.columns[value[0]]?.[0]}\nw ≥ ${bins[value[1]]}: ${percent(value[2])} of the responses` },
+    series: [{ type: "heatmap", data: cells, progressive: 0, emphasis: { disabled: true } }],
+  };
+}
+
+const OPTIONS = { line: lineOption, histogram: histogramOption, heatmap: heatmapOption };
+
+function numPoints(spec, store) {
+  if (spec.kind !== "line") return store.columns.length;
+  return Math.max(...spec.lines.map((line) => store.get(line.key).length));
+}
+
+function describe(spec, store) {
+  const latest = spec.lines.map((line) => [line.label, store.get(line.key).at(-1)]).filter(([, point]) => point);
+  const values = latest.map(([label, [, value]]) => `${label} ${spec.unit === "share" ? percent(value) : number(value)}`).join(", ");
+  const step = latest.at(0)?.[1][0] ?? store.last?.[0];
+  return step === undefined ? `${spec.title}: nothing yet` : `${spec.title}, at step ${step}${values ? `: ${values}` : ""}`;
+}
+
+// Draws every figure[data-chart]; `onStep` hears of a click on a step. Returns {redraw}.
+export async function drawCharts({ source, specs, edges, store, onStep }) {
+  const echarts = await import(source);
+  let colours = readColours();
+  const drawn = new Map();
+  const dirty = new Set();
+  const visible = new Set();
+  let frame = 0;
+
+  function draw(spec) {
+    const { figure, plot, chart } = drawn.get(spec.id);
+    const points = numPoints(spec, store);
+    figure.dataset.points = points;
+    plot.querySelector(".plot-empty").hidden = points > 0;
+    plot.setAttribute("aria-label", describe(spec, store));
+    if (points) chart.setOption(OPTIONS[spec.kind](spec, store, colours, edges), { notMerge: true, lazyUpdate: false });
+    else chart.clear();
+  }
+
+  function flush() {
+    frame = 0;
+    for (const spec of [...dirty]) {
+      if (!visible.has(spec.id)) continue;
+      dirty.delete(spec);
+      draw(spec);
+    }
+  }
+  const schedule = () => { frame ||= requestAnimationFrame(flush); };
+
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      const { chart: id } = entry.target.dataset;
+      if (entry.isIntersecting) visible.add(id); else visible.delete(id);
+    }
+    schedule();
+  }, { rootMargin: "300px" });
+  const resized = new ResizeObserver((entries) => {
+    for (const entry of entries) echarts.getInstanceByDom(entry.target.firstElementChild)?.resize();
+  });
+
+  for (const spec of specs) {
+    const figure = document.querySelector(`figure[data-chart="${spec.id}"]`);
+    const plot = figure.querySelector(".plot");
+    const canvas = document.createElement("div");
+    canvas.className = "canvas";
+    plot.prepend(canvas);
+    plot.setAttribute("role", "img");
+    const chart = echarts.init(canvas, null, { renderer: "canvas" });
+    chart.getZr().on("click", ({ offsetX, offsetY }) => {
+      if (!chart.containPixel("grid", [offsetX, offsetY])) return;
+      const [x] = chart.convertFromPixel({ gridIndex: 0 }, [offsetX, offsetY]);
+      if (spec.kind === "line") onStep(Math.round(x));
+      if (spec.kind === "heatmap") onStep(store.columns[Math.round(x)]?.[0]);
+      if (spec.kind === "histogram") onStep(store.last?.[0]);
+    });
+    drawn.set(spec.id, { figure, plot, chart });
+    dirty.add(spec);
+    seen.observe(figure);
+    resized.observe(plot);
+  }
+
+  function redraw() {
+    for (const spec of specs) {
+      drawn.get(spec.id).figure.dataset.points = numPoints(spec, store);
+      dirty.add(spec);
+    }
+    schedule();
+  }
+  document.addEventListener("themechange", () => { colours = readColours(); redraw(); });
+  return { redraw };
+}

@@ -1,0 +1,161 @@
+// The run page, live: it starts from what the server painted and goes on with the stream, event by event.
+
+import { announce } from "./actions.js";
+import { WRITERS, count, duration, percent } from "./format.js";
+import { addSample } from "./samples.js";
+import { makeStore } from "./series.js";
+
+const MAX_LOG_LINES = 500;
+const holder = document.getElementById("run-data");
+const data = JSON.parse(holder.textContent);
+const store = makeStore(data);
+const page = document.documentElement;
+const byId = (id) => document.getElementById(id);
+let charts = null;
+
+// ----- numbers -----
+
+function fill(metrics) {
+  for (const [key, value] of Object.entries(metrics)) {
+    const slot = document.querySelector(`[data-metric="${key}"]`);
+    if (slot) slot.textContent = WRITERS[slot.dataset.format](value);
+  }
+}
+
+function moveBar(share, text, secondsLeft) {
+  byId("progress-bar").value = share;
+  byId("progress-text").textContent = text;
+  byId("time-left").textContent = Number.isFinite(secondsLeft) ? `${duration(secondsLeft)} left` : "";
+}
+
+function onStep(event) {
+  store.add(event.step, event.metrics, event.histogram);
+  fill(event.metrics);
+  moveBar(event.step / event.num_steps, `Step ${count(event.step)} of ${count(event.num_steps)}`, event.seconds_left);
+  byId("batch-step").max = event.step;
+  charts?.redraw();
+}
+
+function onEvaluation(event) {
+  store.add(event.step, event.metrics, null);
+  fill(event.metrics);
+  charts?.redraw();
+}
+
+function onProgress(event) {
+  const name = event.stage[0].toUpperCase() + event.stage.slice(1);
+  const share = event.total ? event.done / event.total : 0;
+  moveBar(share, `${name} ${percent(share)}`, NaN);
+}
+
+// ----- fragments -----
+
+// The elements of a fragment; one whose id is on the page already takes that one's place.
+function place(html, list, { first = false } = {}) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  const placed = [...template.content.children];
+  for (const element of placed) {
+    const old = element.id && byId(element.id);
+    if (old) old.replaceWith(element);
+    else if (first) list?.prepend(element);
+    else list?.append(element);
+    globalThis.htmx?.process(element);
+  }
+  return placed;
+}
+
+function onState(html) {
+  const [status] = place(html, null);
+  const { state } = status.dataset;
+  announce(`The run is ${state}`);
+  document.title = document.title.replace(/^(?:\[\w+\] )?/, state === "running" ? "" : `[${state}] `);
+  if (state === "succeeded") for (const item of byId("stepper").children) { item.dataset.at = "done"; item.removeAttribute("aria-current"); }
+  if (state !== "running") byId("time-left").textContent = "";
+}
+
+function onLog(html) {
+  const list = byId("log-list");
+  const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 40;
+  const [line] = place(html, list);
+  while (list.children.length > MAX_LOG_LINES) list.firstElementChild.remove();
+  if (atEnd) list.scrollTop = list.scrollHeight;
+  return line;
+}
+
+function onResume(html) {
+  store.cut(Number(onLog(html).dataset.cutAfter));
+  charts?.redraw();
+}
+
+function onFinding(html) {
+  const [finding] = place(html, byId("finding-list"));
+  byId("findings").hidden = false;
+  announce(`Finding: ${finding.querySelector("h3").textContent}`);
+}
+
+function onArtifact(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  const row = template.content.querySelector("tr");
+  const old = byId(row.id);
+  if (old) old.replaceWith(row);
+  else byId("artifact-list").append(row);
+  byId("artifact-table").hidden = false;
+  byId("no-artifacts").hidden = true;
+}
+
+function onSample(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  addSample(template.content.querySelector("article"));
+}
+
+const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
+const FRAGMENTS = {
+  state: onState, stage: (html) => place(html, null), log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume,
+  finding: onFinding, artifact: onArtifact, sample: onSample,
+};
+
+// ----- the stream -----
+
+let last = data.after;
+
+function listen() {
+  const stream = new EventSource(`/runs/${data.run_id}/live?after=${last}`);
+  const take = (kind, act, read) => stream.addEventListener(kind, (message) => {
+    last = Number(message.lastEventId);
+    page.dataset.seq = last;
+    act(read(message.data));
+  });
+  for (const [kind, act] of Object.entries(NUMBERS)) take(kind, act, JSON.parse);
+  for (const [kind, act] of Object.entries(FRAGMENTS)) take(kind, act, String);
+  stream.addEventListener("open", () => { page.dataset.stream = "open"; });
+  stream.addEventListener("end", () => { stream.close(); page.dataset.stream = "ended"; });
+  stream.addEventListener("error", () => {
+    page.dataset.stream = "lost";
+    // A refusal (not a lost connection) closes the stream for good: try again ourselves, from where we stand.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+  });
+  addEventListener("pagehide", () => stream.close(), { once: true });
+}
+
+// ----- one batch -----
+
+function showBatch(step) {
+  if (!step || step < 1) return;
+  byId("batch-step").value = step;
+  byId("batch-form").requestSubmit();
+  byId("batch").scrollIntoView({ block: "nearest" });
+}
+
+byId("log-list").scrollTop = byId("log-list").scrollHeight;
+if (data.state !== "succeeded" && data.state !== "failed" && data.state !== "cancelled") listen();
+else page.dataset.stream = "ended";
+
+// The charts come after the first paint: their library is the largest thing on the page.
+requestAnimationFrame(() => setTimeout(async () => {
+  const { drawCharts } = await import("./charts.js");
+  charts = await drawCharts({ source: holder.dataset.echarts, specs: data.charts, edges: data.edges, store, onStep: showBatch });
+  page.dataset.charts = "drawn";
+}));
