@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -111,12 +112,13 @@ def find_lambda(
 
     def excess(log_lambda: float) -> float:
         chosen = replace(scaled, lambda_=math.exp(log_lambda))
-        shares = 0.0
+        shares = []
         for batch in batches:
             weight_M = compute_weights(batch, chosen, reward_mean=reward_mean, reward_std=reward_std)
             num_entering = len(weight_M) if batch.enters_M is None else int(batch.enters_M.sum())
-            shares += effective_sample_size(weight_M) / max(num_entering, 1)
-        return shares / len(batches) - target_ess
+            if num_entering:
+                shares.append(effective_sample_size(weight_M) / num_entering)
+        return fmean(shares) - target_ess
 
     low, high = math.log(SMALLEST_LAMBDA), math.log(LARGEST_LAMBDA)
     num_steps = round((high - low) / math.log(10) * LAMBDAS_PER_DECADE)
