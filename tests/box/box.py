@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,16 @@ class Box:
         self.web = self._start("web", keep=True)
         wait_until(lambda: self.web.alive() and self._answers("/healthz"), seconds=60, what="the start of the web")
         self.workers = [self._start("worker-cpu", number=number, keep=True) for number in range(1, self.num_workers + 1)]
+        wait_until(self._workers_are_ready, seconds=60, what="the start of the workers")
+
+    def _workers_are_ready(self) -> bool:
+        """Each listens to the broker, and the container's health check finds them."""
+        if not all(worker.alive() and " ready." in worker.text for worker in self.workers):
+            return False
+        check = self.services["worker-cpu"]["healthcheck"]["test"]
+        tree = self.folder / "images" / "worker-cpu"
+        environment = self.environment(self.services["worker-cpu"]["environment"], tree)
+        return subprocess.run([self.program(check[1]), *check[2:]], cwd=tree, env=environment, check=False).returncode == 0
 
     def _start_servers(self) -> None:
         wanted = self.services["postgres"]["environment"]
