@@ -1,0 +1,70 @@
+"""`varstudio`: the studio from a terminal.
+
+    varstudio up                     start the web and a worker here
+    varstudio demo                   a whole alignment from nothing
+    varstudio train RECIPE.yaml      one run without a server
+    varstudio datasets | models | runs …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
+
+Every error is a sentence on standard error, with exit status 1.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from app.commands import accounts, datasets, demo, models, runs, train, up
+from app.commands.terminal import err, show_error
+from app.domain.errors import StudioError
+
+INTERRUPTED = 130
+
+cli = typer.Typer(
+    name="varstudio",
+    help="VAR Studio: align language models by reward-weighted fine-tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cli.command("up")(up.up)
+cli.command("demo", context_settings=demo.PASS_ON)(demo.demo)
+cli.command("train")(train.train)
+cli.add_typer(datasets.group, name="datasets")
+cli.add_typer(models.group, name="models")
+cli.add_typer(runs.group, name="runs")
+cli.add_typer(accounts.users, name="users")
+cli.add_typer(accounts.tokens, name="tokens")
+cli.command("login-link")(accounts.login_link)
+cli.add_typer(accounts.db, name="db")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line; returns the exit status."""
+    try:
+        result = cli(list(arguments), standalone_mode=False, prog_name="varstudio")
+    except StudioError as error:
+        show_error(error)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except OSError as error:
+        err.print(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), style="red", markup=False)
+        return 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own errors have one; anything else nobody foresaw
+            err.print(f"Unexpected: {type(error).__name__}: {error}", style="red", markup=False)
+            return 1
+        err.print(f"{error.format_message()} Try --help.", style="red", markup=False)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

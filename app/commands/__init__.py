@@ -1,0 +1,1 @@
+"""The commands of `varstudio`, one module per noun."""

@@ -1,0 +1,102 @@
+"""The studio over REST, as the commands speak to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.domain.errors import StudioError
+from app.settings import Settings
+
+TIMEOUT_SECONDS = 60.0
+
+
+class CommandFailed(StudioError):
+    """What a command couldn't do, as a sentence for the terminal."""
+
+    title = "The command failed"
+
+
+class Unreachable(CommandFailed):
+    """The studio didn't answer, or stopped half-way: it may come back."""
+
+
+def token_path(settings: Settings) -> Path:
+    """Where `varstudio up` leaves a token for this machine's user."""
+    return settings.root / "cli-token"
+
+
+def find_token(settings: Settings) -> str:
+    """STUDIO_TOKEN, or the token file when the studio is our own.
+
+    Raises: CommandFailed.
+    """
+    if settings.token:
+        return settings.token
+    path = token_path(settings)
+    if settings.server_url or not path.is_file():
+        raise CommandFailed(
+            "No token: set STUDIO_TOKEN (varstudio tokens create makes one), or run this where varstudio up was started."
+        )
+    return path.read_text().strip()
+
+
+class Client:
+    """Requests to one studio; every refusal becomes CommandFailed with the studio's own sentence."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = (settings.server_url or settings.url).rstrip("/")
+        headers = {"authorization": f"Bearer {find_token(settings)}"}
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_SECONDS)
+
+    def get(self, path: str, **params: Any) -> Any:
+        chosen = {key: value for key, value in params.items() if value is not None}
+        return self.send("GET", path, params=chosen).json()
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.send("POST", path, **({"json": body} if body is not None else {}), **options).json()
+
+    def delete(self, path: str) -> None:
+        self.send("DELETE", path)
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Raises: CommandFailed."""
+        with self.explained():
+            response = self.http.request(method, f"/api/v1{path}", **options)
+        check(response)
+        return response
+
+    @contextmanager
+    def stream(self, path: str, headers: dict[str, str] | None = None, timeout_seconds: float = 60.0) -> Iterator[httpx.Response]:
+        """An answer that is read piece by piece.
+
+        Raises: CommandFailed.
+        """
+        with self.explained(), self.http.stream("GET", f"/api/v1{path}", headers=headers, timeout=timeout_seconds) as response:
+            if response.is_error:
+                response.read()
+            check(response)
+            yield response
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError:
+            raise Unreachable(f"No studio answers at {self.url}. Start one with varstudio up, or set STUDIO_URL.") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"The studio at {self.url} didn't answer properly: {error or type(error).__name__}.") from error
+
+
+def check(response: httpx.Response) -> None:
+    """Raises: CommandFailed with the sentence of a problem answer."""
+    if not response.is_error:
+        return
+    try:
+        problem = response.json()
+        detail, problems = str(problem["detail"]), list(problem.get("problems", []))
+    except (ValueError, KeyError, TypeError):
+        raise CommandFailed(f"The studio answered {response.status_code} {response.reason_phrase}.") from None
+    raise CommandFailed(detail, problems=problems, extra=problem.get("extra"))

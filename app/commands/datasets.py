@@ -1,0 +1,104 @@
+"""`varstudio datasets`: upload, map and look at preference data over REST."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from app.commands.client import Client, CommandFailed
+from app.commands.terminal import out, size, table
+from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="Preference data.")
+MAX_DOCUMENT_BYTES = 2**20
+UPLOAD_SECONDS = 3600.0
+POLL_SECONDS = 1.0
+
+
+def read_document(path: Path) -> Any:
+    """A small YAML or JSON file.
+
+    Raises: CommandFailed.
+    """
+    if not path.is_file():
+        raise CommandFailed(f"There is no file {path}.")
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        raise CommandFailed(f"{path} is larger than {MAX_DOCUMENT_BYTES:,} bytes.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        raise CommandFailed(f"{path} can't be read as YAML{f' (line {where.line + 1})' if where else ''}.") from error
+
+
+@group.command("add")
+def add(
+    file: Path,
+    name: Annotated[str, typer.Option(help="Empty: the file's name.")] = "",
+    mapping: Annotated[Path | None, typer.Option(help="A YAML or JSON file: shape, columns, options.")] = None,
+) -> None:
+    """Upload a file and wait until it is read."""
+    if not file.is_file():
+        raise CommandFailed(f"There is no file {file}.")
+    fields = {"name": name} | ({"mapping": json.dumps(read_document(mapping))} if mapping else {})
+    client = Client(Settings())
+    with file.open("rb") as content:
+        dataset = client.post("/datasets", files={"file": (file.name, content)}, data=fields, timeout=UPLOAD_SECONDS)
+    while dataset["state"] == "processing":
+        time.sleep(POLL_SECONDS)
+        dataset = client.get(f"/datasets/{dataset['id']}")
+    show_dataset(dataset)
+    if dataset["state"] != "ready":
+        raise CommandFailed((dataset["error"] or {}).get("detail", "The file can't be used."))
+
+
+@group.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+    """List data sets, newest first."""
+    found = Client(Settings()).get("/datasets", limit=limit)["items"]
+    rows = [(one["id"], one["name"], one["state"], one["num_examples"], size(one["size_bytes"])) for one in found]
+    table("id", "name", "state", "examples", "size", rows=rows)
+
+
+@group.command("show")
+def show(dataset_id: str) -> None:
+    """Show a data set's state, mapping and audit."""
+    show_dataset(Client(Settings()).get(f"/datasets/{dataset_id}"))
+
+
+@group.command("map")
+def map_(dataset_id: str, mapping: Path) -> None:
+    """Map the columns by a YAML or JSON file: shape, columns, options."""
+    client = Client(Settings())
+    client.post(f"/datasets/{dataset_id}/mapping", read_document(mapping), timeout=UPLOAD_SECONDS)
+    show_dataset(client.get(f"/datasets/{dataset_id}"))
+
+
+@group.command("delete")
+def delete(dataset_id: str) -> None:
+    """Delete a data set with its files."""
+    Client(Settings()).delete(f"/datasets/{dataset_id}")
+
+
+def show_dataset(dataset: dict[str, Any]) -> None:
+    audit = dataset["audit"] or {}
+    rows = [
+        ("id", dataset["id"]),
+        ("name", dataset["name"]),
+        ("state", dataset["state"]),
+        ("file", f"{dataset['filename']}, {size(dataset['size_bytes'])}, sha256 {dataset['sha256']}"),
+    ]
+    if dataset["mapping"]:
+        rows.append(("mapping", f"{dataset['mapping']['shape']}: {json.dumps(dataset['mapping']['columns'])}"))
+    if audit:
+        rows.append(("examples", f"{audit['num_examples']} from {audit['num_rows']} rows, {audit['num_responses']} responses"))
+    for dropped in audit.get("dropped", []):
+        lines = ", ".join(str(line) for line in dropped["lines"][:5])
+        rows.append(("left out", f"{dropped['count']} × {dropped['reason']} (lines {lines})"))
+    if columns := ((dataset["error"] or {}).get("extra") or {}).get("columns"):
+        rows.append(("columns", ", ".join(column["name"] for column in columns)))
+    table("", "", rows=rows)
+    out.file.flush()

@@ -1,0 +1,56 @@
+"""`varstudio models`: add and look at policies and reward models over REST."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.client import Client
+from app.commands.terminal import table
+from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="Policies and reward models.")
+
+
+@group.command("add")
+def add(
+    source: Annotated[str, typer.Argument(help="A name on the hub, a folder on the server, or a run's id.")],
+    kind: Annotated[str, typer.Option(help="policy or reward")] = "policy",
+    name: Annotated[str, typer.Option(help="What people call it (folder or run).")] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+) -> None:
+    """Add a model after a look at its files."""
+    body: dict[str, Any] = {"kind": kind, "name": name, "revision": revision}
+    if source.startswith("run_"):
+        body |= {"source": "run", "run_id": source}
+    elif source.startswith(("/", ".", "~")):
+        body |= {"source": "folder", "path": str(Path(source).expanduser().resolve())}
+    else:
+        body |= {"source": "hub", "name": source}
+    show_model(Client(Settings()).post("/models", body))
+
+
+@group.command("list")
+def list_(kind: Annotated[str | None, typer.Option(help="policy or reward")] = None) -> None:
+    """List models, newest first."""
+    found = Client(Settings()).get("/models", kind=kind, limit=200)["items"]
+    rows = [(one["id"], one["name"], one["kind"], one["source"], one["path"]) for one in found]
+    table("id", "name", "kind", "source", "path", rows=rows)
+
+
+@group.command("show")
+def show(model_id: str) -> None:
+    """Show what a model's files say."""
+    show_model(Client(Settings()).get(f"/models/{model_id}"))
+
+
+@group.command("delete")
+def delete(model_id: str) -> None:
+    """Forget a model; a folder of yours stays."""
+    Client(Settings()).delete(f"/models/{model_id}")
+
+
+def show_model(model: dict[str, Any]) -> None:
+    names = ("id", "name", "kind", "source", "path", "revision")
+    rows = [(name, model[name]) for name in names if model[name] is not None]
+    table("", "", rows=[*rows, *((key.replace("_", " "), value) for key, value in model["facts"].items() if value is not None)])

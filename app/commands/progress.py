@@ -1,0 +1,118 @@
+"""A run in the terminal: its events as a table that moves, or as lines where the output isn't a terminal."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from app.domain.metrics import CATALOGUE
+
+SHOWN = (
+    "loss", "learning_rate", "grad_norm", "weight/ess_share", "weight/share_chosen", "weight/max", "reward/gap",
+    "tokens_per_second", "eval/reward_reference", "eval/reward_policy", "eval/win_rate", "eval/kl",
+)  # fmt: skip
+NOTES_KEPT = 6
+LINE_SECONDS = 2.0
+
+
+class RunProgress:
+    """What is known of a run from the events taken so far. Use it as a context, and give it events as they come."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self.title = title
+        self.console = console
+        self.stage = ""
+        self.done, self.total = 0, 0
+        self.seconds_left: float | None = None
+        self.metrics: dict[str, float] = {}
+        self.notes: list[Text] = []
+        self.state = ""
+        self.reason, self.remedy = "", ""
+        self.last_line_at = 0.0
+        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.live.stop()
+        if self.console.is_terminal:
+            self.console.print(self.render())
+
+    def take(self, kind: str, payload: dict[str, Any]) -> None:
+        """One event, from the journal or from a spool."""
+        if kind in {"step", "evaluation"}:
+            self.metrics.update({key: value for key, value in payload["metrics"].items() if value is not None})
+        if kind == "stage":
+            self.stage, self.done, self.total = payload["stage"], 0, payload.get("total") or 0
+            self.note(f"Stage {self.stage}")
+        elif kind == "progress":
+            self.done, self.total = payload["done"], payload["total"]
+        elif kind == "step":
+            self.done, self.total = payload["step"], payload["num_steps"]
+            self.seconds_left = payload.get("seconds_left")
+            self.line_now_and_then()
+        elif kind == "evaluation":
+            self.note(f"Evaluation at step {payload['step']}: {self.metrics_line('eval/')}")
+        elif kind in {"state", "outcome"}:
+            self.take_end(payload)
+        elif note := note_of(kind, payload):
+            self.note(*note)
+
+    def take_end(self, payload: dict[str, Any]) -> None:
+        self.state = payload.get("state") or payload["outcome"]
+        self.reason, self.remedy = payload.get("reason", ""), payload.get("remedy", "")
+        self.note(" ".join(part for part in (self.state.capitalize() + ".", self.reason, self.remedy) if part))
+
+    def note(self, text: str, style: str = "") -> None:
+        self.notes = [*self.notes, Text(text, style=style)][-NOTES_KEPT:]
+        if not self.console.is_terminal:
+            self.console.print(Text(text))
+
+    def line_now_and_then(self) -> None:
+        if not self.console.is_terminal and time.monotonic() - self.last_line_at > LINE_SECONDS:
+            self.last_line_at = time.monotonic()
+            self.console.print(Text(f"Step {self.done}/{self.total}: {self.metrics_line('')}"))
+
+    def metrics_line(self, prefix: str) -> str:
+        shown = [key for key in SHOWN if key in self.metrics and key.startswith(prefix) and (prefix or "eval/" not in key)]
+        return ", ".join(f"{CATALOGUE[key].title.lower()} {self.metrics[key]:.4g}" for key in shown)
+
+    def render(self) -> RenderableType:
+        head = Table.grid(padding=(0, 2))
+        left = "" if self.seconds_left is None or self.state == "succeeded" else f"{self.seconds_left:.0f} s left"
+        head.add_row(
+            Text(self.title, style="bold"),
+            Text(self.state or "running"),
+            Text(self.stage),
+            ProgressBar(total=max(self.total, 1), completed=self.done, width=30),
+            Text(f"{self.done}/{self.total}"),
+            Text(left, style="dim"),
+        )
+        return Group(head, self.metrics_table(), *self.notes)
+
+    def metrics_table(self) -> Table:
+        made = Table.grid(padding=(0, 3))
+        cells = [Text(f"{CATALOGUE[key].title}  {self.metrics[key]:.4g}") for key in SHOWN if key in self.metrics]
+        for start in range(0, len(cells), 3):
+            made.add_row(*cells[start : start + 3])
+        return made
+
+
+def note_of(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:
+    """An event as a line and its style; None for what the terminal doesn't show."""
+    if kind == "finding":
+        style = {"info": "", "warning": "yellow", "error": "red"}[payload["severity"]]
+        return f"{payload['title']}: {payload['evidence']} {payload['remedy']}", style
+    if kind == "log":
+        return payload["text"], "" if payload["level"] == "info" else "yellow"
+    if kind == "resume":
+        return f"Attempt {payload['attempt']} goes on after step {payload['step']}.", ""
+    return None

@@ -1,0 +1,195 @@
+"""`varstudio runs`: launch, watch and steer runs over REST."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from app.commands.client import Client, CommandFailed, Unreachable
+from app.commands.datasets import read_document
+from app.commands.progress import RunProgress
+from app.commands.terminal import err, out, table
+from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="VAR runs.")
+RETRY_SECONDS = 2.0
+GIVE_UP_SECONDS = 300.0
+CHUNK_BYTES = 2**20
+
+
+@group.command("launch")
+def launch(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML or JSON; options below replace what it says.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Id of the data set.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Id of the policy.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Id of the reward model, or: rating, preference.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper, length_normalised, within_prompt or reward_weighted")] = None,
+    temperature: Annotated[float | None, typer.Option("--lambda", help="λ > 0.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts per step.")] = None,
+    epochs: Annotated[float | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    adaptation: Annotated[str | None, typer.Option(help="full or lora")] = None,
+    name: Annotated[str | None, typer.Option()] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Launch a run; prints its id."""
+    body = read_document(recipe) if recipe else {}
+    if not isinstance(body, dict):
+        raise CommandFailed(f"{recipe} should hold a recipe: settings by name.")
+    sections: dict[str, dict[str, Any]] = {
+        "": {"dataset": dataset, "name": name},
+        "policy": {"model": policy, "adaptation": adaptation},
+        "reward": reward_of(reward),
+        "weights": {"preset": preset, "lambda": temperature},
+        "training": {"batch_size": batch_size, "epochs": epochs, "steps": steps, "learning_rate": learning_rate},
+    }
+    client = Client(Settings())
+    run = client.post("/runs", merge(body, sections))
+    out.print(run["id"], markup=False)
+    if watch_it:
+        follow(client, run["id"])
+
+
+def reward_of(reward: str | None) -> dict[str, Any]:
+    if reward in {None, "rating", "preference"}:
+        return {"source": reward}
+    return {"source": "model", "model": reward}
+
+
+def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The recipe with the options that were given."""
+    merged = dict(body)
+    for section, options in sections.items():
+        given = {key: value for key, value in options.items() if value is not None}
+        if not given:
+            continue
+        if section:
+            merged[section] = {**(merged.get(section) or {}), **given}
+        else:
+            merged |= given
+    return merged
+
+
+@group.command("list")
+def list_(state: Annotated[str | None, typer.Option()] = None, limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+    """List runs, newest first."""
+    found = Client(Settings()).get("/runs", state=state, limit=limit)["items"]
+    rows = [(one["id"], one["name"], one["state"], one["stage"], f"{one['step']}/{one['num_steps']}") for one in found]
+    table("id", "name", "state", "stage", "step", rows=rows)
+
+
+@group.command("show")
+def show(run_id: str) -> None:
+    """Show a run with its recipe."""
+    out.print_json(data=Client(Settings()).get(f"/runs/{run_id}"))
+
+
+@group.command("watch")
+def watch(run_id: str) -> None:
+    """Follow a run to its end, from its beginning; exit status 0 when it has succeeded."""
+    follow(Client(Settings()), run_id)
+
+
+def follow(client: Client, run_id: str) -> None:
+    """Raises: CommandFailed when the run didn't succeed."""
+    run = client.get(f"/runs/{run_id}")
+    with RunProgress(run["name"], out) as progress:
+        for kind, payload in live_events(client, run_id):
+            progress.take(kind, payload)
+    if progress.state != "succeeded":
+        raise CommandFailed(" ".join(f"The run has {progress.state}. {progress.reason} {progress.remedy}".split()))
+
+
+def live_events(client: Client, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The run's events to its final state; a lost connection is taken up where it broke."""
+    seq, seen_at = 0, time.monotonic()
+    while True:
+        headers = {"last-event-id": str(seq)} if seq else {}
+        try:
+            with client.stream(f"/runs/{run_id}/stream", headers) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return
+                for event in parse_events(response.iter_lines()):
+                    if event.get("event") == "end":
+                        return
+                    entry = json.loads(event["data"])
+                    seq, seen_at = entry["seq"], time.monotonic()
+                    yield entry["kind"], entry["payload"]
+        except Unreachable:
+            if time.monotonic() - seen_at > GIVE_UP_SECONDS:
+                raise
+        err.print("The connection was lost; trying again …", style="dim")
+        time.sleep(RETRY_SECONDS)
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[dict[str, str]]:
+    """Server-sent events as dictionaries of their fields; comments and empty ones are left out."""
+    event: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if line and name:
+            event[name] = value.removeprefix(" ")
+        elif not line and "data" in event:
+            yield event
+            event = {}
+        elif not line:
+            event = {}
+
+
+@group.command("cancel")
+def cancel(run_id: str) -> None:
+    """Cancel a run: a queued one never starts, a running one stops within a step."""
+    out.print(Client(Settings()).post(f"/runs/{run_id}/cancel")["state"], markup=False)
+
+
+@group.command("resume")
+def resume(run_id: str) -> None:
+    """Queue a failed or cancelled run again, from its newest good checkpoint."""
+    out.print(Client(Settings()).post(f"/runs/{run_id}/resume")["state"], markup=False)
+
+
+@group.command("delete")
+def delete(run_id: str) -> None:
+    """Delete an ended run with its files."""
+    Client(Settings()).delete(f"/runs/{run_id}")
+
+
+@group.command("download")
+def download(
+    run_id: str,
+    to: Annotated[Path, typer.Option(help="Folder; made when it isn't there.")] = Path(),
+    only: Annotated[str, typer.Option(help="Only files whose name begins so, such as model/.")] = "",
+) -> None:
+    """Download what a run has made, and check the digests."""
+    client = Client(Settings())
+    chosen = [one for one in client.get(f"/runs/{run_id}/artifacts") if one["name"].startswith(only)]
+    if not chosen:
+        raise CommandFailed(f"Run {run_id} has no artifact{f' under {only}' if only else ''} (yet).")
+    for artifact in chosen:
+        fetch(client, run_id, artifact, to)
+        out.print(artifact["name"], markup=False)
+
+
+def fetch(client: Client, run_id: str, artifact: dict[str, Any], to: Path) -> None:
+    """One file, written beside its place first, so that a broken download leaves nothing that looks whole."""
+    target = (to / artifact["name"]).resolve()
+    if not target.is_relative_to(to.resolve()):
+        raise CommandFailed(f"The studio names a file outside of {to}: {artifact['name']!r}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial, digest = target.with_name(f"{target.name}.part"), hashlib.sha256()
+    try:
+        with client.stream(f"/runs/{run_id}/artifacts/{artifact['name']}") as response, partial.open("wb") as file:
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != artifact["sha256"]:
+            raise CommandFailed(f"{artifact['name']} arrived damaged: its digest is not the one the run recorded.")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

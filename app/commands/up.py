@@ -1,0 +1,208 @@
+"""`varstudio up`: the web and a worker on this machine, as two child processes that live and end together."""
+
+import ctypes
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import httpx
+import typer
+from sqlalchemy.orm import Session
+
+from app.commands.client import CommandFailed, token_path
+from app.commands.terminal import err, out
+from app.domain.errors import Unauthenticated
+from app.services import accounts
+from app.settings import Settings
+from app.store.database import Database
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.2
+WEB_GRACE_SECONDS = 15.0
+WORKER_GRACE_SECONDS = 30.0  # beyond the time that runners get to save
+PR_SET_PDEATHSIG = 1
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="The web alone.")] = False,
+) -> None:
+    """Start the studio here; Ctrl-C stops it."""
+    given = {"host": host, "port": port, "data_dir": data_dir}
+    settings = Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    check_address(settings)
+    secret = prepare(settings)
+    sys.exit(Children(settings, no_worker=no_worker).run(secret))
+
+
+def check_address(settings: Settings) -> None:
+    """Beyond this machine only on purpose: someone must have said by which name the studio is reached.
+
+    Raises: CommandFailed.
+    """
+    if not is_loopback(settings.host):
+        default_hosts = Settings.model_fields["allowed_hosts"].default
+        if not settings.public_url and settings.allowed_hosts == default_hosts:
+            raise CommandFailed(
+                f"{settings.host} can be reached from other machines. Say by which name users come: set STUDIO_PUBLIC_URL "
+                "or STUDIO_ALLOWED_HOSTS; or listen on 127.0.0.1."
+            )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise CommandFailed(
+                f"Port {settings.port} of {settings.host} can't be used ({error.strerror}). Stop what listens there, or choose "
+                "another: varstudio up --port 8401."
+            ) from None
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def prepare(settings: Settings) -> str | None:
+    """Tables, the first account, the command line's token; returns a login secret while nobody is signed in."""
+    settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(settings)
+    try:
+        database.migrate()
+        with database.writing() as session:
+            keep_token(session, token_path(settings))
+            return accounts.greet(session)
+    finally:
+        database.close()
+
+
+def keep_token(session: Session, path: Path) -> None:
+    """A token in a file that only this user can read, for the other commands; a good one stays."""
+    try:
+        accounts.authenticate(session, path.read_text().strip(), "api")
+    except (FileNotFoundError, UnicodeDecodeError, Unauthenticated):
+        secret = accounts.create_token(session, accounts.ensure_admin(session), "command line")
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret)
+
+
+class Children:
+    """The web and the worker: started together; when one ends, the other is ended too, and it is said."""
+
+    def __init__(self, settings: Settings, *, no_worker: bool) -> None:
+        self.settings = settings
+        self.commands = {"web": web_command(settings)} | ({} if no_worker else {"worker": [sys.executable, "-m", "worker.main"]})
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.stopping = False
+
+    def run(self, secret: str | None) -> int:
+        """Until a signal or a child's end; returns the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+        environment = child_environment(self.settings)
+        for name, command in self.commands.items():
+            self.processes[name] = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        try:
+            if self.wait_for_web():
+                greet(self.settings, secret)
+            ended = self.wait_for_an_end()
+        finally:
+            self.end_all()
+        if ended is None:
+            err.print("Stopped.")
+            return 0
+        status = self.processes[ended].returncode
+        err.print(f"The {ended} process ended by itself (status {status}), so the studio has stopped. Its last lines say why.")
+        return 1
+
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.stopping:  # a second Ctrl-C: at once
+            for process in self.processes.values():
+                process.kill()
+        else:
+            self.stopping = True
+            err.print("Stopping: runs save their state first. Ctrl-C again stops at once.")
+
+    def wait_for_web(self) -> bool:
+        """True once the web answers; False when it has ended or is being stopped."""
+        address = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host  # noqa: S104
+        url = f"http://{f'[{address}]' if ':' in address else address}:{self.settings.port}/healthz"
+        name = urlsplit(self.settings.url).netloc
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and not self.stopping and self.processes["web"].poll() is None:
+            try:
+                httpx.get(url, headers={"host": name}, timeout=2).raise_for_status()
+            except httpx.HTTPError:
+                time.sleep(POLL_SECONDS)
+            else:
+                return True
+        return False
+
+    def wait_for_an_end(self) -> str | None:
+        """The name of a child that ended by itself; None after a signal."""
+        while not self.stopping:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    return name
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def end_all(self) -> None:
+        """The worker first: its runs save their state while the web still shows it."""
+        graces = {"worker": self.settings.grace_seconds + WORKER_GRACE_SECONDS, "web": WEB_GRACE_SECONDS}
+        for name in reversed(self.processes):
+            process = self.processes[name]
+            process.terminate()
+            try:
+                process.wait(graces[name])
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def web_command(settings: Settings) -> list[str]:
+    return [
+        sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app",
+        "--host", settings.host, "--port", str(settings.port), "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "5",
+    ]  # fmt: skip
+
+
+def child_environment(settings: Settings) -> Mapping[str, str]:
+    """Ours, with the choices of the command line. The embedded database is named by its folder."""
+    chosen = {"STUDIO_HOST": settings.host, "STUDIO_PORT": str(settings.port), "STUDIO_DATA_DIR": str(settings.root)}
+    return {**os.environ, **chosen}
+
+
+def end_with_parent() -> None:
+    """In the child: the kernel sends SIGTERM when `varstudio up` is gone, however it went (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def greet(settings: Settings, secret: str | None) -> None:
+    """Where the studio is, and how to come in."""
+    out.print(f"VAR Studio is at {settings.url}", markup=False)
+    if secret is not None:
+        link = f"{settings.url}/login/{secret}"
+        out.print(f"Sign in (once, within {accounts.LOGIN_LINK_HOURS} hours): {link}", markup=False)
+    out.file.flush()
