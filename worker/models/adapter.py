@@ -36,18 +36,17 @@ class Head:
 
 
 @dataclass(frozen=True)
-class LanguageModel:
-    """A causal LM taken apart.
+class Body:
+    """A network below its head.
 
-    `network` is the model as Hugging Face built it (with LoRA layers inside when `lora` is set); `shares_prefix` says
-    whether left-padded, cached prompts gave the same numbers as plain ones when it was checked.
+    `network` is the model as Hugging Face built it (with LoRA layers inside when there is an adapter); `shares_prefix` says
+    whether left-padded, cached beginnings gave the same numbers as plain ones when it was checked.
     """
 
     network: Any
     body: Any
     takes_positions: bool
     shares_prefix: bool
-    lora: Any = None
 
     @property
     def config(self) -> Any:
@@ -56,13 +55,6 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.network.get_input_embeddings().weight.device
-
-    @property
-    def head(self) -> Head:
-        """The head as it is now; made anew at each use, because training changes the weights behind it."""
-        layer = self.network.get_output_embeddings()
-        text = self.config.get_text_config()
-        return Head(layer.weight, getattr(layer, "bias", None), _softcap(text), _scale(text))
 
     def run(
         self, ids_RT: Tensor, mask_RT: Tensor, positions_RT: Tensor | None = None, *, cache: Any = None, keep: bool = False
@@ -77,6 +69,25 @@ class LanguageModel:
         if cache is not None:
             options["past_key_values"] = cache
         return self.body(**options)
+
+    def find_row_limit(self) -> int:
+        """Ids below this exist in the embedding."""
+        rows: int = self.network.get_input_embeddings().weight.shape[0]
+        return rows
+
+
+@dataclass(frozen=True)
+class LanguageModel(Body):
+    """A causal LM taken apart: its body, its head, and the LoRA adapter on it, if any."""
+
+    lora: Any = None
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now; made anew at each use, because training changes the weights behind it."""
+        layer = self.network.get_output_embeddings()
+        text = self.config.get_text_config()
+        return Head(layer.weight, getattr(layer, "bias", None), _softcap(text), _scale(text))
 
     @contextmanager
     def as_reference(self) -> Iterator["LanguageModel"]:
@@ -93,10 +104,19 @@ def adapt(network: Any) -> LanguageModel:
     body = network.base_model
     if layer is None or not isinstance(getattr(layer, "weight", None), Tensor) or body is network:
         raise ModelInvalid(f"{type(network).__name__} has no separate language-model head, so it can't be trained here.")
-    parameters = inspect.signature(body.forward).parameters
-    model = LanguageModel(network, body, "position_ids" in parameters, shares_prefix=False)
+    model = LanguageModel(network, body, _takes_positions(body), shares_prefix=False)
     _check_head(model)
     return replace(model, shares_prefix=_prefix_can_be_shared(model))
+
+
+def adapt_body(network: Any) -> Body:
+    """The body of a network with any head, checked for whether beginnings can be shared."""
+    body = Body(network, network.base_model, _takes_positions(network.base_model), shares_prefix=False)
+    return replace(body, shares_prefix=_prefix_can_be_shared(body))
+
+
+def _takes_positions(body: Any) -> bool:
+    return "position_ids" in inspect.signature(body.forward).parameters
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
@@ -150,7 +170,7 @@ def _check_head(model: LanguageModel) -> None:
 
 
 @torch.inference_mode()
-def _prefix_can_be_shared(model: LanguageModel) -> bool:
+def _prefix_can_be_shared(model: Body) -> bool:
     """Compare a left-padded prompt, cached and continued in two copies, with the plain pass."""
     ids_RT = _probe_ids(model, 1, 9)
     want = model.run(ids_RT, torch.ones_like(ids_RT)).last_hidden_state[:, 5:]
@@ -168,14 +188,13 @@ def _prefix_can_be_shared(model: LanguageModel) -> bool:
         return False  # recurrent and hybrid families keep other states; they are run without sharing
 
 
-def _probe_ids(model: LanguageModel, num_rows: int, num_tokens: int) -> Tensor:
+def _probe_ids(model: Body, num_rows: int, num_tokens: int) -> Tensor:
     """Fixed, varied ids that every vocabulary has."""
-    vocab = model.network.get_input_embeddings().weight.shape[0]
     ids = torch.arange(num_rows * num_tokens, device=model.device).view(num_rows, num_tokens)
-    return (ids * 7919 + 13) % vocab
+    return (ids * 7919 + 13) % model.find_row_limit()
 
 
-def _close(have: Tensor, want: Tensor, model: LanguageModel) -> bool:
-    bound = 1e-3 if model.head.weight_VD.dtype == torch.float32 else 6e-2
+def _close(have: Tensor, want: Tensor, model: Body) -> bool:
+    bound = 1e-3 if model.network.dtype == torch.float32 else 6e-2
     have, want = have.float(), want.float()
     return bool(((have - want).abs().max() <= bound * (1.0 + want.abs().max())).item())

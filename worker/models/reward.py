@@ -2,6 +2,7 @@
 
 Decoder classifiers read the score at the last token that is not padding, so padding done wrong garbles them silently.
 Rows are padded with the id the *model* takes for padding; when it has none, with an id that no row of the batch contains.
+Decoders that pass a check encode the common beginning of a prompt's rows once and read the score from the last token themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from app.domain.errors import ModelInvalid
+from worker.models.adapter import adapt_body
 from worker.models.load import context_window, load_classifier, load_tokenizer
+from worker.models.prefix import run_continuations
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
 
 Rows = list[list[int]]
+Pair = tuple[Sequence[Turn], str]
+
+
+def _go_on() -> None:
+    """The default `check`: never stop."""
 
 
 class RewardModel:
-    """A loaded reward model; `score_texts` is its one verb. Drop the object to free the memory."""
+    """A loaded reward model; `score` is its one verb. Drop the object to free the memory."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         """Load and prove that a score does not depend on the rows beside it; raises ModelInvalid."""
@@ -26,79 +35,126 @@ class RewardModel:
         self.tokenizer = load_tokenizer(folder)
         self.network = load_classifier(folder, dtype=dtype, device=device)
         self.format = PromptFormat.choose(self.tokenizer)
+        self.body = adapt_body(self.network)
         self._window = context_window(self.network.config)
-        self._budget = 32_768 if device.startswith("cuda") else 4_096
-        self._vocab = self.network.get_input_embeddings().weight.shape[0]
-        if self._vocab < len(self.tokenizer):
+        if self.body.find_row_limit() < len(self.tokenizer):
             raise ModelInvalid(
-                f"The tokenizer in {folder} has {len(self.tokenizer)} entries, the reward model only {self._vocab} embeddings."
+                f"The tokenizer in {folder} has {len(self.tokenizer)} entries, the reward model only "
+                f"{self.body.find_row_limit()} embeddings: they don't belong together."
             )
         self._check_batch_invariance()
+        self.shares_prefix = self.body.shares_prefix and self._reads_last_token()
 
-    def encode(self, turns: Sequence[Turn], response: str) -> list[int]:
-        """Ids of the whole conversation; what is longer than the model's window loses its start."""
-        try:
-            text = self.format.write_conversation(turns, response)
-        except PromptRefused as error:
-            raise ModelInvalid(
-                f"The reward model in {self.folder} can't read the conversation that begins {turns[0][1][:80]!r}: {error}"
-            ) from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.format.chat)["input_ids"]
-        if self._window is not None and len(ids) > self._window:
-            ids = ids[:1] + ids[len(ids) - self._window + 1 :]
-        return ids
-
-    def score(self, pairs: Sequence[tuple[Sequence[Turn], str]], check: Callable[[], None] = lambda: None) -> list[float]:
+    def score(self, pairs: Sequence[Pair], check: Callable[[], None] = _go_on) -> list[float]:
         """Scores of (prompt, answer) pairs, in their order; `check` is called between forward passes and may raise."""
-        return self.score_ids([self.encode(turns, response) for turns, response in pairs], check)
+        rows = self._encode(pairs)
+        if self.shares_prefix and all(row[-1] != self._pad_id for row in rows):
+            return self._score_shared(rows, [turns for turns, _ in pairs], check)
+        return self._score_plain(rows, check)
+
+    def _encode(self, pairs: Sequence[Pair]) -> Rows:
+        """Ids of whole conversations; what is longer than the model's window loses its start."""
+        try:
+            texts = [self.format.write_conversation(turns, response) for turns, response in pairs]
+        except PromptRefused as error:
+            raise ModelInvalid(f"The reward model in {self.folder} can't read a conversation of the data set: {error}") from error
+        rows: Rows = self.tokenizer(texts, add_special_tokens=not self.format.chat)["input_ids"]
+        return [row if self._window is None or len(row) <= self._window else self._cut(row, self._window) for row in rows]
+
+    @staticmethod
+    def _cut(row: list[int], window: int) -> list[int]:
+        return row[:1] + row[len(row) - window + 1 :]
 
     @torch.inference_mode()
-    def score_ids(self, rows: Rows, check: Callable[[], None] = lambda: None) -> list[float]:
-        """Scores of token rows, grouped by length so that little is padded."""
+    def _score_shared(self, rows: Rows, owners: Sequence[Sequence[Turn]], check: Callable[[], None]) -> list[float]:
+        """Rows of one prompt share their longest common beginning; the score is read from each row's last token."""
+        of_prompt: dict[tuple[Turn, ...], list[int]] = {}
+        for row, turns in enumerate(owners):
+            of_prompt.setdefault(tuple(turns), []).append(row)
+        beginnings, continuations = [], []
+        for number, members in enumerate(of_prompt.values()):
+            size = common_length([rows[row] for row in members])
+            beginnings.append(rows[members[0]][:size])
+            continuations += [(row, (number, rows[row][size:])) for row in members]
+        scores = torch.zeros(len(rows))
+        for part in run_continuations(self.body, beginnings, [c for _, c in continuations], check):
+            last_RD = part.hidden_RTD[torch.arange(len(part.rows)), part.length_R - 1]
+            scores[[continuations[k][0] for k in part.rows]] = self.network.score(last_RD)[:, 0].float().cpu()
+        return scores.tolist()
+
+    @torch.inference_mode()
+    def _score_plain(self, rows: Rows, check: Callable[[], None] = _go_on) -> list[float]:
+        """Every row on its own, grouped by length so that little is padded."""
+        budget = 65_536 if self.body.device.type == "cuda" else 2_048
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
         scores = torch.zeros(len(rows))
         at = 0
         while at < len(order):
             check()
-            size = max(1, self._budget // max(1, len(rows[order[at]])))
-            chosen = order[at : at + size]
+            chosen = order[at : at + max(1, budget // len(rows[order[at]]))]
             scores[chosen] = self._forward([rows[i] for i in chosen])
-            at += size
+            at += len(chosen)
         return scores.tolist()
 
-    def _forward(self, rows: Rows) -> torch.Tensor:
+    @property
+    def _pad_id(self) -> int | None:
+        """The id that the model itself takes for padding."""
+        pad_id: int | None = self.network.config.get_text_config().pad_token_id
+        return pad_id
+
+    def _forward(self, rows: Rows) -> Tensor:
         """Right-padded pass → [R] float32 on the CPU."""
-        config = self.network.config.get_text_config()
-        declared = config.pad_token_id
-        pad = declared if declared is not None else _absent_id(rows, self._vocab)
+        config, declared = self.network.config.get_text_config(), self._pad_id
+        pad = declared if declared is not None else absent_id(rows, self.body.find_row_limit())
         width = max(len(row) for row in rows)
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.network.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.network.device)
-        if any(len(row) != width for row in rows) or len(rows) > 1:
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.body.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.body.device)
+        if len(rows) > 1:
             config.pad_token_id = pad
         try:
-            logits: torch.Tensor = self.network(input_ids=ids, attention_mask=mask).logits
+            logits: Tensor = self.network(input_ids=ids, attention_mask=mask).logits
         finally:
             config.pad_token_id = declared
         return logits[:, 0].float().cpu()
 
+    def _probe_rows(self) -> Rows:
+        answers = ("Well.", "I am fine, and how are you today?", "No")
+        return self._encode([([("user", "How are you?")], answer) for answer in answers])
+
+    @torch.inference_mode()
     def _check_batch_invariance(self) -> None:
         """Score three rows alone and together: they must agree, or the numbers would depend on the batch."""
-        rows = [
-            self.encode([("user", "How are you?")], answer) for answer in ("Well.", "I am fine, and how are you today?", "No")
-        ]
-        alone = torch.cat([self._forward([row]) for row in rows])
-        together = self._forward(rows)
-        bound = 1e-3 if self.network.dtype == torch.float32 else 8e-2
-        if not torch.isfinite(together).all() or (alone - together).abs().max() > bound * (1 + alone.abs().max()):
+        rows = self._probe_rows()
+        alone, together = torch.cat([self._forward([row]) for row in rows]), self._forward(rows)
+        if not self._agree(alone, together):
             raise ModelInvalid(
                 f"The reward model in {self.folder} gives an answer another score when it stands in a batch "
-                f"(pad token {self.network.config.get_text_config().pad_token_id}): its padding is not set up. "
+                f"(pad token {self._pad_id}): its padding is not set up. "
                 "Set pad_token_id in its config.json to the pad token of its tokenizer."
             )
 
+    @torch.inference_mode()
+    def _reads_last_token(self) -> bool:
+        """Whether the score is a linear map of the last token's hidden state, as it is for decoders."""
+        rows = [row for row in self._probe_rows() if row[-1] != self._pad_id]
+        if not rows or not isinstance(getattr(self.network, "score", None), nn.Linear):
+            return False
+        shared = self._score_shared(rows, [[("user", "one prompt")]] * len(rows), _go_on)
+        return self._agree(torch.tensor(shared), torch.cat([self._forward([row]) for row in rows]))
 
-def _absent_id(rows: Rows, vocab: int) -> int:
+    def _agree(self, have: Tensor, want: Tensor) -> bool:
+        bound = 1e-3 if self.network.dtype == torch.float32 else 8e-2
+        return bool(torch.isfinite(have).all() and (have - want).abs().max() <= bound * (1 + want.abs().max()))
+
+
+def common_length(rows: Rows) -> int:
+    """How many ids all rows begin with, leaving each at least one of its own."""
+    first, last = min(rows), max(rows)  # what these two share, all rows between them share
+    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return min(same, min(len(row) for row in rows) - 1)
+
+
+def absent_id(rows: Rows, num_ids: int) -> int:
     """The highest id that occurs in none of the rows."""
-    used = {token for row in rows for token in row}
-    return next(token for token in range(vocab - 1, -1, -1) if token not in used)
+    used: set[Any] = {token for row in rows for token in row}
+    return next(token for token in range(num_ids - 1, -1, -1) if token not in used)

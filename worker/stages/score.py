@@ -1,21 +1,18 @@
 """Stage 2: log π_ref(y_j|x_i) and r(x_i, y_j) for the fixed batches, once; every later run with the same content reuses them.
 
-Legend: B prompts, M responses of a batch, R rows (prompt i with response j), T tokens, N response positions, D hidden size.
+Legend: B prompts, M responses of a batch, R rows (prompt i with response j), N response positions.
 """
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe, WeightSettings
 from worker.models.adapter import LanguageModel
+from worker.models.prefix import Continued, run_continuations
 from worker.models.reward import RewardModel
-from worker.stages.batches import collate
 from worker.stages.prepare import Encoded
 from worker.var.logprobs import sequence_sums, token_logprobs
 
@@ -97,112 +94,23 @@ def score_logprobs(
     responses = [response.ids for example in batch for response in example.responses]
     own = own_prompts(batch).tolist()
     pairs = [(i, j) for i in range(len(batch)) for j in range(len(responses)) if cross or own[j] == i]
-    job = _Job(model, [example.prompt_ids for example in batch], responses, check)
+    # The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
+    shared = model.shares_prefix
+    beginnings = [example.prompt_ids[:-1] if shared else example.prompt_ids[:0] for example in batch]
+    continuations = [(i, [*(batch[i].prompt_ids[-1:] if shared else batch[i].prompt_ids), *responses[j][:-1]]) for i, j in pairs]
     logprob_BM = torch.full((len(batch), len(responses)), NAN)
-    run = _score_shared if model.shares_prefix else _score_plain
-    for rows, logprob_R in run(job, pairs):
-        index = torch.tensor(rows)
-        logprob_BM[index[:, 0], index[:, 1]] = logprob_R.float().cpu()
+    for part in run_continuations(model, beginnings, continuations, check):
+        chosen = [pairs[row] for row in part.rows]
+        index = torch.tensor(chosen)
+        logprob_BM[index[:, 0], index[:, 1]] = _sum_rows(model, part, [responses[j] for _, j in chosen]).cpu()
     return logprob_BM
 
 
-@dataclass(frozen=True)
-class _Job:
-    model: LanguageModel
-    prompts: Sequence[Sequence[int]]
-    responses: Sequence[Sequence[int]]
-    check: Callable[[], None]
-
-    @property
-    def budget(self) -> int:
-        """Tokens of one pass, the cached ones included: what bounds the memory."""
-        return 65_536 if self.model.device.type == "cuda" else 8_192
-
-    def sums(self, hidden_ND: Tensor, target_N: Tensor, owner_N: Tensor, num_rows: int) -> Tensor:
-        head = self.model.head
-        logprob_N = token_logprobs(hidden_ND, head.weight_VD, target_N, **head.options())
-        return sequence_sums(logprob_N, owner_N, num_rows)
-
-
-Pair = tuple[int, int]
-Scored = tuple[list[Pair], Tensor]
-
-
-def _score_plain(job: _Job, pairs: list[Pair]) -> list[Scored]:
-    """Every pair as a row of its own, for models whose state can't be shared."""
-    order = sorted(pairs, key=lambda p: -len(job.prompts[p[0]]) - len(job.responses[p[1]]))
-    results: list[Scored] = []
-    for chosen in _chunk(order, lambda p: len(job.prompts[p[0]]) + len(job.responses[p[1]]), job.budget):
-        job.check()
-        rows = collate([(job.prompts[i], job.responses[j]) for i, j in chosen]).to(job.model.device)
-        hidden = job.model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)
-        results.append((chosen, job.sums(hidden[rows.place_N], rows.target_N, rows.owner_N, len(chosen))))
-    return results
-
-
-def _score_shared(job: _Job, pairs: list[Pair]) -> list[Scored]:
-    """Prompts encoded once, in groups of like length; their continuations attend to the expanded cache."""
-    by_prompt: dict[int, list[int]] = {}
-    for i, j in pairs:
-        by_prompt.setdefault(i, []).append(j)
-    longest = max(len(response) for response in job.responses)
-    order = sorted(by_prompt, key=lambda i: -len(job.prompts[i]))
-    results: list[Scored] = []
-    for group in _chunk(order, lambda i: len(by_prompt[i]) * (len(job.prompts[i]) + longest), job.budget, square=False):
-        job.check()
-        results += _score_group(job, group, by_prompt)
-    return results
-
-
-def _score_group(job: _Job, group: list[int], by_prompt: dict[int, list[int]]) -> list[Scored]:
-    device = job.model.device
-    width = max(len(job.prompts[i]) for i in group)
-    ids = torch.tensor([[0] * (width - len(job.prompts[i])) + list(job.prompts[i]) for i in group], device=device)
-    mask_GP = torch.tensor([[0] * (width - len(job.prompts[i])) + [1] * len(job.prompts[i]) for i in group], device=device)
-    prefix = job.model.run(ids, mask_GP, (mask_GP.cumsum(1) - 1).clamp(min=0), keep=True)
-    last_GD, cache = prefix.last_hidden_state[:, -1], prefix.past_key_values
-    rows = [(g, j) for g, i in enumerate(group) for j in by_prompt[i]]
-    rows.sort(key=lambda row: -len(job.responses[row[1]]))
-    chunks = _chunk(rows, lambda row: width + len(job.responses[row[1]]), job.budget)
-    results = []
-    for number, chunk in enumerate(chunks):
-        job.check()
-        own_cache = cache if number == len(chunks) - 1 else copy.deepcopy(cache)
-        results.append(([(group[g], j) for g, j in chunk], _continue(job, chunk, own_cache, mask_GP, last_GD)))
-    return results
-
-
-def _continue(job: _Job, chunk: list[Pair], cache: Any, mask_GP: Tensor, last_GD: Tensor) -> Tensor:
-    """Log-prob sums of the chunk's responses behind their cached prompts: [R]."""
-    device = job.model.device
-    responses = [job.responses[j] for _, j in chunk]
-    lengths = torch.tensor([len(response) for response in responses])
-    width = int(lengths.max())
-    target_RT = torch.tensor([[*response, *[0] * (width - len(response))] for response in responses], device=device)
-    real_RT = (torch.arange(width) < lengths[:, None]).to(device)
-    row_R = torch.tensor([g for g, _ in chunk], device=device)
-    hidden_RTD = last_GD[row_R][:, None]  # predicts the first token; the rest comes from the tokens before
-    if width > 1:
-        cache.batch_select_indices(row_R)
-        prompt_RP = mask_GP[row_R]
-        positions = prompt_RP.sum(1, keepdim=True) + torch.arange(width - 1, device=device)
-        mask = torch.cat([prompt_RP, real_RT[:, 1:].long()], dim=1)
-        tail = job.model.run(target_RT[:, :-1], mask, positions, cache=cache).last_hidden_state
-        hidden_RTD = torch.cat([hidden_RTD, tail], dim=1)
-    owner_RT = torch.arange(len(chunk), device=device)[:, None].expand(-1, width)
-    return job.sums(hidden_RTD[real_RT], target_RT[real_RT], owner_RT[real_RT], len(chunk))
-
-
-def _chunk(items: list[Any], size: Callable[[Any], int], budget: int, *, square: bool = True) -> list[list[Any]]:
-    """Consecutive items whose cost stays in the budget, one item at least; `square`: all pay the largest one's size."""
-    chunks: list[list[Any]] = []
-    total = largest = 0
-    for item in items:
-        cost = size(item)
-        largest, total = max(largest, cost), total + cost
-        if chunks and (largest * (len(chunks[-1]) + 1) if square else total) <= budget:
-            chunks[-1].append(item)
-        else:
-            chunks.append([item])
-            largest = total = cost
-    return chunks
+def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequence[int]]) -> Tensor:
+    """Σ_t log π_ref(y_t|…) of each row: [R] float32."""
+    num_R = torch.tensor([len(response) for response in responses], device=model.device)
+    target_N = torch.tensor([token for response in responses for token in response], device=model.device)
+    owner_N = torch.arange(len(responses), device=model.device).repeat_interleave(num_R)
+    head = model.head
+    logprob_N = token_logprobs(part.hidden_RTD[part.last(num_R)], head.weight_VD, target_N, **head.options())
+    return sequence_sums(logprob_N, owner_N, len(responses))

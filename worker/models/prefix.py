@@ -1,0 +1,122 @@
+"""Many continuations of few beginnings: each beginning is encoded once, its continuations attend to the cached copy.
+
+The token count falls from Σ (|x| + |y|) over all pairs to Σ |x| over the beginnings plus Σ |y| (method.md, section 6.2).
+Legend: G beginnings of one group, P their padded length, R rows (continuations), T their padded length, D hidden size.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.models.adapter import Body
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Hidden states of some continuations: row r is continuation `rows[r]`, its real tokens come first."""
+
+    rows: list[int]
+    hidden_RTD: Tensor
+    length_R: Tensor
+
+    def last(self, num_R: Tensor) -> Tensor:
+        """Marks the last `num_R` real tokens of each row: bool [R, T]."""
+        place_T = torch.arange(self.hidden_RTD.shape[1], device=num_R.device)
+        return (place_T < self.length_R[:, None]) & (place_T >= (self.length_R - num_R)[:, None])
+
+
+def run_continuations(
+    body: Body, beginnings: Sequence[Ids], continuations: Sequence[tuple[int, Ids]], check: Callable[[], None] = lambda: None
+) -> Iterator[Continued]:
+    """Hidden states of each continuation (index of its beginning, ids) behind its beginning, in groups of like length.
+
+    A beginning may be empty. `check` is called between forward passes and may raise.
+    """
+    budget = 65_536 if body.device.type == "cuda" else 2_048  # on a CPU, what stays in the cache is quickest
+    rows_of: dict[int, list[int]] = {}
+    for row, (beginning, _) in enumerate(continuations):
+        rows_of.setdefault(beginning, []).append(row)
+    widest = {b: max(len(continuations[row][1]) for row in rows) for b, rows in rows_of.items()}
+    order = sorted(rows_of, key=lambda b: (-len(beginnings[b]), -widest[b]))
+    costs = [len(rows_of[b]) * (len(beginnings[b]) + widest[b]) for b in order]
+    for group in chunk(order, costs, [len(beginnings[b]) == 0 for b in order], budget):
+        yield from _run_group(body, beginnings, continuations, group, rows_of, budget, check)
+
+
+def _run_group(
+    body: Body,
+    beginnings: Sequence[Ids],
+    continuations: Sequence[tuple[int, Ids]],
+    group: list[int],
+    rows_of: dict[int, list[int]],
+    budget: int,
+    check: Callable[[], None],
+) -> Iterator[Continued]:
+    check()
+    cache, mask_GP = _encode(body, [beginnings[b] for b in group])
+    place = {b: g for g, b in enumerate(group)}
+    rows = sorted((row for b in group for row in rows_of[b]), key=lambda row: -len(continuations[row][1]))
+    widths = [mask_GP.shape[1] + len(continuations[row][1]) for row in rows]
+    chunks = chunk_padded(rows, widths, budget)
+    for number, chosen in enumerate(chunks):
+        check()
+        own_cache = cache if number == len(chunks) - 1 else copy.deepcopy(cache)  # a pass writes into its cache
+        place_R = torch.tensor([place[continuations[row][0]] for row in chosen], device=body.device)
+        yield _continue(body, chosen, [continuations[row][1] for row in chosen], own_cache, mask_GP[place_R], place_R)
+
+
+def _encode(body: Body, beginnings: Sequence[Ids]) -> tuple[Any, Tensor]:
+    """The cache of left-padded beginnings (None when they are empty) and their mask [G, P]."""
+    width = max(len(ids) for ids in beginnings)
+    mask_GP = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in beginnings], device=body.device)
+    if width == 0:
+        return None, mask_GP.view(len(beginnings), 0).long()
+    ids_GP = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in beginnings], device=body.device)
+    result = body.run(ids_GP, mask_GP, (mask_GP.cumsum(1) - 1).clamp(min=0), keep=True)
+    return result.past_key_values, mask_GP
+
+
+def _continue(body: Body, rows: list[int], tails: list[Ids], cache: Any, prefix_RP: Tensor, place_R: Tensor) -> Continued:
+    length_R = torch.tensor([len(tail) for tail in tails], device=body.device)
+    width = max(len(tail) for tail in tails)
+    ids_RT = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=body.device)
+    place_T = torch.arange(width, device=body.device)
+    positions_RT = prefix_RP.sum(1, keepdim=True) + place_T
+    mask = torch.cat([prefix_RP, (place_T < length_R[:, None]).long()], dim=1)
+    if cache is not None:
+        cache.batch_select_indices(place_R)
+    hidden_RTD = body.run(ids_RT, mask, positions_RT, cache=cache).last_hidden_state
+    return Continued(rows, hidden_RTD, length_R)
+
+
+def chunk(items: Sequence[int], costs: Sequence[int], kinds: Sequence[bool], budget: int) -> list[list[int]]:
+    """Consecutive items of one kind whose costs together stay in the budget; one item at least."""
+    chunks: list[list[int]] = []
+    total, last = 0, None
+    for item, cost, kind in zip(items, costs, kinds, strict=True):
+        if chunks and kind == last and total + cost <= budget:
+            chunks[-1].append(item)
+            total += cost
+        else:
+            chunks.append([item])
+            total, last = cost, kind
+    return chunks
+
+
+def chunk_padded(items: Sequence[int], widths: Sequence[int], budget: int) -> list[list[int]]:
+    """Consecutive items, widest first, that padded to the widest of them stay in the budget; one item at least."""
+    chunks: list[list[int]] = []
+    widest = 0
+    for item, width in zip(items, widths, strict=True):
+        if chunks and widest * (len(chunks[-1]) + 1) <= budget:
+            chunks[-1].append(item)
+        else:
+            chunks.append([item])
+            widest = width
+    return chunks
