@@ -102,7 +102,7 @@ def _partition_statistics(candidates: Candidates, shares_BM: Tensor, allowed_BM:
     """Of q_ij, candidate j's share of Z(x_i): H(q_i)/log M_i (0 for a lone one), mass of other prompts' responses, winner."""
     num_prompts = len(shares_BM)
     num_allowed_B = allowed_BM.sum(dim=1)
-    entropy_B = torch.special.entr(shares_BM).sum(dim=1) / num_allowed_B.clamp(min=2).log()
+    entropy_B = torch.special.entr(shares_BM).sum(dim=1) / num_allowed_B.clamp(min=2).double().log()
     own_BM = candidates.own_M == torch.arange(num_prompts, device=shares_BM.device)[:, None]
     own_share_M = shares_BM.gather(0, candidates.own_M[None])[0]
     lengths_BM = candidates.num_tokens_M.double().expand(allowed_BM.shape)
