@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from app.cli import cli
 from app.settings import Settings
 from tests.architecture.tree import ROOT, list_files, read
 
@@ -26,6 +28,22 @@ def test_every_make_target_that_a_document_names_exists():
     made = set(re.findall(r"^([\w-]+):", read(Path("Makefile")), re.MULTILINE))
     named = {name for path in DOCUMENTS for name in re.findall(r"(?:`|^ {4})make (\w+)", read(path), re.MULTILINE)}
     assert named <= made
+
+
+def commands() -> set[str]:
+    """Every command of `varstudio`, groups and their commands joined by a blank."""
+    program = get_command(cli)
+    groups = {name: set(getattr(command, "commands", {})) for name, command in program.commands.items()}
+    return {*groups, *(f"{name} {inner}" for name, inners in groups.items() for inner in inners)}
+
+
+def test_every_command_that_a_document_names_exists():
+    named = {
+        f"{group} {inner}".strip() if inner and any(known.startswith(f"{group} ") for known in commands()) else group
+        for path in DOCUMENTS
+        for group, inner in re.findall(r"(?:`|^ {4})varstudio ([a-z-]+)(?: ([a-z-]+))?", read(path), re.MULTILINE)
+    }
+    assert named <= commands()
 
 
 def test_every_file_that_the_readme_or_the_architecture_names_exists():
