@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from app.commands.client import Client, CommandFailed
-from app.commands.terminal import out, size, table
+from app.commands.terminal import facts, size, table
 from app.settings import Settings
 
 group = typer.Typer(no_args_is_help=True, help="Preference data.")
@@ -100,5 +100,4 @@ def show_dataset(dataset: dict[str, Any]) -> None:
         rows.append(("left out", f"{dropped['count']} × {dropped['reason']} (lines {lines})"))
     if columns := ((dataset["error"] or {}).get("extra") or {}).get("columns"):
         rows.append(("columns", ", ".join(column["name"] for column in columns)))
-    table("", "", rows=rows)
-    out.file.flush()
+    facts(rows)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client
-from app.commands.terminal import table
+from app.commands.terminal import facts, table
 from app.settings import Settings
 
 group = typer.Typer(no_args_is_help=True, help="Policies and reward models.")
@@ -53,4 +53,4 @@ def delete(model_id: str) -> None:
 def show_model(model: dict[str, Any]) -> None:
     names = ("id", "name", "kind", "source", "path", "revision")
     rows = [(name, model[name]) for name in names if model[name] is not None]
-    table("", "", rows=[*rows, *((key.replace("_", " "), value) for key, value in model["facts"].items() if value is not None)])
+    facts([*rows, *((key.replace("_", " "), value) for key, value in model["facts"].items() if value is not None)])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from app.domain.errors import StudioError
 
@@ -22,18 +21,24 @@ def show_error(error: StudioError) -> None:
 
 
 def table(*columns: str, rows: Sequence[Sequence[object]]) -> None:
-    """A plain table; texts of users are never taken for markup."""
-    made = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        made.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
-    out.print(made)
+    """Columns side by side, never cut: an id must be whole to be used."""
+    cells = [list(columns), *([plain("" if cell is None else str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.print(line.rstrip(), markup=False)
 
 
-def escape(text: str) -> str:
-    """Text that neither rich nor the terminal takes for an instruction."""
-    from rich.markup import escape as escape_markup
+def facts(rows: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        out.print(f"{name:<{width}}{plain(str(value))}", markup=False)
 
-    return escape_markup("".join(character if character.isprintable() else " " for character in text))
+
+def plain(text: str) -> str:
+    """Text without what a terminal would take for an instruction."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def size(num_bytes: float) -> str:

@@ -85,7 +85,7 @@ def prepare(settings: Settings) -> str | None:
         database.migrate()
         with database.writing() as session:
             keep_token(session, token_path(settings))
-            return accounts.greet(session)
+            return accounts.greet(session, renew=True)
     finally:
         database.close()
 
@@ -183,7 +183,8 @@ class Children:
 def web_command(settings: Settings) -> list[str]:
     return [
         sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app",
-        "--host", settings.host, "--port", str(settings.port), "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "5",
+        "--host", settings.host, "--port", str(settings.port), "--timeout-graceful-shutdown", "5",
+        "--log-level", "warning", "--no-access-log",
     ]  # fmt: skip
 
 

@@ -48,12 +48,17 @@ def create_login_link(session: Session, user: User) -> str:
     return issue(session, user, "login", timedelta(hours=LOGIN_LINK_HOURS))
 
 
-def greet(session: Session) -> str | None:
-    """At a start: a login secret for the administrator while nobody is signed in, else None. Old tokens are swept."""
-    accounts.delete_expired(session, now(session))
-    if accounts.has_live_token(session, "session", now(session)):
+def greet(session: Session, *, renew: bool = False) -> str | None:
+    """At a start: a login secret for the administrator while nobody is signed in, else None. Old tokens are swept.
+
+    A link that is still good isn't made again, unless `renew`: then it ends, and the new one is returned.
+    """
+    moment = now(session)
+    accounts.delete_expired(session, moment)
+    admin = ensure_admin(session)
+    if accounts.has_live_token(session, "session", moment) or (not renew and accounts.has_live_token(session, "login", moment)):
         return None
-    return create_login_link(session, ensure_admin(session))
+    return create_login_link(session, admin)
 
 
 def redeem_login(session: Session, secret: str, session_days: int = 30) -> str:

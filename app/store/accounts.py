@@ -38,7 +38,8 @@ def find_token(session: Session, digest: str, kind: str) -> tuple[User, Token] |
 
 
 def has_live_token(session: Session, kind: str, now: datetime) -> bool:
-    live = select(Token.digest).where(Token.kind == kind, Token.expires_at > now).limit(1)
+    """Whether anybody holds a token of this kind that is good still."""
+    live = select(Token.digest).where(Token.kind == kind, Token.expires_at > now, Token.used_at.is_(None)).limit(1)
     return session.scalar(live) is not None
 
 
