@@ -18,6 +18,12 @@ function readColours() {
 
 const font = { fontFamily: "ui-sans-serif, system-ui, sans-serif", fontSize: 11 };
 
+// Round numbers without the zeros that equal precision would add.
+function tick(value) {
+  const rounded = Number(value.toPrecision(3));
+  return Math.abs(rounded) >= 1e-3 && Math.abs(rounded) < 1e6 ? String(rounded).replace("-", "−") : number(rounded, 2);
+}
+
 function axes(colours, spec) {
   const label = { ...font, color: colours.muted, hideOverlap: true };
   return {
@@ -27,7 +33,8 @@ function axes(colours, spec) {
     },
     yAxis: {
       type: "value", scale: spec.low === null, min: spec.low ?? undefined, max: spec.high ?? undefined, splitNumber: 4,
-      axisLabel: { ...label, formatter: (value) => (spec.unit === "share" ? percent(value) : number(value)) },
+      interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLine: { show: false },
+      axisLabel: { ...label, formatter: (value) => (spec.unit === "share" ? percent(value) : tick(value)) },
       splitLine: { lineStyle: { color: colours.line } },
     },
   };

@@ -124,7 +124,9 @@ def sign_up(database: Database) -> tuple[User, str]:
 
 def stock(database: Database, files: Files, user: User) -> tuple[Dataset, Model, Model]:
     """A ready data set, whose examples are not read here, and two models."""
-    audit = Audit(num_rows=640, num_kept_rows=640, num_examples=640, num_responses=1280, num_pairs=640, has_rating=True, has_preference=True)
+    audit = Audit(
+        num_rows=640, num_kept_rows=640, num_examples=640, num_responses=1280, num_pairs=640, has_rating=True, has_preference=True
+    )
     with database.writing() as session:
         at = now(session)
         dataset = Dataset(
@@ -255,7 +257,9 @@ class Writer:
             ),
         )
         with self.studio.database.writing() as session:
-            attempts.finish(session, self.run_id, self.token, OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"eval/reward_gain": 3.02}))
+            attempts.finish(
+                session, self.run_id, self.token, OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"eval/reward_gain": 3.02})
+            )
 
 
 def histogram(weights: list[float]) -> list[int]:

@@ -65,7 +65,7 @@ WEIGHTS = (
     Chart(
         "heatmap",
         "Weights over time",
-        "Each column is one step's histogram: darker means more responses at that weight.",
+        "Each column is one step's histogram: the stronger the colour, the more responses.",
         kind="heatmap",
     ),
     Chart(

@@ -15,7 +15,7 @@ from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.difference import Piece, mark_differences
 from app.web.histogram import Histogram, lengths_of
-from app.web.pages.mapping import MappingForm, mapping_form
+from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, mapping_form
 from app.web.rendering import Context, render, variables
 from app.web.uploads import take_dataset
 
@@ -86,7 +86,7 @@ async def upload_dataset(request: Request, settings: CurrentSettings, user: Curr
 
 def upload_page(request: Request, max_bytes: int, *, error: StudioError | None = None) -> HTMLResponse:
     shapes = {
-        str(shape): ", ".join(role.name if role.required else f"{role.name} (optional)" for role in roles)
+        SHAPE_TEXTS[shape]: ", ".join(role.name for role in roles if role.required) or ", ".join(role.name for role in roles[-3:])
         for shape, roles in SHAPE_ROLES.items()
     }
     context = UploadPage(

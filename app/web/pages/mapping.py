@@ -1,6 +1,6 @@
 """The mapping form of a data set whose shape isn't known: a shape, a column for each of its roles, its switches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,8 @@ class MappingForm(Context):
 def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str, list[str]] | None = None) -> MappingForm:
     """The form for one shape; without a choice the likeliest. Columns that bear a role's name are filled in."""
     preview = store.preview(files, dataset.id)
-    chosen = Shape(shape) if shape in list(Shape) else Shape((preview["shapes"] or [Shape.PAIR])[0])
     names = {column["name"] for column in preview["columns"]}
+    chosen = Shape(shape) if shape in list(Shape) else likeliest([Shape(one) for one in preview["shapes"]], names)
     roles = SHAPE_ROLES[chosen]
     faults = (dataset.error or {}).get("problems", [])
     return MappingForm(
@@ -69,6 +69,15 @@ def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str
         values=values or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
         errors={str(fault.get("field", "")).removeprefix("mapping."): str(fault["message"]) for fault in faults},
     )
+
+
+def likeliest(shapes: Sequence[Shape], names: Collection[str]) -> Shape:
+    """Of the shapes that may fit, the one whose roles the columns' names fill best."""
+
+    def fit(shape: Shape) -> int:
+        return sum(1 if role.name in names else -2 * role.required for role in SHAPE_ROLES[shape])
+
+    return max(shapes, key=fit, default=Shape.PAIR)
 
 
 @router.get("/datasets/{dataset_id}/mapping")
