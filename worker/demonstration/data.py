@@ -40,7 +40,8 @@ WRONG_PRODUCT_CREDIT = -1.0
 REPEATED_CREDIT = -1.0
 UNFINISHED_CREDIT = -1.0
 LIKENESS = 0.6  # share of common words from which a garbled sentence still counts as the one it was meant to be
-LEVEL_SHARES = (0.25, 0.35, 0.4)  # of the good, the middling and the bad level of each trait
+EVERYDAY = (0.25, 0.35, 0.4)  # shares of the good, the middling and the bad level of each trait at the desk as it is
+COLLECTED = (1 / 3, 1 / 3, 1 / 3)  # the same among answers that were collected to be compared: every level alike
 LABEL_SHARPNESS = 2.0  # how reliably people prefer the better answer: P(chosen) = σ(sharpness · Δscore)
 
 
@@ -101,9 +102,9 @@ def draw_case(random: Random) -> Case:
     return Case(**slots, prompt=" ".join(part for part in parts if part).format(**slots))
 
 
-def draw_style(random: Random) -> Style:
-    """An everyday desk: the good level of a trait is the rarest, and most answers have something good and something bad."""
-    return Style(*(random.choices(list(levels), LEVEL_SHARES)[0] for levels in (WARMTH, DETAIL, HONESTY)))
+def draw_style(random: Random, shares: tuple[float, float, float]) -> Style:
+    """Each trait by itself, so that most answers have something good and something bad."""
+    return Style(*(random.choices(list(levels), shares)[0] for levels in (WARMTH, DETAIL, HONESTY)))
 
 
 def write_answer(random: Random, case: Case, style: Style) -> str:
@@ -129,9 +130,12 @@ def generate_cases(random: Random, num_cases: int, taken: Collection[str] = ()) 
 
 
 def generate_answers(seed: int, num_answers: int, taken: Collection[str] = ()) -> list[tuple[str, str]]:
-    """(prompt, answer) in every style, for the policy to learn to talk from."""
+    """(prompt, answer) as the desk gives them every day, for the policy to learn to talk from."""
     random = Random(f"answers {seed}")
-    return [(case.prompt, write_answer(random, case, draw_style(random))) for case in generate_cases(random, num_answers, taken)]
+    return [
+        (case.prompt, write_answer(random, case, draw_style(random, EVERYDAY)))
+        for case in generate_cases(random, num_answers, taken)
+    ]
 
 
 def generate_pairs(seed: int, num_pairs: int, taken: Collection[str] = ()) -> list[Pair]:
@@ -142,10 +146,10 @@ def generate_pairs(seed: int, num_pairs: int, taken: Collection[str] = ()) -> li
 
 def _draw_pair(random: Random, case: Case) -> Pair:
     """Two styles of different worth, answered, judged and labelled."""
-    first = draw_style(random)
-    second = draw_style(random)
+    first = draw_style(random, COLLECTED)
+    second = draw_style(random, COLLECTED)
     while second.score == first.score:
-        second = draw_style(random)
+        second = draw_style(random, COLLECTED)
     answers = [(write_answer(random, case, style), style) for style in (first, second)]
     gap = LABEL_SHARPNESS * (first.score - second.score)
     if random.random() > 1 / (1 + math.exp(-gap)):

@@ -19,7 +19,7 @@ from worker.var.logprobs import weighted_nll
 CONTEXT = 128
 GRAD_CLIP = 1.0
 INITIAL_DEVIATION = 0.08  # of the weights; with the usual 0.02 a body this narrow takes twice as long to learn to copy
-FITTING_EMPHASIS = 8.0  # how much more the words count that make an answer fit its prompt: they are rare, and hard to learn
+FITTING_EMPHASIS = 8.0  # how much more, at first, the words count that make an answer fit its prompt: rare and hard to learn
 Item = TypeVar("Item")
 Report = Callable[[int, int, float], None]  # steps done, of how many, loss
 
@@ -159,7 +159,12 @@ def train_policy(
     rows = [encode_turns(tokenizer, *answer) for answer in answers]
     emphasis_V = emphasise_fitting(tokenizer)
     plan = Plan(steps=len(rows) // 8, batch_size=8, learning_rate=3e-3)
-    train(policy, lambda batch: answer_loss(policy, batch, tokenizer.pad_token_id, emphasis_V), rows, plan, seed, report)
+
+    def loss_of(batch: list[Encoded], share_done: float) -> torch.Tensor:
+        # The emphasis fades, since in the end it would make the model say the emphasised words too often.
+        return answer_loss(policy, batch, tokenizer.pad_token_id, emphasis_V ** (1 - share_done))
+
+    train(policy, loss_of, rows, plan, seed, report)
     return policy
 
 
@@ -170,7 +175,7 @@ def train_reward(
     reward = build_reward(tokenizer, size, seed)
     rows = encode_pairs(tokenizer, pairs)
     plan = Plan(steps=len(rows) // 16, batch_size=16, learning_rate=2e-3)
-    train(reward, lambda batch: preference_loss(reward, batch, tokenizer.pad_token_id), rows, plan, seed, report)
+    train(reward, lambda batch, _: preference_loss(reward, batch, tokenizer.pad_token_id), rows, plan, seed, report)
     return reward
 
 
@@ -187,20 +192,23 @@ def draw_batches(items: Sequence[Item], plan: Plan, seed: int) -> Iterator[list[
 
 def train(
     model: torch.nn.Module,
-    loss_of: Callable[[list[Item]], torch.Tensor],
+    loss_of: Callable[[list[Item], float], torch.Tensor],
     items: Sequence[Item],
     plan: Plan,
     seed: int,
     report: Report,
 ) -> list[float]:
-    """AdamW with warm-up and a cosine to a tenth of the peak; the losses of all steps."""
+    """AdamW with warm-up and a cosine to a tenth of the peak; `loss_of` gets a batch and the share of the training done.
+
+    Returns the losses of all steps.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     losses = []
     model.train()
     for step, batch in enumerate(draw_batches(items, plan, seed)):
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * rate_at(step, plan)
-        loss = loss_of(batch)
+        loss = loss_of(batch, step / plan.steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         optimizer.step()
