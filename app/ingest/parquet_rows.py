@@ -41,13 +41,24 @@ class ParquetRows:
         number = 0
         try:
             for batch in self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                self.bytes_read += batch.nbytes
+                plain = readable(batch)
+                self.bytes_read += plain.nbytes
                 check_size(self.bytes_read, self.packed_bytes, self.limits)
-                for value in batch.to_pylist():
+                for value in plain.to_pylist():
                     number += 1
                     yield Row(number, value)
         except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
             raise DatasetInvalid(f"Near row {number + 1}: {explain(error)}") from error
+
+
+def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Dictionaries as plain values, so that they count in full; times as text, since Python's can't hold nanoseconds."""
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
+        elif pa.types.is_temporal(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).cast(pa.string()))
+    return batch
 
 
 def explain(error: Exception) -> str:

@@ -134,15 +134,18 @@ class IngestPool:
         return reply or STOPPED
 
     def _take(self) -> Child:
-        with self._lock:
-            while self._idle:
-                child = self._idle.pop()
-                if child.alive:
-                    return child
-        return Child()
+        while True:
+            with self._lock:
+                child = self._idle.pop() if self._idle else None
+            if child is None or child.alive:
+                return child or Child()
+            child.stop()
 
     def _give_back(self, child: Child) -> None:
-        fresh = child if child.alive else Child()
+        fresh = child
+        if not child.alive:
+            child.stop()
+            fresh = Child()
         with self._lock:
             if not self._closed and len(self._idle) < PRESPAWNED:
                 self._idle.append(fresh)

@@ -52,9 +52,13 @@ class Unpacked:
         self._stream = cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if self.gzipped else cast(BinaryIO, self._file)
         self.head = b""
         self._decoder: codecs.IncrementalDecoder | None = None
-        self.head = self._read(4096)
-        if not self.head:
-            raise DatasetInvalid("The file is empty.")
+        try:
+            self.head = self._read(4096)
+            if not self.head:
+                raise DatasetInvalid("The file is empty.")
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,114 @@
+"""Uploads are read by limited child processes that may die without harm."""
+
+import gzip
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.ingest.pool import Child, IngestPool
+from app.settings import Settings
+
+ROW = json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n"
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    pool = IngestPool(Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("var")))
+    pool.start()
+    yield pool
+    pool.close()
+
+
+def job(folder: Path, content: bytes, name: str = "source") -> dict[str, str]:
+    (folder / name).write_bytes(content)
+    return {"source": str(folder / name), "target": str(folder / f"{name}.parquet")}
+
+
+def test_a_good_file_comes_back_with_mapping_and_audit(pool, tmp_path):
+    reply = pool.run(job(tmp_path, ROW.encode()))
+    assert reply["status"] == "ready"
+    assert reply["mapping"]["shape"] == "pair"
+    assert reply["audit"]["num_kept_rows"] == 1
+
+
+def test_bad_and_unknown_files_come_back_as_errors(pool, tmp_path):
+    bad = pool.run(job(tmp_path, b"PK\x03\x04"))
+    unknown = pool.run(job(tmp_path, b'{"a": "x", "b": "y"}'))
+    assert (bad["status"], bad["error"]["code"]) == ("invalid", "dataset-invalid")
+    assert (unknown["status"], unknown["error"]["code"]) == ("needs_mapping", "mapping-needed")
+    assert [column["name"] for column in unknown["error"]["extra"]["columns"]] == ["a", "b"]
+
+
+def test_a_mapping_is_applied(pool, tmp_path):
+    columns = {"prompt": "p", "chosen": "g", "rejected": "b"}
+    reply = pool.run({**job(tmp_path, b'{"p": "Hi", "g": "x", "b": "y"}'), "mapping": {"shape": "pair", "columns": columns}})
+    assert reply["status"] == "ready"
+
+
+def test_a_child_that_is_killed_is_replaced(pool, tmp_path):
+    for child in list(pool._idle):
+        os.kill(child._process.pid, signal.SIGKILL)
+        child._process.wait()
+    assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
+
+
+def test_a_job_past_its_time_is_stopped_with_a_sentence(pool, tmp_path):
+    reply = pool.run(job(tmp_path, ROW.encode() * 200_000), timeout=0.2)
+    assert "took too much time or memory" in reply["error"]["detail"]
+    assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
+
+
+def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
+    reply = pool.run({**job(tmp_path, ROW.encode() * 400_000), "cpu_seconds": 0})
+    assert "took too much time or memory" in reply["error"]["detail"]
+
+
+@pytest.mark.parametrize("bomb", [
+    b'{"a": [' + b"{}," * (4 * 2**20 // 3 - 10) + b"{}]}",
+    gzip.compress(b"[" + b'{"a": [' + b"[]," * 2 * 10**6),
+    gzip.compress(b" " * 200 * 2**20),
+])  # fmt: skip
+def test_a_bomb_is_refused_in_bounded_memory(tmp_path, bomb):
+    child = Child()
+    reply = child.ask({**job(tmp_path, bomb), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
+    status = Path(f"/proc/{child._process.pid}/status").read_text()
+    child.stop()
+    assert reply["status"] in ("invalid", "needs_mapping")
+    peak_kib = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    assert peak_kib < 300 * 1024
+
+
+def test_memory_past_the_limit_is_a_sentence(pool, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int32()), pa.array(["x" * 12 * 2**20]))
+    pq.write_table(pa.table({"prompt": texts, "chosen": texts, "rejected": texts}), tmp_path / "made", compression="none")
+    reply = pool.run(job(tmp_path, (tmp_path / "made").read_bytes()))
+    assert reply["status"] == "invalid"
+    assert "memory" in reply["error"]["detail"]
+    assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
+
+
+def test_fifty_small_files_a_second(pool, tmp_path):
+    jobs = [job(tmp_path, ROW.encode() * 10, name=f"s{n}") for n in range(100)]
+    pool.run(jobs[0])
+    start = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        replies = list(threads.map(pool.run, jobs))
+    seconds = time.monotonic() - start
+    assert all(reply["status"] == "ready" for reply in replies)
+    assert seconds < 10  # 50 a second on an idle machine (docs/log.md); this only catches a process start per file
+
+
+def test_no_secret_reaches_a_child(pool, monkeypatch):
+    monkeypatch.setenv("STUDIO_DATABASE_URL", "postgresql://secret")
+    child = Child()
+    environment = Path(f"/proc/{child._process.pid}/environ").read_bytes()
+    child.stop()
+    assert b"STUDIO" not in environment
