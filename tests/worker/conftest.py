@@ -1,164 +1,13 @@
-"""Tiny models, data and attempts made on the spot: real architectures with random weights, real files, real processes."""
+"""One workshop of tiny models for the whole session."""
 
-import json
-import os
-import random
-import subprocess
-import sys
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
-from app.domain.jobs import ModelSource, RunSpec
-from app.domain.recipe import Recipe
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-SUBJECTS = ("the printer", "my account", "the red kettle", "this lamp", "a blue chair", "the map", "my order", "the garden hose")
-PROBLEMS = ("is broken", "arrived late", "makes a noise", "does not start", "lost its colour", "costs too much")
-KIND = ("I am sorry about that, let us fix it together", "Thank you for telling us, we will send a new one today")
-RUDE = ("Not my problem", "Read the manual and leave me alone, please do not write again")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<eos>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-
-torch.set_num_threads(1)
-
-
-def make_tokenizer(*, pad: bool = True, chat: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of about 360 entries; `chat` adds a chat template."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    texts = [f"{s} {p}" for s in SUBJECTS for p in PROBLEMS] + [*KIND, *RUDE, "Human: Assistant:"]
-    special = ["<eos>", *(["<pad>"] if pad else [])]
-    trainer = trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    core.train_from_iterator(texts, trainer, length=len(texts))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", **({"pad_token": "<pad>"} if pad else {}))
-    if chat:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def build_network(kind: str, vocab: int, *, pad_id: int | None = None, reward: bool = False) -> Any:
-    torch.manual_seed(7)
-    shape = {"vocab_size": vocab, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": pad_id, "num_labels": 1}
-    wide = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "initializer_range": 0.3,
-    }
-    if kind == "llama":
-        config = LlamaConfig(**shape, **wide, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True)
-        return LlamaForSequenceClassification(config) if reward else LlamaForCausalLM(config)
-    if kind == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**shape, **wide, num_key_value_heads=2, max_position_embeddings=256))
-    small = GPT2Config(**shape, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3)
-    return GPT2ForSequenceClassification(small) if reward else GPT2LMHeadModel(small)
-
-
-class Workshop:
-    """Makes models, data sets and attempts below one folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._runs = 0
-
-    def policy(self, kind: str = "llama", *, chat: bool = False) -> Path:
-        folder = self.root / f"policy-{kind}-{'chat' if chat else 'plain'}"
-        if not folder.exists():
-            tokenizer = make_tokenizer(chat=chat)
-            build_network(kind, len(tokenizer), pad_id=1).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        return folder
-
-    def reward(self, kind: str = "llama", *, pad: bool = True) -> Path:
-        folder = self.root / f"reward-{kind}-{'pad' if pad else 'no-pad'}"
-        if not folder.exists():
-            tokenizer = make_tokenizer(pad=pad)
-            build_network(kind, len(tokenizer), pad_id=1 if pad else None, reward=True).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        return folder
-
-    def examples(self, num: int = 24, *, seed: int = 0) -> list[dict[str, Any]]:
-        chance = random.Random(seed)
-        rows = []
-        for k in range(num):
-            prompt = f"{chance.choice(SUBJECTS)} {chance.choice(PROBLEMS)} {'again ' * chance.randrange(4)}{k}"
-            answers = [(chance.choice(KIND), 1, 1.0 + chance.random()), (chance.choice(RUDE), -1, chance.random())]
-            responses = [{"content": c, "rating": r, "preference": p} for c, p, r in answers]
-            rows.append({"example_id": k, "line": k + 1, "prompt": [{"role": "user", "content": prompt}], "responses": responses})
-        return rows
-
-    def dataset(self, rows: list[dict[str, Any]], name: str = "examples") -> Path:
-        path = self.root / f"{name}-{len(rows)}.parquet"
-        if not path.exists():
-            pq.write_table(pa.Table.from_pylist([{**row, "meta": "{}"} for row in rows]), path)
-        return path
-
-    def attempt(
-        self, *, dataset: Path | None = None, policy: Path | None = None, number: int = 1, run: str = "", **parts: Any
-    ) -> Path:
-        """An attempt's folder with its spec; `parts` are the recipe's."""
-        self._runs += 1
-        run_dir = self.root / "runs" / f"run_{self._runs}"
-        folder = run_dir / "attempts" / str(number)
-        folder.mkdir(parents=True)
-        reward = parts.pop("reward_folder", None)
-        recipe = make_recipe(reward is not None, **parts)
-        spec = RunSpec(
-            run_id=run_dir.name, attempt=number, recipe=recipe, dataset_sha256="0" * 64,
-            dataset_path=str(dataset or self.dataset(self.examples())), policy=self.source(policy or self.policy()),
-            reward=self.source(reward) if reward else None, run_dir=str(run_dir),
-            scorings_dir=str(parts.get("scorings") or run_dir / "scorings"), hub_dir=str(self.root / "hub"), num_threads=1,
-        )  # fmt: skip
-        (folder / "spec.json").write_text(spec.model_dump_json(by_alias=True))
-        return folder
-
-    @staticmethod
-    def source(folder: Path) -> ModelSource:
-        return ModelSource(source="folder", path=str(folder))
-
-    def next_attempt(self, folder: Path) -> Path:
-        """The following attempt at the same run."""
-        spec = json.loads((folder / "spec.json").read_text())
-        after = folder.parent / str(spec["attempt"] + 1)
-        after.mkdir()
-        (after / "spec.json").write_text(json.dumps({**spec, "attempt": spec["attempt"] + 1}))
-        return after
-
-
-def make_recipe(has_reward_model: bool = False, **parts: Any) -> Recipe:
-    """A short run: 4 prompts a batch, 3 evaluations; `parts` override whole sections by key."""
-    defaults: dict[str, dict[str, Any]] = {
-        "policy": {"model": "tiny"},
-        "reward": {"source": "model", "model": "tiny-reward"} if has_reward_model else {"source": "preference"},
-        "weights": {"lambda": 0.5},
-        "tokens": {"max_prompt": 64, "max_response": 48},
-        "training": {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2, "checkpoint_every": 2},
-        "evaluation": {"share": 0.2, "num_prompts": 4, "num_samples_shown": 2, "max_new_tokens": 12, "every": 4},
-    }
-    merged = {key: {**value, **parts.get(key, {})} for key, value in defaults.items()}
-    return Recipe.model_validate({"dataset": "tiny", "name": "test", **merged})
+from tests.worker.workshop import Workshop
+from worker.runner import main
 
 
 @pytest.fixture(scope="session")
@@ -166,30 +15,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
-def start_runner(folder: Path) -> subprocess.Popen[bytes]:
-    """The runner as its own process, as the supervisor starts it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    log = (folder / "log.txt").open("wb")
-    return subprocess.Popen(
-        [sys.executable, "-m", "worker.runner", str(folder)],
-        cwd=CHECKOUT,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-
-
 @pytest.fixture
-def spawn() -> Callable[[Path], subprocess.Popen[bytes]]:
-    return start_runner
-
-
-def read_events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    return [line for line in lines if kind in (None, line["kind"])]
-
-
-@pytest.fixture
-def events() -> Callable[..., list[dict[str, Any]]]:
-    return read_events
+def run() -> Iterator[Callable[[Path], int]]:
+    """The runner within this process: exit status for an attempt's folder. Its signal handlers are taken away again."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield lambda folder: main([str(folder)])
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from transformers import (
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from app.domain.errors import ModelInvalid, RecipeInvalid
+from app.domain.recipe import LoraSettings
+from worker.models.adapter import adapt, add_lora
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+BODY = {**SHAPE, "num_key_value_heads": 1, "intermediate_size": 32, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def networks():
+    torch.manual_seed(0)
+    return [
+        Gemma2ForCausalLM(Gemma2Config(**BODY, head_dim=8, final_logit_softcapping=2.0)),
+        Cohere2ForCausalLM(Cohere2Config(**BODY, logit_scale=0.25)),
+        GraniteForCausalLM(GraniteConfig(**BODY, logits_scaling=4.0)),
+        OPTForCausalLM(OPTConfig(**SHAPE, ffn_dim=32, word_embed_proj_dim=8, max_position_embeddings=64)),
+    ]
+
+
+@pytest.mark.parametrize("network", networks(), ids=lambda network: type(network).__name__)
+def test_the_head_taken_apart_gives_the_models_own_logits(network):
+    model = adapt(network.eval())
+    ids = torch.randint(50, (3, 11), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    have = model.head.logits(model.run(ids, mask).last_hidden_state)
+    torch.testing.assert_close(have, network(input_ids=ids, attention_mask=mask).logits, rtol=1e-4, atol=1e-5)
+    assert model.shares_prefix
+
+
+def test_an_architecture_whose_logits_are_made_otherwise_is_refused_with_a_sentence():
+    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
+    network.config.final_logit_softcapping = 0.5  # declared, but this architecture doesn't apply it
+    with pytest.raises(ModelInvalid, match="makes its logits in a way the studio does not know"):
+        adapt(network)
+
+
+def test_a_recurrent_model_is_run_without_shared_prefixes():
+    torch.manual_seed(0)
+    network = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4))
+    assert not adapt(network.eval()).shares_prefix
+
+
+def test_lora_trains_the_adapter_only_and_keeps_the_reference_inside():
+    torch.manual_seed(0)
+    model = adapt(LlamaForCausalLM(LlamaConfig(**BODY)).eval())
+    ids, mask = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.long)
+    before = model.run(ids, mask).last_hidden_state
+    model = add_lora(model, LoraSettings(rank=2), seed=3)
+    trainable = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    with torch.no_grad():
+        for parameter in trainable.values():
+            parameter.add_(0.1)
+    assert (model.run(ids, mask).last_hidden_state - before).abs().max() > 1e-3
+    with model.as_reference() as reference:
+        assert torch.equal(reference.run(ids, mask).last_hidden_state, before)
+
+
+def test_the_same_seed_gives_the_same_adapter():
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = add_lora(adapt(LlamaForCausalLM(LlamaConfig(**BODY)).eval()), LoraSettings(rank=2), seed)
+        return torch.cat([p.flatten() for p in model.network.parameters() if p.requires_grad])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_lora_on_unknown_modules_or_on_the_head_names_the_field():
+    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
+    with pytest.raises(RecipeInvalid) as unknown:
+        add_lora(adapt(network), LoraSettings(target_modules=["query_key"]), 0)
+    assert unknown.value.problems[0]["field"] == "policy.lora.target_modules"
+    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
+    with pytest.raises(RecipeInvalid, match="head can't carry an adapter"):
+        add_lora(adapt(network), LoraSettings(target_modules=["lm_head"]), 0)

@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from worker.models.generate import Sampling, generate
+from worker.models.load import load_policy
+
+PROMPTS = [[5, 9, 30, 31, 32], [40], [7, 7, 8, 100, 101, 102, 103, 104], [12, 13]]
+DRAWN = Sampling(max_new_tokens=10, temperature=1.0, top_p=1.0, seed=4, end_ids=frozenset())
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
+def model(request, workshop):
+    return load_policy(workshop.policy(request.param), dtype="float32", device="cpu").language_model
+
+
+def test_an_answer_does_not_depend_on_the_rows_beside_it(model):
+    together = generate(model, PROMPTS, DRAWN)
+    unpadded = generate(replace(model, shares_prefix=False), PROMPTS, DRAWN)  # groups of equal length, no cache
+    assert together == unpadded
+    assert len({len(answer) for answer in together}) == 1
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_seed_others(model):
+    assert generate(model, PROMPTS, DRAWN) == generate(model, PROMPTS, DRAWN)
+    assert generate(model, PROMPTS, DRAWN) != generate(model, PROMPTS, replace(DRAWN, seed=5))
+
+
+def test_training_random_numbers_are_left_alone(model):
+    before = torch.get_rng_state()
+    model.network.train()
+    generate(model, PROMPTS, DRAWN)
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.network.training
+    model.network.eval()
+
+
+def test_greedy_answers_equal_the_librarys_own(model):
+    greedy = replace(DRAWN, temperature=0.0)
+    for prompt, answer in zip(PROMPTS, generate(model, PROMPTS, greedy), strict=True):
+        whole = model.network.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            do_sample=False,
+            max_new_tokens=10,
+            eos_token_id=None,
+        )
+        assert whole[0, len(prompt) :].tolist() == answer
+
+
+def test_an_answer_ends_with_the_end_token(model):
+    free = generate(model, PROMPTS, DRAWN)
+    end = free[0][3]
+    ended = generate(model, PROMPTS, replace(DRAWN, end_ids=frozenset({end})))
+    for longer, shorter in zip(free, ended, strict=True):
+        assert shorter == longer[: longer.index(end) + 1 if end in longer else None]
+
+
+def test_samples_follow_the_models_distribution(model):
+    prompt = [3, 50, 60]
+    logits = model.network(torch.tensor([prompt])).logits[0, -1]
+    want = torch.softmax(logits.detach(), dim=0)
+    once = replace(DRAWN, max_new_tokens=1)
+    drawn = torch.tensor(generate(model, [prompt] * 4000, once))[:, 0]
+    have = torch.bincount(drawn, minlength=len(want)) / 4000
+    assert (have - want).abs().sum() / 2 < 0.12  # total variation; its expectation is about 0.08 here
+
+
+def test_a_small_top_p_keeps_only_the_likeliest(model):
+    nucleus = generate(model, PROMPTS, replace(DRAWN, top_p=1e-6))
+    assert nucleus == generate(model, PROMPTS, replace(DRAWN, temperature=0.0))
+
+
+def test_a_stop_is_noticed_within_a_token(model):
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generate(model, PROMPTS, DRAWN, check)
+    assert len(calls) == 3
