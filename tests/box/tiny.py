@@ -14,7 +14,9 @@ def write_models(folder: Path) -> tuple[Path, Path]:
     """A policy and a reward model in Hugging Face format; every byte is a token."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     shape = {
         "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
