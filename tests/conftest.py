@@ -3,9 +3,11 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from app.domain.recipe import Recipe
 from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files import Files
-from app.store.tables import Dataset, Model, User
+from app.store.tables import Base, Dataset, Model, User
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -37,10 +39,10 @@ def files(settings: Settings) -> Files:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def database(settings: Settings, migrated_sqlite: Path) -> Iterator[Database]:
     """A migrated SQLite database."""
+    shutil.copytree(migrated_sqlite, settings.root)
     database = Database(settings)
-    database.migrate()
     yield database
     database.close()
 
@@ -123,33 +125,89 @@ def postgres_url() -> Iterator[str]:
     data = str(folder / "data")
     initdb = [str(programs / "initdb"), "-D", data, "-U", "studio", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user)
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [str(programs / "pg_ctl"), "-D", data, "-w"]
-    subprocess.run(
-        [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, user=user
-    )
-    yield f"postgresql://studio@127.0.0.1:{port}/"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, user=user)
+    options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [str(found[-1]), "-D", data, *options], stdout=log, stderr=log, user=user, group=user and "nogroup"
+        )
+    url = f"postgresql://studio@127.0.0.1:{port}/"
+    wait_for_postgres(f"{url}postgres")
+    yield url
+    server.send_signal(signal.SIGQUIT)  # at once, without tidying up
+    server.wait()
     shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.box)])
-def either_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    """Settings for SQLite, then for PostgreSQL with a fresh database."""
-    if request.param == "sqlite":
-        return settings
-    server = request.getfixturevalue("postgres_url")
+def wait_for_postgres(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline, "PostgreSQL does not start"
+            time.sleep(0.05)
+        else:
+            return
+
+
+def create_postgres_database(server: str) -> str:
+    """A new, empty database of the server; its whole URL."""
     name = f"studio_{secrets.token_hex(4)}"
     with psycopg.connect(f"{server}postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return settings.model_copy(update={"database_url": f"{server}{name}"})
+    return f"{server}{name}"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str) -> str:
+    """URL of a migrated database; emptying it is much faster than making another."""
+    url = create_postgres_database(postgres_url)
+    migrate(Settings(_env_file=None, database_url=url, broker_url="redis://127.0.0.1:1/0"))
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a migrated SQLite database, to copy."""
+    folder = tmp_path_factory.mktemp("migrated")
+    migrate(Settings(_env_file=None, data_dir=folder))
+    return folder
+
+
+def migrate(settings: Settings) -> None:
+    database = Database(settings)
+    database.migrate()
+    database.close()
 
 
 @pytest.fixture
-def either_database(either_settings: Settings) -> Iterator[Database]:
+def postgres_settings(settings: Settings, postgres_url: str) -> Settings:
+    """Settings with a fresh, empty PostgreSQL database."""
+    return settings.model_copy(update={"database_url": create_postgres_database(postgres_url)})
+
+
+EITHER = ["sqlite", pytest.param("postgresql", marks=pytest.mark.box)]
+
+
+@pytest.fixture(params=EITHER)
+def either_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings for SQLite, then for PostgreSQL, both without tables."""
+    name = "settings" if request.param == "sqlite" else "postgres_settings"
+    chosen: Settings = request.getfixturevalue(name)
+    return chosen
+
+
+@pytest.fixture(params=EITHER)
+def either_database(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Database]:
     """A migrated database, of both kinds in turn."""
-    database = Database(either_settings)
-    database.migrate()
+    if request.param == "sqlite":
+        yield request.getfixturevalue("database")
+        return
+    url = request.getfixturevalue("migrated_postgres")
+    with psycopg.connect(url) as connection:
+        connection.execute(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}")
+    database = Database(settings.model_copy(update={"database_url": url}))
+    database.queue.prepare()
     yield database
     database.close()
 

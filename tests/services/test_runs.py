@@ -1,0 +1,290 @@
+"""What a user can do with runs."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.dataset import Audit
+from app.domain.errors import Conflict, InvalidInput, NotFound, RecipeInvalid
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
+from app.services import attempts, provenance
+from app.services import runs as services
+from app.store import journal, runs
+from app.store.database import Database, now
+from app.store.files import Files
+from app.store.tables import Dataset, Model, Run
+from tests.conftest import Library, make_library
+
+
+def launch(database: Database, library: Library, key: str | None = None, **changes: Any) -> Run:
+    with database.writing() as session:
+        return services.launch(session, library.user.id, library.recipe(**changes), idempotency_key=key)
+
+
+def act(database: Database, verb: Callable[..., Run], library: Library, run_id: str) -> Run:
+    with database.writing() as session:
+        return verb(session, library.user.id, run_id)
+
+
+def end(database: Database, outcome: Outcome) -> None:
+    """Claim the waiting run and end it."""
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+        attempts.finish(session, claim.run_id, claim.token, OutcomeReached(outcome=outcome, retry=False))
+
+
+def problems_of(error: pytest.ExceptionInfo[RecipeInvalid]) -> dict[str, str]:
+    return {problem["field"]: problem["message"] for problem in error.value.problems}
+
+
+def change_audit(database: Database, library: Library, **changes: Any) -> None:
+    with database.writing() as session:
+        dataset = session.get(Dataset, library.dataset.id)
+        assert dataset is not None
+        dataset.audit = {**Audit.model_validate(dataset.audit).model_dump(mode="json"), **changes}
+
+
+def test_a_launched_run_is_queued_with_its_whole_recipe_and_where_it_comes_from(database: Database, library: Library) -> None:
+    run = launch(database, library)
+    assert (run.state, run.name, run.attempt, run.last_seq) == ("queued", "Pairs · Small policy", 0, 1)
+    assert run.recipe == library.recipe().to_dict()
+    assert run.recipe["weights"]["lambda"] == 0.5
+    assert run.provenance["dataset"]["sha256"] == "d" * 64
+    assert run.provenance["models"]["policy"]["revision"] == "main"
+    assert "python" in run.provenance["packages"]
+    with database.reading() as session:
+        (entry,) = journal.read(session, run.id)
+        assert (entry.kind, entry.payload["state"]) == ("state", "queued")
+
+
+def test_every_fault_of_a_recipe_is_named_with_its_field(database: Database, library: Library) -> None:
+    with pytest.raises(RecipeInvalid, match=r"There is no data set 'data_x'.*3 faults") as error:
+        launch(database, library, dataset="data_x", policy={"model": "model_reward"}, reward={"judge": "model_x"})
+    assert problems_of(error) == {
+        "dataset": "There is no data set 'data_x': choose one from your list.",
+        "policy.model": "“Small reward” is registered as a reward model, but a policy (a causal language model) is needed here.",
+        "reward.judge": "There is no model 'model_x': choose one from your list, or register it first.",
+    }
+    with database.reading() as session:
+        assert runs.list_runs(session, library.user.id) == []
+
+
+def test_a_policy_is_no_reward_model(database: Database, library: Library) -> None:
+    with pytest.raises(RecipeInvalid, match="a reward model") as error:
+        launch(database, library, reward={"source": "model", "model": "model_policy"})
+    assert set(problems_of(error)) == {"reward.model"}
+
+
+@pytest.mark.parametrize(
+    ("audit", "changes", "field", "words"),
+    [
+        ({"has_rating": False}, {"reward": {"source": "rating"}}, "reward.source", "has no ratings: use the preference label"),
+        ({"has_preference": False}, {}, "reward.source", "doesn't say which responses were preferred: use the rating"),
+        (
+            {"has_preference": False},
+            {"reward": {"source": "rating"}, "weights": {"lambda": 1, "responses": "chosen"}},
+            "weights.responses",
+            "no chosen responses",
+        ),
+        (
+            {"num_responses": 10, "num_pairs": 0},
+            {"weights": {"lambda": 1, "preset": "within_prompt"}},
+            "weights.partition_scope",
+            "one response per prompt and no pairs",
+        ),
+        ({"num_examples": 0}, {}, "evaluation.share", "leaves none to train on"),
+    ],
+)
+def test_a_data_set_without_what_the_recipe_needs_is_refused(
+    database: Database, library: Library, audit: dict[str, Any], changes: dict[str, Any], field: str, words: str
+) -> None:
+    change_audit(database, library, **audit)
+    with pytest.raises(RecipeInvalid, match=words) as error:
+        launch(database, library, **changes)
+    assert field in problems_of(error)
+
+
+@pytest.mark.parametrize("state", ["processing", "needs_mapping", "failed"])
+def test_a_data_set_that_is_not_ready_is_refused(database: Database, library: Library, state: str) -> None:
+    with database.writing() as session:
+        dataset = session.get(Dataset, library.dataset.id)
+        assert dataset is not None
+        dataset.state = state
+    with pytest.raises(RecipeInvalid, match="“Pairs”") as error:
+        launch(database, library)
+    assert set(problems_of(error)) == {"dataset"}
+
+
+def test_somebody_elses_data_and_models_are_not_there(database: Database, library: Library) -> None:
+    with database.writing() as session, pytest.raises(RecipeInvalid) as error:
+        services.launch(session, "user_eve", library.recipe())
+    assert set(problems_of(error)) == {"dataset", "policy.model"}
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\nb", "\ud800"])
+def test_control_characters_are_refused_at_their_field(either_database: Database, text: str) -> None:
+    library = make_library(either_database)
+    with pytest.raises((RecipeInvalid, ValueError)) as error:
+        launch(either_database, library, dataset=text)
+    assert "dataset" in str(getattr(error.value, "problems", error.value))
+
+
+def test_one_key_and_fifty_launches_at_once_make_one_run(either_database: Database) -> None:
+    library = make_library(either_database)
+    made: list[str] = []
+    threads = [threading.Thread(target=lambda: made.append(launch(either_database, library, key="once").id)) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 50
+    assert len(set(made)) == 1
+    with either_database.reading() as session:
+        assert [entry.seq for entry in journal.read(session, made[0])] == [1]
+
+
+def test_a_key_with_another_recipe_is_refused(database: Database, library: Library) -> None:
+    run = launch(database, library, key="once")
+    with pytest.raises(InvalidInput, match=run.id):
+        launch(database, library, key="once", name="another")
+    assert launch(database, library, key="twice").id != run.id
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "a\nb"])
+def test_a_strange_key_is_refused(database: Database, library: Library, key: str) -> None:
+    with pytest.raises(InvalidInput, match="printable"):
+        launch(database, library, key=key)
+
+
+def test_cancelling_a_queued_run_ends_it_and_it_is_never_begun(database: Database, library: Library) -> None:
+    run = launch(database, library)
+    assert act(database, services.request_cancel, library, run.id).state == "cancelled"
+    with database.writing() as session:
+        assert attempts.begin(session, "worker", 30) is None
+    with pytest.raises(Conflict, match="already been cancelled"):
+        act(database, services.request_cancel, library, run.id)
+
+
+def test_cancelling_a_running_run_twice_is_one_request(database: Database, library: Library) -> None:
+    run = launch(database, library)
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+    for _ in range(2):
+        assert act(database, services.request_cancel, library, run.id).state == "running"
+    with database.reading() as session:
+        assert len(journal.read(session, run.id, kinds=["log"])) == 1
+        assert runs.watch(session, [run.id]) == {run.id: (claim.token, True)}
+
+
+def test_cancel_against_finish_ends_in_one_state(either_database: Database) -> None:
+    library = make_library(either_database)
+    for _ in range(25):
+        run = launch(either_database, library)
+        with either_database.writing() as session:
+            claim = attempts.begin(session, "worker", 30)
+            assert claim is not None
+
+        def cancel(run_id: str = run.id) -> None:
+            try:
+                act(either_database, services.request_cancel, library, run_id)
+            except Conflict:
+                return
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        with either_database.writing() as session:
+            attempts.finish(session, claim.run_id, claim.token, OutcomeReached(outcome=Outcome.SUCCEEDED))
+        canceller.join()
+        with either_database.reading() as session:
+            states = [entry.payload["state"] for entry in journal.read(session, run.id, kinds=["state"])]
+        assert states == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
+def test_a_failed_or_cancelled_run_can_be_resumed(database: Database, library: Library, outcome: Outcome) -> None:
+    run = launch(database, library)
+    end(database, outcome)
+    resumed = act(database, services.resume, library, run.id)
+    assert (resumed.state, resumed.num_failures, resumed.error, resumed.finished_at) == ("queued", 0, None, None)
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+        assert (claim.attempt, claim.token) == (2, 2)
+
+
+def test_a_run_that_waits_or_has_succeeded_can_not_be_resumed(database: Database, library: Library) -> None:
+    run = launch(database, library)
+    with pytest.raises(Conflict, match="is queued"):
+        act(database, services.resume, library, run.id)
+    end(database, Outcome.SUCCEEDED)
+    with pytest.raises(Conflict, match="clone it"):
+        act(database, services.resume, library, run.id)
+
+
+def test_a_clone_is_a_new_run_of_the_same_recipe(database: Database, library: Library) -> None:
+    run = launch(database, library, name="first", reward={"source": "model", "model": "model_reward"})
+    copy = act(database, services.clone, library, run.id)
+    assert copy.id != run.id
+    assert (copy.recipe, copy.reward_id, copy.state) == (run.recipe, "model_reward", "queued")
+
+
+def test_deleting_an_ended_run_takes_journal_metrics_and_files(either_database: Database, tmp_path: Path) -> None:
+    library, files = make_library(either_database), Files(tmp_path)
+    run = launch(either_database, library)
+    with either_database.writing() as session, pytest.raises(Conflict, match="cancel it first"):
+        services.delete(session, files, library.user.id, run.id)
+    end(either_database, Outcome.FAILED)
+    files.artifacts_dir(run.id).mkdir(parents=True)
+    with either_database.writing() as session:
+        runs.write_metrics(session, run.id, {("loss", 1): 1.0})
+        services.delete(session, files, library.user.id, run.id)
+        assert files.run_dir(run.id).exists()
+    assert not files.run_dir(run.id).exists()
+    with either_database.reading() as session:
+        assert journal.read(session, run.id) == []
+        assert runs.metric_keys(session, run.id) == []
+        assert runs.list_attempts(session, run.id) == []
+        with pytest.raises(NotFound):
+            runs.get_run(session, library.user.id, run.id)
+
+
+def test_a_run_whose_model_is_registered_can_not_be_deleted(database: Database, files: Files, library: Library) -> None:
+    run = launch(database, library)
+    end(database, Outcome.SUCCEEDED)
+    path = str(files.artifacts_dir(run.id) / "model")
+    with database.writing() as session:
+        model = Model(id="m", owner_id=library.user.id, name="Mine", kind="policy", source="run", path=path, facts={})
+        model.created_at = now(session)
+        session.add(model)
+    with database.writing() as session, pytest.raises(Conflict, match="“Mine”"):
+        services.delete(session, files, library.user.id, run.id)
+
+
+@pytest.mark.parametrize("verb", [services.request_cancel, services.resume, services.clone])
+def test_nothing_can_be_done_to_somebody_elses_run(
+    database: Database, library: Library, files: Files, verb: Callable[..., Run]
+) -> None:
+    run = launch(database, library)
+    with database.writing() as session, pytest.raises(NotFound):
+        verb(session, "user_eve", run.id)
+    with database.writing() as session, pytest.raises(NotFound):
+        services.delete(session, files, "user_eve", run.id)
+
+
+def test_the_commit_is_read_from_a_checkout_whether_its_refs_are_loose_or_packed(tmp_path: Path) -> None:
+    git = tmp_path / ".git"
+    assert provenance.git_revision(tmp_path) is None
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text(f"# pack-refs\n{'a' * 40} refs/heads/main\n")
+    assert provenance.git_revision(tmp_path) == "a" * 40
+    (git / "refs" / "heads" / "main").write_text("b" * 40 + "\n")
+    assert provenance.git_revision(tmp_path) == "b" * 40
+    (git / "HEAD").write_text("c" * 40 + "\n")
+    assert provenance.git_revision(tmp_path) == "c" * 40

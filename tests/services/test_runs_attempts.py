@@ -1,0 +1,247 @@
+"""What workers do with runs: one owner at a time, on both databases."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from app.domain.errors import RecipeInvalid, StaleToken
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
+from app.services import attempts
+from app.services import runs as services
+from app.services.attempts import Claim
+from app.settings import Settings
+from app.store import journal, runs
+from app.store.database import Database, now
+from app.store.files import Files
+from app.store.tables import Run
+from tests.conftest import Library, make_library
+
+SUCCESS = OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"loss": 0.5})
+
+
+def launch(database: Database, library: Library, num_runs: int = 1) -> list[str]:
+    with database.writing() as session:
+        return [services.launch(session, library.user.id, library.recipe()).id for _ in range(num_runs)]
+
+
+def begin(database: Database, worker: str = "worker", lease_seconds: float = 30) -> Claim | None:
+    with database.writing() as session:
+        return attempts.begin(session, worker, lease_seconds)
+
+
+def begin_one(database: Database, lease_seconds: float = 30) -> Claim:
+    claim = begin(database, lease_seconds=lease_seconds)
+    assert claim is not None
+    return claim
+
+
+def fetch(database: Database, run_id: str) -> Run:
+    with database.reading() as session:
+        run = session.get(Run, run_id)
+        assert run is not None
+        return run
+
+
+def read_states(database: Database, run_id: str) -> list[str]:
+    with database.reading() as session:
+        return [entry.payload["state"] for entry in journal.read(session, run_id, kinds=["state"])]
+
+
+def expire(database: Database, run_id: str) -> None:
+    with database.writing() as session:
+        runs.lock_run(session, run_id).lease_expires_at = now(session) - timedelta(seconds=1)
+
+
+def test_eight_workers_begin_forty_runs_once_each(either_database: Database) -> None:
+    run_ids = launch(either_database, make_library(either_database), 40)
+    claimed: list[Claim] = []
+
+    def work(name: str) -> None:
+        while True:
+            claim = begin(either_database, name)
+            if claim is not None:
+                claimed.append(claim)
+            else:
+                with either_database.reading() as session:  # another worker may hold the last one's lock for a moment
+                    if not runs.has_queued(session):
+                        return
+
+    threads = [threading.Thread(target=work, args=[f"worker-{n}"]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claim.run_id for claim in claimed) == sorted(run_ids)
+    assert {(claim.token, claim.attempt) for claim in claimed} == {(1, 1)}
+
+
+def test_runs_begin_by_priority_then_by_waiting_time(either_database: Database) -> None:
+    first, second, urgent = launch(either_database, make_library(either_database), 3)
+    with either_database.writing() as session:
+        runs.lock_run(session, urgent).priority = 5
+    assert [begin_one(either_database).run_id for _ in range(3)] == [urgent, first, second]
+    assert begin(either_database) is None
+
+
+def test_a_spec_holds_all_that_the_runner_needs(database: Database, files: Files, settings: Settings, library: Library) -> None:
+    with database.writing() as session:
+        recipe = library.recipe(
+            reward={"source": "model", "model": "model_reward"}, policy={"model": "model_policy", "revision": "v2"}
+        )
+        services.launch(session, library.user.id, recipe)
+    claim = begin_one(database)
+    with database.reading() as session:
+        spec = attempts.build_spec(session, files, settings, claim, "cpu", num_threads=2, supervisor_pid=7)
+    assert (spec.recipe, spec.attempt, spec.device, spec.num_threads, spec.supervisor_pid) == (recipe, 1, "cpu", 2, 7)
+    assert (spec.policy.source, spec.policy.path, spec.policy.revision) == ("hub", "small/policy", "v2")
+    assert spec.reward is not None
+    assert (spec.reward.path, spec.reward.revision, spec.judge) == ("small/reward", "main", None)
+    assert spec.dataset_path == str(settings.root / "datasets" / "data_pairs" / "examples.parquet")
+    assert spec.model_validate_json(spec.model_dump_json(by_alias=True)) == spec
+
+
+def test_a_spec_of_a_deleted_model_is_refused(database: Database, files: Files, settings: Settings, library: Library) -> None:
+    launch(database, library)
+    claim = begin_one(database)
+    with database.writing() as session:
+        session.delete(library.reward)
+        broken = Claim(claim.run_id, claim.token, claim.attempt, {**claim.recipe, "reward": {"judge": "model_reward"}})
+        with pytest.raises(RecipeInvalid, match="was deleted"):
+            attempts.build_spec(session, files, settings, broken, "cpu")
+
+
+def test_renewing_holds_the_run_and_tells_of_a_cancel(either_database: Database) -> None:
+    library = make_library(either_database)
+    (run_id,) = launch(either_database, library)
+    claim = begin_one(either_database, lease_seconds=1)
+    before = fetch(either_database, run_id).lease_expires_at
+    with either_database.writing() as session:
+        assert attempts.renew(session, run_id, claim.token, 60) is False
+        services.request_cancel(session, library.user.id, run_id)
+        assert attempts.renew(session, run_id, claim.token, 60) is True
+    after = fetch(either_database, run_id).lease_expires_at
+    assert before is not None
+    assert after is not None
+    assert after - before > timedelta(seconds=50)
+
+
+def test_a_success_is_final_and_carries_its_summary(either_database: Database) -> None:
+    (run_id,) = launch(either_database, make_library(either_database))
+    claim = begin_one(either_database)
+    with either_database.writing() as session:
+        assert attempts.finish(session, run_id, claim.token, SUCCESS) == "succeeded"
+    run = fetch(either_database, run_id)
+    assert (run.state, run.summary, run.progress, run.lease_expires_at) == ("succeeded", {"loss": 0.5}, 1.0, None)
+    assert run.finished_at is not None
+    assert read_states(either_database, run_id) == ["queued", "running", "succeeded"]
+
+
+def test_a_stale_token_changes_nothing(either_database: Database) -> None:
+    (run_id,) = launch(either_database, make_library(either_database))
+    old = begin_one(either_database)
+    expire(either_database, run_id)
+    with either_database.writing() as session:
+        assert attempts.reap(session) == [run_id]
+    new = begin_one(either_database)
+    before = fetch(either_database, run_id)
+    for write in (
+        lambda session: attempts.renew(session, run_id, old.token, 30),
+        lambda session: attempts.finish(session, run_id, old.token, SUCCESS),
+        lambda session: attempts.interrupt(session, run_id, old.token, "x"),
+        lambda session: attempts.lose(session, run_id, old.token, "x"),
+    ):
+        with pytest.raises(StaleToken), either_database.writing() as session:
+            write(session)
+    after = fetch(either_database, run_id)
+    assert (after.state, after.token, after.last_seq, after.lease_expires_at) == (
+        "running", new.token, before.last_seq, before.lease_expires_at,
+    )  # fmt: skip
+
+
+def test_an_interrupted_run_waits_again_at_its_old_place_and_no_failure_is_counted(database: Database, library: Library) -> None:
+    first, second = launch(database, library, 2)
+    claim = begin_one(database)
+    with database.writing() as session:
+        assert attempts.interrupt(session, first, claim.token, "The worker was stopped.") == "queued"
+    assert read_states(database, first) == ["queued", "running", "interrupted", "queued"]
+    run = fetch(database, first)
+    assert (run.num_failures, run.worker_id, run.lease_expires_at) == (0, None, None)
+    assert [begin_one(database).run_id for _ in range(2)] == [first, second]
+    with database.reading() as session:
+        assert [(attempt.number, attempt.outcome) for attempt in runs.list_attempts(session, first)] == [
+            (1, "interrupted"),
+            (2, ""),
+        ]
+
+
+def test_a_run_that_is_lost_again_and_again_fails_with_the_logs_end(database: Database, library: Library) -> None:
+    (run_id,) = launch(database, library)
+    states = []
+    for _ in range(3):
+        claim = begin_one(database)
+        with database.writing() as session:
+            states.append(str(attempts.lose(session, run_id, claim.token, "It crashed.", remedy="Look.", log_tail="the end")))
+    assert states == ["queued", "queued", "failed"]
+    run = fetch(database, run_id)
+    assert run.error == {"reason": "It crashed. (attempt 3 of 3)", "remedy": "Look.", "log_tail": "the end"}
+    assert run.attempt == 3
+
+
+def test_a_lost_run_that_was_to_be_cancelled_is_cancelled(database: Database, library: Library) -> None:
+    (run_id,) = launch(database, library)
+    claim = begin_one(database)
+    with database.writing() as session:
+        services.request_cancel(session, library.user.id, run_id)
+    expire(database, run_id)
+    with database.writing() as session:
+        assert attempts.reap(session) == [run_id]
+    assert fetch(database, run_id).state == "cancelled"
+    with database.writing() as session, pytest.raises(StaleToken):
+        attempts.finish(session, run_id, claim.token, SUCCESS)
+
+
+def test_two_reapers_and_a_hundred_dead_runs_requeue_each_once(either_database: Database) -> None:
+    run_ids = launch(either_database, make_library(either_database), 100)
+    with either_database.writing() as session:
+        assert all(attempts.begin(session, "dead", -1) for _ in run_ids)
+    reaped: list[str] = []
+
+    def reap() -> None:
+        with either_database.writing() as session:
+            reaped.extend(attempts.reap(session))
+
+    threads = [threading.Thread(target=reap) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(reaped) == sorted(run_ids)
+    with either_database.reading() as session:
+        assert {run.num_failures for run in runs.list_runs(session, "user_ada", state="queued", limit=200)} == {1}
+
+
+def test_a_living_lease_is_not_reaped(either_database: Database) -> None:
+    launch(either_database, make_library(either_database))
+    begin_one(either_database)
+    with either_database.writing() as session:
+        assert attempts.reap(session) == []
+
+
+def test_a_worker_is_noted_while_it_beats_and_forgotten_after_a_day(either_database: Database) -> None:
+    gpus = [{"index": 0, "name": "GPU", "memory_bytes": 1}]
+    with either_database.writing() as session:
+        old = attempts.beat(session, "old", hostname="h", devices=[], slots=1)
+        started = attempts.beat(session, "new", hostname="h", devices=gpus, slots=2)
+        for worker in runs.list_workers(session):
+            if worker.id == "old":
+                worker.beat_at = old - timedelta(days=2)
+    with either_database.writing() as session:
+        assert attempts.beat(session, "new", hostname="h", devices=gpus, slots=2, started_at=started) == started
+    with either_database.writing() as session:
+        (worker,) = runs.list_workers(session)
+        assert (worker.id, worker.devices, worker.slots) == ("new", gpus, 2)
+        attempts.leave(session, "new")
+    with either_database.reading() as session:
+        assert runs.list_workers(session) == []

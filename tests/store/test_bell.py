@@ -1,0 +1,146 @@
+"""The bell: who waits is woken, with Redis and without."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.domain.events import LogWritten
+from app.services import runs as services
+from app.settings import Settings
+from app.store import journal, runs
+from app.store.bell import Bell
+from app.store.database import Database
+from tests.conftest import Library
+
+
+@pytest.fixture
+def run_id(database: Database, library: Library) -> str:
+    with database.writing() as session:
+        return services.launch(session, library.user.id, library.recipe()).id
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of our own."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.02)
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait()
+
+
+def append(database: Database, run_id: str) -> None:
+    with database.writing() as session:
+        journal.append(session, runs.lock_run(session, run_id), [LogWritten(level="info", text="news")])
+
+
+def wait_while(bell: Bell, act: Callable[[], object], wait: Callable[[], Awaitable[bool]]) -> tuple[bool, float]:
+    """What `wait` answers and how long it takes when `act` happens elsewhere 0.3 s after its start."""
+
+    async def both() -> tuple[bool, float]:
+        timer = threading.Timer(0.3, act)
+        timer.start()
+        began = time.perf_counter()
+        answer = await wait()
+        seconds = time.perf_counter() - began
+        await bell.stop()
+        timer.join()
+        return answer, seconds
+
+    return asyncio.run(both())
+
+
+def test_a_bell_in_the_same_process_is_heard_at_once(database: Database, run_id: str) -> None:
+    news, seconds = wait_while(database.bell, lambda: append(database, run_id), lambda: database.bell.wait(run_id, 1, 5))
+    assert news
+    assert 0.3 < seconds < 0.5
+
+
+def test_an_event_of_another_process_is_noticed_by_looking(settings: Settings, database: Database, run_id: str) -> None:
+    other = Database(settings)  # its bell reaches nobody here
+    news, seconds = wait_while(database.bell, lambda: append(other, run_id), lambda: database.bell.wait(run_id, 1, 5))
+    assert news
+    assert seconds < 1
+    other.close()
+
+
+def test_waiting_ends_without_news_when_the_time_is_over(database: Database, run_id: str) -> None:
+    news, seconds = wait_while(database.bell, lambda: None, lambda: database.bell.wait(run_id, 1, 0.6))
+    assert not news
+    assert 0.6 <= seconds < 1
+
+
+def test_news_that_came_before_the_wait_is_noticed(database: Database, run_id: str) -> None:
+    append(database, run_id)
+    news, seconds = wait_while(database.bell, lambda: None, lambda: database.bell.wait(run_id, 1, 5))
+    assert news
+    assert seconds < 0.6
+
+
+def test_a_deleted_run_wakes_its_waiters(database: Database) -> None:
+    news, _ = wait_while(database.bell, lambda: None, lambda: database.bell.wait("run_gone", 1, 5))
+    assert news
+
+
+def test_a_hundred_waiters_are_answered_by_one_look_at_a_time(
+    database: Database, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[set[str]] = []
+    look = database.bell._last_seqs
+
+    def counted(run_ids: set[str]) -> dict[str, int]:
+        looks.append(run_ids)
+        return look(run_ids)
+
+    monkeypatch.setattr(database.bell, "_last_seqs", counted)
+
+    async def wait_all() -> bool:
+        return all(await asyncio.gather(*(database.bell.wait(run_id, 1, 5) for _ in range(100))))
+
+    news, seconds = wait_while(database.bell, lambda: append(database, run_id), wait_all)
+    assert news
+    assert seconds < 1
+    assert len(looks) < 6
+
+
+@pytest.mark.box
+def test_with_redis_another_process_is_heard_at_once(settings: Settings, database: Database, run_id: str, redis_url: str) -> None:
+    with_redis = settings.model_copy(update={"broker_url": redis_url})
+    here, elsewhere = Database(with_redis), Database(with_redis)
+    news, seconds = wait_while(here.bell, lambda: append(elsewhere, run_id), lambda: here.bell.wait(run_id, 1, 5))
+    assert news
+    assert seconds < 0.6
+    here.close()
+    elsewhere.close()
+
+
+def test_without_the_redis_it_should_have_a_bell_is_late_but_rings(
+    settings: Settings, database: Database, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = Database(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}))
+    elsewhere = Database(settings)
+    news, seconds = wait_while(lost.bell, lambda: append(elsewhere, run_id), lambda: lost.bell.wait(run_id, 1, 5))
+    assert news
+    assert seconds < 3
+    append(lost, run_id)
+    assert "did not reach Redis" in caplog.text
+    lost.close()
+    elsewhere.close()

@@ -1,0 +1,90 @@
+"""The hint queue: sent after the commit, never in the way."""
+
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from app.settings import Settings
+from app.store.database import Database
+from app.store.queue import KEEP_MESSAGES, HintQueue
+
+
+def count_messages(settings: Settings) -> int:
+    with closing(sqlite3.connect(settings.root / "broker.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM kombu_message").fetchone()[0])
+
+
+def wait_for_messages(settings: Settings, number: int) -> None:
+    deadline = time.monotonic() + 5
+    while count_messages(settings) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_hint_is_sent_after_the_commit_only(settings: Settings, database: Database) -> None:
+    def fail() -> None:
+        with database.writing() as session:
+            database.queue.send_after_commit(session, "run_lost")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.writing() as session:
+        database.queue.send_after_commit(session, "run_kept")
+    wait_for_messages(settings, 1)
+    time.sleep(0.1)
+    assert count_messages(settings) == 1
+
+
+def test_the_tables_we_make_are_the_ones_the_transport_would_make(settings: Settings) -> None:
+    from kombu import Connection
+    from sqlalchemy import create_engine, inspect
+
+    ours, theirs = settings.root / "broker.db", settings.root / "theirs.db"
+    queue = HintQueue(settings)
+    queue.prepare()
+    with Connection(f"sqla+sqlite:///{theirs}") as connection, connection.SimpleQueue("any") as simple:
+        simple.put({"a": 1})
+
+    def describe(path: object) -> object:
+        inspector = inspect(create_engine(f"sqlite:///{path}"))
+        return {
+            table: (
+                [(column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)],
+                sorted(str(index["column_names"]) for index in inspector.get_indexes(table)),
+            )
+            for table in ("kombu_queue", "kombu_message")
+        }
+
+    assert describe(ours) == describe(theirs)
+    queue.close()
+
+
+def test_only_the_newest_waiting_messages_are_kept(settings: Settings) -> None:
+    queue = HintQueue(settings)
+    queue.prepare()
+    with closing(sqlite3.connect(settings.root / "broker.db")) as connection, connection:
+        connection.execute("INSERT INTO kombu_queue (name) VALUES ('studio')")
+        rows = [(number % 2,) for number in range(2 * KEEP_MESSAGES + 500)]
+        connection.executemany("INSERT INTO kombu_message (visible, payload, version, queue_id) VALUES (?, '{}', 1, 1)", rows)
+    queue.prune()
+    assert 0 < count_messages(settings) <= KEEP_MESSAGES
+
+
+@pytest.mark.parametrize("broker_url", ["redis://127.0.0.1:1/0", ""])
+def test_a_broker_that_is_away_delays_nobody_and_is_logged(
+    settings: Settings, broker_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = HintQueue(settings.model_copy(update={"broker_url": broker_url}))
+    if not broker_url:
+        (settings.root / "broker.db").mkdir(parents=True)  # no file can be opened there
+    began = time.perf_counter()
+    queue.send("run_1")
+    assert time.perf_counter() - began < 0.1
+    deadline = time.monotonic() + 20
+    while "was not sent" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    queue.close()
