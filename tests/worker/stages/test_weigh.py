@@ -1,0 +1,91 @@
+import math
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from app.domain.errors import RecipeInvalid
+from tests.worker.workshop import make_recipe
+from worker.stages.findings import data_findings
+from worker.stages.prepare import Prepared
+from worker.stages.score import own_prompts, read_rewards, score_logprobs
+from worker.stages.weigh import save_weights, weigh
+from worker.var.weights import effective_sample_size
+
+
+@pytest.fixture(scope="module")
+def scored(batches, policy):
+    logprobs = [score_logprobs(policy.language_model, batch, cross=True) for batch in batches]
+    return batches, logprobs, [read_rewards(make_recipe(), batch) for batch in batches]
+
+
+def settings(**weights):
+    return make_recipe(weights={"lambda": 0.5, **weights}).weights
+
+
+def test_within_a_prompt_the_weights_are_the_sigmoid_of_the_reward_gap(scored):
+    weighing = weigh(*scored, settings(preset="within_prompt", mean_one=False))
+    for batch in weighing.batches:
+        share = batch.weight_M / torch.stack([batch.weight_M[::2] + batch.weight_M[1::2]] * 2, dim=1).flatten()
+        want = 1 / (1 + math.exp(-2 / 0.5))
+        assert share.tolist() == pytest.approx([want, 1 - want] * len(batch.examples), rel=1e-5)
+
+
+def test_weights_of_mean_one_leave_the_learning_rate_alone(scored):
+    for batch in weigh(*scored, settings()).batches:
+        assert float(batch.weight_M.mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_chosen_only_trains_on_chosen_but_lets_the_rejected_compete(scored):
+    both, chosen = weigh(*scored, settings(mean_one=False)), weigh(*scored, settings(mean_one=False, responses="chosen"))
+    for a, b in zip(both.batches, chosen.batches, strict=True):
+        assert torch.equal(b.enters_M, a.preference_M == 1)
+        assert torch.equal(b.weight_M, a.weight_M * b.enters_M)
+
+
+def test_chosen_only_without_any_chosen_names_the_field(scored):
+    batches, logprobs, rewards = scored
+    from dataclasses import replace
+
+    unmarked = [[replace(e, responses=tuple(replace(r, preference=None) for r in e.responses)) for e in b] for b in batches]
+    with pytest.raises(RecipeInvalid) as refused:
+        weigh(unmarked, logprobs, rewards, settings(responses="chosen"))
+    assert refused.value.problems[0]["field"] == "weights.responses"
+
+
+def test_a_target_for_the_effective_sample_size_is_met(scored):
+    weighing = weigh(*scored, settings(**{"lambda": None, "target_ess": 0.6}))
+    shares = [effective_sample_size(batch.weight_M) / len(batch.weight_M) for batch in weighing.batches]
+    assert sum(shares) / len(shares) == pytest.approx(0.6, abs=0.01)
+
+
+def test_an_unreachable_target_names_the_field(scored):
+    with pytest.raises(RecipeInvalid) as refused:
+        weigh(*scored, settings(preset="paper", cross_reward="reuse", **{"lambda": None, "target_ess": 0.999}))
+    assert refused.value.problems[0]["field"] == "weights.target_ess"
+
+
+def test_the_weights_file_lists_every_response_of_the_plan(scored, tmp_path):
+    weighing = weigh(*scored, settings())
+    save_weights(tmp_path / "weights.parquet", weighing)
+    table = pq.read_table(tmp_path / "weights.parquet")
+    assert [f"{field.name} {field.type}" for field in table.schema] == [
+        "batch int32", "example_id int64", "response int16", "preference int8",
+        "num_tokens int32", "logprob_ref float", "reward float", "weight float",
+    ]  # fmt: skip
+    rows = table.to_pylist()
+    first = weighing.batches[0]
+    own = [row for row in rows if row["batch"] == 0]
+    assert [row["weight"] for row in own] == first.weight_M.tolist()
+    assert [row["example_id"] for row in own] == [e.example_id for e in first.examples for _ in e.responses]
+    logprobs = first.candidates.logprob_BM.gather(0, own_prompts(first.examples)[None])[0]
+    assert [row["logprob_ref"] for row in own] == logprobs.tolist()
+    assert len(rows) == sum(len(e.responses) for batch in scored[0] for e in batch)
+
+
+def test_rewards_against_the_labels_are_found_before_the_first_step(scored):
+    batches, logprobs, rewards = scored
+    weighing = weigh(batches, logprobs, [-reward for reward in rewards], settings())
+    names = [finding.name for finding in data_findings(weighing, Prepared([], [], 3, 19))]
+    assert "inverted_rewards" in names
+    assert "truncated_pairs" in names
