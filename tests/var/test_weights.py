@@ -242,6 +242,20 @@ def test_float32_keeps_its_digits_at_rewards_far_from_zero() -> None:
             assert compute_weights(narrow, choices).tolist() == pytest.approx(compute_weights(batch, choices).tolist(), rel=1e-6)
 
 
+def test_float32_keeps_its_digits_at_logprobs_far_from_zero() -> None:
+    """A long response has log π_ref near −30 000, where float32 steps by 0.002: far too coarse to add r/λ to."""
+    batch = pair([0.1003, 0.2007], [-30_000.0, -30_000.5])
+    narrow = replace(batch, logprob_BM=batch.logprob_BM.float(), reward_BM=batch.reward_BM.float())
+    choices = WeightChoices(logprob_norm="sum", mean_one=False)
+    assert compute_weights(narrow, choices).tolist() == pytest.approx(compute_weights(batch, choices).tolist(), rel=1e-6)
+
+
+def test_an_empty_response_is_weighed_without_dividing_by_zero() -> None:
+    batch = pair([0.0, 0.0], [0.0, -2.0], tokens=[0, 2])
+    weight_M = compute_weights(batch, WeightChoices(logprob_norm="mean", mean_one=False))
+    assert weight_M.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e)])
+
+
 def test_half_precision_scores_are_weighed_in_float32() -> None:
     batch = as_candidates(draw_batch(6))
     half = replace(batch, logprob_BM=batch.logprob_BM.bfloat16(), reward_BM=batch.reward_BM.bfloat16())
@@ -273,6 +287,14 @@ def test_foreign_rewards_may_be_missing_when_reused() -> None:
     for choices in FORMS:
         choices = replace(choices, cross_reward="reuse")
         assert torch.equal(compute_weights(holed, choices), compute_weights(batch, choices))
+
+
+def test_the_control_needs_no_foreign_scores_at_all() -> None:
+    batch = as_candidates(draw_batch(8))
+    foreign_BM = batch.own_M != torch.arange(3)[:, None]
+    holed = replace(batch, reward_BM=batch.reward_BM.masked_fill(foreign_BM, math.nan))
+    choices = WeightChoices(weight_form="reward", cross_reward="score", partition_scope="batch")
+    assert torch.equal(compute_weights(holed, choices), compute_weights(batch, choices))
 
 
 def test_the_reference_may_be_missing_where_it_cancels() -> None:

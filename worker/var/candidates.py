@@ -72,7 +72,8 @@ def log_priors(candidates: Candidates, choices: WeightChoices) -> Tensor:
     """What stands before exp(r/λ) in Z(x_i), in log space: [B, M], −inf for responses outside Z(x_i).
 
     posterior: ℓ_ij = log π_ref(y_j|x_i)      ratio: log ω_ij = ℓ_ij − ℓ_own(j),j      reward: 0
-    where ℓ is the sum over the response's tokens or their mean. Row maxima are taken off, as a row's factor cancels.
+    where ℓ is the sum over the response's tokens or their mean. Row maxima are taken off (a row's factor cancels):
+    at a log-probability of −30 000 float32 steps by 0.002, too coarse to add r/λ to.
     """
     allowed_BM = allowed_pairs(candidates, choices)
     if choices.weight_form == "reward" or (choices.weight_form == "ratio" and choices.partition_scope == "prompt"):
