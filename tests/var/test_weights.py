@@ -351,6 +351,7 @@ def test_the_effective_sample_size_counts_equal_weights() -> None:
     assert effective_sample_size(torch.tensor([1.0, 2.0])) == pytest.approx(9 / 5)
     assert effective_sample_size(torch.tensor([1e-30, 1e-30])) == pytest.approx(2.0)
     assert effective_sample_size(torch.tensor([1e34, 1e34])) == pytest.approx(2.0)
+    assert effective_sample_size(torch.tensor([1e-200, 1e-200], dtype=torch.float64)) == pytest.approx(2.0)
     assert effective_sample_size(torch.zeros(3)) == 0.0
 
 
