@@ -10,7 +10,7 @@ Internal form: Parquet, one row per example (a prompt with its responses), colum
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,13 +62,18 @@ class Shape(StrEnum):
     RATED = "rated"  # one response with a rating or a boolean
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+PartName = Annotated[str, Field(min_length=1, max_length=60)]
+OptionValue = bool | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+
+
 class ColumnMapping(Frozen):
     """Which column plays which part. `columns` maps a role of the shape (see SHAPE_ROLES in app.ingest.columns) to a column's
     name (dotted for nested fields) or, for `votes`, to several. `options` holds the shape's few switches."""
 
     shape: Shape
-    columns: dict[str, str | list[str]] = Field(default_factory=dict)
-    options: dict[str, str | float | bool] = Field(default_factory=dict)
+    columns: dict[PartName, ColumnName | Annotated[list[ColumnName], Field(max_length=100)]] = Field(default={}, max_length=40)
+    options: dict[PartName, OptionValue] = Field(default={}, max_length=40)
 
 
 class DroppedRows(Frozen):

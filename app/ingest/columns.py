@@ -72,10 +72,10 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         *PAIR_RATINGS,
     ),
     Shape.TWO_RESPONSES: (
-        PROMPT,
+        OPTIONAL_PROMPT,
         INPUT,
         SYSTEM,
-        Role("response_a", True, "The first response."),
+        Role("response_a", True, "The first response: text, a message, or a whole conversation that ends with it."),
         Role("response_b", True, "The second response."),
         Role("label", False, "Which response is better. Give this, votes, or both ratings."),
         Role("votes", False, "Columns with one annotator's label each; the majority counts.", many=True),

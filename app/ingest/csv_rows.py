@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
+from app.ingest.messages import is_label
 from app.ingest.rows import Row
 from app.ingest.unpack import Unpacked, iter_lines
 
@@ -37,6 +38,8 @@ def check_header(header: list[str], limits_columns: int) -> list[str]:
     """Names without surrounding blanks; blank ones are numbered."""
     if len(header) > limits_columns:
         raise DatasetInvalid(f"Line 1: the header has {len(header)} columns; at most {limits_columns} are taken.")
+    if any(not name.isascii() and not is_label(name) for name in header):
+        raise DatasetInvalid("Line 1: the header is not valid UTF-8. Save the file as UTF-8.")
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 from app.domain.dataset import CHOSEN, NEITHER, REJECTED, ColumnMapping
 from app.ingest import rows
 from app.ingest.columns import names_of, pick
-from app.ingest.messages import SYSTEM, USER, Turn, check_prompt, check_unicode, clean_text, conversation
+from app.ingest.messages import LABEL_CHARS, SYSTEM, USER, Turn, check_prompt, clean_text, conversation, is_label
 from app.ingest.rows import Dropped
 
-META_CHARS = 200  # longer texts are no labels
 META_KEYS = 20
 
 
@@ -62,22 +61,11 @@ class Columns:
             if value is None or key in self._roots or len(kept) == META_KEYS:
                 continue
             if isinstance(value, bool | int | float) or (isinstance(value, str) and is_label(value)):
-                kept[key[:META_CHARS]] = value
+                kept[key[:LABEL_CHARS]] = value
         try:
             return json.dumps(kept, allow_nan=False) if kept and all(is_label(key) for key in kept) else "{}"
         except ValueError:
             return "{}"  # a float that JSON does not have, from Parquet
-
-
-def is_label(text: str) -> bool:
-    """Whether a text is short and can be kept."""
-    if len(text) > META_CHARS or "\0" in text:
-        return False
-    try:
-        check_unicode(text)
-    except Dropped:
-        return False
-    return True
 
 
 def prompt_of(columns: Columns, row: dict[str, Any], role: str = "prompt") -> list[Turn]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from app.ingest import rows
 from app.ingest.rows import Dropped
 
+LABEL_CHARS = 200  # longer texts are no labels
+
 
 class Turn(NamedTuple):
     """One message."""
@@ -45,6 +47,17 @@ def check_unicode(text: str) -> None:
     except UnicodeEncodeError as error:
         smuggled = 0xDC80 <= ord(text[error.start]) <= 0xDCFF
         raise Dropped(rows.INVALID_UTF8 if smuggled else rows.INVALID_UNICODE) from error
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is short and can be kept."""
+    if len(text) > LABEL_CHARS or "\0" in text:
+        return False
+    try:
+        check_unicode(text)
+    except Dropped:
+        return False
+    return True
 
 
 def response_text(value: Any) -> str:

@@ -89,8 +89,7 @@ def holds_prompt(value: Any) -> bool:
 
 def from_two(columns: Columns, row: dict[str, Any]) -> Draft:
     """Two responses with a label, votes or ratings; ties are kept, with preference 0 on both."""
-    prompt = prompt_of(columns, row)
-    first, second = (Answer(response_text(columns.get(row, role))) for role in ("response_a", "response_b"))
+    prompt, first, second = two_answers(columns, row)
     if first.content.strip() == second.content.strip():
         raise Dropped(rows.IDENTICAL)
     if columns.has("rating_a", "rating_b"):
@@ -101,6 +100,18 @@ def from_two(columns: Columns, row: dict[str, Any]) -> Draft:
     if columns.has("label") or columns.has("votes"):
         return by_votes(columns, row, prompt, first, second)
     return by_rating(prompt, [first, second])
+
+
+def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Answer, Answer]:
+    """The prompt and both responses; whole conversations bring their prompt along."""
+    values = [columns.get(row, role) for role in ("response_a", "response_b")]
+    if not any(holds_prompt(value) for value in values):
+        first, second = (Answer(response_text(value)) for value in values)
+        return prompt_of(columns, row), first, second
+    (prompt, a), (other_prompt, b) = (split_answer(message_list(value)) for value in values)
+    if prompt != other_prompt:
+        raise Dropped(rows.PROMPTS_DIFFER)
+    return with_system(columns, row, check_prompt(prompt)), Answer(response_text(a)), Answer(response_text(b))
 
 
 def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Answer, second: Answer) -> Draft:

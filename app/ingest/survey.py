@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from app.ingest.messages import TAGGED, is_message, is_transcript
+from app.ingest.messages import TAGGED, is_label, is_message, is_transcript
 
 MAX_SHOWN_COLUMNS = 100
 PREVIEW_ROWS = 5
@@ -90,6 +90,8 @@ class Survey:
                 self._add(name, value)
 
     def _add(self, name: str, value: Any) -> None:
+        if not is_label(name):
+            return  # a name that can be neither shown nor stored: half a surrogate pair, NUL, or a whole paragraph
         column = self.columns.get(name)
         if column is None:
             if len(self.columns) >= 5000:
@@ -109,7 +111,7 @@ class Survey:
 
     def top(self) -> list[str]:
         """The columns that are not nested."""
-        return list(dict.fromkeys(name for row in self.sample for name in row))
+        return [name for name in dict.fromkeys(name for row in self.sample for name in row) if name in self.columns]
 
     def describe(self) -> list[dict[str, str]]:
         """The columns for the mapping form: name, type, an example."""

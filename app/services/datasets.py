@@ -79,6 +79,7 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
             return None
         mapping = dataset.mapping
     source, target = datasets.source_path(files, dataset_id), datasets.examples_path(files, dataset_id)
+    clear_leftovers(source.parent)
     reply = pool.run({"source": str(source), "target": str(target), "mapping": mapping})
     with database.writing() as session:
         dataset = session.get(Dataset, dataset_id, with_for_update=True)
@@ -88,6 +89,12 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
         if dataset.state != DatasetState.PROCESSING:
             return None
         return settle(dataset, reply)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a reader that was killed left half-written."""
+    for path in folder.glob(".*"):
+        path.unlink(missing_ok=True)
 
 
 def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:

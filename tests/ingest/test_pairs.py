@@ -186,3 +186,11 @@ def test_a_file_whose_labels_are_all_unknown_is_refused(read_rows):
     columns = {"prompt": "q", "response_a": "a", "response_b": "b", "label": "l"}
     with pytest.raises(DatasetInvalid, match=r"None of the 1 rows .* missing or unknown label \(first in line 1\)"):
         read_rows({"q": "Hi", "a": "x", "b": "y", "l": "purple"}, mapping={"shape": "two_responses", "columns": columns})
+
+
+def test_two_whole_conversations_bring_their_prompt(read_rows):
+    columns = {"response_a": "conversation_a", "response_b": "conversation_b", "label": "winner"}
+    row = {"conversation_a": [ASK, GOOD], "conversation_b": [ASK, BAD], "winner": "model_b"}
+    options = {"first": "model_a", "second": "model_b", "tie": "tie,tie (bothbad)"}
+    read = read_rows(row, mapping={"shape": "two_responses", "columns": columns, "options": options})
+    assert (read.prompts(), read.pairs()) == ([SKY], [(BAD["content"], GOOD["content"])])

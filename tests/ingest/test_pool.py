@@ -12,6 +12,7 @@ import pytest
 
 from app.ingest.pool import Child, IngestPool
 from app.settings import Settings
+from tests.ingest.test_read import BAD_ROWS, REFUSED
 
 ROW = json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n"
 
@@ -112,3 +113,18 @@ def test_no_secret_reaches_a_child(pool, monkeypatch):
     environment = Path(f"/proc/{child._process.pid}/environ").read_bytes()
     child.stop()
     assert b"STUDIO" not in environment
+
+
+def test_no_bad_file_costs_much_time_or_memory(tmp_path):
+    child = Child()
+    slowest = 0.0
+    for content in (*(content for content, _ in REFUSED.values()), *(content for content, _ in BAD_ROWS.values())):
+        start = time.monotonic()
+        reply = child.ask({**job(tmp_path, content), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
+        slowest = max(slowest, time.monotonic() - start)
+        assert reply is not None
+        assert reply["status"] in ("invalid", "needs_mapping")
+    status = Path(f"/proc/{child._process.pid}/status").read_text()
+    child.stop()
+    assert int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) < 300 * 1024
+    assert slowest < 5
