@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import typer
 
-from app.commands import accounts, datasets, demo, models, runs, train, up
+from app.commands import accounts, datasets, models, runs, train, up
 from app.commands.terminal import err, show_error
+from app.demonstration import flow
 from app.domain.errors import StudioError
 
 INTERRUPTED = 130
@@ -29,7 +30,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 cli.command("up")(up.up)
-cli.command("demo", context_settings=demo.PASS_ON)(demo.demo)
+cli.command("demo")(flow.demo)
 cli.command("train")(train.train)
 cli.add_typer(datasets.group, name="datasets")
 cli.add_typer(models.group, name="models")

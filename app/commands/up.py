@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import IO, Annotated
 from urllib.parse import urlsplit
 
 import httpx
@@ -114,14 +114,7 @@ class Children:
         """Until a signal or a child's end; returns the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.stop)
-        environment = child_environment(self.settings)
-        for name, command in self.commands.items():
-            self.processes[name] = subprocess.Popen(
-                command,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+        self.start()
         try:
             if self.wait_for_web():
                 greet(self.settings, secret)
@@ -134,6 +127,14 @@ class Children:
         status = self.processes[ended].returncode
         err.print(f"The {ended} process ended by itself (status {status}), so the studio has stopped. Its last lines say why.")
         return 1
+
+    def start(self, output: IO[bytes] | None = None) -> None:
+        """Start them all; what they print goes to `output`, or where our own goes."""
+        environment = child_environment(self.settings)
+        for name, command in self.commands.items():
+            self.processes[name] = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent
+            )
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping:  # a second Ctrl-C: at once
