@@ -175,6 +175,7 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
     plot.setAttribute("aria-label", describe(spec, store));
     if (points) chart.setOption(OPTIONS[spec.kind](spec, store, colours, edges), { notMerge: true, lazyUpdate: false });
     else chart.clear();
+    figure.dataset.drawn = points;
   }
 
   function flush() {
@@ -214,6 +215,7 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
       if (spec.kind === "histogram") onStep(store.last?.[0]);
     });
     drawn.set(spec.id, { figure, plot, chart });
+    figure.dataset.points = numPoints(spec, store);
     dirty.add(spec);
     seen.observe(figure);
     resized.observe(plot);

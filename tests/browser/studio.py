@@ -39,7 +39,10 @@ PROMPTS = (
     "How do I change the address of an order I placed an hour ago?",
     "The app logs me out every time I open it.",
 )
-KIND = "I'm sorry about that, and thank you for telling us. Please check with a neighbour first; if it isn't there, reply with the order number and I will send a replacement today."
+KIND = (
+    "I'm sorry about that, and thank you for telling us. Please check with a neighbour first; "
+    "if it isn't there, reply with the order number and I will send a replacement today."
+)
 CURT = "Not our problem. Ask the carrier. Parcels get lost sometimes and that is how it is."
 
 
@@ -89,11 +92,9 @@ def start_studio(data_dir: Path) -> WebStudio:
     dataset, policy, reward = stock(database, files, user)
     environment = {**os.environ, "STUDIO_DATA_DIR": str(data_dir), "STUDIO_PORT": str(port), "STUDIO_POLL_SECONDS": "0.2"}
     environment["STUDIO_MODEL_ROOTS"] = str(data_dir / "models-of-mine")
-    log = (data_dir / "web.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "warning"],
-        cwd=CHECKOUT, env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "warning"]
+    with (data_dir / "web.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
     wait_for(f"http://127.0.0.1:{port}/healthz", process, data_dir / "web.log")
     return WebStudio(settings, f"http://127.0.0.1:{port}", process, database, files, user, cookie, policy, reward, dataset)
 
@@ -130,19 +131,36 @@ def stock(database: Database, files: Files, user: User) -> tuple[Dataset, Model,
     with database.writing() as session:
         at = now(session)
         dataset = Dataset(
-            id=new_id("data"), owner_id=user.id, name="Help desk pairs", state="ready", filename="help-desk.jsonl.gz", size_bytes=412_345,
-            sha256="a" * 64, mapping=None, audit=audit.model_dump(mode="json"), error=None, num_examples=640, created_at=at,
-        )  # fmt: skip
+            id=new_id("data"),
+            owner_id=user.id,
+            name="Help desk pairs",
+            state="ready",
+            filename="help-desk.jsonl.gz",
+            size_bytes=412_345,
+            sha256="a" * 64,
+            mapping=None,
+            audit=audit.model_dump(mode="json"),
+            error=None,
+            num_examples=640,
+            created_at=at,
+        )
         policy, reward = (
             Model(
-                id=new_id("model"), owner_id=user.id, name=name, kind=kind, source="hub", path=path, revision="main",
-                facts={"architecture": architecture, "num_parameters": size, "has_chat_template": True}, created_at=at,
+                id=new_id("model"),
+                owner_id=user.id,
+                name=name,
+                kind=kind,
+                source="hub",
+                path=path,
+                revision="main",
+                facts={"architecture": architecture, "num_parameters": size, "has_chat_template": True},
+                created_at=at,
             )
             for kind, name, path, architecture, size in (
                 ("policy", "SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "LlamaForCausalLM", 134_515_008),
                 ("reward", "Kindness judge", "studio/kindness-judge", "LlamaForSequenceClassification", 134_515_584),
             )
-        )  # fmt: skip
+        )
         session.add_all([dataset, policy, reward])
     return dataset, policy, reward
 
@@ -186,38 +204,72 @@ class Writer:
         ess = sum(weights) ** 2 / sum(w * w for w in weights) / 16
         chosen = min(0.97, 0.55 + 0.33 * share + noise(0, 0.03))
         metrics = {
-            "loss": 2.1 * math.exp(-1.6 * share) + 0.9 + noise(0, 0.06), "learning_rate": 1e-5 * 0.5 * (1 + math.cos(math.pi * share)),
-            "grad_norm": 1.4 * math.exp(-share) + abs(noise(0, 0.15)), "tokens_per_second": 5200 + noise(0, 120), "step_seconds": 0.4,
-            "weight/ess": ess * 16, "weight/ess_share": ess, "weight/share_chosen": chosen, "weight/share_rejected": 1 - chosen,
-            "weight/share_above": max(0.0, 0.04 + noise(0, 0.02)), "weight/share_below": max(0.0, 0.1 + 0.3 * share + noise(0, 0.03)),
-            "weight/spearman_reward": min(0.99, 0.7 + 0.2 * share + noise(0, 0.05)), "weight/spearman_length": -0.1 + noise(0, 0.12),
-            "reward/chosen": 0.9 + noise(0, 0.2), "reward/rejected": -0.7 + noise(0, 0.2), "reward/gap": 1.6 + noise(0, 0.1),
-        }  # fmt: skip
+            "loss": 2.1 * math.exp(-1.6 * share) + 0.9 + noise(0, 0.06),
+            "learning_rate": 1e-5 * 0.5 * (1 + math.cos(math.pi * share)),
+            "grad_norm": 1.4 * math.exp(-share) + abs(noise(0, 0.15)),
+            "tokens_per_second": 5200 + noise(0, 120),
+            "step_seconds": 0.4,
+            "weight/ess": ess * 16,
+            "weight/ess_share": ess,
+            "weight/share_chosen": chosen,
+            "weight/share_rejected": 1 - chosen,
+            "weight/share_above": max(0.0, 0.04 + noise(0, 0.02)),
+            "weight/share_below": max(0.0, 0.1 + 0.3 * share + noise(0, 0.03)),
+            "weight/spearman_reward": min(0.99, 0.7 + 0.2 * share + noise(0, 0.05)),
+            "weight/spearman_length": -0.1 + noise(0, 0.12),
+            "reward/chosen": 0.9 + noise(0, 0.2),
+            "reward/rejected": -0.7 + noise(0, 0.2),
+            "reward/gap": 1.6 + noise(0, 0.1),
+        }
         left = 0.4 * (self.num_steps - step)
         return {
-            "kind": "step", "step": step, "num_steps": self.num_steps, "epoch": share, "batch": step - 1, "metrics": metrics,
-            "histogram": histogram(weights), "seconds_left": left,
-        }  # fmt: skip
+            "kind": "step",
+            "step": step,
+            "num_steps": self.num_steps,
+            "epoch": share,
+            "batch": step - 1,
+            "metrics": metrics,
+            "histogram": histogram(weights),
+            "seconds_left": left,
+        }
 
     def evaluate(self, step: int) -> None:
         share = step / self.num_steps
         win = 0.5 + 0.36 * share
         policy = 0.43 + 3.4 * (1 - math.exp(-2.2 * share))
         self.say(
-            {"kind": "evaluation", "step": step, "metrics": {
-                "eval/reward_policy": policy, "eval/reward_reference": 0.43, "eval/reward_gain": policy - 0.43, "eval/win_rate": win,
-                "eval/win_rate_low": win - 0.12, "eval/win_rate_high": min(1.0, win + 0.11), "eval/kl": 2.2 * share,
-                "eval/length_policy": 42 - 3 * share, "eval/length_reference": 42.0, "eval/loss": 2.4 - 0.9 * share,
-            }},
+            {
+                "kind": "evaluation",
+                "step": step,
+                "metrics": {
+                    "eval/reward_policy": policy,
+                    "eval/reward_reference": 0.43,
+                    "eval/reward_gain": policy - 0.43,
+                    "eval/win_rate": win,
+                    "eval/win_rate_low": win - 0.12,
+                    "eval/win_rate_high": min(1.0, win + 0.11),
+                    "eval/kl": 2.2 * share,
+                    "eval/length_policy": 42 - 3 * share,
+                    "eval/length_reference": 42.0,
+                    "eval/loss": 2.4 - 0.9 * share,
+                },
+            },
             *(self.sample(step, index, prompt) for index, prompt in enumerate(PROMPTS)),
-        )  # fmt: skip
+        )
 
     def sample(self, step: int, index: int, prompt: str) -> dict[str, Any]:
         kind = step / self.num_steps > 0.2 * (index + 1)
         return {
-            "kind": "sample", "step": step, "index": index, "example_id": 600 + index, "prompt": [{"role": "user", "content": prompt}],
-            "reference": CURT, "policy": KIND if kind else CURT, "reference_reward": -0.8, "policy_reward": 2.9 if kind else -0.8,
-        }  # fmt: skip
+            "kind": "sample",
+            "step": step,
+            "index": index,
+            "example_id": 600 + index,
+            "prompt": [{"role": "user", "content": prompt}],
+            "reference": CURT,
+            "policy": KIND if kind else CURT,
+            "reference_reward": -0.8,
+            "policy_reward": 2.9 if kind else -0.8,
+        }
 
     def prepare(self) -> None:
         self.say(
@@ -234,10 +286,19 @@ class Writer:
     def write_weights(self) -> None:
         """artifacts/weights.parquet, as the training stage writes it."""
         rows = [
-            {"batch": batch, "example_id": batch * 8 + row // 2, "response": row % 2, "preference": 1 - 2 * (row % 2), "num_tokens": 30 + row,
-             "logprob_ref": -40.0 - row, "reward": 1.5 - row * 0.2, "weight": math.exp(-row / 4)}
-            for batch in range(self.num_steps) for row in range(16)
-        ]  # fmt: skip
+            {
+                "batch": batch,
+                "example_id": batch * 8 + row // 2,
+                "response": row % 2,
+                "preference": 1 - 2 * (row % 2),
+                "num_tokens": 30 + row,
+                "logprob_ref": -40.0 - row,
+                "reward": 1.5 - row * 0.2,
+                "weight": math.exp(-row / 4),
+            }
+            for batch in range(self.num_steps)
+            for row in range(16)
+        ]
         folder = self.studio.files.artifacts_dir(self.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), folder / "weights.parquet")

@@ -75,7 +75,7 @@ def likeliest(shapes: Sequence[Shape], names: Collection[str]) -> Shape:
     """Of the shapes that may fit, the one whose roles the columns' names fill best."""
 
     def fit(shape: Shape) -> int:
-        return sum(1 if role.name in names else -2 * role.required for role in SHAPE_ROLES[shape])
+        return sum(role.name in names for role in SHAPE_ROLES[shape])
 
     return max(shapes, key=fit, default=Shape.PAIR)
 

@@ -143,7 +143,7 @@ def show_run(
         evaluation=show(evaluation) if evaluation else None,
         findings=list_shown(session, run_id, "finding"),
         log=recent_log(session, run_id),
-        artifacts=list_shown(session, run_id, "artifact"),
+        artifacts=newest_artifacts(session, run_id),
         sample_steps=steps,
         sample_step=chosen,
         samples=[show(entry) for entry in samples.list_samples(session, run_id, chosen)] if chosen is not None else [],
@@ -195,6 +195,11 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
 
 def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:
     return [show(entry) for entry in journal.read(session, run_id, limit=500, kinds=[kind])]
+
+
+def newest_artifacts(session: ReadSession, run_id: str) -> list[Shown]:
+    """One line for each file, however often it was written."""
+    return list({shown.event.model_dump()["name"]: shown for shown in list_shown(session, run_id, "artifact")}.values())
 
 
 def recent_log(session: ReadSession, run_id: str) -> list[Shown]:

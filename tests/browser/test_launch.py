@@ -1,0 +1,109 @@
+"""The launch form: its errors beside their fields, what it keeps, a launch, a clone; and the list of runs that follows."""
+
+from playwright.sync_api import expect
+
+from app.store.runs import get_run
+from tests.browser.studio import Writer
+
+
+def fill(page, studio):
+    page.goto("/runs/new")
+    page.get_by_label("Data set", exact=True).select_option(studio.dataset.id)
+    page.get_by_label("Policy", exact=True).select_option(studio.policy.id)
+
+
+def test_errors_stand_beside_their_fields_and_nothing_typed_is_lost(page, studio, complaints):
+    fill(page, studio)
+    page.get_by_label("Temperature λ").fill("-1")
+    page.get_by_text("schedule, micro-batches").click()
+    page.get_by_label("Micro batch size").fill("99")
+    page.get_by_label("Name").fill("Typed with care")
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#weights-lambda")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#weights-lambda-error")).to_contain_text("greater than 0")
+    expect(page.locator("#weights-lambda")).to_have_value("-1")
+    expect(page.get_by_label("Name")).to_have_value("Typed with care")
+    expect(page.locator("#error-summary")).to_be_focused()
+    page.locator("#error-summary a").first.click()
+    page.locator("#weights-lambda").fill("0.5")
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#training-micro_batch_size-error")).to_contain_text("larger than batch_size")
+    page.locator("#training-micro_batch_size").fill("4")
+    complaints.clear()  # the browser reports each 422 itself
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.get_by_role("heading", name="Typed with care")).to_be_visible()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+
+
+def test_a_preset_decides_what_is_left_to_it(page, studio):
+    fill(page, studio)
+    page.get_by_label("Within prompt").check()
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+    run_id = page.url.rsplit("/", 1)[-1]
+    with studio.database.reading() as session:
+        weights = get_run(session, studio.user.id, run_id).recipe["weights"]
+    assert (weights["preset"], weights["weight_form"], weights["partition_scope"]) == ("within_prompt", "ratio", "prompt")
+
+
+def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, complaints):
+    fill(page, studio)
+    expect(page.locator("#reward-model")).to_be_hidden()
+    page.locator("#reward-source").get_by_label("Reward model").check()
+    expect(page.locator("#reward-model")).to_be_visible()
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator(".reward-model")).to_contain_text("Choose a reward model, or take")
+    complaints.clear()
+    page.locator("#reward-model").select_option(studio.reward.id)
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator(".page-head .lead")).to_contain_text("rewards from Kindness judge")
+
+
+def test_a_clone_starts_from_the_same_recipe(page, studio):
+    run_id = studio.launch(
+        name="The original", training={"batch_size": 6, "seed": 41}, weights={"preset": "paper", "lambda": 0.2}
+    )
+    page.goto(f"/runs/{run_id}")
+    page.get_by_role("link", name="Clone").click()
+    expect(page.get_by_label("Batch size B")).to_have_value("6")
+    expect(page.get_by_label("Temperature λ")).to_have_value("0.2")
+    expect(page.get_by_label("Paper")).to_be_checked()
+    expect(page.locator("#training-seed")).to_have_value("41")
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+    with studio.database.reading() as session:
+        first, second = (get_run(session, studio.user.id, id).recipe for id in (run_id, page.url.rsplit("/", 1)[-1]))
+    assert first == second
+
+
+def test_the_list_of_runs_moves_and_keeps_the_focus(page, studio):
+    run_id = studio.launch(name="Listed and watched")
+    page.goto("/runs")
+    badge = page.locator(f"#state-{run_id} .badge")
+    expect(badge).to_have_text("queued")
+    link = page.get_by_role("link", name="Listed and watched")
+    link.focus()
+    writer = Writer(studio)
+    while writer.begin() != run_id:  # older runs of other tests go first
+        pass
+    writer.prepare()
+    writer.evaluate(0)
+    writer.steps(1, 50)
+    expect(badge).to_have_text("running")
+    expect(page.locator(f"#progress-{run_id}")).to_contain_text("step 50 of 200")
+    expect(page.locator(f"#gain-{run_id}")).to_have_text("0")
+    expect(link).to_be_focused()
+
+
+def test_a_model_is_registered_from_the_hub_and_a_bad_folder_is_refused(page, complaints):
+    page.goto("/models")
+    page.get_by_label("Name on the hub").fill("EleutherAI/pythia-70m")
+    page.get_by_label("Revision").fill("main")
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("region", name="Models")).to_contain_text("EleutherAI/pythia-70m")
+    page.get_by_label("A folder").check()
+    page.get_by_label("Folder", exact=True).fill("/etc")
+    page.get_by_role("button", name="Register").click()
+    expect(page.locator("#path-error")).to_contain_text("allowed folder")
+    expect(page.get_by_label("Folder", exact=True)).to_have_value("/etc")
+    complaints.clear()

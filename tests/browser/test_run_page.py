@@ -1,0 +1,197 @@
+"""The run page while a run goes on: what it paints first, what the stream adds, and what survives a reload."""
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
+from app.services import attempts
+from tests.browser.studio import WebStudio, Writer
+
+
+@pytest.fixture
+def writer(studio: WebStudio) -> Writer:
+    """A run at step 20 of 200, with one evaluation behind it."""
+    studio.launch()
+    writer = Writer(studio)
+    writer.begin()
+    writer.prepare()
+    writer.evaluate(0)
+    writer.steps(1, 20)
+    return writer
+
+
+def open_run(page: Page, writer: Writer) -> None:
+    page.goto(f"/runs/{writer.run_id}")
+    expect(page.locator("html[data-stream=open]")).to_be_attached()
+    expect(page.locator("html[data-charts=drawn]")).to_be_attached()
+
+
+def points(page: Page, chart: str) -> int:
+    return int(page.locator(f"figure[data-chart={chart}]").get_attribute("data-points"))
+
+
+def picture(page: Page, chart: str) -> str:
+    """The pixels of a chart, as the canvas gives them."""
+    return canvas_of(page, chart).evaluate("canvas => canvas.toDataURL()")
+
+
+def canvas_of(page: Page, chart: str) -> Locator:
+    """The canvas of a chart; it is drawn, with all its points, when it comes into sight."""
+    figure = page.locator(f"figure[data-chart={chart}]")
+    figure.scroll_into_view_if_needed()
+    expect(figure).to_have_attribute("data-drawn", figure.get_attribute("data-points"))
+    return figure.locator("canvas").first
+
+
+def test_the_first_paint_needs_no_script(studio, browser, writer):
+    context = browser.new_context(base_url=studio.url, java_script_enabled=False)
+    context.add_cookies([{"name": "studio_session", "value": studio.cookie, "url": studio.url}])
+    page = context.new_page()
+    page.goto(f"/runs/{writer.run_id}")
+    expect(page.locator("#status .badge")).to_have_text("running")
+    expect(page.locator("#progress-text")).to_have_text("Step 20 of 200")
+    expect(page.locator("#sample-groups article")).to_have_count(3)
+    expect(page.locator("#log-list")).to_contain_text("Scored 80 batches")
+    context.close()
+
+
+def test_charts_move_while_the_run_goes_on(page, writer):
+    open_run(page, writer)
+    assert points(page, "loss") == 20
+    before = {chart: picture(page, chart) for chart in ("loss", "heatmap", "histogram", "correlation")}
+    for step in range(21, 31):
+        writer.steps(step, step)
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "30")
+    assert points(page, "heatmap") == 30
+    expect(page.locator("#progress-text")).to_have_text("Step 30 of 200")
+    assert {chart for chart, old in before.items() if picture(page, chart) == old} == set()
+
+
+def test_a_reload_shows_the_same_page(page, writer):
+    open_run(page, writer)
+    writer.steps(21, 40)
+    writer.evaluate(40)
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "40")
+    expect(page.locator("#sample-at")).to_have_text("40")
+    parts = "[data-metric], #progress-text, #sample-groups > :not([hidden]) .text"
+    shown = f"[...document.querySelectorAll('{parts}')].map(e => e.textContent)"
+    drawn = "[...document.querySelectorAll('figure')].map(f => [f.dataset.chart, f.dataset.points])"
+    before = page.evaluate(shown), page.evaluate(drawn)
+    page.reload()
+    expect(page.locator("html[data-charts=drawn]")).to_be_attached()
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "40")
+    assert (page.evaluate(shown), page.evaluate(drawn)) == before
+
+
+def test_a_lost_connection_loses_no_event(page, context, writer):
+    open_run(page, writer)
+    context.set_offline(True)
+    page.evaluate("window.seen = []; addEventListener('offline', () => seen.push('offline'))")
+    writer.steps(21, 60)
+    writer.say({"kind": "log", "level": "info", "text": "said while nobody listened"})
+    context.set_offline(False)
+    writer.steps(61, 65)
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "65", timeout=20_000)
+    expect(page.get_by_text("said while nobody listened")).to_have_count(1)
+
+
+def test_an_attempt_that_resumes_takes_its_steps_back(page, writer):
+    open_run(page, writer)
+    writer.say({"kind": "resume", "attempt": 2, "step": 12, "checkpoint": "step-000012"})
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "12")
+    writer.steps(13, 15)
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", "15")
+    expect(page.locator("#log-list")).to_contain_text("Attempt 2 goes on after step 12 from step-000012")
+    page.reload()
+    expect(page.locator("figure[data-chart=heatmap]")).to_have_attribute("data-points", "15")
+
+
+def test_findings_artifacts_and_the_end_appear_by_themselves(page, writer):
+    open_run(page, writer)
+    expect(page.locator("#findings")).to_be_hidden()
+    writer.say({
+        "kind": "finding", "name": "length_driven", "severity": "warning", "title": "Weights follow length", "step": 20,
+        "evidence": "Rank correlation with length −0.61.", "remedy": "Use the preset length_normalised.",
+    })  # fmt: skip
+    expect(page.locator("#findings")).to_contain_text("Weights follow length")
+    expect(page.locator("#live")).to_have_text("Finding: Weights follow length")
+    writer.steps(21, 200)
+    writer.evaluate(200)
+    writer.finish()
+    expect(page.locator("#status .badge")).to_have_text("succeeded")
+    expect(page.locator("#stepper li[data-at=done]")).to_have_count(4)
+    expect(page.locator("#artifact-list tr")).to_have_count(5)
+    expect(page.locator("html[data-stream=ended]")).to_be_attached()
+    expect(page.get_by_role("link", name="model/config.json")).to_have_attribute(
+        "href", f"/api/v1/runs/{writer.run_id}/artifacts/model/config.json"
+    )
+
+
+def test_the_slider_goes_back_to_earlier_samples(page, writer):
+    writer.steps(21, 80)
+    writer.evaluate(80)
+    open_run(page, writer)
+    expect(page.locator("#sample-groups article:visible")).to_have_count(3)
+    expect(page.locator("#sample-80-0 [data-side=policy]")).to_contain_text("I'm sorry about that")
+    slider = page.get_by_label("Evaluation at step")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#sample-at")).to_have_text("0")
+    expect(page.locator("#sample-0-0 [data-side=policy]")).to_contain_text("Not our problem")
+    expect(page.locator("#sample-80-0")).to_be_hidden()
+    writer.steps(81, 90)
+    writer.evaluate(90)
+    expect(slider).to_have_attribute("max", "2")
+    expect(page.locator("#sample-at")).to_have_text("0")  # who looks back is not pulled away
+    page.keyboard.press("End")
+    expect(page.locator("#sample-90-0")).to_be_visible()
+
+
+def test_cancelling_asks_first_and_shows_the_end(page, studio, writer):
+    open_run(page, writer)
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Keep it").click()
+    expect(page.locator("#status .badge")).to_have_text("running")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the run").click()
+    expect(page.locator("#log-list")).to_contain_text("Cancelling was requested")
+    with studio.database.writing() as session:
+        assert attempts.renew(session, writer.run_id, writer.token, 60)
+        attempts.finish(session, writer.run_id, writer.token, OutcomeReached(outcome=Outcome.CANCELLED))
+    expect(page.locator("#status .badge")).to_have_text("cancelled")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+
+
+def test_a_failure_shows_its_reason_and_remedy(page, studio, writer):
+    open_run(page, writer)
+    outcome = OutcomeReached(
+        outcome=Outcome.FAILED, reason="CUDA ran out of memory.", remedy="Lower micro_batch_size.", retry=False
+    )
+    with studio.database.writing() as session:
+        attempts.finish(session, writer.run_id, writer.token, outcome, "last line of the log")
+    expect(page.locator("#status")).to_contain_text("CUDA ran out of memory.")
+    expect(page.locator("#status")).to_contain_text("Lower micro_batch_size.")
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("CUDA ran out of memory.")
+    page.get_by_text("Last words of the runner").click()
+    expect(page.get_by_text("last line of the log")).to_be_visible()
+
+
+def test_one_batch_shows_the_weights_of_a_step(page, writer):
+    open_run(page, writer)
+    page.locator("#batch-step").fill("3")
+    page.get_by_role("button", name="Show its weights").click()
+    rows = page.locator("#batch-rows tbody tr")
+    expect(rows).to_have_count(16)
+    expect(rows.first).to_contain_text("chosen")
+    expect(page.locator("#batch-rows")).to_contain_text("Step 3 trained on batch 2 of the plan")
+
+
+def test_a_click_on_a_chart_opens_that_step(page, writer):
+    open_run(page, writer)
+    canvas = canvas_of(page, "loss")
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 0.55, "y": box["height"] * 0.5})
+    expect(page.locator("#batch-rows tbody tr")).to_have_count(16)
