@@ -135,8 +135,8 @@ def find_weight_collapse(metrics: Metrics) -> str | None:
 
 def find_plain_sft(metrics: Metrics) -> str | None:
     above, spread, mean = (metrics.get(f"weight/{name}") for name in ("share_above", "std", "mean"))
-    if metrics.get("weight/ess") == 1.0 == metrics.get("weight/ess_share"):
-        return None  # a batch of one response has no other choice
+    if _is_lone(metrics):
+        return None
     if above is not None and above > PLAIN_SHARE:
         return f"{above:.0%} of the responses make more than 0.99 of their own prompt's Z(x)."
     mean = 1.0 if mean is None else mean
@@ -154,7 +154,10 @@ def find_length_driven(metrics: Metrics) -> str | None:
 
 
 def find_low_diversity(batches: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> str | None:
-    """Evidence of `low_diversity`; each batch as (prompt of each response, responses)."""
+    """Evidence of `low_diversity`; each batch as (prompt of each response, responses).
+
+    One such batch of many is not held against them: the last of an epoch may well be a single prompt.
+    """
     repetitive, num_batches, worst = 0, 0, 0.0
     for prompts, responses in batches:
         num_batches += 1
@@ -164,7 +167,7 @@ def find_low_diversity(batches: Iterable[tuple[Sequence[Hashable], Sequence[Hash
         copies = sum(count for count in Counter(responses).values() if count > 1) / len(responses)
         repetitive += max(of_one_prompt, copies) > FILLED_SHARE
         worst = max(worst, of_one_prompt, copies)
-    if not repetitive:
+    if repetitive == 0 or (repetitive == 1 and num_batches > 1):
         return None
     return (
         f"In {repetitive} of {num_batches} batches copies of responses or one prompt fill more than half (at worst {worst:.0%})."
@@ -196,7 +199,7 @@ def find_divergence(metrics: Metrics, recent: Sequence[Metrics] = ()) -> str | N
 
 
 def _find_flat_step(metrics: Metrics) -> str | None:
-    return find_flat_rewards(metrics.get("reward/std"))
+    return None if _is_lone(metrics) else find_flat_rewards(metrics.get("reward/std"))
 
 
 STEP_RULES: dict[str, Callable[[Metrics], str | None]] = {
@@ -206,6 +209,11 @@ STEP_RULES: dict[str, Callable[[Metrics], str | None]] = {
     "plain_sft": find_plain_sft,
     "length_driven": find_length_driven,
 }
+
+
+def _is_lone(metrics: Metrics) -> bool:
+    """A batch of one response, as the last of an epoch may be: it can neither spread nor differ."""
+    return metrics.get("weight/ess") == 1.0 == metrics.get("weight/ess_share")
 
 
 def _per_weight(metrics: Metrics, value: float) -> float:

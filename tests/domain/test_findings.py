@@ -77,7 +77,7 @@ def test_small_weights_that_differ_are_not_plain_fine_tuning() -> None:
 
 def test_a_last_batch_of_one_response_is_not_held_against_the_run() -> None:
     lone = {"weight/mean": 1.0, "weight/std": 0.0, "weight/share_above": 1.0, "weight/ess": 1.0, "weight/ess_share": 1.0}
-    assert diagnose_step({**lone, "reward/std": None}) == []
+    assert diagnose_step({**lone, "reward/std": 0.0}) == []
 
 
 def test_one_noisy_batch_raises_nothing_when_the_recent_ones_were_healthy() -> None:
@@ -160,6 +160,13 @@ def test_batches_of_copies_or_of_one_prompt_have_low_diversity() -> None:
     assert finding.name == "low_diversity"
     assert "2 of 4 batches" in finding.evidence
     assert "75%" in finding.evidence
+
+
+def test_a_last_batch_of_one_prompt_is_not_held_against_a_plan() -> None:
+    fine, last = ([0, 0, 1, 1], ["a", "b", "c", "d"]), ([2, 2], ["e", "f"])
+    assert diagnose_data(batches=[fine, fine, last]) == []
+    assert names(diagnose_data(batches=[last])) == ["low_diversity"]
+    assert names(diagnose_data(batches=[last, fine, last])) == ["low_diversity"]
 
 
 def test_pairs_equal_after_truncation_are_counted() -> None:
