@@ -121,13 +121,14 @@ class Workshop:
         run_dir = self.root / "runs" / f"run_{self._runs}"
         folder = run_dir / "attempts" / str(number)
         folder.mkdir(parents=True)
-        reward = parts.pop("reward_folder", None)
+        reward, scorings = parts.pop("reward_folder", None), parts.pop("scorings", None)
+        parts["policy"] = parts.pop("policy_settings", {})
         recipe = make_recipe(reward is not None, **parts)
         spec = RunSpec(
             run_id=run_dir.name, attempt=number, recipe=recipe, dataset_sha256="0" * 64,
             dataset_path=str(dataset or self.dataset(self.examples())), policy=self.source(policy or self.policy()),
             reward=self.source(reward) if reward else None, run_dir=str(run_dir),
-            scorings_dir=str(parts.get("scorings") or run_dir / "scorings"), hub_dir=str(self.root / "hub"), num_threads=1,
+            scorings_dir=str(scorings or run_dir / "scorings"), hub_dir=str(self.root / "hub"), num_threads=1,
         )  # fmt: skip
         (folder / "spec.json").write_text(spec.model_dump_json(by_alias=True))
         return folder

@@ -1,0 +1,43 @@
+import errno
+
+import torch
+
+from app.domain.errors import ModelInvalid
+from worker.failures import Diverged, explain
+
+
+def test_gpu_memory_names_the_settings_to_change_and_is_not_tried_again():
+    found = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert found.reason == "The GPU ran out of memory."
+    assert "micro_batch_size" in found.remedy
+    assert "gradient_checkpointing" in found.remedy
+    assert found.retry is False
+
+
+def test_memory_of_the_machine_likewise():
+    for error in (
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    ):
+        assert explain(error).reason == "The machine ran out of memory."
+        assert explain(error).retry is False
+
+
+def test_a_full_disk_says_that_the_run_can_be_resumed():
+    found = explain(OSError(errno.ENOSPC, "No space left on device", "/data/step-000100"))
+    assert found.reason == "The disk is full while writing /data/step-000100."
+    assert "resume" in found.remedy
+
+
+def test_the_studios_own_errors_are_their_sentence():
+    assert explain(ModelInvalid("The model is not there.")).reason == "The model is not there."
+
+
+def test_divergence_is_not_tried_again():
+    assert explain(Diverged("The loss was not finite.")).retry is False
+
+
+def test_anything_else_is_named_and_tried_again():
+    found = explain(KeyError("weight"))
+    assert found.reason == "Unexpected error, KeyError: 'weight'"
+    assert found.retry is True
