@@ -75,7 +75,7 @@ def test_an_unknown_shape_is_mapped_by_hand(page, write):
     page.get_by_label("Shape").select_option("two_responses")
     page.get_by_label("Response a").select_option("b")
     page.get_by_role("button", name="Use this mapping").click()
-    expect(page.get_by_label("Prompt")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Response b")).to_have_attribute("aria-invalid", "true")
     page.get_by_label("Prompt").select_option("a")
     page.get_by_label("Response a").select_option("b")
     page.get_by_label("Response b").select_option("c")
