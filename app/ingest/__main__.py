@@ -5,6 +5,8 @@ Reply: {"status": "ready", "mapping", "audit"} or {"status": "needs_mapping" | "
 Memory and processor time are limited by the kernel, so a hostile file ends this process at worst.
 """
 
+import errno
+import gc
 import json
 import logging
 import os
@@ -16,12 +18,13 @@ from typing import Any
 import pyarrow as pa
 
 from app.domain.dataset import ColumnMapping
-from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError
+from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, Unavailable
 from app.ingest.limits import Limits
 from app.ingest.process import ingest
 
 MEMORY_BYTES = 512 * 2**20  # on top of what the libraries take themselves
 TOO_MUCH_MEMORY = "Reading the file needs more memory than is allowed: single rows of it are too large or too deeply nested."
+DISK_FULL = "The disk is full: free some space on the studio's machine, then upload the file again."
 log = logging.getLogger("app.ingest")
 
 
@@ -33,6 +36,8 @@ def main() -> None:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     limit_memory()
+    gc.disable()  # rows are trees, freed by counting; searching millions of them for cycles costs more than reading them
+    gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
         limit_processor(job["cpu_seconds"])
@@ -41,6 +46,7 @@ def main() -> None:
         replies.flush()
         if not usable:
             return
+        gc.collect()
 
 
 def limit_memory() -> None:
@@ -65,12 +71,22 @@ def answer(job: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         done = ingest(Path(job["source"]), Path(job["target"]), mapping, Limits(max_unpacked_bytes=job["max_unpacked_bytes"]))
     except StudioError as error:
         return refusal(error), True
+    except OSError as error:
+        return refusal(as_studio_error(error)), True
     except MemoryError:
         return refusal(DatasetInvalid(TOO_MUCH_MEMORY)), False
     except Exception:
         log.exception("unexpected, with %s", job["source"])
         return refusal(DatasetInvalid("The file can't be read: it breaks the reader in a way we did not foresee.")), False
     return {"status": "ready", "mapping": done.mapping.model_dump(mode="json"), "audit": done.audit.model_dump(mode="json")}, True
+
+
+def as_studio_error(error: OSError) -> StudioError:
+    """A full disk is not the file's fault."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(DISK_FULL, retry_after_seconds=60)
+    log.error("the system says: %s", error)
+    return Unavailable(f"The file could not be processed: {error.strerror or 'the system refused it'}. Try again.")
 
 
 def refusal(error: StudioError) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from app.ingest import rows
@@ -79,7 +80,7 @@ def response_text(value: Any) -> str:
 
 def number(value: Any) -> float | None:
     """A finite number, also written as text; None for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     try:
         result = float(value)
@@ -128,8 +129,7 @@ def tagged(text: str) -> Turn:
 
 def is_transcript(text: str) -> bool:
     """Whether a text is a dialogue of "Human:" and "Assistant:" paragraphs."""
-    found = TRANSCRIPT_TURN.search(text)
-    return found is not None and found.start() == 0 and "\n\nAssistant:" in text
+    return TRANSCRIPT_TURN.match(text) is not None and "\n\nAssistant:" in text
 
 
 def transcript(text: Any) -> list[Turn]:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
 
 PRESPAWNED, MOST = 2, 6
@@ -36,6 +37,7 @@ STOPPED = {
         "extra": {},
     },
 }
+CLOSING = "The studio is shutting down. The file is kept and read at its next start."
 P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -81,9 +83,13 @@ class Child:
             return None
         return reply if isinstance(reply, dict) else None
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its reply gets none."""
+        self._process.kill()
+
     def stop(self) -> None:
         """End the process and wait for it."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -97,6 +103,7 @@ class IngestPool:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._idle: list[Child] = []
+        self._busy: set[Child] = set()
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(MOST)
         self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="ingest")
@@ -109,26 +116,35 @@ class IngestPool:
             self._idle.extend(children)
 
     def close(self) -> None:
-        """End all idle children; those at work end after their job."""
+        """End all children; `run` calls under way raise Unavailable, so that their work is taken up at the next start."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
             children, self._idle = self._idle, []
+            for child in self._busy:
+                child.kill()
         for child in children:
             child.stop()
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Call a function that uses `run` in one of the pool's own threads."""
-        return self._threads.submit(function, *args, **kwargs)
+        """Call a function that uses `run` in one of the pool's own threads; what it raises is logged, even if nobody waits."""
+        future = self._threads.submit(function, *args, **kwargs)
+        future.add_done_callback(log_failure)
+        return future
 
     def run(self, job: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """The reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file."""
+        """The reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file.
+
+        Raises Unavailable when the pool is closed.
+        """
         seconds = cpu_seconds(Path(job["source"]))
         full = {"max_unpacked_bytes": self.settings.max_unpacked_bytes, "cpu_seconds": seconds, **job}
         with self._places:
             child = self._take()
             reply = child.ask(full, timeout or seconds * 10.0)
             self._give_back(child)
+        if reply is None and self._closed:
+            raise Unavailable(CLOSING)
         if reply is None:
             log.warning("a child died over %s", job["source"])
         return reply or STOPPED
@@ -136,9 +152,12 @@ class IngestPool:
     def _take(self) -> Child:
         while True:
             with self._lock:
-                child = self._idle.pop() if self._idle else None
-            if child is None or child.alive:
-                return child or Child()
+                if self._closed:
+                    raise Unavailable(CLOSING)
+                child = self._idle.pop() if self._idle else Child()
+                if child.alive:
+                    self._busy.add(child)
+                    return child
             child.stop()
 
     def _give_back(self, child: Child) -> None:
@@ -147,10 +166,17 @@ class IngestPool:
             child.stop()
             fresh = Child()
         with self._lock:
+            self._busy.discard(child)
             if not self._closed and len(self._idle) < PRESPAWNED:
                 self._idle.append(fresh)
                 return
         fresh.stop()
+
+
+def log_failure(future: "Future[Any]") -> None:
+    """Leave a trace of what a thread raised."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("processing a data set failed: %s", error, exc_info=None if isinstance(error, StudioError) else error)
 
 
 def cpu_seconds(source: Path) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.dataset import ColumnMapping, DatasetState
-from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge
+from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.store import datasets
 from app.store.after_commit import after_commit
@@ -24,6 +24,7 @@ from app.store.tables import Dataset
 
 WAIT_SECONDS = 10.0
 ORPHAN_SECONDS = 3600
+RECORD_TRIES = 5
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +82,16 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
     source, target = datasets.source_path(files, dataset_id), datasets.examples_path(files, dataset_id)
     clear_leftovers(source.parent)
     reply = pool.run({"source": str(source), "target": str(target), "mapping": mapping})
+    for _ in range(RECORD_TRIES):  # minutes of reading should not be lost to a database that is locked for seconds
+        try:
+            return record_reply(database, files, dataset_id, reply)
+        except Unavailable as error:
+            time.sleep(error.retry_after_seconds)
+    return record_reply(database, files, dataset_id, reply)
+
+
+def record_reply(database: Database, files: Files, dataset_id: str, reply: dict[str, Any]) -> StudioError | None:
+    """Write a child's reply into the data set's row, unless the row is gone or has moved on."""
     with database.writing() as session:
         dataset = session.get(Dataset, dataset_id, with_for_update=True)
         if dataset is None:
@@ -112,6 +123,8 @@ def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
     dataset.state = DatasetState.NEEDS_MAPPING if form.get("columns") else DatasetState.FAILED
     dataset.error = {**error, "extra": {**form, **error["extra"]}}
     dataset.mapping = None if form.get("columns") else dataset.mapping
+    if error["code"] == "unavailable":
+        return Unavailable(error["detail"], retry_after_seconds=60)
     kind = TooLarge if error["code"] == "too-large" else DatasetInvalid
     return kind(error["detail"], problems=error["problems"], extra=error["extra"])
 

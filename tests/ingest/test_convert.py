@@ -41,7 +41,7 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize("shape", Shape)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
     roles = {role.name: role for role in SHAPE_ROLES[shape]}
@@ -58,7 +58,7 @@ def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
         json.dumps(json.loads(example.meta)).encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), VALUES, min_size=1, max_size=6), min_size=1, max_size=3))
 def test_recognising_any_file_ends_in_a_mapping_or_a_sentence(found):
     survey = Survey(found)

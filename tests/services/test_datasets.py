@@ -224,3 +224,19 @@ def test_names_are_made_safe(put, get):
     dataset_id = put([ROW], name=" \0a\nb\ud800 " + "x" * 300, filename="C:\\data\\.\x07")
     assert get(dataset_id).name.startswith("ab?")
     assert len(get(dataset_id).name) <= 120
+
+
+def test_a_reader_that_is_stopped_leaves_the_data_set_to_the_next_start(database, files, pool, put, get, settings):
+    dataset_id = put([ROW] * 40_000)
+    service.process_within(database, files, pool, dataset_id, wait_seconds=0.3)
+    leftover = files.dataset_dir(dataset_id) / ".examples.parquet.0.tmp"
+    leftover.write_text("half")
+    pool.close()
+    pool._threads.shutdown(wait=True)
+    assert get(dataset_id).state == DatasetState.PROCESSING
+    fresh = IngestPool(settings)
+    service.resume_processing(database, files, fresh)
+    fresh._threads.shutdown(wait=True)
+    fresh.close()
+    assert get(dataset_id).num_examples == 40_000
+    assert {path.name for path in files.dataset_dir(dataset_id).iterdir()} == {"source", "preview.json", "examples.parquet"}
