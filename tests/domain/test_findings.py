@@ -85,6 +85,7 @@ def test_one_noisy_batch_raises_nothing_when_the_recent_ones_were_healthy() -> N
     assert names(diagnose_step(noisy)) == ["length_driven"]
     assert diagnose_step(noisy, recent=[HEALTHY] * 5) == []
     assert names(diagnose_step(noisy, recent=[HEALTHY] * 5 + [noisy] * 19)) == ["length_driven"]
+    assert diagnose_step(HEALTHY, recent=[noisy] * 500 + [HEALTHY] * 19) == []
 
 
 def test_an_explosion_is_measured_against_the_recent_median() -> None:
