@@ -6,6 +6,7 @@ While the database is away the runner goes on; its events wait in the spool and 
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from app.domain.run import EXIT_STATUS, Outcome
 from app.services import attempts, recordings
 from app.settings import Settings
 from app.store.database import Database
+from app.store.files import Files
 from worker.process import RunnerProcess
 from worker.spool_tail import SpoolTail, read_log_tail
 
@@ -118,19 +120,12 @@ class RunningAttempt:
                 return
             with self._database.writing() as session:
                 recordings.record(session, self.claim.run_id, self.claim.token, self._pending)
-            for line in self._pending:
-                self._take_outcome(line)
+            self._outcome = find_outcome(self._pending) or self._outcome
+            if self._outcome is not None and self._ended_at is None:
+                self._ended_at = time.monotonic()
             self._pending = []
             if not drain:
                 return
-
-    def _take_outcome(self, line: SpoolLine) -> None:
-        if line.kind == recordings.OUTCOME:
-            try:
-                self._outcome = OutcomeReached.model_validate({**line.payload, "kind": line.kind})
-                self._ended_at = time.monotonic()
-            except ValidationError as error:
-                self.log.warning("the runner's outcome can't be read: %s", error)
 
     def _renew(self) -> None:
         if time.monotonic() < self._renew_at:
@@ -181,6 +176,33 @@ class RunningAttempt:
             return OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped.")
         told = OUTCOME_OF_STATUS.get(status)
         return OutcomeReached(outcome=told) if told in (Outcome.CANCELLED, Outcome.INTERRUPTED) else None
+
+
+def catch_up(database: Database, files: Files, claim: attempts.Claim) -> OutcomeReached | None:
+    """Record what an earlier attempt's runner still wrote when nobody listened any more; its last word, if it had one.
+
+    The checkpoint that the new attempt resumes from may be later than the last line its dead worker recorded.
+    """
+    if not claim.spool_attempt:
+        return None
+    tail = SpoolTail(files.attempt_dir(claim.run_id, claim.spool_attempt) / "events.jsonl")
+    outcome = None
+    while lines := tail.read():
+        with database.writing() as session:
+            recordings.record(session, claim.run_id, claim.token, lines)
+        outcome = find_outcome(lines) or outcome
+    return outcome
+
+
+def find_outcome(lines: Sequence[SpoolLine]) -> OutcomeReached | None:
+    """The runner's last word among these lines."""
+    for line in lines:
+        if line.kind == recordings.OUTCOME:
+            try:
+                return OutcomeReached.model_validate({**line.payload, "kind": line.kind})
+            except ValidationError as error:
+                log.warning("a runner's outcome can't be read: %s", error)
+    return None
 
 
 def explain(status: int) -> tuple[str, str]:

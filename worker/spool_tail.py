@@ -24,10 +24,12 @@ class SpoolTail:
 
     def read(self) -> Sequence[SpoolLine]:
         """The next lines, at most MAX_LINES; empty when there is no whole one. A line that is no event is left out."""
-        if not self._waiting:
-            self._waiting = self._read_lines()
-        raw, self._waiting = self._waiting[:MAX_LINES], self._waiting[MAX_LINES:]
-        return [line for line in map(self._parse, raw) if line is not None]
+        while self._waiting or (waiting := self._read_lines()):
+            self._waiting = self._waiting or waiting
+            raw, self._waiting = self._waiting[:MAX_LINES], self._waiting[MAX_LINES:]
+            if lines := [line for line in map(self._parse, raw) if line is not None]:
+                return lines
+        return []
 
     @property
     def unread_bytes(self) -> int:

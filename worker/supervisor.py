@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
 from app.store.files import Files, write_atomic
-from worker.attempts import Patience, RunningAttempt
+from worker.attempts import Patience, RunningAttempt, catch_up
 from worker.devices import Device, count_cores, list_gpus
 from worker.process import RunnerProcess, kill_leftovers
 
@@ -178,17 +178,31 @@ class Supervisor:
             return False
         extra = {"run_id": claim.run_id, "attempt": claim.attempt}
         try:
-            self._running[slot] = self._spawn(claim, slot)
-            log.info("started runner %d in slot %d", self._running[slot].process.pid, slot, extra=extra)
+            if not self._take_over(claim):
+                self._running[slot] = self._spawn(claim, slot)
+                log.info("started runner %d in slot %d", self._running[slot].process.pid, slot, extra=extra)
         except (StudioError, OSError, ValueError) as error:
             log.exception("the runner could not be started", extra=extra)
             self._give_up(claim, error)
         return True
 
+    def _take_over(self, claim: attempts.Claim) -> bool:
+        """Settle what earlier attempts left: a runner that still runs here, lines nobody recorded.
+
+        True when the last one had succeeded without anybody hearing it, so that nothing is left to do.
+        """
+        kill_leftovers(self.files.run_dir(claim.run_id) / "attempts")
+        outcome = catch_up(self.database, self.files, claim)
+        with self.database.writing() as session:
+            attempts.open_spool(session, claim)
+            if outcome is None or outcome.outcome is not Outcome.SUCCEEDED:
+                return False
+            attempts.finish(session, claim.run_id, claim.token, outcome)
+        return True
+
     def _spawn(self, claim: attempts.Claim, slot: int) -> RunningAttempt:
         gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
         num_threads = self.settings.runner_threads or max(1, count_cores() // self._num_slots)
-        kill_leftovers(self.files.run_dir(claim.run_id) / "attempts")
         with self.database.reading() as session:
             device = "cpu" if gpu is None else "cuda"
             spec = attempts.build_spec(

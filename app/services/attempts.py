@@ -36,6 +36,7 @@ class Claim:
     token: int
     attempt: int
     recipe: dict[str, Any]
+    spool_attempt: int = 0  # the earlier attempt whose spool may hold more than its worker could record; 0: none
 
 
 def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
@@ -56,10 +57,16 @@ def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | Non
     run = lock_run(session, run_id)
     run.lease_expires_at = at + timedelta(seconds=lease_seconds)
     run.started_at = run.started_at or at
-    run.spool_n, run.stage, run.progress, run.seconds_left = 0, "", 0.0, None
+    run.stage, run.progress, run.seconds_left = "", 0.0, None
     session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
     move(session, run, RunState.RUNNING)
-    return Claim(run.id, run.token, run.attempt, run.recipe)
+    return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt)
+
+
+def open_spool(session: Session, claim: Claim) -> None:
+    """From now on the lines of this attempt's own spool are recorded; what an earlier one left must be recorded before."""
+    run = _owned(session, claim.run_id, claim.token)
+    run.spool_attempt, run.spool_n = claim.attempt, 0
 
 
 def build_spec(

@@ -136,7 +136,8 @@ class Run(Base):
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     last_seq: Mapped[int] = mapped_column(BigInt, default=0)  # of the journal
-    spool_n: Mapped[int] = mapped_column(BigInt, default=0)  # last spool line of this attempt in the journal
+    spool_attempt: Mapped[int] = mapped_column(Integer, default=0)  # whose spool is being recorded
+    spool_n: Mapped[int] = mapped_column(BigInt, default=0)  # its last line that is in the journal
 
     stage: Mapped[str] = mapped_column(String(16), default="")
     step: Mapped[int] = mapped_column(Integer, default=0)

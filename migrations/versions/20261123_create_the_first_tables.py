@@ -103,6 +103,7 @@ def upgrade() -> None:
         sa.Column("lease_expires_at", TIME, nullable=True),
         sa.Column("cancel_requested_at", TIME, nullable=True),
         sa.Column("last_seq", BIGINT, nullable=False),
+        sa.Column("spool_attempt", sa.Integer(), nullable=False),
         sa.Column("spool_n", BIGINT, nullable=False),
         sa.Column("stage", sa.String(length=16), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),

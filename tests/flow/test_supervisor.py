@@ -1,7 +1,6 @@
 """The supervisor against a stand-in runner: real processes, a real database, judged by rows and journal."""
 
 import json
-import os
 import sys
 import threading
 import time
@@ -13,11 +12,19 @@ import pytest
 from app.services import attempts
 from app.services import runs as services
 from app.settings import Settings
-from app.store import journal, runs
+from app.store import runs
 from app.store.database import Database
 from app.store.files import Files
-from app.store.tables import JournalEntry, Run
 from tests.conftest import Library
+from tests.flow.watching import (
+    assert_nothing_runs,
+    assert_whole,
+    fetch,
+    launch,
+    read_journal,
+    wait_for_end,
+    wait_until,
+)
 from worker.attempts import Patience
 from worker.supervisor import Supervisor
 
@@ -49,46 +56,6 @@ def start(settings: Settings, database: Database, files: Files) -> Iterator[Star
 @pytest.fixture
 def run_id(database: Database, library: Library) -> str:
     return launch(database, library)
-
-
-def launch(database: Database, library: Library) -> str:
-    with database.writing() as session:
-        return services.launch(session, library.user.id, library.recipe()).id
-
-
-def fetch(database: Database, run_id: str) -> Run:
-    with database.reading() as session:
-        run = session.get(Run, run_id)
-        assert run is not None
-        return run
-
-
-def read_journal(database: Database, run_id: str, *kinds: str) -> list[JournalEntry]:
-    with database.reading() as session:
-        return journal.read(session, run_id, kinds=kinds or None)
-
-
-def wait_until(is_true: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def wait_for_end(database: Database, run_id: str, seconds: float = 20.0) -> Run:
-    wait_until(lambda: fetch(database, run_id).finished_at is not None, seconds)
-    return fetch(database, run_id)
-
-
-def assert_whole(database: Database, run_id: str, steps: int = 20) -> None:
-    """The journal has no gap, each step's loss is there once with its value, and the run ended once."""
-    entries = read_journal(database, run_id)
-    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
-    with database.reading() as session:
-        assert runs.list_metrics(session, run_id, ["loss"])["loss"] == [(step, 1.0 / step) for step in range(1, steps + 1)]
-    states = [entry.payload["state"] for entry in entries if entry.kind == "state"]
-    assert states.count("succeeded") == 1
-    assert states[-1] == "succeeded"
 
 
 def test_a_run_goes_from_queued_to_succeeded(start: Start, database: Database, files: Files, run_id: str) -> None:
@@ -181,18 +148,6 @@ def test_a_deaf_runner_is_killed_with_all_it_started(
         services.request_cancel(session, library.user.id, run_id)
     assert wait_for_end(database, run_id, seconds=5).state == "cancelled"
     assert_nothing_runs(files, run_id)
-
-
-def assert_nothing_runs(files: Files, run_id: str) -> None:
-    """No process of the first attempt's session lives, and none is left for us to reap (init may take its time)."""
-    runner = json.loads((files.attempt_dir(run_id, 1) / "process.json").read_text())["pid"]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            except OSError:
-                continue
-            assert int(session) != runner or (state == "Z" and int(parent) != os.getpid())
 
 
 def test_what_a_runner_started_ends_with_it(start: Start, database: Database, files: Files, run_id: str) -> None:
@@ -293,3 +248,31 @@ def test_a_recipe_whose_model_is_gone_fails_with_a_sentence(
     assert (run.state, run.attempt) == ("failed", 1)
     assert run.error is not None
     assert "'model_gone' was deleted" in run.error["reason"]
+
+
+def test_a_success_that_nobody_heard_is_taken_over_with_all_its_lines(
+    start: Start, database: Database, files: Files, run_id: str
+) -> None:
+    with database.writing() as session:
+        claim = attempts.begin(session, "dead", 0.0)
+        assert claim is not None
+        attempts.open_spool(session, claim)
+    folder = files.attempt_dir(run_id, 1)
+    folder.mkdir(parents=True)
+    steps = [("step", measure(step)) for step in range(1, 21)]
+    lines = [*steps, ("outcome", {"outcome": "succeeded", "summary": {"loss": 0.05}})]
+    (folder / "events.jsonl").write_text(
+        "".join(
+            json.dumps({"n": n, "at": "2026-01-31T12:00:00Z", "kind": kind, "payload": payload}) + "\n"
+            for n, (kind, payload) in enumerate(lines, start=1)
+        )
+    )
+    start("hopeless@1!", lease_seconds=0.5)
+    run = wait_for_end(database, run_id)
+    assert (run.state, run.summary, run.step) == ("succeeded", {"loss": 0.05}, 20)
+    assert_whole(database, run_id)
+    assert not files.attempt_dir(run_id, 2).exists()
+
+
+def measure(step: int) -> dict[str, object]:
+    return {"step": step, "num_steps": 20, "epoch": 0.1, "batch": 0, "metrics": {"loss": 1.0 / step}, "histogram": []}

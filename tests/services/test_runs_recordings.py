@@ -25,6 +25,7 @@ def claim(either_database: Database) -> Claim:
         services.launch(session, library.user.id, library.recipe())
         claim = attempts.begin(session, "worker", 30)
         assert claim is not None
+        attempts.open_spool(session, claim)
         return claim
 
 
@@ -103,6 +104,10 @@ def test_an_attempt_that_resumes_replaces_later_values(either_database: Database
         attempts.lose(session, claim.run_id, claim.token, "gone")
         second = attempts.begin(session, "other", 30)
         assert second is not None
+        assert second.spool_attempt == 1
+    record(either_database, second, *(step(n, n, loss=float(n)) for n in range(4, 7)))  # what nobody had recorded
+    with either_database.writing() as session:
+        attempts.open_spool(session, second)
     resume = line(1, "resume", attempt=2, step=3, checkpoint="step-000003")
     record(either_database, second, resume, step(2, 4, loss=40.0))
     with either_database.reading() as session:

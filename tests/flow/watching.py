@@ -1,0 +1,66 @@
+"""What the supervisor's tests look at: rows, journal, processes."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.services import runs as services
+from app.store import journal, runs
+from app.store.database import Database
+from app.store.files import Files
+from app.store.tables import JournalEntry, Run
+from tests.conftest import Library
+
+
+def launch(database: Database, library: Library) -> str:
+    with database.writing() as session:
+        return services.launch(session, library.user.id, library.recipe()).id
+
+
+def fetch(database: Database, run_id: str) -> Run:
+    with database.reading() as session:
+        run = session.get(Run, run_id)
+        assert run is not None
+        return run
+
+
+def read_journal(database: Database, run_id: str, *kinds: str) -> list[JournalEntry]:
+    with database.reading() as session:
+        return journal.read(session, run_id, kinds=kinds or None)
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def wait_for_end(database: Database, run_id: str, seconds: float = 40.0) -> Run:
+    wait_until(lambda: fetch(database, run_id).finished_at is not None, seconds)
+    return fetch(database, run_id)
+
+
+def assert_whole(database: Database, run_id: str, steps: int = 20) -> None:
+    """The journal has no gap, each step's loss is there once with its value, and the run ended once."""
+    entries = read_journal(database, run_id)
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    with database.reading() as session:
+        assert runs.list_metrics(session, run_id, ["loss"])["loss"] == [(step, 1.0 / step) for step in range(1, steps + 1)]
+    states = [entry.payload["state"] for entry in entries if entry.kind == "state"]
+    assert states.count("succeeded") == 1
+    assert states[-1] == "succeeded"
+
+
+def assert_nothing_runs(files: Files, run_id: str) -> None:
+    """No process of the first attempt's session lives, and none is left for us to reap (init may take its time)."""
+    runner = json.loads((files.attempt_dir(run_id, 1) / "process.json").read_text())["pid"]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            assert int(session) != runner or (state == "Z" and int(parent) != os.getpid())

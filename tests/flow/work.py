@@ -1,0 +1,9 @@
+"""Run the real worker (Celery and supervisor) with the stand-in as its runner: `python work.py [steps=20] [mishap@step] …`"""
+
+import sys
+from pathlib import Path
+
+from worker import main
+
+main.service.runner_command = (sys.executable, str(Path(__file__).with_name("stand_in.py")), *sys.argv[1:])
+main.main()
