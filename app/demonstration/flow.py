@@ -27,6 +27,7 @@ from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 
 NAME = "Help desk"
+RUN_NAME = "Help desk, kind and specific"
 MAX_WIDTH = 120
 POLL_SECONDS = 0.5
 EVAL_METRICS = ("eval/kl", "eval/length_policy", "eval/length_reference")
@@ -50,7 +51,10 @@ def demo(
     started = time.monotonic()
     console.print("Making data and two tiny models; the studio starts meanwhile.")
     folder = folder_of(settings, seed, scale)
-    with Making(folder, workplace(settings) / "making.log", seed=seed, scale=scale) as making, studio(settings, console):
+    with (
+        Making(folder, workplace(settings) / "making.log", seed=seed, scale=scale) as making,
+        studio(settings, console) as children,
+    ):
         making.follow(console)
         result = align(settings, folder, seed, console)
         show(result, console)
@@ -58,7 +62,7 @@ def demo(
         console.print(verdict(result), markup=False, style="yellow" if result.missed() else "bold green")
         console.print(f"Everything took {time.monotonic() - started:.0f} s.")
         if not exit_:
-            serve(settings, console)
+            serve(children, settings, console)
     sys.exit(1 if result.missed() else 0)
 
 
@@ -74,6 +78,7 @@ def settle(console: Console, port: int | None, data_dir: Path | None) -> Setting
     workplace(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
     roots = [*settings.model_roots, workplace(settings)]
     os.environ["STUDIO_MODEL_ROOTS"] = ",".join(map(str, roots))  # for the web and the worker
+    os.environ.setdefault("STUDIO_RUNNER_THREADS", "1")  # models this small gain nothing from more, and lose on a busy machine
     return settings
 
 
@@ -93,7 +98,7 @@ def free_port(host: str) -> int:
 
 
 @contextmanager
-def studio(settings: Settings, console: Console) -> Iterator[None]:
+def studio(settings: Settings, console: Console) -> Iterator[Children]:
     """The web and a worker, as `varstudio up` starts them; their output goes to a file.
 
     Raises: CommandFailed when one of them ends by itself.
@@ -107,7 +112,7 @@ def studio(settings: Settings, console: Console) -> Iterator[None]:
         if not children.wait_for_web():
             raise KeyboardInterrupt
         greet(settings, secret, console)
-        yield
+        yield children
     except KeyboardInterrupt:
         if ended := find_ended(children):
             raise CommandFailed(f"The {ended} process ended by itself. The end of {log} says why.") from None
@@ -147,6 +152,7 @@ def align(settings: Settings, folder: Path, seed: int, console: Console) -> Resu
     dataset = get_dataset(client, folder / "preferences.jsonl")
     policy, reward = (get_model(client, folder / kind, kind) for kind in ("policy", "reward"))
     console.print(f"Uploaded {dataset['num_examples']} preference pairs, registered policy and reward model.")
+    cancel_unfinished(client)
     run = client.post("/runs", write_recipe(dataset["id"], policy["id"], reward["id"], seed))
     console.print(f"Launched {run['name']}: {settings.url}/runs/{run['id']}", markup=False, soft_wrap=True)
     follow(client, run["id"])
@@ -180,10 +186,18 @@ def get_model(client: Client, folder: Path, kind: str) -> dict[str, Any]:
     return dict(client.post("/models", {"kind": kind, "source": "folder", "path": str(folder), "name": f"{NAME} {kind}"}))
 
 
+def cancel_unfinished(client: Client) -> None:
+    """What a demonstration that was stopped half-way has left would be trained first."""
+    for state in ("queued", "running", "interrupted"):
+        for run in client.get("/runs", state=state, limit=200)["items"]:
+            if run["name"] == RUN_NAME:
+                client.post(f"/runs/{run['id']}/cancel")
+
+
 def write_recipe(dataset: str, policy: str, reward: str, seed: int) -> dict[str, Any]:
     """What is launched; docs/log.md tells how it was found."""
     return {
-        "name": f"{NAME}, aligned",
+        "name": RUN_NAME,
         "dataset": dataset,
         "policy": {"model": policy},
         "reward": {"source": "model", "model": reward},
