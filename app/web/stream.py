@@ -40,10 +40,13 @@ class SharedReads:
         key = (run_id, after)
         task = self.under_way.get(key)
         if task is None:
-            task = asyncio.create_task(run_in_threadpool(read_batch, self.database, run_id, after))
+            task = asyncio.create_task(self.read_apart(run_id, after))
             self.under_way[key] = task
             task.add_done_callback(lambda _: self.under_way.pop(key, None))
         return await asyncio.shield(task)  # one reader's leaving doesn't end the others' read
+
+    async def read_apart(self, run_id: str, after: int) -> Batch:
+        return await run_in_threadpool(read_batch, self.database, run_id, after)
 
 
 def read_batch(database: Database, run_id: str, after: int) -> Batch:

@@ -1,0 +1,289 @@
+"""Who may come in, from where, and what every answer carries."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import text, update
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.store.database import now
+from app.store.tables import Token
+from tests.web.conftest import URL, make_settings
+
+OPEN = ("/login", "/login/{secret}", "/healthz", "/static")
+
+
+def list_routes(app) -> list[tuple[str, str]]:
+    """Every method and path of the app, mounts included."""
+    routes = [
+        (method, route.path)
+        for route in iter_route_contexts(app.routes)
+        for method in sorted(getattr(route, "methods", None) or {"GET"})
+    ]
+    assert len(routes) > 40
+    return routes
+
+
+def test_every_route_but_login_health_and_static_refuses_who_is_not_signed_in(studio):
+    nobody = studio.client("")
+    for method, path in list_routes(studio.app):
+        if path in OPEN:
+            continue
+        response = nobody.request(method, re.sub(r"{[^}]*}", "some", path))
+        is_login = response.status_code == 303 and response.headers["location"].startswith("/login?next=")
+        assert response.status_code == 401 or is_login, f"{method} {path}: {response.status_code}"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/runs", "/api/v1/models", "/readyz", "/metrics", "/openapi.json"])
+def test_a_machine_without_a_token_is_told_how_to_sign_in(studio, path):
+    response = studio.client("").get(path)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert "bearer token" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("secret", ["", "wrong", "a b", "\u00e9"])
+def test_a_wrong_token_is_refused(studio, secret):
+    header = f"Bearer {secret}".encode("latin-1")
+    assert studio.client("").get("/api/v1/runs", headers={"authorization": header}).status_code == 401
+
+
+def test_the_health_check_is_open_and_looks_at_nothing(studio):
+    assert studio.client("").get("/healthz").json() == {"status": "ok"}
+
+
+def test_readiness_needs_a_sign_in(client):
+    assert client.get("/readyz").json() == {"status": "ok"}
+
+
+def test_a_token_that_may_read_may_not_write(studio):
+    reader = studio.client(studio.make_token(scope="read"))
+    assert reader.get("/api/v1/runs").status_code == 200
+    for method, path in list_routes(studio.app):
+        if method in {"POST", "DELETE", "PUT", "PATCH"} and path not in OPEN:
+            response = reader.request(method, re.sub(r"{[^}]*}", "some", path))
+            assert response.status_code == 403, f"{method} {path}: {response.status_code}"
+
+
+def test_another_users_objects_are_not_there(studio, eve):
+    run_id, dataset = studio.launch(), studio.upload()
+    for path in [
+        f"/runs/{run_id}", f"/runs/{run_id}/events", f"/runs/{run_id}/stream", f"/runs/{run_id}/metrics",
+        f"/runs/{run_id}/weights", f"/runs/{run_id}/samples", f"/runs/{run_id}/findings", f"/runs/{run_id}/log",
+        f"/runs/{run_id}/artifacts",
+        f"/runs/{run_id}/artifacts/recipe.json", f"/datasets/{dataset['id']}", f"/datasets/{dataset['id']}/examples",
+        f"/datasets/{dataset['id']}/audit", f"/datasets/{dataset['id']}/file", f"/datasets/{dataset['id']}/preview",
+        f"/datasets/{dataset['id']}/examples.jsonl", f"/datasets/{dataset['id']}/examples.csv", "/models/model_policy",
+        "/models/model_policy/check",
+    ]:  # fmt: skip
+        assert eve.get(f"/api/v1{path}").status_code == 404, path
+    for path in [f"/runs/{run_id}/cancel", f"/runs/{run_id}/resume", f"/runs/{run_id}/clone"]:
+        assert eve.post(f"/api/v1{path}").status_code == 404, path
+    mapping = {"shape": "pair", "columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}}
+    assert eve.post(f"/api/v1/datasets/{dataset['id']}/mapping", json=mapping).status_code == 404
+    for path in [f"/runs/{run_id}", f"/datasets/{dataset['id']}", "/models/model_policy"]:
+        assert eve.delete(f"/api/v1{path}").status_code == 404, path
+    assert eve.get("/api/v1/runs").json()["items"] == []
+    assert eve.post("/api/v1/runs", json=studio.ingredients()).status_code == 422
+
+
+def test_another_users_run_cannot_become_a_model(studio, eve):
+    body = {"kind": "policy", "source": "run", "run_id": studio.launch()}
+    assert eve.post("/api/v1/models", json=body).status_code == 404
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8400", "127.0.0.1@evil.example", "", "[::2]"])
+def test_a_foreign_host_name_is_refused(studio, host):
+    for path in ("/healthz", "/", "/static/studio.css", "/api/v1/runs"):
+        assert studio.client("").get(path, headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8400", "localhost:1", "LOCALHOST", "[::1]:8400", "[::1]"])
+def test_a_name_of_ours_is_answered(studio, host):
+    assert studio.client("").get("/healthz", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://127.0.0.1:9999", "https://127.0.0.1:8400", ""])
+@pytest.mark.parametrize("path", ["/api/v1/runs", "/logout", "/nowhere"])
+def test_a_browser_that_comes_from_elsewhere_may_not_change_anything(studio, origin, path):
+    browser = studio.browser()
+    del browser.headers["origin"]
+    headers = {} if origin is None else {"origin": origin}
+    assert browser.post(path, json={}, headers=headers).status_code == 403
+    assert browser.get("/api/v1/runs").status_code == 200
+
+
+def test_json_as_plain_text_is_refused_from_a_browser(studio):
+    response = studio.browser().post("/api/v1/runs", content="{}", headers={"content-type": "text/plain"})
+    assert response.status_code == 403
+    form = studio.browser().post("/api/v1/models", data={"kind": "policy"})
+    assert form.status_code == 403
+
+
+def test_a_token_must_name_its_body_json(client):
+    response = client.post("/api/v1/runs", content="{}", headers={"content-type": "text/plain"})
+    assert response.status_code == 415
+    assert "application/json" in response.json()["detail"]
+
+
+def test_a_bearer_token_needs_no_origin(studio, client):
+    assert client.post("/api/v1/runs", json=studio.ingredients(), headers={"origin": "https://evil.example"}).status_code == 202
+
+
+def test_a_bad_token_is_not_made_good_by_a_cookie(studio):
+    browser = studio.browser()
+    browser.headers["authorization"] = "Bearer wrong"
+    assert browser.get("/api/v1/runs").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"), ("GET", "/login"), ("GET", "/nowhere"), ("GET", "/api/v1/nowhere"), ("GET", "/static/studio.css"),
+        ("GET", "/static/nowhere"), ("GET", "/healthz"), ("PUT", "/healthz"), ("POST", "/api/v1/runs"), ("GET", "/login/wrong"),
+    ],
+)  # fmt: skip
+def test_every_answer_carries_the_security_headers(studio, method, path):
+    headers = studio.client("").request(method, path).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["form-action"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["object-src"] == "'none'"
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_a_login_link_works_once(studio):
+    secret = studio.login_secret()
+    first = studio.client("").get(f"/login/{secret}")
+    assert (first.status_code, first.headers["location"]) == (303, "/")
+    second = studio.client("").get(f"/login/{secret}")
+    assert second.status_code == 401
+    assert "login-link" in second.text
+    assert "set-cookie" not in second.headers
+
+
+def test_a_newer_login_link_ends_the_older_one(studio):
+    older, newer = studio.login_secret(), studio.login_secret()
+    assert studio.client("").get(f"/login/{older}").status_code == 401
+    assert studio.client("").get(f"/login/{newer}").status_code == 303
+
+
+def test_a_login_link_ends_after_a_day(studio):
+    secret = studio.login_secret()
+    with studio.database.writing() as session:
+        moment = now(session)
+        live = Token.kind == "login", Token.used_at.is_(None)
+        lifetimes = [token.expires_at - moment for token in session.query(Token).where(*live)]
+        session.execute(update(Token).where(*live).values(expires_at=moment - timedelta(seconds=1)))
+    assert all(timedelta(hours=23) < lifetime <= timedelta(hours=24) for lifetime in lifetimes)
+    assert studio.client("").get(f"/login/{secret}").status_code == 401
+
+
+def test_looking_at_a_login_link_without_following_it_spends_nothing(studio):
+    secret = studio.login_secret()
+    assert studio.client("").head(f"/login/{secret}").status_code == 405
+    assert studio.client("").get(f"/login/{secret}").status_code == 303
+
+
+def test_the_form_takes_the_secret_or_the_whole_link_and_goes_back(studio):
+    for given in (studio.login_secret, lambda: f"  {URL}/login/{studio.login_secret()} "):
+        response = studio.client("").post("/login", data={"secret": given(), "next": "/datasets"})
+        assert (response.status_code, response.headers["location"]) == (303, "/datasets")
+
+
+@pytest.mark.parametrize(
+    "target", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "", "\r\nx: y"]
+)
+def test_a_sign_in_never_leads_elsewhere(studio, target):
+    response = studio.client("").post("/login", data={"secret": studio.login_secret(), "next": target})
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+
+
+def test_a_foreign_page_cannot_sign_a_browser_in(studio):
+    stranger = studio.client("", origin="https://evil.example")
+    assert stranger.post("/login", data={"secret": studio.login_secret()}).status_code == 403
+
+
+def test_the_session_cookie_is_for_the_server_only(studio):
+    cookie = studio.client("").get(f"/login/{studio.login_secret()}").headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" not in cookie
+
+
+def test_behind_https_the_session_cookie_stays_there(tmp_path):
+    app = create_app(make_settings(tmp_path, public_url="https://studio.example"))
+    with TestClient(app, base_url="https://studio.example", follow_redirects=False) as client:
+        from app.services import accounts
+
+        with app.state.database.writing() as session:
+            secret = accounts.create_login_link(session, accounts.ensure_admin(session))
+        assert "secure" in client.get(f"/login/{secret}").headers["set-cookie"].lower()
+        client.headers["origin"] = "https://studio.example"
+        assert client.post("/logout").status_code == 303
+
+
+def test_signing_out_ends_the_session_on_the_server(studio):
+    browser = studio.browser()
+    cookie = browser.cookies["studio_session"]
+    assert browser.post("/logout").headers["location"] == "/login"
+    again = studio.client("", cookie=f"studio_session={cookie}")
+    assert again.get("/api/v1/runs").status_code == 401
+
+
+def test_an_ended_session_leads_to_the_login_page_and_back(studio):
+    stale = studio.client("", cookie="studio_session=old")
+    assert stale.get("/datasets").headers["location"] == "/login?next=/datasets"
+    htmx = stale.get("/datasets", headers={"hx-request": "true"})
+    assert (htmx.status_code, htmx.headers["hx-redirect"]) == (401, "/login?next=/datasets")
+
+
+def test_endless_tries_are_stopped_and_nobody_else_notices(studio):
+    attacker = TestClient(studio.app, base_url=URL, client=("10.0.0.66", 1), follow_redirects=False)
+    statuses = [attacker.post("/login", data={"secret": f"guess-{n}"}).status_code for n in range(100)]
+    assert statuses[:10] == [401] * 10
+    assert set(statuses[10:]) == {429}
+    refused = attacker.get("/login/guess")
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= 61
+    assert studio.browser().get("/api/v1/runs").status_code == 200
+
+
+def test_no_secret_is_kept(studio):
+    secrets = [studio.token, studio.login_secret(), studio.make_token(), studio.browser().cookies["studio_session"]]
+    with studio.database.reading() as session:
+        rows = session.execute(text("SELECT * FROM tokens")).all()
+    kept = repr(rows)
+    assert len(rows) >= 4
+    assert not [secret for secret in secrets if secret in kept]
+
+
+def test_the_first_start_prints_one_login_link(tmp_path, capsys):
+    for expected in (1, 0):
+        with TestClient(create_app(make_settings(tmp_path)), base_url=URL):
+            printed = capsys.readouterr().err
+        assert printed.count("/login/") == expected
+
+
+def test_reading_changes_nothing(studio, client):
+    studio.upload()
+    studio.launch()
+
+    def dump() -> str:
+        with studio.database.reading() as session:
+            return repr(
+                [
+                    session.execute(text(f"SELECT * FROM {table}")).all()
+                    for table in ("users", "tokens", "datasets", "models", "runs")
+                ]
+            )
+
+    before = dump()
+    for method, path in list_routes(studio.app):
+        if method == "GET" and path not in OPEN and "stream" not in path and "live" not in path:
+            client.get(re.sub(r"{[^}]*}", "some", path))
+    assert dump() == before

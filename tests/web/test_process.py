@@ -1,0 +1,73 @@
+"""The web process as it runs: without torch, small, and quick to its first page."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_MEMORY_BYTES = 120 * 10**6
+MAX_PAGE_SECONDS = 0.2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "STUDIO_DATA_DIR": str(tmp_path),
+        "STUDIO_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    made = subprocess.run(
+        [sys.executable, "-m", "app.cli", "tokens", "create"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    headers = {"authorization": f"Bearer {made.stdout.strip()}"}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "error"]
+    web = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10) as client:
+            wait_until_up(client)
+            started = time.perf_counter()
+            assert client.get("/").status_code == 200
+            first_page_seconds = time.perf_counter() - started
+            for path in ("/datasets", "/models", "/docs", "/api/v1/runs", "/api/v1/datasets", "/static/studio.css"):
+                assert client.get(path).status_code == 200, path
+            metrics = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
+        memory_bytes = int(metrics["process_resident_memory_bytes"])
+        loaded = Path(f"/proc/{web.pid}/maps").read_text()
+    finally:
+        web.send_signal(signal.SIGTERM)
+        web.wait(20)
+    print(json.dumps({"memory_bytes": memory_bytes, "first_page_seconds": round(first_page_seconds, 4)}))
+    assert "libtorch" not in loaded
+    assert "libarrow" not in loaded
+    assert memory_bytes < MAX_MEMORY_BYTES
+    assert first_page_seconds < MAX_PAGE_SECONDS
+
+
+def wait_until_up(client: httpx.Client) -> None:
+    for _ in range(200):
+        try:
+            client.get("/healthz").raise_for_status()
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError("the web did not start")
