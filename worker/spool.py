@@ -22,8 +22,8 @@ class Spool:
 
     def write(self, event: Event) -> None:
         """Append one event; raises OSError when the disk refuses it."""
-        payload = event.model_dump(mode="json", exclude={"kind"})
-        line = {"n": self.n + 1, "at": _now(), "kind": event.model_dump()["kind"], "payload": payload}
+        payload = event.model_dump(mode="json")
+        line = {"n": self.n + 1, "at": _now(), "kind": payload.pop("kind"), "payload": payload}
         data = json.dumps(line, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         start = self._file.tell()
         written = self._file.write(data)

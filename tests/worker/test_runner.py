@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
-from tests.worker.workshop import CHECKOUT, read_events, start_runner
+from tests.worker.workshop import CHECKOUT, fork_runner, read_events, start_runner
 
 CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes"}
 
@@ -142,15 +141,15 @@ def test_a_second_run_on_the_same_content_asks_no_model_again(workshop, run, und
 
 
 @pytest.mark.parametrize("moment", ["score", "step", "evaluation", "checkpoint"])
-def test_a_killed_run_goes_on_and_ends_bit_equal(workshop, undisturbed, moment):
+def test_a_killed_run_goes_on_and_ends_bit_equal(workshop, run, undisturbed, moment):
     folder = workshop.attempt(reward_folder=workshop.reward())
-    process = start_runner(folder)
+    process = fork_runner(folder)
     wait_for(folder, "stage" if moment == "score" else moment, {"score": 2, "step": 5, "evaluation": 2, "checkpoint": 2}[moment])
     process.kill()
-    process.wait()
+    process.join()
     assert "outcome" not in kinds_safely(folder)
     second = workshop.next_attempt(folder)
-    assert start_runner(second).wait(120) == 0, (second / "log.txt").read_text()
+    assert run(second) == 0, outcome(second)
     assert weights_digest(second) == weights_digest(undisturbed)
     assert series(second) == series(undisturbed)
     assert (artifacts(second) / "samples.jsonl").read_bytes() == (artifacts(undisturbed) / "samples.jsonl").read_bytes()
@@ -175,17 +174,18 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(workshop, run, 
     assert "step-000006" in findings["damaged_checkpoint"]["evidence"]
 
 
-def test_sigterm_saves_and_interrupts(workshop, undisturbed):
+def test_sigterm_saves_and_interrupts(workshop, run, undisturbed):
     folder = workshop.attempt(reward_folder=workshop.reward(), training={"checkpoint_every": 1000})
-    process = start_runner(folder)
+    process = fork_runner(folder)
     wait_for(folder, "step", 3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 12
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 12
     assert outcome(folder)["outcome"] == "interrupted"
     steps = [event["payload"]["step"] for event in read_events(folder, "step")]
     assert read_events(folder, "checkpoint")[-1]["payload"]["step"] == steps[-1]
     second = workshop.next_attempt(folder)
-    assert start_runner(second).wait(120) == 0
+    assert run(second) == 0
     assert read_events(second, "resume")[0]["payload"]["step"] == steps[-1]
     assert weights_digest(second) == weights_digest(undisturbed)
 
@@ -259,10 +259,10 @@ def test_a_resumed_lora_run_with_dropout_ends_bit_equal(workshop, run):
     whole = workshop.attempt(**parts)
     assert run(whole) == 0
     part = workshop.attempt(**parts)
-    process = start_runner(part)
+    process = fork_runner(part)
     wait_for(part, "step", 7)
     process.kill()
-    process.wait()
+    process.join()
     second = workshop.next_attempt(part)
     assert run(second) == 0
     assert weights_digest(second) == weights_digest(whole)

@@ -1,6 +1,7 @@
 """Tiny models, data and attempts made on the spot: real architectures with random weights, real files, real processes."""
 
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -26,6 +27,7 @@ from transformers import (
 
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
+from worker.runner import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUBJECTS = ("the printer", "my account", "the red kettle", "this lamp", "a blue chair", "the map", "my order", "the garden hose")
@@ -172,6 +174,21 @@ def start_runner(folder: Path) -> subprocess.Popen[bytes]:
         stderr=log,
         start_new_session=True,
     )
+
+
+def fork_runner(folder: Path) -> multiprocessing.process.BaseProcess:
+    """The runner as a fork of this process: its own process to kill, without importing everything again."""
+    process = multiprocessing.get_context("fork").Process(target=_run_forked, args=(folder,))
+    process.start()
+    return process
+
+
+def _run_forked(folder: Path) -> None:
+    with (folder / "log.txt").open("wb", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        status = main([str(folder)])
+    os._exit(status)
 
 
 def read_events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from worker.models.adapter import LanguageModel, adapt
 
 # What a model may consist of; nothing that is code or a pickle is ever fetched.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+OTHER_COPIES = ["*/*", "consolidated*"]  # the same weights once more, for other libraries
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -49,7 +50,15 @@ def resolve_folder(source: ModelSource, hub_dir: Path) -> Path:
 def _download(source: ModelSource, hub_dir: Path) -> Path:
     named = source.path + (f" at {source.revision}" if source.revision else "")
     try:
-        return Path(snapshot_download(source.path, revision=source.revision, cache_dir=hub_dir, allow_patterns=HUB_PATTERNS))
+        return Path(
+            snapshot_download(
+                source.path,
+                revision=source.revision,
+                cache_dir=hub_dir,
+                allow_patterns=HUB_PATTERNS,
+                ignore_patterns=OTHER_COPIES,
+            )
+        )
     except RepositoryNotFoundError as error:
         raise ModelInvalid(f"The hub has no model {named}, or it needs a sign-in. Check the name.") from error
     except RevisionNotFoundError as error:
