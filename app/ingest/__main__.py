@@ -35,6 +35,7 @@ def main() -> None:
     os.dup2(2, 1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    os.nice(5)  # pages come first
     limit_memory()
     gc.disable()  # rows are trees, freed by counting; searching millions of them for cycles costs more than reading them
     gc.freeze()
@@ -92,8 +93,14 @@ def as_studio_error(error: OSError) -> StudioError:
 def refusal(error: StudioError) -> dict[str, Any]:
     """The reply that carries an error."""
     status = "needs_mapping" if isinstance(error, MappingNeeded) else "invalid"
-    facts = {"code": error.code, "detail": error.detail, "problems": error.problems, "extra": error.extra}
+    problems = [{**problem, "message": storable(problem["message"])} for problem in error.problems]
+    facts = {"code": error.code, "detail": storable(error.detail), "problems": problems, "extra": error.extra}
     return {"status": status, "error": facts}
+
+
+def storable(text: str) -> str:
+    """A sentence that every database and page can hold, whatever it quotes from the file."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Rows of CSV: comma, semicolon or tab, quotes doubled, a header with the columns' names."""
 
 import csv
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
-from app.ingest.messages import is_label
+from app.ingest.messages import LABEL_CHARS, is_label, is_message
 from app.ingest.rows import Row
 from app.ingest.unpack import Unpacked, iter_lines
 
@@ -38,8 +40,11 @@ def check_header(header: list[str], limits_columns: int) -> list[str]:
     """Names without surrounding blanks; blank ones are numbered."""
     if len(header) > limits_columns:
         raise DatasetInvalid(f"Line 1: the header has {len(header)} columns; at most {limits_columns} are taken.")
-    if any(not name.isascii() and not is_label(name) for name in header):
-        raise DatasetInvalid("Line 1: the header is not valid UTF-8. Save the file as UTF-8.")
+    if not all(map(is_label, header)):
+        raise DatasetInvalid(
+            f"Line 1: a column's name is longer than {LABEL_CHARS} characters or not valid UTF-8. "
+            "The first line must hold the columns' names."
+        )
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -70,4 +75,16 @@ def read_csv(source: Unpacked) -> Iterator[Row]:
             continue
         if not any(fields):
             continue
-        yield Row(start, dict(zip(names, fields, strict=False)), "" if len(fields) == len(names) else rows.FIELD_COUNT)
+        cells = map(read_cell, fields)
+        yield Row(start, dict(zip(names, cells, strict=False)), "" if len(fields) == len(names) else rows.FIELD_COUNT)
+
+
+def read_cell(text: str) -> Any:
+    """A cell as it is, unless it holds a message list as JSON."""
+    if not text.startswith('[{"'):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list) and all(map(is_message, value)) else text

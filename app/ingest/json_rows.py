@@ -165,10 +165,10 @@ def read_list(source: Unpacked) -> Iterator[Row]:
         if mark == "]":
             break
         if mark != ",":
-            what = f'"{mark}"' if mark else "the end of the file"
+            what = json.dumps(mark) if mark else "the end of the file"
             raise DatasetInvalid(f'Line {buffer.here()}: after row {number} comes {what} where "," or "]" must stand.')
     if mark := buffer.peek():
-        raise DatasetInvalid(f'Line {buffer.here()}: more text ("{mark}…") follows the end of the list.')
+        raise DatasetInvalid(f"Line {buffer.here()}: more text ({json.dumps(mark)} …) follows the end of the list.")
 
 
 def read_values(source: Unpacked) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from app.ingest.messages import TAGGED, is_label, is_message, is_transcript
+from app.ingest.messages import CONTENT_KEYS, ROLE_KEYS, TAGGED, is_label, is_message, is_transcript
 
 MAX_SHOWN_COLUMNS = 100
 PREVIEW_ROWS = 5
@@ -13,6 +13,9 @@ TEXT, TRANSCRIPT, NUMBER, BOOLEAN, MESSAGE, MESSAGES = "text", "transcript", "nu
 TEXTS, NUMBERS, TURNS, LISTS, OBJECT, OBJECTS, LIST, OTHER = (
     "list of texts", "list of numbers", "list of tagged turns", "list of lists", "object", "list of objects", "list", "other",
 )  # fmt: skip
+
+WRITTEN = "message list written as text"
+WRITTEN_LISTS = tuple(f"[{{{quote}{key}{quote}" for quote in "'\"" for key in (*ROLE_KEYS, *CONTENT_KEYS))
 
 
 def kind_of(value: Any) -> str | None:
@@ -24,6 +27,8 @@ def kind_of(value: Any) -> str | None:
     if isinstance(value, int | float):
         return NUMBER
     if isinstance(value, str):
+        if value.startswith(WRITTEN_LISTS):
+            return WRITTEN
         return TRANSCRIPT if is_transcript(value) else TEXT
     if isinstance(value, dict):
         return MESSAGE if is_message(value) else OBJECT

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.domain.errors import DatasetInvalid, StudioError, TooLarge
+from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, TooLarge
 from app.ingest.limits import MIB, Limits
 
 ROW = {"prompt": "Hi", "chosen": "Hellö", "rejected": "no"}
@@ -89,6 +89,8 @@ REFUSED = {
     "repeated column": (b"a,b,a\n1,2,3\n", 'names the column "a" twice'),
     "million columns": (b",".join(b"c%d" % n for n in range(10**6)) + b"\n" + b"1," * 10**6, "Line 1 is longer than 4 MiB"),
     "hundred thousand columns": (b",".join(b"c%d" % n for n in range(10**5)) + b"\n", "at most 2000"),
+    "header with NUL": (b"a\0,b\n" + b"1,2\n" * 9, "Line 1: a column's name"),
+    "NUL after a row": (b"[" + LINE + b"\0]", 'comes "\\\\u0000"'),
     "only a header": (b"prompt,chosen,rejected\n", "no rows"),
     "broken parquet": (b"PAR1" + b"x" * 100 + b"PAR1", "Parquet file is damaged"),
     "half a parquet": (b"PAR1" + b"x" * 100, "Parquet file is damaged"),
@@ -216,3 +218,18 @@ def test_a_file_without_a_usable_row_tells_every_reason(read_bytes):
         {"field": "file", "message": "empty response (first in line 1)", "line": 1},
         {"field": "file", "message": "identical responses (first in line 2)", "line": 2},
     ]
+
+
+def test_message_lists_in_csv_cells_are_read(read_bytes):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]
+    cells = [json.dumps(side).replace('"', '""') for side in (turns, [turns[0], {**turns[1], "content": "b"}])]
+    read = read_bytes(f'chosen,rejected\n"{cells[0]}","{cells[1]}"\n'.encode())
+    assert (read.shape, read.pairs()) == ("conversation_pair", [("a", "b")])
+
+
+def test_message_lists_written_as_text_are_not_taken_for_text(read_rows):
+    with pytest.raises(MappingNeeded) as caught:
+        read_rows(
+            {"prompt": "Hi", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": "[{'role': 'x', 'content': 'b'}]"}
+        )
+    assert caught.value.extra["columns"][1]["type"] == "message list written as text"
