@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.box.processes import Process, free_port, wait_until
+from tests.box.processes import Process
+from tests.flow.studio import free_port, wait_until
 
 pytestmark = pytest.mark.bench
 

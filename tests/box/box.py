@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from tests.box.compose import default_command, lay_out, read_compose
-from tests.box.processes import Process, free_port, wait_until
+from tests.box.processes import Process
 from tests.box.servers import start_postgresql, start_redis
+from tests.flow.studio import free_port, wait_until
 
 LOGIN_LINK = re.compile(r"(http://\S+)/login/(\S+)")
 

@@ -11,8 +11,8 @@ import httpx
 
 from app.domain.metrics import CATALOGUE
 from tests.box.box import Box
-from tests.box.processes import wait_until
 from tests.box.tiny import write_models, write_pairs
+from tests.flow.studio import wait_until
 
 Say = Callable[[str], None]
 

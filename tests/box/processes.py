@@ -4,28 +4,9 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """The first true answer of `condition`; an AssertionError that names `what` after `seconds`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := condition():
-            return answer
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
 class Process:

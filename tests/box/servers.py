@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.box.processes import Process, free_port, own_folder, unprivileged, wait_until
+from tests.box.processes import Process, own_folder, unprivileged
+from tests.flow.studio import free_port, wait_until
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
