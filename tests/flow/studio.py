@@ -71,6 +71,7 @@ class Studio:
             return False
 
     def stop(self) -> None:
+        self.http.close()
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             try:
