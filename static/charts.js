@@ -1,6 +1,6 @@
 // The charts of a run page: a data store in, canvases out. Redrawn at most once a frame, and only what can be seen.
 
-import { number, percent } from "./format.js";
+import { number, percent, size } from "./format.js";
 
 const ROLES = ["text", "muted", "line", "surface", "sunken", "chosen", "rejected", "policy", "reference", "threshold", "accent"];
 
@@ -24,6 +24,8 @@ function tick(value) {
   return Math.abs(rounded) >= 1e-3 && Math.abs(rounded) < 1e6 ? String(rounded).replace("-", "−") : number(rounded, 2);
 }
 
+const writer = (spec, plain) => ({ share: percent, bytes: size })[spec.unit] ?? plain;
+
 function axes(colours, spec) {
   const label = { ...font, color: colours.muted, hideOverlap: true };
   return {
@@ -34,7 +36,7 @@ function axes(colours, spec) {
     yAxis: {
       type: "value", scale: spec.low === null, min: spec.low ?? undefined, max: spec.high ?? undefined, splitNumber: 4,
       interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLine: { show: false },
-      axisLabel: { ...label, formatter: (value) => (spec.unit === "share" ? percent(value) : tick(value)) },
+      axisLabel: { ...label, formatter: writer(spec, tick) },
       splitLine: { lineStyle: { color: colours.line } },
     },
   };
@@ -58,7 +60,7 @@ function thresholds(colours, spec) {
 }
 
 function lineOption(spec, store, colours) {
-  const format = (value) => (spec.unit === "share" ? percent(value) : number(value));
+  const format = writer(spec, number);
   const series = spec.lines.map((line, index) => {
     const points = store.get(line.key);
     const few = spec.sparse || points.length < 3 || line.key.startsWith("eval/");
@@ -153,7 +155,7 @@ function numPoints(spec, store) {
 
 function describe(spec, store) {
   const latest = spec.lines.map((line) => [line.label, store.get(line.key).at(-1)]).filter(([, point]) => point);
-  const values = latest.map(([label, [, value]]) => `${label} ${spec.unit === "share" ? percent(value) : number(value)}`).join(", ");
+  const values = latest.map(([label, [, value]]) => `${label} ${writer(spec, number)(value)}`).join(", ");
   const step = latest.at(0)?.[1][0] ?? store.last?.[0];
   return step === undefined ? `${spec.title}: nothing yet` : `${spec.title}, at step ${step}${values ? `: ${values}` : ""}`;
 }

@@ -176,13 +176,17 @@ class Writer:
     n: int = 0
     chance: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def begin(self) -> str:
+    def begin(self, run_id: str) -> None:
+        """Claim this run, and whatever waits before it."""
+        while self.run_id != run_id:
+            self.claim()
+
+    def claim(self) -> None:
         with self.studio.database.writing() as session:
             attempts.beat(session, "gpu-box-1", hostname="gpu-box-1", devices=[{"index": 0, "name": "NVIDIA H200"}], slots=1)
             claim = attempts.begin(session, "gpu-box-1", 600)
         assert claim is not None
         self.run_id, self.token, self.n = claim.run_id, claim.token, 0
-        return claim.run_id
 
     def say(self, *events: dict[str, Any] | Event) -> None:
         lines = []
@@ -208,6 +212,7 @@ class Writer:
             "learning_rate": 1e-5 * 0.5 * (1 + math.cos(math.pi * share)),
             "grad_norm": 1.4 * math.exp(-share) + abs(noise(0, 0.15)),
             "tokens_per_second": 5200 + noise(0, 120),
+            "peak_memory_bytes": 6.1e9 + 1e9 * min(1.0, share * 8),
             "step_seconds": 0.4,
             "weight/ess": ess * 16,
             "weight/ess_share": ess,

@@ -36,8 +36,7 @@ def hostile(studio, tmp_path_factory):
     client.close()
     run_id = studio.launch(name=PAYLOADS[5][:120])
     writer = Writer(studio)
-    while writer.begin() != run_id:
-        pass
+    writer.begin(run_id)
     writer.prepare()
     writer.steps(1, 10)
     tell(writer)
@@ -48,13 +47,15 @@ def hostile(studio, tmp_path_factory):
 
 
 def tell(writer: Writer) -> None:
-    for index, payload in enumerate(PAYLOADS):
-        writer.say(
-            {"kind": "log", "level": "info", "text": payload},
-            {"kind": "sample", "step": 10, "index": index, "example_id": index, "prompt": [{"role": payload, "content": payload}]}
-            | {"reference": payload, "policy": payload, "reference_reward": 0.0, "policy_reward": 1.0},
-        )
+    logs = [{"kind": "log", "level": "info", "text": payload} for payload in PAYLOADS]
+    samples = [
+        {"kind": "sample", "step": 10, "index": index, "example_id": index, "prompt": [{"role": payload, "content": payload}]}
+        | {"reference": payload, "policy": payload, "reference_reward": 0.0, "policy_reward": 1.0}
+        for index, payload in enumerate(PAYLOADS)
+    ]
     writer.say(
+        *logs,
+        *samples,
         {"kind": "finding", "name": PAYLOADS[0], "severity": "error", "title": ALL, "evidence": ALL, "remedy": ALL},
         {"kind": "artifact", "name": f"x/{PAYLOADS[0]}", "title": ALL, "size_bytes": 1, "sha256": "0" * 64},
         {"kind": "checkpoint", "step": 10, "name": PAYLOADS[1], "size_bytes": 1},
@@ -200,8 +201,7 @@ def test_the_theme_is_remembered(page, studio):
 def test_nothing_shifts_while_a_run_is_live(page, studio):
     run_id = studio.launch()
     writer = Writer(studio)
-    while writer.begin() != run_id:
-        pass
+    writer.begin(run_id)
     writer.prepare()
     writer.evaluate(0)
     writer.steps(1, 5)

@@ -12,9 +12,8 @@ from tests.browser.studio import WebStudio, Writer
 @pytest.fixture
 def writer(studio: WebStudio) -> Writer:
     """A run at step 20 of 200, with one evaluation behind it."""
-    studio.launch()
     writer = Writer(studio)
-    writer.begin()
+    writer.begin(studio.launch())
     writer.prepare()
     writer.evaluate(0)
     writer.steps(1, 20)

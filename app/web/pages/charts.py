@@ -154,6 +154,14 @@ LEARNING = (
     Chart("grad_norm", "Gradient norm", meaning("grad_norm"), (Line("grad_norm", "norm", "policy"),)),
     Chart("speed", "Throughput", meaning("tokens_per_second"), (Line("tokens_per_second", "tokens/s", "policy"),), low=0),
     Chart(
+        "memory",
+        "Peak memory",
+        meaning("peak_memory_bytes"),
+        (Line("peak_memory_bytes", "memory", "policy"),),
+        low=0,
+        unit="bytes",
+    ),
+    Chart(
         "lengths",
         "Length of answers",
         "Mean length of the answers to held-out prompts, in tokens. A falling policy often means that weights follow length.",
