@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from tests.flow.studio import Studio, wait_until
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(420)]
@@ -55,4 +56,5 @@ def test_a_killed_run_resumes_and_ends_bit_equal(studio: Studio, shared: Path, s
     ends = [e for e in studio.events(killed) if e["kind"] == "state" and e["payload"]["state"] == "succeeded"]
     resumed = [e["payload"]["step"] for e in studio.events(killed) if e["kind"] == "resume"]
     assert len(ends) == 1
-    assert resumed and resumed[-1] >= 4
+    assert resumed
+    assert resumed[-1] >= 4

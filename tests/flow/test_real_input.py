@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.flow.studio import Studio
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(420)]
@@ -47,7 +48,8 @@ def test_a_real_file_is_taken_in_with_every_row_accounted_for(studio: Studio, sh
     assert num_rows == audit["num_kept_rows"] + sum(item["count"] for item in audit["dropped"])
     assert dataset["num_examples"] == audit["num_examples"] > 0
     page = studio.get(f"/api/v1/datasets/{dataset['id']}/examples")["items"]
-    assert page[0]["prompt"] and page[0]["responses"][0]["content"].strip()
+    assert page[0]["prompt"]
+    assert page[0]["responses"][0]["content"].strip()
 
 
 def check_records(studio: Studio, run_id: str, num_steps: int) -> None:
