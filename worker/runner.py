@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"The outcome ({outcome.outcome}: {outcome.reason}) could not be written: {error}\n")
         return EXIT_STATUS[Outcome.FAILED]
+    finally:
+        spool.close()
     return EXIT_STATUS[outcome.outcome]
 
 

@@ -9,12 +9,13 @@ from app.domain.run import Outcome
 
 
 class Stopped(Exception):
-    """Raised where work can be left off; `outcome` is cancelled or interrupted."""
+    """Raised where work can be left off; `outcome` is cancelled or interrupted, `saves` whether a checkpoint comes first."""
 
-    def __init__(self, outcome: Outcome, reason: str) -> None:
+    def __init__(self, outcome: Outcome, reason: str, *, saves: bool = False) -> None:
         super().__init__(reason)
         self.outcome = outcome
         self.reason = reason
+        self.saves = saves
 
 
 class StopSignals:
@@ -45,11 +46,11 @@ class StopSignals:
         if self._cancel.exists():
             return Stopped(Outcome.CANCELLED, "cancelled by the user")
         if self._terminated:
-            return Stopped(Outcome.INTERRUPTED, "the worker was told to stop")
+            return Stopped(Outcome.INTERRUPTED, "the worker was told to stop", saves=True)
         if self._supervisor_gone():
-            return Stopped(Outcome.INTERRUPTED, "the supervisor of this attempt is gone")
+            return Stopped(Outcome.INTERRUPTED, "the supervisor of this attempt is gone", saves=True)
         if self._successor is not None and self._successor.exists():
-            return Stopped(Outcome.INTERRUPTED, "a newer attempt owns this run")
+            return Stopped(Outcome.INTERRUPTED, "a newer attempt owns this run")  # and its checkpoints
         return None
 
     def check(self) -> None:

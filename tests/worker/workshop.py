@@ -165,15 +165,15 @@ def make_recipe(has_reward_model: bool = False, **parts: Any) -> Recipe:
 def start_runner(folder: Path) -> subprocess.Popen[bytes]:
     """The runner as its own process, as the supervisor starts it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    log = (folder / "log.txt").open("wb")
-    return subprocess.Popen(
-        [sys.executable, "-m", "worker.runner", str(folder)],
-        cwd=CHECKOUT,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "worker.runner", str(folder)],
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def fork_runner(folder: Path) -> multiprocessing.process.BaseProcess:

@@ -41,7 +41,7 @@ class Damaged:
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> tuple[str, int]:
     """Write one checkpoint and return its name and size in bytes; raises OSError and leaves nothing when the disk refuses."""
-    name = f"step-{step:06d}"
+    name = name_checkpoint(step)
     target, temporary = folder / name, folder / f".{name}.{os.getpid()}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -84,6 +84,10 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[Damaged]]:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damaged.append(Damaged(name, str(error) or type(error).__name__))
     return None, damaged
+
+
+def name_checkpoint(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def list_checkpoints(folder: Path) -> list[str]:

@@ -21,12 +21,21 @@ from app.domain.findings import diagnose_step, find_divergence
 from app.domain.run import Stage
 from worker.failures import Diverged
 from worker.models.adapter import LanguageModel
-from worker.models.checkpoint import Checkpoint, load_newest, save_checkpoint, sweep, sync_path
+from worker.models.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_newest,
+    name_checkpoint,
+    save_checkpoint,
+    sweep,
+    sync_path,
+)
 from worker.stages.attempt import Attempt, write_atomic
 from worker.stages.batches import derive_seed, order_epoch, split_batch
 from worker.stages.evaluate import HeldOut, evaluate
 from worker.stages.optimize import Optimizer, learning_rate_at
 from worker.stages.weigh import Weighing, WeightedBatch
+from worker.stop import Stopped
 from worker.var.logprobs import weighted_nll
 
 MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
@@ -109,10 +118,18 @@ def start(
 
 
 def train(training: Training) -> None:
-    """Run to the last step; raises Stopped after saving when asked to stop, Diverged when the loss stays non-finite."""
+    """Run to the last step; raises Stopped when asked to stop (after saving, where that is due), Diverged when it can't go on."""
+    try:
+        _run_steps(training)
+    except Stopped as stopped:
+        # It is raised between steps or within an evaluation, which is done again: the state is that of a finished step.
+        if stopped.saves and training.progress.step > 0:
+            save(training)
+        raise
+
+
+def _run_steps(training: Training) -> None:
     attempt, progress = training.attempt, training.progress
-    settings = attempt.recipe.training
-    saved_step = progress.step
     pace = _Pace(progress.step, training.num_steps)
     attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
     while True:
@@ -121,15 +138,11 @@ def train(training: Training) -> None:
             if progress.step < training.num_steps:
                 attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
         finished = progress.step >= training.num_steps
-        stopped = None if finished else attempt.stop.find()
-        due = progress.step % settings.checkpoint_every == 0 or finished or stopped is not None
-        if due and progress.step > saved_step:
+        if finished or (progress.step > 0 and progress.step % attempt.recipe.training.checkpoint_every == 0):
             save(training)
-            saved_step = progress.step
         if finished:
             return
-        if stopped is not None:
-            raise stopped
+        attempt.stop.check()
         train_step(training, pace)
 
 
@@ -230,8 +243,10 @@ def settled_findings(progress: Progress, found: Sequence[FindingRaised], num_ste
 
 
 def save(training: Training) -> None:
-    """Write a checkpoint of this step and announce it; older ones beyond `keep_checkpoints` go."""
+    """Write a checkpoint of this step, unless there is one, and announce it; older ones beyond `keep_checkpoints` go."""
     attempt, progress = training.attempt, training.progress
+    if name_checkpoint(progress.step) in list_checkpoints(attempt.checkpoints_dir):
+        return
     tensors = training.optimizer.save() | {"random/cpu": torch.get_rng_state()}
     if training.model.device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state()
