@@ -156,6 +156,9 @@ class RunningAttempt:
         if self._tail.unread_bytes:
             self.log.warning("the runner's last line was never finished (%d bytes)", self._tail.unread_bytes)
         outcome = self._outcome or self._guess_outcome(status)
+        if outcome is not None and outcome.outcome is Outcome.INTERRUPTED and self._stopped_at is None:
+            # Nobody here asked it to go. Counted as a failure, so that a runner that always goes can't go on forever.
+            outcome = OutcomeReached(outcome=Outcome.FAILED, reason=f"The runner stopped: {outcome.reason or 'no reason given'}.")
         run_id, token, tries = self.claim.run_id, self.claim.token, self._settings.max_attempts
         tail = read_log_tail(self._folder / "log.txt")
         with self._database.writing() as session:

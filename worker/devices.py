@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any
 
-QUERY = ["nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
+QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,19 @@ def list_gpus() -> list[Device]:
         answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
+    return parse_gpus(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def parse_gpus(answer: str, allowed: str | None) -> list[Device]:
+    """The devices of nvidia-smi's answer that `allowed` names by index or UUID; None allows all."""
+    wanted = None if allowed is None else {part.strip() for part in allowed.split(",")}
     gpus = []
     for line in answer.splitlines():
-        index, name, mebibytes = (part.strip() for part in line.split(",", 2))
-        size = int(mebibytes) * 2**20 if mebibytes.isdigit() else 0
-        gpus.append(Device(int(index), name, size))
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return gpus
-    wanted = {part.strip() for part in allowed.split(",")}
-    return [gpu for gpu in gpus if str(gpu.index) in wanted]
+        index, uuid, rest = (part.strip() for part in line.split(",", 2))
+        name, _, mebibytes = (part.strip() for part in rest.rpartition(","))
+        if wanted is None or wanted & {index, uuid}:
+            gpus.append(Device(int(index), name, int(mebibytes) * 2**20 if mebibytes.isdigit() else 0))
+    return gpus
 
 
 def count_cores() -> int:

@@ -26,7 +26,7 @@ END_SECONDS = 20.0
 log = logging.getLogger(__name__)
 settings = Settings()
 app = Celery("studio", include=["worker.tasks"])
-app.conf.update(celery_config(settings))
+app.conf.update(celery_config(settings), worker_pool="solo")  # in this process: a hint must reach the supervisor's thread
 
 
 class Service:

@@ -3,8 +3,8 @@
     python stand_in.py [steps=20] [pause=0.02] [mishap@step] … ATTEMPT_DIR
 
 Mishaps happen in the first attempt only, or in each with a `!` behind: kill (SIGKILL itself), exit (status 3), fail
-(outcome failed), hopeless (failed, no retry), deaf (ignores every request and hangs), torn (half a line, then the rest
-0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome).
+(outcome failed), hopeless (failed, no retry), leave (interrupted, unasked), deaf (ignores every request and hangs),
+torn (half a line, then the rest 0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome).
 """
 
 import json
@@ -90,6 +90,8 @@ class Runner:
             self.end("failed", 10, reason="It failed.", remedy="Try again.")
         if mishap == "hopeless":
             self.end("failed", 10, reason="CUDA is out of memory.", remedy="Lower micro_batch_size.", retry=False)
+        if mishap == "leave":
+            self.end("interrupted", 12, reason="it felt like leaving")
         if mishap == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(600)

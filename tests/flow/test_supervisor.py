@@ -123,6 +123,14 @@ def test_an_end_without_a_word_is_no_success(start: Start, database: Database, r
     assert "without saying" in run.error["reason"]
 
 
+def test_a_runner_that_always_leaves_by_itself_is_not_started_for_ever(start: Start, database: Database, run_id: str) -> None:
+    start("leave@2!")
+    run = wait_for_end(database, run_id)
+    assert (run.state, run.attempt) == ("failed", 3)
+    assert run.error is not None
+    assert "it felt like leaving" in run.error["reason"]
+
+
 def test_a_torn_line_waits_for_its_end(start: Start, database: Database, run_id: str) -> None:
     start("torn@4")
     wait_for_end(database, run_id)

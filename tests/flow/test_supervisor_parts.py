@@ -1,0 +1,154 @@
+"""The supervisor's small parts: the spool's reader, processes of earlier lives, GPUs, log lines."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.store.queue import QUEUE_NAME, WAKE_TASK
+from worker import tasks
+from worker.devices import Device, parse_gpus
+from worker.logfmt import LogfmtFormatter
+from worker.process import RECORD, RunnerProcess, kill_leftovers, place, start_time
+from worker.spool_tail import MAX_LINES, SpoolTail, read_log_tail
+
+SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+
+
+def spool_line(n: int) -> bytes:
+    return json.dumps({"n": n, "at": "", "kind": "log", "payload": {"level": "info", "text": "ä" * 10}}).encode() + b"\n"
+
+
+@pytest.fixture
+def attempt_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "attempts" / "1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def sleeper(attempt_dir: Path) -> Iterator[RunnerProcess]:
+    process = RunnerProcess(SLEEP, attempt_dir, {})
+    yield process
+    process.kill()
+
+
+def test_a_spool_is_read_as_it_grows_whole_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = SpoolTail(path)
+    assert tail.read() == []
+    text = spool_line(1) + spool_line(2)
+    seen = []
+    for byte in range(len(text)):
+        with path.open("ab") as file:
+            file.write(text[byte : byte + 1])
+        seen += [line.n for line in tail.read()]
+    assert seen == [1, 2]
+    assert tail.unread_bytes == 0
+
+
+def test_a_long_spool_comes_in_bounded_pieces_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"".join(spool_line(n) for n in range(1, 30_001)))
+    tail, seen = SpoolTail(path), []
+    while lines := tail.read():
+        assert len(lines) <= MAX_LINES
+        seen += [line.n for line in lines]
+    assert seen == list(range(1, 30_001))
+
+
+def test_what_is_no_event_is_left_out_and_the_rest_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "events.jsonl"
+    garbage = [b"\n", b"{\n", b"[1]\n", b"\xff\xfe\n", b"x" * 3_000_000 + b"\n"] * MAX_LINES
+    path.write_bytes(spool_line(1) + b"".join(garbage[:10]) + b"\n" * 2000 + spool_line(2) + b'{"n": 3')
+    tail, seen = SpoolTail(path), []
+    while lines := tail.read():
+        seen += [line.n for line in lines]
+    assert seen == [1, 2]
+    assert tail.unread_bytes == 7
+    assert "left out" in caplog.text
+
+
+def test_the_log_tail_is_the_last_lines_whatever_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    assert read_log_tail(path) == ""
+    path.write_bytes(b"".join(b"line %d\n" % n for n in range(100_000)) + b"\xff\0 the end")
+    tail = read_log_tail(path).splitlines()
+    assert len(tail) == 40
+    assert tail[0] == "line 99961"
+    assert tail[-1] == "\ufffd\ufffd the end"
+
+
+def test_a_leftover_of_this_machine_is_ended(attempt_dir: Path, sleeper: RunnerProcess) -> None:
+    assert kill_leftovers(attempt_dir.parent) == 1
+    assert sleeper.poll() == -signal.SIGKILL
+    assert kill_leftovers(attempt_dir.parent) == 0
+
+
+@pytest.mark.parametrize("change", [{"started": 1}, {"place": "another boot"}])
+def test_a_stranger_with_the_same_number_is_spared(attempt_dir: Path, sleeper: RunnerProcess, change: dict[str, object]) -> None:
+    path = attempt_dir / RECORD
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert kill_leftovers(attempt_dir.parent) == 0
+    assert sleeper.poll() is None
+
+
+def test_children_of_a_leader_that_is_gone_are_ended_too(attempt_dir: Path) -> None:
+    program = f"import subprocess, sys; print(subprocess.Popen({list(SLEEP)!r}).pid, flush=True)"
+    process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {})
+    process._popen.wait(20)
+    child = int((attempt_dir / "log.txt").read_text())
+    assert start_time(child) is not None
+    assert kill_leftovers(attempt_dir.parent) == 1
+    stat = Path(f"/proc/{child}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_start_time_tells_processes_apart() -> None:
+    assert start_time(os.getpid()) == start_time(os.getpid())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert start_time(ended.pid) is None
+    assert place() == place()
+
+
+def test_the_runner_gets_no_secrets(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_DATABASE_URL", "postgresql://user:geheim@host/db")
+    monkeypatch.setenv("STUDIO_BROKER_URL", "redis://:geheim@host")
+    program = "import os; print(sorted(os.environ.items()), flush=True)"
+    process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {"OMP_NUM_THREADS": "3"})
+    process._popen.wait(20)
+    log = (attempt_dir / "log.txt").read_text()
+    assert "geheim" not in log
+    assert "('OMP_NUM_THREADS', '3')" in log
+
+
+def test_gpus_are_read_from_the_drivers_answer() -> None:
+    answer = "0, GPU-aa, NVIDIA H200, 143771\n1, GPU-bb, NVIDIA A100, 80GB, [N/A]\n"
+    first, second = Device(0, "NVIDIA H200", 143771 * 2**20), Device(1, "NVIDIA A100, 80GB", 0)
+    assert parse_gpus(answer, None) == [first, second]
+    assert parse_gpus(answer, "1") == [second]
+    assert parse_gpus(answer, "GPU-aa") == [first]
+    assert parse_gpus(answer, "") == []
+
+
+def test_a_log_line_names_run_and_attempt_and_stays_one_line() -> None:
+    record = logging.LogRecord("worker", logging.INFO, "", 0, 'two "lines"\nof %s', ("text",), None)
+    record.run_id, record.attempt = "run_1", 2
+    line = LogfmtFormatter().format(record)
+    assert line.endswith('logger=worker run=run_1 attempt=2 message="two \\"lines\\"\\nof text"')
+    assert "\n" not in line
+
+
+def test_the_task_only_wakes() -> None:
+    tasks.hinted.clear()
+    tasks.wake("run_1")
+    assert tasks.hinted.is_set()
+    tasks.hinted.clear()
+    assert (tasks.wake.name, QUEUE_NAME) == (WAKE_TASK, "studio")
