@@ -201,18 +201,20 @@ def write_recipe(dataset: str, policy: str, reward: str, seed: int) -> dict[str,
         "dataset": dataset,
         "policy": {"model": policy},
         "reward": {"source": "model", "model": reward},
-        "weights": {"preset": "length_normalised", "lambda": 0.4, "reward_norm": "zscore"},
+        "weights": {"preset": "length_normalised", "lambda": 0.5, "reward_norm": "zscore"},
         "tokens": {"max_prompt": 48, "max_response": 80},
         "training": {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "seed": seed},
         "evaluation": {
-            "share": 0.2, "every": 80, "num_prompts": 160, "num_samples_shown": 160, "max_new_tokens": 80, "seed": seed,
+            "share": 0.2, "every": 40, "num_prompts": 160, "num_samples_shown": 12, "max_new_tokens": 80, "seed": seed,
         },
     }  # fmt: skip
 
 
 def collect(client: Client, run_id: str) -> Result:
     """Answers with rewards and true scores, metrics and findings of a run that has ended."""
-    samples = [item["payload"] for item in client.get(f"/runs/{run_id}/samples")["items"]]
+    lines = client.send("GET", f"/runs/{run_id}/artifacts/samples.jsonl").text.splitlines()
+    drawn = [json.loads(line) for line in lines]
+    samples = [sample for sample in drawn if sample["step"] == drawn[-1]["step"]]
     prompts = [sample["prompt"][-1]["content"] for sample in samples]
     base_scores = judge(prompts, [sample["reference"] for sample in samples])
     aligned_scores = judge(prompts, [sample["policy"] for sample in samples])

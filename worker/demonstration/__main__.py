@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m worker.demonstration", description="Make the demonstration's data and models.")
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the training to do; below 1 for a quick look")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the data to make and to train on; below 1 for a quick look"
+    )
     parser.add_argument("--part", choices=PARTS, help="train this model only")
     options = parser.parse_args()
     if options.part:
@@ -50,7 +53,9 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
         return 0
     out_dir.mkdir(parents=True, exist_ok=True)
     made.unlink(missing_ok=True)
-    pairs = generate_pairs(seed, NUM_PAIRS)
+    for left in out_dir.glob("*.part-*"):
+        shutil.rmtree(left)
+    pairs = generate_pairs(seed, scaled(NUM_PAIRS, scale))
     write_pairs(out_dir / "preferences.jsonl", pairs)
     say("data", f"wrote {len(pairs)} preference pairs with different prompts")
     command = [sys.executable, "-m", "worker.demonstration", str(out_dir), "--seed", str(seed), "--scale", str(scale), "--part"]
@@ -65,6 +70,11 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
         return next(status for status in statuses if status)
     made.write_text(json.dumps(wanted), encoding="utf-8")
     return 0
+
+
+def scaled(number: int, scale: float) -> int:
+    """The share `scale` of a number, but enough to go on with."""
+    return max(64, int(number * scale))
 
 
 def code_digest() -> str:
@@ -91,17 +101,17 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
 
     torch.set_num_threads(1)
     tokenizer = build_tokenizer(list_texts(), models.CONTEXT)
-    taken = {pair.prompt for pair in generate_pairs(seed, NUM_PAIRS)}  # nothing below may know a prompt of the uploaded data
+    # Nothing below may know a prompt of the uploaded data, of which the run holds a part out.
+    taken = {pair.prompt for pair in generate_pairs(seed, scaled(NUM_PAIRS, scale))}
     if part == "policy":
-        answers = generate_answers(seed, max(64, int(NUM_ANSWERS * scale)), taken)
+        answers = generate_answers(seed, scaled(NUM_ANSWERS, scale), taken)
         model = models.train_policy(tokenizer, answers, seed, reporter(part))
     else:
-        pairs = generate_pairs(seed + 1, max(64, int(NUM_COMPARISONS * scale)) + NUM_TEST_PAIRS, taken)
+        pairs = generate_pairs(seed + 1, scaled(NUM_COMPARISONS, scale) + NUM_TEST_PAIRS, taken)
         model = models.train_reward(tokenizer, pairs[NUM_TEST_PAIRS:], seed, reporter(part))
         accuracy = models.pair_accuracy(model, models.encode_pairs(tokenizer, pairs[:NUM_TEST_PAIRS]), tokenizer.pad_token_id)
         say(part, f"prefers the better answer in {accuracy:.0%} of {NUM_TEST_PAIRS} pairs it has not seen")
-    folder, fresh = out_dir / part, out_dir / f"{part}.part"
-    shutil.rmtree(fresh, ignore_errors=True)
+    folder, fresh = out_dir / part, out_dir / f"{part}.part-{os.getpid()}"
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,11 +119,13 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
     say(part, f"saved, {model.num_parameters():,} parameters")
 
 
-def reporter(part: str):  # type: ignore[no-untyped-def]
-    """Prints about twelve lines over a training."""
-    started = time.monotonic()
+def reporter(part: str) -> Callable[[int, int, float], None]:
+    """Prints about twelve lines over a training, which ends when the process that asked for it is gone."""
+    started, parent = time.monotonic(), os.getppid()
 
     def report(step: int, num_steps: int, loss: float) -> None:
+        if os.getppid() != parent:
+            sys.exit(1)
         if step == 1 or step == num_steps or step % max(1, num_steps // 12) == 0:
             say(part, f"step {step}/{num_steps}  loss {loss:.3f}  {time.monotonic() - started:.0f} s")
 
