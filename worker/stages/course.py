@@ -40,6 +40,7 @@ from worker.stages.score import (
     needs_cross_logprobs,
     needs_cross_rewards,
     read_rewards,
+    require_finite,
     score_logprobs,
     score_rewards,
 )
@@ -135,7 +136,8 @@ def get_rewards(attempt: Attempt, batches: Batches) -> list[Tensor]:
         nonlocal model
         if model is None:
             model = RewardModel(folder, dtype=recipe.policy.dtype, device=spec.device)
-        return score_rewards(model, batches[k], cross=cross, check=attempt.stop.check)
+        scores = score_rewards(model, batches[k], cross=cross, check=attempt.stop.check)
+        return require_finite(scores, batches[k], cross=cross, what="The reward model")
 
     scores = _scored(attempt, make_key("reward", facts, hash_texts(batches)), len(batches), score, "rewards")
     model = None
@@ -152,7 +154,8 @@ def get_policy_and_logprobs(attempt: Attempt, ground: Ground) -> tuple[LanguageM
     facts = {"weights": hash_folder(ground.policy_folder), "dtype": recipe.policy.dtype, "cross": cross}
 
     def score(k: int) -> Tensor:
-        return score_logprobs(model, ground.batches[k], cross=cross, check=attempt.stop.check)
+        scores = score_logprobs(model, ground.batches[k], cross=cross, check=attempt.stop.check)
+        return require_finite(scores, ground.batches[k], cross=cross, what="The policy")
 
     key = make_key("logprob", facts, hash_tokens(ground.batches))
     return model, _scored(attempt, key, len(ground.batches), score, "log-probabilities")

@@ -96,7 +96,7 @@ def end_ids(model: LanguageModel, eos_token_id: int | None) -> frozenset[int]:
     return frozenset(token for token in (eos_token_id, *listed) if token is not None)
 
 
-def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float]:
+def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float | None]:
     """Evaluate the policy as it is and report it: samples, then metrics (keys `eval/…`). Training's random state is untouched."""
     attempt.start_stage(Stage.EVALUATE, total=len(held_out.prompts), unit="prompts")
     metrics: dict[str, float] = {}
@@ -111,8 +111,9 @@ def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: in
         metrics["eval/kl"] = measure_kl(attempt, model, held_out, answers) if step > 0 else 0.0
         if step > 0:
             _report_samples(attempt, held_out, answers, step)
-    attempt.emit(EvaluationLogged.model_validate({"step": step, "metrics": metrics}))
-    return metrics
+    evaluation = EvaluationLogged.model_validate({"step": step, "metrics": metrics})
+    attempt.emit(evaluation)
+    return evaluation.metrics
 
 
 def judge(attempt: Attempt, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:

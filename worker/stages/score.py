@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from app.domain.errors import ModelInvalid
 from app.domain.recipe import Recipe, WeightSettings
 from worker.models.adapter import LanguageModel
 from worker.models.prefix import Continued, run_continuations
@@ -71,6 +72,21 @@ def score_rewards(
     index = torch.tensor(pairs)
     reward_BM[index[:, 0], index[:, 1]] = torch.tensor(model.score([(batch[i].turns, contents[j]) for i, j in pairs], check))
     return reward_BM
+
+
+def require_finite(score_BM: Tensor, batch: Sequence[Encoded], *, cross: bool, what: str) -> Tensor:
+    """The scores themselves; raises ModelInvalid when one that was asked for is not a finite number."""
+    asked_BM = torch.ones_like(score_BM, dtype=torch.bool)
+    if not cross:
+        asked_BM = own_prompts(batch) == torch.arange(len(batch))[:, None]
+    missing = (asked_BM & ~score_BM.isfinite()).nonzero()
+    if len(missing):
+        example = batch[int(missing[0, 0])]
+        raise ModelInvalid(
+            f"{what} gives a number that is not finite for the prompt of example {example.example_id}. "
+            "Its weights are damaged or overflow: try policy.dtype float32, or another model."
+        )
+    return score_BM
 
 
 def read_rewards(recipe: Recipe, batch: Sequence[Encoded]) -> Tensor:

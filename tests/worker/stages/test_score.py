@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app.domain.errors import ModelInvalid
 from tests.worker.workshop import make_recipe
 from worker.models import prefix
 from worker.models.load import load_policy
@@ -14,6 +15,7 @@ from worker.stages.score import (
     needs_cross_rewards,
     own_prompts,
     read_rewards,
+    require_finite,
     score_logprobs,
     score_rewards,
 )
@@ -71,6 +73,15 @@ def test_ratings_and_labels_come_from_the_data(batches):
     assert labels.tolist() == [1.0, -1.0] * len(batches[0])
     ratings = read_rewards(make_recipe(reward={"source": "rating"}), batches[0]).gather(0, own_M[None])[0]
     assert ratings.tolist() == pytest.approx([r.rating for e in batches[0] for r in e.responses])
+
+
+def test_a_model_that_gives_no_finite_number_is_named(batches):
+    own_M = own_prompts(batches[0])
+    score_BM = torch.full((len(batches[0]), len(own_M)), float("nan"))
+    score_BM[own_M, torch.arange(len(own_M))] = 1.0
+    assert require_finite(score_BM, batches[0], cross=False, what="The reward model") is score_BM
+    with pytest.raises(ModelInvalid, match="The policy gives a number that is not finite for the prompt of example"):
+        require_finite(score_BM, batches[0], cross=True, what="The policy")
 
 
 def test_cross_terms_are_needed_only_where_the_weights_read_them():
