@@ -8,6 +8,7 @@ import { makeStore } from "./series.js";
 const MAX_LOG_LINES = 500;
 const holder = document.getElementById("run-data");
 const data = JSON.parse(holder.textContent);
+if (!data.series) Object.assign(data, await (await fetch(`/runs/${data.run_id}/series`)).json());
 const store = makeStore(data);
 const page = document.documentElement;
 const byId = (id) => document.getElementById(id);

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.web.format import count
+
 WIDTH, HEIGHT, GAP = 360, 96, 0.12
 
 
@@ -25,12 +27,10 @@ class Label:
 @dataclass(frozen=True)
 class Histogram:
     title: str
+    text: str
     width: int
     bars: list[Bar]
     labels: list[Label]
-    median: int
-    p90: int
-    longest: int
     legend: bool = False
 
 
@@ -43,6 +43,23 @@ def lengths_of(facts: Mapping[str, Any]) -> list[Histogram]:
     bias = facts.get("length_bias") or {}
     sides = [("chosen", bias.get("chosen_chars") or {}), ("rejected", bias.get("rejected_chars") or {})]
     return [one for one in (*drawn, draw("Chosen and rejected", sides)) if one is not None]
+
+
+def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
+    """How often each rating occurs, where there are few different ones."""
+    values = {float(value): int(times) for value, times in ((facts.get("ratings") or {}).get("values") or {}).items()}
+    if len(values) < 2:
+        return None
+    slot = WIDTH / len(values)
+    highest = max(values.values())
+    bars, labels = [], []
+    for place, (value, times) in enumerate(sorted(values.items())):
+        height = round(HEIGHT * times / highest, 1)
+        bars.append(Bar(round((place + GAP / 2) * slot, 1), round(slot * (1 - GAP), 1), height, "", f"{value:g}: {times}"))
+        if place % (1 + len(values) // 12) == 0:
+            labels.append(Label(round((place + 0.5) * slot, 1), f"{value:g}"))
+    text = f"{sum(values.values())} ratings, {len(values)} different values"
+    return Histogram("Ratings", text, WIDTH, bars, labels)
 
 
 def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram | None:
@@ -67,7 +84,8 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
             )
     labels = [Label(round((place - first + 0.5) * slot, 1), span_label(edges, place)) for place in range(first, last + 1)]
     facts = counted[0][1]
-    return Histogram(title, WIDTH, bars, labels, facts["p50"], facts["p90"], facts["max"], legend=len(counted) > 1)
+    text = f"median {count(facts['p50'])}, 90 % below {count(facts['p90'])}, longest {count(facts['max'])}"
+    return Histogram(title, text, WIDTH, bars, labels, legend=len(counted) > 1)
 
 
 def span(edges: list[int], place: int) -> str:

@@ -276,7 +276,7 @@ class Writer:
             "policy_reward": 2.9 if kind else -0.8,
         }
 
-    def prepare(self) -> None:
+    def prepare(self, *, weights: bool = True) -> None:
         self.say(
             {"kind": "stage", "stage": "prepare", "total": 640, "unit": "examples"},
             {"kind": "log", "level": "info", "text": "Tokenized 640 examples: 12 prompts truncated"},
@@ -286,7 +286,8 @@ class Writer:
             {"kind": "log", "level": "info", "text": "Scored 80 batches: 640 × 16 pairs in 41 s"},
             {"kind": "stage", "stage": "train", "total": self.num_steps, "unit": "steps"},
         )
-        self.write_weights()
+        if weights:
+            self.write_weights()
 
     def write_weights(self) -> None:
         """artifacts/weights.parquet, as the training stage writes it."""

@@ -194,3 +194,17 @@ def test_a_click_on_a_chart_opens_that_step(page, writer):
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 0.55, "y": box["height"] * 0.5})
     expect(page.locator("#batch-rows tbody tr")).to_have_count(16)
+
+
+def test_a_long_run_is_thinned_and_still_moves(page, studio):
+    writer = Writer(studio, num_steps=5000)
+    writer.begin(studio.launch())
+    writer.prepare(weights=False)
+    writer.steps(1, 2400)
+    open_run(page, writer)
+    first = points(page, "loss")
+    assert 500 <= first <= 700
+    assert points(page, "heatmap") <= 240
+    writer.steps(2401, 2450)
+    expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", str(first + 50))
+    expect(page.locator("#progress-text")).to_have_text("Step 2\u2009450 of 5\u2009000")

@@ -14,7 +14,7 @@ from app.store import datasets as store
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.difference import Piece, mark_differences
-from app.web.histogram import Histogram, lengths_of
+from app.web.histogram import Histogram, lengths_of, ratings_of
 from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, mapping_form
 from app.web.rendering import Context, render, variables
 from app.web.uploads import take_dataset
@@ -123,7 +123,7 @@ def dataset_page(files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape
     return DatasetPage(
         **variables(mapping_form(files, dataset, shape)),
         audit=audit,
-        histograms=lengths_of(audit.facts) if audit else [],
+        histograms=histograms_of(audit) if audit else [],
         examples=[ShownExample(example, difference_of(example)) for example in found],
         before=max(0, start - EXAMPLES_SHOWN) if start > 0 else None,
         next_from=last + 1 if found and last + 1 < dataset.num_examples else None,
@@ -131,6 +131,11 @@ def dataset_page(files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape
         detail=(dataset.error or {}).get("detail", "") if dataset.state == DatasetState.FAILED else "",
         problems=faults,
     )
+
+
+def histograms_of(audit: Audit) -> list[Histogram]:
+    ratings = ratings_of(audit.facts)
+    return [*lengths_of(audit.facts), *([ratings] if ratings else [])]
 
 
 def difference_of(example: Example) -> tuple[list[Piece], list[Piece]] | None:

@@ -26,6 +26,7 @@ PAGE_SIZE = 30
 LOG_LINES = 300
 LOG_KINDS = ("log", "resume", "checkpoint", "outcome")
 POINTS = 600
+STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the first paint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +188,24 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
         "state": run.state,
         "after": run.last_seq,
         "edges": list(WEIGHT_EDGES),
-        "series": store.list_metrics(session, run.id, charts.keys(), points=POINTS),
-        "histograms": histograms.list_histograms(session, run.id),
         "charts": [chart.to_dict() for chart in charts.ALL],
+        **(series_data(session, run.id) if run.step <= STEPS_IN_PAGE else {}),
     }
+
+
+def series_data(session: ReadSession, run_id: str) -> dict[str, Any]:
+    """The series and the histograms, down-sampled."""
+    return {
+        "series": store.list_metrics(session, run_id, charts.keys(), points=POINTS),
+        "histograms": histograms.list_histograms(session, run_id),
+    }
+
+
+@router.get("/runs/{run_id}/series")
+def show_series(session: ReadSession, user: CurrentUser, run_id: str) -> dict[str, Any]:
+    """For the charts of a long run, whose page would otherwise wait for them."""
+    store.get_run(session, user.id, run_id)
+    return series_data(session, run_id)
 
 
 def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:
