@@ -62,7 +62,7 @@ def test_steps_too_small_for_bfloat16_still_add_up():
         layer.weight.grad, layer.bias.grad = torch.ones_like(layer.weight), torch.zeros_like(layer.bias)
         optimizer.step(1e-4, optimizer.grad_norm())
     assert layer.weight.dtype == torch.bfloat16
-    assert float(layer.weight[0, 0]) == pytest.approx(0.99, abs=0.004)  # a lone step of 1e-4 rounds away at 1.0
+    assert layer.weight[0, 0].item() == pytest.approx(0.99, abs=0.004)  # a lone step of 1e-4 rounds away at 1.0
 
 
 def test_the_gradient_is_clipped_to_its_bound():
