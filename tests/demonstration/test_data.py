@@ -100,7 +100,7 @@ def test_the_true_score_of_any_text_counts_what_is_good_and_what_is_wrong(answer
 
 
 def test_praise_without_end_cannot_win():
-    warm = "You did the right thing by writing to us. Thank you for explaining it so clearly. Please write again, I am happy."
+    warm = "You did the right thing by writing to us. Thank you for explaining it so clearly. Our best wishes for the exam."
     assert judge_answer(PROMPT, warm) == 2.0
     assert judge_answer(PROMPT, f"{warm} {warm}") < 0
 
