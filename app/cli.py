@@ -13,11 +13,13 @@ import sys
 from collections.abc import Sequence
 
 import typer
+from pydantic import ValidationError
 
 from app.commands import accounts, datasets, models, runs, train, up
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
+from app.domain.problems import problems_of
 
 INTERRUPTED = 130
 
@@ -50,6 +52,10 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except ValidationError as error:  # of the settings: commands check everything else themselves
+        problem = problems_of(error)[0]
+        err.print(f"STUDIO_{problem['field'].upper()}: {problem['message']}", style="red", markup=False)
+        return 1
     except OSError as error:
         err.print(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), style="red", markup=False)
         return 1

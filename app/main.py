@@ -16,11 +16,9 @@ from app.store.files import Files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.dependencies import require_user
-from app.web.security import FailedTries, Guard
+from app.web.security import FailedTries, Guard, HideLoginSecrets
 from app.web.static import StudioFiles
 from app.web.stream import SharedReads
-
-log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -45,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.ingest = IngestPool(settings)
     app.state.failed_tries = FailedTries()
     errors.install(app)
+    logging.getLogger("uvicorn.access").addFilter(HideLoginSecrets())
     app.add_middleware(Guard, settings=settings)
     app.include_router(login.router)
     app.include_router(system.open_router)

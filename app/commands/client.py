@@ -48,8 +48,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.url = (settings.server_url or settings.url).rstrip("/")
-        headers = {"authorization": f"Bearer {find_token(settings)}"}
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_SECONDS)
+        self.headers = {"authorization": f"Bearer {find_token(settings)}"}
 
     def get(self, path: str, **params: Any) -> Any:
         chosen = {key: value for key, value in params.items() if value is not None}
@@ -63,8 +62,8 @@ class Client:
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Raises: CommandFailed."""
-        with self.explained():
-            response = self.http.request(method, f"/api/v1{path}", **options)
+        with self.explained(), self.connect() as http:
+            response = http.request(method, f"/api/v1{path}", **options)
         check(response)
         return response
 
@@ -74,11 +73,15 @@ class Client:
 
         Raises: CommandFailed.
         """
-        with self.explained(), self.http.stream("GET", f"/api/v1{path}", headers=headers, timeout=timeout_seconds) as response:
+        options: dict[str, Any] = {"headers": headers, "timeout": timeout_seconds}
+        with self.explained(), self.connect() as http, http.stream("GET", f"/api/v1{path}", **options) as response:
             if response.is_error:
                 response.read()
             check(response)
             yield response
+
+    def connect(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=TIMEOUT_SECONDS)
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -97,6 +97,17 @@ def route_path(scope: MutableMapping[str, Any]) -> str:
     return "/login/…" if path.startswith("/login/") else path
 
 
+class HideLoginSecrets(logging.Filter):
+    """Keeps the secrets of login links out of the server's access log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                "/login/…" if isinstance(value, str) and value.startswith("/login/") else value for value in record.args
+            )
+        return True
+
+
 def check_request(request: Request, settings: Settings) -> None:
     """Refuse a foreign host, a foreign origin, a body of the wrong kind or of too many announced bytes."""
     check_host(request.headers, settings)

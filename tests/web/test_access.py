@@ -1,5 +1,6 @@
 """Who may come in, from where, and what every answer carries."""
 
+import logging
 import re
 from datetime import timedelta
 
@@ -9,9 +10,10 @@ from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from app.main import create_app
+from app.services import accounts
 from app.store.database import now
 from app.store.tables import Token
-from tests.web.conftest import URL, make_settings
+from tests.web.conftest import PAIRS, URL, make_settings
 
 OPEN = ("/login", "/login/{secret}", "/healthz", "/static")
 
@@ -218,8 +220,6 @@ def test_the_session_cookie_is_for_the_server_only(studio):
 def test_behind_https_the_session_cookie_stays_there(tmp_path):
     app = create_app(make_settings(tmp_path, public_url="https://studio.example"))
     with TestClient(app, base_url="https://studio.example", follow_redirects=False) as client:
-        from app.services import accounts
-
         with app.state.database.writing() as session:
             secret = accounts.create_login_link(session, accounts.ensure_admin(session))
         assert "secure" in client.get(f"/login/{secret}").headers["set-cookie"].lower()
@@ -287,3 +287,37 @@ def test_reading_changes_nothing(studio, client):
         if method == "GET" and path not in OPEN and "stream" not in path and "live" not in path:
             client.get(re.sub(r"{[^}]*}", "some", path))
     assert dump() == before
+
+
+def test_the_servers_log_keeps_login_secrets_to_itself(studio, caplog):
+    access = logging.getLogger("uvicorn.access")
+    with caplog.at_level(logging.INFO, "uvicorn.access"):
+        access.propagate = True
+        access.info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/login/the-secret", "1.1", 303)
+    assert "the-secret" not in caplog.text
+    assert "/login/…" in caplog.text
+
+
+@pytest.mark.box
+def test_the_doors_are_the_same_on_postgresql(postgres_settings):
+    app = create_app(postgres_settings)
+    with TestClient(app, base_url=URL, follow_redirects=False) as client:
+        with app.state.database.writing() as session:
+            admin = accounts.ensure_admin(session)
+            secret, token = accounts.create_login_link(session, admin), accounts.create_token(session, admin, "test")
+        assert client.get(f"/login/{secret}").status_code == 303
+        assert client.get(f"/login/{secret}").status_code == 401
+        assert client.get("/api/v1/runs").status_code == 200
+        client.cookies.clear()
+        client.headers["authorization"] = f"Bearer {token}"
+        dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()
+        policy = client.post("/api/v1/models", json={"kind": "policy", "source": "hub", "name": "a/b"}).json()
+        recipe = {"dataset": dataset["id"], "policy": {"model": policy["id"]}, "weights": {"lambda": 1}}
+        run = client.post("/api/v1/runs", json=recipe, headers={"idempotency-key": "one"})
+        assert client.post("/api/v1/runs", json=recipe, headers={"idempotency-key": "one"}).json() == run.json()
+        assert client.delete(f"/api/v1/models/{policy['id']}").status_code == 409
+        assert client.get(f"/api/v1/runs/{run.json()['id']}/events").json()["last_seq"] == 1
+        assert client.get("/api/v1/runs/%00").status_code in {404, 422}
+        bad = client.post("/api/v1/models", json={"kind": "policy", "source": "hub", "name": "a\0b"})
+        assert bad.status_code == 422
+        assert client.get("/api/v1/models?after=a%00b").status_code in {200, 422}

@@ -1,0 +1,239 @@
+"""`varstudio` as a user types it: a real studio behind it, sentences when something is wrong."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = "".join(json.dumps({"prompt": f"Q {n}?", "chosen": f"Kind {n}.", "rejected": f"Rude {n}."}) + "\n" for n in range(20))
+START_SECONDS = 60
+
+
+@dataclass
+class Shell:
+    """A terminal in a folder of its own, with nothing of ours in the environment."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command, carried out in this process: starting Python for each would take most of the time."""
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+            for name in list(os.environ):
+                if name.startswith("STUDIO_"):
+                    patch.delenv(name)
+            for name, value in {**self.environment, **environment}.items():
+                patch.setenv(name, value)
+            patch.chdir(self.folder)
+            try:
+                status = cli.run([str(argument) for argument in arguments])
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+    def must(self, *arguments: object) -> str:
+        done = self(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fails(self, *arguments: object, **environment: str) -> str:
+        """The sentence of a command that can't do what was asked."""
+        done = self(*arguments, **environment)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()
+        return done.stderr.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_shell(folder: Path, **environment: str) -> Shell:
+    base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STUDIO_PORT": str(free_port())}
+    return Shell(folder, {**base, **environment})
+
+
+def start(shell: Shell, *options: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """`varstudio up`, and what it has printed when the studio answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", *options],
+        cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout:
+        return process, [process.stdout.readline(), process.stdout.readline()]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory) -> Iterator[Shell]:
+    """A terminal beside a running studio without a worker."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "models").mkdir()
+    shell = make_shell(folder, STUDIO_MODEL_ROOTS=str(folder / "models"))
+    process, printed = start(shell, "--no-worker")
+    assert printed[0].startswith("VAR Studio is at http://127.0.0.1:")
+    assert "/login/" in printed[1]
+    yield shell
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def field(output: str, name: str) -> str:
+    return re.search(rf"^{name} +(.+)$", output, re.MULTILINE)[1]
+
+
+def test_up_leaves_a_token_that_only_the_user_can_read(shell):
+    path = shell.folder / "var" / "cli-token"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (shell.folder / "var").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_up_says_that_the_port_is_taken(shell):
+    assert "can't be used" in shell.fails("up", "--no-worker")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "studio.example"])
+def test_up_does_not_listen_to_other_machines_by_accident(shell, host):
+    assert "STUDIO_PUBLIC_URL" in shell.fails("up", "--host", host, "--no-worker")
+
+
+def test_data_sets_are_added_listed_shown_mapped_and_deleted(shell):
+    (shell.folder / "pairs.jsonl").write_text(PAIRS)
+    (shell.folder / "odd.jsonl").write_text('{"a": "Q?", "b": "Kind.", "c": "Rude."}\n')
+    (shell.folder / "mapping.yaml").write_text("shape: pair\ncolumns: {prompt: a, chosen: b, rejected: c}\n")
+    added = shell.must("datasets", "add", "pairs.jsonl", "--name", "Help desk")
+    assert field(added, "state") == "ready"
+    dataset_id = field(added, "id")
+    assert f"{dataset_id}  Help desk" in shell.must("datasets", "list")
+    assert "20 from 20 rows" in shell.must("datasets", "show", dataset_id)
+    assert "Map them" in shell.fails("datasets", "add", "odd.jsonl")
+    odd_id = re.search(r"^(data_\S+)  odd", shell.must("datasets", "list"), re.MULTILINE)[1]
+    assert field(shell.must("datasets", "map", odd_id, "mapping.yaml"), "state") == "ready"
+    assert field(shell.must("datasets", "add", "odd.jsonl", "--mapping", "mapping.yaml"), "examples").startswith("1 ")
+    shell.must("datasets", "delete", odd_id)
+    assert "no data set" in shell.fails("datasets", "show", odd_id)
+
+
+def test_models_are_added_listed_and_deleted(shell):
+    model_id = field(shell.must("models", "add", "small/policy", "--kind", "policy"), "id")
+    assert model_id in shell.must("models", "list", "--kind", "policy")
+    assert "allowed folder" in shell.fails("models", "add", "/etc")
+    shell.must("models", "delete", model_id)
+
+
+def launch(shell: Shell) -> str:
+    (shell.folder / "pairs.jsonl").write_text(PAIRS)
+    dataset_id = field(shell.must("datasets", "add", "pairs.jsonl"), "id")
+    policy_id = field(shell.must("models", "add", "small/policy"), "id")
+    recipe = {"name": "By file", "dataset": dataset_id, "policy": {"model": policy_id}, "weights": {"lambda": 0.5}}
+    (shell.folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return shell.must("runs", "launch", "recipe.yaml", "--lambda", "0.3", "--steps", "2").strip()
+
+
+def test_runs_are_launched_steered_and_watched(shell):
+    run_id = launch(shell)
+    run = json.loads(shell.must("runs", "show", run_id))
+    assert (run["name"], run["recipe"]["weights"]["lambda"], run["recipe"]["training"]["steps"]) == ("By file", 0.3, 2)
+    assert run_id in shell.must("runs", "list", "--state", "queued")
+    assert "no artifact" in shell.fails("runs", "download", run_id)
+    assert shell.must("runs", "cancel", run_id).strip() == "cancelled"
+    watched = shell("runs", "watch", run_id)
+    assert watched.returncode == 1
+    assert "Queued" in watched.stdout
+    assert "cancelled" in watched.stderr
+    assert "already" in shell.fails("runs", "cancel", run_id)
+    shell.must("runs", "delete", run_id)
+
+
+def test_users_tokens_and_links_are_made_on_the_server(shell):
+    assert "/login/" in shell.must("users", "add", "ada")
+    assert "ada" in shell.must("users", "list")
+    assert "already" in shell.fails("users", "add", "ada")
+    token = shell.must("tokens", "create", "--user", "ada", "--scope", "read").strip()
+    assert "only read" in shell.fails("models", "add", "a/b", STUDIO_TOKEN=token)
+    link = shell.must("login-link").strip()
+    assert httpx.get(link, follow_redirects=False).status_code == 303
+    assert httpx.get(link, follow_redirects=False).status_code == 401
+    assert "no user" in shell.fails("login-link", "--user", "nobody")
+    assert "of this version" in shell.must("db", "upgrade")
+
+
+def test_every_mistake_is_a_sentence(shell, tmp_path):
+    (shell.folder / "broken.yaml").write_text("a: [1")
+    (shell.folder / "list.yaml").write_text("- 1")
+    (shell.folder / "bad.yaml").write_text("dataset: d\npolicy: {model: x}\nweights: {lambda: -1, preset: best}\n")
+    assert "No such command" in shell.fails("lunch")
+    assert "no file" in shell.fails("datasets", "add", "none.jsonl")
+    assert "line" in shell.fails("runs", "launch", "broken.yaml")
+    assert "recipe" in shell.fails("runs", "launch", "list.yaml")
+    assert "weights.lambda" in shell.fails("runs", "launch", "bad.yaml")
+    assert "weights.lambda" in shell.fails("train", "bad.yaml")
+    assert "isn't known" in shell.fails("runs", "list", STUDIO_TOKEN="wrong")
+    assert "No token" in shell.fails("runs", "list", STUDIO_DATA_DIR=str(tmp_path))
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert "No studio answers" in shell.fails("runs", "list", STUDIO_URL=nobody, STUDIO_TOKEN="x")
+    assert "STUDIO_PORT" in shell.fails("runs", "list", STUDIO_PORT="many")
+
+
+def test_up_ends_when_a_part_of_it_ends_and_says_so(tmp_path):
+    shell = make_shell(tmp_path)
+    process, _ = start(shell, "--no-worker")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 1
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert process.wait(30) == 1
+
+
+def test_the_children_end_with_a_killed_up(tmp_path):
+    shell = make_shell(tmp_path)
+    process, _ = start(shell, "--no-worker")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"http://127.0.0.1:{shell.environment['STUDIO_PORT']}/healthz", timeout=2)
+        except httpx.TransportError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the web process outlived varstudio up")
+
+
+def test_train_runs_a_recipe_without_a_server(tmp_path, shared):
+    shell = make_shell(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps(
+            {
+                "dataset": "pairs.jsonl",
+                "policy": {"model": str(shared / "models/stories260K-hf")},
+                "weights": {"lambda": 0.5, "preset": "within_prompt"},
+                "tokens": {"max_prompt": 16, "max_response": 16},
+                "training": {"batch_size": 4, "steps": 2},
+                "evaluation": {"num_prompts": 1, "max_new_tokens": 4},
+            }
+        )
+    )
+    printed = shell.must("train", "recipe.yaml", "--to", "out")
+    assert "20 examples, 40 responses from 20 rows." in printed
+    assert (tmp_path / "out/runs/run/artifacts/model/config.json").is_file()
+    assert "--resume" in shell.fails("train", "recipe.yaml", "--to", "out")
