@@ -107,10 +107,11 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
         answers = generate_answers(seed, scaled(NUM_ANSWERS, scale), taken)
         model = models.train_policy(tokenizer, answers, seed, reporter(part))
     else:
-        pairs = generate_pairs(seed + 1, scaled(NUM_COMPARISONS, scale) + NUM_TEST_PAIRS, taken)
-        model = models.train_reward(tokenizer, pairs[NUM_TEST_PAIRS:], seed, reporter(part))
-        accuracy = models.pair_accuracy(model, models.encode_pairs(tokenizer, pairs[:NUM_TEST_PAIRS]), tokenizer.pad_token_id)
-        say(part, f"prefers the better answer in {accuracy:.0%} of {NUM_TEST_PAIRS} pairs it has not seen")
+        num_tests = scaled(NUM_TEST_PAIRS, scale)
+        pairs = generate_pairs(seed + 1, scaled(NUM_COMPARISONS, scale) + num_tests, taken)
+        model = models.train_reward(tokenizer, pairs[num_tests:], seed, reporter(part))
+        accuracy = models.pair_accuracy(model, models.encode_pairs(tokenizer, pairs[:num_tests]), tokenizer.pad_token_id)
+        say(part, f"prefers the better answer in {accuracy:.0%} of {num_tests} pairs it has not seen")
     folder, fresh = out_dir / part, out_dir / f"{part}.part-{os.getpid()}"
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
