@@ -105,6 +105,9 @@ function usedBins(columns, edges) {
   return [Math.max(0, first - 1), Math.min(edges.length, last + 1)];
 }
 
+// Odd bins begin at whole powers of ten; only they are labelled.
+const wholePowers = (first) => (at) => (first + at) % 2 === 1;
+
 function binLabel(bin, edges) {
   if (bin === 0) return `< ${edges[0].toExponential(0)}`;
   const low = edges[bin - 1];
@@ -119,7 +122,7 @@ function histogramOption(spec, store, colours, edges) {
   return {
     animation: false,
     grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
-    xAxis: { type: "category", data: bins.map((bin) => binLabel(bin, edges)), axisLabel: { ...label, interval: 1, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
+    xAxis: { type: "category", data: bins.map((bin) => binLabel(bin, edges)), axisLabel: { ...label, interval: wholePowers(first), hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
     yAxis: { type: "value", minInterval: 1, axisLabel: label, splitLine: { lineStyle: { color: colours.line } } },
     tooltip: { ...tooltip(colours, (value) => `${value} responses`), axisPointer: { type: "shadow", shadowStyle: { opacity: 0.08 } } },
     series: [{ type: "bar", name: "", data: bins.map((bin) => counts[bin] ?? 0), barCategoryGap: "12%", itemStyle: { color: colours.policy, borderRadius: [2, 2, 0, 0] }, emphasis: { disabled: true } }],
@@ -139,7 +142,7 @@ function heatmapOption(spec, store, colours, edges) {
     animation: false,
     grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
     xAxis: { type: "category", data: store.columns.map(([step]) => step), axisLabel: { ...label, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
-    yAxis: { type: "category", data: bins, axisLabel: { ...label, interval: 1 }, axisLine: { show: false }, axisTick: { show: false } },
+    yAxis: { type: "category", data: bins, axisLabel: { ...label, interval: wholePowers(first) }, axisLine: { show: false }, axisTick: { show: false } },
     visualMap: { show: false, min: 0, max: 0.6, dimension: 2, inRange: { color: [colours.sunken, colours.policy] } },
     tooltip: { ...tooltip(colours, percent), trigger: "item", formatter: ({ value }) => `step ${store.columns[value[0]]?.[0]}\nw ≥ ${bins[value[1]]}: ${percent(value[2])} of the responses` },
     series: [{ type: "heatmap", data: cells, progressive: 0, emphasis: { disabled: true } }],

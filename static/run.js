@@ -71,6 +71,7 @@ function onState(html) {
   const { state } = status.dataset;
   announce(`The run is ${state}`);
   document.title = document.title.replace(/^(?:\[\w+\] )?/, state === "running" ? "" : `[${state}] `);
+  byId("progress-bar").classList.toggle("done", state === "succeeded");
   if (state === "succeeded") for (const item of byId("stepper").children) { item.dataset.at = "done"; item.removeAttribute("aria-current"); }
   if (state !== "running") byId("time-left").textContent = "";
 }

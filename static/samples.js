@@ -44,6 +44,7 @@ export function addSample(article) {
     steps.push(step);
     steps.sort((a, b) => a - b);
     slider.max = steps.length - 1;
+    slider.hidden = steps.length < 2;
     document.getElementById("sample-slider").hidden = false;
     document.getElementById("no-samples").hidden = true;
     const group = document.createElement("div");

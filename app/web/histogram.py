@@ -6,7 +6,7 @@ from typing import Any
 
 from app.web.format import count
 
-WIDTH, HEIGHT, GAP = 360, 96, 0.12
+WIDTH, HEIGHT, GAP, WIDEST = 360, 96, 0.12, 60
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
     values = {float(value): int(times) for value, times in ((facts.get("ratings") or {}).get("values") or {}).items()}
     if len(values) < 2:
         return None
-    slot = WIDTH / len(values)
+    slot = min(WIDEST, WIDTH / len(values))
     highest = max(values.values())
     bars, labels = [], []
     for place, (value, times) in enumerate(sorted(values.items())):
@@ -70,7 +70,7 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
     edges = counted[0][1]["edges"]
     used = [place for place in range(len(edges)) if any(facts["histogram"][place] for _, facts in counted)]
     first, last = used[0], used[-1]
-    slot = WIDTH / (last - first + 1)
+    slot = min(WIDEST, WIDTH / (last - first + 1))
     highest = max(max(facts["histogram"]) for _, facts in counted)
     bars = []
     for rank, (tone, facts) in enumerate(counted):
