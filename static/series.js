@@ -4,61 +4,101 @@
 export const MAX_POINTS = 2000;
 export const MAX_COLUMNS = 240;
 
-// Keep the smallest and the largest of each four neighbours, in their order: half the points, all the peaks.
-export function thin(points) {
-  const kept = [];
-  for (let start = 0; start < points.length; start += 4) {
-    const group = points.slice(start, start + 4);
-    const known = group.filter(([, value]) => value !== null);
-    if (!known.length) { kept.push(group[0]); continue; }
-    const low = known.reduce((a, b) => (b[1] < a[1] ? b : a));
-    const high = known.reduce((a, b) => (b[1] > a[1] ? b : a));
-    kept.push(...(low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]));
-  }
-  return kept;
-}
-
-// Add neighbouring histograms up: half the columns, no response lost.
-export function merge(columns) {
-  const merged = [];
-  for (let at = 0; at < columns.length; at += 2) {
-    const [step, counts] = columns[at];
-    const next = columns[at + 1];
-    merged.push(next ? [next[0], counts.map((one, bin) => one + next[1][bin])] : [step, counts]);
-  }
-  return merged;
-}
-
 function dropFrom(list, step) {
   while (list.length && list[list.length - 1][0] >= step) list.pop();
 }
 
+// The smallest and the largest of some points, in their order: no peak is lost.
+function extremes(points) {
+  const known = points.filter(([, value]) => value !== null);
+  if (points.length < 3 || !known.length) return points.slice(0, 2);
+  const low = known.reduce((a, b) => (b[1] < a[1] ? b : a));
+  const high = known.reduce((a, b) => (b[1] > a[1] ? b : a));
+  if (low === high) return [low];
+  return low[0] < high[0] ? [low, high] : [high, low];
+}
+
+// A series in which each range of `width` steps that is over holds at most two points; the width doubles as it grows.
+function makeSeries(points) {
+  let width = 1;
+  let open = points.length; // where the range that isn't over begins
+  const range = ([step]) => Math.floor(step / width);
+
+  function thin() {
+    width *= 2;
+    const groups = new Map();
+    for (const point of points) groups.set(range(point), [...(groups.get(range(point)) ?? []), point]);
+    points = [...groups.values()].flatMap(extremes);
+    open = points.length;
+  }
+
+  return {
+    get points() { return points; },
+    add(step, value) {
+      this.cut(step - 1);
+      const point = [step, value];
+      if (open < points.length && range(points[open]) !== range(point)) {
+        points.push(...extremes(points.splice(open)));
+        open = points.length;
+      }
+      points.push(point);
+      while (points.length > MAX_POINTS) thin();
+    },
+    cut(step) {
+      dropFrom(points, step + 1);
+      open = Math.min(open, points.length);
+    },
+  };
+}
+
+// Columns [last step, counts], each the sum over `width` steps; the width doubles as they grow.
+function makeColumns(columns) {
+  const first = columns[0]?.[0] ?? 1;
+  let width = Math.max(1, Math.round(((columns.at(-1)?.[0] ?? 1) - first) / Math.max(1, columns.length - 1)));
+  const range = (step) => Math.floor((step - 1) / width);
+
+  function put(list, [step, counts]) {
+    const last = list.at(-1);
+    if (last && range(last[0]) === range(step)) list[list.length - 1] = [step, counts.map((one, bin) => one + last[1][bin])];
+    else list.push([step, counts]);
+  }
+
+  return {
+    get all() { return columns; },
+    add(step, counts) {
+      dropFrom(columns, step);
+      put(columns, [step, counts]);
+      while (columns.length > MAX_COLUMNS) {
+        width *= 2;
+        const wider = [];
+        for (const column of columns) put(wider, column);
+        columns = wider;
+      }
+    },
+    cut(step) { dropFrom(columns, step + 1); },
+  };
+}
+
 export function makeStore({ series, histograms }) {
-  const store = { series: new Map(Object.entries(series)), columns: histograms, last: histograms.at(-1) ?? null };
+  const drawn = new Map(Object.entries(series).map(([key, points]) => [key, makeSeries(points)]));
+  const columns = makeColumns(histograms);
+  let last = histograms.at(-1) ?? null;
 
-  store.get = (key) => store.series.get(key) ?? [];
-
-  store.add = (step, metrics, histogram) => {
-    for (const [key, value] of Object.entries(metrics)) {
-      let points = store.series.get(key);
-      if (!points) continue; // not drawn
-      dropFrom(points, step);
-      points.push([step, value]);
-      if (points.length > MAX_POINTS) points = thin(points);
-      store.series.set(key, points);
-    }
-    if (!histogram?.length) return;
-    dropFrom(store.columns, step);
-    store.columns.push([step, histogram]);
-    store.last = [step, histogram];
-    if (store.columns.length > MAX_COLUMNS) store.columns = merge(store.columns);
+  return {
+    get: (key) => drawn.get(key)?.points ?? [],
+    get columns() { return columns.all; },
+    get last() { return last; },
+    add(step, metrics, histogram) {
+      for (const [key, value] of Object.entries(metrics)) drawn.get(key)?.add(step, value);
+      if (!histogram?.length) return;
+      columns.add(step, histogram);
+      last = [step, histogram];
+    },
+    // A resumed attempt makes the steps after `step` again.
+    cut(step) {
+      for (const one of drawn.values()) one.cut(step);
+      columns.cut(step);
+      last = columns.all.at(-1) ?? null;
+    },
   };
-
-  // A resumed attempt makes the steps after `step` again.
-  store.cut = (step) => {
-    for (const points of store.series.values()) dropFrom(points, step + 1);
-    dropFrom(store.columns, step + 1);
-    store.last = store.columns.at(-1) ?? null;
-  };
-  return store;
 }
