@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = Database(settings)
     app.state.bell = app.state.database.bell
     app.state.files = Files(settings.root)
+    app.state.gates = WeakKeyDictionary()
     app.state.shared_reads = SharedReads(app.state.database)
     app.state.ingest = IngestPool(settings)
     app.state.failed_tries = FailedTries()

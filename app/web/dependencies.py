@@ -3,11 +3,16 @@
 A WriteSession commits after the route returns and before the response is sent; it rolls back when the route raises.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar, cast
+from weakref import WeakKeyDictionary
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Forbidden, Unauthenticated
@@ -18,6 +23,12 @@ from app.store.bell import Bell
 from app.store.database import Database
 from app.store.files import Files
 from app.web.security import SAFE_METHODS, SESSION_COOKIE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NUM_READERS = 24  # below the number of threads (40) and of connections (50)
+NUM_WRITERS = 8  # on PostgreSQL; SQLite has one
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,40 @@ def find_credential(request: Request) -> tuple[str, str]:
 CurrentUser = Annotated[Identity, Depends(require_user)]
 
 
-def read_session(database: CurrentDatabase, _user: CurrentUser) -> Iterator[Session]:
-    with database.reading() as session:
+class Gates:
+    """Where requests wait for a session: in the event loop, not in a thread.
+
+    A session is held while its route waits for a thread. If others waited for a session in all of the threads, none would
+    be left for the one that holds it, and nothing would move until a timeout.
+    """
+
+    def __init__(self, num_writers: int) -> None:
+        self.reading = asyncio.Semaphore(NUM_READERS)
+        self.writing = asyncio.Semaphore(num_writers)
+        self.own_threads = CapacityLimiter(num_writers)
+
+
+def get_gates(request: Request) -> Gates:
+    """The gates of this event loop."""
+    known: WeakKeyDictionary[asyncio.AbstractEventLoop, Gates] = request.app.state.gates
+    loop = asyncio.get_running_loop()
+    if loop not in known:
+        known[loop] = Gates(1 if request.app.state.database.is_sqlite else NUM_WRITERS)
+    return known[loop]
+
+
+async def write_apart(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that opens a writing session itself, in threads kept for such."""
+    return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=get_gates(request).own_threads)
+
+
+async def read_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
+    async with get_gates(request).reading, contextmanager_in_threadpool(database.reading()) as session:
         yield session
 
 
-def write_session(database: CurrentDatabase, _user: CurrentUser) -> Iterator[Session]:
-    with database.writing() as session:
+async def write_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
+    async with get_gates(request).writing, contextmanager_in_threadpool(database.writing()) as session:
         yield session
 
 

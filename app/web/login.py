@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.domain.errors import Unauthenticated
 from app.services import accounts
-from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession
+from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession, write_apart
 from app.web.rendering import Context, render
 from app.web.security import SESSION_COOKIE, FailedTries
 
@@ -31,12 +31,12 @@ def show_login(request: Request, next: Next = "/") -> Response:
 
 
 @router.get("/login/{secret}")
-def follow_link(request: Request, secret: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
-    return sign_in(request, secret, "/", settings, database)
+async def follow_link(request: Request, secret: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
+    return await write_apart(request, sign_in, request, secret, "/", settings, database)
 
 
 @router.post("/login")
-def submit_login(
+async def submit_login(
     request: Request,
     settings: CurrentSettings,
     database: CurrentDatabase,
@@ -44,7 +44,7 @@ def submit_login(
     next: Annotated[str, Form(max_length=2000)] = "/",
 ) -> Response:
     """Takes the secret alone or the whole link."""
-    return sign_in(request, secret.strip().rsplit("/", 1)[-1], own_path(next), settings, database)
+    return await write_apart(request, sign_in, request, secret.strip().rsplit("/", 1)[-1], own_path(next), settings, database)
 
 
 @inner_router.post("/logout")

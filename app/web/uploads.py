@@ -21,6 +21,7 @@ from app.services import datasets
 from app.services.datasets import process_within
 from app.store.database import Database
 from app.store.files import Files, Upload
+from app.web.dependencies import write_apart
 
 FILE_FIELD = "file"
 MAX_FIELDS = 20
@@ -188,7 +189,7 @@ async def take_dataset(request: Request, owner_id: str) -> str:
     state = request.app.state
     with open_form(request, state.files, state.settings.max_upload_bytes) as reception:
         await reception.read()
-        dataset_id = await run_in_threadpool(keep_dataset, state.database, state.files, owner_id, reception)
+        dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)
     await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
     return dataset_id
 

@@ -24,6 +24,7 @@ from app.web.dependencies import (
     CurrentUser,
     ReadSession,
     WriteSession,
+    write_apart,
 )
 from app.web.exports import as_csv, as_json_lines
 from app.web.uploads import WAITS, take_dataset
@@ -149,6 +150,7 @@ def preview_dataset(session: ReadSession, files: CurrentFiles, user: CurrentUser
 
 @router.post("/{dataset_id}/mapping", operation_id="map_dataset", summary="Map the columns")
 async def map_dataset(
+    request: Request,
     mapping: ColumnMapping,
     database: CurrentDatabase,
     files: CurrentFiles,
@@ -157,7 +159,7 @@ async def map_dataset(
     dataset_id: str,
 ) -> DatasetDetail:
     """Reads the file again with this mapping. 409 while a run uses the data set."""
-    await run_in_threadpool(remap, database, files, user.id, dataset_id, mapping)
+    await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
     await to_thread.run_sync(service.process_within, database, files, ingest, dataset_id, limiter=WAITS)
     return await run_in_threadpool(read_detail, database, user.id, dataset_id)
 

@@ -3,14 +3,26 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from starlette.concurrency import run_in_threadpool
 
 from app.services import models as service
+from app.settings import Settings
 from app.store import models as store
+from app.store.database import Database
+from app.store.files import Files
 from app.store.tables import Model
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import (
+    CurrentDatabase,
+    CurrentFiles,
+    CurrentSettings,
+    CurrentUser,
+    ReadSession,
+    WriteSession,
+    write_apart,
+)
 from app.web.errors import Fault
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -74,8 +86,9 @@ EXAMPLES = {
 
 
 @router.post("", status_code=201, operation_id="add_model", summary="Add a model")
-def add_model(
-    request: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],
+async def add_model(
+    asked: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],
+    request: Request,
     database: CurrentDatabase,
     files: CurrentFiles,
     settings: CurrentSettings,
@@ -83,12 +96,21 @@ def add_model(
     response: Response,
 ) -> ModelView:
     """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind."""
-    with database.reading() as session:  # the look takes a while; a transaction that writes must not wait for it
-        candidate = service.examine(session, files, settings, owner_id=user.id, **request.model_dump())
+    candidate = await run_in_threadpool(examine, database, files, settings, user.id, asked)
+    added = await write_apart(request, add, database, files, user.id, candidate)
+    response.headers["location"] = f"/api/v1/models/{added.id}"
+    return added
+
+
+def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.Candidate:
+    """The look takes a while, so it stands before the transaction that writes."""
+    with database.reading() as session:
+        return service.examine(session, files, settings, owner_id=owner_id, **asked.model_dump())
+
+
+def add(database: Database, files: Files, owner_id: str, candidate: service.Candidate) -> ModelView:
     with database.writing() as session:
-        model = service.add(session, files, user.id, candidate)
-        response.headers["location"] = f"/api/v1/models/{model.id}"
-        return show(model)
+        return show(service.add(session, files, owner_id, candidate))
 
 
 @router.get("", operation_id="list_models", summary="List models")

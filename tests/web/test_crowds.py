@@ -1,0 +1,35 @@
+"""Many at once: nobody waits for a thread that waits for somebody."""
+
+import asyncio
+import time
+
+import httpx
+
+
+async def crowd(server, size: int, method: str, path: str, body=None) -> list[httpx.Response]:
+    """The same request from `size` clients at once."""
+    headers = {"authorization": f"Bearer {server.studio.token}"}
+    limits = httpx.Limits(max_connections=size)
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60, limits=limits) as client:
+        return await asyncio.gather(*(client.request(method, path, json=body) for _ in range(size)))
+
+
+def test_a_hundred_launches_at_once_are_all_queued_once(server):
+    started = time.monotonic()
+    answers = asyncio.run(crowd(server, 100, "POST", "/api/v1/runs", server.studio.ingredients()))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 100
+    assert time.monotonic() - started < 12  # a stand-still would last as long as the database's timeout of 15 s
+
+
+def test_two_hundred_readers_at_once_are_all_answered(server):
+    started = time.monotonic()
+    answers = asyncio.run(crowd(server, 200, "GET", "/api/v1/runs"))
+    assert {answer.status_code for answer in answers} == {200}
+    assert time.monotonic() - started < 12
+
+
+def test_models_added_at_once_are_all_added(server):
+    body = {"kind": "policy", "source": "hub", "name": "small/policy"}
+    answers = asyncio.run(crowd(server, 60, "POST", "/api/v1/models", body))
+    assert {answer.status_code for answer in answers} == {201}
