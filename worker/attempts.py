@@ -55,7 +55,7 @@ class RunningAttempt:
         self._tail = SpoolTail(folder / "events.jsonl")
         self._pending: list[SpoolLine] = []
         self._outcome: OutcomeReached | None = None
-        self._renew_at = time.monotonic() + settings.heartbeat_seconds
+        self._renew_at = 0.0  # at once: starting the process may have taken a good part of the lease
         self._retry_at = 0.0
         self._num_errors = 0
         self._cancelled_at: float | None = None

@@ -157,8 +157,9 @@ class Supervisor:
                 attempt.cancel()
 
     def _take_back(self) -> None:
+        mine = [attempt.claim.run_id for attempt in self._running.values()]  # this worker lives, however late it renews
         with self.database.writing() as session:
-            taken = attempts.reap(session, max_attempts=self.settings.max_attempts)
+            taken = attempts.reap(session, max_attempts=self.settings.max_attempts, spare=mine)
         for run_id in taken:
             log.warning("took back a run whose worker is gone", extra={"run_id": run_id})
 

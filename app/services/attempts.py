@@ -4,6 +4,7 @@ A claim gives a fencing token, one higher each time. Every later write names it;
 StaleToken. Leases are in database time, the one clock all machines share.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,10 +157,13 @@ def lose(
     return RunState(run.state)
 
 
-def reap(session: Session, *, max_attempts: int = MAX_ATTEMPTS) -> list[str]:
-    """Take back the runs whose lease is over. Two reapers at once take different ones. Returns their ids."""
-    query = select(Run).where(Run.state == RunState.RUNNING, Run.lease_expires_at < now(session)).order_by(Run.id)
-    expired = list(session.scalars(query.with_for_update(skip_locked=True)))
+def reap(session: Session, *, max_attempts: int = MAX_ATTEMPTS, spare: Collection[str] = ()) -> list[str]:
+    """Take back the runs whose lease is over, but for those in `spare`. Two reapers at once take different ones.
+
+    Returns their ids.
+    """
+    query = select(Run).where(Run.state == RunState.RUNNING, Run.lease_expires_at < now(session), Run.id.not_in(spare))
+    expired = list(session.scalars(query.order_by(Run.id).with_for_update(skip_locked=True)))
     for run in expired:
         reason = f"Nothing was heard of worker {run.worker_id} for too long: it, or its machine, has stopped."
         _lose(session, run, "lost", reason, "Look at the worker's log on its machine.", "", max_attempts)

@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
 from app.store.files import Files
-from tests.conftest import Library
+from tests.conftest import Library, make_library
 from tests.flow.watching import (
     assert_nothing_runs,
     assert_whole,
@@ -37,9 +37,10 @@ def start(settings: Settings, database: Database, files: Files) -> Iterator[Star
     """Start supervisors in threads; they are stopped and waited for at the end."""
     started: list[tuple[Supervisor, threading.Thread]] = []
 
-    def start_one(*arguments: str, patience: Patience | None = None, **changes: object) -> Supervisor:
+    def start_one(*arguments: str, patience: Patience | None = None, on: Database | None = None, **changes: object) -> Supervisor:
         changed = settings.model_copy(update={"worker_name": f"worker-{len(started)}", "grace_seconds": 5.0, **changes})
-        supervisor = Supervisor(changed, database, files, runner_command=(*STAND_IN, *arguments), patience=patience, gpus=[])
+        command = (*STAND_IN, *arguments)
+        supervisor = Supervisor(changed, on or database, files, runner_command=command, patience=patience, gpus=[])
         thread = threading.Thread(target=supervisor.run)
         started.append((supervisor, thread))
         thread.start()
@@ -222,16 +223,30 @@ def test_while_the_database_is_locked_the_runner_goes_on_and_nothing_is_lost(
     assert_whole(database, run_id, steps=40)
 
 
-def test_two_workers_share_ten_runs_and_each_runs_once(start: Start, database: Database, library: Library) -> None:
+def test_two_workers_share_ten_runs_and_each_runs_once(start: Start, either_database: Database) -> None:
+    database = either_database
+    library = make_library(database)
     run_ids = [launch(database, library) for _ in range(10)]
     for _ in range(2):
-        start("steps=3", "pause=0", worker_slots=2)
+        start("steps=3", "pause=0", on=database, worker_slots=2)
     for run_id in run_ids:
         assert wait_for_end(database, run_id, 30).attempt == 1
         assert_whole(database, run_id, steps=3)
     with database.reading() as session:
         workers = {runs.list_attempts(session, run_id)[0].worker_id for run_id in run_ids}
     assert workers == {"worker-0", "worker-1"}
+
+
+def test_a_fresh_supervisor_leaves_other_workers_a_whole_lease_before_it_reaps(
+    start: Start, database: Database, run_id: str
+) -> None:
+    with database.writing() as session:
+        assert attempts.begin(session, "silent since long ago", -3600) is not None
+    began = time.monotonic()
+    start(lease_seconds=2.0)
+    wait_until(lambda: fetch(database, run_id).num_failures == 1)
+    assert time.monotonic() - began > 1.9
+    assert wait_for_end(database, run_id).attempt == 2
 
 
 def test_a_worker_is_listed_while_it_lives(start: Start, database: Database) -> None:

@@ -222,6 +222,13 @@ def test_two_reapers_and_a_hundred_dead_runs_requeue_each_once(either_database: 
         assert {run.num_failures for run in runs.list_runs(session, "user_ada", state="queued", limit=200)} == {1}
 
 
+def test_a_worker_does_not_reap_what_it_runs_itself(either_database: Database) -> None:
+    mine, lost = launch(either_database, make_library(either_database), 2)
+    with either_database.writing() as session:
+        assert [claim.run_id for claim in (attempts.begin(session, "late", -1), attempts.begin(session, "dead", -1)) if claim]
+        assert attempts.reap(session, spare=[mine]) == [lost]
+
+
 def test_a_living_lease_is_not_reaped(either_database: Database) -> None:
     launch(either_database, make_library(either_database))
     begin_one(either_database)
