@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from app.domain import problems
 from app.domain.dataset import Audit, DatasetState
@@ -16,7 +15,7 @@ from app.services import runs as service
 from app.store import datasets, models
 from app.store import runs as store
 from app.store.tables import Dataset, Model
-from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession
+from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
 from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten
 from app.web.rendering import Context, render
 
@@ -104,7 +103,7 @@ async def launch_run(request: Request, database: CurrentDatabase, user: CurrentU
                 return form_page(request, session, user.id, values, error=error)
         return RedirectResponse(f"/runs/{run.id}", status_code=303)
 
-    return await run_in_threadpool(launch)
+    return await write_apart(request, launch)
 
 
 def read_recipe(values: Mapping[str, str]) -> Recipe:
