@@ -54,7 +54,7 @@ function thresholds(colours, spec) {
   return {
     silent: true, symbol: "none", animation: false,
     lineStyle: { color: colours.threshold, type: "dashed", width: 1 },
-    label: { ...font, color: colours.threshold, position: "insideEndTop", formatter: (item) => item.name },
+    label: { ...font, color: colours.threshold, backgroundColor: colours.surface, padding: [1, 4], position: "insideEndTop", formatter: (item) => item.name },
     data: spec.thresholds.map(({ at, label }) => ({ yAxis: at, name: label })),
   };
 }
@@ -143,7 +143,7 @@ function heatmapOption(spec, store, colours, edges) {
     grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
     xAxis: { type: "category", data: store.columns.map(([step]) => step), axisLabel: { ...label, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
     yAxis: { type: "category", data: bins, axisLabel: { ...label, interval: wholePowers(first) }, axisLine: { show: false }, axisTick: { show: false } },
-    visualMap: { show: false, min: 0, max: 0.6, dimension: 2, inRange: { color: [colours.sunken, colours.policy] } },
+    visualMap: { show: false, min: 0, max: cells.reduce((most, [, , share]) => Math.max(most, share), 0.2), dimension: 2, inRange: { color: [colours.sunken, colours.policy] } },
     tooltip: { ...tooltip(colours, percent), trigger: "item", formatter: ({ value }) => `step ${store.columns[value[0]]?.[0]}\nw ≥ ${bins[value[1]]}: ${percent(value[2])} of the responses` },
     series: [{ type: "heatmap", data: cells, progressive: 0, emphasis: { disabled: true } }],
   };
