@@ -23,7 +23,7 @@ from pathlib import Path
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
 NUM_PAIRS = 800  # uploaded; a fifth of them is held out by the recipe
-NUM_ANSWERS = 4800  # the policy's pretraining: each is read once
+NUM_ANSWERS = 6400  # the policy's pretraining: each is read once
 NUM_COMPARISONS = 3200  # the reward model's
 NUM_TEST_PAIRS = 200
 PARTS = ("policy", "reward")
