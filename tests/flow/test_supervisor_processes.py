@@ -137,17 +137,17 @@ def test_sigterm_saves_gives_back_and_ends_the_worker(work: Work, database: Data
 def test_after_kill_9_of_the_worker_another_resumes_and_two_runners_never_step(
     work: Work, database: Database, files: Files, library: Library, with_runner: bool
 ) -> None:
-    worker = work("steps=100")
+    worker = work("steps=300")
     run_id = launch(database, library)
     wait_until(lambda: fetch(database, run_id).step >= 12)
     if with_runner:
         os.kill(runner_pid(files, run_id, 1), signal.SIGKILL)
     worker.kill()
     worker.wait()
-    work("steps=100")
-    run = wait_for_end(database, run_id, 30)
+    work("steps=300", "pause=0.005")
+    run = wait_for_end(database, run_id)
     assert (run.state, run.attempt) == ("succeeded", 2)
-    assert_whole(database, run_id, steps=100)
+    assert_whole(database, run_id, steps=300)
     assert steps_of(files, run_id, 1)[-1]["at"] < steps_of(files, run_id, 2)[0]["at"]
 
 
