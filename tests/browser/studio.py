@@ -183,7 +183,13 @@ class Writer:
 
     def claim(self) -> None:
         with self.studio.database.writing() as session:
-            attempts.beat(session, "gpu-box-1", hostname="gpu-box-1", devices=[{"index": 0, "name": "NVIDIA H200"}], slots=1)
+            attempts.beat(
+                session,
+                "gpu-box-1",
+                hostname="gpu-box-1",
+                devices=[{"index": index, "name": name} for index, name in enumerate(["NVIDIA H200"] * 4)],
+                slots=1,
+            )
             claim = attempts.begin(session, "gpu-box-1", 600)
         assert claim is not None
         self.run_id, self.token, self.n = claim.run_id, claim.token, 0
