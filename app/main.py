@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
 
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
@@ -50,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(login.router)
     app.include_router(system.open_router)
     app.include_router(inner_router())
-    app.mount("/static", StudioFiles(), name="static")
+    app.mount("/static", GZipMiddleware(StudioFiles(), minimum_size=1000, compresslevel=6), name="static")
     return app
 
 
