@@ -90,7 +90,8 @@ def test_every_service_runs_without_rights_on_a_read_only_system(services):
 
 def test_one_gpu_worker_and_one_without_are_profiles_apart(services):
     assert services["worker"]["profiles"] == ["gpu"]
-    assert services["worker"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu", "compute", "utility"]
+    (device,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu", "compute", "utility"]  # compute for CUDA, utility for nvidia-smi
     assert services["worker-cpu"]["profiles"] == ["cpu"]
     assert "deploy" not in services["worker-cpu"]
 
