@@ -13,6 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
 from app.settings import Settings
+from app.store import parquet
 from app.store.database import Database
 from app.store.files import Files
 from app.web import api, errors, login, pages
@@ -71,6 +72,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await app.state.bell.stop()
     app.state.ingest.close()
+    parquet.close()
     app.state.database.close()
 
 

@@ -4,11 +4,7 @@ pool = IngestPool(settings); pool.start()
 reply = pool.run({"source": …, "target": …, "mapping": …}, timeout=60.0)
 """
 
-import contextlib
-import json
 import logging
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,17 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
+from app.store.child import Child
 
 PRESPAWNED, MOST = 2, 6
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 10
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {  # nothing secret reaches the child
-    "PYTHONPATH": str(ROOT),
-    "PYTHONUTF8": "1",
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-}
+MODULE = "app.ingest"
 STOPPED = {
     "status": "invalid",
     "error": {
@@ -41,60 +31,6 @@ CLOSING = "The studio is shutting down. The file is kept and read at its next st
 P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class Child:
-    """One process of `python -m app.ingest`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "app.ingest"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def ask(self, job: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """The reply; None when the child died or was stopped after `timeout` seconds."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        timer = threading.Timer(timeout, self._process.kill)
-        timer.start()
-        try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except OSError:
-            line = ""
-        finally:
-            timer.cancel()
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            self.stop()
-            return None
-        return reply if isinstance(reply, dict) else None
-
-    def kill(self) -> None:
-        """End the process; whoever waits for its reply gets none."""
-        self._process.kill()
-
-    def stop(self) -> None:
-        """End the process and wait for it."""
-        self.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
 
 
 class IngestPool:
@@ -111,7 +47,7 @@ class IngestPool:
 
     def start(self) -> None:
         """Start the first children, so that the first upload need not wait for them."""
-        children = [Child() for _ in range(PRESPAWNED)]
+        children = [Child(MODULE) for _ in range(PRESPAWNED)]
         with self._lock:
             self._idle.extend(children)
 
@@ -154,7 +90,7 @@ class IngestPool:
             with self._lock:
                 if self._closed:
                     raise Unavailable(CLOSING)
-                child = self._idle.pop() if self._idle else Child()
+                child = self._idle.pop() if self._idle else Child(MODULE)
                 if child.alive:
                     self._busy.add(child)
                     return child
@@ -164,7 +100,7 @@ class IngestPool:
         fresh = child
         if not child.alive:
             child.stop()
-            fresh = Child()
+            fresh = Child(MODULE)
         with self._lock:
             self._busy.discard(child)
             if not self._closed and len(self._idle) < PRESPAWNED:

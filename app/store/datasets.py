@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState, Example, Message, Response
 from app.domain.errors import NotFound
+from app.store import parquet
 from app.store.files import Files
 from app.store.tables import Dataset, Run
 
@@ -69,25 +70,11 @@ def preview(files: Files, dataset_id: str) -> dict[str, Any]:
 
 def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 20) -> list[Example]:
     """The examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
-    import pyarrow.parquet as pq  # 40 MB that a web process without a data page should not carry
-
-    path = examples_path(files, dataset_id)
-    if not path.is_file():
-        raise NotFound(f"The data set {dataset_id} has no examples yet.")
-    start = max(after + 1, 0)
-    found: list[Example] = []
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        first = 0
-        for index in range(file.metadata.num_row_groups):
-            num_rows = file.metadata.row_group(index).num_rows
-            if first + num_rows > start:
-                group = file.read_row_group(index, use_threads=False)
-                wanted = group.slice(max(start - first, 0), limit - len(found))
-                found.extend(as_example(row) for row in wanted.to_pylist())
-            first += num_rows
-            if len(found) >= limit:
-                break
-    return found
+    try:
+        rows = parquet.read_range(examples_path(files, dataset_id), max(after + 1, 0), limit)
+    except FileNotFoundError:
+        raise NotFound(f"The data set {dataset_id} has no examples yet.") from None
+    return [as_example(row) for row in rows]
 
 
 def as_example(row: dict[str, Any]) -> Example:

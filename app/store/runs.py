@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.domain.run import RunState
+from app.store import parquet
 from app.store.files import Files
 from app.store.tables import Attempt, Metric, Run, Worker
 
@@ -138,8 +139,4 @@ def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
 
     Raises NotFound while the run has not written the file; a batch outside the plan gives an empty list.
     """
-    import pyarrow.parquet as parquet  # only this call needs it, and it takes a while to import
-
-    path = files.artifact_path(run_id, "weights.parquet")
-    rows: list[dict[str, Any]] = parquet.read_table(path, filters=[("batch", "=", batch)]).to_pylist()
-    return rows
+    return parquet.read_value(files.artifact_path(run_id, "weights.parquet"), "batch", batch)

@@ -13,8 +13,9 @@ import pytest
 
 from app.domain.errors import Unavailable
 from app.ingest.__main__ import as_studio_error
-from app.ingest.pool import Child, IngestPool
+from app.ingest.pool import MODULE, IngestPool
 from app.settings import Settings
+from app.store.child import Child
 from tests.ingest.test_read import BAD_ROWS, REFUSED
 
 ROW = json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n"
@@ -78,7 +79,7 @@ def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
     gzip.compress(b" " * 200 * 2**20),
 ])  # fmt: skip
 def test_a_bomb_is_refused_in_bounded_memory(tmp_path, bomb):
-    child = Child()
+    child = Child(MODULE)
     reply = child.ask({**job(tmp_path, bomb), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
     status = Path(f"/proc/{child._process.pid}/status").read_text()
     child.stop()
@@ -112,14 +113,14 @@ def test_fifty_small_files_a_second(pool, tmp_path):
 
 def test_no_secret_reaches_a_child(pool, monkeypatch):
     monkeypatch.setenv("STUDIO_DATABASE_URL", "postgresql://secret")
-    child = Child()
+    child = Child(MODULE)
     environment = Path(f"/proc/{child._process.pid}/environ").read_bytes()
     child.stop()
     assert b"STUDIO" not in environment
 
 
 def test_no_bad_file_costs_much_time_or_memory(tmp_path):
-    child = Child()
+    child = Child(MODULE)
     for content in (*(content for content, _ in REFUSED.values()), *(content for content, _ in BAD_ROWS.values())):
         reply = child.ask({**job(tmp_path, content), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
         assert reply is not None

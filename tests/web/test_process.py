@@ -49,6 +49,9 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
             assert client.get("/").status_code == 200
             first_page_seconds = time.perf_counter() - started
             busy = busy_seconds(web.pid) - busy_before
+            rows = b"".join(b'{"prompt": "%d?", "chosen": "yes", "rejected": "no"}\n' % n for n in range(50))
+            made_id = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", rows)}).json()["id"]
+            assert "yes" in client.get(f"/datasets/{made_id}").text
             for path in ("/datasets", "/models", "/docs", "/api/v1/runs", "/api/v1/datasets", "/static/studio.css"):
                 assert client.get(path).status_code == 200, path
             metrics = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
