@@ -35,10 +35,30 @@ def parse(model: type[M], data: Any, error: type[InvalidInput]) -> M:
 
 
 def summary(problems: Sequence[Mapping[str, str]]) -> str:
-    """One sentence for several faults: the first in full, the others counted."""
-    first = problems[0]["message"]
+    """One sentence for several faults: the first in full, with its field, and the others counted."""
+    field, message = problems[0]["field"], problems[0]["message"]
+    first = f"{field} {message[0].lower()}{message[1:]}" if field and message.startswith(PREDICATES) else message
     more = len(problems) - 1
     return first if not more else f"{first} ({more} more {'field needs' if more == 1 else 'fields need'} a look.)"
+
+
+PREDICATES = ("Must ", "Is ")  # messages that go on from their field's name
+_BOUNDS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+_KINDS = {  # what was wanted, in words, by the first part of pydantic's name for the fault
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "an object with fields",
+    "model": "an object with fields",
+    "json": "valid JSON",
+}
 
 
 def _problem(item: Mapping[str, Any], skip: int) -> dict[str, str]:
@@ -47,39 +67,34 @@ def _problem(item: Mapping[str, Any], skip: int) -> dict[str, str]:
     if item["type"] == "fault":
         path += [str(context["field"])] if context["field"] else []
         return {"field": ".".join(path), "message": str(context["sentence"])}
-    field = ".".join(path)
-    return {"field": field, "message": _sentence(item, context, field or "the whole")}
+    return {"field": ".".join(path), "message": _sentence(item, context, path[-1] if path else "")}
 
 
-_BOUNDS = {
-    "greater_than": ("greater than", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"),
-    "less_than_equal": ("at most", "le"),
-}
-
-
-def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -> str:
-    kind, got = item["type"], _short(item.get("input"))
+def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], name: str) -> str:
+    """What is wrong, to stand beside the field: it goes on from the field's name, or stands alone."""
+    kind, got = str(item["type"]), _short(item.get("input"))
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"{field} must be {words} {context[key]:g}, not {got}."
+        return f"Must be {words} {_short(context[key])}, not {got}."
     if kind in ("enum", "literal_error"):
-        return f"{field} must be {context['expected']}, not {got}."
+        return f"Must be {context['expected']}, not {got}."
     if kind == "missing":
-        return f"{field} is missing."
+        return "Is missing."
     if kind == "extra_forbidden":
-        return f"There is no setting called {field}; check the spelling."
+        return f"There is no setting called {name}; check the spelling."
     if kind in ("string_too_long", "too_long"):
-        return f"{field} is longer than {context['max_length']} characters."
+        return f"Must not be longer than {context['max_length']} {'characters' if kind.startswith('string') else 'entries'}."
     if kind in ("string_too_short", "too_short"):
-        return f"{field} must not be empty."
+        return "Must not be empty."
     if kind == "finite_number":
-        return f"{field} must be a finite number."
-    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", f"{field} must be")
+        return "Must be a finite number."
+    wanted = _KINDS.get(kind.split("_")[0])
+    if wanted is not None and kind.endswith(("_type", "_parsing", "_from_float", "_invalid")):
+        return f"Must be {wanted}, not {got}."
+    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "Must")
     return message if message.endswith(".") else f"{message}."
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = f"{value:g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

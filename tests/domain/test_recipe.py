@@ -45,7 +45,7 @@ def test_asking_for_cross_rewards_without_a_model_is_refused_at_the_field() -> N
 @pytest.mark.parametrize("value", [0, -1, 1e308, math.nan, math.inf, 2**63, "much"])
 def test_lambda_must_be_a_positive_finite_number(value: Any) -> None:
     fields = problem_fields(recipe(weights={"preset": "paper", "lambda": value}))
-    assert fields["weights.lambda"].startswith("weights.lambda must be")
+    assert fields["weights.lambda"].startswith("Must be")
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
@@ -55,7 +55,7 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 def test_a_misspelt_setting_is_named_by_its_path() -> None:
     fields = problem_fields(recipe(training={"batchsize": 4}))
-    assert fields == {"training.batchsize": "There is no setting called training.batchsize; check the spelling."}
+    assert fields == {"training.batchsize": "There is no setting called batchsize; check the spelling."}
 
 
 def test_lambda_or_a_target_but_not_both_and_not_neither() -> None:
@@ -82,3 +82,22 @@ def test_a_micro_batch_cannot_exceed_the_batch() -> None:
 def test_every_setting_has_a_help_text_or_is_a_group() -> None:
     schema = Recipe.model_json_schema(by_alias=True)
     assert schema["properties"]["max_examples"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (0.0, "weights.lambda must be greater than 0, not 0."),
+        ("much", "weights.lambda must be a number, not 'much'."),
+        (2e6, "weights.lambda must be at most 1e+06, not 2e+06."),
+    ],
+)
+def test_the_one_sentence_names_the_field_that_the_message_stands_beside(value: Any, sentence: str) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(recipe(weights={"preset": "paper", "lambda": value}))
+    assert caught.value.detail == sentence
+
+
+def test_a_recipe_that_is_no_object_is_told_so() -> None:
+    with pytest.raises(RecipeInvalid, match=r"Must be an object with fields, not 'recipe'\."):
+        parse_recipe("recipe")
