@@ -52,13 +52,13 @@ def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[st
         .join(last, (Metric.run_id == last.c.run_id) & (Metric.step == last.c.step))
         .where(Metric.key == key)
     )
-    return dict(session.execute(query).tuples().all())
+    return {row.run_id: row.value for row in session.execute(query)}
 
 
 def count_runs(session: Session, owner_id: str) -> dict[str, int]:
     """How many of the owner's runs are in each state; states without a run are left out."""
-    query = select(Run.state, func.count()).where(Run.owner_id == owner_id).group_by(Run.state)
-    return dict(session.execute(query).tuples().all())
+    query = select(Run.state, func.count().label("num_runs")).where(Run.owner_id == owner_id).group_by(Run.state)
+    return {row.state: row.num_runs for row in session.execute(query)}
 
 
 def count_datasets(session: Session, owner_id: str) -> int:
@@ -66,4 +66,4 @@ def count_datasets(session: Session, owner_id: str) -> int:
 
 
 def _names(session: Session, table: type[Dataset] | type[Model], ids: Iterable[str]) -> dict[str, str]:
-    return dict(session.execute(select(table.id, table.name).where(table.id.in_(list(ids)))).tuples().all())
+    return {row.id: row.name for row in session.execute(select(table.id, table.name).where(table.id.in_(list(ids))))}
