@@ -76,13 +76,36 @@ def test_an_unknown_shape_is_mapped_by_hand(page, write):
     page.get_by_label("Response a").select_option("b")
     page.get_by_role("button", name="Use this mapping").click()
     expect(page.get_by_label("Response b")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Response a")).to_have_value("b")
     page.get_by_label("Prompt").select_option("a")
-    page.get_by_label("Response a").select_option("b")
     page.get_by_label("Response b").select_option("c")
     page.get_by_label("Label").select_option("d")
     page.get_by_role("button", name="Use this mapping").click()
     expect(page.locator(".page-head .badge")).to_have_text("ready")
     expect(page.locator("#example-0 [data-side=chosen]")).to_contain_text("The first answer 0")
+
+
+def test_a_wrong_mapping_keeps_its_choices_and_says_why_at_the_field(page, write):
+    scored = [{"prompt": f"Question {i}?", "response": f"Answer {i}", "helpfulness": i % 5} for i in range(12)]
+    page.goto("/datasets/new")
+    page.get_by_label("File", exact=True).set_input_files(write("scored.jsonl", [{**row, "other": 1.5} for row in scored]))
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("heading", name="Which column is what?")).to_be_visible()
+    expect(page.locator("#shape option", has_text="(likely)")).to_have_count(0)  # when all may fit, none is likely
+    page.get_by_label("Shape").select_option("rated")
+    expect(page.get_by_text("Needed: rating, or label.")).to_have_count(2)
+    page.locator("#role-prompt").select_option("prompt")
+    page.locator("#role-response").select_option("response")
+    page.locator("#role-rating").select_option("prompt")
+    page.get_by_role("button", name="Use this mapping").click()
+    expect(page.get_by_role("alert")).to_contain_text("rating")
+    assert [page.locator(f"#role-{name}").input_value() for name in ("prompt", "response", "rating")] == [
+        "prompt", "response", "prompt",
+    ]  # fmt: skip
+    expect(page.locator("#role-rating")).to_have_attribute("aria-invalid", "true")
+    page.locator("#role-rating").select_option("helpfulness")
+    page.get_by_role("button", name="Use this mapping").click()
+    expect(page.locator(".page-head .badge")).to_have_text("ready")
 
 
 def test_uploading_works_without_a_script(studio, browser, write):

@@ -1,5 +1,6 @@
 """Data sets: the list, the upload form, and the page of one with its audit, its mapping form and its examples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.difference import Piece, mark_differences
 from app.web.histogram import Histogram, lengths_of, ratings_of
-from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, mapping_form
+from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, kept, mapping_form
 from app.web.rendering import Context, render, variables
 from app.web.uploads import take_dataset
 
@@ -110,10 +111,13 @@ def show_dataset(
     shape: str = "",
 ) -> HTMLResponse:
     dataset = store.get_dataset(session, user.id, dataset_id)
-    return render(request, "datasets/dataset.html", dataset_page(files, dataset, start=start, shape=shape))
+    context = dataset_page(files, dataset, start=start, shape=shape, values=kept(request.query_params))
+    return render(request, "datasets/dataset.html", context)
 
 
-def dataset_page(files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape: str = "") -> DatasetPage:
+def dataset_page(
+    files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape: str = "", values: Mapping[str, list[str]] | None = None
+) -> DatasetPage:
     """All that the page of a data set shows, whatever state it is in."""
     is_ready = dataset.state == DatasetState.READY and dataset.audit is not None
     audit = Audit.model_validate(dataset.audit) if is_ready else None
@@ -121,7 +125,7 @@ def dataset_page(files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape
     last = found[-1].example_id if found else 0
     faults = (dataset.error or {}).get("problems", []) if dataset.state == DatasetState.FAILED else []
     return DatasetPage(
-        **variables(mapping_form(files, dataset, shape)),
+        **variables(mapping_form(files, dataset, shape, values)),
         audit=audit,
         histograms=histograms_of(audit) if audit else [],
         examples=[ShownExample(example, difference_of(example)) for example in found],

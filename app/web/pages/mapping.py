@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -12,12 +13,14 @@ from starlette.datastructures import FormData
 from app.domain import problems
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid
-from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES, Option, Role
+from app.ingest.columns import NEEDED_TOGETHER, SHAPE_OPTIONS, SHAPE_ROLES, Option, Role, names_of
 from app.services import datasets as service
 from app.store import datasets as store
 from app.store.files import Files
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentIngest, CurrentUser, ReadSession
+from app.web.fields import write
+from app.web.format import words
 from app.web.rendering import Context, render
 
 router = APIRouter()
@@ -46,29 +49,50 @@ class MappingForm(Context):
     options: tuple[Option, ...]
     columns: list[dict[str, str]]
     rows: list[dict[str, str]]
+    needed: Mapping[str, str]
     values: Mapping[str, list[str]]
     errors: Mapping[str, str]
 
 
 def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str, list[str]] | None = None) -> MappingForm:
-    """The form for one shape; without a choice the likeliest. Columns that bear a role's name are filled in."""
+    """The form for one shape: with `values`, else with the mapping that was tried, else with columns that bear a role's name."""
     preview = store.preview(files, dataset.id)
     names = {column["name"] for column in preview["columns"]}
-    chosen = Shape(shape) if shape in list(Shape) else likeliest([Shape(one) for one in preview["shapes"]], names)
+    tried = dataset.mapping or {}
+    asked = shape or tried.get("shape", "")
+    likely = [Shape(one) for one in preview["shapes"]]
+    chosen = Shape(asked) if asked in list(Shape) else likeliest(likely, names)
     roles = SHAPE_ROLES[chosen]
     faults = (dataset.error or {}).get("problems", [])
     return MappingForm(
         dataset=dataset,
         shapes={str(one): text for one, text in SHAPE_TEXTS.items()},
-        likely=preview["shapes"],
+        likely=[str(one) for one in likely] if len(likely) < len(SHAPE_TEXTS) else [],
         shape=str(chosen),
         roles=roles,
         options=SHAPE_OPTIONS.get(chosen, ()),
         columns=preview["columns"],
         rows=preview["rows"],
-        values=values or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
+        needed=needed_in(chosen),
+        values=values or tried_values(tried) or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
         errors={str(fault.get("field", "")).removeprefix("mapping."): str(fault["message"]) for fault in faults},
     )
+
+
+def tried_values(mapping: Mapping[str, Any]) -> dict[str, list[str]]:
+    """A stored mapping as its form's values."""
+    columns = {f"columns.{role}": names_of(value) for role, value in (mapping.get("columns") or {}).items()}
+    options = {f"options.{name}": [write(value)] for name, value in (mapping.get("options") or {}).items()}
+    return {**columns, **options}
+
+
+def needed_in(shape: Shape) -> dict[str, str]:
+    """For each part that is needed unless another is given: which of them will do."""
+    needed: dict[str, str] = {}
+    for alternatives in NEEDED_TOGETHER.get(shape, ()):
+        text = ", or ".join(" and ".join(words(name) for name in group) for group in alternatives)
+        needed |= {name: f"Needed: {text}." for group in alternatives for name in group}
+    return needed
 
 
 def likeliest(shapes: Sequence[Shape], names: Collection[str]) -> Shape:
@@ -93,9 +117,10 @@ def show_mapping(
 async def map_columns(
     request: Request, database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
 ) -> Response:
-    """The data set's page; it shows the form again, with its faults, when the mapping doesn't fit."""
+    """The data set's page; it shows the form again, with its choices and faults, when the mapping doesn't fit."""
     async with request.form(max_fields=200, max_files=0) as form:
         mapping = read_mapping(form)
+        choices = urlencode({"shape": mapping.shape, **kept(form)}, doseq=True)
 
     def remap() -> None:
         with database.writing() as session:
@@ -106,12 +131,13 @@ async def map_columns(
             return  # the row holds the fault now, and its page shows it at its field
 
     await run_in_threadpool(remap)
-    return RedirectResponse(f"/datasets/{dataset_id}?shape={mapping.shape}", status_code=303)
+    return RedirectResponse(f"/datasets/{dataset_id}?{choices}", status_code=303)
 
 
 def kept(form: Any) -> dict[str, list[str]]:
     """What was chosen so far, as far as the next shape asks for the same."""
-    return {name: form.getlist(name) for name in form if name.startswith(("columns.", "options.")) and any(form.getlist(name))}
+    chosen = {name: [one for one in form.getlist(name) if one] for name in form if name.startswith(("columns.", "options."))}
+    return {name: values for name, values in chosen.items() if values}
 
 
 def read_mapping(form: FormData) -> ColumnMapping:
