@@ -16,6 +16,7 @@ group = typer.Typer(no_args_is_help=True, help="Preference data.")
 MAX_DOCUMENT_BYTES = 2**20
 UPLOAD_SECONDS = 3600.0
 POLL_SECONDS = 1.0
+LINES_SHOWN = 5
 
 
 def read_document(path: Path) -> Any:
@@ -96,8 +97,14 @@ def show_dataset(dataset: dict[str, Any]) -> None:
     if audit:
         rows.append(("examples", f"{audit['num_examples']} from {audit['num_rows']} rows, {audit['num_responses']} responses"))
     for dropped in audit.get("dropped", []):
-        lines = ", ".join(str(line) for line in dropped["lines"][:5])
-        rows.append(("left out", f"{dropped['count']} × {dropped['reason']} (lines {lines})"))
+        rows.append(("left out", f"{dropped['count']} × {dropped['reason']} ({places(dropped, audit.get('numbering', 'line'))})"))
     if columns := ((dataset["error"] or {}).get("extra") or {}).get("columns"):
         rows.append(("columns", ", ".join(column["name"] for column in columns)))
     facts(rows)
+
+
+def places(dropped: dict[str, Any], numbering: str) -> str:
+    """Where rows were left out: "line 2", "rows 1, 4 …"."""
+    shown = dropped["lines"][:LINES_SHOWN]
+    plural = "s" if len(shown) > 1 else ""
+    return f"{numbering}{plural} {', '.join(map(str, shown))}{' …' if dropped['count'] > len(shown) else ''}"

@@ -2,7 +2,7 @@
 
 Internal form: Parquet, one row per example (a prompt with its responses), columns:
     example_id  int64     dense, from 0, in the file's order
-    line        int64     1-based line (JSON lines, CSV) or row number of the source
+    line        int64     1-based line (JSON lines, CSV) or row number of the source (the audit's `numbering`)
     prompt      list<struct<role: string, content: string>>
     responses   list<struct<content: string, rating: double?, preference: int8?>>
     meta        string    JSON object of whatever else the row carried and is worth showing
@@ -10,7 +10,7 @@ Internal form: Parquet, one row per example (a prompt with its responses), colum
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,7 +34,7 @@ class Response(Frozen):
 
 class Example(Frozen):
     example_id: int
-    line: int
+    line: int = Field(description="From 1: line of the file, or row, as the audit's `numbering` says.")
     prompt: tuple[Message, ...]
     responses: tuple[Response, ...]
     meta: dict[str, Any] = {}
@@ -77,7 +77,7 @@ class ColumnMapping(Frozen):
 
 
 class DroppedRows(Frozen):
-    """Rows that were left out for one reason; `lines` holds the first of their line numbers."""
+    """Rows that were left out for one reason; `lines` holds the first of their numbers, of lines or rows (see `numbering`)."""
 
     reason: str
     count: int
@@ -90,6 +90,10 @@ class Audit(BaseModel):
 
     num_rows: int
     num_kept_rows: int
+    numbering: Literal["line", "row"] = Field(
+        "line",
+        description="What rows are numbered by: the file's lines (JSON lines, CSV), or one by one (JSON, Parquet).",
+    )
     num_examples: int
     num_responses: int
     num_pairs: int

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid
+from app.ingest import rows as reasons
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,19 @@ NEEDED_TOGETHER: dict[Shape, tuple[tuple[tuple[str, ...], ...], ...]] = {  # one
 }
 
 
+_PROMPTS = ("prompt", "instruction", "conversations", "messages", "prefix", "tree")
+_RESPONSES = ("chosen", "rejected", "response_a", "response_b", "response", "responses", "messages", "suffix", "tree")
+_RATINGS = ("rating", "ratings", "ranks", "reward", "rating_a", "rating_b")
+ROLES_OF_REASONS: dict[str, tuple[str, ...]] = {  # why rows are left out, and the parts whose column may be the wrong one
+    reasons.MISSING_PROMPT: _PROMPTS,
+    reasons.EMPTY_PROMPT: _PROMPTS,
+    reasons.MISSING_RESPONSE: _RESPONSES,
+    reasons.EMPTY_RESPONSE: _RESPONSES,
+    reasons.MISSING_RATING: _RATINGS,
+    reasons.MISSING_LABEL: ("label", "votes", "chosen_index"),
+}
+
+
 def names_of(value: str | list[str]) -> list[str]:
     """A role's columns as a list."""
     return [value] if isinstance(value, str) else list(value)
@@ -169,13 +183,13 @@ def role_problems(mapping: ColumnMapping, roles: dict[str, Role]) -> list[dict[s
     problems = []
     for name, columns in mapping.columns.items():
         if name not in roles:
-            problems.append(fault(f"columns.{name}", f'the shape {mapping.shape} has no part "{name}"; its parts: {known}'))
+            problems.append(fault(f"columns.{name}", f'The shape {mapping.shape} has no part "{name}"; its parts are {known}.'))
         elif isinstance(columns, list) and not roles[name].many and len(columns) != 1:
-            problems.append(fault(f"columns.{name}", f'the part "{name}" takes exactly one column'))
+            problems.append(fault(f"columns.{name}", f'The part "{name}" takes exactly one column.'))
     for role in roles.values():
         if role.required and not mapping.columns.get(role.name):
             problems.append(
-                fault(f"columns.{role.name}", f'the shape {mapping.shape} needs a column for "{role.name}": {role.help}')
+                fault(f"columns.{role.name}", f'The shape {mapping.shape} needs a column for "{role.name}": {role.help}')
             )
     return problems
 
@@ -184,7 +198,7 @@ def column_problems(mapping: ColumnMapping, found: Sequence[str], rows: Sequence
     """Columns that the file does not have."""
     listed = ", ".join(name for name in found if "." not in name)[:500]
     return [
-        fault(f"columns.{role}", f'no column "{path}"; found: {listed}')
+        fault(f"columns.{role}", f'There is no column "{path}"; found: {listed}.')
         for role, columns in mapping.columns.items()
         for path in names_of(columns)
         if path not in found and not any(has_value(pick(row, path)) for row in rows)
@@ -200,7 +214,7 @@ def option_problems(mapping: ColumnMapping) -> list[dict[str, str]]:
     """Options that the shape doesn't have."""
     known = [option.name for option in SHAPE_OPTIONS.get(mapping.shape, ())]
     return [
-        fault(f"options.{name}", f'the shape {mapping.shape} has no option "{name}"; its options: {", ".join(known) or "none"}')
+        fault(f"options.{name}", f'The shape {mapping.shape} has no option "{name}"; it has {", ".join(known) or "none"}.')
         for name in mapping.options
         if name not in known
     ]
@@ -210,7 +224,7 @@ def missing_together(mapping: ColumnMapping) -> list[dict[str, str]]:
     """Groups of alternatives of which none is given."""
     given = {role for role, columns in mapping.columns.items() if columns} | {k for k, v in mapping.options.items() if v}
     return [
-        fault("columns", f"the shape {mapping.shape} needs {' or '.join(' and '.join(group) for group in alternatives)}")
+        fault("columns", f"The shape {mapping.shape} needs {' or '.join(' and '.join(group) for group in alternatives)}.")
         for alternatives in NEEDED_TOGETHER.get(mapping.shape, ())
         if not any(given.issuperset(group) for group in alternatives)
     ]

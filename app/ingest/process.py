@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import Audit, ColumnMapping, DroppedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
-from app.ingest.columns import check_mapping
+from app.ingest.columns import ROLES_OF_REASONS, check_mapping
 from app.ingest.convert import Tally, convert_rows
 from app.ingest.formats import candidate_shapes, detect
 from app.ingest.limits import Limits
 from app.ingest.profile import Profile
-from app.ingest.read import Source, open_rows
+from app.ingest.read import Numbering, Source, open_rows
 from app.ingest.rows import Row
 from app.ingest.survey import Survey
 from app.ingest.write import ExampleWriter
@@ -39,17 +39,18 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
         head = take_sample(opened, limits)
         survey = Survey([row.value for row in head if not row.fault])
         if not survey.sample:
-            raise nothing_readable(head)
+            raise nothing_readable(head, opened.numbering)
         write_preview(survey, target.with_name(PREVIEW))
-        mapping = settle_mapping(survey, mapping)
+        given, mapping = mapping, settle_mapping(survey, mapping)
         tally, profile = Tally(), Profile()
         with ExampleWriter(target, limits) as writer:
             for item in convert_rows(chain(head, opened.rows), mapping, tally, limits):
                 profile.add(item)
                 writer.write(item)
             if not profile.num_examples:
-                raise nothing_kept(tally.num_rows, tally.dropped())
+                raise nothing_kept(tally, opened.numbering, given)
         audit = profile.audit(tally)
+        audit.numbering = opened.numbering
         audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
         return Ingested(mapping, audit)
 
@@ -102,7 +103,7 @@ def write_preview(survey: Survey, path: Path) -> None:
     temporary.replace(path)
 
 
-def nothing_readable(head: list[Row]) -> DatasetInvalid:
+def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:
     """The error for a file without a single readable row at its start."""
     if not head:
         return DatasetInvalid("The file holds no rows.")
@@ -110,21 +111,34 @@ def nothing_readable(head: list[Row]) -> DatasetInvalid:
     for row in head:
         tally.num_rows += 1
         tally.drop(row.line, row.fault)
-    return nothing_kept(tally.num_rows, tally.dropped())
+    return nothing_kept(tally, numbering)
 
 
-def nothing_kept(num_rows: int, dropped: list[DroppedRows]) -> DatasetInvalid:
-    """The error for a file none of whose rows can be used, with a problem per reason."""
-    problems = list(drop_problems(dropped))
+def nothing_kept(tally: Tally, numbering: Numbering, given: ColumnMapping | None = None) -> DatasetInvalid:
+    """The error for a file none of whose rows can be used, with a problem per reason.
+
+    `given`: the mapping that a user chose; a reason that speaks of one of its parts is then a problem of that part.
+    """
+    problems = list(drop_problems(tally.dropped(), numbering, given))
     reasons = "; ".join(problem["message"] for problem in problems[:5])
-    return DatasetInvalid(f"None of the {num_rows} rows read can be used: {reasons}.", problems=problems)
+    return DatasetInvalid(f"None of the {tally.num_rows} rows read can be used: {reasons}.", problems=problems)
 
 
-def drop_problems(dropped: list[DroppedRows]) -> Iterator[dict[str, Any]]:
+def drop_problems(dropped: list[DroppedRows], numbering: Numbering, given: ColumnMapping | None) -> Iterator[dict[str, Any]]:
     """One problem per reason."""
     for item in dropped:
         times = f"{item.count} × " if item.count > 1 else ""
-        yield {"field": "file", "message": f"{times}{item.reason} (first in line {item.lines[0]})", "line": item.lines[0]}
+        message = f"{times}{item.reason} (first in {numbering} {item.lines[0]})"
+        where = {"line": item.lines[0]} if numbering == "line" else {}
+        yield {"field": field_of(item.reason, given), "message": message, **where}
+
+
+def field_of(reason: str, given: ColumnMapping | None) -> str:
+    """The part of the given mapping that a reason speaks of; several may be meant; without one, the file."""
+    roles = [role for role in ROLES_OF_REASONS.get(reason, ()) if given is not None and given.columns.get(role)]
+    if not roles:
+        return "file"
+    return f"mapping.columns.{roles[0]}" if len(roles) == 1 else "mapping.columns"
 
 
 def rows_per_example(mapping: ColumnMapping) -> str:

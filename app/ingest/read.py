@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
@@ -15,6 +15,8 @@ from app.ingest.parquet_rows import ParquetRows
 from app.ingest.rows import Row
 from app.ingest.unpack import PARQUET, Unpacked
 
+Numbering = Literal["line", "row"]
+
 
 class Source(NamedTuple):
     """An opened file: its format's name, its rows, and where its unpacked bytes are counted."""
@@ -22,6 +24,11 @@ class Source(NamedTuple):
     format: str
     rows: Iterator[Row]
     counter: Unpacked | ParquetRows
+
+    @property
+    def numbering(self) -> Numbering:
+        """What `Row.line` counts: elements of a list may all stand on one line, and Parquet has none."""
+        return "line" if self.format.startswith(("jsonl", "csv")) else "row"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """`line`: the 1-based line (JSON lines, CSV) or the row's number. A row with a `fault` could not be read."""
+    """`line`: from 1, the line (JSON lines, CSV) or the row's number (`Source.numbering`). With a `fault`: it could not be read."""
 
     line: int
     value: Any

@@ -109,7 +109,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
-    """Write a child's reply into the row. A mapping that failed goes back to the mapping form it came from."""
+    """Write a child's reply into the row. A mapping that failed stays, for the mapping form it came from to show again."""
     if reply["status"] == "ready":
         dataset.state, dataset.error = DatasetState.READY, None
         dataset.mapping, dataset.audit = reply["mapping"], reply["audit"]
@@ -122,7 +122,6 @@ def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
     form = (dataset.error or {}).get("extra", {})
     dataset.state = DatasetState.NEEDS_MAPPING if form.get("columns") else DatasetState.FAILED
     dataset.error = {**error, "extra": {**form, **error["extra"]}}
-    dataset.mapping = None if form.get("columns") else dataset.mapping
     if error["code"] == "unavailable":
         return Unavailable(error["detail"], retry_after_seconds=60)
     kind = TooLarge if error["code"] == "too-large" else DatasetInvalid

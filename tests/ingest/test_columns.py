@@ -18,8 +18,8 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(read_rows):
     columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "bad"}
     with pytest.raises(DatasetInvalid) as caught:
         read_rows(ROW, mapping={"shape": "pair", "columns": columns})
-    assert caught.value.detail == 'no column "chosen"; found: prompt, good, bad'
-    assert problems(caught) == {"mapping.columns.chosen": 'no column "chosen"; found: prompt, good, bad'}
+    assert caught.value.detail == 'There is no column "chosen"; found: prompt, good, bad.'
+    assert problems(caught) == {"mapping.columns.chosen": 'There is no column "chosen"; found: prompt, good, bad.'}
 
 
 def test_every_fault_of_a_mapping_is_told_at_once(read_rows):
@@ -82,3 +82,46 @@ def test_dotted_names_reach_into_objects_and_lists():
     assert pick(row, "a.b.1.c") == 2
     assert pick(row, "x.y") == 5
     assert pick(row, "a.z.c") is None
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping", "field"),
+    [
+        (
+            {"q": "Hi", "a": "text", "r": "text"},
+            {"shape": "rated", "columns": {"prompt": "q", "response": "a", "rating": "r"}},
+            "mapping.columns.rating",
+        ),
+        (
+            {"q": "Hi", "a": "x", "b": "y", "l": "purple"},
+            {"shape": "two_responses", "columns": {"prompt": "q", "response_a": "a", "response_b": "b", "label": "l"}},
+            "mapping.columns.label",
+        ),
+        (
+            {"q": "", "a": "x", "b": "y"},
+            {"shape": "pair", "columns": {"prompt": "q", "chosen": "a", "rejected": "b"}},
+            "mapping.columns.prompt",
+        ),
+        (
+            {"q": "Hi", "a": "", "b": ""},
+            {"shape": "pair", "columns": {"prompt": "q", "chosen": "a", "rejected": "b"}},
+            "mapping.columns",  # one of the two: which, the reason doesn't say
+        ),
+    ],
+)
+def test_a_part_whose_column_makes_every_row_useless_is_named(read_rows, row, mapping, field):
+    with pytest.raises(DatasetInvalid) as caught:
+        read_rows(row, row, mapping=mapping)
+    assert [problem["field"] for problem in caught.value.problems] == [field]
+
+
+def test_every_fault_of_a_mapping_is_a_sentence(read_rows):
+    for mapping in (
+        {"shape": "rated", "columns": {"prompt": "prompt", "response": "good"}},
+        {"shape": "pair", "columns": {"prompt": "nowhere", "best": "good", "rejected": ["good", "bad"]}, "options": {"speed": 1}},
+    ):
+        with pytest.raises(DatasetInvalid) as caught:
+            read_rows(ROW, mapping=mapping)
+        for message in problems(caught).values():
+            assert message[0].isupper(), message
+            assert message.endswith("."), message

@@ -83,7 +83,7 @@ REFUSED = {
     "list not closed": (b"[" + LINE, "the end of the file"),
     "text after the list": (b"[" + LINE + b"]\n[]", "Line 2: more text"),
     "deep list": (b"[" * 100_000, "nested too deeply"),
-    "numbers only": (b"[1, 2, 3]", r"3 × not an object with named columns \(first in line 1\)"),
+    "numbers only": (b"[1, 2, 3]", r"3 × not an object with named columns \(first in row 1\)"),
     "lists on lines": (b'{"a": 1\n["x"]\n', "not valid JSON"),
     "open quote": (b'a,b\n1,2\n"x,3\n4,5\n', "Line 3: a quoted field opens here"),
     "repeated column": (b"a,b,a\n1,2,3\n", 'names the column "a" twice'),
@@ -233,3 +233,15 @@ def test_message_lists_written_as_text_are_not_taken_for_text(read_rows):
             {"prompt": "Hi", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": "[{'role': 'x', 'content': 'b'}]"}
         )
     assert caught.value.extra["columns"][1]["type"] == "message list written as text"
+
+
+def test_rows_are_numbered_by_the_files_lines_or_as_rows(read_bytes, tmp_path):
+    broken = {**ROW, "rejected": ""}
+    json_lines = b"\n".join(json.dumps(row).encode() for row in (ROW, broken))
+    assert read_bytes(b"\n\n" + json_lines).audit.numbering == "line"
+    assert read_bytes(b"\n\n" + json_lines).dropped == {"empty response": [4]}
+    assert read_bytes(b"prompt,chosen,rejected\np,a,b\n").audit.numbering == "line"
+    for rows in (json.dumps([ROW, broken], indent=1).encode(), parquet(tmp_path, pa.Table.from_pylist([ROW, broken]))):
+        read = read_bytes(rows)
+        assert (read.audit.numbering, read.dropped) == ("row", {"empty response": [2]})
+        assert [example["line"] for example in read.examples] == [1]

@@ -94,11 +94,12 @@ def test_an_unknown_shape_waits_for_its_mapping(database, files, pool, put, get,
 
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, WRONG)
-    with pytest.raises(DatasetInvalid, match='no column "answer"'):
+    with pytest.raises(DatasetInvalid, match='There is no column "answer"'):
         service.process_within(database, files, pool, dataset_id)
     assert get(dataset_id).state == DatasetState.NEEDS_MAPPING
     assert get(dataset_id).error["extra"]["columns"]
     assert get(dataset_id).error["problems"][0]["field"] == "mapping.columns.response"
+    assert get(dataset_id).mapping == WRONG.model_dump(mode="json")  # for the form to show again
 
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, RIGHT)

@@ -171,7 +171,7 @@ def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapp
 
 @router.get("/{dataset_id}/audit", operation_id="get_audit", summary="Get the audit")
 def get_audit(session: ReadSession, user: CurrentUser, dataset_id: str) -> Audit:
-    """What is in the data set: rows kept and dropped by reason and line, responses, pairs, facts."""
+    """What is in the data set: rows kept and dropped by reason and number, responses, pairs, facts."""
     dataset = store.get_dataset(session, user.id, dataset_id)
     if dataset.audit is None:
         raise NotFound(f"The data set {dataset.name} is {dataset.state}: it has an audit once it is ready.")
