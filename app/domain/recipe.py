@@ -137,7 +137,7 @@ class RewardSettings(Settings):
         "preference", description="A reward model, the data set's rating column, or the preference label (+1 / −1)."
     )
     model: Reference | None = Field(None, description="The reward model (source: model).")
-    revision: str | None = Field(None, max_length=120)
+    revision: str | None = Field(None, max_length=120, description="Hub revision of the reward model (branch, tag or commit).")
     judge: Reference | None = Field(
         None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
     )
@@ -174,13 +174,17 @@ class TrainingSettings(Settings):
     epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = Field(1.0, description="Passes over the data.")
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimizer steps; when given it replaces epochs.")
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(1e-5, description="Peak of the schedule.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after its peak: along a cosine, in a straight line, or not at all."
+    )
     warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
-    weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
+        0.0, description="AdamW's pull of the trained parameters towards 0; 0 switches it off."
+    )
     grad_clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
         1.0, description="Largest gradient norm; 0 switches clipping off."
     )
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="Starts every random choice: held-out examples, order of batches, dropout.")
     checkpoint_every: int = Field(100, ge=1, le=10_000_000, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="How many of the newest checkpoints are kept.")
 
@@ -200,10 +204,12 @@ class EvaluationSettings(Settings):
     every: int | None = Field(None, ge=1, le=10_000_000, description="Steps between evaluations; empty: about five in a run.")
     num_prompts: int = Field(32, ge=0, le=10_000, description="Held-out prompts that are answered at each evaluation.")
     num_samples_shown: int = Field(8, ge=0, le=200, description="How many of them are kept as side-by-side samples.")
-    max_new_tokens: int = Field(128, ge=1, le=32_768)
+    max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest answer to a held-out prompt, in tokens.")
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(1.0, description="0: greedy decoding.")
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    seed: int = Field(0, ge=0, lt=2**63)
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        1.0, description="Nucleus sampling: only the likeliest tokens that together have this probability; 1: all of them."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Chooses the prompts that are answered, and the sampling of the answers.")
 
 
 class Recipe(Settings):

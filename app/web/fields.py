@@ -14,6 +14,40 @@ from app.web import format
 
 Kind = Literal["text", "number", "integer", "select", "switch"]
 
+LABELS = {  # where a field's own name is a word of the machine
+    "max_examples": "Largest number of examples",
+    "policy.dtype": "Number type",
+    "policy.lora.rank": "LoRA rank",
+    "policy.lora.alpha": "LoRA alpha",
+    "policy.lora.dropout": "LoRA dropout",
+    "policy.lora.target_modules": "LoRA target modules",
+    "reward.revision": "Revision of the reward model",
+    "weights.target_ess": "Target effective sample size",
+    "weights.weight_form": "Form of the weight",
+    "weights.partition_scope": "Scope of the partition function Z(x)",
+    "weights.logprob_norm": "Log-probability of a response",
+    "weights.cross_reward": "Reward of other prompts' responses",
+    "weights.reward_norm": "Normalisation of rewards",
+    "weights.loss_norm": "Normalisation of the loss",
+    "weights.mean_one": "Rescale weights to mean 1",
+    "weights.responses": "Responses in the loss",
+    "tokens.max_prompt": "Longest prompt",
+    "tokens.max_response": "Longest response",
+    "tokens.overlong": "Examples over these lengths",
+    "training.micro_batch_size": "Micro-batch size",
+    "training.schedule": "Learning-rate schedule",
+    "training.warmup_share": "Warm-up share",
+    "training.grad_clip": "Gradient clipping",
+    "training.checkpoint_every": "Steps between checkpoints",
+    "training.keep_checkpoints": "Checkpoints to keep",
+    "evaluation.share": "Held-out share",
+    "evaluation.every": "Steps between evaluations",
+    "evaluation.num_prompts": "Prompts to answer",
+    "evaluation.num_samples_shown": "Samples to keep",
+    "evaluation.max_new_tokens": "Longest answer",
+    "evaluation.top_p": "Top-p (nucleus)",
+}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -49,7 +83,7 @@ def make_field(path: str, info: FieldInfo, kind: Kind, options: tuple[str, ...])
     default = None if info.default is PydanticUndefined else info.default
     return Field(
         path=path,
-        label=path.rsplit(".", 1)[-1].replace("_", " ").capitalize(),
+        label=LABELS.get(path) or path.rsplit(".", 1)[-1].replace("_", " ").capitalize(),
         help=info.description or "",
         kind=kind,
         default=default,

@@ -16,7 +16,7 @@ def test_errors_stand_beside_their_fields_and_nothing_typed_is_lost(page, studio
     fill(page, studio)
     page.get_by_label("Temperature λ").fill("-1")
     page.get_by_text("schedule, micro-batches").click()
-    page.get_by_label("Micro batch size").fill("99")
+    page.get_by_label("Micro-batch size").fill("99")
     page.get_by_label("Name").fill("Typed with care")
     page.get_by_role("button", name="Launch the run").click()
     expect(page.locator("#weights-lambda")).to_have_attribute("aria-invalid", "true")

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain import problems
-from app.domain.dataset import Audit, DatasetState
+from app.domain.dataset import DatasetState
 from app.domain.errors import InvalidInput, RecipeInvalid
 from app.domain.recipe import PRESETS, Preset, Recipe
 from app.services import runs as service
 from app.store import datasets, models
 from app.store import runs as store
-from app.store.tables import Dataset, Model
+from app.web.choices import Choice, dataset_choices, model_choices
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
 from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten
 from app.web.rendering import Context, render
@@ -23,7 +23,7 @@ router = APIRouter()
 
 DIALS = (
     "name", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "weights.preset", "weights.lambda",
-    "training.batch_size", "training.epochs", "training.steps", "training.learning_rate",
+    "reward.judge", "training.batch_size", "training.epochs", "training.steps", "training.learning_rate",
 )  # fmt: skip
 STARTING_VALUES = {"weights.lambda": "0.3"}
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
@@ -33,7 +33,7 @@ GROUPS = (
     ("training", "Training", "schedule, micro-batches, checkpoints, seed"),
     ("evaluation", "Evaluation", "held-out share, samples, decoding"),
     ("tokens", "Lengths and format", "truncation, chat template"),
-    ("reward", "Reward model", "revision, a separate judge"),
+    ("reward", "Reward model", "its revision"),
     ("max_examples", "Data", "use a part of it"),
 )
 PRESET_TEXTS = {
@@ -65,13 +65,12 @@ class Group:
 class LaunchPage(Context):
     dials: dict[str, Field]
     groups: list[Group]
-    datasets: list[Dataset]
-    policies: list[Model]
-    rewards: list[Model]
+    datasets: list[Choice]
+    policies: list[Choice]
+    rewards: list[Choice]
     presets: dict[str, str]
     sources: dict[str, str]
     from_preset: frozenset[str]
-    facts: dict[str, Audit]
     problems: list[dict[str, Any]]
     detail: str
     cloned: str
@@ -140,13 +139,12 @@ def form_page(
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
         groups=[group_of(*group, filled) for group in GROUPS],
-        datasets=ready,
-        policies=models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES),
-        rewards=models.list_models(session, owner_id, kind="reward", limit=MOST_CHOICES),
+        datasets=dataset_choices(ready),
+        policies=model_choices(models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES)),
+        rewards=model_choices(models.list_models(session, owner_id, kind="reward", limit=MOST_CHOICES)),
         presets={str(preset): text for preset, text in PRESET_TEXTS.items()},
         sources=SOURCE_TEXTS,
         from_preset=FROM_PRESET,
-        facts={one.id: Audit.model_validate(one.audit) for one in ready if one.audit},
         problems=faults,
         detail=error.detail if error else "",
         cloned=cloned,

@@ -39,10 +39,19 @@ SHAPE_TEXTS = {
 }
 
 
+SHAPE_TITLES = {
+    Shape.SHAREGPT_PAIR: "ShareGPT pair",
+    Shape.ALPACA_PAIR: "Alpaca pair",
+    Shape.CANDIDATES: "List of candidates",
+    Shape.RATED: "Rated response",
+    Shape.RANKED: "Ranked responses",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MappingForm(Context):
     dataset: Dataset
-    shapes: dict[str, str]
+    shapes: dict[str, tuple[str, str]]
     likely: list[str]
     shape: str
     roles: tuple[Role, ...]
@@ -66,7 +75,7 @@ def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str
     faults = (dataset.error or {}).get("problems", [])
     return MappingForm(
         dataset=dataset,
-        shapes={str(one): text for one, text in SHAPE_TEXTS.items()},
+        shapes={str(one): (shape_title(one), text) for one, text in SHAPE_TEXTS.items()},
         likely=[str(one) for one in likely] if len(likely) < len(SHAPE_TEXTS) else [],
         shape=str(chosen),
         roles=roles,
@@ -77,6 +86,10 @@ def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str
         values=values or tried_values(tried) or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
         errors={str(fault.get("field", "")).removeprefix("mapping."): str(fault["message"]) for fault in faults},
     )
+
+
+def shape_title(shape: Shape) -> str:
+    return SHAPE_TITLES.get(shape) or words(shape).capitalize()
 
 
 def tried_values(mapping: Mapping[str, Any]) -> dict[str, list[str]]:

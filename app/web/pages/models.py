@@ -15,7 +15,8 @@ from app.services import models as service
 from app.settings import Settings
 from app.store import models as store
 from app.store import runs
-from app.store.tables import Model, Run
+from app.store.tables import Model
+from app.web.choices import Choice, run_choices
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.rendering import Context, render
 
@@ -30,7 +31,7 @@ class ModelsPage(Context):
     models: list[Model]
     next_after: str
     roots: list[str]
-    succeeded: list[Run]
+    succeeded: list[Choice]
     values: Mapping[str, str]
     errors: Mapping[str, str]
     detail: str
@@ -91,7 +92,7 @@ def page(
         models=found[:PAGE_SIZE],
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         roots=[str(root) for root in settings.model_roots],
-        succeeded=runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=100),
+        succeeded=run_choices(runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=100)),
         values=values,
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
         detail=error.detail if error else "",
