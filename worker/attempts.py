@@ -211,7 +211,7 @@ def find_outcome(lines: Sequence[SpoolLine]) -> OutcomeReached | None:
 def explain(status: int) -> tuple[str, str]:
     """Reason and remedy, in sentences, of a runner that ended without a word."""
     if status == -signal.SIGKILL:
-        return "The runner was killed from outside (SIGKILL), most likely because the machine ran out of memory.", REMEDY_KILLED
+        return "The runner was killed from outside (SIGKILL): by a person, or by the system when memory ran out.", REMEDY_KILLED
     if status < 0:
         return f"The runner crashed with {signal.Signals(-status).name}.", "The end of its log may say more."
     if status == 0:

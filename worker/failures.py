@@ -23,7 +23,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         "tokens.max_response, or use LoRA or bfloat16."
     )
     if isinstance(error, StudioError):
-        return error.detail, "", False
+        return error.detail, remedy_of(error), False
     if isinstance(error, Diverged):
         return str(error), "Lower training.learning_rate, raise training.warmup_share, or raise lambda.", False
     if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; torch may not even be imported yet
@@ -36,6 +36,12 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if "CUDA" in str(error) or "CUBLAS" in str(error) or "device-side assert" in str(error):
         return f"The GPU reported an error: {_short(error)}", "If it happens again, look at the driver and the log.", True
     return f"Unexpected error, {type(error).__name__}: {_short(error)}", "The log has the details.", True
+
+
+def remedy_of(error: StudioError) -> str:
+    """Which settings of the recipe to change, where the error names them."""
+    fields = list(dict.fromkeys(problem["field"] for problem in error.problems if problem.get("field")))
+    return f"Change {' and '.join(fields)} in the recipe, then launch it again." if fields else ""
 
 
 def _short(error: BaseException) -> str:

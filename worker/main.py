@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from app.settings import Settings
 from app.store.database import Database
@@ -101,7 +103,9 @@ def main() -> None:
     """Run the worker in the foreground until SIGTERM or SIGINT."""
     name = settings.worker_name or f"studio-{os.getpid()}"
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    app.worker_main(["worker", "--pool=solo", "--loglevel=INFO", f"--hostname={name}@%h", *quiet])
+    # Root in a container is usual, and the danger that Celery means, pickled tasks, is refused by celery_config.
+    warnings.filterwarnings("ignore", "You're running the worker with superuser privileges", SecurityWarning)
+    app.worker_main(["--quiet", "worker", "--pool=solo", "--loglevel=INFO", f"--hostname={name}@%h", *quiet])
 
 
 if __name__ == "__main__":

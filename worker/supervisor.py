@@ -22,6 +22,7 @@ from app.store.database import Database
 from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
 from worker.devices import Device, count_cores, list_gpus
+from worker.failures import remedy_of
 from worker.process import RunnerProcess, kill_leftovers
 
 RUNNER_COMMAND = (sys.executable, "-m", "worker.runner")
@@ -223,6 +224,8 @@ class Supervisor:
         """The attempt never began: a fault of the recipe ends the run, one of this machine may pass."""
         is_passing = isinstance(error, (OSError, Unavailable))
         detail = error.detail if isinstance(error, StudioError) else str(error)
-        outcome = OutcomeReached(outcome=Outcome.FAILED, reason=f"The runner could not be started: {detail}", retry=is_passing)
+        remedy = remedy_of(error) if isinstance(error, StudioError) else ""
+        reason = f"The runner could not be started: {detail}"
+        outcome = OutcomeReached(outcome=Outcome.FAILED, reason=reason, remedy=remedy, retry=is_passing)
         with self.database.writing() as session:
             attempts.finish(session, claim.run_id, claim.token, outcome, max_attempts=self.settings.max_attempts)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """`line`: from 1, the line (JSON lines, CSV) or the row's number (`Source.numbering`). With a `fault`: it could not be read."""
+    """`line`: from 1, the line (JSON lines, CSV) or the row's number (`Source.numbering`). With a `fault`: it can't be read."""
 
     line: int
     value: Any

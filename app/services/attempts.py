@@ -25,7 +25,7 @@ from app.store.runs import lock_run
 from app.store.tables import Attempt, Dataset, Model, Run, Worker
 
 MAX_ATTEMPTS = 3
-MAX_ATTEMPTS_KILLED = 2  # by SIGKILL: most likely for memory, which a second retry would not change
+MAX_ATTEMPTS_KILLED = 2  # by SIGKILL: perhaps for memory, which a second retry would not change
 FORGET_WORKER_AFTER = timedelta(days=1)
 
 

@@ -223,7 +223,7 @@ def test_while_the_database_is_locked_the_runner_goes_on_and_nothing_is_lost(
     assert_whole(database, run_id, steps=40)
 
 
-def test_two_workers_share_ten_runs_and_each_runs_once(start: Start, either_database: Database) -> None:
+def test_two_workers_share_ten_runs_and_each_runs_once(either_database: Database, start: Start) -> None:
     database = either_database
     library = make_library(database)
     run_ids = [launch(database, library) for _ in range(10)]

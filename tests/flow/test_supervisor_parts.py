@@ -13,6 +13,7 @@ import pytest
 
 from app.store.queue import QUEUE_NAME, WAKE_TASK
 from worker import tasks
+from worker.attempts import explain
 from worker.devices import Device, parse_gpus
 from worker.logfmt import LogfmtFormatter
 from worker.process import RECORD, RunnerProcess, kill_leftovers, place, start_time
@@ -152,3 +153,9 @@ def test_the_task_only_wakes() -> None:
     assert tasks.hinted.is_set()
     tasks.hinted.clear()
     assert (tasks.wake.name, QUEUE_NAME) == (WAKE_TASK, "studio")
+
+
+def test_a_kill_from_outside_is_not_blamed_on_memory_alone() -> None:
+    reason, remedy = explain(-signal.SIGKILL)
+    assert reason == "The runner was killed from outside (SIGKILL): by a person, or by the system when memory ran out."
+    assert remedy.startswith("If the machine ran out of memory: ")

@@ -209,3 +209,17 @@ def test_cancelling_reaches_a_worker_through_the_hint(work: Work, database: Data
     with database.writing() as session:
         services.request_cancel(session, library.user.id, run_id)
     assert wait_for_end(database, run_id, seconds=2).state == "cancelled"
+
+
+def test_a_worker_says_nothing_but_its_own_lines_when_it_starts(work: Work, tmp_path: Path) -> None:
+    worker = work()
+    log = tmp_path / "worker-0.log"
+    wait_until(lambda: "ready" in log.read_text())
+    worker.terminate()
+    worker.wait(20)
+    said = log.read_text()
+    assert "SecurityWarning" not in said
+    assert "transport:" not in said  # of Celery's banner
+    assert [line for line in said.splitlines() if line.strip() and not line.startswith("at=")] == [
+        "worker: Warm shutdown (MainProcess)"
+    ]

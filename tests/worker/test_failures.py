@@ -2,7 +2,7 @@ import errno
 
 import torch
 
-from app.domain.errors import ModelInvalid
+from app.domain.errors import ModelInvalid, RecipeInvalid
 from worker.failures import Diverged, explain
 
 
@@ -31,6 +31,13 @@ def test_a_full_disk_says_that_the_run_can_be_resumed():
 
 def test_the_studios_own_errors_are_their_sentence():
     assert explain(ModelInvalid("The model is not there.")).reason == "The model is not there."
+
+
+def test_a_fault_of_the_recipe_names_the_field_to_change_and_is_not_tried_again():
+    found = explain(RecipeInvalid.at("policy.lora.target_modules", "LoRA can't be put on these modules."))
+    assert found.reason == "LoRA can't be put on these modules."
+    assert "policy.lora.target_modules" in found.remedy
+    assert found.retry is False
 
 
 def test_divergence_is_not_tried_again():

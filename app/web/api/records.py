@@ -92,7 +92,10 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=2000)] = 500,
     kinds: Annotated[str, Query(max_length=400, description="Comma-separated; empty: all.", examples=["state,finding"])] = "",
 ) -> Events:
-    """Everything that happened, in order, after `after`."""
+    """Everything that happened, in order, after `after`.
+
+    Nothing is ever taken out. An attempt that goes on from a checkpoint begins with a `resume` event, which names its step;
+    the steps after it are then recorded once more. What comes after the newest `resume` counts: metric series hold only that."""
     run = store.get_run(session, user.id, run_id)
     wanted = [kind for kind in kinds.split(",") if kind]
     unknown = [kind for kind in wanted if kind not in EVENT_KINDS]
