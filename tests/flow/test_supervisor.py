@@ -223,6 +223,7 @@ def test_while_the_database_is_locked_the_runner_goes_on_and_nothing_is_lost(
     assert_whole(database, run_id, steps=40)
 
 
+@pytest.mark.usefixtures("database")  # before the other one, so that the supervisors are stopped before it is closed
 def test_two_workers_share_ten_runs_and_each_runs_once(either_database: Database, start: Start) -> None:
     database = either_database
     library = make_library(database)
