@@ -22,6 +22,7 @@ Next = Annotated[str, Query(max_length=2000)]
 @dataclass(frozen=True, kw_only=True)
 class LoginPage(Context):
     next: str  # where to go afterwards: a path of ours
+    secret: str  # of the link that was opened, for a button to send; empty: it is asked for
     detail: str  # why the last try failed; empty at first
 
 
@@ -31,6 +32,12 @@ def show_login(request: Request, next: Next = "/") -> Response:
 
 
 @router.get("/login/{secret}")
+def show_link(request: Request, secret: str, database: CurrentDatabase) -> Response:
+    """A page with one button: previews and scanners open links by themselves, and must not use them up."""
+    return RedirectResponse("/", status_code=303) if is_signed_in(request, database) else login_page(request, "/", secret=secret)
+
+
+@router.post("/login/{secret}")
 async def follow_link(request: Request, secret: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
     return await write_apart(request, sign_in, request, secret, "/", settings, database)
 
@@ -82,8 +89,18 @@ def sign_in(request: Request, secret: str, target: str, settings: CurrentSetting
     return response
 
 
-def login_page(request: Request, target: str, detail: str = "") -> Response:
-    return render(request, "errors/login.html", LoginPage(next=target, detail=detail), status=401 if detail else 200)
+def is_signed_in(request: Request, database: CurrentDatabase) -> bool:
+    try:
+        with database.reading() as session:
+            accounts.authenticate(session, request.cookies.get(SESSION_COOKIE, ""), "session")
+    except Unauthenticated:
+        return False
+    return True
+
+
+def login_page(request: Request, target: str, detail: str = "", *, secret: str = "") -> Response:
+    page = LoginPage(next=target, detail=detail, secret=secret)
+    return render(request, "errors/login.html", page, status=401 if detail else 200)
 
 
 def own_path(target: str) -> str:

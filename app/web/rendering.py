@@ -34,12 +34,6 @@ class ErrorPage(Context):
     problems: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginPage(Context):
-    next: str
-    detail: str
-
-
 @cache
 def environment() -> Environment:
     """The one Jinja environment of the process."""
@@ -75,9 +69,3 @@ def error_page(request: Request, error: StudioError) -> HTMLResponse:
     template = "errors/_notice.html" if request.headers.get("hx-request") else "errors/error.html"
     context = ErrorPage(title=error.title, detail=error.detail, status=error.status, problems=error.problems)
     return render(request, template, context, status=error.status)
-
-
-def login_page(request: Request, *, next: str = "/", error: StudioError | None = None) -> HTMLResponse:
-    """The sign-in page; with the reason when a try has failed."""
-    context = LoginPage(next=next, detail=error.detail if error else "")
-    return render(request, "errors/login.html", context, status=error.status if error else 200)

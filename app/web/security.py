@@ -148,7 +148,7 @@ def check_origin(request: Request, settings: Settings) -> None:
     if has_bearer(request):
         return
     origin = request.headers.get("origin")
-    signing_in = request.url.path == "/login" and origin is not None
+    signing_in = (request.url.path == "/login" or request.url.path.startswith("/login/")) and origin is not None
     if SESSION_COOKIE not in request.cookies and not signing_in:
         return
     if origin is None or origin.lower() not in own_origins(request, settings):

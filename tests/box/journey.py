@@ -32,9 +32,9 @@ def sign_in(box: Box) -> None:
     """A browser comes in by the link in the log of the web; the link works once."""
     link = box.login_link()
     with httpx.Client(base_url=box.url, timeout=30) as browser:
-        assert browser.get(f"/login/{link}").status_code == 303
+        assert browser.post(f"/login/{link}").status_code == 303
         assert browser.get("/").status_code == 200
-    assert httpx.get(f"{box.url}/login/{link}").status_code == 401
+    assert httpx.post(f"{box.url}/login/{link}").status_code == 401
 
 
 def recipes(dataset: str, policy: str, reward: str) -> list[dict[str, Any]]:

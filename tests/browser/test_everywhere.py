@@ -258,3 +258,19 @@ def test_signing_in_takes_the_link_or_its_secret(studio, browser):
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
     context.close()
+
+
+def test_a_login_link_is_followed_by_its_button_also_without_scripts(studio, browser):
+    from app.services import accounts
+
+    with studio.database.writing() as session:
+        secret = accounts.create_login_link(session, studio.user)
+    context = browser.new_context(base_url=studio.url, java_script_enabled=False)
+    page = context.new_page()
+    for _ in range(2):
+        page.goto(f"/login/{secret}")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(f"{studio.url}/")
+    page.goto(f"/login/{secret}")
+    expect(page).to_have_url(f"{studio.url}/")
+    context.close()

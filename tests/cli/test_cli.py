@@ -171,8 +171,8 @@ def test_users_tokens_and_links_are_made_on_the_server(shell):
     token = shell.must("tokens", "create", "--user", "ada", "--scope", "read").strip()
     assert "only read" in shell.fails("models", "add", "a/b", STUDIO_TOKEN=token)
     link = shell.must("login-link").strip()
-    assert httpx.get(link, follow_redirects=False).status_code == 303
-    assert httpx.get(link, follow_redirects=False).status_code == 401
+    assert httpx.post(link, follow_redirects=False).status_code == 303
+    assert httpx.post(link, follow_redirects=False).status_code == 401
     assert "no user" in shell.fails("login-link", "--user", "nobody")
     assert "of this version" in shell.must("db", "upgrade")
 

@@ -51,7 +51,7 @@ class Studio:
     def browser(self) -> TestClient:
         """A browser that has signed in as the administrator, and sends what browsers send."""
         browser = self.client("", origin=URL)
-        assert browser.get(f"/login/{self.login_secret()}").status_code == 303
+        assert browser.post(f"/login/{self.login_secret()}").status_code == 303
         return browser
 
     def login_secret(self, name: str = "admin") -> str:

@@ -160,9 +160,9 @@ def test_every_answer_carries_the_security_headers(studio, method, path):
 
 def test_a_login_link_works_once(studio):
     secret = studio.login_secret()
-    first = studio.client("").get(f"/login/{secret}")
+    first = studio.client("").post(f"/login/{secret}")
     assert (first.status_code, first.headers["location"]) == (303, "/")
-    second = studio.client("").get(f"/login/{secret}")
+    second = studio.client("").post(f"/login/{secret}")
     assert second.status_code == 401
     assert "login-link" in second.text
     assert "set-cookie" not in second.headers
@@ -170,8 +170,8 @@ def test_a_login_link_works_once(studio):
 
 def test_a_newer_login_link_ends_the_older_one(studio):
     older, newer = studio.login_secret(), studio.login_secret()
-    assert studio.client("").get(f"/login/{older}").status_code == 401
-    assert studio.client("").get(f"/login/{newer}").status_code == 303
+    assert studio.client("").post(f"/login/{older}").status_code == 401
+    assert studio.client("").post(f"/login/{newer}").status_code == 303
 
 
 def test_a_login_link_ends_after_a_day(studio):
@@ -182,13 +182,29 @@ def test_a_login_link_ends_after_a_day(studio):
         lifetimes = [token.expires_at - moment for token in session.query(Token).where(*live)]
         session.execute(update(Token).where(*live).values(expires_at=moment - timedelta(seconds=1)))
     assert all(timedelta(hours=23) < lifetime <= timedelta(hours=24) for lifetime in lifetimes)
-    assert studio.client("").get(f"/login/{secret}").status_code == 401
+    assert studio.client("").post(f"/login/{secret}").status_code == 401
 
 
-def test_looking_at_a_login_link_without_following_it_spends_nothing(studio):
+def test_opening_a_login_link_shows_a_button_and_spends_nothing(studio):
     secret = studio.login_secret()
     assert studio.client("").head(f"/login/{secret}").status_code == 405
-    assert studio.client("").get(f"/login/{secret}").status_code == 303
+    for _ in range(2):  # a preview, then the person
+        page = studio.client("").get(f"/login/{secret}")
+        assert page.status_code == 200
+        assert "set-cookie" not in page.headers
+        assert f'action="/login/{secret}"' in page.text
+    assert studio.client("").post(f"/login/{secret}").status_code == 303
+
+
+def test_a_login_link_leads_who_is_signed_in_to_the_studio(studio):
+    browser, secret = studio.browser(), studio.login_secret()
+    again = browser.get(f"/login/{secret}")
+    assert (again.status_code, again.headers["location"]) == (303, "/")
+    assert studio.client("").post(f"/login/{secret}").status_code == 303  # it wasn't spent
+
+
+def test_what_a_login_link_says_is_no_markup(studio):
+    assert "<script" not in studio.client("").get("/login/%22%3E%3Cscript%3Ealert(1)").text.split("</head>")[1]
 
 
 def test_the_form_takes_the_secret_or_the_whole_link_and_goes_back(studio):
@@ -208,10 +224,11 @@ def test_a_sign_in_never_leads_elsewhere(studio, target):
 def test_a_foreign_page_cannot_sign_a_browser_in(studio):
     stranger = studio.client("", origin="https://evil.example")
     assert stranger.post("/login", data={"secret": studio.login_secret()}).status_code == 403
+    assert stranger.post(f"/login/{studio.login_secret()}").status_code == 403
 
 
 def test_the_session_cookie_is_for_the_server_only(studio):
-    cookie = studio.client("").get(f"/login/{studio.login_secret()}").headers["set-cookie"].lower()
+    cookie = studio.client("").post(f"/login/{studio.login_secret()}").headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
     assert "secure" not in cookie
@@ -222,7 +239,7 @@ def test_behind_https_the_session_cookie_stays_there(tmp_path):
     with TestClient(app, base_url="https://studio.example", follow_redirects=False) as client:
         with app.state.database.writing() as session:
             secret = accounts.create_login_link(session, accounts.ensure_admin(session))
-        assert "secure" in client.get(f"/login/{secret}").headers["set-cookie"].lower()
+        assert "secure" in client.post(f"/login/{secret}").headers["set-cookie"].lower()
         client.headers["origin"] = "https://studio.example"
         assert client.post("/logout").status_code == 303
 
@@ -247,7 +264,7 @@ def test_endless_tries_are_stopped_and_nobody_else_notices(studio):
     statuses = [attacker.post("/login", data={"secret": f"guess-{n}"}).status_code for n in range(100)]
     assert statuses[:10] == [401] * 10
     assert set(statuses[10:]) == {429}
-    refused = attacker.get("/login/guess")
+    refused = attacker.post("/login/guess")
     assert refused.status_code == 429
     assert 0 < int(refused.headers["retry-after"]) <= 61
     assert studio.browser().get("/api/v1/runs").status_code == 200
@@ -305,10 +322,10 @@ def test_the_doors_are_the_same_on_postgresql(postgres_settings):
         with app.state.database.writing() as session:
             admin = accounts.ensure_admin(session)
             secret, token = accounts.create_login_link(session, admin), accounts.create_token(session, admin, "test")
-        assert client.get(f"/login/{secret}").status_code == 303
-        assert client.get(f"/login/{secret}").status_code == 401
+        assert client.post(f"/login/{secret}").status_code == 303
         assert client.get("/api/v1/runs").status_code == 200
         client.cookies.clear()
+        assert client.post(f"/login/{secret}").status_code == 401
         client.headers["authorization"] = f"Bearer {token}"
         dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()
         policy = client.post("/api/v1/models", json={"kind": "policy", "source": "hub", "name": "a/b"}).json()
