@@ -5,7 +5,9 @@ The other side, what a worker does with them, is in `attempts`.
 
 import hashlib
 import json
+import re
 from functools import partial
+from itertools import count
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -26,6 +28,9 @@ from app.store.runs import get_run, lock_run
 from app.store.tables import Model, Run
 
 KEY_LENGTH = 200
+NAME_LENGTH = 120
+COPY_NUMBER = re.compile(r" \(\d{1,6}\)$")
+COPY_NUMBER_LENGTH = 9
 
 
 def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: str | None = None) -> Run:
@@ -120,8 +125,18 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
 
 
 def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
-    """Launch the recipe of a run once more, as a new run."""
-    recipe = Recipe.model_validate(get_run(session, owner_id, run_id).recipe)
+    """Launch the recipe of a run once more, as a new run whose name tells it apart.
+
+    With an idempotency key that was used for a clone of this run, that clone.
+    """
+    original = get_run(session, owner_id, run_id)
+    mine = Run.owner_id == owner_id
+    name = session.scalar(select(Run.name).where(mine, Run.idempotency_key == idempotency_key)) if idempotency_key else None
+    if name is None:
+        stem = COPY_NUMBER.sub("", original.name)[: NAME_LENGTH - COPY_NUMBER_LENGTH].rstrip()
+        taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
+        name = next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
+    recipe = Recipe.model_validate({**original.recipe, "name": name})
     return launch(session, owner_id, recipe, idempotency_key=idempotency_key)
 
 

@@ -231,7 +231,24 @@ def test_a_clone_is_a_new_run_of_the_same_recipe(database: Database, library: Li
     run = launch(database, library, name="first", reward={"source": "model", "model": "model_reward"})
     copy = act(database, services.clone, library, run.id)
     assert copy.id != run.id
-    assert (copy.recipe, copy.reward_id, copy.state) == (run.recipe, "model_reward", "queued")
+    assert (copy.recipe, copy.reward_id, copy.state) == ({**run.recipe, "name": "first (2)"}, "model_reward", "queued")
+
+
+def test_clones_are_told_apart_by_their_names(database: Database, library: Library) -> None:
+    run = launch(database, library, name="first_100 %")
+    names = [act(database, services.clone, library, run.id).name for _ in range(2)]
+    assert names == ["first_100 % (2)", "first_100 % (3)"]
+    again = launch(database, library, name="second (7)")
+    assert act(database, services.clone, library, again.id).name == "second (2)"
+    long = launch(database, library, name="x" * 120)
+    assert act(database, services.clone, library, long.id).name == "x" * 111 + " (2)"
+
+
+def test_a_clone_asked_for_again_with_its_key_is_the_same_run(database: Database, library: Library) -> None:
+    run = launch(database, library, name="first")
+    with database.writing() as session:
+        made = [services.clone(session, library.user.id, run.id, idempotency_key="k").id for _ in range(2)]
+    assert made[0] == made[1]
 
 
 def test_deleting_an_ended_run_takes_journal_metrics_and_files(either_database: Database, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from app.domain.events import (
     ArtifactWritten,
     ChatMessage,
     FindingRaised,
+    LogWritten,
     OutcomeReached,
     SampleDrawn,
     SpoolLine,
@@ -197,16 +198,35 @@ def test_the_weights_of_a_step_are_those_of_its_batch(studio, client):
     assert client.get(f"{RUNS}/{run_id}/weights", params={"step": 9}).status_code == 404
 
 
-def test_the_log_is_the_end_of_what_the_runner_printed(studio, client):
-    run_id = record(studio, [])
-    assert client.get(f"{RUNS}/{run_id}/log").text == ""
+def test_the_log_is_what_the_journal_says_and_what_each_runner_printed(studio, client):
+    remark = LogWritten(level="warning", text="Few prompts.")
+    failed = OutcomeReached(outcome=Outcome.FAILED, reason="It broke.", remedy="Mend it.", retry=False)
+    run_id = record(studio, [remark], failed)
+    said = client.get(f"{RUNS}/{run_id}/log").text.splitlines()
+    assert [line.split("  ", 1)[1] for line in said] == [
+        "state    queued",
+        "state    running, attempt 1, worker-1",
+        "warning  Few prompts.",
+        "state    failed, attempt 1, worker-1: It broke. Mend it.",
+    ]
+    assert said[2].startswith("2026-01-31T12:00:00.000+00:00")
+
     folder = studio.app.state.files.attempt_dir(run_id, 1)
     folder.mkdir(parents=True)
     (folder / "log.txt").write_bytes(b"first\n" + b"x" * 100 + b"\nl\xffast\n")
-    log = client.get(f"{RUNS}/{run_id}/log", params={"tail_bytes": 7})
-    assert (log.text, log.headers["content-type"]) == ("\nl\ufffdast\n", "text/plain; charset=utf-8")
+    log = client.get(f"{RUNS}/{run_id}/log", params={"tail_bytes": 6})
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+    assert log.text.splitlines() == [*said, "", "== Attempt 1: the end of what its runner printed ==", "l\ufffdast"]
+
+
+def test_the_log_of_one_attempt_is_the_end_of_what_its_runner_printed(studio, client):
+    run_id = record(studio, [])
+    assert client.get(f"{RUNS}/{run_id}/log", params={"attempt": 1}).text == ""
+    folder = studio.app.state.files.attempt_dir(run_id, 1)
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_bytes(b"first\n" + b"x" * 100 + b"\nl\xffast\n")
+    assert client.get(f"{RUNS}/{run_id}/log", params={"attempt": 1, "tail_bytes": 7}).text == "\nl\ufffdast\n"
     assert client.get(f"{RUNS}/{run_id}/log", params={"attempt": 2}).status_code == 404
-    assert client.get(f"{RUNS}/{studio.launch()}/log").text == ""
 
 
 @pytest.fixture

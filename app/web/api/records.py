@@ -17,6 +17,7 @@ from app.store import journal, samples
 from app.store import runs as store
 from app.store.files import Files
 from app.store.tables import JournalEntry
+from app.web import log
 from app.web.api.paging import AfterSeq
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession
 from app.web.stream import STREAM_HEADERS, as_events, follow, position
@@ -195,21 +196,28 @@ def list_findings(session: ReadSession, user: CurrentUser, run_id: str, after: A
     return Events(items=[EventView.model_validate(entry) for entry in entries], last_seq=run.last_seq)
 
 
-@router.get("/log", operation_id="read_log", summary="Read an attempt's log", response_class=PlainTextResponse)
+@router.get("/log", operation_id="read_log", summary="Read a run's log", response_class=PlainTextResponse)
 def read_log(
     session: ReadSession,
     files: CurrentFiles,
     user: CurrentUser,
     run_id: str,
-    attempt: Annotated[int | None, Query(ge=1, le=1_000_000, description="Empty: the newest.")] = None,
-    tail_bytes: Annotated[int, Query(ge=1, le=2**22, description="How much of its end.")] = 2**16,
+    attempt: Annotated[
+        int | None, Query(ge=1, le=1_000_000, description="Only what this attempt's runner printed; empty: the whole log.")
+    ] = None,
+    tail_bytes: Annotated[int, Query(ge=1, le=2**22, description="How much of the end of what runners printed.")] = 2**16,
 ) -> PlainTextResponse:
-    """What the runner printed, the end of it. Empty before it has printed anything."""
+    """What the journal says of states and as log, a line each with its time; then what the runner of each attempt printed,
+    the end of it, under a heading."""
     run = store.get_run(session, user.id, run_id)
-    number = run.attempt if attempt is None else attempt
-    if number > run.attempt:
-        raise NotFound(f"There is no attempt {number}; the run has had {run.attempt}.")
-    return PlainTextResponse(read_tail(files.attempt_dir(run_id, number) / "log.txt", tail_bytes))
+    if attempt is not None:
+        if attempt > run.attempt:
+            raise NotFound(f"There is no attempt {attempt}; the run has had {run.attempt}.")
+        return PlainTextResponse(read_tail(files.attempt_dir(run_id, attempt) / "log.txt", tail_bytes))
+    numbers = range(max(1, run.attempt - log.MAX_ATTEMPTS + 1), run.attempt + 1)
+    share = max(1, tail_bytes // max(1, len(numbers)))
+    printed = {number: read_tail(files.attempt_dir(run_id, number) / "log.txt", share) for number in numbers}
+    return PlainTextResponse(log.log_of(journal.read_last(session, run_id, log.KINDS, log.MAX_ENTRIES), printed))
 
 
 def read_tail(path: Path, num_bytes: int) -> str:
