@@ -52,12 +52,16 @@ def diagnose_data(
     batches: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]] = (),
     num_pairs: int = 0,
     num_equal_pairs: int = 0,
+    num_train: int = 0,
+    num_held_out: int = 0,
+    held_out_share: float = 0.0,
 ) -> list[FindingRaised]:
     """What a scored data set shows before the first step.
 
     `rewards`: of all responses; `pairs`: (chosen, rejected) rewards; `lambda_` and `zscore`: as the recipe has them;
     `batches`: for each batch of the plan, the prompt of each response and the responses, as anything that compares equal when
-    they do; `num_equal_pairs` of `num_pairs`: pairs whose two responses are the same tokens after truncation.
+    they do; `num_equal_pairs` of `num_pairs`: pairs whose two responses are the same tokens after truncation; `num_train` and
+    `num_held_out`: examples on both sides of the split, of which `held_out_share` was wanted for the second.
     """
     spread = pstdev(rewards) if len(rewards) > 1 else None
     centre, scale = (fmean(rewards), spread or 1.0) if zscore and rewards else (0.0, 1.0)
@@ -68,6 +72,7 @@ def diagnose_data(
         ("overflow_risk", find_overflow_risk({"weight/largest_exponent": largest})),
         ("low_diversity", find_low_diversity(batches)),
         ("truncated_pairs", find_truncated_pairs(num_equal_pairs, num_pairs)),
+        ("nothing_held_out", find_nothing_held_out(num_train, num_held_out, held_out_share)),
     ]
     return [raise_finding(name, evidence) for name, evidence in found if evidence]
 
@@ -178,6 +183,14 @@ def find_truncated_pairs(num_equal: int, num_pairs: int) -> str | None:
     if num_equal <= 0:
         return None
     return f"{num_equal} of {num_pairs} pairs ({num_equal / max(num_pairs, num_equal):.1%}) are equal after truncation."
+
+
+def find_nothing_held_out(num_train: int, num_held_out: int, share: float) -> str | None:
+    if num_held_out > 0 or share <= 0 or num_train == 0:
+        return None
+    return (
+        f"None of {num_train} examples could be held out, though a share of {share:g} was wanted: they have one prompt in common."
+    )
 
 
 def find_divergence(metrics: Metrics, recent: Sequence[Metrics] = ()) -> str | None:

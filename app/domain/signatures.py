@@ -77,6 +77,12 @@ _SIGNATURES = (
         "Raise tokens.max_response (or tokens.max_prompt), or set tokens.overlong to drop: such pairs carry no "
         "signal.",
     ),
+    Signature(
+        "nothing_held_out", "warning", "Nothing is held out",
+        "evaluation.share is above 0, but all examples have one prompt, which stays for training",
+        "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "
+        "different prompts, or set evaluation.share to 0 if this is meant.",
+    ),
 )  # fmt: skip
 
 SIGNATURES: dict[str, Signature] = {signature.name: signature for signature in _SIGNATURES}

@@ -176,12 +176,20 @@ def test_pairs_equal_after_truncation_are_counted() -> None:
     assert "3 of 400 pairs (0.8%)" in finding.evidence
 
 
+def test_a_run_without_held_out_prompts_says_so_unless_that_was_wanted() -> None:
+    (finding,) = diagnose_data(num_train=8, num_held_out=0, held_out_share=0.1)
+    assert (finding.name, finding.severity) == ("nothing_held_out", "warning")
+    assert "None of 8 examples" in finding.evidence
+    assert diagnose_data(num_train=8, num_held_out=0, held_out_share=0.0) == []
+    assert diagnose_data(num_train=8, num_held_out=1, held_out_share=0.1) == []
+
+
 # Signatures and intervals
 
 
 def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_exists() -> None:
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
-    raised |= {"inverted_rewards", "low_diversity", "truncated_pairs"}
+    raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out"}
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}
     for signature in SIGNATURES.values():

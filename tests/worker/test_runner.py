@@ -281,6 +281,14 @@ def test_without_held_out_prompts_the_run_still_trains(workshop, run):
     assert "evaluation" not in kinds(folder)
 
 
+def test_data_with_a_single_prompt_raises_a_finding_that_nothing_is_held_out(workshop, run):
+    rows = [{**row, "prompt": [{"role": "user", "content": "One for all."}]} for row in workshop.examples(8)]
+    folder = workshop.attempt(dataset=workshop.dataset(rows, "one-prompt"), training={"steps": 2})
+    assert run(folder) == 0
+    assert "nothing_held_out" in [event["payload"]["name"] for event in read_events(folder, "finding")]
+    assert "evaluation" not in kinds(folder)
+
+
 def test_a_found_lambda_is_logged(workshop, run):
     folder = workshop.attempt(weights={"lambda": None, "target_ess": 0.7}, training={"steps": 2})
     assert run(folder) == 0

@@ -114,8 +114,6 @@ def _log_prepared(attempt: Attempt, prepared: Prepared) -> None:
     told = Counter({name: count for name, count in prepared.counts.items() if count})
     details = "".join(f"; {name}: {count}" for name, count in sorted(told.items()))
     attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details}.")
-    if not prepared.held_out and attempt.recipe.evaluation.share > 0:
-        attempt.log("There are too few different prompts to hold any out: the run has no evaluation.", "warning")
 
 
 def get_rewards(attempt: Attempt, batches: Batches) -> list[Tensor]:
@@ -177,7 +175,7 @@ def make_weights(attempt: Attempt, ground: Ground, logprobs: list[Tensor], rewar
     weighing = weigh(ground.batches, logprobs, rewards, settings)
     if settings.target_ess is not None:
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective share {settings.target_ess:g}.")
-    attempt.raise_findings(data_findings(weighing, ground.prepared))
+    attempt.raise_findings(data_findings(weighing, ground.prepared, attempt.recipe.evaluation.share))
     save_weights(attempt.artifacts_dir / "weights.parquet", weighing)
     attempt.announce("weights.parquet", "Reference log-probability, reward and weight of every response")
     return weighing

@@ -8,8 +8,8 @@ from worker.stages.prepare import Prepared
 from worker.stages.weigh import Weighing, WeightedBatch, gather_own
 
 
-def data_findings(weighing: Weighing, prepared: Prepared) -> list[FindingRaised]:
-    """What the rules of app.domain.findings say about rewards, λ, repetition and truncation."""
+def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float = 0.0) -> list[FindingRaised]:
+    """What the rules of app.domain.findings say about rewards, λ, repetition, truncation and the held-out split."""
     return diagnose_data(
         rewards=weighing.own_rewards.tolist(),
         pairs=[pair for batch in weighing.batches for pair in _reward_pairs(batch)],
@@ -18,6 +18,9 @@ def data_findings(weighing: Weighing, prepared: Prepared) -> list[FindingRaised]
         batches=_texts(weighing.batches),
         num_pairs=prepared.num_pairs,
         num_equal_pairs=prepared.num_equal_pairs,
+        num_train=len(prepared.train),
+        num_held_out=len(prepared.held_out),
+        held_out_share=held_out_share,
     )
 
 

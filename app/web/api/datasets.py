@@ -174,7 +174,7 @@ def get_audit(session: ReadSession, user: CurrentUser, dataset_id: str) -> Audit
     """What is in the data set: rows kept and dropped by reason and number, responses, pairs, facts."""
     dataset = store.get_dataset(session, user.id, dataset_id)
     if dataset.audit is None:
-        raise NotFound(f"The data set {dataset.name} is {dataset.state}: it has an audit once it is ready.")
+        raise NotFound(not_ready(dataset))
     return Audit.model_validate(dataset.audit)
 
 
@@ -236,5 +236,14 @@ def get_ready(session: ReadSession, owner_id: str, dataset_id: str) -> Dataset:
     """Raises: NotFound before the data set is ready: a stream that has begun can't say so any more."""
     dataset = store.get_dataset(session, owner_id, dataset_id)
     if dataset.state != DatasetState.READY:
-        raise NotFound(f"The data set {dataset.name} is {dataset.state}: it has examples once it is ready.")
+        raise NotFound(not_ready(dataset))
     return dataset
+
+
+def not_ready(dataset: Dataset) -> str:
+    why = {
+        DatasetState.PROCESSING: "is still being read: ask again when it is ready.",
+        DatasetState.NEEDS_MAPPING: "waits for a mapping of its columns: POST one to its mapping first.",
+        DatasetState.FAILED: "could not be read: its error says why.",
+    }
+    return f"The data set “{dataset.name}” {why.get(DatasetState(dataset.state), 'has no audit.')}"
