@@ -19,11 +19,40 @@ let charts = null;
 function fill(metrics) {
   for (const [key, value] of Object.entries(metrics)) {
     const slot = document.querySelector(`[data-metric="${key}"]`);
-    if (slot) slot.textContent = WRITERS[slot.dataset.format](value);
+    if (!slot) continue;
+    slot.textContent = WRITERS[slot.dataset.format](value);
+    const note = slot.parentElement.querySelector(".note");
+    if (value !== null) note.textContent = note.dataset.note;
+  }
+}
+
+// The card of stages and progress, and why what is empty is empty: as a reload would show them.
+let moved = 0;
+async function refresh() {
+  const answer = await fetch(`/runs/${data.run_id}/standing`);
+  if (!answer.ok) return;
+  const template = document.createElement("template");
+  template.innerHTML = await answer.text();
+  const card = template.content.querySelector("#standing");
+  const old = byId("standing");
+  if (Number(card.dataset.seq) < Number(old.dataset.seq)) return;
+  // Steps that came while this was on its way are newer than its bar.
+  if (Number(card.dataset.seq) < moved) card.querySelector("#progress").replaceWith(byId("progress"));
+  old.replaceWith(card);
+  tellReasons(JSON.parse(card.dataset.reasons));
+}
+
+function tellReasons(reasons) {
+  for (const [name, text] of Object.entries(reasons)) {
+    const empty = document.querySelector(`figure[data-chart="${name}"] .plot-empty`);
+    if (empty) empty.textContent = text;
+    const slot = document.querySelector(`[data-metric="${name}"]`);
+    if (slot?.textContent === "–") slot.parentElement.querySelector(".note").textContent = text;
   }
 }
 
 function moveBar(share, text, secondsLeft) {
+  moved = last;
   byId("progress-bar").value = share;
   byId("progress-text").textContent = text;
   byId("time-left").textContent = Number.isFinite(secondsLeft) ? `${duration(secondsLeft)} left` : "";
@@ -34,6 +63,7 @@ function onStep(event) {
   fill(event.metrics);
   moveBar(event.step / event.num_steps, `Step ${count(event.step)} of ${count(event.num_steps)}`, event.seconds_left);
   byId("batch-step").max = event.step;
+  byId("standing").dataset.steps = event.num_steps;
   charts?.redraw();
 }
 
@@ -46,7 +76,8 @@ function onEvaluation(event) {
 function onProgress(event) {
   const name = event.stage[0].toUpperCase() + event.stage.slice(1);
   const share = event.total ? event.done / event.total : 0;
-  moveBar(share, `${name} ${percent(share)}`, NaN);
+  const countsSteps = ["train", "evaluate"].includes(event.stage) && Number(byId("standing").dataset.steps) > 0;
+  if (!countsSteps) moveBar(share, `${name} ${percent(share)}`, NaN);
 }
 
 // ----- fragments -----
@@ -67,26 +98,24 @@ function place(html, list, { first = false } = {}) {
 }
 
 function onState(html) {
-  const [status] = place(html, null);
+  const [status] = onLog(html);
   const { state } = status.dataset;
   announce(`The run is ${state}`);
   document.title = document.title.replace(/^(?:\[\w+\] )?/, state === "running" ? "" : `[${state}] `);
-  byId("progress-bar").classList.toggle("done", state === "succeeded");
-  if (state === "succeeded") for (const item of byId("stepper").children) { item.dataset.at = "done"; item.removeAttribute("aria-current"); }
-  if (state !== "running") byId("time-left").textContent = "";
+  refresh();
 }
 
 function onLog(html) {
   const list = byId("log-list");
   const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 40;
-  const [line] = place(html, list);
+  const lines = place(html, list);
   while (list.children.length > MAX_LOG_LINES) list.firstElementChild.remove();
   if (atEnd) list.scrollTop = list.scrollHeight;
-  return line;
+  return lines;
 }
 
 function onResume(html) {
-  store.cut(Number(onLog(html).dataset.cutAfter));
+  store.cut(Number(onLog(html)[0].dataset.cutAfter));
   charts?.redraw();
 }
 
@@ -115,7 +144,7 @@ function onSample(html) {
 
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {
-  state: onState, stage: (html) => place(html, null), log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume,
+  state: onState, stage: refresh, log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume,
   finding: onFinding, artifact: onArtifact, sample: onSample,
 };
 

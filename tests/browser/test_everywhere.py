@@ -80,7 +80,7 @@ def test_hostile_texts_stay_texts(page, studio, hostile):
     page.goto(f"/runs/{writer.run_id}")
     expect(page.locator("html[data-stream=open]")).to_be_attached()
     tell(writer)  # and once more through the live stream
-    expect(page.locator("#log-list li")).to_have_count(2 * len(PAYLOADS) + 6)
+    expect(page.locator("#log-list li")).to_have_count(2 * len(PAYLOADS) + 8)  # with two of the preparation, two states
     expect(page.locator("#sample-groups article")).to_have_count(len(PAYLOADS))
     assert page.locator("#sample-groups [data-side=policy] .text").all_text_contents() == [
         p.replace("\r\n", "\n") for p in PAYLOADS

@@ -178,6 +178,92 @@ def test_a_failure_shows_its_reason_and_remedy(page, studio, writer):
     expect(page.get_by_text("last line of the log")).to_be_visible()
 
 
+def standing(page: Page) -> list[str]:
+    """What a page says of the run's standing: state, text, time, stages, bar, why a chart is empty."""
+    parts = (
+        "#status .badge, #progress-text, #time-left, #stepper li, #attempt-note, figure .plot-empty, .tile .note, #log-list li"
+    )
+    texts = page.evaluate(f"[...document.querySelectorAll('{parts}')].map(e => (e.dataset.at ?? '') + e.textContent.trim())")
+    return [
+        *texts,
+        page.evaluate("document.querySelector('#progress-bar').className + document.querySelector('#progress-bar').value"),
+    ]
+
+
+def is_as_after_a_reload(page: Page) -> None:
+    page.wait_for_load_state("networkidle") if page.locator("html[data-stream=ended]").count() else page.wait_for_timeout(400)
+    live = standing(page)
+    page.reload()
+    assert standing(page) == live
+
+
+def test_live_is_as_after_a_reload_in_every_state(page, studio):
+    run_id = studio.launch(reward={"source": "rating"}, weights={"preset": "within_prompt", "lambda": 0.3})
+    page.goto(f"/runs/{run_id}")
+    expect(page.locator("#progress-text")).to_have_text("Waits for a worker")
+    expect(page.locator("figure[data-chart=wins]")).to_contain_text("Needs a reward model or a judge")
+    writer = Writer(studio)
+    writer.begin(run_id)
+    expect(page.locator("#progress-text")).to_have_text("Starting")
+    is_as_after_a_reload(page)
+    writer.prepare()
+    expect(page.locator("#stepper li[data-stage=train]")).to_have_attribute("data-at", "now")
+    is_as_after_a_reload(page)
+    writer.steps(1, 7)
+    with studio.database.writing() as session:
+        attempts.lose(session, run_id, writer.token, "The machine went dark.")
+    expect(page.locator("#attempt-note")).to_contain_text("Attempt 2. Attempt 1 was lost: The machine went dark.")
+    expect(page.locator("#log-list")).to_contain_text("Interrupted: The machine went dark.")
+    is_as_after_a_reload(page)
+    writer.run_id = ""
+    writer.begin(run_id)
+    outcome = OutcomeReached(outcome=Outcome.FAILED, reason="Out of memory.", remedy="Lower it.", retry=False)
+    writer.say({"kind": "stage", "stage": "prepare"})
+    with studio.database.writing() as session:
+        attempts.finish(session, run_id, writer.token, outcome)
+    expect(page.locator("#stepper li[data-stage=prepare]")).to_have_attribute("data-at", "failed")
+    expect(page.locator("#time-left")).to_contain_text("took")
+    expect(page.locator("#attempt-note")).to_contain_text("Attempt 2. Attempt 1 was lost")
+    expect(page.locator("figure[data-chart=kl]")).to_contain_text("The run ended before its first evaluation.")
+    expect(page.get_by_role("link", name="Clone and edit")).to_have_class("button primary")
+    is_as_after_a_reload(page)
+
+
+def test_cancelling_a_queued_run_leaves_no_wait_behind(page, studio):
+    run_id = studio.launch()
+    page.goto(f"/runs/{run_id}")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the run").click()
+    expect(page.locator("#progress-text")).to_have_text("Never started")
+    is_as_after_a_reload(page)
+
+
+def test_nothing_held_out_leaves_the_evaluation_open(page, studio):
+    writer = Writer(studio, num_steps=5)
+    writer.begin(studio.launch(evaluation={"share": 0}))
+    writer.prepare()
+    writer.steps(1, 5)
+    writer.finish()
+    page.goto(f"/runs/{writer.run_id}")
+    evaluate = page.locator("#stepper li[data-stage=evaluate]")
+    expect(evaluate).to_have_attribute("data-at", "skipped")
+    expect(evaluate).to_contain_text("Nothing is held out")
+    expect(page.locator("figure[data-chart=kl]")).to_contain_text("held-out share is 0")
+
+
+def test_a_step_that_is_not_there_is_refused_in_a_sentence(page, studio, complaints):
+    writer = Writer(studio, num_steps=5)
+    writer.begin(studio.launch())
+    writer.prepare()
+    writer.steps(1, 5)
+    for step, sentence in (("9999", "logged yet; choose a step from 1 to 5"), ("", "whole number from 1 to 5")):
+        answer = page.request.get(f"/runs/{writer.run_id}/weights?step={step}", headers={"hx-request": "true"})
+        assert sentence in answer.text()
+    writer.finish()
+    answer = page.request.get(f"/runs/{writer.run_id}/weights?step=9999")
+    assert "This run has no step 9\u2009999; choose one from 1 to 5." in answer.text()
+
+
 def test_one_batch_shows_the_weights_of_a_step(page, writer):
     open_run(page, writer)
     page.locator("#batch-step").fill("3")

@@ -43,7 +43,6 @@ class Chart:
     band: tuple[str, str] | None = None
     sparse: bool = False  # drawn at evaluations only
     wide: bool = False
-    empty: str = "Drawn from the first step on."
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +52,11 @@ def meaning(key: str) -> str:
     return CATALOGUE[key].meaning
 
 
-NOT_EVALUATED = "Drawn from the first evaluation on."
+TILES = (
+    "loss", "weight/ess_share", "weight/spearman_reward", "weight/spearman_length", "weight/share_chosen",
+    "eval/reward_gain", "eval/win_rate", "eval/kl",
+)  # fmt: skip
+JUDGED = frozenset({"eval/reward_policy", "eval/reward_reference", "eval/reward_gain", "eval/win_rate"})  # need a reward model
 
 WEIGHTS = (
     Chart(
@@ -65,7 +68,7 @@ WEIGHTS = (
     Chart(
         "heatmap",
         "Weights over time",
-        "Each column is one step's histogram: the stronger the colour, the more responses.",
+        "Each column is one step's histogram, in long runs that of a few steps: the stronger the colour, the more responses.",
         kind="heatmap",
     ),
     Chart(
@@ -118,7 +121,6 @@ REWARDS = (
         "Mean reward of the policy's answers beside the frozen reference's, to the same prompts.",
         (Line("eval/reward_policy", "policy", "policy"), Line("eval/reward_reference", "reference", "reference")),
         sparse=True,
-        empty=NOT_EVALUATED,
     ),
     Chart(
         "wins",
@@ -131,10 +133,13 @@ REWARDS = (
         thresholds=(Threshold(0.5, "even"),),
         band=("eval/win_rate_low", "eval/win_rate_high"),
         sparse=True,
-        empty=NOT_EVALUATED,
     ),
     Chart(
-        "kl", "KL from the reference", meaning("eval/kl"), (Line("eval/kl", "KL", "policy"),), sparse=True, empty=NOT_EVALUATED
+        "kl",
+        "KL from the reference",
+        f"{meaning('eval/kl')} It is an estimate from these answers, so near the start it can lie slightly below 0.",
+        (Line("eval/kl", "KL", "policy"),),
+        sparse=True,
     ),
     Chart(
         "rewards",
@@ -167,7 +172,6 @@ LEARNING = (
         "Mean length of the answers to held-out prompts, in tokens. A falling policy often means that weights follow length.",
         (Line("eval/length_policy", "policy", "policy"), Line("eval/length_reference", "reference", "reference")),
         sparse=True,
-        empty=NOT_EVALUATED,
     ),
 )
 

@@ -1,8 +1,8 @@
 """The live stream of a run's page: the journal after what the page showed first, event by event.
 
 Numbers (step, evaluation, progress) travel as JSON for the charts; every other kind as the HTML of its fragment
-`templates/runs/_<kind>.html`, the same that the first paint uses. The event's id is its seq, so a browser that lost the
-connection goes on where it stood.
+`templates/runs/_<kind>.html`, the same that the first paint uses; a state also gives a line of the log. The event's id is
+its seq, so a browser that lost the connection goes on where it stood.
 """
 
 from collections.abc import AsyncIterator
@@ -68,5 +68,6 @@ def to_message(entry: JournalEntry) -> ServerSentEvent:
     shown = show(entry)
     if entry.kind in AS_JSON:
         return ServerSentEvent(raw_data=shown.event.model_dump_json(), event=entry.kind, id=str(entry.seq))
-    html = fragment(f"runs/_{entry.kind}.html", shown=shown, event=shown.event, finished=False)
+    parts = ("state", "state_line") if entry.kind == "state" else (entry.kind,)
+    html = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
     return ServerSentEvent(raw_data=html, event=entry.kind, id=str(entry.seq))

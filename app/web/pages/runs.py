@@ -6,25 +6,27 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app.domain.errors import NotFound
-from app.domain.events import ProgressMade, StageStarted, StateChanged
+from app.domain.errors import InvalidInput, NotFound
+from app.domain.events import StateChanged
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.run import RunState, Stage
+from app.domain.run import RunState
 from app.services import runs as service
 from app.store import histograms, journal, overview, samples
 from app.store import runs as store
 from app.store.overview import RunRow
 from app.store.tables import Attempt, Run, Worker
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.format import count
 from app.web.pages import charts
 from app.web.pages.live import Shown, show
+from app.web.pages.standing import Standing, standing_of
 from app.web.rendering import Context, render
 
 router = APIRouter()
 
 PAGE_SIZE = 30
 LOG_LINES = 300
-LOG_KINDS = ("log", "resume", "checkpoint", "outcome")
+LOG_KINDS = ("state", "log", "resume", "checkpoint", "outcome")
 POINTS = 600
 STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the first paint
 
@@ -54,8 +56,7 @@ class RunPage(Context):
     row: RunRow
     recipe: dict[str, Any]
     state: Shown
-    stage: Shown
-    progress: Shown
+    standing: Standing
     step: Shown | None
     evaluation: Shown | None
     findings: list[Shown]
@@ -138,8 +139,7 @@ def show_run(
         row=overview.describe_runs(session, [run])[0],
         recipe=run.recipe,
         state=Shown.of(StateChanged(**state_of(run)), run),
-        stage=Shown.of(StageStarted(stage=Stage(run.stage or "prepare")), run),
-        progress=Shown.of(ProgressMade(stage=Stage(run.stage or "prepare"), done=round(run.progress * 1000), total=1000), run),
+        standing=standing_of(session, run),
         step=show(step) if step else None,
         evaluation=show(evaluation) if evaluation else None,
         findings=list_shown(session, run_id, "finding"),
@@ -231,18 +231,34 @@ def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_
 
 @router.get("/runs/{run_id}/weights")
 def show_weights(
-    request: Request, session: ReadSession, user: CurrentUser, files: CurrentFiles, run_id: str, step: Step
+    request: Request, session: ReadSession, user: CurrentUser, files: CurrentFiles, run_id: str, step: str = ""
 ) -> HTMLResponse:
     """The responses of one step's batch with the parts of their weights."""
     run = store.get_run(session, user.id, run_id)
-    logged = journal.find_step(session, run_id, step)
+    number = int(step) if step.isascii() and step.isdecimal() and len(step) < 10 else 0
+    if number < 1:
+        raise InvalidInput.at("step", f"Type a step, a whole number {steps_of(run)}.")
+    logged = journal.find_step(session, run_id, number)
     if logged is None:
-        raise NotFound(f"Step {step} isn't logged yet; choose a step between 1 and {run.step}.")
+        raise NotFound(no_such_step(run, number))
     batch = int(logged.payload["batch"])
     rows = store.read_weights(files, run_id, batch)
     largest = max((row["weight"] for row in rows), default=0.0)
-    context = WeightsPart(run_id=run_id, dataset_id=run.dataset_id, step=step, batch=batch, rows=rows, largest=largest)
+    context = WeightsPart(run_id=run_id, dataset_id=run.dataset_id, step=number, batch=batch, rows=rows, largest=largest)
     return render(request, "runs/_weights.html", context)
+
+
+def steps_of(run: Run) -> str:
+    return f"from 1 to {count(run.step)}" if run.step else "from 1 on"
+
+
+def no_such_step(run: Run, step: int) -> str:
+    """Why a step has no batch to show."""
+    if not RunState(run.state).final:
+        return f"Step {count(step)} isn't logged yet" + (f"; choose a step {steps_of(run)}." if run.step else ".")
+    if run.step == 0:
+        return "This run ended before its first step, so there is no batch to show."
+    return f"This run has no step {count(step)}; choose one {steps_of(run)}."
 
 
 @router.post("/runs/{run_id}/cancel")

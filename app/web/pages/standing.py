@@ -1,0 +1,156 @@
+"""Where a run stands, in words: its stages, its progress, its earlier attempts, and why a chart or a value is still empty.
+
+The first paint and the live page take it from here alike: the page's script asks for it again when the state or stage changes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from sqlalchemy.orm import Session
+
+from app.domain.run import RunState, Stage
+from app.store import journal
+from app.store import runs as store
+from app.store.tables import Attempt, Run
+from app.web.dependencies import CurrentUser, ReadSession
+from app.web.format import count, duration, percent
+from app.web.pages import charts
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+ENDINGS = {"lost": "was lost", "failed": "failed", "interrupted": "was interrupted", "cancelled": "was cancelled"}
+STAGE_TEXTS = {
+    Stage.PREPARE: "Tokens and batches",
+    Stage.SCORE: "Log π_ref and rewards",
+    Stage.TRAIN: "Weighted fine-tuning",
+    Stage.EVALUATE: "Held-out generations",
+}
+MARK_TEXTS = {"failed": "Failed here", "stopped": "Stopped here", "skipped": "Nothing is held out"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`tone` colours the bar; `reasons` says for a chart's id or a metric's key why there is nothing to show."""
+
+    seq: int
+    stages: list[tuple[str, str, str]]  # name, mark, text
+    text: str
+    time: str
+    share: float
+    tone: str
+    num_steps: int
+    attempt_text: str
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandingPart(Context):
+    standing: Standing
+
+
+@router.get("/runs/{run_id}/standing")
+def show_standing(request: Request, session: ReadSession, user: CurrentUser, run_id: str) -> HTMLResponse:
+    """The card of stages and progress, for the page to take in."""
+    standing = standing_of(session, store.get_run(session, user.id, run_id))
+    return render(request, "runs/_standing.html", StandingPart(standing=standing))
+
+
+def standing_of(session: Session, run: Run) -> Standing:
+    is_evaluated = journal.latest(session, run.id, "evaluation") is not None
+    return Standing(
+        seq=run.last_seq,
+        stages=[(str(stage), mark, MARK_TEXTS.get(mark, STAGE_TEXTS[stage])) for stage, mark in marks_of(run, is_evaluated)],
+        text=progress_text(run),
+        time=time_text(run),
+        share=run.step / run.num_steps if counts_steps(run) else run.progress,
+        tone={"succeeded": "done", "failed": "failed", "cancelled": "stopped"}.get(run.state, ""),
+        num_steps=run.num_steps,
+        attempt_text=attempt_text(run, store.list_attempts(session, run.id)),
+        reasons=reasons_of(run),
+    )
+
+
+def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:
+    """Each stage as done, now, todo, failed, stopped or skipped."""
+    stages = list(Stage)
+    here = stages.index(Stage(run.stage)) if run.stage else 0 if run.state == RunState.FAILED else -1
+    at_here = {"running": "now", "succeeded": "done", "failed": "failed"}.get(run.state, "stopped")
+    marks = ["done" if at < here or run.state == "succeeded" else at_here if at == here else "todo" for at in range(len(stages))]
+    never = run.recipe["evaluation"]["share"] == 0 or (run.state == "succeeded" and not is_evaluated)
+    if never and not is_evaluated and marks[-1] in ("done", "todo"):
+        marks[-1] = "skipped"
+    return list(zip(stages, marks, strict=True))
+
+
+def counts_steps(run: Run) -> bool:
+    """Whether the bar counts optimizer steps rather than the stage's own units."""
+    return run.num_steps > 0 and (run.stage in ("train", "evaluate") or run.state == "succeeded")
+
+
+def progress_text(run: Run) -> str:
+    if run.state == "queued":
+        return "Waits for a worker"
+    if counts_steps(run):
+        return f"Step {count(run.step)} of {count(run.num_steps)}"
+    if run.stage:
+        return f"{run.stage.capitalize()} {percent(run.progress)}"
+    if not RunState(run.state).final:
+        return "Starting" if run.state == "running" else "Interrupted"
+    return "Ended before its first stage" if run.started_at else "Never started"
+
+
+def time_text(run: Run) -> str:
+    if run.state == "running" and run.seconds_left is not None:
+        return f"{duration(run.seconds_left)} left"
+    if run.started_at and run.finished_at:
+        return f"took {duration(seconds_between(run.started_at, run.finished_at))}"
+    return ""
+
+
+def seconds_between(first: datetime, last: datetime) -> float:
+    return (last - first).total_seconds()
+
+
+def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:
+    """From the second attempt on: which it is, and why the one before ended."""
+    ended = [attempt for attempt in attempts if attempt.outcome in ENDINGS]
+    before = [attempt for attempt in ended if attempt.number < run.attempt or not RunState(run.state).final]
+    if not before:
+        return ""
+    last = before[-1]
+    number = max(run.attempt, last.number + (not RunState(run.state).final and run.state != "running"))
+    why = f": {last.reason}" if last.reason else ""
+    return f"Attempt {number}. Attempt {last.number} {ENDINGS[last.outcome]}{why}{'' if why.endswith(('.', '!')) else '.'}"
+
+
+def reasons_of(run: Run) -> dict[str, str]:
+    """For each chart and each tile, why it is empty; what has values doesn't show it."""
+    reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in charts.ALL}
+    return reasons | {key: reason_for([key], run) for key in charts.TILES}
+
+
+def reason_for(keys: Sequence[str], run: Run) -> str:
+    is_evaluation = bool(keys) and all(key.startswith("eval/") for key in keys)
+    settings, reward = run.recipe["evaluation"], run.recipe["reward"]
+    if is_evaluation and settings["share"] == 0:
+        return "Nothing is held out (the held-out share is 0), so nothing is evaluated."
+    if is_evaluation and settings["num_prompts"] == 0:
+        return "No held-out prompts are answered in this run."
+    if keys and set(keys) <= charts.JUDGED and not (reward["model"] or reward["judge"]):
+        return f"Needs a reward model or a judge; this run's rewards come from the {reward['source']}."
+    what = "evaluation" if is_evaluation else "step"
+    if RunState(run.state).final:
+        return missing_at_end(run, what)
+    return f"From the first {what} on."
+
+
+def missing_at_end(run: Run, what: str) -> str:
+    if what == "step" and run.step > 0:
+        return "This run measured nothing of this kind."
+    if run.state == "succeeded":
+        return "Nothing was held out, so nothing was evaluated." if what == "evaluation" else "This run took no step."
+    return f"The run ended before its first {what}."
