@@ -31,14 +31,14 @@ def read_journal(database: Database, run_id: str, *kinds: str) -> list[JournalEn
         return journal.read(session, run_id, kinds=kinds or None)
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 40.0) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
 
 
-def wait_for_end(database: Database, run_id: str, seconds: float = 40.0) -> Run:
+def wait_for_end(database: Database, run_id: str, seconds: float = 90.0) -> Run:
     wait_until(lambda: fetch(database, run_id).finished_at is not None, seconds)
     return fetch(database, run_id)
 
