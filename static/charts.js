@@ -1,6 +1,6 @@
 // The charts of a run page: a data store in, canvases out. Redrawn at most once a frame, and only what can be seen.
 
-import { number, percent, size } from "./format.js";
+import { count, number, percent, size } from "./format.js";
 
 const ROLES = ["text", "muted", "line", "surface", "sunken", "chosen", "rejected", "policy", "reference", "threshold", "accent"];
 
@@ -24,17 +24,28 @@ function tick(value) {
   return Math.abs(rounded) >= 1e-3 && Math.abs(rounded) < 1e6 ? String(rounded).replace("-", "−") : number(rounded, 2);
 }
 
+const LONG = 200; // points from which a line is drawn thin, so that its noise doesn't fill the plane
+const axisName = (colours, name) => ({ name, nameLocation: "middle", nameGap: 22, nameTextStyle: { ...font, color: colours.muted } });
+const step = (value) => count(Math.round(value));
+
 const writer = (spec, plain) => ({ share: percent, bytes: size })[spec.unit] ?? plain;
+
+// A chart with a smallest span doesn't blow up differences that mean nothing.
+function padded(spec, side) {
+  if (!spec.span) return undefined;
+  return ({ min, max }) => (max - min >= spec.span ? undefined : Math.max(0, Math.round((min + max + side * spec.span) / 2)));
+}
 
 function axes(colours, spec) {
   const label = { ...font, color: colours.muted, hideOverlap: true };
   return {
     xAxis: {
-      type: "value", min: "dataMin", max: "dataMax", minInterval: 1, axisLabel: label, splitLine: { show: false },
+      type: "value", min: "dataMin", max: "dataMax", minInterval: 1, axisLabel: { ...label, formatter: step }, splitLine: { show: false }, ...axisName(colours, "step"),
       axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false },
     },
     yAxis: {
-      type: "value", scale: spec.low === null, min: spec.low ?? undefined, max: spec.high ?? undefined, splitNumber: 4,
+      type: "value", scale: spec.low === null, min: spec.low ?? padded(spec, -1), max: spec.high ?? padded(spec, 1), splitNumber: 4,
+      name: spec.axis, nameLocation: "end", nameGap: 8, nameTextStyle: { ...font, color: colours.muted, align: "left" },
       interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLine: { show: false },
       axisLabel: { ...label, formatter: writer(spec, tick) },
       splitLine: { lineStyle: { color: colours.line } },
@@ -54,31 +65,43 @@ function thresholds(colours, spec) {
   return {
     silent: true, symbol: "none", animation: false,
     lineStyle: { color: colours.threshold, type: "dashed", width: 1 },
-    label: { ...font, color: colours.threshold, backgroundColor: colours.surface, padding: [1, 4], position: "insideEndTop", formatter: (item) => item.name },
+    label: { show: false }, // its name stands in the legend, not on the lines
     data: spec.thresholds.map(({ at, label }) => ({ yAxis: at, name: label })),
   };
+}
+
+// What the reference lines mean, once each: "length-driven (±0.5)".
+function thresholdNames(spec) {
+  const places = new Map();
+  for (const { at, label } of spec.thresholds) places.set(label, [...(places.get(label) ?? []), at]);
+  const write = writer(spec, tick);
+  return [...places].map(([label, [at, ...more]]) => `${label} (${more.length ? "±" : ""}${write(at)})`);
 }
 
 function lineOption(spec, store, colours) {
   const format = writer(spec, number);
   const series = spec.lines.map((line, index) => {
     const points = store.get(line.key);
+    const isLong = points.length > LONG;
     const few = spec.sparse || points.length < 3 || line.key.startsWith("eval/");
     return {
       type: "line", name: line.label, data: points, animation: false, showSymbol: few, symbolSize: 6, sampling: few ? undefined : "lttb",
       connectNulls: false, itemStyle: { color: colours[line.tone] }, emphasis: { disabled: true },
-      lineStyle: { color: colours[line.tone], width: 1.8, type: line.dashed ? "dashed" : "solid" },
+      lineStyle: { color: colours[line.tone], width: isLong ? 1 : 1.8, opacity: isLong ? 0.75 : 1, type: line.dashed ? "dashed" : "solid" },
       markLine: index === 0 ? thresholds(colours, spec) : undefined,
     };
   });
   if (spec.band) series.unshift(...bandSeries(spec, store, colours));
-  const many = spec.lines.length > 1;
+  const names = thresholdNames(spec);
+  const dashed = { color: colours.threshold, type: "dashed", width: 1 };
+  series.push(...names.map((name) => ({ type: "line", name, data: [], itemStyle: { color: colours.threshold }, lineStyle: dashed, tooltip: { show: false } })));
+  const many = spec.lines.length + names.length > 1;
   return {
     ...axes(colours, spec), animation: false, series, tooltip: tooltip(colours, format),
-    grid: { left: 4, right: 14, top: many ? 30 : 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    grid: { left: 4, right: 14, top: (many ? 30 : 14) + (spec.axis ? 14 : 0), bottom: 18, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
     legend: many
       ? { top: 0, left: 0, itemWidth: 14, itemHeight: 3, itemGap: 14, icon: "roundRect", textStyle: { ...font, fontSize: 12, color: colours.muted },
-          data: spec.lines.map((line) => line.label), selectedMode: false }
+          data: [...spec.lines.map((line) => line.label), ...names], selectedMode: false }
       : undefined,
   };
 }
@@ -114,6 +137,19 @@ function binLabel(bin, edges) {
   return low >= 0.01 && low < 1000 ? number(low, 2) : low.toExponential(0).replace("e+", "e").replace("-", "−");
 }
 
+function binRange(bin, edges) {
+  if (bin === 0) return `w ${binLabel(0, edges)}`;
+  return bin < edges.length ? `w from ${binLabel(bin, edges)} to ${binLabel(bin + 1, edges)}` : `w ≥ ${binLabel(bin, edges)}`;
+}
+
+// A column stands for the steps since the one before it.
+const firstStep = (columns, at) => (at > 0 ? columns[at - 1][0] + 1 : Math.min(1, columns[0][0]));
+
+function stepsOf(columns, at) {
+  const [first, last] = [firstStep(columns, at), columns[at][0]];
+  return first < last ? `steps ${count(first)} to ${count(last)}` : `step ${count(last)}`;
+}
+
 function histogramOption(spec, store, colours, edges) {
   const [first, last] = usedBins(store.columns, edges);
   const bins = Array.from({ length: last - first + 1 }, (_, at) => first + at);
@@ -121,10 +157,10 @@ function histogramOption(spec, store, colours, edges) {
   const label = { ...font, color: colours.muted };
   return {
     animation: false,
-    grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
-    xAxis: { type: "category", data: bins.map((bin) => binLabel(bin, edges)), axisLabel: { ...label, interval: wholePowers(first), hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
-    yAxis: { type: "value", minInterval: 1, axisLabel: label, splitLine: { lineStyle: { color: colours.line } } },
-    tooltip: { ...tooltip(colours, (value) => `${value} responses`), axisPointer: { type: "shadow", shadowStyle: { opacity: 0.08 } } },
+    grid: { left: 4, right: 14, top: 14, bottom: 18, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    xAxis: { type: "category", data: bins.map((bin) => binLabel(bin, edges)), ...axisName(colours, "weight w"), axisLabel: { ...label, interval: wholePowers(first), hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
+    yAxis: { type: "value", minInterval: 1, axisLabel: { ...label, formatter: count }, splitLine: { lineStyle: { color: colours.line } } },
+    tooltip: { ...tooltip(colours, count), formatter: ([{ dataIndex, value }]) => `${binRange(first + dataIndex, edges)}\n${value === 1 ? "1 response" : `${count(value)} responses`}`, axisPointer: { type: "shadow", shadowStyle: { opacity: 0.08 } } },
     series: [{ type: "bar", name: "", data: bins.map((bin) => counts[bin] ?? 0), barCategoryGap: "12%", itemStyle: { color: colours.policy, borderRadius: [2, 2, 0, 0] }, emphasis: { disabled: true } }],
   };
 }
@@ -140,11 +176,11 @@ function heatmapOption(spec, store, colours, edges) {
   const bins = Array.from({ length: last - first + 1 }, (_, at) => binLabel(first + at, edges));
   return {
     animation: false,
-    grid: { left: 4, right: 14, top: 14, bottom: 4, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
-    xAxis: { type: "category", data: store.columns.map(([step]) => step), axisLabel: { ...label, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
+    grid: { left: 4, right: 14, top: 14, bottom: 18, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    xAxis: { type: "category", data: store.columns.map((_, at) => count(firstStep(store.columns, at))), ...axisName(colours, "step"), axisLabel: { ...label, hideOverlap: true }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
     yAxis: { type: "category", data: bins, axisLabel: { ...label, interval: wholePowers(first) }, axisLine: { show: false }, axisTick: { show: false } },
     visualMap: { show: false, min: 0, max: cells.reduce((most, [, , share]) => Math.max(most, share), 0.2), dimension: 2, inRange: { color: [colours.sunken, colours.policy] } },
-    tooltip: { ...tooltip(colours, percent), trigger: "item", formatter: ({ value }) => `step ${store.columns[value[0]]?.[0]}\nw ≥ ${bins[value[1]]}: ${percent(value[2])} of the responses` },
+    tooltip: { ...tooltip(colours, percent), trigger: "item", formatter: ({ value }) => `${stepsOf(store.columns, value[0])}\n${binRange(first + value[1], edges)}: ${percent(value[2])} of the responses` },
     series: [{ type: "heatmap", data: cells, progressive: 0, emphasis: { disabled: true } }],
   };
 }

@@ -33,7 +33,22 @@ function showError(title, detail, problems = []) {
   byId("upload-error").replaceChildren(notice);
 }
 
+// All sent, the server reads: how long that takes isn't known, so the bar only moves.
+function showSent(loaded, total) {
+  const bar = byId("upload-bar");
+  const isSent = loaded >= total;
+  if (isSent) bar.removeAttribute("value"); else bar.value = loaded / total;
+  byId("upload-text").textContent = isSent ? "Reading and checking…" : "Uploading";
+  byId("upload-share").textContent = isSent ? size(total) : `${size(loaded)} of ${size(total)}, ${percent(loaded / total)}`;
+}
+
+function markFile(text) {
+  byId("file-error").textContent = text;
+  if (text) file.setAttribute("aria-invalid", "true"); else file.removeAttribute("aria-invalid");
+}
+
 function busy(isBusy) {
+  byId("upload-state").textContent = "";
   byId("upload-progress").hidden = !isBusy;
   byId("upload-stop").hidden = !isBusy;
   byId("upload-button").disabled = isBusy;
@@ -44,22 +59,23 @@ function finish(request) {
   try { answer = JSON.parse(request.responseText); } catch { /* not ours: the status says enough */ }
   if (request.status === 201) { location.assign(`/datasets/${answer.id}`); return; }
   busy(false);
+  const atFile = answer.problems?.find(({ field }) => field === "file") ?? (request.status === 413 || request.status === 422 ? { message: answer.detail } : null);
+  if (atFile) markFile(atFile.message);
   showError(answer.title ?? "The upload failed", answer.detail ?? `The server answered ${request.status}. Try again.`, answer.problems);
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   byId("upload-error").replaceChildren();
-  if (!file.files.length) { showError("No file", "Choose a file, or drop one onto the field."); file.focus(); return; }
+  markFile("");
+  if (!file.files.length) { markFile("Choose a file."); showError("No file", "Choose a file, or drop one onto the field."); file.focus(); return; }
   const request = new XMLHttpRequest(); // fetch can't tell how much has been sent
   request.upload.addEventListener("progress", ({ loaded, total }) => {
-    byId("upload-bar").value = loaded / total;
-    byId("upload-text").textContent = loaded < total ? "Uploading" : "Reading the file";
-    byId("upload-share").textContent = `${size(loaded)} of ${size(total)}, ${percent(loaded / total)}`;
+    showSent(loaded, total);
   });
   request.addEventListener("load", () => finish(request));
   request.addEventListener("error", () => { busy(false); showError("The upload failed", "The connection was lost. Try again."); });
-  request.addEventListener("abort", () => busy(false));
+  request.addEventListener("abort", () => { busy(false); byId("upload-state").textContent = "The upload was stopped. Nothing was kept."; });
   byId("upload-stop").onclick = () => request.abort();
   request.open("POST", "/api/v1/datasets");
   request.send(new FormData(form));

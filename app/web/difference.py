@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from enum import StrEnum
 
 WORD = re.compile(r"\s*\S+\s*")
 MAX_WORDS = 1500  # of both together; difflib's time grows with their product
@@ -17,16 +18,23 @@ class Piece:
     differs: bool
 
 
-def mark_differences(left: str, right: str) -> tuple[list[Piece], list[Piece]] | None:
-    """Both texts in pieces whose texts join to the whole; None when they are too long, or share too little to compare."""
+class Unmarked(StrEnum):
+    """Why nothing is marked, for people."""
+
+    TOO_LONG = "These responses are too long to mark where they differ."
+    TOO_DIFFERENT = "These responses share too little to mark where they differ."
+
+
+def mark_differences(left: str, right: str) -> tuple[list[Piece], list[Piece]] | Unmarked:
+    """Both texts in pieces whose texts join to the whole; or why they can't be compared."""
     if len(left) + len(right) > MAX_CHARS:
-        return None
+        return Unmarked.TOO_LONG
     left_words, right_words = split(left), split(right)
     if len(left_words) + len(right_words) > MAX_WORDS:
-        return None
+        return Unmarked.TOO_LONG
     matcher = SequenceMatcher(None, [word.strip() for word in left_words], [word.strip() for word in right_words], autojunk=False)
     if matcher.ratio() < 0.15:
-        return None
+        return Unmarked.TOO_DIFFERENT
     left_pieces: list[Piece] = []
     right_pieces: list[Piece] = []
     for kind, i, j, k, m in matcher.get_opcodes():

@@ -107,6 +107,22 @@ def metric(metrics: Mapping[str, Any] | None, key: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def holds(audit: Mapping[str, Any] | None) -> str:
+    """What says in a data set which response is better: pairs, ratings, or labels of single responses."""
+    facts = audit or {}
+    parts = [
+        counted(facts["num_pairs"], "pair") if facts.get("num_pairs") else "",
+        "ratings" if facts.get("has_rating") else "",
+        "labels of single responses" if facts.get("has_preference") and not facts.get("num_pairs") else "",
+    ]
+    return ", ".join(part for part in parts if part) or NOTHING
+
+
 def as_yaml(value: Any) -> str:
     """YAML for people and for `varstudio`: in the order of the fields, long texts unbroken."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
@@ -115,5 +131,5 @@ def as_yaml(value: Any) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number, "exact": exact, "count_of": count, "signed": signed, "percent": percent, "size": size, "duration": duration,
     "ago": ago, "clock": clock, "iso": iso, "words": words, "metric": metric,
-    "yaml": as_yaml,
+    "yaml": as_yaml, "counted": counted, "holds": holds,
 }  # fmt: skip

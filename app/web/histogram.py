@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.web.format import count
+from app.web.format import count, counted
 
 WIDTH, HEIGHT, GAP, WIDEST = 360, 96, 0.12, 60
 
@@ -55,10 +55,10 @@ def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
     bars, labels = [], []
     for place, (value, times) in enumerate(sorted(values.items())):
         height = round(HEIGHT * times / highest, 1)
-        bars.append(Bar(round((place + GAP / 2) * slot, 1), round(slot * (1 - GAP), 1), height, "", f"{value:g}: {times}"))
+        bars.append(Bar(round((place + GAP / 2) * slot, 1), round(slot * (1 - GAP), 1), height, "", f"{value:g}: {count(times)}"))
         if place % (1 + len(values) // 12) == 0:
             labels.append(Label(round((place + 0.5) * slot, 1), f"{value:g}"))
-    text = f"{sum(values.values())} ratings, {len(values)} different values"
+    text = f"{counted(sum(values.values()), 'rating')}, {counted(len(values), 'different value')}"
     return Histogram("Ratings", text, WIDTH, bars, labels)
 
 
@@ -80,7 +80,7 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
             x = (place - first) * slot + slot * GAP / 2 + rank * width
             height = max(1.0, HEIGHT * times / highest) if times else 0.0
             bars.append(
-                Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, place)}: {times}".strip())
+                Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, place)}: {count(times)}".strip())
             )
     labels = [Label(round((place - first + 0.5) * slot, 1), span_label(edges, place)) for place in range(first, last + 1)]
     facts = counted[0][1]

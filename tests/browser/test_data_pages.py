@@ -53,12 +53,34 @@ def test_dropping_a_file_chooses_it(page):
     assert page.locator("#file").evaluate("input => input.files[0].name") == "dropped.jsonl"
 
 
+def test_responses_that_share_too_little_say_so(page, write):
+    page.goto("/datasets/new")
+    pair = {"prompt": "Which?", "chosen": "one two three four", "rejected": "five six seven eight"}
+    page.get_by_label("File", exact=True).set_input_files(write("unlike-pairs.jsonl", [pair, *PAIRS]))
+    page.get_by_role("button", name="Upload").click()
+    expect(page.locator("#example-0")).to_contain_text("share too little")
+    expect(page.locator("#example-0 mark")).to_have_count(0)
+    expect(page.locator("#example-1")).not_to_contain_text("share too little")
+
+
+def test_stopping_an_upload_says_so(page, studio, write):
+    page.route("**/api/v1/datasets", lambda route: None)  # it never answers
+    page.goto("/datasets/new")
+    page.get_by_label("File", exact=True).set_input_files(write("endless.jsonl", PAIRS))
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#upload-state")).to_have_text("The upload was stopped. Nothing was kept.")
+    expect(page.get_by_role("button", name="Upload")).to_be_enabled()
+
+
 def test_a_file_that_cant_be_read_says_why_and_leaves_nothing(page, complaints, write):
     page.goto("/datasets/new")
     page.get_by_role("button", name="Upload").click()
     page.get_by_label("File", exact=True).set_input_files(write("empty.jsonl", []))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_role("alert")).to_contain_text("empty")
+    expect(page.locator("#file-error")).to_contain_text("empty")
+    expect(page.locator("#file")).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_role("button", name="Upload")).to_be_enabled()
     assert [complaint for complaint in complaints if "422" not in complaint] == []
     complaints.clear()  # the browser reports the refusal itself

@@ -43,6 +43,8 @@ class Chart:
     band: tuple[str, str] | None = None
     sparse: bool = False  # drawn at evaluations only
     wide: bool = False
+    axis: str = ""  # the name of the vertical axis, with its unit
+    span: float | None = None  # the least that the vertical axis spans
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,6 +123,7 @@ REWARDS = (
         "Mean reward of the policy's answers beside the frozen reference's, to the same prompts.",
         (Line("eval/reward_policy", "policy", "policy"), Line("eval/reward_reference", "reference", "reference")),
         sparse=True,
+        axis="reward",
     ),
     Chart(
         "wins",
@@ -140,6 +143,7 @@ REWARDS = (
         f"{meaning('eval/kl')} It is an estimate from these answers, so near the start it can lie slightly below 0.",
         (Line("eval/kl", "KL", "policy"),),
         sparse=True,
+        axis="nats",
     ),
     Chart(
         "rewards",
@@ -154,10 +158,19 @@ REWARDS = (
 )
 
 LEARNING = (
-    Chart("loss", "Loss", meaning("loss"), (Line("loss", "batch", "policy"), Line("eval/loss", "held-out", "chosen"))),
+    Chart(
+        "loss", "Loss", meaning("loss"), (Line("loss", "batch", "policy"), Line("eval/loss", "held-out", "chosen")), axis="nats"
+    ),
     Chart("learning_rate", "Learning rate", meaning("learning_rate"), (Line("learning_rate", "learning rate", "policy"),)),
     Chart("grad_norm", "Gradient norm", meaning("grad_norm"), (Line("grad_norm", "norm", "policy"),)),
-    Chart("speed", "Throughput", meaning("tokens_per_second"), (Line("tokens_per_second", "tokens/s", "policy"),), low=0),
+    Chart(
+        "speed",
+        "Throughput",
+        meaning("tokens_per_second"),
+        (Line("tokens_per_second", "tokens/s", "policy"),),
+        low=0,
+        axis="tokens/s",
+    ),
     Chart(
         "memory",
         "Peak memory",
@@ -172,6 +185,8 @@ LEARNING = (
         "Mean length of the answers to held-out prompts, in tokens. A falling policy often means that weights follow length.",
         (Line("eval/length_policy", "policy", "policy"), Line("eval/length_reference", "reference", "reference")),
         sparse=True,
+        axis="tokens",
+        span=16,
     ),
 )
 

@@ -14,7 +14,7 @@ from app.services import datasets as service
 from app.store import datasets as store
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
-from app.web.difference import Piece, mark_differences
+from app.web.difference import Piece, Unmarked, mark_differences
 from app.web.histogram import Histogram, lengths_of, ratings_of
 from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, kept, mapping_form
 from app.web.rendering import Context, render, variables
@@ -28,10 +28,11 @@ EXAMPLES_SHOWN = 10
 
 @dataclass(frozen=True)
 class ShownExample:
-    """An example with the words marked in which its first two responses differ."""
+    """An example with the words marked in which its first two responses differ, or why they are not."""
 
     example: Example
     marked: tuple[list[Piece], list[Piece]] | None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def dataset_page(
         **variables(mapping_form(files, dataset, shape, values)),
         audit=audit,
         histograms=histograms_of(audit) if audit else [],
-        examples=[ShownExample(example, difference_of(example)) for example in found],
+        examples=[show_example(example) for example in found],
         before=max(0, start - EXAMPLES_SHOWN) if start > 0 else None,
         next_from=last + 1 if found and last + 1 < dataset.num_examples else None,
         title="The file can't be read",
@@ -142,11 +143,12 @@ def histograms_of(audit: Audit) -> list[Histogram]:
     return [*lengths_of(audit.facts), *([ratings] if ratings else [])]
 
 
-def difference_of(example: Example) -> tuple[list[Piece], list[Piece]] | None:
+def show_example(example: Example) -> ShownExample:
     if len(example.responses) < 2:
-        return None
+        return ShownExample(example, None)
     first, second = example.responses[:2]
-    return mark_differences(first.content, second.content)
+    marked = mark_differences(first.content, second.content)
+    return ShownExample(example, None, marked.value) if isinstance(marked, Unmarked) else ShownExample(example, marked)
 
 
 @router.post("/datasets/{dataset_id}/delete")

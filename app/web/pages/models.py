@@ -91,7 +91,7 @@ def page(
     context = ModelsPage(
         models=found[:PAGE_SIZE],
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
-        roots=[str(root) for root in settings.model_roots],
+        roots=[str(root) for root in service.roots_of(settings)],
         succeeded=run_choices(runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=100)),
         values=values,
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
