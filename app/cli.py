@@ -6,7 +6,7 @@
     varstudio datasets | models | runs …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
     varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
 
-Every error is a sentence on standard error, with exit status 1.
+Every error is a sentence on standard error, with exit status 1; 2 for a command line that can't be understood.
 """
 
 import sys
@@ -63,9 +63,17 @@ def run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):  # the parser's own errors have one; anything else nobody foresaw
             err.print(f"Unexpected: {type(error).__name__}: {error}", style="red", markup=False)
             return 1
-        err.print(f"{error.format_message()} Try --help.", style="red", markup=False)
-        return 1
+        tell_usage(error.format_message())
+        return int(getattr(error, "exit_code", 1))
     return result if isinstance(result, int) else 0
+
+
+def tell_usage(message: str) -> None:
+    """What the parser says; a command without the one it needs after it shows its help."""
+    if message.startswith("Usage:"):
+        err.print(message, markup=False)
+    else:
+        err.print(f"{message.rstrip('.')}. Try --help.", style="red", markup=False)
 
 
 def main() -> None:

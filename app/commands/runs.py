@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ group = typer.Typer(no_args_is_help=True, help="VAR runs.")
 RETRY_SECONDS = 2.0
 GIVE_UP_SECONDS = 300.0
 CHUNK_BYTES = 2**20
+OPTIONS = {"policy.model": "--policy", "reward.model": "--reward", "reward.source": "--reward"}  # named unlike their fields
 
 
 @group.command("launch")
@@ -50,10 +52,29 @@ def launch(
         "training": {"batch_size": batch_size, "epochs": epochs, "steps": steps, "learning_rate": learning_rate},
     }
     client = Client(Settings())
-    run = client.post("/runs", merge(body, sections))
+    with named_as_typed(sections):
+        run = client.post("/runs", merge(body, sections))
     out.print(run["id"], markup=False)
     if watch_it:
         follow(client, run["id"])
+
+
+@contextmanager
+def named_as_typed(sections: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """A refusal of what an option gave names that option, not the recipe's field."""
+    given = {
+        f"{section}.{key}".strip("."): OPTIONS.get(f"{section}.{key}", f"--{key.replace('_', '-')}")
+        for section, options in sections.items()
+        for key, value in options.items()
+        if value is not None
+    }
+    try:
+        yield
+    except CommandFailed as error:
+        fields = [str(problem.get("field", "")) for problem in error.problems]
+        problems = [{**problem, "field": given.get(field, field)} for problem, field in zip(error.problems, fields, strict=True)]
+        field, _, rest = error.detail.partition(" ")
+        raise CommandFailed(f"{given.get(field, field)} {rest}".strip(), problems=problems, extra=error.extra) from None
 
 
 def reward_of(reward: str | None) -> dict[str, Any]:
@@ -145,13 +166,15 @@ def parse_events(lines: Iterator[str]) -> Iterator[dict[str, str]]:
 @group.command("cancel")
 def cancel(run_id: str) -> None:
     """Cancel a run: a queued one never starts, a running one stops within a step."""
-    out.print(Client(Settings()).post(f"/runs/{run_id}/cancel")["state"], markup=False)
+    state = Client(Settings()).post(f"/runs/{run_id}/cancel")["state"]
+    out.print("The run is cancelled." if state == "cancelled" else "Cancelling was requested; the run stops within a step.")
 
 
 @group.command("resume")
 def resume(run_id: str) -> None:
     """Queue a failed or cancelled run again, from its newest good checkpoint."""
-    out.print(Client(Settings()).post(f"/runs/{run_id}/resume")["state"], markup=False)
+    Client(Settings()).post(f"/runs/{run_id}/resume")
+    out.print("The run is queued again; it goes on from its newest good checkpoint.")
 
 
 @group.command("delete")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from app import cli
+from app.commands.datasets import places
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = "".join(json.dumps({"prompt": f"Q {n}?", "chosen": f"Kind {n}.", "rejected": f"Rude {n}."}) + "\n" for n in range(20))
@@ -52,10 +53,10 @@ class Shell:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def fails(self, *arguments: object, **environment: str) -> str:
+    def fails(self, *arguments: object, status: int = 1, **environment: str) -> str:
         """The sentence of a command that can't do what was asked."""
         done = self(*arguments, **environment)
-        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()
         return done.stderr.strip()
@@ -155,7 +156,9 @@ def test_runs_are_launched_steered_and_watched(shell):
     assert (run["name"], run["recipe"]["weights"]["lambda"], run["recipe"]["training"]["steps"]) == ("By file", 0.3, 2)
     assert run_id in shell.must("runs", "list", "--state", "queued")
     assert "no artifact" in shell.fails("runs", "download", run_id)
-    assert shell.must("runs", "cancel", run_id).strip() == "cancelled"
+    assert shell.must("runs", "cancel", run_id).strip() == "The run is cancelled."
+    assert shell.must("runs", "resume", run_id).startswith("The run is queued again")
+    shell.must("runs", "cancel", run_id)
     watched = shell("runs", "watch", run_id)
     assert watched.returncode == 1
     assert "Queued" in watched.stdout
@@ -181,7 +184,6 @@ def test_every_mistake_is_a_sentence(shell, tmp_path):
     (shell.folder / "broken.yaml").write_text("a: [1")
     (shell.folder / "list.yaml").write_text("- 1")
     (shell.folder / "bad.yaml").write_text("dataset: d\npolicy: {model: x}\nweights: {lambda: -1, preset: best}\n")
-    assert "No such command" in shell.fails("lunch")
     assert "no file" in shell.fails("datasets", "add", "none.jsonl")
     assert "line" in shell.fails("runs", "launch", "broken.yaml")
     assert "recipe" in shell.fails("runs", "launch", "list.yaml")
@@ -192,6 +194,30 @@ def test_every_mistake_is_a_sentence(shell, tmp_path):
     nobody = f"http://127.0.0.1:{free_port()}"
     assert "No studio answers" in shell.fails("runs", "list", STUDIO_URL=nobody, STUDIO_TOKEN="x")
     assert "STUDIO_PORT" in shell.fails("runs", "list", STUDIO_PORT="many")
+
+
+def test_a_command_line_that_can_not_be_understood_ends_with_status_2(shell):
+    assert shell.fails("lunch", status=2) == "No such command 'lunch'. Try --help."
+    assert shell.fails("runs", "show", status=2) == "Missing argument 'run_id'. Try --help."
+    assert shell.fails("runs", "list", "--limit", "0", status=2).endswith(". Try --help.")
+    usage = shell.fails("runs", status=2)
+    assert usage.startswith("Usage: varstudio runs")
+    assert "Try --help" not in usage
+
+
+def test_a_refused_option_is_named_as_it_was_typed(shell):
+    one = shell.fails("runs", "launch", "--dataset", "d", "--policy", "p", "--lambda", "0")
+    assert "--lambda" in one
+    assert "weights.lambda" not in one
+    two = shell.fails("runs", "launch", "--dataset", "d", "--policy", "p", "--lambda", "0", "--batch-size", "0")
+    assert "--lambda" in two
+    assert "--batch-size" in two
+
+
+def test_where_rows_were_left_out_is_said_in_one_or_many_lines_or_rows():
+    assert places({"lines": [2], "count": 1}, "line") == "line 2"
+    assert places({"lines": [2, 5], "count": 2}, "row") == "rows 2, 5"
+    assert places({"lines": list(range(1, 21)), "count": 40}, "line") == "lines 1, 2, 3, 4, 5 …"
 
 
 def test_up_ends_when_a_part_of_it_ends_and_says_so(tmp_path):
