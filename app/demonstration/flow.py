@@ -24,6 +24,7 @@ from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
 from app.demonstration.result import Answer, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
+from app.services.models import DEMONSTRATION
 from app.settings import Settings
 
 NAME = "Help desk"
@@ -67,7 +68,7 @@ def demo(
 
 
 def settle(console: Console, port: int | None, data_dir: Path | None) -> Settings:
-    """Our settings, with a port that is free and the models' folder among those that models may come from."""
+    """Our settings, with a port that is free, and a folder for data and models."""
     given = {"port": port, "data_dir": data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     try:
@@ -76,14 +77,13 @@ def settle(console: Console, port: int | None, data_dir: Path | None) -> Setting
         taken, settings = settings.port, settings.model_copy(update={"port": free_port(settings.host)})
         console.print(f"Port {taken} is taken, so the demonstration uses {settings.port}.")
     workplace(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
-    roots = [*settings.model_roots, workplace(settings)]
-    os.environ["STUDIO_MODEL_ROOTS"] = ",".join(map(str, roots))  # for the web and the worker
     os.environ.setdefault("STUDIO_RUNNER_THREADS", "1")  # models this small gain nothing from more, and lose on a busy machine
     return settings
 
 
 def workplace(settings: Settings) -> Path:
-    return settings.root / "demonstration"
+    """Below data_dir; what the studio registers from it stays usable under a plain `varstudio up`."""
+    return settings.root / DEMONSTRATION
 
 
 def folder_of(settings: Settings, seed: int, scale: float) -> Path:

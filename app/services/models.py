@@ -22,6 +22,7 @@ from app.store.runs import get_run
 from app.store.tables import Model
 
 KINDS = ("policy", "reward")
+DEMONSTRATION = "demonstration"  # below data_dir
 SOURCES = ("hub", "folder", "run")
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
@@ -99,7 +100,7 @@ def examine(
     if source == "hub":
         return examine_hub(kind, name, revision)
     if source == "folder":
-        return examine_folder(kind, name, path, settings.model_roots)
+        return examine_folder(kind, name, path, roots_of(settings))
     if source == "run":
         return examine_run(session, files, owner_id, kind, name, run_id)
     raise ModelInvalid.at("source", f'There is no source "{source}"; choose hub, folder or run.')
@@ -129,6 +130,12 @@ def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: 
         raise NotFound(f"Run {run.name} has left no model among its artifacts.")
     facts = {**check_folder(folder, [folder], kind), "run_id": run_id}
     return Candidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
+
+
+def roots_of(settings: Settings) -> list[Path]:
+    """The folders that models may be taken from: those of the settings, and what `varstudio demo` has made for us here."""
+    ours = settings.root / DEMONSTRATION
+    return [*settings.model_roots, *([ours] if ours.is_dir() else [])]
 
 
 def allowed_folder(path: str, roots: Sequence[Path]) -> Path:
@@ -175,7 +182,12 @@ def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, An
 
 
 def add(session: Session, files: Files, owner_id: str, candidate: Candidate) -> Model:
-    """Keeps an examined model. A run's files are linked into a folder of their own, so the run may be deleted later."""
+    """Keeps an examined model. A run's files are linked into a folder of their own, so the run may be deleted later.
+
+    Raises: Conflict when the folder, with the same files, is there already.
+    """
+    if candidate.source == "folder":
+        refuse_same(models.find_same_folder(session, owner_id, candidate.kind, candidate.path), candidate)
     model_id = new_id("model")
     path = candidate.path
     if candidate.source == "run":
@@ -194,6 +206,14 @@ def add(session: Session, files: Files, owner_id: str, candidate: Candidate) -> 
     session.add(model)
     session.flush()
     return model
+
+
+def refuse_same(known: Sequence[Model], candidate: Candidate) -> None:
+    """Raises: Conflict that names the model; a folder whose files have changed since is another model."""
+    for model in known:
+        if model.facts.get("sha256") == candidate.facts.get("sha256"):
+            sentence = f"This folder is here already, as the {model.kind} model “{model.name}” ({model.id}): use that one."
+            raise Conflict(sentence, problems=[{"field": "path", "message": sentence}])
 
 
 def keep_files(folder: Path, to: Path) -> Path:
@@ -219,7 +239,7 @@ def check(session: Session, settings: Settings, owner_id: str, model_id: str) ->
     if model.source == "hub":
         return []
     folder = Path(model.path)
-    roots = settings.model_roots if model.source == "folder" else [folder]
+    roots = roots_of(settings) if model.source == "folder" else [folder]
     try:
         facts = check_folder(allowed_folder(model.path, roots), roots, model.kind)
     except ModelInvalid as error:

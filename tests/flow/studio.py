@@ -95,6 +95,9 @@ class Studio:
         return dataset_id
 
     def model(self, folder: Path, kind: str) -> str:
+        for known in self.get(f"/api/v1/models?kind={kind}&limit=200")["items"]:
+            if known["path"] == str(folder.resolve()):
+                return str(known["id"])
         body = {"source": "folder", "path": str(folder), "kind": kind}
         return str(self.post("/api/v1/models", body, status=201)["id"])
 

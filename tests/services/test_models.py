@@ -307,6 +307,27 @@ def test_a_changed_folder_is_noticed_at_the_next_look(add, root, session, settin
     assert "config.json" in service.check(session, allowed, user.id, model.id)[0]["message"]
 
 
+def test_a_folder_is_taken_once_in_each_kind_until_its_files_change(add, root):
+    folder = make_model(root / "tiny")
+    model = add(folder, name="First")
+    with pytest.raises(Conflict, match=f"already, as the policy model “First” .{model.id}.") as caught:
+        add(root / "." / "tiny", name="Second")
+    assert caught.value.problems[0]["field"] == "path"
+    write_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": (10, 4), "other": (1,)})
+    assert add(folder, name="Second").id != model.id
+
+
+def test_the_demonstrations_folder_is_allowed_where_there_is_one(session, files, settings, user):
+    with pytest.raises(ModelInvalid, match="STUDIO_MODEL_ROOTS"):
+        service.register(session, files, settings, owner_id=user.id, kind="policy", source="folder", path="/etc")
+    folder = make_model(settings.root / "demonstration" / "seed-0" / "policy")
+    model = service.register(session, files, settings, owner_id=user.id, kind="policy", source="folder", path=str(folder))
+    assert service.check(session, settings, user.id, model.id) == []
+    outside = make_model(settings.root / "elsewhere")
+    with pytest.raises(ModelInvalid, match="allowed folder"):
+        service.register(session, files, settings, owner_id=user.id, kind="policy", source="folder", path=str(outside))
+
+
 def test_a_model_that_a_run_uses_stays(session, files, library, run):
     for model in (library.policy,):
         with pytest.raises(Conflict, match="Done"):

@@ -95,7 +95,8 @@ async def add_model(
     user: CurrentUser,
     response: Response,
 ) -> ModelView:
-    """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind."""
+    """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind. 409 names
+    the model that a folder is already."""
     candidate = await run_in_threadpool(examine, database, files, settings, user.id, asked)
     added = await write_apart(request, add, database, files, user.id, candidate)
     response.headers["location"] = f"/api/v1/models/{added.id}"
