@@ -53,7 +53,7 @@ class DatasetView(BaseModel):
 class DatasetDetail(DatasetView):
     """A data set with its mapping and its audit."""
 
-    mapping: ColumnMapping | None
+    mapping: ColumnMapping | None = Field(description="With needs_mapping: the one that was tried last and didn't fit, if any.")
     audit: Audit | None
 
 
