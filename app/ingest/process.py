@@ -119,18 +119,24 @@ def nothing_kept(tally: Tally, numbering: Numbering, given: ColumnMapping | None
 
     `given`: the mapping that a user chose; a reason that speaks of one of its parts is then a problem of that part.
     """
-    problems = list(drop_problems(tally.dropped(), numbering, given))
-    reasons = "; ".join(problem["message"] for problem in problems[:5])
+    dropped = tally.dropped()
+    problems = list(drop_problems(dropped, numbering, given))
+    reasons = "; ".join(told(item, numbering) for item in dropped[:5])
     return DatasetInvalid(f"None of the {tally.num_rows} rows read can be used: {reasons}.", problems=problems)
 
 
 def drop_problems(dropped: list[DroppedRows], numbering: Numbering, given: ColumnMapping | None) -> Iterator[dict[str, Any]]:
     """One problem per reason."""
     for item in dropped:
-        times = f"{item.count} × " if item.count > 1 else ""
-        message = f"{times}{item.reason} (first in {numbering} {item.lines[0]})"
+        message = told(item, numbering)
         where = {"line": item.lines[0]} if numbering == "line" else {}
-        yield {"field": field_of(item.reason, given), "message": message, **where}
+        yield {"field": field_of(item.reason, given), "message": f"{message[0].upper()}{message[1:]}.", **where}
+
+
+def told(item: DroppedRows, numbering: Numbering) -> str:
+    """A reason, how often it was met, and where first."""
+    times = f"{item.count} × " if item.count > 1 else ""
+    return f"{times}{item.reason} (first in {numbering} {item.lines[0]})"
 
 
 def field_of(reason: str, given: ColumnMapping | None) -> str:

@@ -215,8 +215,8 @@ def test_a_file_without_a_usable_row_tells_every_reason(read_bytes):
     with pytest.raises(StudioError) as caught:
         read_bytes(b'{"prompt": "p", "chosen": "a", "rejected": ""}\n{"prompt": "p", "chosen": "a", "rejected": "a"}\n')
     assert caught.value.problems == [
-        {"field": "file", "message": "empty response (first in line 1)", "line": 1},
-        {"field": "file", "message": "identical responses (first in line 2)", "line": 2},
+        {"field": "file", "message": "Empty response (first in line 1).", "line": 1},
+        {"field": "file", "message": "Identical responses (first in line 2).", "line": 2},
     ]
 
 
