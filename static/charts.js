@@ -21,6 +21,7 @@ const font = { fontFamily: "ui-sans-serif, system-ui, sans-serif", fontSize: 11 
 // Round numbers without the zeros that equal precision would add.
 function tick(value) {
   const rounded = Number(value.toPrecision(3));
+  if (Math.abs(rounded) >= 1000 && Math.abs(rounded) < 1e6) return count(rounded).replace("-", "−");
   return Math.abs(rounded) >= 1e-3 && Math.abs(rounded) < 1e6 ? String(rounded).replace("-", "−") : number(rounded, 2);
 }
 
@@ -33,7 +34,8 @@ const writer = (spec, plain) => ({ share: percent, bytes: size })[spec.unit] ?? 
 // A chart with a smallest span doesn't blow up differences that mean nothing.
 function padded(spec, side) {
   if (!spec.span) return undefined;
-  return ({ min, max }) => (max - min >= spec.span ? undefined : Math.max(0, Math.round((min + max + side * spec.span) / 2)));
+  const round = side < 0 ? Math.floor : Math.ceil;
+  return ({ min, max }) => (max - min >= spec.span ? undefined : Math.max(0, 5 * round((min + max + side * spec.span) / 10)));
 }
 
 function axes(colours, spec) {
@@ -46,7 +48,7 @@ function axes(colours, spec) {
     yAxis: {
       type: "value", scale: spec.low === null, min: spec.low ?? padded(spec, -1), max: spec.high ?? padded(spec, 1), splitNumber: 4,
       name: spec.axis, nameLocation: "end", nameGap: 8, nameTextStyle: { ...font, color: colours.muted, align: "left" },
-      interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLine: { show: false },
+      interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLine: { show: false }, axisTick: { show: false },
       axisLabel: { ...label, formatter: writer(spec, tick) },
       splitLine: { lineStyle: { color: colours.line } },
     },

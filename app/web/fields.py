@@ -15,18 +15,18 @@ from app.web import format
 Kind = Literal["text", "number", "integer", "select", "switch"]
 
 LABELS = {  # where a field's own name is a word of the machine
-    "max_examples": "Largest number of examples",
+    "max_examples": "Number of examples",
     "policy.dtype": "Number type",
     "policy.lora.rank": "LoRA rank",
     "policy.lora.alpha": "LoRA alpha",
     "policy.lora.dropout": "LoRA dropout",
     "policy.lora.target_modules": "LoRA target modules",
-    "reward.revision": "Revision of the reward model",
+    "reward.revision": "Revision",
     "weights.target_ess": "Target effective sample size",
     "weights.weight_form": "Form of the weight",
-    "weights.partition_scope": "Scope of the partition function Z(x)",
+    "weights.partition_scope": "Scope of Z(x)",
     "weights.logprob_norm": "Log-probability of a response",
-    "weights.cross_reward": "Reward of other prompts' responses",
+    "weights.cross_reward": "Reward across prompts",
     "weights.reward_norm": "Normalisation of rewards",
     "weights.loss_norm": "Normalisation of the loss",
     "weights.mean_one": "Rescale weights to mean 1",

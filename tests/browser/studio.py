@@ -191,7 +191,8 @@ class Writer:
                 slots=1,
             )
             claim = attempts.begin(session, "gpu-box-1", 600)
-        assert claim is not None
+            assert claim is not None
+            attempts.open_spool(session, claim)
         self.run_id, self.token, self.n = claim.run_id, claim.token, 0
 
     def say(self, *events: dict[str, Any] | Event) -> None:

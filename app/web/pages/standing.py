@@ -130,7 +130,7 @@ def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:
 def reasons_of(run: Run) -> dict[str, str]:
     """For each chart and each tile, why it is empty; what has values doesn't show it."""
     reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in charts.ALL}
-    return reasons | {key: reason_for([key], run) for key in charts.TILES}
+    return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in charts.TILES}
 
 
 def reason_for(keys: Sequence[str], run: Run) -> str:
