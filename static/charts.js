@@ -80,7 +80,10 @@ function thresholdNames(spec) {
   return [...places].map(([label, [at, ...more]]) => `${label} (${more.length ? "±" : ""}${write(at)})`);
 }
 
-function lineOption(spec, store, colours) {
+// How many rows a legend of these names takes.
+const legendRows = (names, width) => Math.max(1, Math.ceil(names.reduce((sum, name) => sum + 32 + name.length * 6.2, 0) / Math.max(1, width)));
+
+function lineOption(spec, store, colours, _, width) {
   const format = writer(spec, number);
   const series = spec.lines.map((line, index) => {
     const points = store.get(line.key);
@@ -97,13 +100,15 @@ function lineOption(spec, store, colours) {
   const names = thresholdNames(spec);
   const dashed = { color: colours.threshold, type: "dashed", width: 1 };
   series.push(...names.map((name) => ({ type: "line", name, data: [], itemStyle: { color: colours.threshold }, lineStyle: dashed, tooltip: { show: false } })));
-  const many = spec.lines.length + names.length > 1;
+  const labels = [...spec.lines.map((line) => line.label), ...names];
+  const many = labels.length > 1;
+  const legendHeight = many ? 12 + 18 * legendRows(labels, width) : 14;
   return {
     ...axes(colours, spec), animation: false, series, tooltip: tooltip(colours, format),
-    grid: { left: 4, right: 14, top: (many ? 30 : 14) + (spec.axis ? 14 : 0), bottom: 18, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+    grid: { left: 4, right: 14, top: legendHeight + (spec.axis ? 14 : 0), bottom: 18, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
     legend: many
-      ? { top: 0, left: 0, itemWidth: 14, itemHeight: 3, itemGap: 14, icon: "roundRect", textStyle: { ...font, fontSize: 12, color: colours.muted },
-          data: [...spec.lines.map((line) => line.label), ...names], selectedMode: false }
+      ? { top: 0, left: 0, itemWidth: 14, itemHeight: 3, itemGap: 12, icon: "roundRect", textStyle: { ...font, color: colours.muted },
+          data: labels, selectedMode: false }
       : undefined,
   };
 }
@@ -216,7 +221,7 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
     figure.dataset.points = points;
     plot.querySelector(".plot-empty").hidden = points > 0;
     plot.setAttribute("aria-label", describe(spec, store));
-    if (points) chart.setOption(OPTIONS[spec.kind](spec, store, colours, edges), { notMerge: true, lazyUpdate: false });
+    if (points) chart.setOption(OPTIONS[spec.kind](spec, store, colours, edges, plot.clientWidth), { notMerge: true, lazyUpdate: false });
     else chart.clear();
     figure.dataset.drawn = points;
   }

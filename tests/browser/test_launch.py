@@ -59,6 +59,16 @@ def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, compla
     expect(page.locator(".page-head .lead")).to_contain_text("rewards from Kindness judge")
 
 
+def test_a_judge_is_chosen_from_the_reward_models(page, studio):
+    fill(page, studio)
+    page.get_by_label("Judge of evaluations").select_option(studio.reward.id)
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+    with studio.database.reading() as session:
+        recipe = get_run(session, studio.user.id, page.url.rsplit("/", 1)[-1]).recipe
+    assert recipe["reward"]["judge"] == studio.reward.id
+
+
 def test_a_clone_starts_from_the_same_recipe(page, studio):
     run_id = studio.launch(
         name="The original", training={"batch_size": 6, "seed": 41}, weights={"preset": "paper", "lambda": 0.2}

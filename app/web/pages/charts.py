@@ -70,7 +70,7 @@ WEIGHTS = (
     Chart(
         "heatmap",
         "Weights over time",
-        "Each column is one step's histogram, in long runs that of a few steps: the stronger the colour, the more responses.",
+        "One histogram per column: the stronger the colour, the more responses.",
         kind="heatmap",
     ),
     Chart(
