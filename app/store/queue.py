@@ -111,10 +111,14 @@ class HintQueue:
             log.warning("the hint for run %s was not sent (workers will find it by themselves): %s", run_id, error)
 
     def prepare(self) -> None:
-        """Make the embedded broker's tables and drop what is delivered or forgotten. Nothing to do with Redis."""
+        """Make the embedded broker's tables and queue, and drop what is delivered or forgotten. Nothing to do with Redis.
+
+        kombu's own making of the queue ends a worker that does it at the same moment as a sender.
+        """
         if self._is_embedded:
             self.settings.root.mkdir(parents=True, exist_ok=True)
             self._execute([("PRAGMA journal_mode = WAL", ()), *((part, ()) for part in EMBEDDED_TABLES.split(";"))])
+            self._execute([("INSERT OR IGNORE INTO kombu_queue (name) VALUES (?)", (QUEUE_NAME,))])
             self.prune()
 
     def prune(self) -> None:
@@ -122,7 +126,7 @@ class HintQueue:
         if self._is_embedded:
             self._execute([(PRUNE, (KEEP_MESSAGES,))])
 
-    def _execute(self, statements: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    def _execute(self, statements: Iterable[tuple[str, tuple[int | str, ...]]]) -> None:
         with closing(sqlite3.connect(self.settings.root / "broker.db", timeout=15, isolation_level=None)) as connection:
             for statement, values in statements:
                 connection.execute(statement, values)

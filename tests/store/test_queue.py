@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings
 from app.store.database import Database
-from app.store.queue import KEEP_MESSAGES, HintQueue
+from app.store.queue import KEEP_MESSAGES, QUEUE_NAME, HintQueue
 
 
 def count_messages(settings: Settings) -> int:
@@ -62,11 +62,17 @@ def test_the_tables_we_make_are_the_ones_the_transport_would_make(settings: Sett
     queue.close()
 
 
+def test_the_queue_is_there_before_worker_and_sender_would_race_for_it(settings: Settings) -> None:
+    for _ in range(2):
+        HintQueue(settings).prepare()
+    with closing(sqlite3.connect(settings.root / "broker.db")) as connection:
+        assert connection.execute("SELECT name FROM kombu_queue").fetchall() == [(QUEUE_NAME,)]
+
+
 def test_only_the_newest_waiting_messages_are_kept(settings: Settings) -> None:
     queue = HintQueue(settings)
     queue.prepare()
     with closing(sqlite3.connect(settings.root / "broker.db")) as connection, connection:
-        connection.execute("INSERT INTO kombu_queue (name) VALUES ('studio')")
         rows = [(number % 2,) for number in range(2 * KEEP_MESSAGES + 500)]
         connection.executemany("INSERT INTO kombu_message (visible, payload, version, queue_id) VALUES (?, '{}', 1, 1)", rows)
     queue.prune()
