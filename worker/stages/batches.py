@@ -13,7 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from worker.models.packed import Packing
 from worker.stages.prepare import Encoded
+
+PACKED_SHARE = 0.95  # rows are packed when that leaves at most this share of the padded rows' places
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -50,11 +53,12 @@ def count_steps(num_batches: int, epochs: float | None, steps: int | None) -> in
 
 @dataclass(frozen=True)
 class Rows:
-    """Right-padded rows and where their response tokens are predicted.
+    """Rows and where their response tokens are predicted: right-padded, or packed into one row that `packing` describes.
 
     ids_RT, mask_RT   inputs; the last response token is left out, as nothing is predicted from it
     place_N           index into the flattened [R·T] hidden states whose next token is target_N
     owner_N           row of each response position
+    num_tokens        of all prompts and responses, a prompt counted with each of its responses
     """
 
     ids_RT: Tensor
@@ -63,6 +67,7 @@ class Rows:
     target_N: Tensor
     owner_N: Tensor
     num_tokens: int
+    packing: Packing | None = None
 
     def to(self, device: torch.device) -> "Rows":
         if device.type == "cpu":
@@ -71,7 +76,7 @@ class Rows:
             tensor.pin_memory().to(device, non_blocking=True)
             for tensor in (self.ids_RT, self.mask_RT, self.place_N, self.target_N, self.owner_N)
         )
-        return Rows(ids, mask, place, target, owner, self.num_tokens)
+        return Rows(ids, mask, place, target, owner, self.num_tokens, self.packing)
 
 
 def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Rows:
@@ -93,6 +98,32 @@ def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Rows:
     return Rows(ids_RT, mask_RT, torch.cat(places), torch.cat(targets), torch.cat(owners), num_tokens)
 
 
+def collate_packed(families: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Rows:
+    """One packed row of (prompt ids, ids of its responses); none empty. A prompt's last token predicts all first tokens."""
+    packing = Packing([[len(prompt), *(len(response) - 1 for response in responses)] for prompt, responses in families])
+    ids: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    offsets = iter(packing.offsets())
+    num_tokens = num_rows = 0
+    for prompt, responses in families:
+        ids += prompt
+        last = next(offsets) + len(prompt) - 1
+        for response in responses:
+            ids += response[:-1]
+            start = next(offsets)
+            places += [last, *range(start, start + len(response) - 1)]
+            targets += response
+            owners += [num_rows] * len(response)
+            num_rows += 1
+            num_tokens += len(prompt) + len(response)
+    ids_RT = torch.tensor([ids])
+    return Rows(
+        ids_RT, torch.ones_like(ids_RT), torch.tensor(places), torch.tensor(targets), torch.tensor(owners), num_tokens, packing
+    )
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Some prompts of a batch with their responses; `response_R` says which response of the batch each row is."""
@@ -101,8 +132,11 @@ class MicroBatch:
     response_R: Tensor
 
 
-def split_batch(batch: Sequence[Encoded], enters_M: Tensor, micro_batch_size: int | None) -> list[MicroBatch]:
-    """Micro-batches of whole prompts, of like length together; responses that stay out of the loss are left out."""
+def split_batch(batch: Sequence[Encoded], enters_M: Tensor, micro_batch_size: int | None, *, packs: bool) -> list[MicroBatch]:
+    """Micro-batches of whole prompts, of like length together; responses that stay out of the loss are left out.
+
+    With `packs`, rows are packed where that spares enough: prompts with several responses, or lengths that differ.
+    """
     enters = enters_M.tolist()
     firsts, total = [], 0
     for example in batch:
@@ -112,8 +146,16 @@ def split_batch(batch: Sequence[Encoded], enters_M: Tensor, micro_batch_size: in
     size = micro_batch_size or len(batch)
     micro_batches = []
     for start in range(0, len(order), size):
-        chosen = [(i, k) for i in order[start : start + size] for k in range(len(batch[i].responses)) if enters[firsts[i] + k]]
-        if chosen:
-            rows = collate([(batch[i].prompt_ids, batch[i].responses[k].ids) for i, k in chosen])
-            micro_batches.append(MicroBatch(rows, torch.tensor([firsts[i] + k for i, k in chosen])))
+        chosen = {i: [k for k in range(len(batch[i].responses)) if enters[firsts[i] + k]] for i in order[start : start + size]}
+        families = [(batch[i].prompt_ids, [batch[i].responses[k].ids for k in ks]) for i, ks in chosen.items() if ks]
+        if families:
+            rows = _lay_out(families, packs)
+            micro_batches.append(MicroBatch(rows, torch.tensor([firsts[i] + k for i, ks in chosen.items() for k in ks])))
     return micro_batches
+
+
+def _lay_out(families: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], packs: bool) -> Rows:
+    num_packed = sum(len(prompt) + sum(len(response) - 1 for response in responses) for prompt, responses in families)
+    pairs = [(prompt, response) for prompt, responses in families for response in responses]
+    num_padded = len(pairs) * max(len(prompt) + len(response) - 1 for prompt, response in pairs)
+    return collate_packed(families) if packs and num_packed <= PACKED_SHARE * num_padded else collate(pairs)

@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +31,7 @@ from worker.models.checkpoint import (
     sync_path,
 )
 from worker.stages.attempt import Attempt, write_atomic
-from worker.stages.batches import derive_seed, order_epoch, split_batch
+from worker.stages.batches import Rows, derive_seed, order_epoch, split_batch
 from worker.stages.evaluate import HeldOut, evaluate
 from worker.stages.optimize import Optimizer, learning_rate_at
 from worker.stages.weigh import Weighing, WeightedBatch
@@ -103,6 +103,7 @@ def start(
     network.train()
     if recipe.policy.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = replace(model, packs=False)  # attention is run again in the backward pass, when the packing is forgotten
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizer = Optimizer(trainable, recipe.training)
     torch.manual_seed(derive_seed(recipe.training.seed, "train"))
@@ -198,16 +199,23 @@ def accumulate_gradient(model: LanguageModel, batch: WeightedBatch, micro_batch_
     """Forward and backward over the batch's micro-batches: the batch's loss (detached scalar) and the tokens processed."""
     loss = torch.zeros((), device=model.device)
     num_tokens = 0
-    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size):
+    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size, packs=model.packs):
         rows = micro.rows.to(model.device)
         coefficient_N = batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
-        hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
+        hidden_ND = run_rows(model, rows)[rows.place_N]
         head = model.head
         part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
         part.backward()
         loss += part.detach()
         num_tokens += rows.num_tokens
     return loss, num_tokens
+
+
+def run_rows(model: LanguageModel, rows: Rows) -> Tensor:
+    """Hidden states of all places of the rows, one after another: [R·T, D]."""
+    if rows.packing is not None:
+        return model.run_packed(rows.ids_RT[0], rows.packing)
+    return model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)
 
 
 def record(training: Training, batch: WeightedBatch, metrics: Mapping[str, float], seconds_left: float | None) -> None:

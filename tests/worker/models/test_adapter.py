@@ -56,6 +56,18 @@ def test_a_recurrent_model_is_run_without_shared_prefixes():
     assert not adapt(network.eval()).shares_prefix
 
 
+def test_rows_are_packed_only_where_the_numbers_stay_the_same():
+    """Plain causal attention with positions is; windows, capped scores and recurrence are not."""
+    torch.manual_seed(0)
+    plain = (LlamaForCausalLM(LlamaConfig(**BODY)), GraniteForCausalLM(GraniteConfig(**BODY, logits_scaling=4.0)))
+    other = (
+        Gemma2ForCausalLM(Gemma2Config(**BODY, head_dim=8)),
+        MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)),
+    )
+    assert [adapt(network.eval()).packs for network in (*plain, *other)] == [True, True, False, False]
+    assert {network.config._attn_implementation for network in plain} == {"sdpa"}
+
+
 def test_lora_trains_the_adapter_only_and_keeps_the_reference_inside():
     torch.manual_seed(0)
     model = adapt(LlamaForCausalLM(LlamaConfig(**BODY)).eval())

@@ -1,9 +1,16 @@
+import random
+from array import array
 from dataclasses import replace
 
 import pytest
 import torch
 
-from worker.stages.batches import collate, count_steps, order_epoch, plan_batches, split_batch
+from app.domain.recipe import LoraSettings
+from worker.models.adapter import add_lora
+from worker.models.load import load_policy
+from worker.models.packed import Packing
+from worker.stages.batches import collate, collate_packed, count_steps, order_epoch, plan_batches, split_batch
+from worker.stages.prepare import Encoded, EncodedResponse
 from worker.stages.score import own_prompts
 from worker.stages.train import accumulate_gradient
 from worker.stages.weigh import WeightedBatch
@@ -89,5 +96,75 @@ def test_responses_outside_the_loss_cost_nothing(batches):
     batch = weighted(batches[0])
     enters_M = torch.tensor([True, False] * len(batch.examples))
     batch = replace(batch, candidates=replace(batch.candidates, enters_M=enters_M))
-    micro_batches = split_batch(batch.examples, batch.enters_M, 2)
-    assert sorted(j for micro in micro_batches for j in micro.response_R.tolist()) == [0, 2, 4, 6]
+    for packs in (False, True):
+        micro_batches = split_batch(batch.examples, batch.enters_M, 2, packs=packs)
+        assert sorted(j for micro in micro_batches for j in micro.response_R.tolist()) == [0, 2, 4, 6]
+
+
+def test_a_packed_row_holds_each_prompt_once():
+    rows = collate_packed([([1, 2, 3], [[4, 5], [6]]), ([7], [[8, 9, 10]])])
+    assert rows.ids_RT.tolist() == [[1, 2, 3, 4, 7, 8, 9]]
+    assert rows.packing == Packing([[3, 1, 0], [1, 2]])
+    assert rows.packing.positions().tolist() == [0, 1, 2, 3, 0, 1, 2]
+    assert rows.ids_RT[0][rows.place_N].tolist() == [3, 4, 3, 7, 8, 9]  # the tokens before: a prompt's last one twice
+    assert rows.target_N.tolist() == [4, 5, 6, 8, 9, 10]
+    assert rows.owner_N.tolist() == [0, 0, 1, 2, 2, 2]
+    assert rows.num_tokens == collate([([1, 2, 3], [4, 5]), ([1, 2, 3], [6]), ([7], [8, 9, 10])]).num_tokens
+
+
+def draw_example(chance: random.Random, prompt: int, *responses: int) -> Encoded:
+    """An example with random ids of these lengths."""
+
+    def ids(length):
+        return array("i", [chance.randrange(2, 300) for _ in range(length)])
+
+    return Encoded(
+        0, (), ids(prompt), tuple(EncodedResponse(ids(length), "", None, None, k) for k, length in enumerate(responses))
+    )
+
+
+BATCHES = {
+    "pairs": [(9, 12, 14), (10, 11, 9), (8, 10, 13)],
+    "prompts of very different lengths": [(2, 5, 30), (120, 4, 6), (31, 9, 9), (1, 8, 3)],
+    "one response, many, and one of one token": [(20, 7), (15, 1, 4, 1, 9), (33, 1)],
+    "single responses of different lengths": [(5, 4), (40, 30), (11, 3)],
+}
+
+
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize("adaptation", ["full", "lora"])
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_packed_rows_give_the_loss_and_the_gradient_of_padded_ones(workshop, kind, adaptation, micro_batch_size, lengths):
+    model = load_policy(workshop.policy(kind), dtype="float32", device="cpu").language_model
+    if adaptation == "lora":
+        model = add_lora(model, LoraSettings(rank=4), seed=3)
+        with torch.no_grad():
+            for name, parameter in model.network.named_parameters():
+                parameter += 0.05 * torch.randn(parameter.shape) if "lora_" in name else 0.0
+    chance = random.Random(5)
+    batch = weighted([draw_example(chance, *row) for row in lengths])
+    assert model.packs
+    parts = split_batch(batch.examples, batch.enters_M, micro_batch_size, packs=True)
+    assert any(part.rows.packing for part in parts)
+
+    def gradient(model):
+        model.network.train().zero_grad()
+        loss, num_tokens = accumulate_gradient(model, batch, micro_batch_size)
+        return loss, num_tokens, [p.grad for p in model.network.parameters() if p.requires_grad]
+
+    packed, padded = gradient(model), gradient(replace(model, packs=False))
+    torch.testing.assert_close(packed[0], padded[0], rtol=1e-6, atol=0)
+    assert packed[1] == padded[1]
+    for have, want in zip(packed[2], padded[2], strict=True):
+        assert (have - want).norm() <= 2e-5 * want.norm() + 1e-7
+
+
+def test_rows_are_packed_only_where_that_spares_something():
+    chance = random.Random(1)
+    equal = [draw_example(chance, 10, 7) for _ in range(4)]
+    pairs = [draw_example(chance, 10, 7, 7) for _ in range(4)]
+    for examples, packs, expected in ((equal, True, False), (pairs, True, True), (pairs, False, False)):
+        batch = weighted(examples)
+        (micro,) = split_batch(examples, batch.enters_M, None, packs=packs)
+        assert (micro.rows.packing is not None) == expected
