@@ -132,12 +132,16 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
     original = get_run(session, owner_id, run_id)
     mine = Run.owner_id == owner_id
     name = session.scalar(select(Run.name).where(mine, Run.idempotency_key == idempotency_key)) if idempotency_key else None
-    if name is None:
-        stem = COPY_NUMBER.sub("", original.name)[: NAME_LENGTH - COPY_NUMBER_LENGTH].rstrip()
-        taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
-        name = next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
-    recipe = Recipe.model_validate({**original.recipe, "name": name})
+    recipe = Recipe.model_validate({**original.recipe, "name": name or name_copy(session, original)})
     return launch(session, owner_id, recipe, idempotency_key=idempotency_key)
+
+
+def name_copy(session: Session, original: Run) -> str:
+    """The first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
+    stem = COPY_NUMBER.sub("", original.name)[: NAME_LENGTH - COPY_NUMBER_LENGTH].rstrip()
+    mine = Run.owner_id == original.owner_id
+    taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
+    return next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
 
 
 def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:

@@ -69,7 +69,7 @@ def test_a_judge_is_chosen_from_the_reward_models(page, studio):
     assert recipe["reward"]["judge"] == studio.reward.id
 
 
-def test_a_clone_starts_from_the_same_recipe(page, studio):
+def test_a_clone_starts_from_the_same_recipe_with_a_name_of_its_own(page, studio):
     run_id = studio.launch(
         name="The original", training={"batch_size": 6, "seed": 41}, weights={"preset": "paper", "lambda": 0.2}
     )
@@ -83,7 +83,7 @@ def test_a_clone_starts_from_the_same_recipe(page, studio):
     expect(page.locator("#status .badge")).to_have_text("queued")
     with studio.database.reading() as session:
         first, second = (get_run(session, studio.user.id, id).recipe for id in (run_id, page.url.rsplit("/", 1)[-1]))
-    assert first == second
+    assert second == {**first, "name": "The original (2)"}
 
 
 def test_the_list_of_runs_moves_and_keeps_the_focus(page, studio):

@@ -80,7 +80,8 @@ class LaunchPage(Context):
 def new_run(request: Request, session: ReadSession, user: CurrentUser, clone: str = "", dataset: str = "") -> HTMLResponse:
     values = dict(STARTING_VALUES)
     if clone:
-        values = clone_values(store.get_run(session, user.id, clone).recipe)
+        original = store.get_run(session, user.id, clone)
+        values = {**clone_values(original.recipe), "name": service.name_copy(session, original)}
     if dataset:
         values["dataset"] = dataset
     return form_page(request, session, user.id, values, cloned=clone)
