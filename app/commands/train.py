@@ -21,7 +21,7 @@ from app.domain.errors import DatasetInvalid, RecipeInvalid
 from app.domain.events import SpoolLine
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.problems import parse
-from app.domain.recipe import Recipe
+from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import EXIT_STATUS, Outcome
 from app.settings import Settings
 from app.store.files import Files, write_atomic
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train by a recipe whose data set is a file and whose models are folders or hub names."""
     settings = Settings()
-    recipe = parse(Recipe, read_document(recipe_file), RecipeInvalid)
+    recipe = parse_recipe(read_document(recipe_file))
     folder = (to or settings.root / "trainings" / recipe_file.stem).resolve()
     if any(folder.glob("runs/*/attempts/*")) and not resume:
         raise CommandFailed(f"{folder} holds an earlier try: go on with --resume, or choose another folder with --to.")

@@ -9,7 +9,7 @@ gets the run's own dense `seq`. Numbers are finite or null: JSON has no NaN, so 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from app.domain.run import Outcome, RunState, Stage
 
@@ -145,22 +145,6 @@ class OutcomeReached(Event):
     retry: bool = True
     summary: dict[str, Number] = {}
 
-
-AnyEvent = Annotated[
-    StateChanged
-    | AttemptResumed
-    | StageStarted
-    | ProgressMade
-    | StepLogged
-    | EvaluationLogged
-    | SampleDrawn
-    | FindingRaised
-    | LogWritten
-    | CheckpointSaved
-    | ArtifactWritten
-    | OutcomeReached,
-    Field(discriminator="kind"),
-]
 
 EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event

@@ -23,7 +23,6 @@ from app.store.tables import Model
 
 KINDS = ("policy", "reward")
 DEMONSTRATION = "demonstration"  # below data_dir
-SOURCES = ("hub", "folder", "run")
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
 CAUSAL = ("ForCausalLM", "LMHeadModel")

@@ -19,7 +19,6 @@ from app.domain.errors import Forbidden, Unauthenticated
 from app.ingest.pool import IngestPool
 from app.services import accounts
 from app.settings import Settings
-from app.store.bell import Bell
 from app.store.database import Database
 from app.store.files import Files
 from app.web.security import SAFE_METHODS, SESSION_COOKIE
@@ -58,15 +57,10 @@ def get_ingest(request: Request) -> IngestPool:
     return cast(IngestPool, request.app.state.ingest)
 
 
-def get_bell(request: Request) -> Bell:
-    return cast(Bell, request.app.state.bell)
-
-
 CurrentSettings = Annotated[Settings, Depends(get_settings)]
 CurrentDatabase = Annotated[Database, Depends(get_database)]
 CurrentFiles = Annotated[Files, Depends(get_files)]
 CurrentIngest = Annotated[IngestPool, Depends(get_ingest)]
-CurrentBell = Annotated[Bell, Depends(get_bell)]
 
 
 def require_user(request: Request, database: CurrentDatabase) -> Identity:

@@ -7,10 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app.domain import problems
 from app.domain.dataset import DatasetState
-from app.domain.errors import InvalidInput, RecipeInvalid
-from app.domain.recipe import PRESETS, Preset, Recipe
+from app.domain.errors import InvalidInput
+from app.domain.recipe import PRESETS, Preset, Recipe, parse_recipe
 from app.services import runs as service
 from app.store import datasets, models
 from app.store import runs as store
@@ -111,7 +110,7 @@ def read_recipe(values: Mapping[str, str]) -> Recipe:
     nested = collect(RECIPE_FIELDS, values)
     if nested.get("reward", {}).get("source") != "model":
         nested.get("reward", {}).pop("model", None)  # its input is hidden then
-    return problems.parse(Recipe, nested, RecipeInvalid)
+    return parse_recipe(nested)
 
 
 def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
