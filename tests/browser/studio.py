@@ -7,7 +7,6 @@ would write, as fast or as slowly as a test wants.
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from app.store.database import Database, now
 from app.store.files import Files
 from app.store.identifiers import new_id
 from app.store.tables import Dataset, Model, User
+from tests.flow.studio import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROMPTS = (
@@ -97,12 +97,6 @@ def start_studio(data_dir: Path) -> WebStudio:
         process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
     wait_for(f"http://127.0.0.1:{port}/healthz", process, data_dir / "web.log")
     return WebStudio(settings, f"http://127.0.0.1:{port}", process, database, files, user, cookie, policy, reward, dataset)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from app import cli
 from app.commands.datasets import places
+from tests.flow.studio import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = "".join(json.dumps({"prompt": f"Q {n}?", "chosen": f"Kind {n}.", "rejected": f"Rude {n}."}) + "\n" for n in range(20))
@@ -60,12 +60,6 @@ class Shell:
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()
         return done.stderr.strip()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_shell(folder: Path, **environment: str) -> Shell:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.flow.studio import free_port
+
 SCALE = "0.02"
 
 
@@ -87,9 +89,3 @@ def test_a_second_demonstration_reuses_data_and_models_and_cancels_what_a_killed
         assert states == ["cancelled", "succeeded", "succeeded"]
         assert database.execute("SELECT count(*) FROM datasets").fetchone() == (1,)
         assert database.execute("SELECT count(*) FROM models").fetchone() == (2,)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

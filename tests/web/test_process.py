@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,15 +10,11 @@ from pathlib import Path
 
 import httpx
 
+from tests.flow.studio import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_MEMORY_BYTES = 120 * 10**6
 MAX_PAGE_SECONDS = 0.2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
