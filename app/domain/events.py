@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from app.domain.run import Outcome, RunState, Stage
+from app.domain.scoring import ScoringFacts
 
 
 def finite(value: Any) -> Any:
@@ -135,6 +136,24 @@ class ArtifactWritten(Event):
     sha256: str
 
 
+class ScoringKept(Event):
+    """The scores of the run's batches are whole: what they are, and whether they came from the cache."""
+
+    kind: Literal["scoring"] = "scoring"
+    scoring: ScoringFacts
+
+
+class MemoryPlanned(Event):
+    """The peak memory expected of training, by formula and by one calibrated step, and the actual peak once it is known."""
+
+    kind: Literal["memory"] = "memory"
+    parts: dict[str, int]  # bytes by formula: weights, gradients, optimizer, activations, head
+    predicted_bytes: int
+    calibrated_bytes: int | None = None
+    actual_bytes: int | None = None
+    limit_bytes: int | None = None  # what the device has
+
+
 class OutcomeReached(Event):
     """The runner's last word. The supervisor turns it into a `state` event; `summary` goes to the run's row."""
 
@@ -150,7 +169,7 @@ EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event
     for event in (
         StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, SampleDrawn,
-        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, OutcomeReached,
+        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, MemoryPlanned, OutcomeReached,
     )
 }  # fmt: skip
 

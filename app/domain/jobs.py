@@ -10,6 +10,7 @@ The supervisor asks for a stop by creating `cancel` (user's cancel) in the attem
 from pydantic import BaseModel, ConfigDict
 
 from app.domain.recipe import Recipe
+from app.domain.run import RunKind
 
 
 class ModelSource(BaseModel):
@@ -26,6 +27,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
+    kind: RunKind = RunKind.TRAINING  # a scoring ends after the score stage
     attempt: int
     recipe: Recipe
     dataset_path: str  # examples.parquet
@@ -37,5 +39,6 @@ class RunSpec(BaseModel):
     scorings_dir: str
     hub_dir: str  # cache folder of downloaded models
     device: str = "cpu"  # "cpu" | "cuda"
+    num_processes: int = 1  # ranks of this attempt; at most as many as the worker could give
     num_threads: int | None = None
     supervisor_pid: int | None = None  # the runner stops when this process is gone; None: stand-alone

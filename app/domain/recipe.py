@@ -8,110 +8,24 @@ Mathematics of the settings: docs/method.md.
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
+from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, Settings, Share, WeightSettings
 
-Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+__all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe"]
+
 Reference = Annotated[str, Field(min_length=1, max_length=400)]
 
 
-class Settings(BaseModel):
-    """Base of every part of a recipe: frozen, unknown fields refused, aliases and names both accepted."""
+class Method(StrEnum):
+    """What a run trains, on the same data, budget and seeds: VAR, its baselines, or a reward model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_enum_values=False)
-
-
-class Preset(StrEnum):
-    PAPER = "paper"
-    LENGTH_NORMALISED = "length_normalised"
-    WITHIN_PROMPT = "within_prompt"
-    REWARD_WEIGHTED = "reward_weighted"
-
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    Preset.PAPER: {
-        "weight_form": "posterior", "partition_scope": "batch", "logprob_norm": "sum", "cross_reward": "score",
-        "reward_norm": "none", "loss_norm": "sequence_sum", "mean_one": False, "responses": "both",
-    },
-    Preset.LENGTH_NORMALISED: {
-        "weight_form": "posterior", "partition_scope": "batch", "logprob_norm": "mean", "cross_reward": "score",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
-    },
-    Preset.WITHIN_PROMPT: {
-        "weight_form": "ratio", "partition_scope": "prompt", "logprob_norm": "sum", "cross_reward": "reuse",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
-    },
-    Preset.REWARD_WEIGHTED: {
-        "weight_form": "reward", "partition_scope": "batch", "logprob_norm": "sum", "cross_reward": "reuse",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
-    },
-}  # fmt: skip
-
-DEFAULT_PRESET = Preset.LENGTH_NORMALISED
-
-
-class WeightSettings(Settings):
-    """How w(x, y) is made: method.md section 2. `lambda` is the temperature λ, in units of the (normalised) reward."""
-
-    preset: Preset = Field(DEFAULT_PRESET, description="A named set of the choices below.")
-    lambda_: Positive | None = Field(
-        None,
-        alias="lambda",
-        description="Temperature λ > 0. Small: only the best responses count; large: all count alike.",
-    )
-    target_ess: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
-        None,
-        description="Instead of λ: the wanted effective sample size as a share of the batch; "
-        "λ is then found from the cached scores.",
-    )
-    weight_form: Literal["posterior", "ratio", "reward"] = Field(
-        "posterior",
-        description="posterior: softmax of log π_ref + r/λ over the candidates. ratio: exp(r/λ)/Z, the importance "
-        "weight. reward: exp(r/λ) alone, without the reference.",
-    )
-    partition_scope: Literal["batch", "prompt"] = Field(
-        "batch", description="Whose responses enter Z(x): all of the batch (cross-context), or the same prompt's only."
-    )
-    logprob_norm: Literal["sum", "mean"] = Field(
-        "mean", description="log π_ref in the weight: summed over the response's tokens, or their mean."
-    )
-    cross_reward: Literal["score", "reuse"] = Field(
-        "score",
-        description="Reward of another prompt's response: asked of the reward model, or its own reward reused.",
-    )
-    reward_norm: Literal["none", "zscore"] = Field(
-        "none",
-        description="zscore: rewards in standard deviations of the scored data set, so λ means the same anywhere.",
-    )
-    loss_norm: Literal["token_mean", "sequence_sum", "sequence_mean"] = Field(
-        "token_mean", description="How log π_θ enters the loss: per token of the batch, summed, or per-response mean."
-    )
-    mean_one: bool = Field(
-        True, description="Rescale a batch's weights to mean 1, so λ and the batch size don't change the learning rate."
-    )
-    responses: Literal["both", "chosen"] = Field("both", description="Which responses enter the loss.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def expand_preset(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        try:
-            preset = Preset(data.get("preset", DEFAULT_PRESET))
-        except ValueError:
-            return data  # the field's own check names the known presets
-        return {**PRESETS[preset], **data}
-
-    @model_validator(mode="after")
-    def one_of_lambda_and_target(self) -> Self:
-        if self.lambda_ is None and self.target_ess is None:
-            raise fault("lambda", "Give lambda, or target_ess to have λ found for you.")
-        if self.lambda_ is not None and self.target_ess is not None:
-            raise fault("target_ess", "Give lambda or target_ess, not both.")
-        return self
+    VAR = "var"
+    SFT = "sft"
+    DPO = "dpo"
+    REWARD_MODEL = "reward_model"
 
 
 class LoraSettings(Settings):
@@ -129,6 +43,10 @@ class PolicySettings(Settings):
     adaptation: Literal["full", "lora"] = Field("full", description="Train all weights, or a LoRA adapter.")
     lora: LoraSettings = LoraSettings()
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number type of weights and activations.")
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="nf4: the frozen weights in 4 bits under a LoRA adapter (QLoRA, with bitsandbytes)."
+    )
+    compile: bool = Field(False, description="Compile the network with torch.compile: pays on a GPU and in long runs.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower.")
 
 
@@ -141,6 +59,9 @@ class RewardSettings(Settings):
     judge: Reference | None = Field(
         None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
     )
+    accept_inverted: bool = Field(
+        False, description="Launch anyway when the rewards contradict the preference labels (finding inverted_rewards)."
+    )
 
     @model_validator(mode="after")
     def model_fits_source(self) -> Self:
@@ -152,6 +73,52 @@ class RewardSettings(Settings):
                 f"Rewards come from the {self.source}: leave the reward model empty, or name it as judge.",
             )
         return self
+
+
+class NoiseSettings(Settings):
+    """A label-noise study: what the cached scores would be worth if labels or rewards were worse than they are."""
+
+    label_flip_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
+        0.0, description="Share of the preference pairs whose chosen and rejected are swapped."
+    )
+    reward_std: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
+        0.0, description="Gaussian noise on every reward, in standard deviations of the rewards."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Chooses the pairs that are swapped, and the noise.")
+
+
+class ScoringSettings(Settings):
+    """How log π_ref and the rewards are computed; changes seconds, not results."""
+
+    backend: Literal["auto", "shared", "flex", "naive"] = Field(
+        "auto",
+        description="shared: each prompt is encoded once. flex: FlexAttention, for GPUs. naive: every pair in full. "
+        "auto: the fastest that gave the right numbers when it was checked.",
+    )
+    early_stopping: bool = Field(
+        True,
+        description="Drop pairs as soon as their share of Z(x) is certain to be below e^−25. Works for summed log-probabilities.",
+    )
+    smallest_lambda: Positive | None = Field(
+        None, description="Smallest λ that the scores shall serve, as a sweep sets it; empty: the recipe's own λ."
+    )
+
+
+class DpoSettings(Settings):
+    beta: Positive = Field(0.1, description="β of direct preference optimisation: larger stays nearer to the reference.")
+
+
+class OnlineSettings(Settings):
+    """Online VAR: fresh responses of the policy itself, weighted with a Z(x) over each prompt's fresh candidates."""
+
+    every: int | None = Field(
+        None, ge=1, le=10_000_000, description="Steps between two rounds of sampling from the policy; empty: offline."
+    )
+    num_responses: int = Field(4, ge=2, le=64, description="Fresh responses per prompt.")
+    max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest fresh response, in tokens.")
+    temperature: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
+        1.0, description="Temperature of the sampling."
+    )
 
 
 class TokenSettings(Settings):
@@ -185,6 +152,10 @@ class TrainingSettings(Settings):
         1.0, description="Largest gradient norm; 0 switches clipping off."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Starts every random choice: held-out examples, order of batches, dropout.")
+    num_processes: int = Field(1, ge=1, le=64, description="Devices that train together; Z(x) still spans the whole batch.")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="none: every device holds the whole policy. full: weights, gradients and optimizer are split (FSDP2)."
+    )
     checkpoint_every: int = Field(100, ge=1, le=10_000_000, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="How many of the newest checkpoints are kept.")
 
@@ -216,14 +187,35 @@ class Recipe(Settings):
     """A whole run. Errors name the field's dotted path, as the form, REST and the YAML file spell it."""
 
     name: str = Field("", max_length=120, description="A name for people; empty: made from data set and policy.")
+    method: Method = Field(
+        Method.VAR,
+        description="var: reward-weighted fine-tuning. sft: plain fine-tuning. dpo: direct preference optimisation. "
+        "reward_model: a Bradley-Terry reward model from the preference pairs.",
+    )
     dataset: Reference = Field(description="The data set's id, or for `varstudio train` a file.")
     max_examples: int | None = Field(None, ge=2, le=2**31, description="Use only the first examples; empty: all.")
     policy: PolicySettings
     reward: RewardSettings = RewardSettings()
     weights: WeightSettings
+    noise: NoiseSettings = NoiseSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    online: OnlineSettings = OnlineSettings()
+    dpo: DpoSettings = DpoSettings()
     tokens: TokenSettings = TokenSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def baselines_need_no_lambda(cls, data: Any) -> Any:
+        """The other methods don't weigh by rewards: of the weights, only `responses` and `loss_norm` count for them."""
+        if not isinstance(data, dict) or data.get("method", Method.VAR) == Method.VAR:
+            return data
+        weights = data.get("weights") or {}
+        if isinstance(weights, dict) and weights.get("lambda") is None and weights.get("target_ess") is None:
+            plain = {"preset": Preset.REWARD_WEIGHTED, "lambda": 1.0}
+            return {**data, "weights": {**plain, **{key: value for key, value in weights.items() if value is not None}}}
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +238,18 @@ class Recipe(Settings):
                 f"The rewards come from the {self.reward.source}, which says nothing of other prompts' responses: "
                 "set weights.cross_reward to reuse, or choose a reward model.",
             )
+        return self
+
+    @model_validator(mode="after")
+    def parts_fit_the_method(self) -> Self:
+        if self.policy.quantization != "none" and self.policy.adaptation != "lora":
+            raise fault("policy.quantization", "Weights of 4 bits can't be trained themselves: set policy.adaptation to lora.")
+        if self.method is Method.REWARD_MODEL and self.policy.adaptation != "full":
+            raise fault("policy.adaptation", "A reward model is trained with all its weights: set policy.adaptation to full.")
+        if self.online.every is not None and self.method is not Method.VAR:
+            raise fault("online.every", f"Fresh responses are weighted by VAR only, not by {self.method}: leave it empty.")
+        if self.online.every is not None and self.reward.source != "model":
+            raise fault("online.every", "Fresh responses have no rating and no label: choose a reward model, or leave it empty.")
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,13 @@
 from enum import StrEnum
 
 
+class RunKind(StrEnum):
+    """What a queued run asks of a worker."""
+
+    TRAINING = "training"
+    SCORING = "scoring"
+
+
 class RunState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

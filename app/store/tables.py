@@ -128,6 +128,10 @@ class Run(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     idempotency_digest: Mapped[str | None] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    kind: Mapped[str] = mapped_column(String(16), default="training", server_default="training")  # RunKind
+    sweep_id: Mapped[str | None] = mapped_column(ForeignKey("sweeps.id"), index=True)
+    variant: Mapped[int | None] = mapped_column(Integer)  # index among the sweep's variants
+    scoring_id: Mapped[str | None] = mapped_column(ForeignKey("scorings.id", ondelete="SET NULL"), index=True)
 
     token: Mapped[int] = mapped_column(Integer, default=0)  # fencing token: +1 with every claim
     attempt: Mapped[int] = mapped_column(Integer, default=0)
@@ -151,6 +155,62 @@ class Run(Base):
     queued_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Scoring(Base):
+    """The cached scores of one data set, policy, reward and batch plan; made by a run of kind scoring, or by a training run."""
+
+    __tablename__ = "scorings"
+    __table_args__ = (UniqueConstraint("owner_id", "fingerprint"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str] = mapped_column(String(120))
+    fingerprint: Mapped[str] = mapped_column(String(64))  # of `settings`, the data set's and the models' contents
+    settings: Mapped[dict[str, Any]]  # app.domain.scoring.scoring_settings of the recipe it was asked with
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    policy_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    reward_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    run_id: Mapped[str | None] = mapped_column(String(40), index=True)  # the run of kind scoring that makes it; no foreign key
+    facts: Mapped[dict[str, Any] | None]  # ScoringFacts, once it is whole
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+
+
+class Preview(Base):
+    """A preview that was asked for: the queue entry and, when done, the kept answer."""
+
+    __tablename__ = "previews"
+    __table_args__ = (UniqueConstraint("scoring_id", "digest"), Index("ix_previews_waiting", "state", "created_at"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    scoring_id: Mapped[str] = mapped_column(ForeignKey("scorings.id", ondelete="CASCADE"))
+    digest: Mapped[str] = mapped_column(String(64))  # of the request and of the scoring's artifacts
+    job: Mapped[dict[str, Any]]  # PreviewJob
+    state: Mapped[str] = mapped_column(String(16))  # "waiting" | "computing" | "done" | "failed"
+    worker_id: Mapped[str | None] = mapped_column(String(120))
+    lease_expires_at: Mapped[datetime | None]
+    result: Mapped[dict[str, Any] | None]  # PreviewResult
+    error: Mapped[dict[str, Any] | None]  # {"detail"}
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Sweep(Base):
+    """Runs that differ in named fields only; `variants` as app.domain.sweep.Variant, runs point back by (sweep_id, variant)."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (UniqueConstraint("owner_id", "idempotency_key"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str] = mapped_column(String(120))
+    request: Mapped[dict[str, Any]]  # SweepRequest
+    variants: Mapped[list[Any]]
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    idempotency_digest: Mapped[str | None] = mapped_column(String(64))
+    stopped_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
 
 
 class JournalEntry(Base):

@@ -1,0 +1,109 @@
+"""A preview: the weights that a grid of λ × preset × batch size would give, from cached scores, without training."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from app.domain.events import FindingRaised, Number
+from app.domain.scoring import RewardCheck
+from app.domain.weighting import DEFAULT_PRESET, Positive, Preset
+
+MOST_CELLS = 400
+
+
+class PreviewRequest(BaseModel):
+    """What to preview. Empty `batch_sizes`: the scored one. `overrides` replace single choices of every preset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    presets: Annotated[list[Preset], Field(min_length=1, max_length=4)] = [DEFAULT_PRESET]
+    lambdas: Annotated[list[Positive], Field(min_length=1, max_length=40, alias="lambda")] = [0.03, 0.1, 0.3, 1.0, 3.0]
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=10)] = []
+    target_ess: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
+    overrides: dict[str, str | bool] = {}
+    label_flip_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    reward_std: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    noise_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("presets", "lambdas", "batch_sizes", mode="after")
+    @classmethod
+    def each_once(cls, values: list[Any]) -> list[Any]:
+        return list(dict.fromkeys(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self) -> str:
+        """Equal requests have equal digests."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+class PreviewResponse(BaseModel):
+    """One of the heaviest or lightest responses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    example_id: int
+    response: int  # its number within the example
+    preference: int | None
+    num_tokens: int
+    reward: Number
+    weight: float
+    prompt: str = ""  # the beginnings of the texts
+    content: str = ""
+
+
+class PreviewCell(BaseModel):
+    """One λ × preset × batch size: means over all batches of the metrics `weight/…` and `reward/…` of the catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    preset: Preset
+    lambda_: float = Field(alias="lambda")
+    batch_size: int
+    metrics: dict[str, Number]
+    histogram: list[int]  # of all weights, over WEIGHT_EDGES, as in step events
+    findings: list[FindingRaised]
+    heaviest: list[PreviewResponse]
+    lightest: list[PreviewResponse]
+
+
+class Suggestion(BaseModel):
+    """The λ whose mean effective sample size is the wanted share of the batch; None with the reason when there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    preset: Preset
+    batch_size: int
+    target_ess: float
+    lambda_: float | None = Field(alias="lambda")
+    reason: str = ""
+
+
+class PreviewResult(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cells: list[PreviewCell]
+    suggestions: list[Suggestion]
+    check: RewardCheck
+    findings: list[FindingRaised]  # about the data as a whole: flat_rewards, inverted_rewards, truncated_pairs, …
+    num_batches: int
+    num_responses: int
+    seconds: float  # of computing
+
+
+class PreviewJob(BaseModel):
+    """What the worker's previewing process is asked, one JSON line each; it answers {"result": …} or {"error": {…}}."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scorings_dir: str
+    index_key: str
+    logprob_key: str
+    reward_key: str | None
+    reward_source: str
+    batch_size: int
+    dataset_path: str
+    request: dict[str, Any]

@@ -1,0 +1,88 @@
+"""A scoring: log π_ref(y|x) and r(x, y) of a data set's fixed batches, computed once and reused by runs, sweeps and previews.
+
+The web knows a scoring by its fingerprint, made from the settings that scores depend on. The runner knows its two artifacts by
+their keys, made from the content itself: tokens, texts, weights. Settings that differ may well share an artifact.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.recipe import Recipe
+
+
+class Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScorePart(Fact):
+    """One artifact of a scoring: all log-probabilities, or all rewards, of the batch plan."""
+
+    key: str  # folder below scorings_dir
+    hit: bool  # found in the cache
+    miss_reason: str = ""  # a sentence, when not hit: what differs from the nearest scoring there is
+    cross: bool  # other prompts' responses are scored too
+    backend: str = ""  # "shared" | "flex" | "naive"; "" for rewards and for hits
+    num_pairs: int  # prompt-response pairs that were wanted
+    num_scored: int  # of them, scored in full; the others were dropped with a certificate
+    smallest_lambda: float | None = None  # a pass that stopped early serves this λ and larger ones, preset `paper` only
+    size_bytes: int
+    seconds: float = 0.0
+
+
+class RewardCheck(Fact):
+    """What the rewards know of the preference labels, and how they are spread. All over own pairs (x_i, y of x_i)."""
+
+    num_responses: int
+    num_pairs: int
+    num_ties: int
+    accuracy: float | None  # share of the untied pairs whose chosen response has the higher reward
+    low: float  # Wilson interval, 95 %
+    high: float
+    length_accuracy: float | None  # the same for "the longer response is better", the baseline to beat
+    length_low: float
+    length_high: float
+    mean: float
+    std: float
+    chosen_mean: float | None
+    rejected_mean: float | None
+    edges: list[float]  # of the histogram, equal steps from the smallest to the largest reward
+    counts: list[int]
+    inverted: bool
+    flat: bool
+
+
+class ScoringFacts(Fact):
+    """What a finished scoring holds."""
+
+    index_key: str  # folder below scorings_dir with index.safetensors: which response stands where (worker.stages.scorings)
+    batch_size: int
+    num_batches: int
+    num_examples: int
+    num_responses: int
+    logprob: ScorePart
+    reward: ScorePart | None  # None: the rewards stand in the data
+    check: RewardCheck
+
+
+def scoring_settings(recipe: Recipe) -> dict[str, Any]:
+    """The parts of a recipe that its scores depend on, as plain data."""
+    whole = recipe.to_dict()
+    return {
+        "dataset": whole["dataset"],
+        "max_examples": whole["max_examples"],
+        "policy": {key: whole["policy"][key] for key in ("model", "revision", "dtype", "quantization")},
+        "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")},
+        "tokens": whole["tokens"],
+        "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
+        "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")},
+    }
+
+
+def fingerprint(settings: Mapping[str, Any], contents: Sequence[str]) -> str:
+    """The identity of a scoring before it is made. `contents`: hashes of the data set and of the models' files."""
+    text = json.dumps([settings, list(contents)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
