@@ -43,7 +43,7 @@ class Optimizer:
 
     def step(self, learning_rate: float, grad_norm: Tensor) -> None:
         """Clip and update; the caller has made sure that the gradient is finite."""
-        if self.grad_clip > 0:
+        if self.grad_clip > 0 and bool(grad_norm + 1e-6 > self.grad_clip):  # below, it would multiply every gradient by 1
             nn.utils.clip_grads_with_norm_(list(self.masters.values()), self.grad_clip, grad_norm)
         for group in self.adam.param_groups:
             group["lr"] = learning_rate

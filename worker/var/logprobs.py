@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @torch.no_grad()
@@ -74,7 +75,9 @@ class _WeightedNLL(torch.autograd.Function):
         logprob_N = hidden_ND.new_empty(len(hidden_ND), dtype=wide)
         coefficient_N = coefficient_N.to(wide)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
-        grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if needs[1] else None
+        grad_head_VD = torch.empty_like(head_VD, dtype=wide) if needs[1] else None  # its first chunk fills it
+        if grad_head_VD is not None and len(hidden_ND) == 0:
+            grad_head_VD.zero_()
         grad_bias_V = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and needs[2] else None
         for rows, logits_CV in _chunks(hidden_ND, head_VD, bias_V, softcap, scale, chunk_size):
             target_C1 = target_N[rows, None]
@@ -95,26 +98,32 @@ class _WeightedNLL(torch.autograd.Function):
             if grad_hidden_ND is not None:
                 torch.mm(narrow_CV, head_VD, out=grad_hidden_ND[rows])
             if grad_head_VD is not None:
-                _add_product(grad_head_VD, narrow_CV.t(), hidden_ND[rows])
+                _add_product(grad_head_VD, narrow_CV.t(), hidden_ND[rows], first=rows.start == 0)
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD, grad_bias_V)
         ctx.dtypes = (hidden_ND.dtype, head_VD.dtype, None if bias_V is None else bias_V.dtype)
         ctx.mark_non_differentiable(logprob_N)
         return -(coefficient_N * logprob_N).sum(), logprob_N
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0]
+        # A head's gradient is as large as the head: where looking is free, a factor of 1 spares the copy.
+        is_one = scale.device.type == "cpu" and scale.item() == 1.0
         grads = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return (*(None if grad is None else (grad * grad_outputs[0]).to(dtype) for grad, dtype in grads), *[None] * 5)
+        return (*(None if grad is None else (grad if is_one else grad * scale).to(dtype) for grad, dtype in grads), *[None] * 5)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, summed in total's dtype even when the factors are narrower."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """total += left @ right, or = for the first; summed in total's dtype even when the factors are narrower."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right)
+        total.addmm_(left, right, beta=0 if first else 1)
+    elif first:
+        total.copy_(left @ right)
     else:
         total.add_(left @ right)
 
