@@ -1,0 +1,50 @@
+"""What is known before any model is loaded: tokens, the held-out split and the batch plan."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.domain.run import Stage
+from worker.models.load import context_window, load_config, load_tokenizer, resolve_folder
+from worker.models.prompts import PromptFormat
+from worker.stages.attempt import Attempt
+from worker.stages.batches import plan_batches
+from worker.stages.prepare import Encoded, Lengths, Prepared, fit_lengths, prepare
+
+Batches = list[list[Encoded]]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is known before any model is loaded."""
+
+    policy_folder: Path
+    prompt_format: PromptFormat
+    lengths: Lengths
+    prepared: Prepared
+    batches: Batches
+
+
+def lay_ground(attempt: Attempt) -> Ground:
+    """Stage prepare: tokens, the held-out split and the batch plan."""
+    recipe = attempt.recipe
+    progress = attempt.start_stage(Stage.PREPARE, unit="examples")
+    folder = resolve_folder(attempt.spec.policy, Path(attempt.spec.hub_dir))
+    window = context_window(load_config(folder))
+    lengths = fit_lengths(recipe.tokens, recipe.evaluation.max_new_tokens, window)
+    if (lengths.max_prompt, lengths.max_response) != (recipe.tokens.max_prompt, recipe.tokens.max_response):
+        attempt.log(
+            f"The policy's context window is {window} tokens: prompts are cut to {lengths.max_prompt}, "
+            f"responses to {lengths.max_response}, answers to {lengths.max_new_tokens}."
+        )
+    prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format)
+    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress)
+    _log_prepared(attempt, prepared)
+    plan = plan_batches(len(prepared.train), recipe.training.batch_size, recipe.training.seed)
+    return Ground(folder, prompt_format, lengths, prepared, [[prepared.train[i] for i in batch] for batch in plan])
+
+
+def _log_prepared(attempt: Attempt, prepared: Prepared) -> None:
+    told = Counter({name: count for name, count in prepared.counts.items() if count})
+    details = "".join(f"; {name}: {count}" for name, count in sorted(told.items()))
+    attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details}.")
