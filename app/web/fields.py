@@ -11,42 +11,9 @@ from pydantic_core import PydanticUndefined
 
 from app.domain.recipe import Recipe
 from app.web import format
+from app.web.wording import LABELS, option_text
 
 Kind = Literal["text", "number", "integer", "select", "switch"]
-
-LABELS = {  # where a field's own name is a word of the machine
-    "max_examples": "Number of examples",
-    "policy.dtype": "Number type",
-    "policy.lora.rank": "LoRA rank",
-    "policy.lora.alpha": "LoRA alpha",
-    "policy.lora.dropout": "LoRA dropout",
-    "policy.lora.target_modules": "LoRA target modules",
-    "reward.revision": "Revision",
-    "weights.target_ess": "Target effective sample size",
-    "weights.weight_form": "Form of the weight",
-    "weights.partition_scope": "Scope of Z(x)",
-    "weights.logprob_norm": "Log-probability of a response",
-    "weights.cross_reward": "Reward across prompts",
-    "weights.reward_norm": "Normalisation of rewards",
-    "weights.loss_norm": "Normalisation of the loss",
-    "weights.mean_one": "Rescale weights to mean 1",
-    "weights.responses": "Responses in the loss",
-    "tokens.max_prompt": "Longest prompt",
-    "tokens.max_response": "Longest response",
-    "tokens.overlong": "Examples over these lengths",
-    "training.micro_batch_size": "Micro-batch size",
-    "training.schedule": "Learning-rate schedule",
-    "training.warmup_share": "Warm-up share",
-    "training.grad_clip": "Gradient clipping",
-    "training.checkpoint_every": "Steps between checkpoints",
-    "training.keep_checkpoints": "Checkpoints to keep",
-    "evaluation.share": "Held-out share",
-    "evaluation.every": "Steps between evaluations",
-    "evaluation.num_prompts": "Prompts to answer",
-    "evaluation.num_samples_shown": "Samples to keep",
-    "evaluation.max_new_tokens": "Longest answer",
-    "evaluation.top_p": "Top-p (nucleus)",
-}
 
 
 @dataclass(frozen=True)
@@ -66,6 +33,11 @@ class Field:
     @property
     def id(self) -> str:
         return self.path.replace(".", "-")
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """The options with their words."""
+        return [(option, option_text(self.path, option)) for option in self.options]
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[Field]:

@@ -6,7 +6,8 @@ import pytest
 
 from app.store.tables import Model
 from app.web.choices import model_choices
-from app.web.fields import LABELS, RECIPE_FIELDS, Field
+from app.web.fields import RECIPE_FIELDS, Field
+from app.web.wording import LABELS, OPTIONS
 
 MACHINE_WORDS = ("norm", "num ", "max ", "ess", "dtype", "logprob", "overlong", "grad ", "mean one")
 
@@ -19,6 +20,17 @@ def test_every_setting_is_explained_in_words_for_people(field: Field) -> None:
 
 def test_every_label_belongs_to_a_setting() -> None:
     assert set(LABELS) <= {field.path for field in RECIPE_FIELDS}
+
+
+@pytest.mark.parametrize("field", [field for field in RECIPE_FIELDS if field.kind in ("select", "switch")], ids=lambda f: f.path)
+def test_every_option_has_words_for_people(field: Field) -> None:
+    if field.path not in ("method", "reward.source", "weights.preset"):  # shown with a text each
+        assert all(text != option.replace("_", " ") for option, text in field.choices), field.choices
+
+
+def test_every_worded_option_is_an_option() -> None:
+    known = {field.path: set(field.options) for field in RECIPE_FIELDS}
+    assert {path: set(texts) for path, texts in OPTIONS.items()} == {path: known[path] for path in OPTIONS}
 
 
 def test_models_of_one_name_are_told_apart() -> None:
