@@ -68,6 +68,20 @@ class ScoringFacts(Fact):
     check: RewardCheck
 
 
+def has_all_pairs(facts: ScoringFacts) -> bool:
+    """Whether every preset and λ can be had from it: all prompts with all responses, none dropped on the way."""
+    parts = [facts.logprob, *([facts.reward] if facts.reward else [])]
+    return all(part.cross and part.smallest_lambda is None for part in parts)
+
+
+def describe_inverted(check: RewardCheck) -> str:
+    """The evidence of `inverted_rewards` as a sentence with the measured numbers."""
+    return (
+        f"The chosen response has the higher reward in only {check.accuracy or 0.0:.0%} of {check.num_pairs - check.num_ties} "
+        f"pairs (95 % interval {check.low:.0%} to {check.high:.0%}), so the rewards contradict the preference labels."
+    )
+
+
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     """The parts of a recipe that its scores depend on, as plain data."""
     whole = recipe.to_dict()

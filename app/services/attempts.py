@@ -16,7 +16,7 @@ from app.domain.errors import RecipeInvalid, StaleToken
 from app.domain.events import OutcomeReached
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
-from app.domain.run import Outcome, RunState
+from app.domain.run import Outcome, RunKind, RunState
 from app.services.runs import hint, move
 from app.settings import Settings
 from app.store.database import now
@@ -38,6 +38,7 @@ class Claim:
     attempt: int
     recipe: dict[str, Any]
     spool_attempt: int = 0  # the earlier attempt whose spool may hold more than its worker could record; 0: none
+    kind: RunKind = RunKind.TRAINING
 
 
 def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
@@ -61,7 +62,7 @@ def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | Non
     run.stage, run.progress, run.seconds_left = "", 0.0, None
     session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
     move(session, run, RunState.RUNNING)
-    return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt)
+    return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt, RunKind(run.kind))
 
 
 def open_spool(session: Session, claim: Claim) -> None:
@@ -83,6 +84,7 @@ def build_spec(
     assert policy is not None
     return RunSpec(
         run_id=claim.run_id,
+        kind=claim.kind,
         attempt=claim.attempt,
         recipe=recipe,
         dataset_path=str(files.dataset_dir(dataset.id) / "examples.parquet"),

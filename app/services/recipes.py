@@ -6,7 +6,11 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
-from app.domain.recipe import Recipe
+from app.domain.recipe import Method, Recipe
+from app.domain.run import RunKind
+from app.domain.scoring import ScoringFacts, describe_inverted
+from app.domain.signatures import SIGNATURES
+from app.store import scorings
 from app.store.tables import Dataset, Model
 
 NOT_READY = {
@@ -39,21 +43,26 @@ class Faults:
             raise RecipeInvalid(self.found[0]["message"] + more, problems=self.found)
 
 
-def find_ingredients(session: Session, owner_id: str, recipe: Recipe) -> Ingredients:
-    """The data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit."""
+def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: RunKind = RunKind.TRAINING) -> Ingredients:
+    """The data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
+
+    What only training needs, such as rewards that don't contradict the labels, is not asked of a scoring.
+    """
     faults = Faults()
     _check_text(recipe, faults)
     faults.raise_any()
-    dataset = _find_dataset(session, owner_id, recipe, faults)
+    dataset = _find_dataset(session, owner_id, recipe, kind, faults)
     models = {}
-    for part, kind, path, model_id in (
+    for part, role, path, model_id in (
         ("policy", "policy", "policy.model", recipe.policy.model),
         ("reward", "reward", "reward.model", recipe.reward.model),
         ("judge", "reward", "reward.judge", recipe.reward.judge),
     ):
-        model = _find_model(session, owner_id, model_id, kind, path, faults)
+        model = _find_model(session, owner_id, model_id, role, path, faults)
         if model is not None:
             models[part] = model
+    if kind is RunKind.TRAINING:
+        _check_rewards(session, owner_id, recipe, faults)
     faults.raise_any()
     assert dataset is not None  # or there was a fault
     return Ingredients(dataset, models)
@@ -73,7 +82,22 @@ def _check_text(recipe: Recipe, faults: Faults) -> None:
             faults.add(path, "The text holds control characters: remove them.")
 
 
-def _find_dataset(session: Session, owner_id: str, recipe: Recipe, faults: Faults) -> Dataset | None:
+def _check_rewards(session: Session, owner_id: str, recipe: Recipe, faults: Faults) -> None:
+    """Rewards that are known to contradict the labels need the user's word: most often something is the wrong way round."""
+    if recipe.method is not Method.VAR or recipe.reward.accept_inverted:
+        return
+    scoring = scorings.find_for(session, owner_id, recipe)
+    if scoring is None or scoring.facts is None:
+        return
+    check = ScoringFacts.model_validate(scoring.facts).check
+    if check.inverted:
+        remedy = SIGNATURES["inverted_rewards"].remedy
+        faults.add(
+            "reward.accept_inverted", f"{describe_inverted(check)} {remedy} To launch anyway, set reward.accept_inverted to true."
+        )
+
+
+def _find_dataset(session: Session, owner_id: str, recipe: Recipe, kind: RunKind, faults: Faults) -> Dataset | None:
     dataset = session.get(Dataset, recipe.dataset)
     if dataset is None or dataset.owner_id != owner_id:
         faults.add("dataset", f"There is no data set {recipe.dataset!r}: choose one from your list.")
@@ -81,7 +105,10 @@ def _find_dataset(session: Session, owner_id: str, recipe: Recipe, faults: Fault
     if dataset.state != DatasetState.READY:
         faults.add("dataset", f"The data set “{dataset.name}” {NOT_READY[DatasetState(dataset.state)]}.")
         return None
-    _check_contents(recipe, dataset, Audit.model_validate(dataset.audit or {}), faults)
+    audit = Audit.model_validate(dataset.audit or {})
+    _check_contents(recipe, dataset, audit, faults)
+    if kind is RunKind.TRAINING:
+        _check_training(recipe, dataset, audit, faults)
     return dataset
 
 
@@ -93,18 +120,25 @@ def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
     if recipe.reward.source == "preference" and not audit.has_preference:
         instead = "the rating or " if audit.has_rating else ""
         faults.add("reward.source", f"{name} doesn't say which responses were preferred: use {instead}a reward model.")
+    num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
+    if num_examples - int(num_examples * recipe.evaluation.share) < 1:
+        faults.add("evaluation.share", f"{name} has {num_examples} examples, which leaves none to train on.")
+
+
+def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
+    name = f"The data set “{dataset.name}”"
+    if recipe.method in (Method.DPO, Method.REWARD_MODEL) and audit.num_pairs == 0:
+        faults.add("method", f"{name} has no pairs of a chosen and a rejected response, which {recipe.method} learns from.")
     if recipe.weights.responses == "chosen" and not audit.has_preference:
         faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
-    uses_partition = recipe.weights.weight_form != "reward" and recipe.weights.partition_scope == "prompt"
-    if uses_partition and audit.num_responses <= audit.num_examples:
+    weights = recipe.weights
+    uses_partition = weights.weight_form != "reward" and weights.partition_scope == "prompt"
+    if recipe.method is Method.VAR and uses_partition and audit.num_responses <= audit.num_examples:
         faults.add(
             "weights.partition_scope",
             f"{name} has one response per prompt and no pairs, so weights within a prompt are all alike: "
             "use the scope batch, or another data set.",
         )
-    num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
-    if num_examples - int(num_examples * recipe.evaluation.share) < 1:
-        faults.add("evaluation.share", f"{name} has {num_examples} examples, which leaves none to train on.")
 
 
 def _find_model(session: Session, owner_id: str, model_id: str | None, kind: str, path: str, faults: Faults) -> Model | None:

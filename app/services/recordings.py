@@ -21,11 +21,14 @@ from app.domain.events import (
     Event,
     LogWritten,
     ProgressMade,
+    ScoringKept,
     SpoolLine,
     StageStarted,
     StepLogged,
 )
 from app.domain.run import RunState
+from app.domain.scoring import ScoringFacts
+from app.services import scorings
 from app.services.attempts import stale
 from app.store import journal
 from app.store.runs import drop_metrics_after, write_metrics
@@ -43,6 +46,7 @@ class Batch:
     notes: list[journal.Note] = field(default_factory=list)
     metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
     drop_after: int | None = None
+    scoring: ScoringFacts | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,6 +78,8 @@ def record(session: Session, run_id: str, token: int, lines: Sequence[SpoolLine]
     if batch.drop_after is not None:
         drop_metrics_after(session, run_id, batch.drop_after)
     write_metrics(session, run_id, batch.metrics)
+    if batch.scoring is not None:
+        scorings.keep(session, run_id, batch.scoring)
 
 
 def digest(lines: Sequence[SpoolLine]) -> Batch:
@@ -114,6 +120,8 @@ def _apply(batch: Batch, event: Event) -> None:
             batch.row |= {"step": event.step, "num_steps": event.num_steps, "progress": share}
             batch.row["seconds_left"] = event.seconds_left
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
+        case ScoringKept():
+            batch.scoring = event.scoring
         case EvaluationLogged():
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
 

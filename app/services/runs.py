@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.events import LogWritten, StateChanged
 from app.domain.recipe import Recipe
-from app.domain.run import RunState, can_move
+from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
 from app.services.recipes import Ingredients, find_ingredients
-from app.store import journal
+from app.store import journal, scorings
 from app.store.after_commit import after_commit
 from app.store.database import now
 from app.store.files import Files, remove_tree
@@ -46,7 +46,9 @@ def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: 
         known = _find_known(session, owner_id, idempotency_key, digest)
         if known is not None:
             return known
-    run = _new_run(session, owner_id, recipe, find_ingredients(session, owner_id, recipe))
+    run = new_run(session, owner_id, recipe, find_ingredients(session, owner_id, recipe))
+    scoring = scorings.find_for(session, owner_id, recipe)
+    run.scoring_id = scoring.id if scoring else None
     if idempotency_key is not None:
         run.idempotency_key, run.idempotency_digest = idempotency_key, digest
         try:
@@ -57,10 +59,15 @@ def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: 
             if known is None:
                 raise
             return known
+    enqueue(session, run)
+    return run
+
+
+def enqueue(session: Session, run: Run) -> None:
+    """Put a new run at the end of the queue and hint the workers."""
     session.add(run)
     journal.append(session, run, [StateChanged(state=RunState.QUEUED, attempt=0)])
     hint(session, run.id)
-    return run
 
 
 def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run | None:
@@ -72,13 +79,17 @@ def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run |
     return known
 
 
-def _new_run(session: Session, owner_id: str, recipe: Recipe, ingredients: Ingredients) -> Run:
+def new_run(
+    session: Session, owner_id: str, recipe: Recipe, ingredients: Ingredients, *, kind: RunKind = RunKind.TRAINING
+) -> Run:
+    """A run of this recipe, not added to the session yet."""
     dataset, models = ingredients.dataset, ingredients.models
     at = now(session)
     return Run(
         id=new_id("run"),
         owner_id=owner_id,
         name=recipe.name or f"{dataset.name} · {models['policy'].name}"[:120],
+        kind=kind.value,
         state=RunState.QUEUED.value,
         recipe=recipe.to_dict(),
         provenance=provenance.describe(dataset, models),
@@ -127,9 +138,11 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
 def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
     """Launch the recipe of a run once more, as a new run whose name tells it apart.
 
-    With an idempotency key that was used for a clone of this run, that clone.
+    With an idempotency key that was used for a clone of this run, that clone. Raises Conflict for a scoring's run.
     """
     original = get_run(session, owner_id, run_id)
+    if original.kind == RunKind.SCORING:
+        raise Conflict(f"Run {run_id} makes a scoring, which is made once: ask for the scoring again instead.")
     mine = Run.owner_id == owner_id
     name = session.scalar(select(Run.name).where(mine, Run.idempotency_key == idempotency_key)) if idempotency_key else None
     recipe = Recipe.model_validate({**original.recipe, "name": name or name_copy(session, original)})

@@ -36,6 +36,9 @@ class Files:
     def scorings_dir(self) -> Path:
         return self.root / "scorings"
 
+    def scoring_dir(self, key: str) -> Path:
+        return self.scorings_dir / _identifier(key)
+
     @property
     def uploads_dir(self) -> Path:
         return self.root / "uploads"

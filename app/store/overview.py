@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.domain.run import RunKind
 from app.store.tables import Dataset, Metric, Model, Run
 
 REWARD_GAIN = "eval/reward_gain"
@@ -24,8 +25,8 @@ class RunRow:
 
 def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     """The rows of these runs, in their order."""
-    datasets = _names(session, Dataset, {run.dataset_id for run in runs})
-    models = _names(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
+    datasets = names_of(session, Dataset, {run.dataset_id for run in runs})
+    models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
     gains = latest_values(session, [run.id for run in runs], REWARD_GAIN)
     return [
         RunRow(
@@ -56,8 +57,9 @@ def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[st
 
 
 def count_runs(session: Session, owner_id: str) -> dict[str, int]:
-    """How many of the owner's runs are in each state; states without a run are left out."""
-    query = select(Run.state, func.count().label("num_runs")).where(Run.owner_id == owner_id).group_by(Run.state)
+    """How many of the owner's training runs are in each state; states without a run are left out."""
+    mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
+    query = select(Run.state, func.count().label("num_runs")).where(*mine).group_by(Run.state)
     return {row.state: row.num_runs for row in session.execute(query)}
 
 
@@ -65,5 +67,5 @@ def count_datasets(session: Session, owner_id: str) -> int:
     return session.scalar(select(func.count()).where(Dataset.owner_id == owner_id)) or 0
 
 
-def _names(session: Session, table: type[Dataset] | type[Model], ids: Iterable[str]) -> dict[str, str]:
+def names_of(session: Session, table: type[Dataset] | type[Model], ids: Iterable[str]) -> dict[str, str]:
     return {row.id: row.name for row in session.execute(select(table.id, table.name).where(table.id.in_(list(ids))))}

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
-from app.domain.run import RunState
+from app.domain.run import RunKind, RunState
 from app.store import parquet
 from app.store.files import Files
 from app.store.tables import Attempt, Metric, Run, Worker
@@ -25,10 +25,13 @@ def get_run(session: Session, owner_id: str, run_id: str) -> Run:
 
 
 def list_runs(
-    session: Session, owner_id: str, *, state: RunState | str | None = None, after: str | None = None, limit: int = 50
-) -> list[Run]:
-    """The owner's runs, newest first; `after` is the id of the last run of the page before."""
+    session: Session, owner_id: str, *, state: RunState | str | None = None, kind: RunKind | None = RunKind.TRAINING,
+    after: str | None = None, limit: int = 50,
+) -> list[Run]:  # fmt: skip
+    """The owner's runs of one kind (None: of any), newest first; `after` is the id of the last run of the page before."""
     query = select(Run).where(Run.owner_id == owner_id)
+    if kind is not None:
+        query = query.where(Run.kind == kind.value)
     if state is not None:
         query = query.where(Run.state == str(state))
     if after is not None:

@@ -186,7 +186,7 @@ class Preview(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     scoring_id: Mapped[str] = mapped_column(ForeignKey("scorings.id", ondelete="CASCADE"))
     digest: Mapped[str] = mapped_column(String(64))  # of the request and of the scoring's artifacts
-    job: Mapped[dict[str, Any]]  # PreviewJob
+    job: Mapped[dict[str, Any]]  # PreviewJob without its paths, which each worker has of its own
     state: Mapped[str] = mapped_column(String(16))  # "waiting" | "computing" | "done" | "failed"
     worker_id: Mapped[str | None] = mapped_column(String(120))
     lease_expires_at: Mapped[datetime | None]

@@ -1,0 +1,169 @@
+"""What can be done with previews: ask, and on the worker's side begin, renew and finish. Nothing here commits.
+
+The row is the queue entry and then the kept answer. Paths are not in it: each worker knows its own.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict, InvalidInput
+from app.domain.preview import PreviewJob, PreviewRequest, PreviewResult
+from app.domain.problems import parse
+from app.domain.scoring import ScoringFacts
+from app.domain.weighting import PRESETS, WeightSettings
+from app.services.scorings import standing_of
+from app.store import previews as store
+from app.store.database import now
+from app.store.datasets import examples_path
+from app.store.files import Files
+from app.store.identifiers import new_id
+from app.store.scorings import get_scoring
+from app.store.tables import Preview, Run, Scoring
+
+KEEP_ANSWERS = 60  # of one scoring
+WARM_UP = "preview"  # the hint's word when no preview waits yet
+OVERRIDABLE = frozenset(name for settings in PRESETS.values() for name in settings)
+
+
+@dataclass(frozen=True)
+class PreviewClaim:
+    """A preview in the hands of a worker."""
+
+    preview_id: str
+    job: PreviewJob
+
+
+def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
+    """The preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
+
+    Raises InvalidInput naming an override that isn't one; Conflict while the scoring isn't ready.
+    """
+    scoring = get_scoring(session, owner_id, scoring_id)
+    job, digest = _describe_job(session, scoring, check_overrides(request))
+    at = scoring.used_at = now(session)
+    preview = store.find(session, scoring_id, digest)
+    if preview is None:
+        preview = _add(session, Preview(
+            id=new_id("preview"), scoring_id=scoring_id, digest=digest, job=job, state=store.WAITING, created_at=at,
+        ))  # fmt: skip
+    elif preview.state == store.FAILED:
+        preview.state, preview.error, preview.created_at, preview.finished_at = store.WAITING, None, at, None
+    if preview.state == store.WAITING:
+        session.info["queue"].send_after_commit(session, preview.id)
+    return preview
+
+
+def find_answer(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> PreviewResult | None:
+    """The kept answer to this request, without asking for one. Raises as `ask`."""
+    scoring = get_scoring(session, owner_id, scoring_id)
+    _, digest = _describe_job(session, scoring, check_overrides(request))
+    preview = store.find(session, scoring_id, digest)
+    return PreviewResult.model_validate(preview.result) if preview is not None and preview.state == store.DONE else None
+
+
+def expect(session: Session) -> None:
+    """Somebody is about to ask for a preview: hint a worker to have its previewing process warm."""
+    session.info["queue"].send(WARM_UP)
+
+
+def check_overrides(request: PreviewRequest) -> PreviewRequest:
+    """The request with its overrides as settings have them. Raises InvalidInput with the dotted field of each at fault."""
+    unknown = [name for name in request.overrides if name not in OVERRIDABLE]
+    if unknown:
+        choices = ", ".join(sorted(OVERRIDABLE))
+        raise InvalidInput.at(f"weights.{unknown[0]}", f"A preview can't change {unknown[0]!r}; it can change {choices}.")
+    try:
+        settings = parse(WeightSettings, {"lambda": 1.0, **request.overrides}, InvalidInput)
+    except InvalidInput as error:
+        problems = [{**problem, "field": f"weights.{problem['field']}"} for problem in error.problems]
+        raise InvalidInput(f"weights.{error.detail}", problems=problems) from None
+    return request.model_copy(update={"overrides": {name: getattr(settings, name) for name in sorted(request.overrides)}})
+
+
+def begin(session: Session, files: Files, worker_id: str, lease_seconds: float) -> PreviewClaim | None:
+    """Claim the preview that has waited longest; None when none waits."""
+    at = now(session)
+    first = store.claimable(at).limit(1).with_for_update(skip_locked=True)
+    statement = (
+        update(Preview)
+        .where(Preview.id == first.scalar_subquery(), store.is_claimable(at))
+        .values(state=store.COMPUTING, worker_id=worker_id, lease_expires_at=at + timedelta(seconds=lease_seconds))
+        .returning(Preview.id)
+    )
+    preview_id = session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none()
+    if preview_id is None:
+        return None
+    preview = session.get_one(Preview, preview_id)
+    return PreviewClaim(preview.id, build_job(session, files, preview))
+
+
+def build_job(session: Session, files: Files, preview: Preview) -> PreviewJob:
+    """The job with the paths of this machine."""
+    scoring = session.get_one(Scoring, preview.scoring_id)
+    paths = {"scorings_dir": str(files.scorings_dir), "dataset_path": str(examples_path(files, scoring.dataset_id))}
+    return PreviewJob.model_validate({**preview.job, **paths})
+
+
+def renew(session: Session, preview_id: str, worker_id: str, lease_seconds: float) -> bool:
+    """Hold a preview for another lease; False when it is in other hands or gone."""
+    return _write(session, preview_id, worker_id, lease_expires_at=now(session) + timedelta(seconds=lease_seconds))
+
+
+def finish(session: Session, preview_id: str, worker_id: str, result: PreviewResult) -> bool:
+    """Keep the answer; False when the preview is in other hands or gone."""
+    kept = {"state": store.DONE, "result": result.model_dump(mode="json", by_alias=True), "error": None}
+    return _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
+
+
+def fail(session: Session, preview_id: str, worker_id: str, error: dict[str, Any]) -> bool:
+    """Keep why there is no answer: {"detail", "problems", "passing"}; False when the preview is in other hands or gone."""
+    kept = {"state": store.FAILED, "result": None, "error": error}
+    return _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
+
+
+def _write(session: Session, preview_id: str, worker_id: str, **values: Any) -> bool:
+    mine = (Preview.id == preview_id, Preview.worker_id == worker_id, Preview.state == store.COMPUTING)
+    statement = update(Preview).where(*mine).values(**values).returning(Preview.id)
+    return session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none() is not None
+
+
+def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -> tuple[dict[str, Any], str]:
+    """A PreviewJob as plain data, but for the paths, and its digest."""
+    if scoring.facts is None:
+        standing = standing_of(scoring, session.get(Run, scoring.run_id) if scoring.run_id else None)
+        why = {
+            "queued": "waits for a worker: preview it when it is made.",
+            "running": "is being made: preview it when it is whole.",
+        }.get(standing.state, f"has not been made. {standing.reason} {standing.remedy}".strip())
+        raise Conflict(f"The scoring “{scoring.name}” {why}")
+    facts = ScoringFacts.model_validate(scoring.facts)
+    job = {
+        "index_key": facts.index_key,
+        "logprob_key": facts.logprob.key,
+        "reward_key": facts.reward.key if facts.reward else None,
+        "reward_source": scoring.settings["reward"]["source"],
+        "batch_size": facts.batch_size,
+        "request": request.to_dict(),
+    }
+    return job, hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def _add(session: Session, preview: Preview) -> Preview:
+    for old in store.list_old(session, preview.scoring_id, KEEP_ANSWERS - 1):
+        session.delete(old)
+    try:
+        with session.begin_nested():
+            session.add(preview)
+    except IntegrityError:  # somebody else asked the same at the same moment
+        known = store.find(session, preview.scoring_id, preview.digest)
+        if known is None:
+            raise
+        return known
+    return preview

@@ -1,0 +1,175 @@
+"""What can be done with scorings: asked for, kept by the runs that make them, deleted when unused. Nothing here commits.
+
+A scoring is made by a run of kind scoring, which is queued, claimed, cancelled and resumed like any other, or on the way
+by a training run.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict
+from app.domain.recipe import Recipe
+from app.domain.run import RunKind, RunState
+from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_settings
+from app.services import runs
+from app.services.recipes import find_ingredients
+from app.store import scorings as store
+from app.store.after_commit import after_commit
+from app.store.database import now
+from app.store.files import Files, remove_tree
+from app.store.identifiers import new_id
+from app.store.runs import lock_run
+from app.store.scorings import find_for, get_scoring
+from app.store.tables import Dataset, Model, Run, Scoring
+
+__all__ = ["Standing", "delete", "find_for", "keep", "recipe_of", "request", "standing_of"]
+
+NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a scoring is: "queued", "running", "ready", "failed" or "cancelled", and for the last two why."""
+
+    state: str
+    reason: str = ""
+    remedy: str = ""
+
+
+def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
+    """The scoring of this recipe with all its pairs, made by a run of its own when it isn't there yet.
+
+    Asking again gives the same one; one whose run failed or was cancelled is queued again. Raises RecipeInvalid with the
+    dotted field of everything that doesn't fit.
+    """
+    ingredients = find_ingredients(session, owner_id, recipe, kind=RunKind.SCORING)
+    models = ingredients.models
+    scoring = _find_or_add(session, owner_id, recipe, ingredients.dataset, models["policy"], models.get("reward"))
+    scoring.used_at = now(session)
+    if scoring.facts is not None and has_all_pairs(ScoringFacts.model_validate(scoring.facts)):
+        return scoring
+    maker = session.get(Run, scoring.run_id) if scoring.run_id else None
+    state = RunState(maker.state) if maker is not None else None
+    if maker is not None and state is not None and not state.final:
+        return scoring
+    if maker is not None and state in (RunState.FAILED, RunState.CANCELLED) and maker.recipe == recipe.to_dict():
+        runs.resume(session, owner_id, maker.id)
+        return scoring
+    run = runs.new_run(session, owner_id, recipe, ingredients, kind=RunKind.SCORING)
+    run.name, run.scoring_id, scoring.run_id = f"Scoring of {scoring.name}"[:NAME_LENGTH], scoring.id, run.id
+    session.flush()
+    runs.enqueue(session, run)
+    return scoring
+
+
+def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring:
+    """Note what a run's scores are: in the scoring that it was queued for, in that of its recipe, or in a new one."""
+    run = lock_run(session, run_id)
+    scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
+    if scoring is None:
+        recipe = Recipe.model_validate(run.recipe)
+        dataset, policy = session.get_one(Dataset, run.dataset_id), session.get_one(Model, run.policy_id)
+        reward = session.get_one(Model, run.reward_id) if run.reward_id else None
+        scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward)
+        run.scoring_id = scoring.id
+    scoring.used_at = now(session)
+    if _says_more(facts, scoring.facts):
+        scoring.facts = facts.model_dump(mode="json")
+    session.flush()
+    return scoring
+
+
+def standing_of(scoring: Scoring, maker: Run | None) -> Standing:
+    """The state of a scoring; `maker`: the run of its run_id, None when that was deleted."""
+    if scoring.facts is not None:
+        return Standing("ready")
+    if maker is None:
+        return Standing("failed", "The run that was to make it was deleted.", "Ask for the scoring again.")
+    state = RunState(maker.state)
+    if not state.final:
+        return Standing("queued" if state is RunState.INTERRUPTED else state.value)
+    error = maker.error or {}
+    if state is RunState.SUCCEEDED:
+        return Standing("failed", "Its run ended without telling what it had scored.", "Ask for the scoring again.")
+    reason = "Its run was cancelled." if state is RunState.CANCELLED else error.get("reason", "")
+    return Standing(state.value, reason, error.get("remedy", "") or "Ask for the scoring again.")
+
+
+def recipe_of(scoring: Scoring) -> Recipe:
+    """A recipe that this scoring belongs to, to ask for it again; its weights are any."""
+    policy: dict[str, Any] = dict(scoring.settings["policy"])
+    if policy.get("quantization", "none") != "none":
+        policy["adaptation"] = "lora"
+    settings = {**scoring.settings, "policy": policy}
+    return Recipe.model_validate({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
+
+
+def delete(session: Session, files: Files, owner_id: str, scoring_id: str) -> None:
+    """Remove a scoring that nothing uses, with the runs that made it and the artifacts no other scoring names.
+
+    Raises NotFound; Conflict while a run that has not ended uses or makes it.
+    """
+    scoring = get_scoring(session, owner_id, scoring_id)
+    for run in store.list_unfinished(session, scoring):
+        is_maker = run.kind == RunKind.SCORING
+        what = f"is being made by run {run.id}" if is_maker else f"is used by the {run.state} run “{run.name}” ({run.id})"
+        raise Conflict(f"The scoring “{scoring.name}” {what}: cancel that run, or wait for its end, then delete the scoring.")
+    keys = store.list_keys(session, scoring)
+    for key in keys - store.list_shared_keys(session, keys, but=scoring.id):
+        after_commit(session, ("remove", key), partial(remove_tree, files.scoring_dir(key)))
+    for maker in store.list_makers(session, scoring_id):
+        runs.delete(session, files, owner_id, maker.id)
+    session.flush()
+    session.delete(scoring)
+
+
+def _find_or_add(
+    session: Session, owner_id: str, recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None
+) -> Scoring:
+    fingerprint = store.fingerprint_of(recipe, dataset, policy, reward)
+    known = store.find_by_fingerprint(session, owner_id, fingerprint)
+    if known is not None:
+        return known
+    at = now(session)
+    scoring = Scoring(
+        id=new_id("scoring"),
+        owner_id=owner_id,
+        name=recipe.name or f"{dataset.name} · {policy.name}"[:NAME_LENGTH],
+        fingerprint=fingerprint,
+        settings=scoring_settings(recipe),
+        dataset_id=dataset.id,
+        policy_id=policy.id,
+        reward_id=reward.id if reward else None,
+        created_at=at,
+        used_at=at,
+    )
+    try:
+        with session.begin_nested():
+            session.add(scoring)
+    except IntegrityError:  # somebody else was faster
+        known = store.find_by_fingerprint(session, owner_id, fingerprint)
+        if known is None:
+            raise
+        return known
+    return scoring
+
+
+def _says_more(facts: ScoringFacts, known: dict[str, Any] | None) -> bool:
+    """Whether new facts replace the known ones: never by less, and not by the mere news that the same was used again."""
+    if known is None:
+        return True
+    old = ScoringFacts.model_validate(known)
+    if store.keys_of(old) == store.keys_of(facts):
+        return not facts.logprob.hit
+    return [_reach(part) for part in (facts.logprob, facts.reward)] >= [_reach(part) for part in (old.logprob, old.reward)]
+
+
+def _reach(part: ScorePart | None) -> tuple[bool, float]:
+    """How much a part serves: cross pairs before own ones, then down to how small a λ."""
+    if part is None:
+        return True, 0.0
+    return part.cross, -(part.smallest_lambda or 0.0)

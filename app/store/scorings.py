@@ -1,0 +1,167 @@
+"""Scorings as kept: found by what their scores depend on, listed with the names and runs around them."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.domain.recipe import Recipe
+from app.domain.run import FINAL_STATES, RunKind
+from app.domain.scoring import ScoringFacts, fingerprint, scoring_settings
+from app.store.overview import names_of
+from app.store.tables import Dataset, JournalEntry, Model, Run, Scoring
+
+
+@dataclass(frozen=True)
+class ScoringRow:
+    """A scoring beside the names its ids stand for, the run that makes it, and how many training runs use it."""
+
+    scoring: Scoring
+    dataset: str
+    policy: str
+    reward: str
+    run: Run | None
+    num_runs: int
+
+
+def fingerprint_of(recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None) -> str:
+    """The fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models."""
+    contents = [dataset.sha256, json.dumps(dataset.mapping, sort_keys=True), *map(_identity, (policy, reward))]
+    return fingerprint(scoring_settings(recipe), contents)
+
+
+def _identity(model: Model | None) -> str:
+    if model is None:
+        return ""
+    return json.dumps([model.path, model.revision, model.facts.get("sha256")])
+
+
+def fingerprint_for(session: Session, owner_id: str, recipe: Recipe) -> str | None:
+    """The fingerprint, from the owner's rows that the recipe names; None when one of them isn't there."""
+    dataset, policy = session.get(Dataset, recipe.dataset), session.get(Model, recipe.policy.model)
+    reward = session.get(Model, recipe.reward.model) if recipe.reward.model else None
+    if dataset is None or policy is None or (recipe.reward.model and reward is None):
+        return None
+    if any(row is not None and row.owner_id != owner_id for row in (dataset, policy, reward)):
+        return None
+    return fingerprint_of(recipe, dataset, policy, reward)
+
+
+def find_for(session: Session, owner_id: str, recipe: Recipe) -> Scoring | None:
+    """The owner's scoring that a run of this recipe would use, made or in the making."""
+    known = fingerprint_for(session, owner_id, recipe)
+    return None if known is None else find_by_fingerprint(session, owner_id, known)
+
+
+def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> Scoring | None:
+    return session.scalar(select(Scoring).where(Scoring.owner_id == owner_id, Scoring.fingerprint == fingerprint))
+
+
+def get_scoring(session: Session, owner_id: str, scoring_id: str) -> Scoring:
+    """The owner's scoring. Raises NotFound, for somebody else's too."""
+    scoring = session.get(Scoring, scoring_id)
+    if scoring is None or scoring.owner_id != owner_id:
+        raise NotFound(f"There is no scoring {scoring_id!r}.")
+    return scoring
+
+
+def list_scorings(
+    session: Session, owner_id: str, *, dataset_id: str | None = None, after: str | None = None, limit: int = 50
+) -> list[Scoring]:
+    """The owner's scorings, newest first; `after` is the id of the last one of the page before."""
+    query = select(Scoring).where(Scoring.owner_id == owner_id)
+    if dataset_id is not None:
+        query = query.where(Scoring.dataset_id == dataset_id)
+    if after is not None:
+        query = query.where(Scoring.id < after)
+    return list(session.scalars(query.order_by(Scoring.id.desc()).limit(limit)))
+
+
+def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[ScoringRow]:
+    """The rows of these scorings, in their order. Four queries, however many."""
+    datasets = names_of(session, Dataset, {one.dataset_id for one in scorings})
+    models = names_of(session, Model, {id for one in scorings for id in (one.policy_id, one.reward_id) if id})
+    makers = [one.run_id for one in scorings if one.run_id]
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(makers)))}
+    counts = count_users(session, [one.id for one in scorings])
+    return [
+        ScoringRow(
+            scoring=one,
+            dataset=datasets.get(one.dataset_id, one.dataset_id),
+            policy=models.get(one.policy_id, one.policy_id),
+            reward=models.get(one.reward_id, one.reward_id) if one.reward_id else "",
+            run=runs.get(one.run_id) if one.run_id else None,
+            num_runs=counts.get(one.id, 0),
+        )
+        for one in scorings
+    ]
+
+
+def count_users(session: Session, scoring_ids: Collection[str]) -> dict[str, int]:
+    """How many training runs use each of these scorings."""
+    query = select(Run.scoring_id, func.count().label("num_runs")).group_by(Run.scoring_id)
+    query = query.where(Run.scoring_id.in_(scoring_ids), Run.kind == RunKind.TRAINING.value)
+    return {row.scoring_id: row.num_runs for row in session.execute(query)}
+
+
+def list_users(session: Session, scoring_id: str, limit: int = 50) -> list[Run]:
+    """The training runs that use a scoring, newest first."""
+    query = select(Run).where(Run.scoring_id == scoring_id, Run.kind == RunKind.TRAINING.value)
+    return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
+
+
+def list_makers(session: Session, scoring_id: str) -> list[Run]:
+    """The runs of kind scoring that made it, or tried, newest first."""
+    query = select(Run).where(Run.scoring_id == scoring_id, Run.kind == RunKind.SCORING.value)
+    return list(session.scalars(query.order_by(Run.id.desc())))
+
+
+def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
+    """The runs that use the scoring and have not ended, also those that have not come as far as to say so."""
+    query = select(Run).where(
+        Run.owner_id == scoring.owner_id,
+        Run.dataset_id == scoring.dataset_id,
+        Run.policy_id == scoring.policy_id,
+        Run.state.not_in([str(state) for state in FINAL_STATES]),
+    )
+    return [
+        run
+        for run in session.scalars(query.order_by(Run.id.desc()))
+        if run.scoring_id == scoring.id
+        or fingerprint_for(session, run.owner_id, Recipe.model_validate(run.recipe)) == scoring.fingerprint
+    ]
+
+
+def keys_of(facts: ScoringFacts) -> set[str]:
+    """The folders below scorings_dir that the facts speak of."""
+    parts = {facts.index_key, facts.logprob.key} | ({facts.reward.key} if facts.reward else set())
+    return parts - {""}
+
+
+def list_keys(session: Session, scoring: Scoring) -> set[str]:
+    """Every folder that a scoring's runs have ever made or used for it."""
+    query = select(JournalEntry.payload).join(Run, Run.id == JournalEntry.run_id)
+    told = session.scalars(query.where(Run.scoring_id == scoring.id, JournalEntry.kind == "scoring"))
+    facts = [payload["scoring"] for payload in told] + ([scoring.facts] if scoring.facts else [])
+    return {key for one in facts for key in keys_of(ScoringFacts.model_validate(one))}
+
+
+def list_shared_keys(session: Session, keys: Collection[str], *, but: str) -> set[str]:
+    """Those of the keys that the facts of another scoring than `but` name too, whoever owns it."""
+    places = (Scoring.facts["index_key"], Scoring.facts["logprob"]["key"], Scoring.facts["reward"]["key"])
+    named = or_(*(place.as_string().in_(keys) for place in places))
+    others = session.scalars(select(Scoring.facts).where(Scoring.id != but, named))
+    return {key for facts in others if facts for key in keys_of(ScoringFacts.model_validate(facts))} & set(keys)
+
+
+def count_for_dataset(session: Session, dataset_id: str) -> int:
+    return session.scalar(select(func.count()).select_from(Scoring).where(Scoring.dataset_id == dataset_id)) or 0
+
+
+def find_using_model(session: Session, model_id: str) -> Scoring | None:
+    """A scoring made with the model, if there is one."""
+    uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id)
+    return session.scalar(select(Scoring).where(uses).limit(1))
