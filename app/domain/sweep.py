@@ -1,18 +1,28 @@
-"""A sweep: one base recipe and its variants, which share data, seeds, prompts and scores."""
+"""A sweep: one recipe and its variants, which share data, seeds, held-out prompts and scores.
+
+request = parse_request({"recipe": {…}, "lambda": [0.1, 0.3], "fields": {"training.batch_size": [2, 8]}, "baselines": ["dpo"]})
+expand(request)     # λ 0.1, batch_size 2 · λ 0.1, batch_size 8 · … · DPO: five variants
+"""
 
 import copy
 import itertools
-from typing import Annotated, Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.errors import RecipeInvalid
+from app.domain.problems import fault, parse, summary
 from app.domain.recipe import Recipe, parse_recipe
-from app.domain.weighting import Positive
+from app.domain.run import FINAL_STATES, RunState
+from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 
 MOST_VARIANTS = 64
+LAMBDA = "weights.lambda"
 
-# The baselines that a launch may set beside VAR, as changes of the base recipe.
+# The baselines that a launch may set beside VAR, as changes of the recipe.
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft_chosen": ("SFT on chosen", {"method": "sft", "weights": {"responses": "chosen"}}),
     "sft_all": ("SFT on all", {"method": "sft", "weights": {"responses": "both"}}),
@@ -20,21 +30,59 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
     "reward_weighted": ("Reward-weighted, no π_ref", {"weights": {"preset": "reward_weighted"}}),
 }
 
+Problem = Mapping[str, Any]
+
+
+class SweepState(StrEnum):
+    """What the states of its runs say of a sweep."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+
+    @property
+    def final(self) -> bool:
+        """True when none of its runs goes on."""
+        return self not in (SweepState.QUEUED, SweepState.RUNNING)
+
 
 class SweepRequest(BaseModel):
     """What is asked for: `lambda` × every field of `fields` (dotted paths with their values), and baselines beside them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    name: Annotated[str, Field(max_length=120)] = ""
-    recipe: dict[str, Any]
-    lambdas: Annotated[list[Positive], Field(max_length=40, alias="lambda")] = []
-    fields: Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=40)]], Field(max_length=6)] = {}
-    baselines: Annotated[list[str], Field(max_length=4)] = []
+    name: Annotated[str, Field(max_length=120, description="A name for people; empty: the recipe's, or data set and policy.")] = (
+        ""
+    )
+    recipe: Annotated[dict[str, Any], Field(description="The recipe that every variant starts from.")]
+    lambdas: Annotated[list[Positive], Field(max_length=40, alias="lambda", description="The temperatures λ > 0.")] = []
+    fields: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1, max_length=40)]],
+        Field(max_length=6, description="Further settings by dotted path, each with its values; all combinations are run."),
+    ] = {}
+    baselines: Annotated[list[str], Field(max_length=4, description=f"Of {', '.join(BASELINES)}: one run each.")] = []
+
+    @model_validator(mode="after")
+    def names_are_known(self) -> Self:
+        unknown = [name for name in self.baselines if name not in BASELINES]
+        if unknown:
+            raise fault("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")
+        if "name" in self.fields:
+            raise fault("fields.name", "The sweep names its runs itself, by what they differ in: leave the name out.")
+        if self.lambdas and LAMBDA in self.fields:
+            raise fault(f"fields.{LAMBDA}", "λ is given twice: as lambda and as a field. Keep one of them.")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the names users write (`lambda`)."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class Variant(BaseModel):
-    """One run of a sweep: `changes` by dotted path, and the whole resolved recipe."""
+    """One run of a sweep: `changes` by dotted path (or the baseline's name), and the whole resolved recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,63 +90,169 @@ class Variant(BaseModel):
     changes: dict[str, Any]
     recipe: Recipe
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"label": self.label, "changes": self.changes, "recipe": self.recipe.to_dict()}
 
-def expand(request: SweepRequest) -> list[Variant]:
-    """All variants, the grid first, then the baselines; raises RecipeInvalid naming the field at fault."""
-    grid: dict[str, list[Any]] = {"weights.lambda": list(request.lambdas)} if request.lambdas else {}
-    grid |= request.fields
-    unknown = [name for name in request.baselines if name not in BASELINES]
-    if unknown:
-        raise RecipeInvalid.at("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")
-    num_variants = len(request.baselines)
-    combinations = 1
-    for values in grid.values():
-        combinations *= len(values)
-    num_variants += combinations
-    if num_variants > MOST_VARIANTS:
-        raise RecipeInvalid.at(
-            "fields", f"These are {num_variants} runs; a sweep has at most {MOST_VARIANTS}. Take fewer values."
-        )
-    variants = [
-        _vary(request.recipe, dict(zip(grid, values, strict=True)), label_of(dict(zip(grid, values, strict=True))))
-        for values in itertools.product(*grid.values())
+
+def parse_request(data: Any) -> SweepRequest:
+    """A request from plain data; raises RecipeInvalid with every field at fault."""
+    return parse(SweepRequest, data, RecipeInvalid)
+
+
+def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Variant]:
+    """All variants, the grid first, then the baselines; with `beside`, those that aren't among these already.
+
+    Their scores serve the smallest λ of all of them. Raises RecipeInvalid with every fault of every variant: `field` is a
+    path in the recipe, `variant` the label of the one at fault (left out where all are).
+    """
+    asked = [*_grid(request), *((BASELINES[name][0], {"baseline": name}) for name in request.baselines)]
+    if len(asked) + len(beside) > MOST_VARIANTS:
+        text = f"These are {len(asked) + len(beside)} runs; a sweep has at most {MOST_VARIANTS}. Take fewer values."
+        raise RecipeInvalid.at("fields" if request.fields else "lambda", text)
+    found, faults = [], []
+    for label, changes in asked:
+        try:
+            found.append(Variant(label=label, changes=changes, recipe=parse_recipe(_vary(request, changes))))
+        except RecipeInvalid as error:
+            faults.append((label, error.problems))
+    refuse(faults, len(asked))
+    _refuse_doubles(found)
+    known = [_bare(variant.recipe) for variant in beside]
+    fresh = [variant for variant in found if _bare(variant.recipe) not in known]
+    return _serve_smallest(fresh, [*beside, *found])
+
+
+def refuse(faults: Sequence[tuple[str, Sequence[Problem]]], num_variants: int) -> None:
+    """Raise RecipeInvalid for the faults of variants by label, if there are any; what is wrong in all of them is said once."""
+    if not faults:
+        return
+    met = [{(problem["field"], problem["message"]) for problem in problems} for _, problems in faults]
+    in_all = set.intersection(*met) if len(faults) == num_variants else set()
+    problems: list[dict[str, Any]] = [{"field": field, "message": message} for field, message in sorted(in_all)]
+    detail = summary(problems) if problems else f"{faults[0][0]}: {summary(faults[0][1])}"
+    problems += [
+        {"field": one["field"], "message": f"{label}: {one['message']}", "variant": label}
+        for label, found in faults
+        for one in found
+        if (one["field"], one["message"]) not in in_all
     ]
-    smallest = min((v.recipe.weights.lambda_ for v in variants if v.recipe.weights.lambda_ is not None), default=None)
-    if smallest is not None:
-        variants = [_vary(request.recipe, {**v.changes, "scoring.smallest_lambda": smallest}, v.label) for v in variants]
-    return variants + [_baseline(request.recipe, name) for name in request.baselines]
+    raise RecipeInvalid(detail, problems=problems)
 
 
-def label_of(changes: dict[str, Any]) -> str:
-    """A variant's name among its siblings: `λ 0.3, batch_size 8`."""
-    names = {"weights.lambda": "λ", "weights.preset": "", "method": ""}
-    parts = [f"{names.get(path, path.rsplit('.', 1)[-1])} {value}".strip() for path, value in changes.items()]
-    return ", ".join(parts) or "VAR"
+def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> SweepState:
+    """The sweep's state from how many of its runs are in which; a variant without a run was deleted."""
+    num_going = sum(number for state, number in counts.items() if RunState(state) not in FINAL_STATES)
+    if num_going:
+        return SweepState.QUEUED if num_going == counts.get(RunState.QUEUED, 0) == num_variants else SweepState.RUNNING
+    if counts.get(RunState.SUCCEEDED, 0) == num_variants:
+        return SweepState.SUCCEEDED
+    if stopped:
+        return SweepState.STOPPED
+    return SweepState.FAILED if counts.get(RunState.FAILED) else SweepState.INCOMPLETE
 
 
-def _vary(base: dict[str, Any], changes: dict[str, Any], label: str) -> Variant:
-    data = copy.deepcopy(base)
+def label_of(changes: Mapping[str, Any]) -> str:
+    """A variant's name among its siblings: `λ 0.3, batch_size 8`; empty without changes."""
+    names = {LAMBDA: "λ", "weights.preset": "", "method": ""}
+    parts = [f"{names.get(path, path.rsplit('.', 1)[-1])} {_write(value)}".strip() for path, value in changes.items()]
+    return ", ".join(parts)
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
+    """Label and changes of every combination; without any value the recipe itself. At most one more than may be."""
+    values = ({LAMBDA: list(request.lambdas)} if request.lambdas else {}) | request.fields
+    combinations = itertools.islice(itertools.product(*values.values()), MOST_VARIANTS + 1)
+    changes = [dict(zip(values, combination, strict=True)) for combination in combinations]
+    plain = "VAR" if request.recipe.get("method", "var") == "var" else "the recipe itself"
+    return [(label_of(one) or plain, one) for one in changes]
+
+
+def _vary(request: SweepRequest, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a variant, not yet validated."""
+    data = copy.deepcopy(request.recipe)
+    if "baseline" in changes:
+        return _make_baseline(data, str(changes["baseline"]), request.lambdas)
+    if "weights.preset" in changes:
+        _forget_preset(data)
     for path, value in changes.items():
-        *parents, name = path.split(".")
-        place = data
-        for parent in parents:
-            inner = place.get(parent)
-            place[parent] = inner = inner if isinstance(inner, dict) else {}
-            place = inner
-        place[name] = value
-    if "weights.lambda" in changes and isinstance(data.get("weights"), dict):
-        data["weights"].pop("target_ess", None)
-    return Variant(label=label, changes=changes, recipe=parse_recipe(data))
+        _put(data, path, value)
+    for path, other in ((LAMBDA, "target_ess"), ("weights.target_ess", "lambda")):
+        if path in changes and f"weights.{other}" not in changes and isinstance(data.get("weights"), dict):
+            data["weights"].pop(other, None)
+    return data
 
 
-def _baseline(base: dict[str, Any], name: str) -> Variant:
-    """The base recipe with another method; what only VAR's weights need is left out."""
-    label, changes = BASELINES[name]
-    data = copy.deepcopy(base)
-    weights = data.get("weights") if isinstance(data.get("weights"), dict) else {}
-    kept = {key: weights[key] for key in ("loss_norm",) if weights and key in weights}
-    if "method" not in changes and weights:
-        kept = {key: weights[key] for key in ("lambda", "target_ess", "reward_norm") if key in weights}
+def _put(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        if data.get(parent) is None:
+            data[parent] = {}
+        if not isinstance(data[parent], dict):
+            raise RecipeInvalid.at(path, f"There is no setting called {path}: {parent} holds a single value. Check the spelling.")
+        data = data[parent]
+    data[name] = value
+
+
+def _forget_preset(data: dict[str, Any]) -> None:
+    """Take out what the recipe's preset says anyway: in a resolved recipe it would overrule the variant's preset."""
+    weights = data.get("weights")
+    if not isinstance(weights, dict) or weights.get("preset", DEFAULT_PRESET) not in list(Preset):
+        return
+    says = PRESETS[Preset(weights.get("preset", DEFAULT_PRESET))]
+    source = (data.get("reward") or {}).get("source", "preference") if isinstance(data.get("reward") or {}, dict) else ""
+    reused = {"cross_reward": "reuse"} if source != "model" else {}
+    data["weights"] = {key: value for key, value in weights.items() if {**says, **reused}.get(key, ...) != value}
+
+
+def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) -> dict[str, Any]:
+    """The recipe with another method; what only VAR's weights need is left out."""
+    changes = BASELINES[name][1]
+    weights = data["weights"] if isinstance(data.get("weights"), dict) else {}
+    if "method" in changes:
+        kept = {key: weights[key] for key in ("loss_norm",) if key in weights}
+    else:
+        kept = {key: weights[key] for key in ("lambda", "target_ess", "reward_norm") if weights.get(key) is not None}
+        first = next(iter(lambdas), None)
+        if first is not None and "lambda" not in kept and "target_ess" not in kept:
+            kept["lambda"] = first
     data.pop("online", None)
-    data |= {**changes, "weights": {**kept, **changes["weights"]}}
-    return Variant(label=label, changes={"baseline": name}, recipe=parse_recipe(data))
+    return {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
+
+
+def _bare(recipe: Recipe) -> dict[str, Any]:
+    """What makes one variant another one: all but its name and how it is scored."""
+    return {key: value for key, value in recipe.to_dict().items() if key not in ("name", "scoring")}
+
+
+def _refuse_doubles(variants: Sequence[Variant]) -> None:
+    seen: dict[str, str] = {}
+    for variant in variants:
+        content = json.dumps(_bare(variant.recipe), sort_keys=True)
+        if content in seen:
+            where = "baselines" if "baseline" in variant.changes else next(iter(variant.changes))
+            what = "stands here twice" if seen[content] == variant.label else f"is the same run as “{seen[content]}”"
+            raise RecipeInvalid.at(where, f"“{variant.label}” {what}: take one of them out.")
+        seen[content] = variant.label
+
+
+def _serve_smallest(variants: Sequence[Variant], siblings: Sequence[Variant]) -> list[Variant]:
+    """One pass of scoring serves all: it is told the smallest λ among them."""
+    smallest = [
+        value
+        for one in siblings
+        for value in (one.recipe.weights.lambda_, one.recipe.scoring.smallest_lambda)
+        if value is not None and one.recipe.method == "var"
+    ]
+    if not smallest:
+        return list(variants)
+    served = {"smallest_lambda": min(smallest)}
+    return [
+        one.model_copy(update={"recipe": one.recipe.model_copy(update={"scoring": one.recipe.scoring.model_copy(update=served)})})
+        for one in variants
+    ]
