@@ -26,6 +26,15 @@ CHILD_MEMORY_BYTES = 4 * 2**30
 
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embed_out.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+SHAPE = {
+    "hidden_size": ("hidden_size", "n_embd"),
+    "num_layers": ("num_hidden_layers", "n_layer"),
+    "intermediate_size": ("intermediate_size", "n_inner"),
+    "num_heads": ("num_attention_heads", "n_head"),
+    "num_kv_heads": ("num_key_value_heads",),
+    "head_size": ("head_dim",),
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
 
@@ -70,6 +79,7 @@ def inspect(folder: Path, roots: list[Path]) -> dict[str, Any]:
     return {
         **facts_of_config(config),
         **facts_of_weights(config, headers),
+        **facts_of_shape(config, headers),
         **facts_of_tokenizer(reader, headers),
         "size_bytes": reader.num_weight_bytes,
         "sha256": hashlib.sha256(config_bytes + b"".join(header for header, _ in headers.values())).hexdigest(),
@@ -101,6 +111,16 @@ def facts_of_weights(config: dict[str, Any], headers: Headers) -> dict[str, Any]
         "vocab_size": vocab_size if type(vocab_size) is int else num_rows(headers, EMBEDDINGS),
         "num_labels": num_labels(config, headers),
     }
+
+
+def facts_of_shape(config: dict[str, Any], headers: Headers) -> dict[str, Any]:
+    """Dimensions that the memory plan needs (app.domain.memory); None where the architecture names none."""
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
+    shape = {key: next((config[name] for name in names if type(config.get(name)) is int), None) for key, names in SHAPE.items()}
+    if shape["intermediate_size"] is None and shape["hidden_size"] is not None:
+        shape["intermediate_size"] = 4 * shape["hidden_size"]  # as GPT-2 means an n_inner of null
+    return {**shape, "tied_embeddings": num_rows(headers, HEADS) is None}
 
 
 def num_rows(headers: Headers, endings: tuple[str, ...]) -> int | None:

@@ -100,6 +100,8 @@ def test_a_real_model_is_taken(add, shared, session, files, settings, user):
     path = str(shared / "models/stories260K-hf")
     model = service.register(session, files, allowed, owner_id=user.id, kind="policy", source="folder", path=path)
     assert (model.facts["num_parameters"], model.facts["vocab_size"], model.facts["context_length"]) == (260_032, 512, 512)
+    shape = ("hidden_size", "num_layers", "intermediate_size", "num_heads", "num_kv_heads", "tied_embeddings")
+    assert [model.facts[name] for name in shape] == [64, 5, 172, 8, 4, True]
 
 
 def test_a_chat_template_is_seen_in_either_place(add, root):
