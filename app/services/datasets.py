@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import ColumnMapping, DatasetState
 from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
-from app.store import datasets
+from app.store import datasets, scorings
 from app.store.after_commit import after_commit
 from app.store.database import Database, now
 from app.store.files import Files, Upload, remove_tree
@@ -158,8 +158,8 @@ def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mappin
     dataset = datasets.get_dataset(session, owner_id, dataset_id)
     if dataset.state == DatasetState.PROCESSING:
         raise Conflict("The data set is still being read. Wait until it is done.")
-    if datasets.count_runs(session, dataset_id):
-        raise Conflict("Runs use this data set, so its mapping stays. Upload the file again to map it another way.")
+    if datasets.count_runs(session, dataset_id) or scorings.count_for_dataset(session, dataset_id):
+        raise Conflict("Runs or scorings use this data set, so its mapping stays. Upload the file again to map it another way.")
     dataset.state, dataset.mapping = DatasetState.PROCESSING, mapping.model_dump(mode="json")
     dataset.audit, dataset.num_examples = None, 0
     dataset.error = {
@@ -172,10 +172,14 @@ def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mappin
 
 
 def delete(session: Session, files: Files, owner_id: str, dataset_id: str) -> None:
-    """Remove a data set with its files. Raises NotFound, Conflict when a run uses it."""
+    """Remove a data set with its files. Raises NotFound, Conflict when a run or a scoring uses it."""
     dataset = datasets.get_dataset(session, owner_id, dataset_id)
     if num_runs := datasets.count_runs(session, dataset_id):
         raise Conflict(f"{num_runs} run{'s use' if num_runs > 1 else ' uses'} this data set. Delete the runs first.")
+    if num_scorings := scorings.count_for_dataset(session, dataset_id):
+        raise Conflict(
+            f"{num_scorings} scoring{'s use' if num_scorings > 1 else ' uses'} this data set. Delete the scorings first."
+        )
     remove(session, files, dataset)
 
 

@@ -13,7 +13,7 @@ from app.domain.errors import Conflict, ModelInvalid, NotFound
 from app.domain.run import RunState
 from app.services.model_folder import inspect_apart
 from app.settings import Settings
-from app.store import models
+from app.store import models, scorings
 from app.store.after_commit import after_commit
 from app.store.database import now
 from app.store.files import Files, remove_tree
@@ -251,11 +251,14 @@ def check(session: Session, settings: Settings, owner_id: str, model_id: str) ->
 def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None:
     """Forgets a model; a folder given by a user stays as it is.
 
-    Raises: NotFound; Conflict while a run uses it.
+    Raises: NotFound; Conflict while a run or a scoring uses it.
     """
     model = models.get_model(session, owner_id, model_id)
     run = models.find_run_using(session, model_id)
     if run is not None:
         raise Conflict(f"Run {run.name} uses this model. Delete the run first.")
+    scoring = scorings.find_using_model(session, model_id)
+    if scoring is not None:
+        raise Conflict(f"The scoring “{scoring.name}” uses this model. Delete the scoring first.")
     session.delete(model)
     after_commit(session, ("files", model_id), lambda: remove_tree(files.model_dir(model_id)))

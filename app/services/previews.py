@@ -78,7 +78,9 @@ def check_overrides(request: PreviewRequest) -> PreviewRequest:
     unknown = [name for name in request.overrides if name not in OVERRIDABLE]
     if unknown:
         choices = ", ".join(sorted(OVERRIDABLE))
-        raise InvalidInput.at(f"weights.{unknown[0]}", f"A preview can't change {unknown[0]!r}; it can change {choices}.")
+        raise InvalidInput.at(
+            f"weights.{unknown[0]}", f"weights.{unknown[0]} is nothing that a preview can change; it can change {choices}."
+        )
     try:
         settings = parse(WeightSettings, {"lambda": 1.0, **request.overrides}, InvalidInput)
     except InvalidInput as error:

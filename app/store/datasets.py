@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState, Example, Message, Response
 from app.domain.errors import NotFound
+from app.domain.run import RunKind
 from app.store import parquet
 from app.store.files import Files
 from app.store.tables import Dataset, Run
@@ -45,8 +46,9 @@ def known_ids(session: Session) -> set[str]:
 
 
 def count_runs(session: Session, dataset_id: str) -> int:
-    """How many runs use a data set."""
-    return session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset_id)) or 0
+    """How many training runs use a data set."""
+    uses = (Run.dataset_id == dataset_id, Run.kind == RunKind.TRAINING.value)
+    return session.scalar(select(func.count()).select_from(Run).where(*uses)) or 0
 
 
 def examples_path(files: Files, dataset_id: str) -> Path:

@@ -4,6 +4,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
+from app.domain.run import RunKind
 from app.store.tables import Model, Run
 
 
@@ -34,7 +35,7 @@ def find_same_folder(session: Session, owner_id: str, kind: str, path: str) -> l
 
 
 def find_run_using(session: Session, model_id: str) -> Run | None:
-    """A run that names the model as policy, reward model or judge."""
+    """A training run that names the model as policy, reward model or judge."""
     judge = Run.recipe["reward"]["judge"].as_string()
     uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
-    return session.scalar(select(Run).where(uses).limit(1))
+    return session.scalar(select(Run).where(uses, Run.kind == RunKind.TRAINING.value).limit(1))

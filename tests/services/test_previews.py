@@ -1,0 +1,176 @@
+"""Previews: a queue of requests, answered once each, whose answers are kept."""
+
+import time
+
+import pytest
+
+from app.domain.errors import Conflict, InvalidInput, NotFound
+from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.scoring import ScoringFacts
+from app.services import previews, scorings
+from app.store import previews as store
+from app.store.database import Database, now
+from app.store.files import Files
+from app.store.tables import Preview, Scoring
+from tests.conftest import Library, make_library
+from tests.scored import make_check, make_facts
+
+RESULT = PreviewResult(cells=[], suggestions=[], check=make_check(), findings=[], num_batches=2, num_responses=20, seconds=0.1)
+
+
+def make_scoring(database: Database, library: Library, facts: ScoringFacts | None) -> str:
+    with database.writing() as session:
+        scoring = scorings.request(session, library.user.id, library.recipe())
+        scoring.facts = facts.model_dump(mode="json") if facts else None
+        return scoring.id
+
+
+@pytest.fixture
+def scoring_id(either_database: Database) -> str:
+    return make_scoring(either_database, make_library(either_database), make_facts())
+
+
+def ask(database: Database, scoring_id: str, **parts: object) -> Preview:
+    with database.writing() as session:
+        return previews.ask(session, "user_ada", scoring_id, PreviewRequest.model_validate(parts))
+
+
+def begin(database: Database, files: Files, worker: str = "one", lease_seconds: float = 30.0) -> previews.PreviewClaim | None:
+    with database.writing() as session:
+        return previews.begin(session, files, worker, lease_seconds)
+
+
+def read(database: Database, preview_id: str) -> Preview:
+    with database.reading() as session:
+        return store.get(session, "user_ada", preview_id)
+
+
+def test_equal_requests_are_one_preview(either_database: Database, scoring_id: str) -> None:
+    first = ask(either_database, scoring_id)
+    assert first.state == "waiting"
+    assert ask(either_database, scoring_id, **{"lambda": [0.03, 0.1, 0.3, 1.0, 3.0, 3.0]}).id == first.id
+    assert ask(either_database, scoring_id, target_ess=0.4).id != first.id
+
+
+def test_the_workers_are_hinted_at_it(database: Database, library: Library) -> None:
+    scoring_id = make_scoring(database, library, make_facts())
+    sent: list[str] = []
+    database.queue.send = sent.append  # type: ignore[method-assign]
+    assert sent == []
+    preview = ask(database, scoring_id)
+    assert sent == [preview.id]
+
+
+def test_a_worker_gets_the_job_with_its_own_paths(either_database: Database, files: Files, scoring_id: str) -> None:
+    preview = ask(either_database, scoring_id, presets=["paper"])
+    claim = begin(either_database, files)
+    assert claim is not None
+    assert claim.preview_id == preview.id
+    assert claim.job.scorings_dir == str(files.scorings_dir)
+    assert claim.job.dataset_path == str(files.dataset_dir("data_pairs") / "examples.parquet")
+    assert (claim.job.index_key, claim.job.logprob_key, claim.job.reward_key) == ("index-aaaa", "logprob-aaaa", None)
+    assert (claim.job.reward_source, claim.job.batch_size) == ("preference", 8)
+    assert PreviewRequest.model_validate(claim.job.request).presets == ["paper"]
+    assert begin(either_database, files, "two") is None
+
+
+def test_the_one_that_waits_longest_is_first(either_database: Database, files: Files, scoring_id: str) -> None:
+    asked = [ask(either_database, scoring_id, target_ess=share).id for share in (0.2, 0.3, 0.4)]
+    claims = [begin(either_database, files) for _ in asked]
+    assert [claim.preview_id for claim in claims if claim] == asked
+
+
+def test_an_answer_is_kept_and_given_again(either_database: Database, files: Files, scoring_id: str) -> None:
+    preview = ask(either_database, scoring_id)
+    assert begin(either_database, files) is not None
+    with either_database.writing() as session:
+        assert previews.finish(session, preview.id, "one", RESULT)
+    assert ask(either_database, scoring_id).state == "done"
+    with either_database.reading() as session:
+        assert previews.find_answer(session, "user_ada", scoring_id, PreviewRequest()) == RESULT
+        assert previews.find_answer(session, "user_ada", scoring_id, PreviewRequest(target_ess=0.1)) is None
+
+
+def test_a_lost_lease_goes_to_another_and_the_late_answer_is_refused(
+    either_database: Database, files: Files, scoring_id: str
+) -> None:
+    preview = ask(either_database, scoring_id)
+    assert begin(either_database, files, "slow", lease_seconds=0.05) is not None
+    time.sleep(0.06)
+    with either_database.reading() as session:
+        assert store.has_claimable(session, now(session))
+    assert begin(either_database, files, "quick") is not None
+    with either_database.writing() as session:
+        assert not previews.renew(session, preview.id, "slow", 30)
+        assert not previews.finish(session, preview.id, "slow", RESULT)
+        assert not previews.fail(session, preview.id, "slow", {"detail": "too late"})
+        assert previews.renew(session, preview.id, "quick", 30)
+    assert read(either_database, preview.id).state == "computing"
+
+
+def test_one_that_failed_is_computed_anew_when_asked_for_again(either_database: Database, files: Files, scoring_id: str) -> None:
+    preview = ask(either_database, scoring_id)
+    assert begin(either_database, files) is not None
+    with either_database.writing() as session:
+        assert previews.fail(session, preview.id, "one", {"detail": "The previewing process has died."})
+    assert read(either_database, preview.id).error == {"detail": "The previewing process has died."}
+    again = ask(either_database, scoring_id)
+    assert (again.id, again.state, again.error) == (preview.id, "waiting", None)
+
+
+def test_other_artifacts_make_another_preview(database: Database, library: Library) -> None:
+    scoring_id = make_scoring(database, library, make_facts())
+    first = ask(database, scoring_id)
+    with database.writing() as session:
+        session.get_one(Scoring, scoring_id).facts = make_facts(index_key="index-bbbb").model_dump(mode="json")
+    assert ask(database, scoring_id).id != first.id
+
+
+def test_old_answers_are_dropped(database: Database, files: Files, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(previews, "KEEP_ANSWERS", 3)
+    scoring_id = make_scoring(database, library, make_facts())
+    asked = []
+    for share in (0.1, 0.2, 0.3, 0.4, 0.5):
+        asked.append(ask(database, scoring_id, target_ess=share).id)
+        begin(database, files)
+        with database.writing() as session:
+            previews.finish(session, asked[-1], "one", RESULT)
+    with database.reading() as session:
+        assert [session.get(Preview, one) is not None for one in asked] == [False, False, True, True, True]
+
+
+def test_a_scoring_in_the_making_says_so(database: Database, library: Library) -> None:
+    scoring_id = make_scoring(database, library, None)
+    with pytest.raises(Conflict, match="The scoring “Pairs · Small policy” waits for a worker: preview it when it is made"):
+        ask(database, scoring_id)
+
+
+def test_nobody_previews_anothers_scoring(database: Database, library: Library) -> None:
+    scoring_id = make_scoring(database, library, make_facts())
+    preview = ask(database, scoring_id)
+    with database.writing() as session:
+        with pytest.raises(NotFound):
+            previews.ask(session, "user_eve", scoring_id, PreviewRequest())
+        with pytest.raises(NotFound):
+            store.get(session, "user_eve", preview.id)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"colour": "red"}, "weights.colour"),
+        ({"weight_form": "priors"}, "weights.weight_form"),
+        ({"lambda": "2"}, "weights.lambda"),
+    ],
+)
+def test_an_override_that_is_none_is_named(database: Database, library: Library, overrides: dict[str, str], field: str) -> None:
+    scoring_id = make_scoring(database, library, make_facts())
+    with pytest.raises(InvalidInput, match=field) as caught:
+        ask(database, scoring_id, overrides=overrides)
+    assert caught.value.problems[0]["field"] == field
+
+
+def test_an_override_is_kept_as_a_setting_has_it(database: Database, library: Library) -> None:
+    scoring_id = make_scoring(database, library, make_facts())
+    preview = ask(database, scoring_id, overrides={"mean_one": "false", "logprob_norm": "mean"})
+    assert preview.job["request"]["overrides"] == {"logprob_norm": "mean", "mean_one": False}

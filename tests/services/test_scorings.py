@@ -1,0 +1,306 @@
+"""Scorings: asked for once, kept by the runs that make them, deleted when unused."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict, NotFound, RecipeInvalid
+from app.domain.events import OutcomeReached, ScoringKept, SpoolLine
+from app.domain.run import Outcome, RunKind
+from app.domain.scoring import ScoringFacts
+from app.services import attempts, datasets, models, recordings, runs, scorings
+from app.store import journal
+from app.store import runs as run_store
+from app.store import scorings as store
+from app.store.database import Database
+from app.store.files import Files
+from app.store.tables import Run, Scoring
+from tests.conftest import Library, make_library
+from tests.scored import make_check, make_facts, make_part
+
+AT = "2026-01-31T12:00:00.000000Z"
+
+
+@pytest.fixture
+def either_library(either_database: Database) -> Library:
+    return make_library(either_database)
+
+
+def ask(database: Database, library: Library, **changes: Any) -> Scoring:
+    with database.writing() as session:
+        return scorings.request(session, library.user.id, library.recipe(**changes))
+
+
+def work(database: Database, facts: ScoringFacts, outcome: Outcome = Outcome.SUCCEEDED, reason: str = "") -> str:
+    """A worker takes the next run, tells what its scores are, and ends."""
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+        attempts.open_spool(session, claim)
+        lines = [SpoolLine(n=1, at=AT, kind="scoring", payload=journal.to_payload(ScoringKept(scoring=facts)))]
+        if outcome is Outcome.SUCCEEDED:
+            recordings.record(session, claim.run_id, claim.token, lines)
+        attempts.finish(session, claim.run_id, claim.token, OutcomeReached(outcome=outcome, reason=reason, retry=False))
+    return claim.run_id
+
+
+def read(database: Database, scoring_id: str) -> tuple[Scoring, scorings.Standing]:
+    with database.reading() as session:
+        scoring = store.get_scoring(session, "user_ada", scoring_id)
+        return scoring, scorings.standing_of(scoring, session.get(Run, scoring.run_id) if scoring.run_id else None)
+
+
+def facts_of(database: Database, scoring_id: str) -> ScoringFacts:
+    return ScoringFacts.model_validate(read(database, scoring_id)[0].facts)
+
+
+def test_a_scoring_is_queued_once_however_often_it_is_asked_for(either_database: Database, either_library: Library) -> None:
+    first = ask(either_database, either_library)
+    again = ask(either_database, either_library, weights={"preset": "paper", "lambda": 3.0})
+    assert (again.id, again.run_id) == (first.id, first.run_id)
+    with either_database.reading() as session:
+        queued = run_store.list_runs(session, "user_ada", kind=RunKind.SCORING)
+    assert [(run.id, run.kind, run.scoring_id) for run in queued] == [(first.run_id, "scoring", first.id)]
+
+
+def test_another_batch_size_is_another_scoring(database: Database, library: Library) -> None:
+    assert ask(database, library).id != ask(database, library, training={"batch_size": 4}).id
+
+
+def test_files_that_changed_under_a_name_are_another_scoring(database: Database, library: Library) -> None:
+    first = ask(database, library)
+    with database.writing() as session:
+        session.get_one(type(library.policy), library.policy.id).facts = {"sha256": "f" * 64}
+    assert ask(database, library).id != first.id
+
+
+def test_the_worker_is_told_that_it_scores(database: Database, files: Files, library: Library) -> None:
+    ask(database, library)
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+        spec = attempts.build_spec(session, files, database.settings, claim, "cpu")
+    assert spec.kind is RunKind.SCORING
+
+
+def test_runs_that_score_stand_in_no_list_of_runs(database: Database, library: Library) -> None:
+    ask(database, library)
+    with database.writing() as session:
+        training = runs.launch(session, library.user.id, library.recipe())
+        assert [run.id for run in run_store.list_runs(session, "user_ada")] == [training.id]
+        assert len(run_store.list_runs(session, "user_ada", kind=None)) == 2
+
+
+def test_a_scoring_is_ready_once_its_run_told_what_it_holds(either_database: Database, either_library: Library) -> None:
+    scoring = ask(either_database, either_library)
+    assert read(either_database, scoring.id)[1].state == "queued"
+    work(either_database, make_facts())
+    assert read(either_database, scoring.id)[1].state == "ready"
+    assert facts_of(either_database, scoring.id) == make_facts()
+    ask(either_database, either_library)
+    with either_database.reading() as session:
+        assert len(run_store.list_runs(session, "user_ada", kind=None)) == 1
+
+
+def test_a_scoring_whose_run_failed_says_why_and_is_queued_again_when_asked_for(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts(), Outcome.FAILED, "The policy overflows.")
+    assert read(database, scoring.id)[1] == scorings.Standing("failed", "The policy overflows.", "Ask for the scoring again.")
+    assert ask(database, library).run_id == scoring.run_id
+    assert read(database, scoring.id)[1].state == "queued"
+
+
+def test_a_failed_scoring_asked_for_with_other_means_gets_another_run(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts(), Outcome.FAILED, "Out of memory.")
+    again = ask(database, library, scoring={"backend": "naive"})
+    assert again.id == scoring.id
+    assert again.run_id != scoring.run_id
+
+
+def test_a_scoring_whose_run_was_deleted_can_be_asked_for_again(database: Database, files: Files, library: Library) -> None:
+    scoring = ask(database, library)
+    with database.writing() as session:
+        runs.request_cancel(session, "user_ada", str(scoring.run_id))
+        assert read(database, scoring.id)[1].state == "queued"  # not committed yet
+        runs.delete(session, files, "user_ada", str(scoring.run_id))
+    assert read(database, scoring.id)[1].reason == "The run that was to make it was deleted."
+    ask(database, library)
+    assert read(database, scoring.id)[1].state == "queued"
+
+
+def test_a_training_run_keeps_its_scores_as_a_scoring(either_database: Database, either_library: Library) -> None:
+    with either_database.writing() as session:
+        run = runs.launch(session, either_library.user.id, either_library.recipe())
+    work(either_database, make_facts())
+    with either_database.reading() as session:
+        found = scorings.find_for(session, "user_ada", either_library.recipe())
+        assert found is not None
+        assert session.get_one(Run, run.id).scoring_id == found.id
+        assert store.count_users(session, [found.id]) == {found.id: 1}
+        assert store.describe_scorings(session, [found])[0].num_runs == 1
+    assert read(either_database, found.id)[1].state == "ready"
+
+
+def test_a_later_run_is_tied_to_the_scoring_from_its_launch(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    with database.writing() as session:
+        assert runs.launch(session, library.user.id, library.recipe()).scoring_id == scoring.id
+
+
+def test_news_of_a_hit_leave_how_the_scores_were_made(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts())
+    with database.writing() as session:
+        runs.launch(session, library.user.id, library.recipe())
+    work(database, make_facts(logprob=make_part("logprob-aaaa", hit=True, backend="", seconds=0.0)))
+    assert facts_of(database, scoring.id).logprob.seconds == 12.5
+
+
+def test_fewer_pairs_never_replace_all_of_them(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts())
+    with database.writing() as session:
+        runs.launch(session, library.user.id, library.recipe())
+    work(database, make_facts(logprob=make_part("logprob-bbbb", smallest_lambda=0.3, num_scored=700)))
+    assert facts_of(database, scoring.id).logprob.key == "logprob-aaaa"
+
+
+def test_asking_for_a_scoring_that_stopped_early_scores_the_rest(database: Database, library: Library) -> None:
+    with database.writing() as session:
+        runs.launch(session, library.user.id, library.recipe())
+    work(database, make_facts(logprob=make_part("logprob-bbbb", smallest_lambda=0.3, num_scored=700)))
+    scoring = ask(database, library)
+    assert scoring.run_id is not None
+    assert read(database, scoring.id)[1].state == "ready"
+    work(database, make_facts())
+    assert facts_of(database, scoring.id).logprob.key == "logprob-aaaa"
+
+
+def test_a_recipe_that_does_not_fit_is_refused_with_its_fields(database: Database, library: Library) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        ask(database, library, dataset="data_none", reward={"source": "model", "model": "model_none"})
+    assert [problem["field"] for problem in caught.value.problems] == ["dataset", "reward.model"]
+
+
+def test_nobody_elses_scoring_is_found(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    with database.reading() as session:
+        assert scorings.find_for(session, "user_eve", library.recipe()) is None
+        with pytest.raises(NotFound, match=scoring.id):
+            store.get_scoring(session, "user_eve", scoring.id)
+
+
+def test_the_recipe_of_a_scoring_leads_back_to_it(database: Database, library: Library) -> None:
+    scoring = ask(database, library, policy={"model": library.policy.id, "adaptation": "lora", "quantization": "nf4"})
+    with database.reading() as session:
+        found = scorings.find_for(session, "user_ada", scorings.recipe_of(scoring))
+    assert found is not None
+    assert found.id == scoring.id
+
+
+INVERTED = make_check(accuracy=0.2, low=0.06, high=0.45, inverted=True)
+
+
+def test_a_launch_with_rewards_known_as_inverted_needs_a_word(database: Database, library: Library) -> None:
+    ask(database, library)
+    work(database, make_facts(check=INVERTED))
+    with database.writing() as session:
+        with pytest.raises(RecipeInvalid, match=r"only 20% of 9 pairs \(95 % interval 6% to 45%\)") as caught:
+            runs.launch(session, library.user.id, library.recipe())
+        assert [problem["field"] for problem in caught.value.problems] == ["reward.accept_inverted"]
+        assert "set reward.accept_inverted to true" in caught.value.detail
+        runs.launch(session, library.user.id, library.recipe(reward={"accept_inverted": True}))
+        runs.launch(session, library.user.id, library.recipe(method="sft", weights={"responses": "chosen"}))
+
+
+def test_a_scoring_is_not_deleted_while_a_run_makes_or_uses_it(database: Database, files: Files, library: Library) -> None:
+    scoring = ask(database, library)
+    with database.writing() as session, pytest.raises(Conflict, match=f"is being made by run {scoring.run_id}"):
+        scorings.delete(session, files, "user_ada", scoring.id)
+    work(database, make_facts())
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe())
+    with database.writing() as session, pytest.raises(Conflict, match=run.id):
+        scorings.delete(session, files, "user_ada", scoring.id)
+
+
+def test_a_run_that_was_launched_before_the_scoring_was_asked_for_holds_it_too(
+    database: Database, files: Files, library: Library
+) -> None:
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe())
+    scoring = ask(database, library)
+    with database.writing() as session:
+        runs.request_cancel(session, "user_ada", str(scoring.run_id))
+    with database.writing() as session, pytest.raises(Conflict, match=run.id):
+        scorings.delete(session, files, "user_ada", scoring.id)
+
+
+def make_artifacts(files: Files, *keys: str) -> None:
+    for key in keys:
+        files.scoring_dir(key).mkdir(parents=True)
+        (files.scoring_dir(key) / "manifest.json").write_text("{}")
+
+
+def left(files: Files) -> list[str]:
+    return sorted(path.name for path in files.scorings_dir.iterdir())
+
+
+def test_a_deleted_scoring_takes_its_run_and_its_artifacts_along(
+    either_database: Database, files: Files, either_library: Library
+) -> None:
+    scoring = ask(either_database, either_library)
+    work(either_database, make_facts())
+    make_artifacts(files, "index-aaaa", "logprob-aaaa", "logprob-zzzz")
+    with either_database.writing() as session:
+        scorings.delete(session, files, "user_ada", scoring.id)
+    with either_database.reading() as session:
+        assert session.get(Scoring, scoring.id) is None
+        assert session.get(Run, str(scoring.run_id)) is None
+    assert left(files) == ["logprob-zzzz"]
+
+
+def test_artifacts_that_another_scoring_names_stay(either_database: Database, files: Files, either_library: Library) -> None:
+    scoring = ask(either_database, either_library)
+    work(either_database, make_facts())
+    ask(either_database, either_library, max_examples=10)  # the same ten examples, asked for in another way
+    work(either_database, make_facts(reward=make_part("reward-bbbb")))
+    make_artifacts(files, "index-aaaa", "logprob-aaaa", "reward-bbbb")
+    with either_database.writing() as session:
+        scorings.delete(session, files, "user_ada", scoring.id)
+    assert left(files) == ["index-aaaa", "logprob-aaaa", "reward-bbbb"]
+
+
+def test_artifacts_that_better_ones_replaced_go_too(database: Database, files: Files, library: Library) -> None:
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe())
+    work(database, make_facts(logprob=make_part("logprob-bbbb", smallest_lambda=0.3)))
+    scoring = ask(database, library)
+    work(database, make_facts())
+    make_artifacts(files, "index-aaaa", "logprob-aaaa", "logprob-bbbb")
+    with database.writing() as session:
+        scorings.delete(session, files, "user_ada", scoring.id)
+        assert session.get_one(Run, run.id, populate_existing=True).scoring_id is None
+    assert left(files) == []
+
+
+def test_data_and_models_of_a_scoring_stay_as_long_as_it_does(database: Database, files: Files, library: Library) -> None:
+    ask(database, library)
+    work(database, make_facts())
+
+    def refuse(session: Session) -> None:
+        with pytest.raises(Conflict, match="1 scoring uses this data set"):
+            datasets.delete(session, files, "user_ada", library.dataset.id)
+        with pytest.raises(Conflict, match="The scoring “Pairs · Small policy” uses this model"):
+            models.delete(session, files, "user_ada", library.policy.id)
+
+    with database.writing() as session:
+        refuse(session)
+
+
+def test_the_run_of_a_scoring_is_not_cloned(database: Database, library: Library) -> None:
+    scoring = ask(database, library)
+    with database.writing() as session, pytest.raises(Conflict, match="ask for the scoring again"):
+        runs.clone(session, "user_ada", str(scoring.run_id))
