@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from app.domain.jobs import RunSpec
+from app.domain.run import RunKind
 from worker.models.adapter import LanguageModel, add_lora
 from worker.spool import Spool
 from worker.stages import train as training_stage
@@ -18,7 +19,7 @@ from worker.stages.batches import count_steps, derive_seed
 from worker.stages.evaluate import set_up
 from worker.stages.findings import data_findings
 from worker.stages.ground import Ground, lay_ground
-from worker.stages.score_pass import get_policy_and_logprobs, get_rewards
+from worker.stages.score_pass import load_reference, refuse_inverted, score_all, summarize
 from worker.stages.weigh import Weighing, save_weights, weigh
 from worker.stop import StopSignals
 
@@ -37,10 +38,14 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals) -> dict[str, floa
     attempt.write_artifact("recipe.json", "The recipe of this run", recipe)
 
     ground = lay_ground(attempt)
-    rewards = get_rewards(attempt, ground.batches)
-    model, logprobs = get_policy_and_logprobs(attempt, ground)
+    scores = score_all(attempt, ground)
+    if spec.kind is RunKind.SCORING:
+        return summarize(scores.facts)
+    if scores.facts is not None:
+        refuse_inverted(spec.recipe, scores.facts.check)
+    model = scores.policy or load_reference(attempt, ground)
     checkpoint = training_stage.find_checkpoint(attempt)
-    weighing = make_weights(attempt, ground, logprobs, rewards)
+    weighing = make_weights(attempt, ground, scores.logprobs, scores.rewards)
     held_out = set_up(attempt, model, ground.prepared.held_out, ground.prompt_format, ground.lengths, ground.policy_folder)
     if spec.recipe.policy.adaptation == "lora":
         model = add_lora(model, spec.recipe.policy.lora, derive_seed(spec.recipe.training.seed, "lora"))

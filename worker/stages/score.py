@@ -4,6 +4,7 @@ Legend: B prompts, M responses of a batch, R rows (prompt i with response j), N 
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,6 +60,19 @@ def hash_texts(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
             digest.update(b"|")
         digest.update(b"/")
     return digest
+
+
+def describe_plan(batches: Sequence[Sequence[Encoded]], recipe: Recipe) -> dict[str, str]:
+    """Facts about the scored examples and how they are batched, by the names that reasons of a miss use."""
+    digest = hashlib.sha256()
+    for example in sorted((example for batch in batches for example in batch), key=lambda example: example.example_id):
+        texts = [example.example_id, example.turns, [response.content for response in example.responses]]
+        digest.update(json.dumps(texts).encode())
+    return {
+        "data": digest.hexdigest(),
+        "batch_size": str(recipe.training.batch_size),
+        "seed": str(recipe.training.seed),
+    }
 
 
 def score_rewards(

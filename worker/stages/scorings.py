@@ -1,100 +1,203 @@
-"""The cache of scores: content-addressed, written in groups, one file when it is whole.
+"""The cache of scores: log π_ref(y_j|x_i) or r(x_i, y_j) of a batch plan, made once, in groups that outlive a kill.
 
-scorings/<key>/scores.safetensors  manifest.json        a finished scoring; the key covers everything it depends on
-scorings/<key>.partial/group-00003.safetensors          what a killed pass leaves for the next one
-Tensors are named by their batch; float32, so a pair costs 4 bytes here and 8 with both kinds of score.
+scorings/<key>/scores.safetensors  manifest.json      `scores`: one float32 tensor, 4 bytes a pair
+scorings/<key>.partial/group-00003.safetensors        what a killed pass leaves for the next one
+A complete artifact holds the matrices [B, M] of all batches row by row, end to end, in the plan's order; one of own pairs
+only holds one number per response. worker.stages.index says which response stands where.
 """
 
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from worker.models.checkpoint import hash_file, sync_path
+from worker.stages.artifacts import Manifest, keep, list_manifests, make_key, read_manifest, write_tensors
+from worker.stages.index import Index, read_index
 
-VERSION = 1
+__all__ = ["FlatScores", "Layout", "Wanted", "find_scoring", "read_index", "read_scores", "score_in_groups"]
+
+FILE = "scores.safetensors"
 GROUP_SIZE = 16  # batches; a kill loses at most one group
+OWN, CROSS, EARLY = "own", "cross", "early"
 
 
-def make_key(kind: str, facts: Mapping[str, object], content: "hashlib._Hash") -> str:
-    """The name of a scoring: sha256 of its kind, its facts and the digest of its content."""
-    text = json.dumps({"version": VERSION, "kind": kind, "facts": facts, "content": content.hexdigest()}, sort_keys=True)
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+@dataclass(frozen=True)
+class FlatScores:
+    """An artifact as it was written: `scores` float32, with the manifest that says what they are."""
+
+    scores: Tensor
+    manifest: Manifest
+
+    @property
+    def cross(self) -> bool:
+        """Whether `scores` holds whole matrices [B, M]; otherwise one number per response, for its own prompt."""
+        return self.manifest.extent != OWN
+
+    def dense(self, index: Index) -> Tensor:
+        """All matrices [B, M] row by row, end to end; NaN for pairs that were not asked for."""
+        if self.cross:
+            return self.scores
+        whole = torch.full((sum(index.sizes),), torch.nan)
+        whole[index.places] = self.scores
+        return whole
 
 
-def find_scoring(folder: Path, key: str, num_batches: int) -> list[Tensor] | None:
-    """The finished scoring's tensors by batch, or None; a damaged one is removed and made again."""
-    path = folder / key
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["sha256"] != hash_file(path / "scores.safetensors"):
-            raise ValueError("sha256 differs")
-        tensors = load_file(path / "scores.safetensors")
-        return [tensors[str(k)] for k in range(num_batches)]
-    except FileNotFoundError:
+def read_scores(folder: Path, key: str) -> FlatScores:
+    """The artifact kept as `key`; raises FileNotFoundError when it is gone or damaged."""
+    found = _load(folder, key)
+    if found is None:
+        raise FileNotFoundError(f"The scores {key} are gone or damaged. Make the scoring again.")
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the batches of a plan lie in flat tensors: `own[k]` is own_M of batch k, `num_prompts[k]` its prompts."""
+
+    own: Sequence[Tensor]
+    num_prompts: Sequence[int]
+
+    def count_pairs(self, extent: str) -> int:
+        return sum(len(own_M) * (1 if extent == OWN else num) for own_M, num in zip(self.own, self.num_prompts, strict=True))
+
+    def flatten(self, start: int, matrices: Sequence[Tensor], extent: str) -> Tensor:
+        """Matrices of consecutive batches, the first of them batch `start`, end to end."""
+        if extent != OWN:
+            return torch.cat([matrix_BM.flatten() for matrix_BM in matrices])
+        own = self.own[start : start + len(matrices)]
+        return torch.cat([matrix_BM.gather(0, own_M[None])[0] for own_M, matrix_BM in zip(own, matrices, strict=True)])
+
+    def unflatten(self, start: int, end: int, scores: Tensor, extent: str) -> list[Tensor]:
+        """The matrices [B, M] of batches start … end − 1; raises ValueError when the number of scores does not fit."""
+        own, nums = self.own[start:end], self.num_prompts[start:end]
+        sizes = [len(own_M) * (1 if extent == OWN else num) for own_M, num in zip(own, nums, strict=True)]
+        if len(scores) != sum(sizes):
+            raise ValueError(f"{len(scores)} scores where {sum(sizes)} were expected")
+        parts = scores.split(sizes)
+        if extent != OWN:
+            return [part.view(num, -1) for part, num in zip(parts, nums, strict=True)]
+        matrices = [torch.full((num, len(own_M)), torch.nan) for own_M, num in zip(own, nums, strict=True)]
+        for matrix_BM, own_M, part_M in zip(matrices, own, parts, strict=True):
+            matrix_BM[own_M, torch.arange(len(own_M))] = part_M
+        return matrices
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run needs of one kind of score. `identity` is what the numbers depend on, `facts` the same for people.
+
+    extent own, cross or early; early: pairs may be dropped for `smallest_lambda` (raw reward units) given `stopping`, the
+    digest of the rewards that the certificates rest on.
+    """
+
+    kind: str
+    identity: Mapping[str, str]
+    facts: Mapping[str, str]
+    extent: str
+    smallest_lambda: float | None = None
+    stopping: str = ""
+
+    @property
+    def key(self) -> str:
+        early = {"smallest_lambda": self.smallest_lambda, "stopping": self.stopping} if self.extent == EARLY else {}
+        return self._name(self.extent, early)
+
+    def _name(self, extent: str, early: Mapping[str, object]) -> str:
+        return make_key(self.kind, {"identity": dict(self.identity), "extent": extent, **early})
+
+    def serving_keys(self, folder: Path) -> list[str]:
+        """Names of the artifacts that hold what is wanted, if they are there: the smallest first."""
+        whole = self._name(CROSS, {})
+        if self.extent == CROSS:
+            return [whole]
+        early = [m for m in list_manifests(folder, self.kind) if m.extent == EARLY and self._served_by(m)]
+        ranked = [m.key for m in sorted(early, key=lambda m: -(m.smallest_lambda or 0.0))]
+        return [*([self._name(OWN, {})] if self.extent == OWN else []), whole, *ranked]
+
+    def _served_by(self, early: Manifest) -> bool:
+        """Own pairs are always scored in full; dropped ones are certain for the λ of the pass and every larger one."""
+        stopping = early.facts.get("stopping", "")
+        same = early.key == self._name(EARLY, {"smallest_lambda": early.smallest_lambda, "stopping": stopping})
+        if self.extent == OWN or not same:
+            return same
+        return stopping == self.stopping and (early.smallest_lambda or 0.0) <= (self.smallest_lambda or 0.0)
+
+
+def find_scoring(folder: Path, wanted: Wanted) -> FlatScores | None:
+    """A finished artifact that holds what is wanted, or None; a damaged one is removed and made again."""
+    for key in wanted.serving_keys(folder):
+        found = _load(folder, key)
+        if found is not None:
+            return found
+    return None
+
+
+def _load(folder: Path, key: str) -> FlatScores | None:
+    manifest = read_manifest(folder, key, FILE)
+    if manifest is None:
         return None
-    except (ValueError, KeyError, SafetensorError):
-        shutil.rmtree(path, ignore_errors=True)
+    try:
+        return FlatScores(load_file(folder / key / FILE)["scores"], manifest)
+    except (OSError, KeyError, SafetensorError):
+        shutil.rmtree(folder / key, ignore_errors=True)
         return None
 
 
 def score_in_groups(
-    folder: Path, key: str, num_batches: int, score: Callable[[int], Tensor], progress: Callable[[int, int], None]
-) -> list[Tensor]:
-    """Score every batch, resuming after the groups that an earlier pass saved; `score(k)` gives batch k's tensor."""
-    partial = folder / f"{key}.partial"
-    results: list[Tensor] = []
+    folder: Path,
+    wanted: Wanted,
+    layout: Layout,
+    score: Callable[[int], tuple[Tensor, int]],
+    progress: Callable[[int, int], None],
+    *,
+    backend: str = "",
+) -> FlatScores:
+    """Score every batch, resuming after the groups that an earlier pass saved, and keep the result.
+
+    `score(k)` gives batch k's matrix [B, M] and how many of its pairs were scored in full.
+    """
+    partial, num_batches, began = folder / f"{wanted.key}.partial", len(layout.own), time.monotonic()
+    groups: list[Tensor] = []
+    num_scored = 0
     for start in range(0, num_batches, GROUP_SIZE):
         end = min(start + GROUP_SIZE, num_batches)
-        group = partial / f"group-{start // GROUP_SIZE:05d}.safetensors"
-        saved = _load_group(group, start, end)
+        path = partial / f"group-{start // GROUP_SIZE:05d}.safetensors"
+        saved = _load_group(path, layout, start, end, wanted.extent)
         if saved is None:
-            saved = []
+            matrices = []
+            count = 0
             for k in range(start, end):
-                saved.append(score(k))
+                matrix_BM, num = score(k)
+                matrices.append(matrix_BM)
+                count += num
                 progress(k + 1, num_batches)
-            _save(group, {str(start + k): tensor for k, tensor in enumerate(saved)})
-        results += saved
+            saved = layout.flatten(start, matrices, wanted.extent), count
+            write_tensors(path, {"scores": saved[0], "num_scored": torch.tensor(saved[1])})
+        groups.append(saved[0])
+        num_scored += saved[1]
         progress(end, num_batches)
-    _finish(folder, key, results)
-    return results
+    facts = {**wanted.facts, **({"stopping": wanted.stopping} if wanted.extent == EARLY else {})}
+    manifest = Manifest(
+        wanted.key, wanted.kind, facts, wanted.extent, num_batches, layout.count_pairs(wanted.extent), num_scored,
+        wanted.smallest_lambda if wanted.extent == EARLY else None, backend, time.monotonic() - began,
+    )  # fmt: skip
+    scores = torch.cat(groups)
+    whole = keep(folder, manifest, FILE, {"scores": scores})
+    shutil.rmtree(partial, ignore_errors=True)
+    return FlatScores(scores, replace(whole, seconds=manifest.seconds))
 
 
-def _load_group(path: Path, start: int, end: int) -> list[Tensor] | None:
+def _load_group(path: Path, layout: Layout, start: int, end: int, extent: str) -> tuple[Tensor, int] | None:
     try:
         tensors = load_file(path)
-        return [tensors[str(k)] for k in range(start, end)]
-    except (FileNotFoundError, KeyError, SafetensorError):
+        scores, num_scored = tensors["scores"], int(tensors["num_scored"])
+        layout.unflatten(start, end, scores, extent)
+    except (FileNotFoundError, KeyError, ValueError, SafetensorError):
         return None
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    sync_path(temporary)
-    temporary.replace(path)
-
-
-def _finish(folder: Path, key: str, results: list[Tensor]) -> None:
-    """Put the whole scoring in place at once; when another run was first, its equal result stays."""
-    temporary = folder / f".{key}.{os.getpid()}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    _save(temporary / "scores.safetensors", {str(k): tensor for k, tensor in enumerate(results)})
-    manifest = {"version": VERSION, "num_batches": len(results), "sha256": hash_file(temporary / "scores.safetensors")}
-    (temporary / "manifest.json").write_text(json.dumps(manifest))
-    sync_path(temporary / "manifest.json")
-    sync_path(temporary)
-    try:
-        temporary.rename(folder / key)
-    except OSError:
-        if not (folder / key / "manifest.json").exists():
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder / f"{key}.partial", ignore_errors=True)
+    return scores, num_scored
