@@ -70,6 +70,8 @@ class SweepRequest(BaseModel):
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
             raise fault("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")
+        if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in self.name):
+            raise fault("name", "The text holds control characters: remove them.")
         if "name" in self.fields:
             raise fault("fields.name", "The sweep names its runs itself, by what they differ in: leave the name out.")
         if self.lambdas and LAMBDA in self.fields:
@@ -106,9 +108,7 @@ def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Var
     path in the recipe, `variant` the label of the one at fault (left out where all are).
     """
     asked = [*_grid(request), *((BASELINES[name][0], {"baseline": name}) for name in request.baselines)]
-    if len(asked) + len(beside) > MOST_VARIANTS:
-        text = f"These are {len(asked) + len(beside)} runs; a sweep has at most {MOST_VARIANTS}. Take fewer values."
-        raise RecipeInvalid.at("fields" if request.fields else "lambda", text)
+    _refuse_many(request, len(asked))
     found, faults = [], []
     for label, changes in asked:
         try:
@@ -119,6 +119,7 @@ def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Var
     _refuse_doubles(found)
     known = [_bare(variant.recipe) for variant in beside]
     fresh = [variant for variant in found if _bare(variant.recipe) not in known]
+    _refuse_many(request, len(fresh) + len(beside))
     return _serve_smallest(fresh, [*beside, *found])
 
 
@@ -228,6 +229,12 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
 def _bare(recipe: Recipe) -> dict[str, Any]:
     """What makes one variant another one: all but its name and how it is scored."""
     return {key: value for key, value in recipe.to_dict().items() if key not in ("name", "scoring")}
+
+
+def _refuse_many(request: SweepRequest, num_variants: int) -> None:
+    if num_variants > MOST_VARIANTS:
+        text = f"A sweep has at most {MOST_VARIANTS} runs, and these are more: take fewer values."
+        raise RecipeInvalid.at("fields" if request.fields else "lambda", text)
 
 
 def _refuse_doubles(variants: Sequence[Variant]) -> None:

@@ -41,8 +41,7 @@ def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: 
     """
     digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
     if idempotency_key is not None:
-        if not 0 < len(idempotency_key) <= KEY_LENGTH or not idempotency_key.isprintable():
-            raise InvalidInput.at("Idempotency-Key", f"An idempotency key has 1 to {KEY_LENGTH} printable characters.")
+        check_key(idempotency_key)
         known = _find_known(session, owner_id, idempotency_key, digest)
         if known is not None:
             return known
@@ -70,6 +69,17 @@ def enqueue(session: Session, run: Run) -> None:
     hint(session, run.id)
 
 
+def check_key(key: str) -> None:
+    """Raises InvalidInput for an idempotency key that can't be kept."""
+    if not 0 < len(key) <= KEY_LENGTH or not key.isprintable():
+        raise InvalidInput.at("Idempotency-Key", f"An idempotency key has 1 to {KEY_LENGTH} printable characters.")
+
+
+def name_of(ingredients: Ingredients) -> str:
+    """The name of what has none: data set and policy."""
+    return f"{ingredients.dataset.name} · {ingredients.models['policy'].name}"[:NAME_LENGTH]
+
+
 def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run | None:
     known = session.scalar(select(Run).where(Run.owner_id == owner_id, Run.idempotency_key == key))
     if known is not None and known.idempotency_digest != digest:
@@ -88,7 +98,7 @@ def new_run(
     return Run(
         id=new_id("run"),
         owner_id=owner_id,
-        name=recipe.name or f"{dataset.name} · {models['policy'].name}"[:120],
+        name=recipe.name or name_of(ingredients),
         kind=kind.value,
         state=RunState.QUEUED.value,
         recipe=recipe.to_dict(),

@@ -111,7 +111,10 @@ def test_a_fault_of_all_variants_is_said_once() -> None:
         ({"lambda": [0.1], "fields": {"weights.lambda": [0.2]}}, "fields.weights.lambda", "twice"),
         ({"lambda": [0.1, 0.1]}, "weights.lambda", "stands here twice"),
         ({"fields": {"training.batch_size": [2, "2"]}}, "training.batch_size", "stands here twice"),
-        ({"recipe": {**RECIPE, "method": "dpo", "weights": {}}, "baselines": ["dpo"]}, "baselines", "is the same run as “the recipe itself”"),
+        (
+            {"recipe": {**RECIPE, "method": "dpo", "weights": {}}, "baselines": ["dpo"]},
+            "baselines", "is the same run as “the recipe itself”",
+        ),
         ({"baselines": ["dpo", "dpo"]}, "baselines", "stands here twice"),
         ({"baselines": ["ppo"]}, "baselines", "There is no baseline 'ppo'; there are sft_chosen"),
         ({"fields": {"training.bach_size": [2]}}, "training.bach_size", "no setting called bach_size"),

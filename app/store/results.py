@@ -1,0 +1,150 @@
+"""What the runs of a sweep came to: a row per variant, and every evaluation. As many queries for 64 runs as for one."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session, aliased
+
+from app.domain.frontier import FrontierPoint
+from app.store.database import now
+from app.store.sweeps import list_runs
+from app.store.tables import Attempt, JournalEntry, Metric, Run, Sweep
+
+KL, GAIN = "eval/kl", "eval/reward_gain"
+EVALUATED = (
+    GAIN, KL, "eval/win_rate", "eval/win_rate_low", "eval/win_rate_high", "eval/loss", "eval/length_policy",
+    "eval/length_reference",
+)  # fmt: skip
+PER_STEP = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward", "tokens_per_second")
+STEPS_AVERAGED = 200
+
+
+@dataclass(frozen=True)
+class RaisedFinding:
+    name: str
+    severity: str
+    title: str
+
+
+@dataclass
+class VariantResult:
+    """A variant and what its run came to; `run` None: it was deleted."""
+
+    variant: int
+    label: str
+    changes: dict[str, Any]
+    run: Run | None
+    metrics: dict[str, float | None] = field(default_factory=dict)  # newest evaluation; means over the newest steps
+    findings: list[RaisedFinding] = field(default_factory=list)
+    seconds: float | None = None  # that workers spent on it
+    from_cache: bool | None = None  # its scores; None: not scored yet
+
+
+def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
+    """A row for each variant, in their order."""
+    runs = list_runs(session, sweep.id)
+    ids = [run.id for run in runs.values()]
+    evaluated, per_step = _newest(session, ids), _means(session, ids)
+    findings, seconds, from_cache = _findings(session, ids), _seconds(session, ids), _scores(session, ids)
+    results = []
+    for number, variant in enumerate(sweep.variants):
+        run = runs.get(number)
+        result = VariantResult(number, str(variant["label"]), dict(variant["changes"]), run)
+        if run is not None:
+            result.metrics = {**evaluated[run.id], **per_step[run.id]}
+            result.findings = findings[run.id]
+            result.seconds, result.from_cache = seconds.get(run.id), from_cache.get(run.id)
+        results.append(result)
+    return results
+
+
+def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
+    """Every evaluation of every run that has both a reward gain and a KL, by variant and step. One query."""
+    kl, gain = aliased(Metric), aliased(Metric)
+    same = and_(gain.run_id == kl.run_id, gain.step == kl.step, gain.key == GAIN)
+    query = (
+        select(Run.variant, kl.step, kl.value, gain.value)
+        .join(kl, and_(kl.run_id == Run.id, kl.key == KL))
+        .join(gain, same)
+        .where(Run.sweep_id == sweep_id, Run.variant.is_not(None), kl.value.is_not(None), gain.value.is_not(None))
+        .order_by(Run.variant, Run.id, kl.step)
+    )
+    return [FrontierPoint(*row) for row in session.execute(query)]
+
+
+def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:
+    """The weight histogram of each run's newest step that has one, by run."""
+    newest = (
+        select(JournalEntry.run_id, func.max(JournalEntry.seq).label("seq"))
+        .where(JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "step")
+        .group_by(JournalEntry.run_id)
+        .subquery()
+    )
+    query = select(JournalEntry.run_id, JournalEntry.payload).join(
+        newest, and_(JournalEntry.run_id == newest.c.run_id, JournalEntry.seq == newest.c.seq)
+    )
+    return {run_id: payload["histogram"] for run_id, payload in session.execute(query) if sum(payload["histogram"])}
+
+
+def _newest(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    last = (
+        select(Metric.run_id, Metric.key, func.max(Metric.step).label("step"))
+        .where(Metric.run_id.in_(run_ids), Metric.key.in_(EVALUATED))
+        .group_by(Metric.run_id, Metric.key)
+        .subquery()
+    )
+    same = and_(Metric.run_id == last.c.run_id, Metric.key == last.c.key, Metric.step == last.c.step)
+    return _by_run(session, select(Metric.run_id, Metric.key, Metric.value).join(last, same))
+
+
+def _means(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    query = (
+        select(Metric.run_id, Metric.key, func.avg(Metric.value))
+        .join(Run, Run.id == Metric.run_id)
+        .where(Metric.run_id.in_(run_ids), Metric.key.in_(PER_STEP), Metric.step > Run.step - STEPS_AVERAGED)
+        .group_by(Metric.run_id, Metric.key)
+    )
+    return _by_run(session, query)
+
+
+def _by_run(session: Session, query: Any) -> dict[str, dict[str, float | None]]:
+    values: dict[str, dict[str, float | None]] = defaultdict(dict)
+    for run_id, key, value in session.execute(query):
+        values[run_id][key] = value
+    return values
+
+
+def _findings(session: Session, run_ids: Sequence[str]) -> dict[str, list[RaisedFinding]]:
+    """Each finding once, in the order in which they were raised first."""
+    query = select(JournalEntry.run_id, JournalEntry.payload).where(
+        JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "finding"
+    )
+    found: dict[str, dict[str, RaisedFinding]] = defaultdict(dict)
+    for run_id, payload in session.execute(query.order_by(JournalEntry.seq)):
+        found[run_id].setdefault(payload["name"], RaisedFinding(payload["name"], payload["severity"], payload["title"]))
+    return defaultdict(list, {run_id: list(named.values()) for run_id, named in found.items()})
+
+
+def _seconds(session: Session, run_ids: Sequence[str]) -> dict[str, float]:
+    at: datetime = now(session)
+    query = select(Attempt.run_id, Attempt.started_at, Attempt.ended_at).where(Attempt.run_id.in_(run_ids))
+    spent: dict[str, float] = defaultdict(float)
+    for run_id, started_at, ended_at in session.execute(query):
+        spent[run_id] += max(0.0, ((ended_at or at) - started_at).total_seconds())
+    return spent
+
+
+def _scores(session: Session, run_ids: Sequence[str]) -> dict[str, bool]:
+    """Whether a run found its scores; what counts is its first attempt that had them whole."""
+    query = select(JournalEntry.run_id, JournalEntry.payload).where(
+        JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "scoring"
+    )
+    found: dict[str, bool] = {}
+    for run_id, payload in session.execute(query.order_by(JournalEntry.seq)):
+        parts = [payload["scoring"]["logprob"], payload["scoring"]["reward"]]
+        found.setdefault(run_id, all(part["hit"] for part in parts if part is not None))
+    return found

@@ -1,0 +1,93 @@
+"""Sweeps as they are kept: rows, how many of their runs are in which state, and their runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.domain.sweep import SweepState, state_of
+from app.store.tables import Run, Sweep
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """A sweep as lists show it, without its recipes."""
+
+    id: str
+    name: str
+    created_at: datetime
+    stopped_at: datetime | None
+    num_variants: int
+    counts: dict[str, int]  # of its runs, by state; states without a run are left out
+
+    @property
+    def num_deleted(self) -> int:
+        return self.num_variants - sum(self.counts.values())
+
+    @property
+    def state(self) -> SweepState:
+        return state_of(self.counts, self.num_variants, stopped=self.stopped_at is not None)
+
+
+def get_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
+    """The owner's sweep. Raises NotFound, for somebody else's too."""
+    sweep = session.get(Sweep, sweep_id)
+    if sweep is None or sweep.owner_id != owner_id:
+        raise NotFound(f"There is no sweep {sweep_id!r}.")
+    return sweep
+
+
+def lock_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
+    """The sweep as it is now, locked until the transaction ends: nobody else adds or resumes runs meanwhile."""
+    get_sweep(session, owner_id, sweep_id)
+    sweep = session.get(Sweep, sweep_id, with_for_update=True, populate_existing=True)
+    if sweep is None:
+        raise NotFound(f"There is no sweep {sweep_id!r}.")
+    return sweep
+
+
+def list_sweeps(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[SweepRow]:
+    """The owner's sweeps, newest first; `after` is the id of the last of the page before. Two queries, however many."""
+    columns = (Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, _num_variants(session).label("num_variants"))
+    query = select(*columns).where(Sweep.owner_id == owner_id)
+    if after is not None:
+        query = query.where(Sweep.id < after)
+    rows = session.execute(query.order_by(Sweep.id.desc()).limit(limit)).all()
+    counts = count_states(session, [row.id for row in rows])
+    return [SweepRow(*row, counts.get(row.id, {})) for row in rows]
+
+
+def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
+    """The row of one sweep."""
+    counts = count_states(session, [sweep.id]).get(sweep.id, {})
+    return SweepRow(sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), counts)
+
+
+def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many runs of each sweep are in each state."""
+    query = select(Run.sweep_id, Run.state, func.count().label("num_runs")).where(Run.sweep_id.in_(sweep_ids))
+    counts: dict[str, dict[str, int]] = {}
+    for sweep_id, state, num_runs in session.execute(query.group_by(Run.sweep_id, Run.state)):
+        counts.setdefault(str(sweep_id), {})[state] = num_runs
+    return counts
+
+
+def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:
+    """The runs there are, by their variant; where one was made anew, the newest."""
+    query = select(Run).where(Run.sweep_id == sweep_id).order_by(Run.id)
+    return {run.variant: run for run in session.scalars(query) if run.variant is not None}
+
+
+def names_of(session: Session, sweep_ids: Sequence[str]) -> dict[str, str]:
+    """The names of these sweeps by id."""
+    return {row.id: row.name for row in session.execute(select(Sweep.id, Sweep.name).where(Sweep.id.in_(sweep_ids)))}
+
+
+def _num_variants(session: Session) -> ColumnElement[int]:
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    length = func.json_array_length if is_sqlite else func.jsonb_array_length
+    counted: ColumnElement[int] = length(Sweep.variants)
+    return counted
