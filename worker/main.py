@@ -46,7 +46,10 @@ class Service:
         if not settings.database_url:
             database.migrate()  # the embedded database has no migration step of its own
         files = Files(settings.root)
-        self.supervisor = Supervisor(settings, database, files, runner_command=self.runner_command, hinted=tasks.hinted)
+        self.supervisor = Supervisor(
+            settings, database, files,
+            runner_command=self.runner_command, hinted=tasks.hinted, previews_hinted=tasks.previews_hinted,
+        )  # fmt: skip
         self.thread = threading.Thread(target=self.supervisor.run, name="supervisor", daemon=True)
         self.thread.start()
 

@@ -23,6 +23,7 @@ from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
 from worker.devices import Device, count_cores, list_gpus
 from worker.failures import remedy_of
+from worker.previews import PREVIEW_COMMAND, Previewer
 from worker.process import RunnerProcess, kill_leftovers
 
 RUNNER_COMMAND = (sys.executable, "-m", "worker.runner")
@@ -63,6 +64,8 @@ class Supervisor:
         runner_command: Sequence[str] = RUNNER_COMMAND,
         patience: Patience | None = None,
         hinted: threading.Event | None = None,
+        preview_command: Sequence[str] = PREVIEW_COMMAND,
+        previews_hinted: threading.Event | None = None,
         gpus: Sequence[Device] | None = None,
     ) -> None:
         self.settings, self.database, self.files = settings, database, files
@@ -72,6 +75,7 @@ class Supervisor:
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
         self._running: dict[int, RunningAttempt] = {}
         self._hinted = hinted or threading.Event()
+        self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
         self._stopping = threading.Event()
         self._started_at: datetime | None = None
         self._beat = Timer(settings.heartbeat_seconds)
@@ -88,16 +92,19 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more runs; runners save and stop, their runs go back to the queue."""
         self._stopping.set()
+        self._previewer.stop()
         self._hinted.set()
 
     def run(self) -> None:
         """The loop. Returns when it was stopped and all runners are gone."""
         log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
+        self._previewer.start()
         while self._running or not self._stopping.is_set():
             hinted = self._hinted.is_set()
             self._hinted.clear()
             self._tick(hinted)
             self._hinted.wait(TICK_SECONDS if self._running else IDLE_TICK_SECONDS)
+        self._previewer.join()
         self._guarded("leave", self._leave)
         log.info("worker %s has stopped", self.worker_id)
 

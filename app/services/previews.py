@@ -28,7 +28,7 @@ from app.store.scorings import get_scoring
 from app.store.tables import Preview, Run, Scoring
 
 KEEP_ANSWERS = 60  # of one scoring
-WARM_UP = "preview"  # the hint's word when no preview waits yet
+WARM_UP = "preview"  # the hint's word when no preview waits yet; the ids of previews begin with it too
 OVERRIDABLE = frozenset(name for settings in PRESETS.values() for name in settings)
 
 
@@ -128,6 +128,11 @@ def fail(session: Session, preview_id: str, worker_id: str, error: dict[str, Any
     """Keep why there is no answer: {"detail", "problems", "passing"}; False when the preview is in other hands or gone."""
     kept = {"state": store.FAILED, "result": None, "error": error}
     return _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
+
+
+def give_back(session: Session, preview_id: str, worker_id: str) -> bool:
+    """Leave a preview to other workers; False when it is in other hands or gone already."""
+    return _write(session, preview_id, worker_id, state=store.WAITING, lease_expires_at=None)
 
 
 def _write(session: Session, preview_id: str, worker_id: str, **values: Any) -> bool:
