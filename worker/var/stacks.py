@@ -1,0 +1,102 @@
+"""Weights of many batches at once: what a preview of cached scores, and the search for λ, are made of.
+
+Shapes: S batches, B rows, C candidates of a row, M responses (worker.var.candidates). The weights are constants of the loss:
+nothing here carries a gradient. Exponentials stay in log space to the last line, with row maxima taken off.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from worker.var.candidates import StackedCandidates, WeightChoices, stack
+from worker.var.terms import Terms, make_terms
+
+__all__ = ["StackedCandidates", "Weighed", "compute_stacked_weights", "effective_sample_sizes", "make_terms", "stack", "weigh"]
+
+LOG_WEIGHT_LIMIT = 80.0  # e^80 is finite in float32; only `ratio` and `reward` without `mean_one` can reach it
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The weights of a stack at one λ. `log_term_SBC`: prior_ic + r_ic/λ less the row's largest r/λ, so Z(x_i) up to a factor."""
+
+    terms: Terms
+    lambda_: float
+    log_term_SBC: Tensor
+    log_weight_SM: Tensor
+
+    @cached_property
+    def share_SBC(self) -> Tensor:
+        """Each candidate's share of Z(x_i): softmax over c of [log prior_ic + r_ic/λ]; rows sum to 1."""
+        return torch.softmax(self.log_term_SBC, dim=2)
+
+    @cached_property
+    def entering_SM(self) -> Tensor:
+        """The responses that enter the loss: bool."""
+        stack = self.terms.stack
+        entering_SM = stack.present_SM if stack.enters_SM is None else stack.enters_SM
+        return torch.ones_like(stack.own_SM, dtype=torch.bool) if entering_SM is None else entering_SM
+
+    @cached_property
+    def weight_SM(self) -> Tensor:
+        """w_j of every response, 0 outside the loss. With `mean_one`: M w_j / Σ w, over those of the batch in the loss."""
+        log_weight_SM = self.log_weight_SM.masked_fill(~self.entering_SM, -math.inf)
+        if not self.terms.choices.mean_one:
+            return log_weight_SM.clamp(max=LOG_WEIGHT_LIMIT).exp()
+        num_entering_S1 = self.entering_SM.sum(dim=1, keepdim=True)
+        return torch.where(num_entering_S1 > 0, torch.softmax(log_weight_SM, dim=1) * num_entering_S1, 0.0)
+
+
+@torch.no_grad()
+def weigh(terms: Terms, lambda_: float) -> Weighed:
+    """log w_j before any rescaling, of every response, with i = own(j):
+
+    posterior   w_j = π_ref(y_j|x_i) e^(r_ij/λ) / Σ_k π_ref(y_k|x_i) e^(r_ik/λ)          (arXiv 2502.11026)
+    ratio       w_j = e^(r_ij/λ) / Ẑ_i,  Ẑ_i = Σ_k ω_ik e^(r_ik/λ) / Σ_k ω_ik            (estimates π*/π_ref)
+    reward      w_j = e^(r_ij/λ)                                                         (the control without π_ref)
+
+    Raises ValueError when λ is not above 0, or so small that r/λ is not a number of this precision.
+    """
+    if not lambda_ > 0:
+        raise ValueError(f"lambda is {lambda_}, but a temperature must be above 0")
+    exponent_SBC = terms.reward_SBC / (terms.scale * lambda_)
+    best_SB1 = exponent_SBC.amax(dim=2, keepdim=True)
+    if not bool(best_SB1.isfinite().all()):
+        raise ValueError(
+            f"a reward divided by lambda {lambda_:g} is too large a number: raise lambda or set reward_norm to zscore"
+        )
+    # The row's largest r/λ comes off first: at 1e4 float32 has three decimals left, too few to add ℓ to.
+    from_best_SBC = exponent_SBC - best_SB1
+    term_SBC, gather_own = terms.prior_SBC + from_best_SBC, terms.stack.gather_own
+    if terms.choices.weight_form == "reward":
+        return Weighed(terms, lambda_, term_SBC, gather_own(exponent_SBC))
+    log_z_SB = torch.logsumexp(term_SBC, dim=2)
+    if terms.choices.weight_form == "ratio":
+        own_SM, log_z_SB = gather_own(from_best_SBC), log_z_SB - terms.log_omega_SB
+    else:
+        own_SM = gather_own(term_SBC)
+    return Weighed(terms, lambda_, term_SBC, own_SM - log_z_SB.gather(1, terms.stack.own_SM))
+
+
+def compute_stacked_weights(
+    stack: StackedCandidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0
+) -> Tensor:
+    """w_j of every response of every batch: float32 (float64 stays) [S, M], detached; 0 where a stack is only filled up.
+
+    The same numbers as compute_weights gives batch by batch, which is a stack of one.
+    """
+    return weigh(make_terms(stack, choices, reward_mean, reward_std), choices.lambda_).weight_SM
+
+
+def effective_sample_sizes(weight_SM: Tensor) -> Tensor:
+    """(Σw)² / Σw² of each batch, in responses: float64 [S]; 0 when all weights are 0.
+
+    Scale-free, so the largest weight is divided out first.
+    """
+    largest_S1 = weight_SM.amax(dim=1, keepdim=True)
+    scaled_SM = weight_SM.double() / torch.where(largest_S1 > 0, largest_S1, 1.0)
+    square_S = scaled_SM.square().sum(dim=1)
+    return scaled_SM.sum(dim=1).square() / torch.where(square_S > 0, square_S, 1.0)
