@@ -118,6 +118,12 @@ async def write_apart(request: Request, function: Callable[P, T], *args: P.args,
     return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=get_gates(request).own_threads)
 
 
+async def read_apart(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that opens a reading session itself, once there is room for one more reader."""
+    async with get_gates(request).reading:
+        return await to_thread.run_sync(partial(function, *args, **kwargs))
+
+
 async def read_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
     async with get_gates(request).reading, contextmanager_in_threadpool(database.reading()) as session:
         yield session

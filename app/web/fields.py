@@ -18,7 +18,7 @@ Kind = Literal["text", "number", "integer", "select", "switch"]
 
 @dataclass(frozen=True)
 class Field:
-    """One input. `optional`: an empty input means none; otherwise it means the default."""
+    """One input. `optional`: an empty input means none, otherwise the default. `methods`: that read it; empty: all do."""
 
     path: str
     label: str
@@ -29,6 +29,7 @@ class Field:
     options: tuple[str, ...] = ()
     value: str = ""
     errors: tuple[str, ...] = ()
+    methods: str = ""
 
     @property
     def id(self) -> str:

@@ -56,8 +56,22 @@ LABELS = {  # where a field's own name is a word of the machine
     "evaluation.top_p": "Top-p (nucleus)",
 }
 
+METHODS: dict[str, str] = {
+    Method.VAR: "VAR",
+    Method.SFT: "SFT",
+    Method.DPO: "DPO",
+    Method.REWARD_MODEL: "Reward model",
+}
 SWITCH = {"yes": "Yes", "no": "No"}
 OPTIONS: dict[str, dict[str, str]] = {
+    "method": METHODS,
+    "reward.source": {"preference": "Preference label", "rating": "Rating", "model": "Reward model"},
+    "weights.preset": {
+        "length_normalised": "Length normalised",
+        "paper": "Paper",
+        "within_prompt": "Within prompt",
+        "reward_weighted": "Reward weighted",
+    },
     "policy.adaptation": {"full": "All weights", "lora": "A LoRA adapter"},
     "policy.dtype": {"float32": "32 bits (float32)", "bfloat16": "16 bits (bfloat16)"},
     "policy.quantization": {"none": "As the number type says", "nf4": "4 bits (nf4, for QLoRA)"},
@@ -92,12 +106,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "training.sharding": {"none": "The whole policy", "full": "Its share of everything (FSDP2)"},
 }
 
-METHODS: dict[str, str] = {
-    Method.VAR: "VAR",
-    Method.SFT: "SFT",
-    Method.DPO: "DPO",
-    Method.REWARD_MODEL: "Reward model",
-}
 METHOD_TEXTS: dict[str, str] = {
     Method.VAR: "Reward-weighted fine-tuning: each response counts by its share of the best policy there is.",
     Method.SFT: "Plain fine-tuning: every response counts alike. The baseline to beat.",

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import datasets, launch, live, mapping, models, runs, standing
+from app.web.pages import datasets, launch, live, mapping, models, previews, runs, standing
 
 router = APIRouter(include_in_schema=False)
-for page in (launch, live, standing, runs, mapping, datasets, models):
+for page in (launch, previews, live, standing, runs, mapping, datasets, models):
     router.include_router(page.router)

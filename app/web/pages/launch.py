@@ -1,51 +1,50 @@
 """The launch form: few dials in sight, every other setting of a recipe folded below, made from the recipe's own fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState
 from app.domain.errors import InvalidInput
-from app.domain.recipe import PRESETS, Preset, Recipe, parse_recipe
+from app.domain.recipe import Method
+from app.domain.sweep import BASELINES, SweepRequest
 from app.services import runs as service
-from app.store import datasets, models
+from app.services import sweeps
+from app.store import datasets, models, scorings
 from app.store import runs as store
 from app.web.choices import Choice, dataset_choices, model_choices
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
-from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten
+from app.web.fields import RECIPE_FIELDS, Field, fill, flatten
+from app.web.pages.panel import Panel, look
+from app.web.recipes import FROM_PRESET, SFT_FIELDS, STARTING_VALUES, as_asked, at_fields, clone_values, methods_of, read_order
 from app.web.rendering import Context, render
+from app.web.wording import METHOD_TEXTS, PRESET_TEXTS, SOURCE_TEXTS, option_text
 
 router = APIRouter()
 
 DIALS = (
-    "name", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "weights.preset", "weights.lambda",
-    "reward.judge", "training.batch_size", "training.epochs", "training.steps", "training.learning_rate",
+    "name", "method", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "reward.judge",
+    "reward.accept_inverted", "weights.preset", "weights.lambda", "dpo.beta", "training.batch_size", "training.epochs",
+    "training.steps", "training.learning_rate",
 )  # fmt: skip
-STARTING_VALUES = {"weights.lambda": "0.3"}
-FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
+SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS = (
     ("weights", "Weights", "what the preset decides, one by one"),
-    ("policy", "Policy", "adapter, number type, memory"),
+    ("noise", "Noise study", "swap labels or blur rewards on purpose, to see what errors in the data would cost"),
+    ("online", "Online VAR", "fresh responses of the policy itself, every so many steps"),
+    ("policy", "Policy", "adapter, number type, revision"),
+    ("scale", "Scale", "several devices, 4 bits, less memory, compiling"),
     ("training", "Training", "schedule, micro-batches, checkpoints, seed"),
     ("evaluation", "Evaluation", "held-out share, samples, decoding"),
     ("tokens", "Lengths and format", "truncation, chat template"),
+    ("scoring", "Scoring", "how log π_ref and rewards are computed: changes seconds, not results"),
     ("reward", "Reward model", "its revision"),
     ("max_examples", "Data", "use a part of it"),
 )
-PRESET_TEXTS = {
-    Preset.LENGTH_NORMALISED: "Posterior weights from the mean log-probability per token: long and short compete fairly.",
-    Preset.PAPER: "The published formula to the letter: summed log-probabilities. Tends to favour short responses.",
-    Preset.WITHIN_PROMPT: "Importance weights among the responses to the same prompt only. Cautious; needs pairs.",
-    Preset.REWARD_WEIGHTED: "exp(r/λ) without the reference's probability: the control to compare with.",
-}
-SOURCE_TEXTS = {
-    "preference": "The label of the data: +1 for chosen, −1 for rejected.",
-    "rating": "The rating column of the data set.",
-    "model": "A reward model scores every response.",
-}
 MOST_CHOICES = 500
 
 
@@ -58,107 +57,141 @@ class Group:
     text: str
     fields: list[Field]
     open: bool
+    methods: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of a row of choices, with what it means."""
+
+    value: str
+    title: str
+    text: str
+    chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchPage(Context):
     dials: dict[str, Field]
+    sft: dict[str, list[Option]]
+    panel: Panel
     groups: list[Group]
     datasets: list[Choice]
     policies: list[Choice]
     rewards: list[Choice]
-    presets: dict[str, str]
-    sources: dict[str, str]
+    methods: list[Option]
+    sources: list[Option]
+    presets: list[Option]
+    baselines: list[Option]
     from_preset: frozenset[str]
     problems: list[dict[str, Any]]
     detail: str
-    cloned: str
+    origin: tuple[str, str]  # where the values come from: address and text
 
 
 @router.get("/runs/new")
-def new_run(request: Request, session: ReadSession, user: CurrentUser, clone: str = "", dataset: str = "") -> HTMLResponse:
-    values = dict(STARTING_VALUES)
+def new_run(
+    request: Request, session: ReadSession, user: CurrentUser, clone: str = "", scoring: str = "", dataset: str = ""
+) -> HTMLResponse:
+    """Empty, or filled from a run, from a scoring's settings, or by query parameters named like the recipe's settings."""
+    values, origin = dict(STARTING_VALUES), ("", "")
     if clone:
         original = store.get_run(session, user.id, clone)
         values = {**clone_values(original.recipe), "name": service.name_copy(session, original)}
+        origin = (f"/runs/{clone}", original.name)
+    if scoring:
+        known = scorings.get_scoring(session, user.id, scoring)
+        values |= flatten(known.settings)
+        origin = (f"/scorings/{scoring}", known.name)
     if dataset:
         values["dataset"] = dataset
-    return form_page(request, session, user.id, values, cloned=clone)
+    values |= {field.path: request.query_params[field.path] for field in RECIPE_FIELDS if field.path in request.query_params}
+    return form_page(request, session, user.id, values, origin=origin)
 
 
 @router.post("/runs/new")
 async def launch_run(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
-    """The run's page on success; otherwise the form again, with everything that was typed and what is wrong with it."""
-    async with request.form(max_fields=200, max_files=0) as form:
-        values = {name: str(value) for name, value in form.items()}
+    """The run's or the sweep's page on success; otherwise the form again, with everything typed and what is wrong with it."""
+    values = await read_form(request)
 
     def launch() -> Response:
         try:
-            recipe = read_recipe(values)
+            order = read_order(values)
             with database.writing() as session:
-                run = service.launch(session, user.id, recipe)
+                if isinstance(order, SweepRequest):
+                    target = f"/sweeps/{sweeps.launch(session, user.id, order).id}"
+                else:
+                    target = f"/runs/{service.launch(session, user.id, order).id}"
         except InvalidInput as error:
             with database.reading() as session:
                 return form_page(request, session, user.id, values, error=error)
-        return RedirectResponse(f"/runs/{run.id}", status_code=303)
+        return RedirectResponse(target, status_code=303)
 
     return await write_apart(request, launch)
 
 
-def read_recipe(values: Mapping[str, str]) -> Recipe:
-    """Raises RecipeInvalid with each fault at its field."""
-    nested = collect(RECIPE_FIELDS, values)
-    if nested.get("reward", {}).get("source") != "model":
-        nested.get("reward", {}).pop("model", None)  # its input is hidden then
-    return parse_recipe(nested)
-
-
-def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """A recipe as form values; what the preset says anyway is left to the preset."""
-    values = flatten(recipe)
-    says = flatten({"weights": PRESETS[Preset(recipe["weights"]["preset"])]})
-    reused = recipe["reward"]["source"] != "model" and values["weights.cross_reward"] == "reuse"
-    for path in FROM_PRESET:
-        if values.get(path) == says.get(path) or (path == "weights.cross_reward" and reused):
-            values[path] = ""
-    return values
+async def read_form(request: Request) -> dict[str, str]:
+    """What was typed, by the inputs' names."""
+    async with request.form(max_fields=300, max_files=0) as form:
+        return {name: str(value) for name, value in form.items()}
 
 
 def form_page(
     request: Request,
-    session: ReadSession,
+    session: Session,
     owner_id: str,
     values: Mapping[str, str],
     *,
     error: InvalidInput | None = None,
-    cloned: str = "",
+    origin: tuple[str, str] = ("", ""),
+    panel: Panel | None = None,
 ) -> HTMLResponse:
-    faults = error.problems if error else []
-    filled = {field.path: fill(as_asked(field), values, faults) for field in RECIPE_FIELDS}
+    """The page with these values; `panel`: what is known before the launch, looked up when it isn't given."""
+    faults = at_fields(error.problems) if error else []
+    filled = {field.path: prepare(field, values, faults) for field in RECIPE_FIELDS}
     ready = datasets.list_datasets(session, owner_id, state=DatasetState.READY, limit=MOST_CHOICES)
+    sft = {path: fill(filled[f"weights.{path}"], {f"weights.{path}": values.get(f"sft.{path}", "")}, []) for path in SFT_FIELDS}
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
+        sft={
+            path: [Option(value, text, "", value == field.value) for value, text in field.choices] for path, field in sft.items()
+        },
+        panel=panel or look(session, owner_id, values),
         groups=[group_of(*group, filled) for group in GROUPS],
         datasets=dataset_choices(ready),
         policies=model_choices(models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES)),
         rewards=model_choices(models.list_models(session, owner_id, kind="reward", limit=MOST_CHOICES)),
-        presets={str(preset): text for preset, text in PRESET_TEXTS.items()},
-        sources=SOURCE_TEXTS,
+        methods=options_of(filled["method"], METHOD_TEXTS),
+        sources=options_of(filled["reward.source"], SOURCE_TEXTS),
+        presets=options_of(filled["weights.preset"], PRESET_TEXTS),
+        baselines=[Option(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()],
         from_preset=FROM_PRESET,
         problems=faults,
         detail=error.detail if error else "",
-        cloned=cloned,
+        origin=origin,
     )
     return render(request, "runs/new.html", context, status=422 if error else 200)
 
 
-def as_asked(field: Field) -> Field:
-    """What the preset decides starts empty, which means: as the preset says."""
-    return fill(field, {field.path: ""}, []) if field.path in FROM_PRESET else field
+def prepare(field: Field, values: Mapping[str, str], faults: list[dict[str, Any]]) -> Field:
+    """The field as the form shows it: with what was typed, what is wrong with that, and the methods that read it."""
+    methods = methods_of(field.path)
+    named = " ".join(methods) if len(methods) < len(Method) else ""
+    return replace(fill(as_asked(field), values, faults), methods=named)
+
+
+def options_of(field: Field, texts: Mapping[str, str]) -> list[Option]:
+    """A field's options as a row of choices, in the order of their texts."""
+    return [Option(value, option_text(field.path, value), text, value == field.value) for value, text in texts.items()]
 
 
 def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> Group:
-    fields = [field for path, field in filled.items() if path.split(".")[0] == id and path not in DIALS]
+    """The settings of one fold; those that scale a run come from several parts of the recipe."""
+    mine = [
+        field for path, field in filled.items() if path not in DIALS and id == ("scale" if path in SCALE else path.split(".")[0])
+    ]
     plain = {field.path: as_asked(field).value for field in RECIPE_FIELDS}
-    changed = any(field.errors or field.value != plain[field.path] for field in fields)
-    return Group(id, title, text, fields, changed)
+    changed = any(field.errors or field.value != plain[field.path] for field in mine)
+    shared = any(not field.methods for field in mine)
+    methods = "" if shared else " ".join(dict.fromkeys(method for field in mine for method in field.methods.split()))
+    return Group(id, title, text, mine, changed, methods)

@@ -1,0 +1,169 @@
+"""Between the launch form and the domain: its values as a recipe, a sweep or a request for a preview, and a recipe as its values.
+
+An input that the chosen method has no use for is hidden, so what it holds is not read.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.domain.errors import RecipeInvalid
+from app.domain.preview import PreviewRequest
+from app.domain.problems import parse
+from app.domain.recipe import PRESETS, Method, Preset, Recipe, parse_recipe
+from app.domain.sweep import BASELINES, SweepRequest, parse_request
+from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
+from app.web.format import exact
+
+FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
+STARTING_VALUES = {"weights.lambda": "0.3", "sft.responses": "chosen", "sft.loss_norm": "token_mean", "preview.target_ess": "0.5"}
+PREVIEWED_LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
+SFT_FIELDS = ("responses", "loss_norm")  # of the weights; asked for apart, since no preset decides them there
+
+# Settings by the methods that read them; the longest path that fits decides, and what is not named belongs to all.
+_OF_METHODS = {
+    "policy.adaptation": (Method.VAR, Method.SFT, Method.DPO),
+    "policy.lora": (Method.VAR, Method.SFT, Method.DPO),
+    "policy.quantization": (Method.VAR, Method.SFT, Method.DPO),
+    "reward": (Method.VAR,),
+    "reward.judge": (Method.VAR, Method.SFT, Method.DPO),
+    "weights": (Method.VAR,),
+    "noise": (Method.VAR,),
+    "scoring": (Method.VAR,),
+    "scoring.backend": (Method.VAR, Method.DPO),
+    "online": (Method.VAR,),
+    "dpo": (Method.DPO,),
+}
+_AT_FIELDS = {  # the names of a sweep's and of a preview's request
+    "lambda": "weights.lambda",
+    "presets": "weights.preset",
+    "overrides": "weights.preset",
+    "target_ess": "preview.target_ess",
+    "label_flip_share": "noise.label_flip_share",
+    "reward_std": "noise.reward_std",
+    "noise_seed": "noise.seed",
+}
+_SCORED_PARTS = ("dataset", "max_examples", "policy", "reward", "tokens", "training", "evaluation", "scoring", "name")
+
+
+def methods_of(path: str) -> tuple[Method, ...]:
+    """The methods that read this setting."""
+    parts = path.split(".")
+    known = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((_OF_METHODS[prefix] for prefix in known if prefix in _OF_METHODS), tuple(Method))
+
+
+def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
+    """What the form asks for: one run, or a sweep of several λ or with baselines. Raises RecipeInvalid with all faults."""
+    nested = read_settings(values)
+    recipe = parse_recipe(nested)
+    if recipe.method is not Method.VAR:
+        return recipe
+    lambdas, baselines = split_lambdas(values), [name for name in BASELINES if values.get(f"baseline.{name}") == "yes"]
+    if len(lambdas) < 2 and not baselines:
+        return recipe
+    asked = {"name": recipe.name, "recipe": nested, "lambda": lambdas if len(lambdas) > 1 else [], "baselines": baselines}
+    return parse_request(asked)
+
+
+def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
+    """The nested settings that the method reads; of several λ the first stands in the recipe."""
+    method = values.get("method") or Method.VAR
+    fields = [field for field in RECIPE_FIELDS if method not in list(Method) or method in methods_of(field.path)]
+    lambdas = split_lambdas(values)
+    nested = collect(fields, {**values, "weights.lambda": lambdas[0] if lambdas else ""})
+    if nested.get("reward", {}).get("source") != "model":
+        nested.get("reward", {}).pop("model", None)  # its input is hidden then
+    if method == Method.SFT:
+        nested["weights"] = {name: value for name in SFT_FIELDS if (value := values.get(f"sft.{name}"))}
+    elif method in (Method.DPO, Method.REWARD_MODEL):
+        nested["weights"] = {}
+    return nested
+
+
+def read_scored(values: Mapping[str, str]) -> Recipe:
+    """The recipe of the scoring that the form's settings lead to: it depends neither on λ nor on the weights.
+
+    Raises RecipeInvalid.
+    """
+    nested = read_settings({**values, "method": Method.VAR, "weights.lambda": "1"})
+    parts = {name: nested[name] for name in _SCORED_PARTS if name in nested}
+    if parts.get("reward", {}).get("accept_inverted") is not None:
+        parts["reward"] = {name: value for name, value in parts["reward"].items() if name != "accept_inverted"}
+    return parse_recipe({**parts, "weights": {"preset": Preset.REWARD_WEIGHTED, "lambda": 1.0}})
+
+
+def read_planned(values: Mapping[str, str]) -> Recipe:
+    """The recipe whose memory is planned: it depends on no λ. Raises RecipeInvalid."""
+    return parse_recipe(read_settings({**values, "weights.lambda": "1", "weights.target_ess": ""}))
+
+
+def read_preview(values: Mapping[str, str]) -> PreviewRequest:
+    """The weights that the form would give, at its own λ and at those around. Raises RecipeInvalid."""
+    asked: dict[str, Any] = {
+        "presets": [values.get("weights.preset") or Preset.LENGTH_NORMALISED],
+        "lambda": sorted({*PREVIEWED_LAMBDAS, *map(as_number, split_lambdas(values))}, key=str),
+        "overrides": overrides_of(values),
+        "target_ess": as_number(values.get("weights.target_ess") or values.get("preview.target_ess") or "0.5"),
+    }
+    for name in ("label_flip_share", "reward_std", "noise_seed"):
+        path = _AT_FIELDS[name]
+        if text := values.get(path, "").strip():
+            asked[name] = read(next(field for field in RECIPE_FIELDS if field.path == path), text)
+    if all(isinstance(one, float) for one in asked["lambda"]):
+        asked["lambda"].sort()
+    return parse(PreviewRequest, asked, RecipeInvalid)
+
+
+def overrides_of(values: Mapping[str, str]) -> dict[str, Any]:
+    """The choices that were made against the preset."""
+    fields = [field for field in RECIPE_FIELDS if field.path in FROM_PRESET]
+    return {field.path.split(".")[1]: read(field, text) for field in fields if (text := values.get(field.path, "").strip())}
+
+
+def split_lambdas(values: Mapping[str, str]) -> list[str]:
+    """The temperatures that were typed, each once, as texts."""
+    return list(dict.fromkeys(part for part in re.split(r"[,;\s]+", values.get("weights.lambda", "")) if part))
+
+
+def at_fields(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Faults of a sweep or of a preview at the form's own fields, each once."""
+    moved = [{**problem, "field": field_of(str(problem.get("field", "")))} for problem in problems]
+    return [one for place, one in enumerate(moved) if one not in moved[:place]]
+
+
+def field_of(path: str) -> str:
+    path = path.removeprefix("recipe.")
+    return _AT_FIELDS.get(path.split(".")[0], path)
+
+
+def as_number(text: str) -> float | str:
+    """A number; a text that isn't one stays, so that pydantic words the fault."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """A recipe as form values; what the preset says anyway is left to the preset."""
+    values = flatten(recipe)
+    if values.get("method", Method.VAR) != Method.VAR:
+        plain = {path: value for path, value in values.items() if not path.startswith("weights.")}
+        return STARTING_VALUES | plain | {f"sft.{name}": values[f"weights.{name}"] for name in SFT_FIELDS}
+    says = flatten({"weights": PRESETS[Preset(recipe["weights"]["preset"])]})
+    reused = recipe["reward"]["source"] != "model" and values["weights.cross_reward"] == "reuse"
+    for path in FROM_PRESET:
+        if values.get(path) == says.get(path) or (path == "weights.cross_reward" and reused):
+            values[path] = ""
+    return STARTING_VALUES | values
+
+
+def as_asked(field: Field) -> Field:
+    """What the preset decides starts empty, which means: as the preset says."""
+    return fill(field, {field.path: ""}, []) if field.path in FROM_PRESET else field
+
+
+def write_lambda(value: float) -> str:
+    """A temperature as one would type it: four digits are plenty."""
+    return exact(float(f"{value:.4g}"))

@@ -1,0 +1,28 @@
+// The launch form's panel: "use this λ" fills the form in place (without scripts its button sends the form instead), and what
+// a swap brings is told to readers of the screen.
+
+import { announce } from "./actions.js";
+
+const form = document.querySelector("form.launch");
+const value = (name) => form.elements[name];
+
+form.addEventListener("click", (event) => {
+  const button = event.target.closest("button[name='take.lambda']");
+  if (!button) return;
+  event.preventDefault();
+  value("weights.target_ess").value = "";
+  const field = value("weights.lambda");
+  field.value = button.value;
+  field.focus();
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+  announce(`Temperature λ is now ${button.value}`);
+});
+
+// What the panel says in one line is said once, when it changes.
+let told = "";
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.target.id !== "panel") return;
+  const summary = event.target.querySelector("[data-told]")?.dataset.told ?? "";
+  if (summary && summary !== told) announce(summary);
+  told = summary;
+});
