@@ -1,7 +1,7 @@
 """What the runs of a sweep came to: a row per variant, and every evaluation. As many queries for 64 runs as for one."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -73,7 +73,8 @@ def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
         .where(Run.sweep_id == sweep_id, Run.variant.is_not(None), kl.value.is_not(None), gain.value.is_not(None))
         .order_by(Run.variant, Run.id, kl.step)
     )
-    return [FrontierPoint(*row) for row in session.execute(query)]
+    rows: Iterable[Any] = session.execute(query)  # the query leaves no None
+    return [FrontierPoint(*row) for row in rows]
 
 
 def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:

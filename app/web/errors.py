@@ -25,6 +25,7 @@ class Fault(BaseModel):
     field: str = Field("", description="Dotted path of the field; empty: the whole.", examples=["weights.lambda"])
     message: str = Field(description="What is wrong and what to do.")
     line: int | None = Field(None, description="Line of the file, where one is known.")
+    variant: str | None = Field(None, description="Of a sweep: the variant at fault, where not all are.")
 
 
 class Problem(BaseModel):

@@ -21,6 +21,7 @@ TAGS = [
     {"name": "datasets", "description": "Preference data: uploaded, mapped, audited."},
     {"name": "models", "description": "Policies and reward models: from the hub, a folder, or a run."},
     {"name": "runs", "description": "VAR runs: launched, watched, cancelled, resumed."},
+    {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},
     {"name": "system", "description": "The studio itself."},
 ]

@@ -39,6 +39,8 @@ class RunView(BaseModel):
     dataset_id: str
     policy_id: str
     reward_id: str | None
+    sweep_id: str | None = Field(description="The sweep that it belongs to.")
+    variant: int | None = Field(description="Which of the sweep's variants it is, from 0.")
     worker_id: str | None
     cancel_requested_at: datetime | None
     last_seq: int = Field(description="The seq of the newest event.")

@@ -1,0 +1,213 @@
+"""REST: sweeps. One recipe over a grid and beside its baselines; compared in a table and on a reward-against-KL frontier."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from app.domain.sweep import SweepRequest, SweepState
+from app.domain.weighting import Positive
+from app.services import sweeps as service
+from app.store import sweeps as store
+from app.store.tables import Sweep
+from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.runs import IdempotencyKey
+from app.web.comparison import Comparison, compare
+from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+
+router = APIRouter(prefix="/sweeps", tags=["sweeps"])
+
+KlBudget = Annotated[
+    float | None,
+    Query(
+        ge=0, le=1e6, allow_inf_nan=False, description="The best is sought among evaluations within this KL; empty: among all."
+    ),
+]
+
+
+class SweepView(BaseModel):
+    """A sweep as lists show it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(examples=["sweep_01kb4y7v3m2q8d5n6c9t0r1x2z"])
+    name: str
+    state: SweepState = Field(description="From the states of its runs; incomplete: some were cancelled or deleted one by one.")
+    num_variants: int
+    counts: dict[str, int] = Field(description="Runs by state; a variant whose run was deleted isn't counted.")
+    num_deleted: int
+    created_at: datetime
+    stopped_at: datetime | None
+
+
+class RaisedFindingView(BaseModel):
+    name: str
+    severity: str
+    title: str
+
+
+class VariantView(BaseModel):
+    """One variant and what its run came to."""
+
+    variant: int
+    label: str = Field(examples=["λ 0.3, batch_size 8"])
+    changes: dict[str, Any] = Field(description="What differs from the recipe, by dotted path; or the baseline's name.")
+    run_id: str | None
+    state: str = Field(description="The run's state, or deleted.")
+    best: bool = Field(description="The largest reward gain within the KL budget is this run's.")
+    metrics: dict[str, float | None] = Field(
+        description="eval/…: of the newest evaluation. weight/… and tokens_per_second: means over the newest 200 steps."
+    )
+    findings: list[RaisedFindingView]
+    seconds: float | None = Field(description="That workers spent on it.")
+    scores_from_cache: bool | None = Field(description="Its scores were there already; null before they are whole.")
+
+
+class FrontierPointView(BaseModel):
+    """One evaluation of one variant's run."""
+
+    variant: int
+    step: int
+    kl: float
+    reward_gain: float
+    on_front: bool = Field(description="No other evaluation of the sweep has more reward for no more KL.")
+
+
+class SweepDetail(SweepView):
+    """A sweep with its table and its frontier."""
+
+    request: dict[str, Any] = Field(description="What was asked for: recipe, lambda, fields, baselines.")
+    kl_budget: float | None
+    variants: list[VariantView]
+    frontier: list[FrontierPointView] = Field(description="Every evaluation of every run, by variant and step.")
+    best: FrontierPointView | None
+
+
+class Addition(BaseModel):
+    """More variants. What isn't given of lambda and fields is as it was asked for at first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lambdas: list[Positive] = Field([], alias="lambda", max_length=40)
+    fields: dict[str, Annotated[list[Any], Field(min_length=1, max_length=40)]] = Field({}, max_length=6)
+    baselines: list[str] = Field([], max_length=4)
+
+
+RECIPE = {
+    "dataset": "data_01kb4y7v3m2q8d5n6c9t0r1x2z",
+    "policy": {"model": "model_01kb4y7v3m2q8d5n6c9t0r1x2z"},
+    "reward": {"source": "model", "model": "model_01kb4y7v3m2q8d5n6c9t0r1x30"},
+    "weights": {"lambda": 0.3},
+}
+EXAMPLES: dict[str, Any] = {
+    "lambda": {
+        "summary": "Four temperatures beside DPO and SFT",
+        "value": {"name": "λ", "recipe": RECIPE, "lambda": [0.1, 0.3, 1, 3], "baselines": ["dpo", "sft_chosen"]},
+    },
+    "noise": {
+        "summary": "Label noise: flip a share of the preference labels",
+        "value": {"recipe": RECIPE, "fields": {"noise.label_flip_share": [0, 0.1, 0.2, 0.4]}},
+    },
+    "grid": {
+        "summary": "Presets times batch sizes",
+        "value": {"recipe": RECIPE, "fields": {"weights.preset": ["paper", "within_prompt"], "training.batch_size": [2, 8]}},
+    },
+}
+MORE = {"more": {"summary": "Two more temperatures", "value": {"lambda": [0.03, 10]}}}
+
+
+@router.post("", status_code=202, operation_id="launch_sweep", summary="Launch a sweep")
+def launch_sweep(
+    request: Annotated[SweepRequest, Body(openapi_examples=EXAMPLES)],
+    session: WriteSession,
+    user: CurrentUser,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> SweepView:
+    """Queues a run for every combination of λ and fields, and for every baseline; all of them, or none when one is at fault."""
+    sweep = service.launch(session, user.id, request, idempotency_key=idempotency_key)
+    response.headers["location"] = f"/api/v1/sweeps/{sweep.id}"
+    return show(session, sweep)
+
+
+def show(session: Session, sweep: Sweep) -> SweepView:
+    session.flush()
+    return SweepView.model_validate(store.describe_sweep(session, sweep))
+
+
+@router.get("", operation_id="list_sweeps", summary="List sweeps")
+def list_sweeps(session: ReadSession, user: CurrentUser, after: After = None, limit: Limit = 50) -> Page[SweepView]:
+    """Newest first."""
+    rows = store.list_sweeps(session, user.id, after=after, limit=limit + 1)
+    return to_page(rows, limit, SweepView.model_validate, lambda row: row.id)
+
+
+@router.get("/{sweep_id}", operation_id="get_sweep", summary="Get a sweep with its results")
+def get_sweep(session: ReadSession, user: CurrentUser, sweep_id: str, kl_budget: KlBudget = None) -> SweepDetail:
+    """The table of its variants, every evaluation of every run, and which is best."""
+    sweep = store.get_sweep(session, user.id, sweep_id)
+    return show_detail(sweep, compare(session, sweep, kl_budget))
+
+
+def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
+    variants = [
+        VariantView(
+            variant=one.variant,
+            label=one.label,
+            changes=one.changes,
+            run_id=one.run.id if one.run else None,
+            state=one.run.state if one.run else "deleted",
+            best=comparison.best is not None and comparison.best.variant == one.variant,
+            metrics=one.metrics,
+            findings=[RaisedFindingView(**asdict(finding)) for finding in one.findings],
+            seconds=one.seconds,
+            scores_from_cache=one.from_cache,
+        )
+        for one in comparison.results
+    ]
+    points = {
+        point: FrontierPointView(
+            variant=point.variant, step=point.step, kl=point.kl, reward_gain=point.gain, on_front=point in comparison.front
+        )
+        for point in comparison.points
+    }
+    return SweepDetail(
+        **SweepView.model_validate(comparison.row).model_dump(),
+        request=sweep.request,
+        kl_budget=comparison.kl_budget,
+        variants=variants,
+        frontier=list(points.values()),
+        best=points[comparison.best] if comparison.best else None,
+    )
+
+
+@router.post("/{sweep_id}/variants", status_code=202, operation_id="add_variants", summary="Add variants to a sweep")
+def add_variants(
+    sweep_id: str, addition: Annotated[Addition, Body(openapi_examples=MORE)], session: WriteSession, user: CurrentUser
+) -> SweepView:
+    """Queues runs for the variants that aren't in the sweep yet. 409 when all are."""
+    sweep = service.add_variants(
+        session, user.id, sweep_id, lambdas=addition.lambdas, fields=addition.fields, baselines=addition.baselines
+    )
+    return show(session, sweep)
+
+
+@router.post("/{sweep_id}/stop", status_code=202, operation_id="stop_sweep", summary="Stop a sweep")
+def stop_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> SweepView:
+    """Cancels every run that hasn't ended. 409 when all have."""
+    return show(session, service.stop(session, user.id, sweep_id))
+
+
+@router.post("/{sweep_id}/resume", status_code=202, operation_id="resume_sweep", summary="Resume what a sweep is missing")
+def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> SweepView:
+    """Queues failed and cancelled runs again, from their checkpoints, and deleted ones anew; what succeeded stays."""
+    return show(session, service.resume(session, user.id, sweep_id))
+
+
+@router.delete("/{sweep_id}", status_code=204, operation_id="delete_sweep", summary="Delete a sweep with its runs")
+def delete_sweep(session: WriteSession, files: CurrentFiles, user: CurrentUser, sweep_id: str) -> None:
+    """Removes the sweep, its runs, their events and their files. 409 while a run goes on."""
+    service.delete(session, files, user.id, sweep_id)

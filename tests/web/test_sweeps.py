@@ -1,0 +1,164 @@
+"""Sweeps over REST: launched once, compared, stopped, resumed, extended, deleted."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.domain.events import EvaluationLogged, FindingRaised, OutcomeReached, SpoolLine, StepLogged
+from app.domain.metrics import WEIGHT_EDGES
+from app.domain.run import Outcome
+from app.domain.sweep import expand, parse_request
+from app.services import attempts, recordings
+from app.store.tables import Run
+from app.web.api import sweeps as api
+
+SWEEPS, RUNS = "/api/v1/sweeps", "/api/v1/runs"
+AT = "2026-01-31T12:00:00.000000Z"
+
+
+@pytest.fixture
+def quiet(studio):
+    """Nothing waits in the queue."""
+    with studio.database.writing() as session:
+        session.execute(attempts.update(Run).where(Run.state == "queued").values(state="cancelled"))
+
+
+def launch(studio, **parts):
+    body = {"recipe": studio.ingredients(), **(parts or {"lambda": [0.1, 0.3], "baselines": ["dpo"]})}
+    response = studio.client().post(SWEEPS, json=body)
+    assert response.status_code == 202, response.text
+    return response.json()["id"]
+
+
+def play(studio, *evaluations: tuple[int, float, float]) -> str:
+    """The next run as a worker leaves it: with these evaluations (step, KL, reward gain), a step and a finding."""
+    with studio.database.writing() as session:
+        claim = attempts.begin(session, "worker", 60)
+        assert claim is not None
+        attempts.open_spool(session, claim)
+    step = StepLogged(
+        step=1, num_steps=9, epoch=0.1, batch=0, histogram=[0] * (len(WEIGHT_EDGES) + 1),
+        metrics={"weight/ess_share": 0.4, "weight/spearman_length": -0.1, "tokens_per_second": 900.0},
+    )  # fmt: skip
+    finding = FindingRaised(name="collapse", severity="warning", title="One takes all", evidence="e", remedy="r")
+    logged = [
+        EvaluationLogged(step=number, metrics={"eval/kl": kl, "eval/reward_gain": gain}) for number, kl, gain in evaluations
+    ]
+    lines = [
+        SpoolLine(n=n, at=AT, kind=event.model_dump()["kind"], payload=event.model_dump(mode="json", exclude={"kind"}))
+        for n, event in enumerate([step, finding, *logged], 1)
+    ]
+    with studio.database.writing() as session:
+        recordings.record(session, claim.run_id, claim.token, lines)
+        attempts.finish(session, claim.run_id, claim.token, OutcomeReached(outcome=Outcome.SUCCEEDED))
+    return claim.run_id
+
+
+def test_a_launched_sweep_says_where_it_is_and_what_it_will_run(studio, client, quiet):
+    response = client.post(SWEEPS, json={"name": "Heat", "recipe": studio.ingredients(), "lambda": [0.1, 0.3]})
+    assert response.status_code == 202
+    sweep = response.json()
+    assert (sweep["name"], sweep["state"], sweep["num_variants"], sweep["counts"]) == ("Heat", "queued", 2, {"queued": 2})
+    detail = client.get(response.headers["location"]).json()
+    assert [(one["label"], one["changes"], one["state"]) for one in detail["variants"]] == [
+        ("λ 0.1", {"weights.lambda": 0.1}, "queued"), ("λ 0.3", {"weights.lambda": 0.3}, "queued"),
+    ]  # fmt: skip
+    assert detail["request"]["lambda"] == [0.1, 0.3]
+    assert detail["best"] is None
+    run = client.get(f"{RUNS}/{detail['variants'][1]['run_id']}").json()
+    assert (run["name"], run["sweep_id"], run["variant"]) == ("Heat · λ 0.3", sweep["id"], 1)
+    assert client.get(SWEEPS, params={"limit": 1}).json()["items"][0] == sweep
+
+
+def test_one_key_launches_one_sweep_however_often_it_is_sent(studio, quiet):
+    body, headers = {"recipe": studio.ingredients(), "lambda": [0.7, 0.9]}, {"idempotency-key": "sweep-one"}
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: studio.client().post(SWEEPS, json=body, headers=headers), range(20)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    changed = studio.client().post(SWEEPS, json={**body, "lambda": [1]}, headers=headers)
+    assert changed.status_code == 422
+    assert changed.json()["problems"][0]["field"] == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    ("parts", "field", "words"),
+    [
+        ({"lambda": [0.1, 0]}, "lambda.1", "Must be greater than 0, not 0."),
+        ({"fields": {"training.batch_size": [2, 0]}}, "training.batch_size", "batch_size 0: Must be at least 1, not 0."),
+        ({"fields": {"dataset": ["data_none", "data_pairs"]}}, "dataset", "dataset data_none: There is no data set"),
+        ({"baselines": ["ppo"]}, "baselines", "There is no baseline 'ppo'"),
+        ({"lambda": [1, 2], "colour": "red"}, "colour", "no setting called colour"),
+    ],
+)
+def test_a_fault_is_a_problem_at_its_field(studio, client, parts, field, words):
+    num_before = len(client.get(RUNS, params={"limit": 200}).json()["items"])
+    response = client.post(SWEEPS, json={"recipe": studio.ingredients(), **parts})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    (problem,) = response.json()["problems"]
+    assert problem["field"] == field
+    assert words in problem["message"]
+    assert problem.get("variant", "") in problem["message"]
+    assert len(client.get(RUNS, params={"limit": 200}).json()["items"]) == num_before
+
+
+def test_the_table_and_the_frontier_compare_the_variants(studio, client, quiet):
+    sweep_id = launch(studio)
+    first = play(studio, (0, 0.0, 0.0), (5, 0.5, 1.0), (9, 3.0, 0.8))
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 2.5))
+    detail = client.get(f"{SWEEPS}/{sweep_id}").json()
+    assert [one["best"] for one in detail["variants"]] == [False, True, False]
+    assert detail["best"] == {"variant": 1, "step": 9, "kl": 2.0, "reward_gain": 2.5, "on_front": True}
+    assert [(one["variant"], one["step"], one["on_front"]) for one in detail["frontier"]] == [
+        (0, 0, True), (0, 5, True), (0, 9, False), (1, 0, True), (1, 9, True),
+    ]  # fmt: skip
+    row = detail["variants"][0]
+    assert (row["run_id"], row["state"]) == (first, "succeeded")
+    assert {key: row["metrics"][key] for key in ("eval/kl", "eval/reward_gain", "weight/ess_share")} == {
+        "eval/kl": 3.0, "eval/reward_gain": 0.8, "weight/ess_share": 0.4,
+    }  # fmt: skip
+    assert row["findings"] == [{"name": "collapse", "severity": "warning", "title": "One takes all"}]
+    assert row["seconds"] >= 0
+    near = client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": 1}).json()
+    assert (near["best"]["variant"], near["best"]["step"], near["kl_budget"]) == (0, 5, 1.0)
+    assert client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": -1}).json()["problems"][0]["field"].endswith("kl_budget")
+
+
+def test_a_sweep_is_stopped_resumed_extended_and_deleted(studio, client, quiet):
+    sweep_id = launch(studio)
+    path = f"{SWEEPS}/{sweep_id}"
+    play(studio)
+    assert client.delete(path).status_code == 409
+    stopped = client.post(f"{path}/stop").json()
+    assert (stopped["state"], stopped["counts"]) == ("stopped", {"succeeded": 1, "cancelled": 2})
+    assert client.post(f"{path}/stop").status_code == 409
+    gone = client.get(path).json()["variants"][2]["run_id"]
+    assert client.delete(f"{RUNS}/{gone}").status_code == 204
+    row = client.get(path).json()
+    assert (row["variants"][2]["state"], row["variants"][2]["run_id"], row["num_deleted"]) == ("deleted", None, 1)
+    resumed = client.post(f"{path}/resume").json()
+    assert (resumed["state"], resumed["counts"]) == ("running", {"succeeded": 1, "queued": 2})
+    assert client.post(f"{path}/resume").status_code == 409
+    more = client.post(f"{path}/variants", json={"lambda": [0.3, 3], "baselines": ["sft_all"]})
+    assert (more.status_code, more.json()["num_variants"]) == (202, 5)
+    again = client.post(f"{path}/variants", json={"lambda": [3]})
+    assert (again.status_code, again.json()["detail"][:22]) == (409, "Each of these variants")
+    client.post(f"{path}/stop")
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+
+
+def test_another_users_sweep_is_not_there(studio, eve):
+    sweep_id = launch(studio)
+    assert eve.get(f"{SWEEPS}/{sweep_id}").status_code == 404
+    assert eve.delete(f"{SWEEPS}/{sweep_id}").status_code == 404
+    for verb in ("stop", "resume"):
+        assert eve.post(f"{SWEEPS}/{sweep_id}/{verb}").status_code == 404
+    assert eve.post(f"{SWEEPS}/{sweep_id}/variants", json={"lambda": [9]}).status_code == 404
+    assert eve.get(SWEEPS).json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("example", api.EXAMPLES.values(), ids=api.EXAMPLES)
+def test_the_sweeps_of_the_document_are_sweeps(example):
+    assert len(expand(parse_request(example["value"]))) >= 4
