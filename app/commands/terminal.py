@@ -22,11 +22,15 @@ def show_error(error: StudioError) -> None:
 
 def table(*columns: str, rows: Sequence[Sequence[object]]) -> None:
     """Columns side by side, never cut: an id must be whole to be used."""
+    for line in lines_of(columns, rows):
+        out.print(line, markup=False)
+
+
+def lines_of(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table, its head first."""
     cells = [list(columns), *([plain("" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
-    for row in cells:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        out.print(line.rstrip(), markup=False)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> None:

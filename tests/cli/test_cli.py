@@ -161,6 +161,42 @@ def test_runs_are_launched_steered_and_watched(shell):
     shell.must("runs", "delete", run_id)
 
 
+def test_sweeps_are_launched_compared_extended_stopped_and_deleted(shell):
+    shell.must("runs", "cancel", launch(shell))
+    made = shell.must(
+        "sweeps", "launch", "recipe.yaml", "--lambda", "0.1", "--lambda", "0.3", "--field", "training.batch_size=2,8",
+        "--field", "training.schedule=cosine", "--baseline", "dpo", "--name", "Grid",
+    )  # fmt: skip
+    sweep_id = made.strip()
+    assert f"{sweep_id}  Grid  queued  0/5" in shell.must("sweeps", "list")
+    assert "λ 0.3, batch_size 8, schedule cosine" in shell.must("sweeps", "show", sweep_id)
+    sweep = json.loads(shell.must("sweeps", "show", sweep_id, "--kl", "2", "--json"))
+    assert (sweep["kl_budget"], sweep["request"]["fields"]["training.batch_size"]) == (2, [2, 8])
+    assert "6 variants" in shell.must("sweeps", "add", sweep_id, "--baseline", "sft_chosen")
+    assert shell.must("sweeps", "stop", sweep_id).startswith("The sweep is stopped")
+    watched = shell("sweeps", "watch", sweep_id)
+    assert watched.returncode == 1
+    assert "SFT on chosen: cancelled" in watched.stdout
+    assert "0/6 of its runs have succeeded" in watched.stderr
+    assert shell.must("sweeps", "resume", sweep_id).startswith("6 runs wait")
+    assert "haven't ended" in shell.fails("sweeps", "delete", sweep_id, "--yes")
+    shell.must("sweeps", "stop", sweep_id)
+    shell.must("sweeps", "delete", sweep_id, "--yes")
+    assert "no sweep" in shell.fails("sweeps", "show", sweep_id)
+
+
+def test_a_sweep_that_can_not_be_is_refused_in_a_sentence(shell):
+    shell.must("runs", "cancel", launch(shell))
+    for options, words in (
+        (("--lambda", "0"), "must be greater than 0, not 0."),
+        (("--lambda", "nan"), "--lambda must be a finite number"),
+        (("--field", "training.batch_size"), "--field needs a setting and its values"),
+        (("--field", "training.batch_size=2,none"), "batch_size none: training.batch_size must be a whole number"),
+        (("--baseline", "ppo"), "There is no baseline 'ppo'"),
+    ):
+        assert words in shell.fails("sweeps", "launch", "recipe.yaml", *options)
+
+
 def test_users_tokens_and_links_are_made_on_the_server(shell):
     assert "/login/" in shell.must("users", "add", "ada")
     assert "ada" in shell.must("users", "list")

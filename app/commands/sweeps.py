@@ -1,0 +1,210 @@
+"""`varstudio sweeps`: one recipe over a grid and beside its baselines, over REST."""
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from app.commands.client import Client, CommandFailed, Unreachable
+from app.commands.datasets import read_document
+from app.commands.terminal import err, lines_of, out, table
+from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="Sweeps: runs that differ in named settings only.")
+POLL_SECONDS = 2.0
+GIVE_UP_SECONDS = 300.0
+COLUMNS = ("variant", "state", "reward gain", "win rate", "KL", "loss", "length", "ESS", "ρ len", "ρ reward", "s", "tokens/s")
+GOING = ("queued", "running")
+
+Lambda = Annotated[list[float] | None, typer.Option("--lambda", help="A temperature λ > 0; give it once for each.")]
+Fields = Annotated[
+    list[str] | None, typer.Option("--field", help="A setting and its values, such as training.batch_size=2,8; repeatable.")
+]
+Baselines = Annotated[
+    list[str] | None, typer.Option("--baseline", help="sft_chosen, sft_all, dpo or reward_weighted; repeatable.")
+]
+Budget = Annotated[float | None, typer.Option("--kl", help="Seek the best among evaluations within this KL.")]
+
+
+@group.command("launch")
+def launch(
+    recipe: Annotated[Path, typer.Argument(help="The recipe that all variants start from, YAML or JSON.")],
+    lambdas: Lambda = None,
+    field: Fields = None,
+    baseline: Baselines = None,
+    name: Annotated[str, typer.Option(help="Empty: the recipe's name, or data set and policy.")] = "",
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Launch a sweep; prints its id."""
+    client = Client(Settings())
+    sweep = client.post("/sweeps", {"name": name, "recipe": read_document(recipe), **grid_of(lambdas, field, baseline)})
+    out.print(sweep["id"], markup=False)
+    if watch_it:
+        follow(client, sweep["id"])
+
+
+def grid_of(lambdas: list[float] | None, fields: list[str] | None, baselines: list[str] | None) -> dict[str, Any]:
+    """The options as a request has them.
+
+    Raises: CommandFailed.
+    """
+    grid: dict[str, list[Any]] = {}
+    for option in fields or []:
+        path, separator, values = option.partition("=")
+        if not separator or not path.strip() or not values.strip():
+            raise CommandFailed(f"--field needs a setting and its values, such as training.batch_size=2,8, not {option!r}.")
+        grid.setdefault(path.strip(), []).extend(read_value(value) for value in values.split(","))
+    if not all(math.isfinite(value) for value in lambdas or []):
+        raise CommandFailed("--lambda must be a finite number greater than 0.")
+    return {"lambda": lambdas or [], "fields": grid, "baselines": baselines or []}
+
+
+def read_value(text: str) -> Any:
+    """A number, true, false or null as such; everything else as text."""
+    try:
+        return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON
+    except ValueError:
+        return text.strip()
+
+
+@group.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+    """List sweeps, newest first."""
+    found = Client(Settings()).get("/sweeps", limit=limit)["items"]
+    rows = [(one["id"], one["name"], one["state"], done_of(one)) for one in found]
+    table("id", "name", "state", "succeeded", rows=rows)
+
+
+def done_of(sweep: dict[str, Any]) -> str:
+    return f"{sweep['counts'].get('succeeded', 0)}/{sweep['num_variants']}"
+
+
+@group.command("show")
+def show(
+    sweep_id: str, kl_budget: Budget = None, as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False
+) -> None:
+    """Show the variants of a sweep side by side, and which is best."""
+    sweep = Client(Settings()).get(f"/sweeps/{sweep_id}", kl_budget=kl_budget)
+    if as_json:
+        out.print_json(data=sweep)
+        return
+    out.print(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", markup=False)
+    table(*COLUMNS, rows=[row_of(one) for one in sweep["variants"]])
+    if sweep["best"]:
+        out.print(best_of(sweep), markup=False)
+
+
+def row_of(variant: dict[str, Any]) -> list[str]:
+    """One line of the table; a star stands at the best."""
+    metrics = variant["metrics"]
+    keys = ("eval/kl", "eval/loss", "eval/length_policy", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
+    low, high = metrics.get("eval/win_rate_low"), metrics.get("eval/win_rate_high")
+    interval = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+    return [
+        variant["label"] + (" *" if variant["best"] else ""),
+        variant["state"],
+        number(metrics.get("eval/reward_gain"), "+.3g"),
+        number(metrics.get("eval/win_rate"), ".2f") + interval,
+        *(number(metrics.get(key)) for key in keys),
+        number(variant["seconds"], ".0f"),
+        number(metrics.get("tokens_per_second"), ".0f"),
+    ]
+
+
+def number(value: float | None, form: str = ".3g") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def best_of(sweep: dict[str, Any]) -> str:
+    best, label = sweep["best"], sweep["variants"][sweep["best"]["variant"]]["label"]
+    within = "" if sweep["kl_budget"] is None else f" within a KL of {sweep['kl_budget']:g}"
+    return f"* Best{within}: {label}, step {best['step']}: reward gain {best['reward_gain']:+.3g} at KL {best['kl']:.3g}."
+
+
+@group.command("watch")
+def watch(sweep_id: str) -> None:
+    """Follow a sweep until none of its runs goes on; exit status 0 when all have succeeded."""
+    follow(Client(Settings()), sweep_id)
+
+
+def follow(client: Client, sweep_id: str) -> None:
+    """Raises: CommandFailed when not all runs succeeded."""
+    sweep = client.get(f"/sweeps/{sweep_id}")
+    said: dict[str, str] = {}
+    live = Live(console=out, get_renderable=lambda: render(sweep), refresh_per_second=2, transient=True)
+    with live if out.is_terminal else nullcontext():
+        while sweep["state"] in GOING:
+            tell_changes(sweep, said)
+            time.sleep(POLL_SECONDS)
+            sweep = fetch(client, sweep_id)
+    tell_changes(sweep, said)
+    table(*COLUMNS, rows=[row_of(one) for one in sweep["variants"]])
+    if sweep["state"] != "succeeded":
+        raise CommandFailed(f"The sweep is {sweep['state']}: {done_of(sweep)} of its runs have succeeded.")
+
+
+def fetch(client: Client, sweep_id: str) -> dict[str, Any]:
+    """The sweep as it is now; a studio that is away for a while is waited for."""
+    began = time.monotonic()
+    while True:
+        try:
+            found: dict[str, Any] = client.get(f"/sweeps/{sweep_id}")
+        except Unreachable:
+            if time.monotonic() - began > GIVE_UP_SECONDS:
+                raise
+            err.print("The connection was lost; trying again …", style="dim")
+            time.sleep(POLL_SECONDS)
+        else:
+            return found
+
+
+def tell_changes(sweep: dict[str, Any], said: dict[str, str]) -> None:
+    """A line for each run whose state has changed, where the output isn't a terminal."""
+    for variant in sweep["variants"]:
+        label, state = variant["label"], variant["state"]
+        if said.get(label) != state and not out.is_terminal:
+            out.print(f"{label}: {state}", markup=False)
+        said[label] = state
+
+
+def render(sweep: dict[str, Any]) -> RenderableType:
+    lines = lines_of(COLUMNS, [row_of(one) for one in sweep["variants"]])
+    return Group(Text(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", style="bold"), *map(Text, lines))
+
+
+@group.command("add")
+def add(sweep_id: str, lambdas: Lambda = None, field: Fields = None, baseline: Baselines = None) -> None:
+    """Add variants; what isn't given of λ and fields is as it was launched with."""
+    sweep = Client(Settings()).post(f"/sweeps/{sweep_id}/variants", grid_of(lambdas, field, baseline))
+    out.print(f"The sweep has {sweep['num_variants']} variants now.")
+
+
+@group.command("stop")
+def stop(sweep_id: str) -> None:
+    """Cancel every run that hasn't ended; what has been made stays."""
+    Client(Settings()).post(f"/sweeps/{sweep_id}/stop")
+    out.print("The sweep is stopped: queued runs never start, running ones stop within a step.")
+
+
+@group.command("resume")
+def resume(sweep_id: str) -> None:
+    """Queue what failed, was cancelled or deleted again; what succeeded stays."""
+    waiting = Client(Settings()).post(f"/sweeps/{sweep_id}/resume")["counts"].get("queued", 0)
+    out.print(f"{waiting} {'run waits' if waiting == 1 else 'runs wait'} for a worker now.")
+
+
+@group.command("delete")
+def delete(sweep_id: str, yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False) -> None:
+    """Delete a sweep with its runs and their files, once none goes on."""
+    client = Client(Settings())
+    if not yes:
+        sweep = client.get(f"/sweeps/{sweep_id}")
+        typer.confirm(f"Delete “{sweep['name']}” and its {sweep['num_variants']} runs with their files?", abort=True, err=True)
+    client.delete(f"/sweeps/{sweep_id}")
