@@ -11,12 +11,13 @@ from statistics import fmean, median, pstdev, stdev
 from typing import TypeGuard
 
 from app.domain.events import FindingRaised
+from app.domain.scoring import FLAT_STD
 from app.domain.signatures import SIGNATURES
 
 Metrics = Mapping[str, float | None]
 
 
-FLAT_STD, FLAT_ERRORS, FEWEST_PAIRS = 1e-3, 2.0, 10
+FLAT_ERRORS, FEWEST_PAIRS = 2.0, 10
 LARGEST_EXPONENT = 80.0
 COLLAPSED_SHARE = 0.2
 PLAIN_SHARE, PLAIN_SPREAD = 0.9, 1e-3
@@ -172,6 +173,11 @@ def find_low_diversity(batches: Iterable[tuple[Sequence[Hashable], Sequence[Hash
         copies = sum(count for count in Counter(responses).values() if count > 1) / len(responses)
         repetitive += max(of_one_prompt, copies) > FILLED_SHARE
         worst = max(worst, of_one_prompt, copies)
+    return tell_low_diversity(repetitive, num_batches, worst)
+
+
+def tell_low_diversity(repetitive: int, num_batches: int, worst: float) -> str | None:
+    """Evidence of `low_diversity` from counts: `repetitive` batches of all, and the largest share that repeats."""
     if repetitive == 0 or (repetitive == 1 and num_batches > 1):
         return None
     return (

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from app.domain.recipe import Recipe
 
+FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
+
 
 class Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +82,14 @@ def describe_inverted(check: RewardCheck) -> str:
         f"The chosen response has the higher reward in only {check.accuracy or 0.0:.0%} of {check.num_pairs - check.num_ties} "
         f"pairs (95 % interval {check.low:.0%} to {check.high:.0%}), so the rewards contradict the preference labels."
     )
+
+
+def describe_flat(check: RewardCheck) -> str:
+    """The evidence of `flat_rewards` as a sentence with the measured numbers."""
+    if check.chosen_mean is None or check.rejected_mean is None or check.std < FLAT_STD:
+        return f"The rewards' standard deviation is {check.std:.2g}: they hardly differ."
+    gap = check.chosen_mean - check.rejected_mean
+    return f"Chosen minus rejected is {gap:.3g} on average over {check.num_pairs} pairs, too little to be told from 0."
 
 
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:

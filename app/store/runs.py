@@ -1,6 +1,7 @@
 """Runs as they are kept: rows, metric series, attempts, workers, and the weights file of a run."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import and_, delete, func, select
@@ -10,9 +11,11 @@ from sqlalchemy.orm import Session
 from app.domain.errors import NotFound
 from app.domain.run import RunKind, RunState
 from app.store import parquet
+from app.store.database import now
 from app.store.files import Files
 from app.store.tables import Attempt, Metric, Run, Worker
 
+WORKER_ALIVE = timedelta(seconds=60)
 Point = tuple[int, float | None]
 
 
@@ -66,6 +69,12 @@ def list_attempts(session: Session, run_id: str) -> list[Attempt]:
 def list_workers(session: Session) -> list[Worker]:
     """All workers that were ever heard of, those heard last first."""
     return list(session.scalars(select(Worker).order_by(Worker.beat_at.desc(), Worker.id)))
+
+
+def has_worker(session: Session) -> bool:
+    """Whether any worker has been heard of lately."""
+    newest = session.scalar(select(func.max(Worker.beat_at)))
+    return newest is not None and now(session) - newest < WORKER_ALIVE
 
 
 def metric_keys(session: Session, run_id: str) -> list[str]:

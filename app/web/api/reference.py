@@ -20,6 +20,7 @@ Lists come newest first, a page at a time: pass the `next` of a page as `after` 
 TAGS = [
     {"name": "datasets", "description": "Preference data: uploaded, mapped, audited."},
     {"name": "models", "description": "Policies and reward models: from the hub, a folder, or a run."},
+    {"name": "scorings", "description": "Scores computed once and reused: what is in them, the reward check, the λ preview."},
     {"name": "runs", "description": "VAR runs: launched, watched, cancelled, resumed."},
     {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.recipe import Recipe
-from app.domain.run import RunState
+from app.domain.run import RunKind, RunState
 from app.services import runs as service
 from app.store import runs as store
 from app.store.tables import Attempt, Run
@@ -29,6 +29,7 @@ class RunView(BaseModel):
 
     id: str = Field(examples=["run_01kb4y7v3m2q8d5n6c9t0r1x2z"])
     name: str
+    kind: RunKind = Field(description="training, or scoring: it ends once the scores are kept.")
     state: RunState
     stage: str = Field(description="prepare, score, train or evaluate; empty before the first attempt.")
     step: int
@@ -39,6 +40,7 @@ class RunView(BaseModel):
     dataset_id: str
     policy_id: str
     reward_id: str | None
+    scoring_id: str | None = Field(description="The scoring whose scores it makes or uses, once known.")
     sweep_id: str | None = Field(description="The sweep that it belongs to.")
     variant: int | None = Field(description="Which of the sweep's variants it is, from 0.")
     worker_id: str | None
@@ -122,10 +124,11 @@ def accept(run: Run, response: Response) -> RunView:
 
 @router.get("", operation_id="list_runs", summary="List runs")
 def list_runs(
-    session: ReadSession, user: CurrentUser, state: RunState | None = None, after: After = None, limit: Limit = 50
-) -> Page[RunView]:
-    """Newest first, all or those in one state."""
-    rows = store.list_runs(session, user.id, state=state, after=after, limit=limit + 1)
+    session: ReadSession, user: CurrentUser, state: RunState | None = None, kind: RunKind = RunKind.TRAINING,
+    after: After = None, limit: Limit = 50,
+) -> Page[RunView]:  # fmt: skip
+    """Newest first, all that train or all that score, or of these those in one state."""
+    rows = store.list_runs(session, user.id, state=state, kind=kind, after=after, limit=limit + 1)
     return to_page(rows, limit, show, lambda row: row.id)
 
 
