@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from app.domain.errors import ModelInvalid, RecipeInvalid
 from app.domain.recipe import LoraSettings
 from worker.models.packed import Packing, run_packed
+from worker.models.parallel import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Body:
 
     `network` is the model as Hugging Face built it (with LoRA layers inside when there is an adapter); `shares_prefix` says
     whether left-padded, cached beginnings gave the same numbers as plain ones when it was checked, `packs` whether packed
-    rows did.
+    rows did. `ranks` are the processes that train it together; `is_sharded`: each holds a slice of every weight.
     """
 
     network: Any
@@ -50,6 +51,8 @@ class Body:
     takes_positions: bool
     shares_prefix: bool
     packs: bool = False
+    ranks: Ranks = ALONE
+    is_sharded: bool = False
 
     @property
     def config(self) -> Any:

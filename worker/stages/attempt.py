@@ -12,6 +12,7 @@ from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import Stage
 from worker.models.checkpoint import hash_file, sync_path
+from worker.models.parallel import ALONE, Ranks
 from worker.spool import Spool
 from worker.stop import StopSignals
 
@@ -20,11 +21,12 @@ PROGRESS_SECONDS = 1.0  # a progress event at most this often
 
 @dataclass
 class Attempt:
-    """One attempt at a run. Rank 0 of several processes is the only one to own a spool."""
+    """One attempt at a run. Of several processes the lead's spool and artifacts are the run's; each other has its own."""
 
     spec: RunSpec
     spool: Spool
     stop: StopSignals
+    ranks: Ranks = ALONE
     raised: set[str] = field(default_factory=set)  # names of findings that were told already
 
     @property
@@ -37,7 +39,11 @@ class Attempt:
 
     @property
     def artifacts_dir(self) -> Path:
-        return Path(self.spec.run_dir) / "artifacts"
+        return (Path(self.spec.run_dir) if self.ranks.is_lead else self.spool.path.parent) / "artifacts"
+
+    def check(self) -> None:
+        """Raise Stopped when there is a reason to stop, on every process at the same point."""
+        self.ranks.stop_together(self.stop.find() if self.ranks.is_lead else None)
 
     def emit(self, event: Event) -> None:
         self.spool.write(event)

@@ -126,10 +126,14 @@ def collate_packed(families: Sequence[tuple[Sequence[int], Sequence[Sequence[int
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some prompts of a batch with their responses; `response_R` says which response of the batch each row is."""
+    """Some prompts of a batch with their responses; `response_R` says which response of the batch each row is.
+
+    `share` 0: run because other processes run one at the same time, without a part in the loss.
+    """
 
     rows: Rows
     response_R: Tensor
+    share: float = 1.0
 
 
 def split_batch(batch: Sequence[Encoded], enters_M: Tensor, micro_batch_size: int | None, *, packs: bool) -> list[MicroBatch]:
