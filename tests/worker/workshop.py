@@ -27,6 +27,7 @@ from transformers import (
 
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
+from app.domain.run import RunKind
 from worker.runner import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -116,7 +117,7 @@ class Workshop:
         return path
 
     def attempt(
-        self, *, dataset: Path | None = None, policy: Path | None = None, number: int = 1, run: str = "", **parts: Any
+        self, *, dataset: Path | None = None, policy: Path | None = None, number: int = 1, kind: str = "training", **parts: Any
     ) -> Path:
         """An attempt's folder with its spec; `parts` are the recipe's."""
         self._runs += 1
@@ -127,7 +128,7 @@ class Workshop:
         parts["policy"] = parts.pop("policy_settings", {})
         recipe = make_recipe(reward is not None, **parts)
         spec = RunSpec(
-            run_id=run_dir.name, attempt=number, recipe=recipe, dataset_sha256="0" * 64,
+            run_id=run_dir.name, kind=RunKind(kind), attempt=number, recipe=recipe, dataset_sha256="0" * 64,
             dataset_path=str(dataset or self.dataset(self.examples())), policy=self.source(policy or self.policy()),
             reward=self.source(reward) if reward else None, run_dir=str(run_dir),
             scorings_dir=str(scorings or run_dir / "scorings"), hub_dir=str(self.root / "hub"), num_threads=1,
@@ -159,7 +160,7 @@ def make_recipe(has_reward_model: bool = False, **parts: Any) -> Recipe:
         "evaluation": {"share": 0.2, "num_prompts": 4, "num_samples_shown": 2, "max_new_tokens": 12, "every": 4},
     }
     merged = {key: {**value, **parts.get(key, {})} for key, value in defaults.items()}
-    return Recipe.model_validate({"dataset": "tiny", "name": "test", **merged})
+    return Recipe.model_validate({"dataset": "tiny", "name": "test", **parts, **merged})
 
 
 def start_runner(folder: Path) -> subprocess.Popen[bytes]:

@@ -49,6 +49,63 @@ def run_continuations(
         yield from _run_group(body, beginnings, continuations, group, rows_of, budget, check)
 
 
+def run_in_chunks(
+    body: Body,
+    beginnings: Sequence[Ids],
+    continuations: Sequence[tuple[int, Ids]],
+    size: int,
+    goes_on: Callable[[Continued], Tensor],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Continuations behind cached beginnings as above, `size` tokens of each at a time; what may be left off costs no more.
+
+    `goes_on(part)` gets the hidden states of the next tokens of some rows and answers for each whether it is still needed:
+    bool [R]. Rows that are through are left out by themselves. Beginnings must not be empty.
+    """
+    budget = 65_536 if body.device.type == "cuda" else 2_048
+    rows_of: dict[int, list[int]] = {}
+    for row, (beginning, _) in enumerate(continuations):
+        rows_of.setdefault(beginning, []).append(row)
+    order = sorted(rows_of, key=lambda b: -len(beginnings[b]))
+    for group in chunk(order, [len(rows_of[b]) * size for b in order], [False] * len(order), budget):
+        check()
+        cache, mask_GP = _encode(body, [beginnings[b] for b in group])
+        rows = [row for b in group for row in rows_of[b]]
+        place_R = torch.tensor([g for g, b in enumerate(group) for _ in rows_of[b]], device=body.device)
+        cache.batch_select_indices(place_R)
+        _run_down(body, [(row, continuations[row][1]) for row in rows], cache, mask_GP[place_R], size, goes_on, check)
+
+
+def _run_down(
+    body: Body,
+    rows: list[tuple[int, Ids]],
+    cache: Any,
+    mask_RS: Tensor,
+    size: int,
+    goes_on: Callable[[Continued], Tensor],
+    check: Callable[[], None],
+) -> None:
+    start = 0
+    while rows:
+        check()
+        tails = [ids[start : start + size] for _, ids in rows]
+        length_R = torch.tensor([len(tail) for tail in tails], device=body.device)
+        width = max(len(tail) for tail in tails)
+        ids_RT = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=body.device)
+        place_T = torch.arange(width, device=body.device)
+        positions_RT = mask_RS.sum(1, keepdim=True) + place_T
+        mask_RS = torch.cat([mask_RS, (place_T < length_R[:, None]).long()], dim=1)
+        hidden_RTD = body.run(ids_RT, mask_RS, positions_RT, cache=cache).last_hidden_state
+        start += width
+        needed = goes_on(Continued([row for row, _ in rows], hidden_RTD, length_R)).tolist()
+        kept = [k for k, (_, ids) in enumerate(rows) if needed[k] and len(ids) > start]
+        if len(kept) < len(rows) and kept:  # only rows that filled the chunk go on, so nothing in the cache is padding
+            index = torch.tensor(kept, device=body.device)
+            cache.batch_select_indices(index)
+            mask_RS = mask_RS[index]
+        rows = [rows[k] for k in kept]
+
+
 def _run_group(
     body: Body,
     beginnings: Sequence[Ids],

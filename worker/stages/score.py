@@ -13,12 +13,13 @@ from torch import Tensor
 from app.domain.errors import ModelInvalid
 from app.domain.recipe import Recipe, WeightSettings
 from worker.models.adapter import LanguageModel
-from worker.models.prefix import Continued, run_continuations
+from worker.models.prefix import Continued, run_continuations, run_in_chunks
 from worker.models.reward import RewardModel
 from worker.stages.prepare import Encoded
 from worker.var.logprobs import sequence_sums, token_logprobs
 
 NAN = float("nan")
+CHUNK = 32  # tokens after which hopeless pairs are dropped
 
 
 def own_prompts(batch: Sequence[Encoded]) -> Tensor:
@@ -121,19 +122,72 @@ def score_logprobs(
     model: LanguageModel, batch: Sequence[Encoded], *, cross: bool, check: Callable[[], None] = lambda: None
 ) -> Tensor:
     """log π_ref(y_j|x_i), summed over tokens, as [B, M] float32 on the CPU; without `cross` only own pairs, the rest NaN."""
-    responses = [response.ids for example in batch for response in example.responses]
-    own = own_prompts(batch).tolist()
-    pairs = [(i, j) for i in range(len(batch)) for j in range(len(responses)) if cross or own[j] == i]
-    # The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
-    shared = model.shares_prefix
-    beginnings = [example.prompt_ids[:-1] if shared else example.prompt_ids[:0] for example in batch]
-    continuations = [(i, [*(batch[i].prompt_ids[-1:] if shared else batch[i].prompt_ids), *responses[j][:-1]]) for i, j in pairs]
-    logprob_BM = torch.full((len(batch), len(responses)), NAN)
+    own_M = own_prompts(batch)
+    wanted_BM = torch.ones(len(batch), len(own_M), dtype=torch.bool)
+    if not cross:
+        wanted_BM = own_M == torch.arange(len(batch))[:, None]
+    return score_pairs(model, batch, wanted_BM, check)
+
+
+@torch.inference_mode()
+def score_pairs(
+    model: LanguageModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """log π_ref(y_j|x_i) of the marked pairs, summed over tokens, as [B, M] float32 on the CPU; NaN elsewhere."""
+    logprob_BM = torch.full(wanted_BM.shape, NAN)
+    pairs: list[tuple[int, int]] = [(i, j) for i, j in wanted_BM.nonzero().tolist()]
+    responses, beginnings, continuations = split_pairs(model, batch, pairs)
     for part in run_continuations(model, beginnings, continuations, check):
         chosen = [pairs[row] for row in part.rows]
         index = torch.tensor(chosen)
         logprob_BM[index[:, 0], index[:, 1]] = _sum_rows(model, part, [responses[j] for _, j in chosen]).cpu()
     return logprob_BM
+
+
+@torch.inference_mode()
+def score_until_hopeless(
+    model: LanguageModel,
+    batch: Sequence[Encoded],
+    wanted_BM: Tensor,
+    floor_BM: Tensor,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """As score_pairs, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
+    if not model.shares_prefix:
+        return score_pairs(model, batch, wanted_BM, check)
+    sum_BM = torch.full(wanted_BM.shape, NAN).masked_fill(wanted_BM, 0.0)
+    pairs: list[tuple[int, int]] = [(i, j) for i, j in wanted_BM.nonzero().tolist()]
+    responses, beginnings, continuations = split_pairs(model, batch, pairs)
+    done = [0] * len(pairs)
+
+    def goes_on(part: Continued) -> Tensor:
+        chosen = torch.tensor([pairs[row] for row in part.rows])
+        i, j = chosen[:, 0], chosen[:, 1]
+        nums = part.length_R.tolist()
+        tokens = [responses[k][done[row] : done[row] + num] for k, row, num in zip(j.tolist(), part.rows, nums, strict=True)]
+        for row, num in zip(part.rows, nums, strict=True):
+            done[row] += num
+        sum_BM[i, j] += _sum_rows(model, part, tokens).cpu()
+        return sum_BM[i, j] >= floor_BM[i, j]
+
+    run_in_chunks(model, beginnings, continuations, CHUNK, goes_on, check)
+    return sum_BM
+
+
+def split_pairs(
+    model: LanguageModel, batch: Sequence[Encoded], pairs: Sequence[tuple[int, int]]
+) -> tuple[list[Sequence[int]], list[Sequence[int]], list[tuple[int, Sequence[int]]]]:
+    """The batch's responses, its prompts as beginnings, and the pairs as continuations of them.
+
+    The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
+    """
+    responses: list[Sequence[int]] = [response.ids for example in batch for response in example.responses]
+    shared = model.shares_prefix
+    beginnings: list[Sequence[int]] = [example.prompt_ids[:-1] if shared else example.prompt_ids[:0] for example in batch]
+    continuations: list[tuple[int, Sequence[int]]] = [
+        (i, [*(batch[i].prompt_ids[-1:] if shared else batch[i].prompt_ids), *responses[j][:-1]]) for i, j in pairs
+    ]
+    return responses, beginnings, continuations
 
 
 def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequence[int]]) -> Tensor:

@@ -3,42 +3,36 @@
 One model at a time: the reward model is gone before the policy is loaded.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from app.domain.errors import InvalidInput, RecipeInvalid
+from app.domain.errors import RecipeInvalid
 from app.domain.events import ScoringKept
 from app.domain.recipe import Method, Recipe
-from app.domain.run import RunKind, Stage
+from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
 from worker.models.adapter import LanguageModel
-from worker.models.load import hash_folder, hash_tokenizer, load_policy, resolve_folder
-from worker.models.reward import RewardModel
-from worker.stages.artifacts import lock
 from worker.stages.attempt import Attempt
 from worker.stages.check import check_index
-from worker.stages.evaluate import release_memory
-from worker.stages.ground import Batches, Ground
+from worker.stages.ground import Ground
 from worker.stages.index import keep_index, read_index
-from worker.stages.misses import explain_miss
+from worker.stages.parts import Part, find_or_score, gather_own, lay_out
 from worker.stages.score import (
-    describe_plan,
-    hash_texts,
-    hash_tokens,
     needs_cross_logprobs,
     needs_cross_rewards,
-    own_prompts,
     read_rewards,
     require_finite,
     score_logprobs,
     score_rewards,
 )
-from worker.stages.scorings import CROSS, OWN, FlatScores, Layout, Wanted, find_scoring, score_in_groups
+from worker.stages.scorings import CROSS, OWN, Layout
+from worker.stages.sources import ReferenceSource, RewardSource, load_reference
+from worker.stages.stopping import find_stopping_lambda, score_with_stopping
+
+__all__ = ["Scores", "load_reference", "refuse_inverted", "score_all", "summarize"]  # what a course needs
 
 NONE = ""  # this kind of score is not needed at all
 
@@ -65,14 +59,6 @@ class Scores:
     policy: LanguageModel | None = None
 
 
-@dataclass(frozen=True)
-class Part:
-    """One kind of score: the matrices, and what is told of them."""
-
-    matrices: list[Tensor]
-    told: ScorePart
-
-
 def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
     """A scoring is made for every later use, so it asks for all pairs; a run asks for what its method reads."""
     model = recipe.reward.source == "model"
@@ -90,165 +76,74 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
 
 def score_all(attempt: Attempt, ground: Ground) -> Scores:
     """The whole stage: scores that were made before are found, the others are made, and the run tells what it has."""
-    needs = find_needs(attempt.recipe, attempt.spec.kind)
-    layout = Layout([own_prompts(batch) for batch in ground.batches], [len(batch) for batch in ground.batches])
-    missing = [torch.full((num, len(own_M)), torch.nan) for num, own_M in zip(layout.num_prompts, layout.own, strict=True)]
-    rewards = get_rewards(attempt, ground, layout, needs.rewards)
-    scores = Scores(missing, missing if rewards is None else rewards.matrices)
-    if needs.logprobs != NONE:
-        logprobs, scores.policy = get_logprobs(attempt, ground, layout, needs.logprobs)
-        scores.logprobs = logprobs.matrices
-        scores.facts = tell(attempt, ground, scores, logprobs.told, rewards.told if rewards else None)
-    return scores
+    recipe, layout = attempt.recipe, lay_out(ground.batches)
+    needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
+    source = RewardSource(attempt, ground) if recipe.reward.source == "model" and needs.rewards != NONE else None
+    rewards = get_rewards(attempt, ground, layout, OWN if lambda_ is not None else needs.rewards, source)
+    if needs.logprobs == NONE:
+        return Scores(_nothing(layout), rewards.matrices)
+    if lambda_ is not None:
+        logprobs, rewards, reference = score_with_stopping(attempt, ground, layout, rewards, source, lambda_)
+    else:
+        reference = ReferenceSource(attempt, ground)
+        logprobs = get_logprobs(attempt, ground, layout, needs.logprobs, reference)
+    assert logprobs.told is not None  # only rewards can stand in the data
+    facts = tell(attempt, ground, layout, rewards, logprobs.told)
+    return Scores(logprobs.matrices, rewards.matrices, facts, reference.loaded)
 
 
-def get_rewards(attempt: Attempt, ground: Ground, layout: Layout, extent: str) -> "Part | _Data | None":
-    """r(x_i, y_j) of every batch, from the cache, the reward model or the data; None when they are not needed."""
-    recipe, spec = attempt.recipe, attempt.spec
+def get_rewards(attempt: Attempt, ground: Ground, layout: Layout, extent: str, source: RewardSource | None) -> Part:
+    """r(x_i, y_j) of every batch, from the cache, the reward model or the data; NaN when they are not needed."""
     if extent == NONE:
-        return None
-    if recipe.reward.source != "model":
-        return _Data([read_rewards(recipe, batch) for batch in ground.batches])
-    if spec.reward is None:
-        raise InvalidInput.at("reward.model", "The recipe names a reward model, but the attempt's spec does not say where it is.")
-    folder = resolve_folder(spec.reward, Path(spec.hub_dir))
-
-    @cache
-    def load() -> RewardModel:
-        return RewardModel(folder, dtype=recipe.policy.dtype, device=spec.device)
+        return Part(_nothing(layout))
+    if source is None:
+        return Part([read_rewards(attempt.recipe, batch) for batch in ground.batches])
+    cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
         batch = ground.batches[k]
-        reward_BM = score_rewards(load(), batch, cross=extent == CROSS, check=attempt.stop.check)
-        reward_BM = require_finite(reward_BM, batch, cross=extent == CROSS, what="The reward model")
+        reward_BM = score_rewards(source.model, batch, cross=cross, check=attempt.stop.check)
+        reward_BM = require_finite(reward_BM, batch, cross=cross, what="The reward model")
         return reward_BM, int(reward_BM.isfinite().sum())
 
-    facts = {"weights": hash_folder(folder), "tokenizer": hash_tokenizer(folder), "dtype": recipe.policy.dtype}
-    identity = {**facts, "texts": hash_texts(ground.batches).hexdigest()}
-    wanted = Wanted("reward", identity, {**describe_plan(ground.batches, recipe), **facts}, extent)
-    part = find_or_score(attempt, wanted, layout, score, "rewards")
-    load.cache_clear()
-    release_memory()
+    part = find_or_score(attempt, source.want(extent), layout, score, "rewards")
+    source.release()
     return part
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Rewards that stand in the data: no artifact is kept of them, the index has them."""
-
-    matrices: list[Tensor]
-    told: ScorePart | None = None
-
-
-def get_logprobs(attempt: Attempt, ground: Ground, layout: Layout, extent: str) -> tuple[Part, LanguageModel | None]:
-    """log π_ref(y_j|x_i) of every batch, and the policy when it had to be loaded for them."""
-    policy: list[LanguageModel] = []
+def get_logprobs(attempt: Attempt, ground: Ground, layout: Layout, extent: str, reference: ReferenceSource) -> Part:
+    """log π_ref(y_j|x_i) of every batch."""
+    cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
-        if not policy:
-            policy.append(load_reference(attempt, ground))
         batch = ground.batches[k]
-        logprob_BM = score_logprobs(policy[0], batch, cross=extent == CROSS, check=attempt.stop.check)
-        logprob_BM = require_finite(logprob_BM, batch, cross=extent == CROSS, what="The policy")
+        logprob_BM = score_logprobs(reference.model, batch, cross=cross, check=attempt.stop.check)
+        logprob_BM = require_finite(logprob_BM, batch, cross=cross, what="The policy")
         return logprob_BM, int(logprob_BM.isfinite().sum())
 
-    recipe = attempt.recipe
-    model = {
-        "weights": hash_folder(ground.policy_folder),
-        "dtype": recipe.policy.dtype,
-        "quantization": recipe.policy.quantization,
-    }
-    identity = {**model, "tokens": hash_tokens(ground.batches).hexdigest()}
-    tokens = {
-        "tokenizer": hash_tokenizer(ground.policy_folder),
-        "format": "chat template" if ground.prompt_format.chat else "plain turns",
-        "max_prompt": str(ground.lengths.max_prompt),
-        "max_response": str(ground.lengths.max_response),
-    }
-    wanted = Wanted("logprob", identity, {**describe_plan(ground.batches, recipe), **tokens, **model}, extent)
-    part = find_or_score(attempt, wanted, layout, score, "log-probabilities", backend="shared")
-    return part, policy[0] if policy else None
+    return find_or_score(attempt, reference.want(extent), layout, score, "log-probabilities", lambda: "shared")
 
 
-def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
-    """The untrained policy, which is the reference."""
-    return load_policy(ground.policy_folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device).language_model
+def _nothing(layout: Layout) -> list[Tensor]:
+    return [torch.full((num, len(own_M)), torch.nan) for num, own_M in zip(layout.num_prompts, layout.own, strict=True)]
 
 
-def find_or_score(
-    attempt: Attempt,
-    wanted: Wanted,
-    layout: Layout,
-    score: Callable[[int], tuple[Tensor, int]],
-    what: str,
-    *,
-    backend: str = "",
-) -> Part:
-    """What is wanted from the cache, or scored and kept; while another process scores the same, wait for it."""
-    folder, num_batches = Path(attempt.spec.scorings_dir), len(layout.own)
-    found = find_scoring(folder, wanted)
-    if found is not None:
-        return _reuse(attempt, layout, found, what)
-
-    def waiting() -> None:
-        attempt.log(f"Another process is making the same {what}: waiting for it.")
-
-    with lock(folder, wanted.key, check=attempt.stop.check, waiting=waiting):
-        found = find_scoring(folder, wanted)
-        if found is not None:
-            return _reuse(attempt, layout, found, what)
-        reason = explain_miss(folder, wanted)
-        attempt.log(f"The {what} of {num_batches} batches are scored now. {reason}")
-        progress = attempt.start_stage(Stage.SCORE, total=num_batches, unit=f"batches of {what}")
-        made = score_in_groups(folder, wanted, layout, score, progress, backend=backend)
-    return Part(layout.unflatten(0, num_batches, made.scores, made.manifest.extent), describe_part(made, reason))
-
-
-def _reuse(attempt: Attempt, layout: Layout, found: FlatScores, what: str) -> Part:
-    num_batches = len(layout.own)
-    attempt.log(f"The {what} of all {num_batches} batches were scored before and are reused.")
-    return Part(layout.unflatten(0, num_batches, found.scores, found.manifest.extent), describe_part(found, ""))
-
-
-def describe_part(scores: FlatScores, miss_reason: str) -> ScorePart:
-    """What is told of an artifact; `miss_reason` is empty for a hit."""
-    manifest, hit = scores.manifest, not miss_reason
-    return ScorePart(
-        key=manifest.key,
-        hit=hit,
-        miss_reason=miss_reason,
-        cross=manifest.extent != OWN,
-        backend="" if hit else manifest.backend,
-        num_pairs=manifest.num_pairs,
-        num_scored=manifest.num_scored,
-        smallest_lambda=manifest.smallest_lambda,
-        size_bytes=manifest.size_bytes,
-        seconds=0.0 if hit else manifest.seconds,
-    )
-
-
-def tell(attempt: Attempt, ground: Ground, scores: Scores, logprob: ScorePart, reward: ScorePart | None) -> ScoringFacts:
+def tell(attempt: Attempt, ground: Ground, layout: Layout, rewards: Part, logprob: ScorePart) -> ScoringFacts:
     """Keep the index, check the rewards, and emit the run's `scoring` event."""
     folder = Path(attempt.spec.scorings_dir)
-    kept = keep_index(folder, ground.batches, attempt.recipe.reward.source)
+    key = keep_index(folder, ground.batches, attempt.recipe.reward.source).key
     facts = ScoringFacts(
-        index_key=kept.key,
+        index_key=key,
         batch_size=attempt.recipe.training.batch_size,
         num_batches=len(ground.batches),
         num_examples=len(ground.prepared.train),
-        num_responses=sum(matrix_BM.shape[1] for matrix_BM in scores.rewards),
+        num_responses=sum(len(own_M) for own_M in layout.own),
         logprob=logprob,
-        reward=reward,
-        check=check_index(read_index(folder, kept.key), own_scores(ground.batches, scores.rewards)),
+        reward=rewards.told,
+        check=check_index(read_index(folder, key), gather_own(layout, rewards.matrices)),
     )
     attempt.emit(ScoringKept(scoring=facts))
     return facts
-
-
-def own_scores(batches: Batches, matrices: list[Tensor]) -> Tensor:
-    """Of matrices [B, M], the entries of own pairs, end to end."""
-    pairs = zip(batches, matrices, strict=True)
-    return torch.cat([matrix_BM.gather(0, own_prompts(batch)[None])[0] for batch, matrix_BM in pairs])
 
 
 def refuse_inverted(recipe: Recipe, check: RewardCheck) -> None:

@@ -20,7 +20,19 @@ from torch import Tensor
 from worker.stages.artifacts import Manifest, keep, list_manifests, make_key, read_manifest, write_tensors
 from worker.stages.index import Index, read_index
 
-__all__ = ["FlatScores", "Layout", "Wanted", "find_scoring", "read_index", "read_scores", "score_in_groups"]
+__all__ = [
+    "CROSS",
+    "EARLY",
+    "OWN",
+    "FlatScores",
+    "Layout",
+    "Wanted",
+    "find_scoring",
+    "read_dropped",
+    "read_index",
+    "read_scores",
+    "score_in_groups",
+]
 
 FILE = "scores.safetensors"
 GROUP_SIZE = 16  # batches; a kill loses at most one group
@@ -29,10 +41,18 @@ OWN, CROSS, EARLY = "own", "cross", "early"
 
 @dataclass(frozen=True)
 class FlatScores:
-    """An artifact as it was written: `scores` float32, with the manifest that says what they are."""
+    """An artifact: its tensor as it was written, `raw` float32, with the manifest that says what it is.
 
-    scores: Tensor
+    In a pass of log-probabilities that stopped early, a pair that was dropped when its sum had come to −s stands as s > 0.
+    """
+
+    raw: Tensor
     manifest: Manifest
+
+    @property
+    def scores(self) -> Tensor:
+        """The scores: log-probabilities of dropped pairs are −inf; rewards that were never asked for are NaN."""
+        return read_dropped(self.raw) if self.manifest.extent == EARLY and self.manifest.kind == "logprob" else self.raw
 
     @property
     def cross(self) -> bool:
@@ -46,6 +66,11 @@ class FlatScores:
         whole = torch.full((sum(index.sizes),), torch.nan)
         whole[index.places] = self.scores
         return whole
+
+
+def read_dropped(raw: Tensor) -> Tensor:
+    """Log-probabilities as a pass that stopped early wrote them, −inf for dropped pairs."""
+    return raw.masked_fill(raw > 0, -torch.inf)
 
 
 def read_scores(folder: Path, key: str) -> FlatScores:
@@ -90,8 +115,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run needs of one kind of score. `identity` is what the numbers depend on, `facts` the same for people.
+    """What a run needs of one kind of score, logprob or reward.
 
+    `identity` is what the numbers depend on, `facts` the same for people.
     extent own, cross or early; early: pairs may be dropped for `smallest_lambda` (raw reward units) given `stopping`, the
     digest of the rewards that the certificates rest on.
     """
@@ -156,11 +182,11 @@ def score_in_groups(
     score: Callable[[int], tuple[Tensor, int]],
     progress: Callable[[int, int], None],
     *,
-    backend: str = "",
+    backend: Callable[[], str] = str,
 ) -> FlatScores:
     """Score every batch, resuming after the groups that an earlier pass saved, and keep the result.
 
-    `score(k)` gives batch k's matrix [B, M] and how many of its pairs were scored in full.
+    `score(k)` gives batch k's matrix [B, M] and how many of its pairs were scored in full; `backend()` is asked at the end.
     """
     partial, num_batches, began = folder / f"{wanted.key}.partial", len(layout.own), time.monotonic()
     groups: list[Tensor] = []
@@ -185,7 +211,7 @@ def score_in_groups(
     facts = {**wanted.facts, **({"stopping": wanted.stopping} if wanted.extent == EARLY else {})}
     manifest = Manifest(
         wanted.key, wanted.kind, facts, wanted.extent, num_batches, layout.count_pairs(wanted.extent), num_scored,
-        wanted.smallest_lambda if wanted.extent == EARLY else None, backend, time.monotonic() - began,
+        wanted.smallest_lambda if wanted.extent == EARLY else None, backend(), time.monotonic() - began,
     )  # fmt: skip
     scores = torch.cat(groups)
     whole = keep(folder, manifest, FILE, {"scores": scores})

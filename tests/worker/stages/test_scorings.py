@@ -24,7 +24,7 @@ def score(k: int) -> tuple[torch.Tensor, int]:
 
 
 def score_all(folder: Path, how=score, wanted: Wanted = WANTED, layout: Layout = LAYOUT):
-    return score_in_groups(folder, wanted, layout, how, lambda *_: None, backend="shared")
+    return score_in_groups(folder, wanted, layout, how, lambda *_: None, backend=lambda: "shared")
 
 
 def go_on() -> None:
@@ -32,7 +32,7 @@ def go_on() -> None:
 
 
 def matrices(found) -> list[torch.Tensor]:
-    return LAYOUT.unflatten(0, NUM, found.scores, found.manifest.extent)
+    return LAYOUT.unflatten(0, NUM, found.raw, found.manifest.extent)
 
 
 def test_a_finished_scoring_is_found_again_and_leaves_nothing_else(tmp_path):
