@@ -73,6 +73,24 @@ _METRICS = (
     Metric("reward/rejected", "Reward of rejected", "reward", "none", "Mean reward of the batch's rejected responses."),
     Metric("reward/gap", "Chosen minus rejected", "reward", "up",
            "How far the reward prefers chosen to rejected; at or below 0 it contradicts the data."),
+    # the baselines
+    Metric("dpo/accuracy", "Pairs told apart", "share", "up",
+           "Share of the batch's pairs where the policy has gained more on the chosen than on the rejected response."),
+    Metric("dpo/margin", "DPO margin", "", "up",
+           "Mean of β times how much more log π_θ/π_ref is for the chosen than for the rejected response."),
+    Metric("dpo/gain_chosen", "Implicit reward of chosen", "", "up", "Mean β log π_θ/π_ref of the chosen responses."),
+    Metric("dpo/gain_rejected", "Implicit reward of rejected", "", "none", "Mean β log π_θ/π_ref of the rejected responses."),
+    Metric("reward_model/accuracy", "Pairs told apart", "share", "up",
+           "Share of the batch's pairs whose chosen response has the higher reward."),
+    Metric("reward_model/margin", "Reward margin", "reward", "up", "Mean reward of chosen minus rejected in the batch's pairs."),
+    # fresh responses, when training is online
+    Metric("online/reward_mean", "Reward of fresh responses", "reward", "up",
+           "Mean reward of the policy's fresh responses to the batch's prompts."),
+    Metric("online/ess_share", "Effective share of fresh responses", "share", "none",
+           "Effective sample size of each prompt's fresh responses, as a share of them, averaged over the batch's prompts."),
+    Metric("online/kl", "KL from the reference, fresh", "nats", "none",
+           "Mean log π_s − log π_ref of the fresh responses: how far the policy that drew them has moved."),
+    Metric("online/length", "Length of fresh responses", "tokens", "none", "Mean length of the batch's fresh responses."),
     # evaluation on held-out prompts
     Metric("eval/reward_policy", "Reward of the policy", "reward", "up",
            "Mean reward of the policy's answers to held-out prompts."),
@@ -90,6 +108,13 @@ _METRICS = (
            "Mean length of the reference's answers."),
     Metric("eval/loss", "Held-out loss", "", "down",
            "Mean negative log-likelihood per token of the held-out chosen responses under the policy."),
+    # evaluation of a reward model on held-out pairs
+    Metric("eval/pair_accuracy", "Held-out pairs told apart", "share", "up",
+           "Share of held-out pairs whose chosen response has the higher reward; ties count half."),
+    Metric("eval/pair_accuracy_low", "Held-out accuracy, lower bound", "share", "up", "Lower end of the 95 % Wilson interval."),
+    Metric("eval/pair_accuracy_high", "Held-out accuracy, upper bound", "share", "up", "Upper end of the 95 % Wilson interval."),
+    Metric("eval/pair_margin", "Held-out reward margin", "reward", "up", "Mean reward of chosen minus rejected, held-out pairs."),
+    Metric("eval/pair_loss", "Held-out pair loss", "", "down", "Mean −log σ(chosen − rejected) over held-out pairs, the loss of training."),
 )  # fmt: skip
 
 CATALOGUE: dict[str, Metric] = {metric.key: metric for metric in _METRICS}

@@ -24,11 +24,12 @@ from transformers.utils import logging
 from app.domain.recipe import TrainingSettings, WeightSettings
 from worker.models.adapter import LanguageModel, adapt
 from worker.stages.batches import split_batch
+from worker.stages.gradients import PairedBatch, accumulate_dpo, accumulate_weighted, run_rows
+from worker.stages.objectives import find_pairs
 from worker.stages.optimize import Optimizer
 from worker.stages.prepare import Encoded, EncodedResponse
-from worker.stages.train import accumulate_gradient, run_rows
 from worker.stages.weigh import weigh
-from worker.var.logprobs import sequence_sums, token_logprobs, weighted_nll
+from worker.var.logprobs import sequence_sums, token_logprobs
 
 END, PAD = 0, 1
 PAIRS, PROMPT, RESPONSE = 4, 128, (64, 128)
@@ -68,7 +69,7 @@ def var_step(vocabulary: int, *, packs: bool) -> Callable[[], float]:
     optimizer = make_optimizer(model)
 
     def step() -> None:
-        accumulate_gradient(model, weighing.batches[0], None)
+        accumulate_weighted(model, weighing.batches[0], None)
         optimizer.step(1e-6, optimizer.grad_norm())
         weighing.describe(weighing.batches[0])
 
@@ -76,24 +77,20 @@ def var_step(vocabulary: int, *, packs: bool) -> Callable[[], float]:
 
 
 def dpo_step(vocabulary: int, *, packs: bool) -> Callable[[], float]:
-    """DPO as tuned as the studio's VAR: response positions only, chunks, the gradient formed from known coefficients."""
+    """The studio's own DPO step, with the reference's log-probabilities made in the step instead of found in the cache."""
     model = replace(adapt(build_network(vocabulary).eval()), packs=packs)
     reference = replace(adapt(build_network(vocabulary).eval()), packs=packs)
     examples = draw_examples(vocabulary)
+    pairs = find_pairs(examples)
     optimizer = make_optimizer(model)
     model.network.train()
 
     def step() -> None:
         (micro,) = split_batch(examples, torch.ones(2 * PAIRS, dtype=torch.bool), None, packs=packs)
-        rows, head = micro.rows, model.head
+        before_M = torch.empty(2 * PAIRS)
         with torch.no_grad():
-            before = sum_rows(reference, run_rows(reference, rows)[rows.place_N], rows)
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        ratio_R = sum_rows(model, hidden_ND, rows) - before
-        # −log σ(β (ρ_chosen − ρ_rejected)) has the slope ∓β σ(−β (…)) in the sums of log-probabilities.
-        slope_B = BETA * torch.sigmoid(-BETA * (ratio_R[0::2] - ratio_R[1::2])) / PAIRS
-        coefficient_R = torch.stack([slope_B, -slope_B], dim=1).flatten()
-        weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_R[rows.owner_N], **head.options())[0].backward()
+            before_M[micro.response_R] = sum_rows(reference, run_rows(reference, micro.rows)[micro.rows.place_N], micro.rows)
+        accumulate_dpo(model, PairedBatch(0, examples, *pairs, before_M), None, BETA)
         optimizer.step(1e-6, optimizer.grad_norm())
 
     return lambda: cpu_seconds(step)

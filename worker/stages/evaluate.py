@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from app.domain.events import ChatMessage, EvaluationLogged, SampleDrawn
 from app.domain.findings import wilson_interval
@@ -22,7 +23,7 @@ from worker.models.reward import RewardModel
 from worker.stages.attempt import Attempt, write_atomic
 from worker.stages.batches import collate, derive_seed, permute
 from worker.stages.prepare import Encoded, Lengths
-from worker.var.logprobs import token_logprobs
+from worker.var.logprobs import sequence_sums, token_logprobs
 
 LOSS_EXAMPLES = 64  # at least so many held-out examples (where there are as many) enter eval/loss
 ROW_TOKENS = 8_192
@@ -181,22 +182,35 @@ def measure_loss(model: LanguageModel, examples: Sequence[Encoded]) -> float:
     return -sum_logprobs(model, pairs) / sum(len(ids) for _, ids in pairs)
 
 
-@torch.inference_mode()
 def sum_logprobs(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
     """Σ log π(y|x) over all the pairs, in nats."""
+    return float(sequence_logprobs(model, pairs).sum())
+
+
+@torch.inference_mode()
+def sequence_logprobs(
+    model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0
+) -> Tensor:
+    """log π(y|x) of each (prompt ids, response ids), in nats: [R] float64; at another temperature, that of tokens so drawn."""
     was_training = model.network.training
     model.network.eval()
-    total, head = 0.0, model.head
-    order = sorted(pairs, key=lambda pair: -len(pair[0]) - len(pair[1]))
+    head, options = model.head, model.head.options()
+    options["scale"] /= temperature
+    if options["softcap"]:  # cap · tanh(z/cap) / τ is a cap of cap/τ on z/τ
+        options["softcap"] /= temperature
+    logprob_R = torch.zeros(len(pairs), dtype=torch.float64)
+    order = sorted(range(len(pairs)), key=lambda k: -len(pairs[k][0]) - len(pairs[k][1]))
     at = 0
     while at < len(order):
-        size = max(1, ROW_TOKENS // (len(order[at][0]) + len(order[at][1])))
-        rows = collate(order[at : at + size]).to(model.device)
+        first = pairs[order[at]]
+        chosen = order[at : at + max(1, ROW_TOKENS // (len(first[0]) + len(first[1])))]
+        rows = collate([pairs[k] for k in chosen]).to(model.device)
         hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
-        total += float(token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **head.options()).double().sum())
-        at += size
+        logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **options).double()
+        logprob_R[chosen] = sequence_sums(logprob_N, rows.owner_N, len(chosen)).cpu()
+        at += len(chosen)
     model.network.train(was_training)
-    return total
+    return logprob_R
 
 
 def _report_samples(attempt: Attempt, held_out: HeldOut, answers: Answers, step: int) -> None:

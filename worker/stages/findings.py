@@ -24,6 +24,17 @@ def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float 
     )
 
 
+def plan_findings(prepared: Prepared, held_out_share: float) -> list[FindingRaised]:
+    """What can be said before training without any reward: truncation and the held-out split."""
+    return diagnose_data(
+        num_pairs=prepared.num_pairs,
+        num_equal_pairs=prepared.num_equal_pairs,
+        num_train=len(prepared.train),
+        num_held_out=len(prepared.held_out),
+        held_out_share=held_out_share,
+    )
+
+
 def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:
     """(chosen, rejected) rewards of every such pair within an example."""
     rewards = iter(gather_own(batch.candidates.own_M, batch.candidates.reward_BM).tolist())

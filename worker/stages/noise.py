@@ -49,10 +49,8 @@ def add_noise(
 
     Where the label is the reward, the two flip together. `reward_std` counts in deviations of the clean rewards.
     """
-    noisy = [[flip_example(example, noise) for example in batch] for batch in batches]
-    own = [torch.tensor([i for i, example in enumerate(batch) for _ in example.responses]) for batch in batches]
-    clean = torch.cat([gather_own(own_M, reward_BM) for own_M, reward_BM in zip(own, rewards, strict=True)]).double()
-    std = noise.reward_std * float(clean.std(correction=0))
+    noisy = flip_batches(batches, noise)
+    std = measure_noise(batches, rewards, noise) if noise.reward_std else 0.0
     perturbed = []
     for batch, after, reward_BM in zip(batches, noisy, rewards, strict=True):
         if source == "preference":
@@ -63,6 +61,18 @@ def add_noise(
         response_M = torch.tensor([response.number for example in batch for response in example.responses])
         perturbed.append(perturb_rewards(reward_BM, prompt_B1, example_M, response_M, std, noise.seed))
     return noisy, perturbed
+
+
+def measure_noise(batches: Sequence[Sequence[Encoded]], rewards: Sequence[Tensor], noise: NoiseSettings) -> float:
+    """The deviation of the noise on every reward: `reward_std` times that of the clean rewards of own pairs."""
+    own = [torch.tensor([i for i, example in enumerate(batch) for _ in example.responses]) for batch in batches]
+    clean = torch.cat([gather_own(own_M, reward_BM) for own_M, reward_BM in zip(own, rewards, strict=True)]).double()
+    return noise.reward_std * float(clean.std(correction=0))
+
+
+def flip_batches(batches: Sequence[Sequence[Encoded]], noise: NoiseSettings) -> list[list[Encoded]]:
+    """The batches with their labels as the noise leaves them."""
+    return [[flip_example(example, noise) for example in batch] for batch in batches]
 
 
 def flip_example(example: Encoded, noise: NoiseSettings) -> Encoded:

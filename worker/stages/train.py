@@ -1,6 +1,6 @@
-"""Stage 3: reward-weighted fine-tuning on the weighted batches, with evaluations and checkpoints on the way.
+"""Stage 3: the one training loop of all methods, with evaluations and checkpoints on the way.
 
-One step = one batch of the plan: micro-batches add up to L = −Σ_j c_j Σ_t log π_θ(y_jt|…), as c_j already holds every mean.
+One step = one batch of the objective (worker.stages.objectives), which makes the gradient and says what there is to tell of it.
 Everything that decides the next step is in the checkpoint or a function of seed and step, so a resumed run is the same run.
 """
 
@@ -10,17 +10,15 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from app.domain.events import AttemptResumed, CheckpointSaved, FindingRaised, StepLogged, finite
 from app.domain.findings import diagnose_step, find_divergence
 from app.domain.run import Stage
 from worker.failures import Diverged
-from worker.models.adapter import LanguageModel
+from worker.models.adapter import Body
 from worker.models.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -31,18 +29,19 @@ from worker.models.checkpoint import (
     sync_path,
 )
 from worker.stages.attempt import Attempt, write_atomic
-from worker.stages.batches import Rows, derive_seed, order_epoch, split_batch
-from worker.stages.evaluate import HeldOut, evaluate
+from worker.stages.batches import derive_seed
+from worker.stages.objectives import Batch, Objective
 from worker.stages.optimize import Optimizer, learning_rate_at
-from worker.stages.weigh import Weighing, WeightedBatch
 from worker.stop import Stopped
-from worker.var.logprobs import weighted_nll
 
 MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
 RECENT = 20  # steps whose metrics are kept for the findings
 CLOCK_KEYS = frozenset({"step_seconds", "tokens_per_second", "peak_memory_bytes"})  # differ from run to run
 WINDOW, NEEDED = 5, 3  # a finding is told when it held in 3 of the last 5 steps: one odd batch does not cry
-SUMMARY_KEYS = ("loss", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
+SUMMARY_KEYS = (
+    "loss", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward",
+    "dpo/accuracy", "dpo/margin", "reward_model/accuracy", "online/reward_mean", "online/ess_share",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,13 +58,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything the loop works with."""
+    """Everything the loop works with. `evaluate` reports on the model at a step; None when nothing is held out."""
 
     attempt: Attempt
-    model: LanguageModel
+    model: Any  # a LanguageModel, or the Body of a reward model: whichever the objective takes
     optimizer: Optimizer
-    weighing: Weighing
-    held_out: HeldOut
+    objective: Objective[Any, Any]
+    evaluate: Callable[[int], dict[str, float | None]] | None
     num_steps: int
     progress: Progress
 
@@ -96,7 +95,12 @@ def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
 
 
 def start(
-    attempt: Attempt, model: LanguageModel, weighing: Weighing, held_out: HeldOut, num_steps: int, checkpoint: Checkpoint | None
+    attempt: Attempt,
+    model: Body,
+    objective: Objective[Any, Any],
+    evaluate: Callable[[int], dict[str, float | None]] | None,
+    num_steps: int,
+    checkpoint: Checkpoint | None,
 ) -> Training:
     """Make the optimizer and put everything back to where the checkpoint left it."""
     network, recipe = model.network, attempt.recipe
@@ -114,8 +118,9 @@ def start(
         if model.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"])
         progress = Progress(**checkpoint.state["progress"])
+        objective.restore(checkpoint.state.get("objective", {}))
     rewind_log(attempt, progress)
-    return Training(attempt, model, optimizer, weighing, held_out, num_steps, progress)
+    return Training(attempt, model, optimizer, objective, evaluate, num_steps, progress)
 
 
 def train(training: Training) -> None:
@@ -150,13 +155,15 @@ def _run_steps(training: Training) -> None:
 def _evaluation_due(training: Training) -> bool:
     step = training.progress.step
     due = step % training.eval_every == 0 or step >= training.num_steps
-    return due and training.progress.evaluated_step < step and not training.held_out.is_empty
+    return due and training.progress.evaluated_step < step and training.evaluate is not None
 
 
 def run_evaluation(training: Training) -> None:
     """Evaluate now; the numbers go to the journal, to metrics.jsonl and to the summary."""
     progress = training.progress
-    metrics = evaluate(training.attempt, training.model, training.held_out, progress.step)
+    if training.evaluate is None:
+        return
+    metrics = training.evaluate(progress.step)
     progress.evaluated_step = progress.step
     progress.summary.update(metrics)
     append_log(training.attempt, {"kind": "evaluation", "step": progress.step, "metrics": metrics})
@@ -164,18 +171,17 @@ def run_evaluation(training: Training) -> None:
 
 def train_step(training: Training, pace: "_Pace") -> None:
     """One optimizer step and its record."""
-    started = time.perf_counter()
-    attempt, progress, optimizer = training.attempt, training.progress, training.optimizer
+    attempt, progress, optimizer, objective = training.attempt, training.progress, training.optimizer, training.objective
     settings = attempt.recipe.training
-    epoch, place = divmod(progress.step, len(training.weighing.batches))
-    order = _cached_order(len(training.weighing.batches), settings.seed, epoch)
-    batch = training.weighing.batches[order[place]]
-    loss, num_tokens = accumulate_gradient(training.model, batch, settings.micro_batch_size)
+    batch = objective.batch_at(progress.step)
+    started = time.perf_counter()
+    done = objective.accumulate(training.model, batch)
     grad_norm = optimizer.grad_norm()
-    loss_value, norm_value = torch.stack([loss.float(), grad_norm.float()]).tolist()  # the step's only wait for the device
+    values = torch.stack([value.float() for value in (done.loss, grad_norm, *done.metrics.values())])
+    loss_value, norm_value, *rest = values.tolist()  # the step's only wait for the device
     rate = learning_rate_at(progress.step, training.num_steps, settings)
-    described = training.weighing.describe(batch)
-    if find_divergence({"loss": loss_value, "grad_norm": norm_value, **described}, progress.recent) is None:
+    described = dict(zip(done.metrics, rest, strict=True)) | objective.describe(batch)
+    if find_divergence({"loss": loss_value, "grad_norm": norm_value, **described}, usual(training)) is None:
         optimizer.step(rate, grad_norm)
         progress.bad_steps = 0
     else:
@@ -185,7 +191,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
     seconds = time.perf_counter() - started
     metrics = {
         "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
-        "tokens_per_second": num_tokens / seconds, "peak_memory_bytes": float(peak_memory(training.model.device)),
+        "tokens_per_second": done.num_tokens / seconds, "peak_memory_bytes": float(peak_memory(training.model.device)),
         **described,
     }  # fmt: skip
     record(training, batch, metrics, pace.seconds_left(progress.step))
@@ -195,44 +201,26 @@ def train_step(training: Training, pace: "_Pace") -> None:
         )
 
 
-def accumulate_gradient(model: LanguageModel, batch: WeightedBatch, micro_batch_size: int | None) -> tuple[Tensor, int]:
-    """Forward and backward over the batch's micro-batches: the batch's loss (detached scalar) and the tokens processed."""
-    loss = torch.zeros((), device=model.device)
-    num_tokens = 0
-    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size, packs=model.packs):
-        rows = micro.rows.to(model.device)
-        coefficient_N = batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head
-        part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
-        part.backward()
-        loss += part.detach()
-        num_tokens += rows.num_tokens
-    return loss, num_tokens
+def usual(training: Training) -> Sequence[Mapping[str, float | None]]:
+    """The recent steps that the next is compared with; none where a loss far above the usual one is nothing odd."""
+    return training.progress.recent if training.objective.is_steady else ()
 
 
-def run_rows(model: LanguageModel, rows: Rows) -> Tensor:
-    """Hidden states of all places of the rows, one after another: [R·T, D]."""
-    if rows.packing is not None:
-        return model.run_packed(rows.ids_RT[0], rows.packing)
-    return model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)
-
-
-def record(training: Training, batch: WeightedBatch, metrics: Mapping[str, float], seconds_left: float | None) -> None:
+def record(training: Training, batch: Batch, metrics: Mapping[str, float], seconds_left: float | None) -> None:
     """Report one step: the event, the line of metrics.jsonl, and the findings that have held long enough."""
     attempt, progress = training.attempt, training.progress
-    epoch = progress.step / len(training.weighing.batches)
+    epoch = progress.step / len(training.objective.batches)
     step = StepLogged.model_validate(
         {
             "step": progress.step, "num_steps": training.num_steps, "epoch": epoch, "batch": batch.index,
-            "metrics": dict(metrics), "histogram": training.weighing.histogram(batch), "seconds_left": seconds_left,
+            "metrics": dict(metrics), "histogram": training.objective.histogram(batch), "seconds_left": seconds_left,
         }
     )  # fmt: skip
     attempt.emit(step)
     line = {"kind": "step", "step": step.step, "epoch": step.epoch, "batch": step.batch, "metrics": step.metrics}
     append_log(attempt, line | {"histogram": step.histogram})
     progress.summary.update({key: step.metrics[key] for key in SUMMARY_KEYS if key in step.metrics})
-    found = diagnose_step(step.metrics, recent=progress.recent)
+    found = diagnose_step(step.metrics, recent=usual(training))
     attempt.raise_findings(settled_findings(progress, found, training.num_steps))
     kept = {key: finite(value) for key, value in metrics.items() if key not in CLOCK_KEYS}
     progress.recent = [*progress.recent, kept][-RECENT:]
@@ -262,7 +250,7 @@ def save(training: Training) -> None:
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (attempt.artifacts_dir / name).exists():
             sync_path(attempt.artifacts_dir / name)
-    state = {"progress": asdict(progress), "raised": sorted(attempt.raised)}
+    state = {"progress": asdict(progress), "raised": sorted(attempt.raised), "objective": training.objective.save()}
     name, size_bytes = save_checkpoint(attempt.checkpoints_dir, progress.step, tensors, state)
     attempt.emit(CheckpointSaved(step=progress.step, name=name, size_bytes=size_bytes))
     sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints)
@@ -308,8 +296,3 @@ class _Pace:
     def seconds_left(self, step: int) -> float | None:
         done = step - self._first
         return (time.monotonic() - self._started) / done * (self._num_steps - step) if done else None
-
-
-@lru_cache(maxsize=2)
-def _cached_order(num_batches: int, seed: int, epoch: int) -> list[int]:
-    return order_epoch(num_batches, seed, epoch)

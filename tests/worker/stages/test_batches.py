@@ -10,9 +10,9 @@ from worker.models.adapter import add_lora
 from worker.models.load import load_policy
 from worker.models.packed import Packing
 from worker.stages.batches import collate, collate_packed, count_steps, order_epoch, plan_batches, split_batch
+from worker.stages.gradients import accumulate_weighted
 from worker.stages.prepare import Encoded, EncodedResponse
 from worker.stages.score import own_prompts
-from worker.stages.train import accumulate_gradient
 from worker.stages.weigh import WeightedBatch
 from worker.var.candidates import Candidates
 
@@ -66,8 +66,8 @@ def test_micro_batches_add_up_to_the_whole_batch(batches, policy, size):
 
     def gradient(micro_batch_size):
         model.network.zero_grad()
-        loss, num_tokens = accumulate_gradient(model, batch, micro_batch_size)
-        return loss, num_tokens, torch.cat([p.grad.flatten() for p in model.network.parameters()])
+        done = accumulate_weighted(model, batch, micro_batch_size)
+        return done.loss, done.num_tokens, torch.cat([p.grad.flatten() for p in model.network.parameters()])
 
     loss, tokens, grad = gradient(None)
     micro_loss, micro_tokens, micro_grad = gradient(size)
@@ -87,7 +87,7 @@ def test_the_accumulated_loss_is_the_written_out_one(batches, policy):
             chosen = logprob.gather(1, torch.tensor(response.ids)[:, None].long())
             want -= float(batch.coefficient_M[j] * chosen.detach().sum())
             j += 1
-    loss, _ = accumulate_gradient(policy.language_model, batch, 2)
+    loss = accumulate_weighted(policy.language_model, batch, 2).loss
     network.zero_grad()
     assert float(loss) == pytest.approx(want, rel=1e-5)
 
@@ -150,8 +150,8 @@ def test_packed_rows_give_the_loss_and_the_gradient_of_padded_ones(workshop, kin
 
     def gradient(model):
         model.network.train().zero_grad()
-        loss, num_tokens = accumulate_gradient(model, batch, micro_batch_size)
-        return loss, num_tokens, [p.grad for p in model.network.parameters() if p.requires_grad]
+        done = accumulate_weighted(model, batch, micro_batch_size)
+        return done.loss, done.num_tokens, [p.grad for p in model.network.parameters() if p.requires_grad]
 
     packed, padded = gradient(model), gradient(replace(model, packs=False))
     torch.testing.assert_close(packed[0], padded[0], rtol=1e-6, atol=0)

@@ -5,6 +5,7 @@ import torch
 
 from app.domain.events import FindingRaised
 from tests.worker.workshop import read_events
+from worker.stages import gradients
 from worker.stages import train as stage
 from worker.stages.train import Progress, settled_findings
 
@@ -46,14 +47,14 @@ def poisoned(monkeypatch):
     """Makes the loss of chosen steps NaN, where the forward pass makes it."""
 
     def at(*steps: int) -> None:
-        real, seen = stage.weighted_nll, []
+        real, seen = gradients.weighted_nll, []
 
         def weighted_nll(*args, **options):
             seen.append(1)
             loss, logprob = real(*args, **options)
             return (loss * math.nan if len(seen) in steps else loss), logprob
 
-        monkeypatch.setattr(stage, "weighted_nll", weighted_nll)
+        monkeypatch.setattr(gradients, "weighted_nll", weighted_nll)
 
     return at
 
