@@ -144,7 +144,8 @@ function onSample(html) {
 
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {
-  state: onState, stage: refresh, log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume,
+  state: onState, stage: refresh, log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume, memory: onLog,
+  scoring: (html) => { onLog(html); refresh(); },
   finding: onFinding, artifact: onArtifact, sample: onSample,
 };
 
@@ -185,7 +186,7 @@ if (data.state !== "succeeded" && data.state !== "failed" && data.state !== "can
 else page.dataset.stream = "ended";
 
 // The charts come after the first paint: their library is the largest thing on the page.
-requestAnimationFrame(() => setTimeout(async () => {
+if (data.charts.length) requestAnimationFrame(() => setTimeout(async () => {
   const { drawCharts } = await import("./charts.js");
   charts = await drawCharts({ source: holder.dataset.echarts, specs: data.charts, edges: data.edges, store, onStep: showBatch });
   page.dataset.charts = "drawn";

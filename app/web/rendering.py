@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from app.domain.errors import StudioError
-from app.web import format
+from app.web import format, wording
 from app.web.static import static_url
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
@@ -46,6 +46,7 @@ def environment() -> Environment:
     )
     made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC))
     made.filters.update(format.FILTERS)
+    made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief)
     return made
 
 

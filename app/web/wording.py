@@ -3,7 +3,11 @@
 An option keeps the recipe's own word where that helps to find it in a YAML file or in the documents.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from app.domain.recipe import Method, Preset
+from app.web import format
 
 LABELS = {  # where a field's own name is a word of the machine
     "max_examples": "Number of examples",
@@ -128,6 +132,21 @@ SOURCE_TEXTS = {
 def method_name(method: str) -> str:
     """The method as the pages name it."""
     return METHODS[method]
+
+
+def settings_in_brief(recipe: Mapping[str, Any]) -> str:
+    """What a run of this recipe does, in a few words: the settings that its method turns on."""
+    method, weights = recipe.get("method", Method.VAR), recipe["weights"]
+    if method == Method.SFT:
+        return OPTIONS["weights.responses"][weights["responses"]].lower()
+    if method == Method.DPO:
+        return f"β {format.exact(recipe['dpo']['beta'])}"
+    if method == Method.REWARD_MODEL:
+        return "from preference pairs"
+    by_lambda = f"λ {format.exact(weights['lambda'])}" if weights["lambda"] is not None else ""
+    online = ", fresh responses" if (recipe.get("online") or {}).get("every") else ""
+    share = by_lambda or f"effective share {format.exact(weights['target_ess'])}"
+    return f"{weights['preset'].replace('_', ' ')}, {share}{online}"
 
 
 def option_text(path: str, option: str) -> str:

@@ -1,4 +1,4 @@
-"""Which charts a run page shows: their series by catalogue key, their colours by role, and their reference lines."""
+"""The charts of run pages: their series by catalogue key, their colours by role, and their reference lines."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -54,10 +54,6 @@ def meaning(key: str) -> str:
     return CATALOGUE[key].meaning
 
 
-TILES = (
-    "loss", "weight/ess_share", "weight/spearman_reward", "weight/spearman_length", "weight/share_chosen",
-    "eval/reward_gain", "eval/win_rate", "eval/kl",
-)  # fmt: skip
 JUDGED = frozenset({"eval/reward_policy", "eval/reward_reference", "eval/reward_gain", "eval/win_rate"})  # need a reward model
 
 WEIGHTS = (
@@ -190,9 +186,103 @@ LEARNING = (
     ),
 )
 
-ALL = (*WEIGHTS, *REWARDS, *LEARNING)
 
+SHARE_RIGHT = "Share of the batch's pairs whose chosen response has the higher {}; one half is guessing."
 
-def keys() -> list[str]:
-    """Every series that the charts draw."""
-    return list(dict.fromkeys(key for chart in ALL for key in (*(line.key for line in chart.lines), *(chart.band or ()))))
+PREFERENCES = (
+    Chart(
+        "dpo_accuracy",
+        "Pairs told apart",
+        SHARE_RIGHT.format("implicit reward β log π_θ/π_ref"),
+        (Line("dpo/accuracy", "right", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(0.5, "guessing"),),
+    ),
+    Chart(
+        "dpo_margin",
+        "Margin",
+        "Implicit reward of the chosen minus that of the rejected response, mean of the batch.",
+        (Line("dpo/margin", "margin", "policy"),),
+        axis="nats",
+    ),
+    Chart(
+        "dpo_gains",
+        "Implicit rewards",
+        "How far the policy has moved from the reference on either side. Where both fall, it forgets the chosen ones as well.",
+        (Line("dpo/gain_chosen", "chosen", "chosen"), Line("dpo/gain_rejected", "rejected", "rejected")),
+        axis="nats",
+    ),
+)
+
+JUDGEMENT = (
+    Chart(
+        "reward_accuracy",
+        "Pairs told apart",
+        SHARE_RIGHT.format("reward"),
+        (Line("reward_model/accuracy", "batch", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(0.5, "guessing"),),
+    ),
+    Chart(
+        "held_out_accuracy",
+        "Held-out pairs told apart",
+        "The same of pairs the model has never seen, with its 95 % interval.",
+        (Line("eval/pair_accuracy", "held-out", "chosen"),),
+        low=0,
+        high=1,
+        unit="share",
+        thresholds=(Threshold(0.5, "guessing"),),
+        band=("eval/pair_accuracy_low", "eval/pair_accuracy_high"),
+        sparse=True,
+    ),
+    Chart(
+        "reward_margin",
+        "Margin",
+        "Reward of the chosen minus that of the rejected response, mean of the pairs.",
+        (Line("reward_model/margin", "batch", "policy"), Line("eval/pair_margin", "held-out", "chosen")),
+        axis="reward",
+    ),
+)
+
+FRESH = (
+    Chart(
+        "fresh_reward",
+        "Reward of fresh responses",
+        "Mean reward of what the policy itself answers to the training prompts, round by round.",
+        (Line("online/reward_mean", "fresh", "policy"),),
+        sparse=True,
+        axis="reward",
+    ),
+    Chart(
+        "fresh_ess",
+        "Effective share of fresh responses",
+        "How many of a prompt's fresh responses count; near 0 one of them takes all.",
+        (Line("online/ess_share", "share", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+        sparse=True,
+    ),
+    Chart(
+        "fresh_kl",
+        "Distance of fresh responses",
+        "How much likelier the policy finds its fresh responses than the reference does, mean per response.",
+        (Line("online/kl", "KL", "policy"),),
+        sparse=True,
+        axis="nats",
+    ),
+)
+
+PAIR_LOSS = Chart(
+    "pair_loss",
+    "Loss",
+    "Mean −log σ(chosen − rejected); log 2 is guessing.",
+    (Line("loss", "batch", "policy"), Line("eval/pair_loss", "held-out", "chosen")),
+    axis="nats",
+)
+
+ALL = (*WEIGHTS, *REWARDS, *PREFERENCES, *JUDGEMENT, *FRESH, PAIR_LOSS, *LEARNING)

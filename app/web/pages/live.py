@@ -23,6 +23,8 @@ from app.web.stream import follow, position
 router = APIRouter()
 
 AS_JSON = frozenset({"step", "evaluation", "progress"})
+# What is shown in its own place and as a line of the log.
+PARTS = {"state": ("state", "state_line"), "memory": ("memory", "memory_line")}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,6 @@ def to_message(entry: JournalEntry) -> ServerSentEvent:
     shown = show(entry)
     if entry.kind in AS_JSON:
         return ServerSentEvent(raw_data=shown.event.model_dump_json(), event=entry.kind, id=str(entry.seq))
-    parts = ("state", "state_line") if entry.kind == "state" else (entry.kind,)
+    parts = PARTS.get(entry.kind, (entry.kind,))
     html = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
     return ServerSentEvent(raw_data=html, event=entry.kind, id=str(entry.seq))

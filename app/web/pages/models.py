@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import ModelInvalid, StudioError
-from app.domain.run import RunState
+from app.domain.recipe import Method
+from app.domain.run import RunKind, RunState
 from app.services import models as service
 from app.settings import Settings
 from app.store import models as store
 from app.store import runs
-from app.store.tables import Model
+from app.store.tables import Model, Run
 from app.web.choices import Choice, run_choices
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.rendering import Context, render
@@ -42,9 +43,17 @@ After = Annotated[str, Query(max_length=60)]
 
 @router.get("/models")
 def list_models(
-    request: Request, session: ReadSession, user: CurrentUser, settings: CurrentSettings, after: After = ""
+    request: Request, session: ReadSession, user: CurrentUser, settings: CurrentSettings, after: After = "", run: After = ""
 ) -> HTMLResponse:
-    return page(request, session, user.id, settings, EMPTY, after=after)
+    """The list; with `run`, its form is filled to take that run's model."""
+    values = values_for(runs.get_run(session, user.id, run)) if run else EMPTY
+    return page(request, session, user.id, settings, values, after=after)
+
+
+def values_for(run: Run) -> dict[str, str]:
+    """The form that registers what a run has trained."""
+    is_reward = run.recipe.get("method") == Method.REWARD_MODEL
+    return {**EMPTY, "kind": "reward" if is_reward else "policy", "source": "run", "run_id": run.id, "name": run.name}
 
 
 @router.post("/models")
@@ -76,6 +85,15 @@ def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, 
     return RedirectResponse("/models", status_code=303)
 
 
+def list_trained(session: Session, owner_id: str, wanted: str) -> list[Run]:
+    """The newest runs that have a model to take, and the wanted one however old it is."""
+    found = [
+        run for run in runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=200) if run.kind == RunKind.TRAINING
+    ]
+    older = session.get(Run, wanted) if wanted and wanted not in {run.id for run in found} else None
+    return [older, *found] if older is not None and older.owner_id == owner_id else found
+
+
 def page(
     request: Request,
     session: Session,
@@ -92,7 +110,7 @@ def page(
         models=found[:PAGE_SIZE],
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         roots=[str(root) for root in service.roots_of(settings)],
-        succeeded=run_choices(runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=100)),
+        succeeded=run_choices(list_trained(session, owner_id, values["run_id"])),
         values=values,
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
         detail=error.detail if error else "",

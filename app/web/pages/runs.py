@@ -9,24 +9,25 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.events import StateChanged
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.run import RunState
+from app.domain.recipe import Method
+from app.domain.run import RunKind, RunState
 from app.services import runs as service
 from app.store import histograms, journal, overview, samples
 from app.store import runs as store
 from app.store.overview import RunRow
-from app.store.tables import Attempt, Run, Worker
+from app.store.tables import Attempt, JournalEntry, Run, Worker
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.format import count
-from app.web.pages import charts
 from app.web.pages.live import Shown, show
-from app.web.pages.standing import Standing, standing_of
+from app.web.pages.sections import TILES, Section, Tile, keys, sections_of
+from app.web.pages.standing import Standing, method_of, standing_of
 from app.web.rendering import Context, render
 
 router = APIRouter()
 
 PAGE_SIZE = 30
 LOG_LINES = 300
-LOG_KINDS = ("state", "log", "resume", "checkpoint", "outcome")
+LOG_KINDS = ("state", "log", "resume", "checkpoint", "scoring", "memory", "outcome")
 POINTS = 600
 STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the first paint
 
@@ -55,10 +56,9 @@ class RunPage(Context):
     run: Run
     row: RunRow
     recipe: dict[str, Any]
+    method: Method
     state: Shown
     standing: Standing
-    step: Shown | None
-    evaluation: Shown | None
     findings: list[Shown]
     log: list[Shown]
     artifacts: list[Shown]
@@ -66,9 +66,13 @@ class RunPage(Context):
     sample_step: int | None
     samples: list[Shown]
     attempts: list[Attempt]
-    sections: list[tuple[str, str, str, tuple[charts.Chart, ...]]]
+    sections: tuple[Section, ...]
+    tiles: tuple[Tile, ...]
+    values: dict[str, float | None]
+    memory: Shown | None
     data: dict[str, Any]
     has_weights: bool
+    has_samples: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +132,20 @@ def active(rows: list[RunRow]) -> list[str]:
 
 @router.get("/runs/{run_id}")
 def show_run(
-    request: Request, session: ReadSession, user: CurrentUser, files: CurrentFiles, run_id: str, sample_step: int | None = None
+    request: Request, session: ReadSession, user: CurrentUser, run_id: str, sample_step: int | None = None
 ) -> HTMLResponse:
     run = store.get_run(session, user.id, run_id)
     steps = samples.list_sample_steps(session, run_id)
     chosen = sample_step if sample_step in steps else steps[-1] if steps else None
-    step, evaluation = (journal.latest(session, run_id, kind) for kind in ("step", "evaluation"))
+    method = method_of(run)
+    step, evaluation, memory = (journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory"))
     context = RunPage(
         run=run,
         row=overview.describe_runs(session, [run])[0],
         recipe=run.recipe,
+        method=method,
         state=Shown.of(StateChanged(**state_of(run)), run),
         standing=standing_of(session, run),
-        step=show(step) if step else None,
-        evaluation=show(evaluation) if evaluation else None,
         findings=list_shown(session, run_id, "finding"),
         log=recent_log(session, run_id),
         artifacts=newest_artifacts(session, run_id),
@@ -149,23 +153,13 @@ def show_run(
         sample_step=chosen,
         samples=[show(entry) for entry in samples.list_samples(session, run_id, chosen)] if chosen is not None else [],
         attempts=store.list_attempts(session, run_id),
-        sections=[
-            (
-                "weights",
-                "Weights",
-                "Who counts in a batch, and why: degenerate weights show here long before they show in a loss.",
-                charts.WEIGHTS,
-            ),
-            (
-                "rewards",
-                "Rewards",
-                "Whether the policy gains reward, and what it pays in distance from the reference.",
-                charts.REWARDS,
-            ),
-            ("learning", "Learning", "The optimizer's view of the same steps.", charts.LEARNING),
-        ],
+        sections=shown_sections(run),
+        tiles=TILES[method] if run.kind == RunKind.TRAINING else (),
+        values=latest_values(step, evaluation),
+        memory=show(memory) if memory else None,
         data=chart_data(session, run),
-        has_weights=(files.artifacts_dir(run_id) / "weights.parquet").is_file(),
+        has_weights=run.kind == RunKind.TRAINING and method is Method.VAR,
+        has_samples=run.kind == RunKind.TRAINING and method is not Method.REWARD_MODEL,
     )
     return render(request, "runs/run.html", context)
 
@@ -181,6 +175,18 @@ def state_of(run: Run) -> dict[str, Any]:
     }
 
 
+def shown_sections(run: Run) -> tuple[Section, ...]:
+    """The charts of the run's page; a run that only scores has none."""
+    if run.kind == RunKind.SCORING:
+        return ()
+    return sections_of(method_of(run), is_online=bool((run.recipe.get("online") or {}).get("every")))
+
+
+def latest_values(*entries: JournalEntry | None) -> dict[str, float | None]:
+    """The metrics of the newest events, by key."""
+    return {key: value for entry in entries if entry is not None for key, value in entry.payload["metrics"].items()}
+
+
 def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
     """What the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
     return {
@@ -188,24 +194,24 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
         "state": run.state,
         "after": run.last_seq,
         "edges": list(WEIGHT_EDGES),
-        "charts": [chart.to_dict() for chart in charts.ALL],
-        **(series_data(session, run.id) if run.step <= STEPS_IN_PAGE else {}),
+        "charts": [chart.to_dict() for section in shown_sections(run) for chart in section.charts],
+        **(series_data(session, run) if run.step <= STEPS_IN_PAGE else {}),
     }
 
 
-def series_data(session: ReadSession, run_id: str) -> dict[str, Any]:
+def series_data(session: ReadSession, run: Run) -> dict[str, Any]:
     """The series and the histograms, down-sampled."""
+    wanted = keys(chart for section in shown_sections(run) for chart in section.charts)
     return {
-        "series": store.list_metrics(session, run_id, charts.keys(), points=POINTS),
-        "histograms": histograms.list_histograms(session, run_id),
+        "series": store.list_metrics(session, run.id, wanted, points=POINTS),
+        "histograms": histograms.list_histograms(session, run.id),
     }
 
 
 @router.get("/runs/{run_id}/series")
 def show_series(session: ReadSession, user: CurrentUser, run_id: str) -> dict[str, Any]:
     """For the charts of a long run, whose page would otherwise wait for them."""
-    store.get_run(session, user.id, run_id)
-    return series_data(session, run_id)
+    return series_data(session, store.get_run(session, user.id, run_id))
 
 
 def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:

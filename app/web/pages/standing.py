@@ -11,24 +11,28 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
-from app.domain.run import RunState, Stage
+from app.domain.recipe import Method
+from app.domain.run import RunKind, RunState, Stage
 from app.store import journal
 from app.store import runs as store
-from app.store.tables import Attempt, Run
+from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.format import count, duration, percent
 from app.web.pages import charts
+from app.web.pages.sections import TILES
 from app.web.rendering import Context, render
 
 router = APIRouter()
 
 ENDINGS = {"lost": "was lost", "failed": "failed", "interrupted": "was interrupted", "cancelled": "was cancelled"}
-STAGE_TEXTS = {
-    Stage.PREPARE: "Tokens and batches",
-    Stage.SCORE: "Log π_ref and rewards",
-    Stage.TRAIN: "Weighted fine-tuning",
-    Stage.EVALUATE: "Held-out generations",
+STAGE_TEXTS = {Stage.PREPARE: "Tokens and batches", Stage.SCORE: "Log π_ref and rewards", Stage.EVALUATE: "Held-out generations"}
+TRAINING_TEXTS = {
+    Method.VAR: "Weighted fine-tuning",
+    Method.SFT: "Plain fine-tuning",
+    Method.DPO: "Preference optimisation",
+    Method.REWARD_MODEL: "Bradley-Terry on the pairs",
 }
+WITHOUT_SCORES = (Method.SFT, Method.REWARD_MODEL)
 MARK_TEXTS = {"failed": "Failed here", "stopped": "Stopped here", "skipped": "Nothing is held out"}
 
 
@@ -45,6 +49,7 @@ class Standing:
     num_steps: int
     attempt_text: str
     reasons: dict[str, str]
+    links: list[tuple[str, str, str]]  # what it is, address, name: the scores it used, the sweep it belongs to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ def standing_of(session: Session, run: Run) -> Standing:
     is_evaluated = journal.latest(session, run.id, "evaluation") is not None
     return Standing(
         seq=run.last_seq,
-        stages=[(str(stage), mark, MARK_TEXTS.get(mark, STAGE_TEXTS[stage])) for stage, mark in marks_of(run, is_evaluated)],
+        stages=[(str(stage), mark, MARK_TEXTS.get(mark) or text_of(stage, run)) for stage, mark in marks_of(run, is_evaluated)],
         text=progress_text(run),
         time=time_text(run),
         share=run.step / run.num_steps if counts_steps(run) else run.progress,
@@ -71,17 +76,47 @@ def standing_of(session: Session, run: Run) -> Standing:
         num_steps=run.num_steps,
         attempt_text=attempt_text(run, store.list_attempts(session, run.id)),
         reasons=reasons_of(run),
+        links=links_of(session, run),
     )
+
+
+def method_of(run: Run) -> Method:
+    """The method of its recipe; recipes older than the other methods don't name it."""
+    return Method(run.recipe.get("method", Method.VAR))
+
+
+def text_of(stage: Stage, run: Run) -> str:
+    """What happens in a stage."""
+    if stage is Stage.TRAIN:
+        return TRAINING_TEXTS[method_of(run)]
+    is_judged = stage is Stage.EVALUATE and method_of(run) is Method.REWARD_MODEL
+    return "Held-out pairs" if is_judged else STAGE_TEXTS[stage]
+
+
+def links_of(session: Session, run: Run) -> list[tuple[str, str, str]]:
+    """The pages beside the run's own."""
+    scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
+    sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
+    links = [("Scores", f"/scorings/{scoring.id}", scoring.name)] if scoring else []
+    return links + ([("Sweep", f"/sweeps/{sweep.id}", sweep.name)] if sweep else [])
+
+
+def stages_of(run: Run) -> list[Stage]:
+    """The stages this run goes through, by its kind and its method."""
+    if run.kind == RunKind.SCORING:
+        return [Stage.PREPARE, Stage.SCORE]
+    has_scores = method_of(run) not in WITHOUT_SCORES or run.stage == Stage.SCORE
+    return [stage for stage in Stage if stage is not Stage.SCORE or has_scores]
 
 
 def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:
     """Each stage as done, now, todo, failed, stopped or skipped."""
-    stages = list(Stage)
+    stages = stages_of(run)
     here = stages.index(Stage(run.stage)) if run.stage else 0 if run.state == RunState.FAILED else -1
     at_here = {"running": "now", "succeeded": "done", "failed": "failed"}.get(run.state, "stopped")
     marks = ["done" if at < here or run.state == "succeeded" else at_here if at == here else "todo" for at in range(len(stages))]
     never = run.recipe["evaluation"]["share"] == 0 or (run.state == "succeeded" and not is_evaluated)
-    if never and not is_evaluated and marks[-1] in ("done", "todo"):
+    if never and not is_evaluated and stages[-1] is Stage.EVALUATE and marks[-1] in ("done", "todo"):
         marks[-1] = "skipped"
     return list(zip(stages, marks, strict=True))
 
@@ -130,18 +165,24 @@ def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:
 def reasons_of(run: Run) -> dict[str, str]:
     """For each chart and each tile, why it is empty; what has values doesn't show it."""
     reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in charts.ALL}
-    return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in charts.TILES}
+    return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in every_tile()}
+
+
+def every_tile() -> set[str]:
+    return {tile.key for tiles in TILES.values() for tile in tiles}
 
 
 def reason_for(keys: Sequence[str], run: Run) -> str:
     is_evaluation = bool(keys) and all(key.startswith("eval/") for key in keys)
+    is_answer = is_evaluation and method_of(run) is not Method.REWARD_MODEL
     settings, reward = run.recipe["evaluation"], run.recipe["reward"]
     if is_evaluation and settings["share"] == 0:
         return "Nothing is held out (the held-out share is 0), so nothing is evaluated."
-    if is_evaluation and settings["num_prompts"] == 0:
+    if is_answer and settings["num_prompts"] == 0:
         return "No held-out prompts are answered in this run."
     if keys and set(keys) <= charts.JUDGED and not (reward["model"] or reward["judge"]):
-        return f"Needs a reward model or a judge; this run's rewards come from the {reward['source']}."
+        why = f"this run's rewards come from the {reward['source']}" if method_of(run) is Method.VAR else "this run has neither"
+        return f"Needs a reward model or a judge; {why}."
     what = "evaluation" if is_evaluation else "step"
     if RunState(run.state).final:
         return missing_at_end(run, what)
