@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import datasets, launch, live, mapping, models, previews, runs, standing
+from app.web.pages import datasets, launch, live, mapping, models, previews, runs, scorings, standing, sweeps
 
 router = APIRouter(include_in_schema=False)
-for page in (launch, previews, live, standing, runs, mapping, datasets, models):
+for page in (launch, previews, live, standing, runs, sweeps, scorings, mapping, datasets, models):
     router.include_router(page.router)
