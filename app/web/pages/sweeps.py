@@ -1,0 +1,191 @@
+"""The list of sweeps and the page of one: its variants side by side, the frontier of reward against KL, what can be done."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from app.domain.errors import InvalidInput
+from app.domain.frontier import FrontierPoint
+from app.domain.sweep import BASELINES, parse_request
+from app.services import sweeps as service
+from app.store import overview, results
+from app.store import sweeps as store
+from app.store.overview import RunRow
+from app.store.sweeps import SweepRow
+from app.store.tables import Sweep
+from app.web.comparison import Comparison, compare
+from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.format import exact
+from app.web.histogram import Histogram, weights_of
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+PAGE_SIZE = 30
+MOST_HISTOGRAMS = 24
+After = Annotated[str, Query(max_length=60)]
+Budget = Annotated[str, Query(max_length=30)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepsPage(Context):
+    rows: list[SweepRow]
+    grids: dict[str, str]
+    after: str
+    next_after: str
+    moves: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePart(Context):
+    """What moves while runs go on."""
+
+    sweep: Sweep
+    row: SweepRow
+    comparison: Comparison
+    best_label: str
+    front: list[tuple[str, FrontierPoint]]
+    chart: dict[str, Any]
+    histograms: list[tuple[str, Histogram]]
+    budget: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPage(LivePart):
+    recipe: dict[str, Any]
+    names: RunRow | None  # of data set and models; None when no run is left
+    grid: str
+    baselines: dict[str, str]  # those that are not in it yet
+
+
+@router.get("/sweeps")
+def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, after: After = "") -> HTMLResponse:
+    found = store.list_sweeps(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    rows = found[:PAGE_SIZE]
+    context = SweepsPage(
+        rows=rows,
+        grids={row.id: grid_of(row.request) for row in rows},
+        after=after,
+        next_after=rows[-1].id if len(found) > PAGE_SIZE else "",
+        moves=any(not row.state.final for row in rows),
+    )
+    return render(request, "sweeps/list.html", context)
+
+
+@router.get("/sweeps/{sweep_id}")
+def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
+    sweep = store.get_sweep(session, user.id, sweep_id)
+    parts = live_parts(session, sweep, kl)
+    runs = [one.run for one in parts["comparison"].results if one.run is not None]
+    there = {one.changes.get("baseline") for one in parts["comparison"].results}
+    context = SweepPage(
+        **parts,
+        recipe=sweep.variants[0]["recipe"],
+        names=overview.describe_runs(session, runs[:1])[0] if runs else None,
+        grid=grid_of(sweep.request),
+        baselines={name: title for name, (title, _) in BASELINES.items() if name not in there},
+    )
+    return render(request, "sweeps/sweep.html", context)
+
+
+@router.get("/sweeps/{sweep_id}/live")
+def refresh_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
+    """The parts of the page that move, for it to take in."""
+    sweep = store.get_sweep(session, user.id, sweep_id)
+    return render(request, "sweeps/_live.html", LivePart(**live_parts(session, sweep, kl)))
+
+
+def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
+    comparison = compare(session, sweep, read_budget(kl))
+    labels = [one.label for one in comparison.results]
+    best = comparison.best
+    front = [one for one in comparison.front if one.step > 0]  # before its first step each variant is the reference
+    return {
+        "sweep": sweep,
+        "row": comparison.row,
+        "comparison": comparison,
+        "best_label": labels[best.variant] if best else "",
+        "front": [(labels[one.variant], one) for one in sorted(front, key=lambda one: (one.kl, one.variant))],
+        "chart": chart_of(comparison, labels),
+        "histograms": histograms_of(session, comparison),
+        "budget": kl.strip(),
+    }
+
+
+def read_budget(text: str) -> float | None:
+    """The budget of KL that was typed; None without one. Raises InvalidInput."""
+    try:
+        value = float(text.strip().replace(",", ".")) if text.strip() else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InvalidInput.at("kl", f"Type the budget of KL as a number of nats, 0 or more, not {text.strip()!r}.")
+    return value
+
+
+def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
+    """What static/frontier.js draws: [variant, step, KL, reward gain, on the front]."""
+    points = [[one.variant, one.step, one.kl, one.gain, one in comparison.front] for one in comparison.points]
+    runs = [one.run.id if one.run else None for one in comparison.results]
+    return {"labels": list(labels), "runs": runs, "points": points, "budget": comparison.kl_budget}
+
+
+def histograms_of(session: ReadSession, comparison: Comparison) -> list[tuple[str, Histogram]]:
+    """The weights of each variant's newest step, all over the same bins."""
+    shown = [one for one in comparison.results if one.run is not None][:MOST_HISTOGRAMS]
+    found = results.list_histograms(session, [one.run.id for one in shown if one.run])
+    mine = [(one, found[one.run.id]) for one in shown if one.run and one.run.id in found]
+    return [(one.label, drawn) for (one, _), drawn in zip(mine, weights_of([counts for _, counts in mine]), strict=True)]
+
+
+def grid_of(request: dict[str, Any]) -> str:
+    """What the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
+    parts = [f"λ {', '.join(map(exact, request['lambda']))}"] if request["lambda"] else []
+    parts += [f"{path.rsplit('.', 1)[-1]} {', '.join(map(str, values))}" for path, values in request["fields"].items()]
+    if request["baselines"]:
+        parts.append(f"beside {', '.join(BASELINES[name][0] for name in request['baselines'])}")
+    return " · ".join(parts)
+
+
+@router.post("/sweeps/{sweep_id}/variants")
+def add_variants(
+    session: WriteSession,
+    user: CurrentUser,
+    sweep_id: str,
+    temperatures: Annotated[str, Form(alias="lambda", max_length=400)] = "",
+    baseline: Annotated[tuple[str, ...], Form(max_length=len(BASELINES))] = (),
+) -> Response:
+    """More temperatures and baselines, as they were typed and ticked."""
+    typed = [part for part in re.split(r"[,;\s]+", temperatures) if part]
+    if not typed and not baseline:
+        raise InvalidInput.at("lambda", "Type a temperature or choose a baseline to add.")
+    asked = parse_request({"recipe": {}, "lambda": typed, "baselines": baseline})
+    service.add_variants(session, user.id, sweep_id, lambdas=asked.lambdas, baselines=asked.baselines)
+    return back_to(sweep_id)
+
+
+@router.post("/sweeps/{sweep_id}/stop")
+def stop_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> Response:
+    service.stop(session, user.id, sweep_id)
+    return back_to(sweep_id)
+
+
+@router.post("/sweeps/{sweep_id}/resume")
+def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> Response:
+    service.resume(session, user.id, sweep_id)
+    return back_to(sweep_id)
+
+
+@router.post("/sweeps/{sweep_id}/delete")
+def delete_sweep(session: WriteSession, user: CurrentUser, files: CurrentFiles, sweep_id: str) -> Response:
+    service.delete(session, files, user.id, sweep_id)
+    return RedirectResponse("/sweeps", status_code=303)
+
+
+def back_to(sweep_id: str) -> Response:
+    return RedirectResponse(f"/sweeps/{sweep_id}", status_code=303)
