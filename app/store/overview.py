@@ -1,4 +1,4 @@
-"""Runs as lists show them: with the names of what they use and how far the reward rose. Three queries, however many runs."""
+"""Runs as lists show them: with the names of what they use and how far the reward rose. Four queries, however many runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.domain.run import RunKind
-from app.store.tables import Dataset, Metric, Model, Run
+from app.store.tables import Dataset, Metric, Model, Run, Sweep
 
 REWARD_GAIN = "eval/reward_gain"
 
@@ -20,6 +20,7 @@ class RunRow:
     dataset: str
     policy: str
     reward: str
+    sweep: str  # name of the sweep it belongs to
     reward_gain: float | None
 
 
@@ -27,6 +28,7 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     """The rows of these runs, in their order."""
     datasets = names_of(session, Dataset, {run.dataset_id for run in runs})
     models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
+    sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
     gains = latest_values(session, [run.id for run in runs], REWARD_GAIN)
     return [
         RunRow(
@@ -34,6 +36,7 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
             dataset=datasets.get(run.dataset_id, run.dataset_id),
             policy=models.get(run.policy_id, run.policy_id),
             reward=models.get(run.reward_id, run.reward_id) if run.reward_id else "",
+            sweep=sweeps.get(run.sweep_id, "") if run.sweep_id else "",
             reward_gain=gains.get(run.id),
         )
         for run in runs
@@ -67,5 +70,5 @@ def count_datasets(session: Session, owner_id: str) -> int:
     return session.scalar(select(func.count()).where(Dataset.owner_id == owner_id)) or 0
 
 
-def names_of(session: Session, table: type[Dataset] | type[Model], ids: Iterable[str]) -> dict[str, str]:
+def names_of(session: Session, table: type[Dataset] | type[Model] | type[Sweep], ids: Iterable[str]) -> dict[str, str]:
     return {row.id: row.name for row in session.execute(select(table.id, table.name).where(table.id.in_(list(ids))))}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -21,6 +22,7 @@ class SweepRow:
     created_at: datetime
     stopped_at: datetime | None
     num_variants: int
+    request: dict[str, Any]  # SweepRequest
     counts: dict[str, int]  # of its runs, by state; states without a run are left out
 
     @property
@@ -51,19 +53,24 @@ def lock_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
 
 def list_sweeps(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[SweepRow]:
     """The owner's sweeps, newest first; `after` is the id of the last of the page before. Two queries, however many."""
-    columns = (Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, _num_variants(session).label("num_variants"))
-    query = select(*columns).where(Sweep.owner_id == owner_id)
+    num_variants = _num_variants(session).label("num_variants")
+    query = select(Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, num_variants, Sweep.request).where(
+        Sweep.owner_id == owner_id
+    )
     if after is not None:
         query = query.where(Sweep.id < after)
     rows = session.execute(query.order_by(Sweep.id.desc()).limit(limit)).all()
     counts = count_states(session, [row.id for row in rows])
-    return [SweepRow(*row, counts.get(row.id, {})) for row in rows]
+    return [
+        SweepRow(row.id, row.name, row.created_at, row.stopped_at, row.num_variants, row.request, counts.get(row.id, {}))
+        for row in rows
+    ]
 
 
 def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
     """The row of one sweep."""
     counts = count_states(session, [sweep.id]).get(sweep.id, {})
-    return SweepRow(sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), counts)
+    return SweepRow(sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts)
 
 
 def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -79,11 +86,6 @@ def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:
     """The runs there are, by their variant; where one was made anew, the newest."""
     query = select(Run).where(Run.sweep_id == sweep_id).order_by(Run.id)
     return {run.variant: run for run in session.scalars(query) if run.variant is not None}
-
-
-def names_of(session: Session, sweep_ids: Sequence[str]) -> dict[str, str]:
-    """The names of these sweeps by id."""
-    return {row.id: row.name for row in session.execute(select(Sweep.id, Sweep.name).where(Sweep.id.in_(sweep_ids)))}
 
 
 def _num_variants(session: Session) -> ColumnElement[int]:
