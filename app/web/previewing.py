@@ -79,7 +79,9 @@ def name_in_query(field: str) -> str:
     return field if name == "overrides" else NAMES.get(name, name)
 
 
-async def answer(request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult:
+async def answer(
+    request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float = WAIT_SECONDS
+) -> PreviewResult:
     """The answer to a request, kept or computed now.
 
     Raises InvalidInput when it can't be computed; Conflict while the scoring isn't ready; Unavailable when the time is over.
@@ -89,7 +91,7 @@ async def answer(request: Request, owner_id: str, scoring_id: str, asked: Previe
     if known is not None:
         return known
     preview_id = await write_apart(request, ask, database, owner_id, scoring_id, asked)
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + wait_seconds
     while True:
         progress = await read_apart(request, look, database, preview_id)
         if progress.result is not None:

@@ -75,6 +75,7 @@ class LaunchPage(Context):
     dials: dict[str, Field]
     sft: dict[str, list[Option]]
     panel: Panel
+    target: str  # the effective share that a λ is suggested for
     groups: list[Group]
     datasets: list[Choice]
     policies: list[Choice]
@@ -157,6 +158,7 @@ def form_page(
             path: [Option(value, text, "", value == field.value) for value, text in field.choices] for path, field in sft.items()
         },
         panel=panel or look(session, owner_id, values),
+        target=values.get("preview.target_ess", STARTING_VALUES["preview.target_ess"]),
         groups=[group_of(*group, filled) for group in GROUPS],
         datasets=dataset_choices(ready),
         policies=model_choices(models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES)),

@@ -7,29 +7,24 @@ scored), "scoring" (a run is at it), "ended" (that run failed or was cancelled),
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
-from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.preview import PreviewRequest
 from app.domain.recipe import Method
-from app.domain.scoring import RewardCheck, ScoringFacts, describe_inverted, has_all_pairs
+from app.domain.run import RunState
+from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs
 from app.services import previews
 from app.services.scorings import find_for, standing_of
-from app.store import runs
-from app.store.database import now
-from app.store.tables import Preview, Run, Scoring
+from app.store.tables import Run, Scoring
 from app.web.pages.memory import Memory, foresee
 from app.web.pages.standing import progress_text, time_text
+from app.web.preview_tables import Tables, tables_of
 from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas
 from app.web.rendering import Context
-
-ALIVE_SECONDS = 60
-NO_WORKER = (
-    "No worker is running, and a worker computes the preview. Start one (varstudio up does); the preview then comes by itself."
-)
+from app.web.verdict import Verdict, verdict_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,8 @@ class Panel(Context):
     time: str = ""
     facts: ScoringFacts | None = None
     request: PreviewRequest | None = None
-    result: PreviewResult | None = None
+    tables: Tables | None = None
+    verdict: Verdict | None = None
     typed: tuple[float, ...] = ()
 
     @property
@@ -57,8 +53,9 @@ class Panel(Context):
         return self.facts is not None and not has_all_pairs(self.facts)
 
     @property
-    def check(self) -> RewardCheck | None:
-        return self.facts.check if self.facts else None
+    def is_moving(self) -> bool:
+        """Whether a run is scoring, for the first time or what was left out."""
+        return self.run is not None and not RunState(self.run.state).final
 
     @property
     def inverted(self) -> str:
@@ -81,7 +78,10 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         return replace(panel, state="incomplete", problems=error.problems)
     if scoring is None:
         return replace(panel, state="missing")
-    panel = replace(panel, scoring=scoring, run=session.get(Run, scoring.run_id) if scoring.run_id else None)
+    run = session.get(Run, scoring.run_id) if scoring.run_id else None
+    panel = replace(
+        panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(run) if run else ""
+    )
     return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, panel, scoring, values)
 
 
@@ -89,33 +89,21 @@ def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
     """The panel while there are no scores yet, or when making them came to nothing."""
     standing, run = standing_of(scoring, panel.run), panel.run
     if run is not None and standing.state in ("queued", "running"):
-        return replace(panel, state="scoring", progress=progress_text(run), time=time_text(run))
+        return replace(panel, state="scoring")
     return replace(panel, state="ended", sentence=standing.reason, remedy=standing.remedy)
 
 
 def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Mapping[str, str]) -> Panel:
     """The panel once the scores are there: with the answer, where it was given before."""
-    panel = replace(panel, facts=ScoringFacts.model_validate(scoring.facts))
+    facts = ScoringFacts.model_validate(scoring.facts)
+    panel = replace(panel, facts=facts, verdict=verdict_of(facts.check, scoring.settings["reward"]["source"]))
     try:
         request = read_preview(values)
         result = previews.find_answer(session, scoring.owner_id, scoring.id, request)
     except InvalidInput as error:
         return replace(panel, state="refused", problems=at_fields(error.problems), sentence=error.detail)
-    typed = tuple(float(text) for text in split_lambdas(values))
-    return replace(panel, state="ready" if result else "asked", request=request, result=result, typed=typed)
-
-
-def settle(panel: Panel, preview: Preview | None, session: Session) -> Panel:
-    """The panel with what became of its question to the workers."""
-    if panel.state != "asked" or preview is None:
+    panel = replace(panel, state="asked", request=request, typed=tuple(float(text) for text in split_lambdas(values)))
+    if result is None:
         return panel
-    if preview.state == "failed":
-        error = preview.error or {}
-        return replace(panel, state="refused", problems=error.get("problems", []), sentence=str(error.get("detail", "")))
-    return panel if has_worker(session) else replace(panel, sentence=NO_WORKER)
-
-
-def has_worker(session: Session) -> bool:
-    """Whether any worker has been heard of lately."""
-    newest = runs.list_workers(session)[:1]
-    return any(now(session) - worker.beat_at < timedelta(seconds=ALIVE_SECONDS) for worker in newest)
+    tables = tables_of(result, scoring_id=scoring.id, dataset_id=scoring.dataset_id, batch_size=facts.batch_size)
+    return replace(panel, state="ready", tables=tables)
