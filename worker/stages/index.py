@@ -1,7 +1,7 @@
 """Which response stands where in the batch plan: what a preview needs beside the scores, without texts or tokens.
 
 scorings/index-<key>/index.safetensors  manifest.json
-Kept per prompt where that says it all, and in the narrowest integers: about 8 bytes a response.
+Kept per prompt where that says it all, and in the narrowest integers: about 9 bytes a response.
 Legend: B batches of the plan, P prompts of all batches, N responses of all batches, both in the plan's order.
 """
 
@@ -35,6 +35,7 @@ class Index:
     num_tokens_N   int32
     data_reward_N  float32  rating or label, as the reward source says; NaN when rewards come from a model
     same_N         int64    equal for responses of one batch with the same text, and for no others
+    same_ids_N     int64    the same for responses' tokens, as they are after truncation
     prompt_N       int64    the same for prompts
     """
 
@@ -47,6 +48,7 @@ class Index:
     num_tokens_N: Tensor
     data_reward_N: Tensor
     same_N: Tensor
+    same_ids_N: Tensor
     prompt_N: Tensor
 
     @cached_property
@@ -106,6 +108,7 @@ def read_index(folder: Path, key: str) -> Index:
         kept["num_tokens_N"].int(),
         kept.get("data_reward_N", torch.full(preference_N.shape, torch.nan)),
         _widen(kept["same_N"].long(), batch_P.repeat_interleave(num_responses_P)),
+        _widen(kept["same_ids_N"].long(), batch_P.repeat_interleave(num_responses_P)),
         _widen(kept["prompt_P"].long(), batch_P).repeat_interleave(num_responses_P),
     )
 
@@ -122,6 +125,9 @@ def _tabulate(batches: Sequence[Sequence[Encoded]], reward_source: str) -> dict[
         "preference_N": [response.preference or 0 for response in responses],
         "num_tokens_N": [len(response.ids) for response in responses],
         "same_N": [place for batch in batches for place in _first_places(r.content for e in batch for r in e.responses)],
+        "same_ids_N": [
+            place for batch in batches for place in _first_places(r.ids.tobytes() for e in batch for r in e.responses)
+        ],
     }
     narrow = {name: _narrow(torch.tensor(values, dtype=torch.int64)) for name, values in tensors.items()}
     if reward_source != "model":

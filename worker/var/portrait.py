@@ -16,6 +16,7 @@ from worker.var.terms import allowed, make_terms, own_rewards
 
 ABOVE, BELOW = 0.99, 0.01
 CHOSEN, REJECTED = 1, -1
+EQUAL = 2e-6  # weights that differ by less are ties: where shares come near 1, the rest is float32's rounding
 QUANTILES = {"weight/p10": 0.1, "weight/p50": 0.5, "weight/p90": 0.9}
 
 
@@ -39,7 +40,7 @@ def describe_weighed(weighed: Weighed, weight_SM: Tensor, preference_SM: Tensor 
     weight_SM, reward_SM = weight_SM.double(), own_rewards(stack).double()
     present_SM = torch.ones_like(weight_SM, dtype=torch.bool) if stack.present_SM is None else stack.present_SM
     entering_SM = weighed.entering_SM
-    weight_ranks_SM = average_ranks(weight_SM, entering_SM)
+    weight_ranks_SM = average_ranks(weight_SM, entering_SM, tolerance=EQUAL)
     length_ranks_SM, reward_ranks_SM = (average_ranks(values, entering_SM) for values in (stack.num_tokens_SM, reward_SM))
     mean_S, std_S = _mean_and_std(reward_SM, present_SM)
     return {
