@@ -140,7 +140,7 @@ def score_pairs(
     for part in run_continuations(model, beginnings, continuations, check):
         chosen = [pairs[row] for row in part.rows]
         index = torch.tensor(chosen)
-        logprob_BM[index[:, 0], index[:, 1]] = _sum_rows(model, part, [responses[j] for _, j in chosen]).cpu()
+        logprob_BM[index[:, 0], index[:, 1]] = _sum_rows(model, part, [responses[j] for _, j in chosen]).cpu().float()
     return logprob_BM
 
 
@@ -155,7 +155,7 @@ def score_until_hopeless(
     """As score_pairs, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
     if not model.shares_prefix:
         return score_pairs(model, batch, wanted_BM, check)
-    sum_BM = torch.full(wanted_BM.shape, NAN).masked_fill(wanted_BM, 0.0)
+    sum_BM = torch.full(wanted_BM.shape, NAN, dtype=torch.float64).masked_fill(wanted_BM, 0.0)
     pairs: list[tuple[int, int]] = [(i, j) for i, j in wanted_BM.nonzero().tolist()]
     responses, beginnings, continuations = split_pairs(model, batch, pairs)
     done = [0] * len(pairs)
@@ -171,7 +171,7 @@ def score_until_hopeless(
         return sum_BM[i, j] >= floor_BM[i, j]
 
     run_in_chunks(model, beginnings, continuations, CHUNK, goes_on, check)
-    return sum_BM
+    return sum_BM.float()
 
 
 def split_pairs(
@@ -191,10 +191,10 @@ def split_pairs(
 
 
 def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequence[int]]) -> Tensor:
-    """Σ_t log π_ref(y_t|…) of each row: [R] float32."""
+    """Σ_t log π_ref(y_t|…) of each row: [R], added up in float64, as sums reach thousands and their differences count."""
     num_R = torch.tensor([len(response) for response in responses], device=model.device)
     target_N = torch.tensor([token for response in responses for token in response], device=model.device)
     owner_N = torch.arange(len(responses), device=model.device).repeat_interleave(num_R)
     head = model.head
     logprob_N = token_logprobs(part.hidden_RTD[part.last(num_R)], head.weight_VD, target_N, **head.options())
-    return sequence_sums(logprob_N, owner_N, len(responses))
+    return sequence_sums(logprob_N.double(), owner_N, len(responses))
