@@ -36,7 +36,7 @@ def test_an_event_kind_names_its_fragment(kind):
     assert (ROOT / "templates/runs" / f"_{kind}.html").is_file() or SHOWN_ELSEWHERE.get(kind)
 
 
-@pytest.mark.parametrize("noun", ["datasets", "models", "runs"])
+@pytest.mark.parametrize("noun", ["datasets", "models", "runs", "sweeps"])
 def test_a_noun_is_the_same_file_name_on_every_floor(noun):
     floors = {path.parent.as_posix() for path in list_modules("app") if path.stem == noun}
     assert floors >= {"app/store", "app/services", "app/web/api", "app/web/pages"}
