@@ -114,7 +114,7 @@ _METRICS = (
     Metric("eval/pair_accuracy_low", "Held-out accuracy, lower bound", "share", "up", "Lower end of the 95 % Wilson interval."),
     Metric("eval/pair_accuracy_high", "Held-out accuracy, upper bound", "share", "up", "Upper end of the 95 % Wilson interval."),
     Metric("eval/pair_margin", "Held-out reward margin", "reward", "up", "Mean reward of chosen minus rejected, held-out pairs."),
-    Metric("eval/pair_loss", "Held-out pair loss", "", "down", "Mean −log σ(chosen − rejected) over held-out pairs, the loss of training."),
+    Metric("eval/pair_loss", "Held-out pair loss", "", "down", "Mean −log σ(chosen − rejected) of held-out pairs."),
 )  # fmt: skip
 
 CATALOGUE: dict[str, Metric] = {metric.key: metric for metric in _METRICS}

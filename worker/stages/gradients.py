@@ -1,6 +1,7 @@
 """Forward and backward over one batch: what each method adds to the gradients, and what it tells of the batch.
 
-All means are taken over the global batch beforehand, so passes over micro-batches, or over shares of the batch, add up.
+All means are taken over the global batch beforehand, so passes over micro-batches, or over the shares of several processes
+(worker.stages.shares), add up: each process gets the gradients of its share, and all are told the sums of the rest.
 Legend: R rows of a micro-batch, T tokens, N response positions, D hidden size, M responses of the batch, P pairs.
 """
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from worker.models.adapter import Body, LanguageModel
 from worker.models.classifier import classify
-from worker.stages.batches import MicroBatch, Rows, split_batch
+from worker.models.parallel import Ranks
+from worker.stages.batches import MicroBatch, Rows
 from worker.stages.prepare import Encoded
+from worker.stages.shares import share_batch
 from worker.var.bradley_terry import bradley_terry_loss
 from worker.var.dpo import dpo_terms
 from worker.var.logprobs import sequence_sums, token_logprobs, weighted_nll
@@ -28,11 +31,25 @@ class Pass:
     num_tokens: int = 0
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, loss: Tensor, num_tokens: int, metrics: dict[str, Tensor] | None = None) -> None:
-        self.loss = self.loss + loss.detach()
-        self.num_tokens += num_tokens
+    @classmethod
+    def start(cls, model: Body, *keys: str) -> "Pass":
+        zero = torch.zeros((), device=model.device)
+        return cls(zero, 0, dict.fromkeys(keys, zero))
+
+    def add(self, loss: Tensor, num_tokens: int, metrics: dict[str, Tensor] | None = None, share: float = 1.0) -> None:
+        """One more micro-batch; of one with `share` 0 nothing counts."""
+        self.loss = self.loss + share * loss.detach()
+        self.num_tokens += num_tokens if share else 0
         for key, value in (metrics or {}).items():
-            self.metrics[key] = self.metrics[key] + value if key in self.metrics else value
+            self.metrics[key] = self.metrics[key] + share * value.detach()
+
+    def over(self, ranks: Ranks) -> "Pass":
+        """The sum of all processes' passes."""
+        if ranks.is_alone:
+            return self
+        values = torch.stack([self.loss.double(), self.loss.new_tensor(self.num_tokens).double(), *self.metrics.values()])
+        loss, num_tokens, *rest = ranks.sum(values)
+        return Pass(loss.float(), int(num_tokens), dict(zip(self.metrics, (value.float() for value in rest), strict=True)))
 
 
 class Weighted(Protocol):
@@ -87,61 +104,60 @@ class TextBatch:
 
 def accumulate_weighted(model: LanguageModel, batch: Weighted, micro_batch_size: int | None) -> Pass:
     """VAR and plain fine-tuning: L = −Σ_j c_j Σ_t log π_θ(y_jt|…)."""
-    done = Pass(torch.zeros((), device=model.device))
-    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size, packs=model.packs):
+    done = Pass.start(model)
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
         rows = micro.rows.to(model.device)
-        coefficient_N = batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
+        coefficient_N = micro.share * batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
         hidden_ND = run_rows(model, rows)[rows.place_N]
         head = model.head
         part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
         part.backward()
-        done.add(part, rows.num_tokens)
-    return done
+        done.add(part, rows.num_tokens if micro.share else 0)
+    return done.over(model.ranks)
 
 
 def accumulate_dpo(model: LanguageModel, batch: PairedBatch, micro_batch_size: int | None, beta: float) -> Pass:
     """DPO on response positions alone: its slopes, known once the sums of log π_θ are, become the factors of the tokens."""
-    done = Pass(torch.zeros((), device=model.device))
-    for micro in split_batch(batch.examples, batch.enters_M, micro_batch_size, packs=model.packs):
+    done = Pass.start(model, "dpo/accuracy", "dpo/margin", "dpo/gain_chosen", "dpo/gain_rejected")
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
         rows, head = micro.rows.to(model.device), model.head
         hidden_ND = run_rows(model, rows)[rows.place_N]
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
-        chosen_P, rejected_P = select_pairs(batch, micro)
-        terms = dpo_terms(
-            logprob_R, batch.reference_M[micro.response_R].to(model.device), chosen_P.to(model.device),
-            rejected_P.to(model.device), beta, len(batch.chosen_P),
-        )  # fmt: skip
-        coefficient_N = terms.coefficient_M[rows.owner_N]
+        chosen_P, rejected_P = (pairs.to(model.device) for pairs in select_pairs(batch, micro))
+        reference_R = batch.reference_M[micro.response_R].to(model.device)
+        terms = dpo_terms(logprob_R, reference_R, chosen_P, rejected_P, beta, len(batch.chosen_P))
+        coefficient_N = micro.share * terms.coefficient_M[rows.owner_N]
         weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())[0].backward()
-        means = {
+        told = {
             "dpo/accuracy": (terms.margin_P > 0).float(),
             "dpo/margin": terms.margin_P,
             "dpo/gain_chosen": terms.gain_M[chosen_P],
             "dpo/gain_rejected": terms.gain_M[rejected_P],
         }
-        done.add(terms.loss, rows.num_tokens, {key: value.sum() / len(batch.chosen_P) for key, value in means.items()})
-    return done
+        means = {key: value.sum() / len(batch.chosen_P) for key, value in told.items()}
+        done.add(terms.loss, rows.num_tokens, means, micro.share)
+    return done.over(model.ranks)
 
 
 def accumulate_pairs(model: Body, batch: TextBatch, micro_batch_size: int | None) -> Pass:
     """Bradley-Terry on whole conversations, scored by a classifier."""
-    done = Pass(torch.zeros((), device=model.device))
-    num_prompts, num_pairs = int(batch.prompt_M.max()) + 1, len(batch.chosen_P)
-    size = micro_batch_size or num_prompts
-    prompt_P = batch.prompt_M[batch.chosen_P]
-    for start in range(0, num_prompts, size):
-        here_P = (prompt_P >= start) & (prompt_P < start + size)
-        members, place_2P = torch.cat([batch.chosen_P[here_P], batch.rejected_P[here_P]]).unique(return_inverse=True)
-        if not len(members):
-            continue
+    done = Pass.start(model, "reward_model/accuracy", "reward_model/margin")
+    prompt_P, num_pairs = batch.prompt_M[batch.chosen_P], len(batch.chosen_P)
+    prompts = prompt_P.unique().tolist()
+    lengths = torch.tensor([len(row) for row in batch.ids])
+    mine = [prompts[k] for k in model.ranks.share([int(lengths[batch.prompt_M == prompt].sum()) for prompt in prompts])]
+    size = micro_batch_size or max(1, len(mine))
+    for start in range(0, len(mine), size):
+        here_P = torch.isin(prompt_P, torch.tensor(mine[start : start + size]))
+        members, place_P = torch.cat([batch.chosen_P[here_P], batch.rejected_P[here_P]]).unique(return_inverse=True)
         rows = [batch.ids[k] for k in members.tolist()]
-        chosen_P, rejected_P = place_2P.to(model.device).chunk(2)
+        chosen_P, rejected_P = place_P.to(model.device).chunk(2)
         loss, margin_P = bradley_terry_loss(classify(model, rows), chosen_P, rejected_P, num_pairs)
         loss.backward()
-        means = {"reward_model/accuracy": (margin_P > 0).float(), "reward_model/margin": margin_P}
-        done.add(loss, sum(map(len, rows)), {key: value.sum() / num_pairs for key, value in means.items()})
-    return done
+        told = {"reward_model/accuracy": (margin_P > 0).float(), "reward_model/margin": margin_P}
+        done.add(loss, sum(map(len, rows)), {key: value.sum() / num_pairs for key, value in told.items()})
+    return done.over(model.ranks)
 
 
 def select_pairs(batch: PairedBatch, micro: MicroBatch) -> tuple[Tensor, Tensor]:

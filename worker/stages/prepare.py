@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from app.domain.errors import DatasetInvalid, RecipeInvalid
-from app.domain.recipe import Recipe, TokenSettings
+from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
 
 READ_ROWS = 512
@@ -170,6 +170,8 @@ def _encode_rows(
 
 
 def _usable(responses: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, dict[str, Any]]]:
-    """The responses that have what the reward source needs, with their numbers."""
+    """The responses that have what the reward source needs, with their numbers. Plain fine-tuning needs no labels."""
     column = {"rating": "rating", "preference": "preference", "model": None}[recipe.reward.source]
+    if recipe.method is Method.SFT and column == "preference":
+        column = None
     return [(number, response) for number, response in enumerate(responses) if column is None or response[column] is not None]

@@ -68,6 +68,8 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
         return Needs(OWN, NONE if model else OWN)
     if recipe.method is not Method.VAR:
         return Needs(NONE, NONE if model else OWN)
+    if recipe.online.every is not None:  # the data's own responses give λ and the rewards' scale, no more
+        return Needs(OWN, OWN)
     return Needs(
         CROSS if needs_cross_logprobs(recipe.weights) else OWN,
         CROSS if needs_cross_rewards(recipe.weights) else OWN,

@@ -39,7 +39,7 @@ def find_stopping_lambda(recipe: Recipe, kind: RunKind) -> float | None:
     clean = noise.label_flip_share == 0 and noise.reward_std == 0
     if kind is not RunKind.TRAINING or recipe.method is not Method.VAR or not recipe.scoring.early_stopping:
         return None
-    if weights.lambda_ is None or not clean or not holds_for(choices):
+    if weights.lambda_ is None or recipe.online.every is not None or not clean or not holds_for(choices):
         return None
     return min(weights.lambda_, recipe.scoring.smallest_lambda or weights.lambda_)
 
