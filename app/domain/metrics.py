@@ -74,13 +74,13 @@ _METRICS = (
     Metric("reward/gap", "Chosen minus rejected", "reward", "up",
            "How far the reward prefers chosen to rejected; at or below 0 it contradicts the data."),
     # the baselines
-    Metric("dpo/accuracy", "Pairs told apart", "share", "up",
+    Metric("dpo/accuracy", "Pairs told apart by the policy", "share", "up",
            "Share of the batch's pairs where the policy has gained more on the chosen than on the rejected response."),
     Metric("dpo/margin", "DPO margin", "", "up",
            "Mean of β times how much more log π_θ/π_ref is for the chosen than for the rejected response."),
     Metric("dpo/gain_chosen", "Implicit reward of chosen", "", "up", "Mean β log π_θ/π_ref of the chosen responses."),
     Metric("dpo/gain_rejected", "Implicit reward of rejected", "", "none", "Mean β log π_θ/π_ref of the rejected responses."),
-    Metric("reward_model/accuracy", "Pairs told apart", "share", "up",
+    Metric("reward_model/accuracy", "Pairs told apart by the rewards", "share", "up",
            "Share of the batch's pairs whose chosen response has the higher reward."),
     Metric("reward_model/margin", "Reward margin", "reward", "up", "Mean reward of chosen minus rejected in the batch's pairs."),
     # fresh responses, when training is online
