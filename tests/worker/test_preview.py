@@ -1,0 +1,84 @@
+"""The previewing process itself: warm, one job a line, sentences for errors, gone when nobody asks."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.domain.preview import PreviewJob, PreviewResult
+from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, write_dataset
+from tests.worker.workshop import CHECKOUT
+from worker.stages.preview import preview
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> PreviewJob:
+    folder = tmp_path_factory.mktemp("scorings")
+    examples = draw_examples(40)
+    batches = make_plan(examples, 8)
+    dataset = write_dataset(folder / "examples.parquet", examples)
+    return keep_scoring(folder, batches, *draw_scores(batches), dataset=dataset, request={"lambda": [0.1, 1.0]})
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.preview", *options], cwd=CHECKOUT, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[subprocess.Popen[str]]:
+    process = start()
+    yield process
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def ask(child: subprocess.Popen[str], line: str) -> dict:
+    child.stdin.write(f"{line}\n")
+    child.stdin.flush()
+    return json.loads(child.stdout.readline())
+
+
+def test_a_job_is_answered_with_its_preview(child, job):
+    result = PreviewResult.model_validate(ask(child, job.model_dump_json())["result"])
+    expected = preview(job)
+    assert [cell.metrics for cell in result.cells] == [cell.metrics for cell in expected.cells]
+    assert result.cells[0].heaviest == expected.cells[0].heaviest
+    assert result.cells[0].heaviest[0].content.startswith("answer")
+    assert result.suggestions == expected.suggestions
+    assert result.check == expected.check
+
+
+def test_errors_are_sentences_and_the_process_goes_on(child, job):
+    refused = ask(child, job.model_copy(update={"request": {"lambda": [0.0], "presets": ["none"]}}).model_dump_json())["error"]
+    assert refused["code"] == "invalid-input"
+    assert {problem["field"] for problem in refused["problems"]} == {"lambda.0", "presets.0"}
+    gone = ask(child, job.model_copy(update={"index_key": "index-none"}).model_dump_json())["error"]
+    assert gone["code"] == "not-found"
+    assert "Make the scoring again" in gone["detail"]
+    assert ask(child, '{"scorings_dir": 1}')["error"]["code"] == "invalid-input"
+    assert "The worker's log" in ask(child, "no json")["error"]["detail"]
+    assert ask(child, job.model_dump_json())["result"]["num_batches"] == 5
+
+
+def test_a_warm_process_answers_at_once(child, job):
+    ask(child, job.model_dump_json())
+    began = time.monotonic()
+    answer = ask(child, job.model_dump_json())
+    assert answer["result"]["seconds"] <= time.monotonic() - began < 2.0
+
+
+def test_several_jobs_may_wait_in_line(child, job):
+    child.stdin.write(f"{job.model_dump_json()}\n" * 3)
+    child.stdin.flush()
+    assert [len(json.loads(child.stdout.readline())["result"]["cells"]) for _ in range(3)] == [2, 2, 2]
+
+
+def test_it_leaves_when_nobody_asks_for_a_while():
+    with start("0.2") as process:
+        assert process.wait(timeout=60) == 0
