@@ -1,4 +1,7 @@
-"""A sweep through the whole studio, two runs at a time: scored once, stopped half-way, resumed, compared."""
+"""A sweep through the whole studio, two runs at a time: scored once, stopped half-way, resumed, compared.
+
+The preset is `paper`, whose scoring may stop early: one pass must serve the smallest λ, and the baseline that needs own pairs.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +37,7 @@ def recipe(studio: Studio) -> dict[str, Any]:
         "dataset": studio.dataset(tiny.write_pairs(folder / "pairs.jsonl")),
         "policy": {"model": studio.model(folder / "tiny-policy", "policy")},
         "reward": reward,
-        "weights": {"preset": "length_normalised", "lambda": 0.3},
+        "weights": {"preset": "paper", "lambda": 0.3},
         **SMALL,
     }
 
