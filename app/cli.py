@@ -3,7 +3,7 @@
     varstudio up                     start the web and a worker here
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
-    varstudio datasets | models | runs | sweeps …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio datasets | models | scorings | runs | sweeps …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
     varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
 
 Every error is a sentence on standard error, with exit status 1; 2 for a command line that can't be understood.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 
-from app.commands import accounts, datasets, models, runs, sweeps, train, up
+from app.commands import accounts, datasets, models, runs, scorings, sweeps, train, up
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -36,6 +36,7 @@ cli.command("demo")(flow.demo)
 cli.command("train")(train.train)
 cli.add_typer(datasets.group, name="datasets")
 cli.add_typer(models.group, name="models")
+cli.add_typer(scorings.group, name="scorings")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
 cli.add_typer(accounts.users, name="users")

@@ -94,7 +94,7 @@ class Client:
 
 
 def check(response: httpx.Response) -> None:
-    """Raises: CommandFailed with the sentence of a problem answer."""
+    """Raises: CommandFailed with the sentence of a problem answer; Unreachable when it may come back."""
     if not response.is_error:
         return
     try:
@@ -102,4 +102,6 @@ def check(response: httpx.Response) -> None:
         detail, problems = str(problem["detail"]), list(problem.get("problems", []))
     except (ValueError, KeyError, TypeError):
         raise CommandFailed(f"The studio answered {response.status_code} {response.reason_phrase}.") from None
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        raise Unreachable(detail, problems=problems, extra=problem.get("extra"))
     raise CommandFailed(detail, problems=problems, extra=problem.get("extra"))

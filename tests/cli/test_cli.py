@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,7 +19,15 @@ import pytest
 
 from app import cli
 from app.commands.datasets import places
+from app.domain.preview import PreviewRequest
+from app.services import previews
+from app.settings import Settings
+from app.store.database import Database
+from app.store.files import Files
+from app.store.tables import Scoring
+from tests.browser.scored import preview
 from tests.flow.studio import free_port
+from tests.scored import make_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = "".join(json.dumps({"prompt": f"Q {n}?", "chosen": f"Kind {n}.", "rejected": f"Rude {n}."}) + "\n" for n in range(20))
@@ -159,6 +168,66 @@ def test_runs_are_launched_steered_and_watched(shell):
     assert "cancelled" in watched.stderr
     assert "already" in shell.fails("runs", "cancel", run_id)
     shell.must("runs", "delete", run_id)
+
+
+def score(shell: Shell) -> str:
+    """A scoring whose facts are known, as if a worker had made it."""
+    run_id = launch(shell)
+    shell.must("runs", "cancel", run_id)
+    scoring_id = shell.must("scorings", "create", "recipe.yaml", "--batch-size", "4").strip()
+    shell.must("runs", "cancel", field(shell.must("scorings", "show", scoring_id), "run"))
+    with data_of(shell).writing() as session:
+        session.get_one(Scoring, scoring_id).facts = make_facts().model_dump(mode="json")
+    return scoring_id
+
+
+def data_of(shell: Shell) -> Database:
+    return Database(Settings(_env_file=None, data_dir=shell.folder / "var"))
+
+
+def test_scorings_are_asked_for_listed_checked_and_deleted(shell):
+    scoring_id = score(shell)
+    assert f"{scoring_id}  By file  ready" in shell.must("scorings", "list")
+    shown = shell.must("scorings", "show", scoring_id)
+    assert field(shown, "examples") == "10 in 2 batches of 8"
+    assert field(shown, "logprob") == "1280 pairs, 5.12 kB, made in 12.5 s shared, logprob-aaaa"
+    checked = shell.must("scorings", "check", scoring_id)
+    assert field(checked, "pairs") == "10, 1 of them tied"
+    assert field(checked, "longer wins") == "60 % (31 % to 83 %)"
+    assert "████" in checked
+    assert json.loads(shell.must("scorings", "check", scoring_id, "--json"))["length_accuracy"] == 0.6
+    assert shell.must("scorings", "create", "recipe.yaml", "--batch-size", "4", "--watch").strip() == scoring_id
+    shell.must("scorings", "delete", scoring_id)
+    assert "no scoring" in shell.fails("scorings", "show", scoring_id)
+    assert "--batch-size" in shell.fails("scorings", "create", "recipe.yaml", "--batch-size", "0")
+
+
+def test_weights_are_previewed_in_the_terminal(shell):
+    scoring_id, database = score(shell), data_of(shell)
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            with database.writing() as session:
+                if claim := previews.begin(session, Files(database.settings.root), "test", 30):
+                    previews.finish(session, claim.preview_id, "test", preview(PreviewRequest.model_validate(claim.job.request)))
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        query = ("scorings", "preview", scoring_id, "--preset", "paper", "--lambda", "0.05", "--lambda", "2", "--batch-size", "4")
+        shown = shell.must(*query, "--target-ess", "0.4", "--set", "logprob_norm=mean", "--responses")
+        assert len(re.findall(r"^paper +4 +(?:0\.05|2) .*█.*%", shown, re.MULTILINE)) == 2
+        assert "ESS 40 %, paper, B 4: λ 0.421" in shown
+        assert shown.count("Not our problem") == 20
+        asked = json.loads(shell.must(*query, "--flip", "0.1", "--json"))
+    finally:
+        over.set()
+        thread.join()
+    assert [cell["lambda"] for cell in asked["cells"]] == [0.05, 2.0]
+    assert shell.fails(*query[:3], "--lambda", "0") == "lambda must be greater than 0, not 0."
+    assert "--set needs a name" in shell.fails(*query[:3], "--set", "mean")
 
 
 def test_sweeps_are_launched_compared_extended_stopped_and_deleted(shell):

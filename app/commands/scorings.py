@@ -1,0 +1,228 @@
+"""`varstudio scorings`: make scores once, check the rewards, preview the weights of a λ grid, over REST."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.client import Client, CommandFailed, Unreachable
+from app.commands.datasets import read_document
+from app.commands.runs import follow, merge, named_as_typed, reward_of
+from app.commands.terminal import err, facts, out, plain, size, table
+from app.settings import Settings
+from app.web.format import percent, signed
+
+group = typer.Typer(no_args_is_help=True, help="Scorings: scores computed once, reused by every run, λ and preview.")
+BLOCKS = "▁▂▃▄▅▆▇█"
+GIVE_UP_SECONDS = 180.0
+RETRY_SECONDS = 1.0
+BAR_WIDTH = 40
+
+
+@group.command("create")
+def create(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML or JSON; options below replace what it says.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Id of the data set.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Id of the policy.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Id of the reward model, or: rating, preference.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch.")] = None,
+    name: Annotated[str | None, typer.Option()] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow its run to the end.")] = False,
+) -> None:
+    """Ask for a scoring; prints its id. One that is there already is not made again."""
+    body = read_document(recipe) if recipe else {}
+    if not isinstance(body, dict):
+        raise CommandFailed(f"{recipe} should hold a recipe: settings by name.")
+    sections: dict[str, dict[str, Any]] = {
+        "": {"dataset": dataset, "name": name},
+        "policy": {"model": policy},
+        "reward": reward_of(reward),
+        "training": {"batch_size": batch_size},
+    }
+    client = Client(Settings())
+    with named_as_typed(sections):
+        scoring = client.post("/scorings", merge(body, sections))
+    out.print(scoring["id"], markup=False)
+    if watch_it and scoring["state"] != "ready":
+        follow(client, scoring["run_id"])
+
+
+@group.command("list")
+def list_(
+    dataset: Annotated[str | None, typer.Option(help="Only those of this data set.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+) -> None:
+    """List scorings, newest first."""
+    found = Client(Settings()).get("/scorings", dataset=dataset, limit=limit)["items"]
+    rows = [
+        (
+            one["id"],
+            one["name"],
+            one["state"],
+            one["num_pairs"],
+            size(one["size_bytes"] or 0),
+            one["num_runs"],
+            one["used_at"][:16],
+        )
+        for one in found
+    ]
+    table("id", "name", "state", "pairs", "size", "runs", "used", rows=rows)
+
+
+@group.command("show")
+def show(scoring_id: str) -> None:
+    """Show what is in a scoring: sizes, hits and reasons of misses, and the runs that use it."""
+    scoring = Client(Settings()).get(f"/scorings/{scoring_id}")
+    rows: list[tuple[str, object]] = [
+        (name, scoring[name]) for name in ("id", "name", "state", "reason", "remedy") if scoring[name]
+    ]
+    rows += [(key.replace("_id", ""), scoring[key]) for key in ("dataset_id", "policy_id", "reward_id", "run_id") if scoring[key]]
+    if scoring["facts"]:
+        held = scoring["facts"]
+        rows.append(("examples", f"{held['num_examples']} in {held['num_batches']} batches of {held['batch_size']}"))
+        rows += [(name, describe_part(held[name])) for name in ("logprob", "reward") if held[name]]
+    rows += [("used by", f"{run['id']}  {run['name']}  {run['state']}") for run in scoring["runs"]]
+    facts(rows)
+
+
+def describe_part(part: dict[str, Any]) -> str:
+    """One artifact in a line."""
+    whole = part["num_scored"] == part["num_pairs"]
+    told = [f"{part['num_scored']} pairs" if whole else f"{part['num_scored']} of {part['num_pairs']} pairs"]
+    if part["smallest_lambda"] is not None:
+        told.append(f"stopped early for λ from {part['smallest_lambda']:g}")
+    how = "found" if part["hit"] else f"made in {part['seconds']:.1f} s {part['backend']}".strip()
+    told += [size(part["size_bytes"]), how, part["key"]]
+    return ", ".join(told) + (f" ({part['miss_reason']})" if part["miss_reason"] else "")
+
+
+@group.command("check")
+def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help="The whole answer.")] = False) -> None:
+    """Show what the rewards know of the preference labels."""
+    found = Client(Settings()).get(f"/scorings/{scoring_id}/check")
+    if as_json:
+        out.print_json(data=found)
+        return
+    rows: list[tuple[str, object]] = [
+        ("responses", f"{found['num_responses']}, rewards {found['mean']:.3g} ± {found['std']:.3g}"),
+        ("pairs", f"{found['num_pairs']}, {found['num_ties']} of them tied"),
+    ]
+    for title, prefix in (("agreement", ""), ("longer wins", "length_")):
+        share = found["accuracy" if not prefix else "length_accuracy"]
+        if share is not None:
+            rows.append((title, f"{percent(share)} ({percent(found[prefix + 'low'])} to {percent(found[prefix + 'high'])})"))
+    facts(rows)
+    highest = max(found["counts"], default=0)
+    for edge, times in zip(found["edges"], found["counts"], strict=False):
+        out.print(f"{edge:>10.3g}  {'█' * round(BAR_WIDTH * times / max(1, highest))} {times}", markup=False)
+    show_findings(found["findings"])
+
+
+@group.command("preview")
+def preview(
+    scoring_id: str,
+    preset: Annotated[list[str] | None, typer.Option(help="paper, length_normalised, …; repeatable.")] = None,
+    lambdas: Annotated[list[float] | None, typer.Option("--lambda", help="A temperature λ > 0; repeatable.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Prompts per batch; repeatable.")] = None,
+    target_ess: Annotated[float | None, typer.Option(help="Suggest a λ for this share of the batch.")] = None,
+    flip: Annotated[float | None, typer.Option(help="Share of the labels that are swapped first.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Noise on the rewards, in their standard deviations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the swaps and the noise.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option("--set", help="A choice of the weights: logprob_norm=mean; repeatable.")
+    ] = None,
+    responses: Annotated[bool, typer.Option("--responses", help="The heaviest and lightest responses too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole answer.")] = False,
+) -> None:
+    """Show what the weights would be for each λ × preset × batch size, without training."""
+    query: dict[str, Any] = {
+        "preset": preset, "lambda": lambdas, "batch_size": batch_size, "target_ess": target_ess,
+        "label_flip_share": flip, "reward_std": noise, "noise_seed": seed, **overrides_of(choice or []),
+    }  # fmt: skip
+    answer = ask_patiently(Client(Settings()), f"/scorings/{scoring_id}/preview", query)
+    if as_json:
+        out.print_json(data=answer)
+        return
+    rows = [row_of(cell) for cell in answer["cells"]]
+    table("preset", "B", "λ", "weights 1e-8 … 1e2", "ESS", "chosen", "ρ reward", "ρ length", "findings", rows=rows)
+    for one in answer["suggestions"]:
+        found = f"λ {one['lambda']:.3g}" if one["lambda"] is not None else f"no λ: {one['reason']}"
+        what = f"ESS {percent(one['target_ess'])}, {one['preset']}, B {one['batch_size']}"
+        out.print(plain(f"{what}: {found}"), markup=False)
+    show_findings(answer["findings"])
+    if responses:
+        for cell in answer["cells"]:
+            show_responses(cell)
+
+
+def ask_patiently(client: Client, path: str, query: dict[str, Any]) -> Any:
+    """The answer; a worker that is busy or just starting is waited for."""
+    end = time.monotonic() + GIVE_UP_SECONDS
+    while True:
+        try:
+            return client.get(path, **query)
+        except Unreachable as error:
+            if time.monotonic() > end:
+                raise
+            err.print(error.detail, style="dim", markup=False)
+            time.sleep(RETRY_SECONDS)
+
+
+def overrides_of(choices: list[str]) -> dict[str, str]:
+    """Raises: CommandFailed."""
+    found = {}
+    for text in choices:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise CommandFailed(f"--set needs a name and a value, such as logprob_norm=mean, not {text!r}.")
+        found[f"weights.{name.strip().removeprefix('weights.')}"] = value.strip()
+    return found
+
+
+def row_of(cell: dict[str, Any]) -> tuple[object, ...]:
+    metrics = cell["metrics"]
+    share, chosen = metrics.get("weight/ess_share"), metrics.get("weight/share_chosen")
+    follows = (signed(metrics.get(f"weight/spearman_{what}"), 2) for what in ("reward", "length"))
+    findings = ", ".join(finding["name"] for finding in cell["findings"])
+    picture = spark(cell["histogram"])
+    return (
+        cell["preset"],
+        cell["batch_size"],
+        f"{cell['lambda']:g}",
+        picture,
+        percent(share),
+        percent(chosen),
+        *follows,
+        findings,
+    )
+
+
+def spark(counts: list[int]) -> str:
+    """A histogram in one line; an empty bin is a space."""
+    highest = max(counts, default=0)
+    return "".join(BLOCKS[min(7, 8 * times // (highest + 1))] if times else " " for times in counts)
+
+
+def show_findings(findings: list[dict[str, Any]]) -> None:
+    for finding in findings:
+        text = f"{finding['severity']}: {finding['title']}. {finding['evidence']} {finding['remedy']}"
+        out.print(plain(text), markup=False)
+
+
+def show_responses(cell: dict[str, Any]) -> None:
+    for title in ("heaviest", "lightest"):
+        out.print(f"\n{cell['preset']}, B {cell['batch_size']}, λ {cell['lambda']:g}: {title}", markup=False)
+        sides = {1: "chosen", -1: "rejected", 0: "neither", None: ""}
+        table("w", "reward", "tokens", "side", "example", "response", rows=[
+            (f"{one['weight']:.3g}", "" if one["reward"] is None else f"{one['reward']:.3g}", one["num_tokens"],
+             sides.get(one["preference"], ""), one["example_id"], json.dumps(one["content"][:60], ensure_ascii=False))
+            for one in cell[title]
+        ])  # fmt: skip
+
+
+@group.command("delete")
+def delete(scoring_id: str) -> None:
+    """Delete a scoring that no unfinished run uses, with the scores that no other scoring shares."""
+    Client(Settings()).delete(f"/scorings/{scoring_id}")
