@@ -47,9 +47,9 @@ class RunningAttempt:
 
     def __init__(
         self, database: Database, settings: Settings, claim: attempts.Claim, process: RunnerProcess, folder: Path,
-        patience: Patience,
+        patience: Patience, slots: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        self.claim = claim
+        self.claim, self.slots = claim, tuple(slots)
         self.process = process
         self._database, self._settings, self._folder, self._patience = database, settings, folder, patience
         self._tail = SpoolTail(folder / "events.jsonl")

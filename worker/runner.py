@@ -4,22 +4,27 @@
 
 Reads spec.json there, appends events to events.jsonl, keeps checkpoints and artifacts in the run's folder, and ends with the
 exit status of its outcome (app.domain.run.EXIT_STATUS). It knows no database: it runs as well without any server.
-One process for now; with several, rank 0 is the one that owns the spool and the folders.
+With several processes it starts them (worker.launcher), and says their common outcome.
 """
 
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from app.domain.errors import InvalidInput
-from app.domain.events import LogWritten, OutcomeReached
+from app.domain.events import Event, LogWritten, OutcomeReached
 from app.domain.jobs import RunSpec
 from app.domain.run import EXIT_STATUS, Outcome
 from worker.failures import explain
+from worker.launcher import Crashed, die_like, run_ranks
 from worker.spool import Spool
 from worker.stop import Stopped, StopSignals
+
+if TYPE_CHECKING:
+    from worker.models.parallel import Ranks
 
 
 def main(argv: list[str]) -> int:
@@ -30,35 +35,65 @@ def main(argv: list[str]) -> int:
     attempt_dir = Path(argv[0]).resolve()
     stop = StopSignals(attempt_dir)
     stop.listen()  # before the slow imports, so that no signal finds the default handler
-    spool = Spool(attempt_dir / "events.jsonl")
-    outcome = _run_to_outcome(attempt_dir, spool, stop)
     try:
-        spool.write(outcome)
-        spool.sync()
-    except OSError as error:
-        sys.stderr.write(f"The outcome ({outcome.outcome}: {outcome.reason}) could not be written: {error}\n")
-        return EXIT_STATUS[Outcome.FAILED]
-    finally:
-        spool.close()
-    return EXIT_STATUS[outcome.outcome]
+        outcome = _run_to_outcome(attempt_dir, stop)
+    except Crashed as crashed:
+        _say(attempt_dir, LogWritten(level="error", text=str(crashed)))
+        return die_like(crashed)
+    return EXIT_STATUS[outcome.outcome] if _say(attempt_dir, outcome) else EXIT_STATUS[Outcome.FAILED]
 
 
-def _run_to_outcome(attempt_dir: Path, spool: Spool, stop: StopSignals) -> OutcomeReached:
+def _run_to_outcome(attempt_dir: Path, stop: StopSignals) -> OutcomeReached:
     try:
         spec = read_spec(attempt_dir)
         stop.watch(spec.supervisor_pid)
         stop.check()
+    except (Stopped, InvalidInput) as error:
+        return judge(error)
+    if spec.num_processes > 1:
+        return run_ranks(attempt_dir, spec.num_processes, stop)
+    return run_alone(spec, attempt_dir, stop)
+
+
+def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks | None" = None) -> OutcomeReached:
+    """Run the course in this process, which is the only one or, with `ranks`, one of several."""
+    spool = Spool(attempt_dir / "events.jsonl")
+    try:
+        from worker.models.parallel import ALONE
         from worker.stages.course import run_course  # imports torch: seconds, and only now
 
-        return OutcomeReached.model_validate({"outcome": Outcome.SUCCEEDED, "summary": run_course(spec, spool, stop)})
-    except Stopped as stopped:
-        return OutcomeReached(outcome=stopped.outcome, reason=stopped.reason)
+        summary = run_course(spec, spool, stop, ranks or ALONE)
+        return OutcomeReached.model_validate({"outcome": Outcome.SUCCEEDED, "summary": summary})
     except (Exception, KeyboardInterrupt) as error:  # the last word must be said whatever happened
-        traceback.print_exc()
-        outcome = explain(error)
-        if outcome.retry:
+        outcome = judge(error)
+        if outcome.retry and outcome.outcome is Outcome.FAILED:
             _log_trace(spool, error)
         return outcome
+    finally:
+        spool.close()
+
+
+def judge(error: BaseException) -> OutcomeReached:
+    """The outcome of an attempt that ended with this exception."""
+    if isinstance(error, Stopped):
+        return OutcomeReached(outcome=error.outcome, reason=error.reason)
+    traceback.print_exception(error)
+    return explain(error)
+
+
+def _say(attempt_dir: Path, event: Event) -> bool:
+    """Write a last event; False when the disk refuses it."""
+    try:
+        spool = Spool(attempt_dir / "events.jsonl")
+        try:
+            spool.write(event)
+            spool.sync()
+        finally:
+            spool.close()
+    except OSError as error:
+        sys.stderr.write(f"This could not be written to the spool: {event!r}: {error}\n")
+        return False
+    return True
 
 
 def read_spec(attempt_dir: Path) -> RunSpec:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from app.domain.errors import StudioError, Unavailable
+from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
-from app.domain.run import Outcome
+from app.domain.run import Outcome, describe_shortage
 from app.services import attempts
 from app.settings import Settings
 from app.store import runs
@@ -73,7 +73,8 @@ class Supervisor:
         self._command, self._patience = tuple(runner_command), patience or Patience()
         self._gpus = list_gpus() if gpus is None else list(gpus)
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
-        self._running: dict[int, RunningAttempt] = {}
+        self._num_places = runs.count_places(self._num_slots, len(self._gpus))
+        self._running: dict[int, RunningAttempt] = {}  # by its first slot
         self._hinted = hinted or threading.Event()
         self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
         self._stopping = threading.Event()
@@ -172,28 +173,54 @@ class Supervisor:
             log.warning("took back a run whose worker is gone", extra={"run_id": run_id})
 
     def _claim_all(self) -> None:
-        for slot in range(self._num_slots):
-            if slot not in self._running and not self._claim_into(slot):
+        while slots := self._find_free():
+            if not self._claim_into(slots):
                 return
+        self._refuse_oversized()
 
-    def _claim_into(self, slot: int) -> bool:
-        """Fill a free slot; False when no run waits."""
+    def _find_free(self) -> list[int]:
+        """The free slots on GPUs of their own, or all free slots where there is no GPU."""
+        taken = {slot for attempt in self._running.values() for slot in attempt.slots}
+        free = [slot for slot in range(self._num_slots) if slot not in taken]
+        first = {self._gpu_of(slot): slot for slot in reversed(free)}
+        return [slot for slot in free if slot == first[self._gpu_of(slot)]]
+
+    def _gpu_of(self, slot: int) -> int:
+        """Which GPU the slot's process gets; without GPUs, the slot itself."""
+        return slot % len(self._gpus) if self._gpus else slot
+
+    def _claim_into(self, slots: list[int]) -> bool:
+        """Let the next run begin in some of the free slots, one for each of its processes; False when none can."""
         with self.database.reading() as session:  # so that an idle worker never takes the write lock
             if not runs.has_queued(session):
                 return False
         with self.database.writing() as session:
-            claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds)
+            claim = attempts.begin(
+                session, self.worker_id, self.settings.lease_seconds, num_free=len(slots), num_places=self._num_places
+            )
         if claim is None:
             return False
+        slots = slots[: claim.num_processes]
         extra = {"run_id": claim.run_id, "attempt": claim.attempt}
         try:
             if not self._take_over(claim):
-                self._running[slot] = self._spawn(claim, slot)
-                log.info("started runner %d in slot %d", self._running[slot].process.pid, slot, extra=extra)
+                self._running[slots[0]] = attempt = self._spawn(claim, slots)
+                log.info("started runner %d in slots %s", attempt.process.pid, slots, extra=extra)
         except (StudioError, OSError, ValueError) as error:
             log.exception("the runner could not be started", extra=extra)
             self._give_up(claim, error)
         return True
+
+    def _refuse_oversized(self) -> None:
+        """Runs of more processes than any worker has places would wait forever: they fail with a sentence."""
+        with self.database.reading() as session:
+            most = max(self._num_places, runs.find_most_places(session) or 0)
+            if not runs.has_queued(session):
+                return
+        with self.database.writing() as session:
+            claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds, more_than=most)
+        if claim is not None:
+            self._give_up(claim, RecipeInvalid.at("training.num_processes", describe_shortage(claim.num_processes, most)))
 
     def _take_over(self, claim: attempts.Claim) -> bool:
         """Settle what earlier attempts left: a runner that still runs here, lines nobody recorded.
@@ -209,23 +236,23 @@ class Supervisor:
             attempts.finish(session, claim.run_id, claim.token, outcome)
         return True
 
-    def _spawn(self, claim: attempts.Claim, slot: int) -> RunningAttempt:
-        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
+    def _spawn(self, claim: attempts.Claim, slots: list[int]) -> RunningAttempt:
+        gpus = [self._gpus[self._gpu_of(slot)] for slot in slots] if self._gpus else []
         num_threads = self.settings.runner_threads or max(1, count_cores() // self._num_slots)
         with self.database.reading() as session:
-            device = "cpu" if gpu is None else "cuda"
+            device = "cuda" if gpus else "cpu"
             spec = attempts.build_spec(
                 session, self.files, self.settings, claim, device, num_threads=num_threads, supervisor_pid=os.getpid()
             )
         folder = self.files.attempt_dir(claim.run_id, claim.attempt)
         write_atomic(folder / "spec.json", spec.model_dump_json(by_alias=True, indent=1).encode())
         environment = {
-            "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu.index),
+            "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in gpus),
             "PYTHONUNBUFFERED": "1",
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads)),
         }
         process = RunnerProcess(self._command, folder, environment)
-        return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience)
+        return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots)
 
     def _give_up(self, claim: attempts.Claim, error: Exception) -> None:
         """The attempt never began: a fault of the recipe ends the run, one of this machine may pass."""

@@ -163,6 +163,10 @@ class TrainingSettings(Settings):
     def micro_batch_fits(self) -> Self:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise fault("micro_batch_size", f"{self.micro_batch_size} is larger than batch_size {self.batch_size}.")
+        if self.num_processes > self.batch_size:
+            raise fault(
+                "num_processes", f"{self.num_processes} processes share {self.batch_size} prompts: use fewer, or a larger batch."
+            )
         if self.epochs is None and self.steps is None:
             raise fault("epochs", "Give epochs or steps.")
         return self
@@ -246,6 +250,9 @@ class Recipe(Settings):
             raise fault("policy.quantization", "Weights of 4 bits can't be trained themselves: set policy.adaptation to lora.")
         if self.method is Method.REWARD_MODEL and self.policy.adaptation != "full":
             raise fault("policy.adaptation", "A reward model is trained with all its weights: set policy.adaptation to full.")
+        if self.training.sharding == "full" and (self.method is Method.REWARD_MODEL or self.policy.quantization != "none"):
+            what = "A reward model is" if self.method is Method.REWARD_MODEL else "Weights of 4 bits are"
+            raise fault("training.sharding", f"{what} held whole by every device: set training.sharding to none.")
         if self.online.every is not None and self.method is not Method.VAR:
             raise fault("online.every", f"Fresh responses are weighted by VAR only, not by {self.method}: leave it empty.")
         if self.online.every is not None and self.reward.source != "model":

@@ -67,3 +67,11 @@ EXIT_STATUS: dict[Outcome, int] = {
     Outcome.CANCELLED: 11,
     Outcome.INTERRUPTED: 12,
 }
+
+
+def describe_shortage(num_processes: int, most: int) -> str:
+    """Why no worker can run so many processes, when the largest has places for `most`."""
+    return (
+        f"The run wants {num_processes} devices to train together, but no worker has more than {most}: ask for fewer, or start "
+        "a worker with more (a worker without GPUs has as many as STUDIO_WORKER_SLOTS says)."
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.errors import RecipeInvalid, StaleToken
@@ -24,6 +24,7 @@ from app.store.files import Files
 from app.store.runs import lock_run
 from app.store.tables import Attempt, Dataset, Model, Run, Worker
 
+ANY = 2**31 - 1
 MAX_ATTEMPTS = 3
 MAX_ATTEMPTS_KILLED = 2  # by SIGKILL: perhaps for memory, which a second retry would not change
 FORGET_WORKER_AFTER = timedelta(days=1)
@@ -40,16 +41,29 @@ class Claim:
     spool_attempt: int = 0  # the earlier attempt whose spool may hold more than its worker could record; 0: none
     kind: RunKind = RunKind.TRAINING
 
+    @property
+    def num_processes(self) -> int:
+        """How many places of a worker it takes; scores are made by one process."""
+        return 1 if self.kind is RunKind.SCORING else int(self.recipe["training"].get("num_processes", 1))
 
-def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Claim the queued run that is next in line: highest priority, then longest waiting. None when none waits."""
+
+def begin(
+    session: Session, worker_id: str, lease_seconds: float, *, num_free: int = ANY, num_places: int = ANY, more_than: int = 0
+) -> Claim | None:
+    """Claim the queued run that is next in line: highest priority, then longest waiting. None when none can begin here now.
+
+    Of the worker's `num_places`, `num_free` are free. A run of more processes than are free keeps its place at the head of
+    the line, and nothing behind it is begun here meanwhile: so small runs never starve a large one. A run of more than
+    `num_places` is passed over. With `more_than`, only runs of more processes than that count.
+    """
     at = now(session)
     waiting = aliased(Run)
-    first = select(waiting.id).where(waiting.state == RunState.QUEUED)
+    size = _num_processes(waiting)
+    first = select(waiting.id).where(waiting.state == RunState.QUEUED, size <= num_places, size > more_than)
     first = first.order_by(waiting.priority.desc(), waiting.queued_at, waiting.id).limit(1).with_for_update(skip_locked=True)
     statement = (
         update(Run)
-        .where(Run.id == first.scalar_subquery(), Run.state == RunState.QUEUED)
+        .where(Run.id == first.scalar_subquery(), Run.state == RunState.QUEUED, _num_processes(Run) <= num_free)
         .values(token=Run.token + 1, attempt=Run.attempt + 1, worker_id=worker_id)
         .returning(Run.id)
     )
@@ -63,6 +77,12 @@ def begin(session: Session, worker_id: str, lease_seconds: float) -> Claim | Non
     session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
     move(session, run, RunState.RUNNING)
     return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt, RunKind(run.kind))
+
+
+def _num_processes(run: Any) -> ColumnElement[int]:
+    """Claim.num_processes, as SQL."""
+    asked = func.coalesce(run.recipe[("training", "num_processes")].as_integer(), 1)
+    return case((run.kind == RunKind.SCORING, 1), else_=asked)
 
 
 def open_spool(session: Session, claim: Claim) -> None:
@@ -96,6 +116,7 @@ def build_spec(
         scorings_dir=str(files.scorings_dir),
         hub_dir=str(files.hub_dir),
         device=device,
+        num_processes=claim.num_processes,
         num_threads=num_threads or settings.runner_threads or None,
         supervisor_pid=supervisor_pid,
     )

@@ -77,6 +77,18 @@ def has_worker(session: Session) -> bool:
     return newest is not None and now(session) - newest < WORKER_ALIVE
 
 
+def count_places(slots: int, num_devices: int) -> int:
+    """How many processes a worker can give one run: each on a GPU of its own, or in a slot where there is none."""
+    return min(slots, num_devices) if num_devices else slots
+
+
+def find_most_places(session: Session) -> int | None:
+    """The most processes that a worker heard of lately can give one run; None when none was heard of."""
+    at = now(session)
+    alive = [worker for worker in list_workers(session) if at - worker.beat_at < WORKER_ALIVE]
+    return max((count_places(worker.slots, len(worker.devices)) for worker in alive), default=None)
+
+
 def metric_keys(session: Session, run_id: str) -> list[str]:
     """The keys of the run's series, sorted."""
     return list(session.scalars(select(Metric.key).where(Metric.run_id == run_id).distinct().order_by(Metric.key)))

@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,8 +17,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from worker.models.adapter import LanguageModel
+from worker.models.adapter import Body
 from worker.models.parallel import Ranks
+
+Model = TypeVar("Model", bound=Body)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class _Body:
         return self._network.run_below_head(**inputs)
 
 
-def shard(model: LanguageModel) -> LanguageModel:
+def shard(model: Model) -> Model:
     """Cut the model over all processes, in place; gradients come back summed, as float32 on the way."""
     network, ranks = model.network, model.ranks
     mesh = init_device_mesh(model.device.type, (ranks.size,))
@@ -86,7 +88,7 @@ def shard(model: LanguageModel) -> LanguageModel:
     return replace(model, body=_Body(network), is_sharded=True)
 
 
-def gather_weights(model: LanguageModel) -> dict[str, Tensor]:
+def gather_weights(model: Body) -> dict[str, Tensor]:
     """All trained weights as whole tensors on the CPU of the lead; nothing on the others, which must call this as well."""
     found = {}
     for name, parameter in model.network.named_parameters():

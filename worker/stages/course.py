@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Method
 from app.domain.run import RunKind
+from worker.models.parallel import ALONE, Ranks
 from worker.spool import Spool
 from worker.stages.attempt import Attempt
 from worker.stages.ground import lay_ground
@@ -17,14 +18,17 @@ from worker.stages.score_pass import refuse_inverted, score_all, summarize
 from worker.stop import StopSignals
 
 
-def run_course(spec: RunSpec, spool: Spool, stop: StopSignals) -> dict[str, float | None]:
-    """Run the whole attempt and return its summary; raises Stopped, StudioError, or what a library raises."""
+def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = ALONE) -> dict[str, float | None]:
+    """Run the whole attempt and return its summary; raises Stopped, StudioError, or what a library raises.
+
+    Of several processes the lead scores while the others wait; they find its scores in the cache then.
+    """
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
-    attempt = Attempt(spec, spool, stop)
+    attempt = Attempt(spec, spool, stop, ranks)
     attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
     attempt.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     recipe = json.dumps(spec.recipe.to_dict(), indent=2, ensure_ascii=False).encode()
@@ -35,7 +39,8 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals) -> dict[str, floa
         refuse_missing(spec.recipe, ground.batches)
         if spec.recipe.method is Method.REWARD_MODEL:
             return train_reward_model(attempt, ground)
-    scores = score_all(attempt, ground)
+    with ranks.lead_first():
+        scores = score_all(attempt, ground)
     if spec.kind is RunKind.SCORING:
         return summarize(scores.facts)
     if scores.facts is not None:

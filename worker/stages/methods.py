@@ -1,7 +1,6 @@
 """The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from worker.stages.objectives import (
 from worker.stages.online import OnlineObjective
 from worker.stages.reward_training import Reader, evaluate_pairs, take_pairs
 from worker.stages.score_pass import Scores
+from worker.stages.shares import find_whole, judge_by_lead, spread
 from worker.stages.sources import load_reference
 from worker.stages.weigh import Weighing, save_weights, weigh
 
@@ -41,17 +41,22 @@ def train_policy(attempt: Attempt, ground: Ground, scores: Scores) -> dict[str, 
     """Train a language model by VAR, SFT or DPO, judge it on held-out prompts, and keep it; returns the summary."""
     recipe = attempt.recipe
     model = scores.policy or load_reference(attempt, ground)
-    checkpoint = training_stage.find_checkpoint(attempt)
+    with attempt.ranks.lead_first():
+        checkpoint = training_stage.find_checkpoint(attempt)
     source = make_source(attempt, ground, scores)
-    held_out = set_up(attempt, model, ground.prepared.held_out, ground.prompt_format, ground.lengths, ground.policy_folder)
+    with attempt.ranks.lead_first():
+        held_out = set_up(attempt, model, ground.prepared.held_out, ground.prompt_format, ground.lengths, ground.policy_folder)
     if recipe.policy.adaptation == "lora":
         model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
     num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
-    judge = None if held_out.is_empty else partial(evaluate, attempt, model, held_out)
+    model = spread(attempt, model)
+    judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
     objective = source(model, num_steps)
-    training = training_stage.start(attempt, model, objective, judge, num_steps, checkpoint)
+    training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)
     training_stage.train(training)
-    write_artifacts(attempt, model, ground)
+    whole = find_whole(attempt, model, ground.policy_folder)
+    if attempt.ranks.is_lead:
+        write_artifacts(attempt, whole, ground)
     return training.progress.summary
 
 
@@ -64,17 +69,25 @@ def train_reward_model(attempt: Attempt, ground: Ground) -> dict[str, float | No
     reader = Reader(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
     policy = load_reference(attempt, ground)
     model = build_classifier(policy.network, tokenizer, derive_seed(recipe.training.seed, "head"))
-    checkpoint = training_stage.find_checkpoint(attempt)
+    with attempt.ranks.lead_first():
+        checkpoint = training_stage.find_checkpoint(attempt)
     attempt.raise_findings(plan_findings(prepared, recipe.evaluation.share))
     batches = flip_batches(ground.batches, recipe.noise)
     read = [reader.read(batch, index) for index, batch in enumerate(batches)]
     pairs = take_pairs(prepared.held_out)
-    judge = partial(evaluate_pairs, attempt, model, reader.read(pairs)) if pairs else None
+    model = spread(attempt, model)
+    judge = None
+    if pairs:
+        held_out = reader.read(pairs)
+        judge = judge_by_lead(
+            attempt, model, ground.policy_folder, lambda whole, step: evaluate_pairs(attempt, whole, held_out, step)
+        )
     num_steps = count_steps(len(read), recipe.training.epochs, recipe.training.steps)
     training = training_stage.start(attempt, model, RewardObjective(read, recipe.training), judge, num_steps, checkpoint)
     training_stage.train(training)
-    keep_network(attempt, model.network, tokenizer, "The trained reward model")
-    attempt.announce("metrics.jsonl", "Every metric of every step")
+    if attempt.ranks.is_lead:
+        keep_network(attempt, model.network, tokenizer, "The trained reward model")
+        attempt.announce("metrics.jsonl", "Every metric of every step")
     return training.progress.summary
 
 

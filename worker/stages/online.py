@@ -26,6 +26,7 @@ from worker.stages.ground import Ground
 from worker.stages.noise import perturb_rewards
 from worker.stages.objectives import WeightedObjective
 from worker.stages.prepare import Encoded, EncodedResponse
+from worker.stages.shares import find_whole
 from worker.stages.weigh import WeightedBatch, gather_own
 from worker.var.loss import token_coefficients
 from worker.var.online import online_candidates, online_choices
@@ -83,13 +84,21 @@ class OnlineObjective(WeightedObjective):
     def start_round(self, first: int, end: int) -> Round:
         """Let the policy answer all prompts of the steps `first` to `end`, and tell what came of it."""
         examples = [example for step in range(first, end) for example in super(OnlineObjective, self).batch_at(step).examples]
-        made = Round(first, draw(self.attempt, self.model, self.ground, examples, first))
+        made = Round(first, self.draw_together(examples, first))
         rewards = torch.tensor([reward for drawn in made.drawn for reward in drawn.rewards], dtype=torch.float64)
         self.attempt.log(
             f"Step {first + 1}: the policy answered {len(examples)} prompts {self.recipe.online.num_responses} times each, "
             f"for steps {first + 1} to {end}; mean reward {float(rewards.mean()):.4g} (data: {self.weighing.reward_mean:.4g})."
         )
         return made
+
+    def draw_together(self, examples: Sequence[Encoded], first: int) -> list[Drawn]:
+        """The lead draws with the whole policy, and tells the other processes what it has drawn."""
+        whole = find_whole(self.attempt, self.model, self.ground.policy_folder)
+        drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
+        if self.attempt.ranks.is_alone and drawn is not None:
+            return drawn
+        return [Drawn(**one) for one in self.attempt.ranks.tell(drawn and [asdict(one) for one in drawn])]
 
     def weigh_fresh(self, batch: WeightedBatch, drawn: Sequence[Drawn], first: int) -> WeightedBatch:
         """The batch with its prompts' fresh answers in the place of the data's."""

@@ -3,19 +3,22 @@
 Legend: M responses of a batch, R rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from worker.models.adapter import LanguageModel, add_lora
+from worker.models.adapter import Body, LanguageModel, add_lora
 from worker.models.load import load_policy
 from worker.models.sharding import gather_weights, shard
 from worker.stages.attempt import Attempt
 from worker.stages.batches import MicroBatch, split_batch
 from worker.stages.prepare import Encoded
+
+Model = TypeVar("Model", bound=Body)
 
 
 def share_batch(
@@ -53,14 +56,14 @@ def share_batch(
     return mine
 
 
-def spread(attempt: Attempt, model: LanguageModel) -> LanguageModel:
-    """The policy as all processes of the attempt train it together: whole on each, or cut into shards."""
+def spread(attempt: Attempt, model: Model) -> Model:
+    """The network as all processes of the attempt train it together: whole on each, or cut into shards."""
     model = replace(model, ranks=attempt.ranks)
     return shard(model) if attempt.recipe.training.sharding == "full" and not attempt.ranks.is_alone else model
 
 
-def find_whole(attempt: Attempt, model: LanguageModel, folder: Path) -> LanguageModel:
-    """The policy in one piece, for the lead to evaluate or to write: itself, or, of shards, a copy made anew.
+def find_whole(attempt: Attempt, model: Model, folder: Path) -> Model:
+    """The network in one piece, for the lead to evaluate or to write: itself, or, of a sharded policy, a copy made anew.
 
     All processes must call this; what the others get is not to be used.
     """
@@ -77,4 +80,16 @@ def find_whole(attempt: Attempt, model: LanguageModel, folder: Path) -> Language
         for name, parameter in whole.network.named_parameters():
             if name in trained:
                 parameter.copy_(trained[name])
-    return whole
+    return cast(Model, whole)
+
+
+def judge_by_lead(
+    attempt: Attempt, model: Model, folder: Path, judge: Callable[[Model, int], dict[str, float | None]]
+) -> Callable[[int], dict[str, float | None]]:
+    """`judge` on the whole network, by the lead alone while the others wait; these get no metrics."""
+
+    def ask(step: int) -> dict[str, float | None]:
+        whole = find_whole(attempt, model, folder)
+        return attempt.ranks.lead_alone(lambda: judge(whole, step)) or {}
+
+    return ask

@@ -109,7 +109,7 @@ def start(
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model = replace(model, packs=False)  # attention is run again in the backward pass, when the packing is forgotten
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimizer = Optimizer(trainable, recipe.training)
+    optimizer = Optimizer(trainable, recipe.training, attempt.ranks)
     torch.manual_seed(derive_seed(recipe.training.seed, "train"))
     progress = Progress()
     if checkpoint is not None:
@@ -148,7 +148,7 @@ def _run_steps(training: Training) -> None:
             save(training)
         if finished:
             return
-        attempt.stop.check()
+        attempt.check()
         train_step(training, pace)
 
 
@@ -246,6 +246,8 @@ def save(training: Training) -> None:
     tensors = training.optimizer.save() | {"random/cpu": torch.get_rng_state()}
     if training.model.device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state()
+    if not attempt.ranks.is_lead:
+        return
     attempt.spool.sync()
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (attempt.artifacts_dir / name).exists():
