@@ -1,7 +1,8 @@
 """The previewing process: `python -m worker.preview [IDLE_SECONDS]`.
 
-One PreviewJob a line in, {"result"} or {"error"} a line out. It is warm: torch is imported once and the last few scorings stay in memory. It ends by itself after ten idle minutes and when
-stdin ends. Errors are sentences: {"error": {"code", "detail", "problems"}}.
+One PreviewJob a line in, {"result"} or {"error"} a line out; errors are sentences: {"error": {"code", "detail", "problems"}}.
+It is warm: torch is imported once and the last few scorings stay in memory. It ends by itself after ten idle minutes and when
+stdin ends.
 """
 
 import json

@@ -73,6 +73,12 @@ def test_a_warm_process_answers_at_once(child, job):
     assert answer["result"]["seconds"] <= time.monotonic() - began < 2.0
 
 
+def test_it_holds_no_library_of_models():
+    """Transformers would take seconds and a hundred megabytes more."""
+    code = "import sys, worker.preview; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
+
+
 def test_several_jobs_may_wait_in_line(child, job):
     child.stdin.write(f"{job.model_dump_json()}\n" * 3)
     child.stdin.flush()

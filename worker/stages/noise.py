@@ -13,7 +13,6 @@ from torch import Tensor
 
 from app.domain.recipe import NoiseSettings
 from worker.stages.prepare import Encoded
-from worker.stages.weigh import gather_own
 
 FLIPS, REWARDS = 1, 2  # streams of random numbers
 GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64's, as signed integers
@@ -66,7 +65,7 @@ def add_noise(
 def measure_noise(batches: Sequence[Sequence[Encoded]], rewards: Sequence[Tensor], noise: NoiseSettings) -> float:
     """The deviation of the noise on every reward: `reward_std` times that of the clean rewards of own pairs."""
     own = [torch.tensor([i for i, example in enumerate(batch) for _ in example.responses]) for batch in batches]
-    clean = torch.cat([gather_own(own_M, reward_BM) for own_M, reward_BM in zip(own, rewards, strict=True)]).double()
+    clean = torch.cat([reward_BM.gather(0, own_M[None])[0] for own_M, reward_BM in zip(own, rewards, strict=True)]).double()
     return noise.reward_std * float(clean.std(correction=0))
 
 

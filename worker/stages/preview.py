@@ -16,10 +16,9 @@ from worker.stages.preview_batches import Grouping, Part, find_repetition, group
 from worker.stages.preview_cells import Draft, draft, tally
 from worker.stages.preview_scores import KeptScorings, Noisy, add_noise
 from worker.stages.preview_texts import read_excerpts
-from worker.stages.weigh import LAMBDA_BATCHES
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import holds_for
-from worker.var.lambdas import SMALLEST_LAMBDA, TargetUnreachable, find_stacked_lambda
+from worker.var.lambdas import LAMBDA_BATCHES, SMALLEST_LAMBDA, TargetUnreachable, find_stacked_lambda
 
 
 def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:

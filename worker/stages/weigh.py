@@ -19,10 +19,10 @@ from app.domain.recipe import WeightSettings
 from worker.stages.prepare import Encoded
 from worker.stages.score import own_prompts
 from worker.var.diagnostics import describe_weights, histogram
+from worker.var.lambdas import LAMBDA_BATCHES
 from worker.var.loss import token_coefficients
 from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda
 
-LAMBDA_BATCHES = 128  # batches that λ is looked for on, evenly spread over the plan
 ROW_GROUP_ROWS = 65_536
 
 

@@ -10,6 +10,7 @@ from worker.var.stacks import effective_sample_sizes, weigh
 from worker.var.terms import make_terms
 
 SMALLEST_LAMBDA, LARGEST_LAMBDA, LAMBDAS_PER_DECADE = 1e-4, 1e5, 2
+LAMBDA_BATCHES = 128  # batches that λ is looked for on, evenly spread over the plan
 STACKED_PLACES = 1 << 18  # of [S, B, M]: what fits a processor's cache
 
 
