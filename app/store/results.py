@@ -20,7 +20,7 @@ EVALUATED = (
     "eval/length_reference",
 )  # fmt: skip
 PER_STEP = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward", "tokens_per_second")
-STEPS_AVERAGED = 200
+STEPS_AVERAGED = 50
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class VariantView(BaseModel):
     state: str = Field(description="The run's state, or deleted.")
     best: bool = Field(description="The largest reward gain within the KL budget is this run's.")
     metrics: dict[str, float | None] = Field(
-        description="eval/…: of the newest evaluation. weight/… and tokens_per_second: means over the newest 200 steps."
+        description="eval/…: of the newest evaluation. weight/… and tokens_per_second: means over the newest 50 steps."
     )
     findings: list[RaisedFindingView]
     seconds: float | None = Field(description="That workers spent on it.")
