@@ -14,7 +14,9 @@ from app.domain.metrics import CATALOGUE
 
 SHOWN = (
     "loss", "learning_rate", "grad_norm", "weight/ess_share", "weight/share_chosen", "weight/max", "reward/gap",
-    "tokens_per_second", "eval/reward_reference", "eval/reward_policy", "eval/win_rate", "eval/kl",
+    "dpo/accuracy", "dpo/margin", "reward_model/accuracy", "online/reward_mean", "online/ess_share", "tokens_per_second",
+    "eval/reward_reference", "eval/reward_policy", "eval/win_rate", "eval/kl", "eval/pair_accuracy", "eval/pair_accuracy_low",
+    "eval/pair_accuracy_high",
 )  # fmt: skip
 NOTES_KEPT = 6
 LINE_SECONDS = 2.0

@@ -86,9 +86,11 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
     """The folder of the next attempt, with its spec."""
     number = 1 + len(list((files.run_dir(RUN_ID) / "attempts").glob("*")))
     attempt_dir = files.attempt_dir(RUN_ID, number)
-    policy = model_source(recipe.policy.model, recipe.policy.revision, recipe_file)
-    reward = model_source(recipe.reward.model, recipe.reward.revision, recipe_file) if recipe.reward.model else None
-    judge = model_source(recipe.reward.judge, None, recipe_file) if recipe.reward.judge else None
+    policy = model_source("policy.model", recipe.policy.model, recipe.policy.revision, recipe_file)
+    reward, judge = (
+        model_source(f"reward.{part}", name, revision, recipe_file) if name else None
+        for part, name, revision in (("model", recipe.reward.model, recipe.reward.revision), ("judge", recipe.reward.judge, None))
+    )
     spec = RunSpec(
         run_id=RUN_ID,
         attempt=number,
@@ -109,13 +111,13 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
     return attempt_dir
 
 
-def model_source(name: str, revision: str | None, recipe_file: Path) -> ModelSource:
-    """A folder, when there is one of that name; else a name on the hub."""
+def model_source(field: str, name: str, revision: str | None, recipe_file: Path) -> ModelSource:
+    """A folder, when there is one of that name; else a name on the hub. `field`: where the recipe has the name."""
     folder = find_near(name, recipe_file)
     if folder is not None:
         return ModelSource(source="folder", path=str(folder))
     if name.startswith(("/", ".", "~")):
-        raise RecipeInvalid.at("policy.model", f"There is no folder {name}.")
+        raise RecipeInvalid.at(field, f"There is no folder {name}.")
     return ModelSource(source="hub", path=name, revision=revision)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, ModelInvalid, NotFound
+from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.services.model_folder import inspect_apart
 from app.settings import Settings
@@ -127,6 +128,9 @@ def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: 
     folder = files.artifacts_dir(run_id) / "model"
     if not folder.is_dir():
         raise NotFound(f"Run {run.name} has left no model among its artifacts.")
+    made = "reward" if run.recipe.get("method") == Method.REWARD_MODEL else "policy"
+    if kind != made:
+        raise ModelInvalid.at("kind", f"Run {run.name} has trained a {made} model: add it as kind {made}.")
     facts = {**check_folder(folder, [folder], kind), "run_id": run_id}
     return Candidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
 

@@ -117,7 +117,7 @@ def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
     if recipe.reward.source == "rating" and not audit.has_rating:
         instead = "the preference label or " if audit.has_preference else ""
         faults.add("reward.source", f"{name} has no ratings: use {instead}a reward model, or map a rating column.")
-    if recipe.reward.source == "preference" and not audit.has_preference:
+    if recipe.reward.source == "preference" and not audit.has_preference and recipe.method is not Method.SFT:
         instead = "the rating or " if audit.has_rating else ""
         faults.add("reward.source", f"{name} doesn't say which responses were preferred: use {instead}a reward model.")
     num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
@@ -132,7 +132,7 @@ def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
     if recipe.weights.responses == "chosen" and not audit.has_preference:
         faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
     weights = recipe.weights
-    uses_partition = weights.weight_form != "reward" and weights.partition_scope == "prompt"
+    uses_partition = weights.weight_form != "reward" and weights.partition_scope == "prompt" and recipe.online.every is None
     if recipe.method is Method.VAR and uses_partition and audit.num_responses <= audit.num_examples:
         faults.add(
             "weights.partition_scope",

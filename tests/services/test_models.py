@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 
@@ -285,6 +286,15 @@ def test_what_a_run_made_outlives_the_run(add, run, files):
     assert Path(model.path) == files.model_dir(model.id)
     assert (Path(model.path) / "model.safetensors").is_file()
     assert not Path(model.path).is_relative_to(files.run_dir(run.id))
+
+
+def test_a_runs_model_is_taken_as_what_its_method_made(add, run, files):
+    assert "has trained a policy model: add it as kind policy" in refusal(add, "", "reward", source="run", run_id=run.id)
+    run.recipe = {**run.recipe, "method": "reward_model"}
+    assert "has trained a reward model: add it as kind reward" in refusal(add, "", source="run", run_id=run.id)
+    shutil.rmtree(files.artifacts_dir(run.id) / "model")
+    make_model(files.artifacts_dir(run.id) / "model", "LlamaForSequenceClassification", num_labels=1)
+    assert add("", "reward", source="run", run_id=run.id).kind == "reward"
 
 
 def test_only_a_succeeded_run_with_a_model_can_be_taken(add, run, files):

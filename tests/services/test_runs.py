@@ -97,6 +97,19 @@ def test_a_policy_is_no_reward_model(database: Database, library: Library) -> No
             "weights.partition_scope",
             "one response per prompt and no pairs",
         ),
+        ({"num_pairs": 0}, {"method": "dpo", "weights": {}}, "method", "no pairs of a chosen and a rejected response, which dpo"),
+        (
+            {"num_pairs": 0},
+            {"method": "reward_model", "weights": {}},
+            "method",
+            "rejected response, which reward_model learns from",
+        ),
+        (
+            {"has_preference": False},
+            {"method": "sft", "weights": {"responses": "chosen"}},
+            "weights.responses",
+            "no chosen responses to train on: use both",
+        ),
         ({"num_examples": 0}, {}, "evaluation.share", "leaves none to train on"),
     ],
 )
@@ -107,6 +120,17 @@ def test_a_data_set_without_what_the_recipe_needs_is_refused(
     with pytest.raises(RecipeInvalid, match=words) as error:
         launch(database, library, **changes)
     assert field in problems_of(error)
+
+
+def test_plain_fine_tuning_needs_no_labels(database: Database, library: Library) -> None:
+    change_audit(database, library, has_preference=False, num_pairs=0)
+    assert launch(database, library, method="sft", weights={}).recipe["method"] == "sft"
+
+
+def test_fresh_answers_compete_where_the_data_has_one_response_per_prompt(database: Database, library: Library) -> None:
+    change_audit(database, library, num_responses=10, num_pairs=0)
+    online = {"reward": {"source": "model", "model": library.reward.id}, "online": {"every": 4}}
+    assert launch(database, library, weights={"lambda": 1, "preset": "within_prompt"}, **online).state == "queued"
 
 
 @pytest.mark.parametrize("state", ["processing", "needs_mapping", "failed"])

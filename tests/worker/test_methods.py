@@ -7,6 +7,7 @@ import torch
 
 from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
+from app.services.models import check_folder
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
 from tests.worker.workshop import fork_runner, read_events
 from worker.models.reward import RewardModel
@@ -149,6 +150,7 @@ def test_a_reward_model_tells_held_out_pairs_apart_and_serves_at_once(workshop, 
     pairs = [([("user", row["prompt"][0]["content"])], r["content"]) for row in rows for r in row["responses"]]
     scores = torch.tensor(model.score(pairs))
     assert bool((scores[0::2] > scores[1::2]).all())
+    assert check_folder(artifacts(folder) / "model", [artifacts(folder)], "reward")["num_labels"] == 1
     names = {event["payload"]["name"] for event in read_events(folder, "artifact")}
     assert {"model/config.json", "model/model.safetensors", "model/tokenizer.json", "metrics.jsonl"} <= names
     assert "samples.jsonl" not in names
