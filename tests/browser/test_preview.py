@@ -5,9 +5,10 @@ from playwright.sync_api import expect
 
 from app.services import scorings
 from app.store.runs import get_run
-from app.store.tables import Run, Sweep
-from tests.browser.scorer import INVERTED, REWARDS, Previewer, finish, score
+from app.store.tables import Run, Sweep, Worker
+from tests.browser.scorer import INVERTED, Previewer, finish, score
 from tests.browser.studio import Writer
+from tests.browser.test_everywhere import CONTRAST
 
 
 def fill(page, studio, **texts):
@@ -128,18 +129,36 @@ def test_a_preview_that_no_worker_answers_says_so(page, studio):
     scoring = seeded(studio, 73)
     score(studio, scoring.run_id)
     with studio.database.writing() as session:
-        for worker in session.query(studio_worker()).all():
-            session.delete(worker)
+        session.query(Worker).delete()
     page.goto(f"/runs/new?scoring={scoring.id}")
     expect(page.locator("#panel")).to_contain_text("No worker is running")
     with Previewer(studio):
         expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.3")
 
 
-def studio_worker():
-    from app.store.tables import Worker
-
-    return Worker
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_panel_is_narrow_named_and_stands_out(page, studio, theme):
+    scoring = seeded(studio, 75)
+    with studio.database.reading() as session:
+        is_made = session.get(type(scoring), scoring.id).facts is not None
+    if not is_made:
+        score(studio, scoring.run_id, INVERTED)
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": 360, "height": 800})
+    with Previewer(studio, INVERTED):
+        page.goto(f"/runs/new?scoring={scoring.id}&weights.lambda=0.03")
+        expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.03")
+    for summary in page.locator("#panel summary").all()[:2]:
+        summary.click()
+    expect(page.locator("#panel")).to_contain_text("Raise weights.lambda")
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    cut = "[...document.querySelectorAll('#panel .table-scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0, page.evaluate("[...document.querySelectorAll('#panel .table-scroll *')].filter(e => e.getBoundingClientRect().right > e.closest('.table-scroll').getBoundingClientRect().right + 1).map(e => e.outerHTML.slice(0, 90))")
+    assert page.evaluate(CONTRAST) == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids)), [id for id in ids if ids.count(id) > 1]
+    nameless = "[...document.querySelectorAll('input:not([type=hidden]), select')].filter(e => !e.labels.length).map(e => e.name)"
+    assert page.evaluate(nameless) == []
 
 
 def test_a_scoring_that_failed_says_why_and_can_be_made_again(page, studio):
