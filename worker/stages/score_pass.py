@@ -25,7 +25,6 @@ from worker.stages.score import (
     needs_cross_rewards,
     read_rewards,
     require_finite,
-    score_logprobs,
     score_rewards,
 )
 from worker.stages.scorings import CROSS, OWN, Layout
@@ -118,12 +117,13 @@ def get_logprobs(attempt: Attempt, ground: Ground, layout: Layout, extent: str, 
     cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
-        batch = ground.batches[k]
-        logprob_BM = score_logprobs(reference.model, batch, cross=cross, check=attempt.stop.check)
+        batch, own_M = ground.batches[k], layout.own[k]
+        wanted_BM = (own_M == torch.arange(len(batch))[:, None]) | cross
+        logprob_BM = reference.score(batch, wanted_BM)
         logprob_BM = require_finite(logprob_BM, batch, cross=cross, what="The policy")
         return logprob_BM, int(logprob_BM.isfinite().sum())
 
-    return find_or_score(attempt, reference.want(extent), layout, score, "log-probabilities", lambda: "shared")
+    return find_or_score(attempt, reference.want(extent), layout, score, "log-probabilities", lambda: reference.backend)
 
 
 def _nothing(layout: Layout) -> list[Tensor]:

@@ -13,10 +13,11 @@ from worker.models.adapter import LanguageModel
 from worker.models.load import hash_folder, hash_tokenizer, load_policy, resolve_folder
 from worker.models.reward import RewardModel
 from worker.stages.attempt import Attempt
+from worker.stages.backends import SHARED, choose_backend, score_by
 from worker.stages.evaluate import release_memory
 from worker.stages.ground import Ground
 from worker.stages.prepare import Encoded
-from worker.stages.score import describe_plan, hash_texts, hash_tokens
+from worker.stages.score import describe_plan, hash_texts, hash_tokens, score_until_hopeless
 from worker.stages.scorings import Wanted
 
 
@@ -61,6 +62,7 @@ class ReferenceSource:
     def __init__(self, attempt: Attempt, ground: Ground) -> None:
         self._attempt, self._ground = attempt, ground
         self.loaded: LanguageModel | None = None
+        self._backends: dict[bool, str] = {}
 
     @property
     def model(self) -> LanguageModel:
@@ -72,6 +74,28 @@ class ReferenceSource:
         self.loaded = None
         gc.collect()
         release_memory()
+
+    @property
+    def backend(self) -> str:
+        """How the pairs were scored; "" when none was."""
+        return next(iter(self._backends.values()), "")
+
+    def score(self, batch: Sequence[Encoded], wanted_BM: Tensor) -> Tensor:
+        """log π_ref(y_j|x_i) of the marked pairs as [B, M] float32, NaN elsewhere."""
+        return score_by(self._choose(batch, chunks=False), self.model, batch, wanted_BM, self._attempt.stop.check)
+
+    def score_until_hopeless(self, batch: Sequence[Encoded], wanted_BM: Tensor, floor_BM: Tensor) -> Tensor:
+        """The same, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
+        if self._choose(batch, chunks=True) == SHARED:
+            return score_until_hopeless(self.model, batch, wanted_BM, floor_BM, self._attempt.stop.check)
+        return self.score(batch, wanted_BM)
+
+    def _choose(self, batch: Sequence[Encoded], *, chunks: bool) -> str:
+        """Checked on the first batch that is scored, and kept."""
+        if chunks not in self._backends:
+            wanted, attempt = self._attempt.recipe.scoring.backend, self._attempt
+            self._backends[chunks] = choose_backend(self.model, wanted, batch, attempt.log, attempt.stop.check, chunks=chunks)
+        return self._backends[chunks]
 
     @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:

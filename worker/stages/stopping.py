@@ -21,7 +21,7 @@ from app.domain.run import RunKind
 from worker.stages.attempt import Attempt
 from worker.stages.ground import Ground
 from worker.stages.parts import Part, find_or_score, gather_own
-from worker.stages.score import needs_cross_rewards, require_finite, score_logprobs, score_until_hopeless
+from worker.stages.score import needs_cross_rewards, require_finite
 from worker.stages.scorings import EARLY, Layout, read_dropped
 from worker.stages.sources import ReferenceSource, RewardSource, ask_pairs
 from worker.var.candidates import WeightChoices
@@ -110,20 +110,20 @@ def _score_logprobs(
     def score(k: int) -> tuple[Tensor, int]:
         batch, own_M = ground.batches[k], layout.own[k]
         if before is None:
-            raw_BM = score_logprobs(reference.model, batch, cross=False, check=attempt.stop.check)
-            wanted_BM = raw_BM.isnan() & (own_M != torch.arange(len(batch))[:, None])
+            own_BM = own_M == torch.arange(len(batch))[:, None]
+            raw_BM, wanted_BM = reference.score(batch, own_BM), ~own_BM
             floor_BM = certificates.floors(k, own_M, raw_BM)
         else:  # a pair comes back when what was known of it when it was dropped would no longer do
             raw_BM = before.matrices[k]
             floor_BM = certificates.floors(k, own_M, raw_BM)
             wanted_BM = (raw_BM > 0) & ~droppable(-raw_BM, floor_BM)
-        found_BM = score_until_hopeless(reference.model, batch, wanted_BM, floor_BM, attempt.stop.check)
+        found_BM = reference.score_until_hopeless(batch, wanted_BM, floor_BM)
         found_BM = torch.where(droppable(found_BM, floor_BM), -found_BM, found_BM)
         raw_BM = require_finite(torch.where(wanted_BM, found_BM, raw_BM), batch, cross=True, what="The policy")
         return raw_BM, int((raw_BM <= 0).sum())
 
     wanted = reference.want(EARLY, certificates.lambda_, certificates.digest)
-    part = find_or_score(attempt, wanted, layout, score, "log-probabilities", lambda: "shared")
+    part = find_or_score(attempt, wanted, layout, score, "log-probabilities", lambda: reference.backend)
     dropped = []
     for k, raw_BM in enumerate(part.matrices):  # complete scores, or those of a smaller λ, still spare the reward model calls
         hopeless_BM = droppable(raw_BM, certificates.floors(k, layout.own[k], raw_BM)) & (raw_BM <= 0)
