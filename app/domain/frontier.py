@@ -1,11 +1,10 @@
 """The reward-against-KL frontier of a sweep: which evaluations gain most reward for their distance from the reference."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class FrontierPoint:
+class FrontierPoint(NamedTuple):
     """One evaluation of a variant's run: `kl` nats from the reference, `gain` more reward than it."""
 
     variant: int

@@ -48,7 +48,7 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
     """A row for each variant, in their order."""
     runs = list_runs(session, sweep.id)
     ids = [run.id for run in runs.values()]
-    evaluated, per_step = _newest(session, ids), _means(session, ids)
+    evaluated, per_step = _newest(session, ids), _means(session, sweep.id)
     findings, seconds, from_cache = _findings(session, ids), _seconds(session, ids), _scores(session, ids)
     results = []
     for number, variant in enumerate(sweep.variants):
@@ -102,11 +102,12 @@ def _newest(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, flo
     return _by_run(session, select(Metric.run_id, Metric.key, Metric.value).join(last, same))
 
 
-def _means(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _means(session: Session, sweep_id: str) -> dict[str, dict[str, float | None]]:
+    # from the runs to their newest values: the other way round SQLite would read all values there are
     query = (
         select(Metric.run_id, Metric.key, func.avg(Metric.value))
         .join(Run, Run.id == Metric.run_id)
-        .where(Metric.run_id.in_(run_ids), Metric.key.in_(PER_STEP), Metric.step > Run.step - STEPS_AVERAGED)
+        .where(Run.sweep_id == sweep_id, Metric.key.in_(PER_STEP), Metric.step > Run.step - STEPS_AVERAGED)
         .group_by(Metric.run_id, Metric.key)
     )
     return _by_run(session, query)
