@@ -37,6 +37,7 @@ MAX_ANSWER_BYTES = 64 * 2**20
 MAX_THREADS = 4
 RECORD_TRIES = 5
 JOIN_SECONDS = 20.0
+PASSING = Unavailable("").code  # asked again, it may well be answered
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Previewer:
             log.warning("preview %s has no answer: %s", claim.preview_id, lost)
             self._end_child()
             sentence = str(lost) if isinstance(lost, ChildLost) else "The preview could not be computed: see the worker's log."
-            result, error = None, {"detail": sentence, "problems": [], "passing": True}
+            result, error = None, {"code": PASSING, "detail": sentence, "problems": []}
         if result is not None:
             kept = result
             self._record(lambda session: previews.finish(session, claim.preview_id, self.worker_id, kept))
@@ -246,7 +247,7 @@ class Previewer:
 
 
 def read_error(error: Any) -> dict[str, Any]:
-    """What the child says is wrong with the request, as the preview keeps it."""
+    """What the child says is wrong, as the preview keeps it."""
     if not isinstance(error, dict) or not error.get("detail"):
-        return {"detail": "The preview could not be computed: see the worker's log.", "problems": [], "passing": True}
-    return {"detail": str(error["detail"]), "problems": list(error.get("problems") or []), "passing": False}
+        return {"code": PASSING, "detail": "The preview could not be computed: see the worker's log.", "problems": []}
+    return {"code": str(error.get("code", "")), "detail": str(error["detail"]), "problems": list(error.get("problems") or [])}

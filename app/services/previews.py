@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Conflict, InvalidInput
+from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.preview import PreviewJob, PreviewRequest, PreviewResult
 from app.domain.problems import parse
 from app.domain.scoring import ScoringFacts
@@ -29,6 +29,7 @@ from app.store.tables import Preview, Run, Scoring
 
 KEEP_ANSWERS = 60  # of one scoring
 WARM_UP = "preview"  # the hint's word when no preview waits yet; the ids of previews begin with it too
+GONE = NotFound("").code
 OVERRIDABLE = frozenset(name for settings in PRESETS.values() for name in settings)
 
 
@@ -125,9 +126,16 @@ def finish(session: Session, preview_id: str, worker_id: str, result: PreviewRes
 
 
 def fail(session: Session, preview_id: str, worker_id: str, error: dict[str, Any]) -> bool:
-    """Keep why there is no answer: {"detail", "problems", "passing"}; False when the preview is in other hands or gone."""
+    """Keep why there is no answer: {"code", "detail", "problems"}; False when the preview is in other hands or gone.
+
+    Scores that are found to be gone from the disk are forgotten, so that asking for the scoring makes them again.
+    """
     kept = {"state": store.FAILED, "result": None, "error": error}
-    return _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
+    is_mine = _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
+    if is_mine and error.get("code") == GONE:
+        preview = session.get_one(Preview, preview_id, populate_existing=True)
+        session.get_one(Scoring, preview.scoring_id).facts = None
+    return is_mine
 
 
 def give_back(session: Session, preview_id: str, worker_id: str) -> bool:

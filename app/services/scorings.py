@@ -94,7 +94,7 @@ def standing_of(scoring: Scoring, maker: Run | None) -> Standing:
         return Standing("queued" if state is RunState.INTERRUPTED else state.value)
     error = maker.error or {}
     if state is RunState.SUCCEEDED:
-        return Standing("failed", "Its run ended without telling what it had scored.", "Ask for the scoring again.")
+        return Standing("failed", "Its scores are not there any more.", "Ask for the scoring again.")
     reason = "Its run was cancelled." if state is RunState.CANCELLED else error.get("reason", "")
     return Standing(state.value, reason, error.get("remedy", "") or "Ask for the scoring again.")
 

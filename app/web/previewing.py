@@ -10,11 +10,12 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 from starlette.datastructures import QueryParams
 
-from app.domain.errors import InvalidInput, NotFound, Unavailable
+from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, Unavailable
 from app.domain.preview import PreviewRequest, PreviewResult
 from app.domain.problems import parse
 from app.domain.recipe import Preset
 from app.services import previews
+from app.services.previews import GONE
 from app.store import previews as store
 from app.store import runs
 from app.store.database import Database
@@ -25,6 +26,7 @@ WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.05
 OVERRIDE = "weights."
 NAMES = {"presets": "preset", "batch_sizes": "batch_size"}  # of the request's fields, in a query
+PASSING = (Unavailable("").code, StudioError("").code)
 NO_WORKER = "No worker is running, and a worker computes the preview: start one (varstudio up does), then ask again."
 STILL = "The preview is still being computed: ask again in a moment, the answer is kept."
 
@@ -68,6 +70,8 @@ def read_request(values: Mapping[str, Any], query: QueryParams) -> PreviewReques
 
 def in_query_words(error: InvalidInput) -> InvalidInput:
     """The same fault, with the names that a query has: `lambda`, where the request has `lambda.2`."""
+    if not error.problems:
+        return error
     problems = [{**problem, "field": name_in_query(str(problem["field"]))} for problem in error.problems]
     field = str(error.problems[0]["field"])
     detail = problems[0]["field"] + error.detail.removeprefix(field) if error.detail.startswith(field) else error.detail
@@ -75,8 +79,8 @@ def in_query_words(error: InvalidInput) -> InvalidInput:
 
 
 def name_in_query(field: str) -> str:
-    name = field.split(".")[0]
-    return field if name == "overrides" else NAMES.get(name, name)
+    name, _, rest = field.partition(".")
+    return f"{OVERRIDE}{rest}" if name == "overrides" else field if name == "weights" else NAMES.get(name, name)
 
 
 async def answer(
@@ -129,9 +133,11 @@ def has_worker(database: Database) -> bool:
         return runs.has_worker(session)
 
 
-def explain(error: dict[str, Any]) -> InvalidInput | Unavailable:
-    """Why there is no answer, as an error: of the request, or of a moment that may pass."""
+def explain(error: dict[str, Any]) -> StudioError:
+    """Why there is no answer, as an error: of the request, of scores that are gone, or of a moment that may pass."""
     detail = str(error.get("detail") or "The preview could not be computed.")
-    if error.get("passing"):
+    if error.get("code") in PASSING:
         return Unavailable(detail, retry_after_seconds=2)
-    return InvalidInput(detail, problems=error.get("problems") or [])
+    if error.get("code") == GONE:
+        return Conflict(f"{detail} Ask for the scoring again.")
+    return in_query_words(InvalidInput(detail, problems=error.get("problems") or []))

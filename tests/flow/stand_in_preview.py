@@ -31,7 +31,9 @@ def answer(job: dict[str, object]) -> dict[str, object]:
             while True:
                 sys.stdout.write("x" * 2**20)
         case 5:
-            return {"error": {"detail": "The scores are gone.", "problems": [{"field": "", "message": "gone"}]}}
+            return {
+                "error": {"code": "conflict", "detail": "The scores are gone.", "problems": [{"field": "", "message": "gone"}]}
+            }
         case 6:
             time.sleep(2)
     numbers = {"num_batches": os.getpid(), "num_responses": 20, "seconds": 0.1}

@@ -122,7 +122,7 @@ def test_a_mishap_is_told_and_the_next_preview_is_answered(
     failed = wait_for(database, ask(database, scoring_id, mishap))
     assert failed.state == "failed"
     assert (failed.error or {})["detail"].startswith(sentence)
-    assert (failed.error or {})["passing"] is (mishap != 5)
+    assert (failed.error or {})["code"] == ("conflict" if mishap == 5 else "unavailable")
     assert wait_for(database, ask(database, scoring_id)).state == "done"
 
 

@@ -164,15 +164,28 @@ def test_a_query_that_makes_no_sense_is_named(studio, client, query, field, sent
 
 
 def test_what_the_worker_says_is_wrong_is_told(studio, client):
-    error = {"detail": "This scoring has own pairs only.", "problems": [{"field": "preset", "message": "Not with paper."}]}
+    problems = [{"field": "presets", "message": "Not with paper."}, {"field": "overrides.responses", "message": "Not so."}]
     scoring_id = make_ready(studio, client)
-    with worker(studio, {**error, "passing": False}):
+    with worker(studio, {"code": "invalid-input", "detail": "This scoring has own pairs only.", "problems": problems}):
         refused = client.get(f"/api/v1/scorings/{scoring_id}/preview")
     assert (refused.status_code, refused.json()["detail"]) == (422, "This scoring has own pairs only.")
-    assert refused.json()["problems"] == error["problems"]
-    with worker(studio, {"detail": "The previewing process ended.", "problems": [], "passing": True}):
+    assert [problem["field"] for problem in refused.json()["problems"]] == ["preset", "weights.responses"]
+    with worker(studio, {"code": "unavailable", "detail": "The previewing process ended.", "problems": []}):
         lost = client.get(f"/api/v1/scorings/{scoring_id}/preview")
     assert (lost.status_code, lost.json()["detail"]) == (503, "The previewing process ended.")
+
+
+def test_scores_that_are_gone_from_the_disk_can_be_asked_for_again(studio, client):
+    scoring_id = make_ready(studio, client)
+    run_id = client.get(f"/api/v1/scorings/{scoring_id}").json()["run_id"]
+    client.post(f"/api/v1/runs/{run_id}/cancel")
+    with worker(studio, {"code": "not-found", "detail": "The scores of this scoring are gone.", "problems": []}):
+        gone = client.get(f"/api/v1/scorings/{scoring_id}/preview")
+    assert (gone.status_code, gone.json()["detail"]) == (409, "The scores of this scoring are gone. Ask for the scoring again.")
+    shown = client.get(f"/api/v1/scorings/{scoring_id}").json()
+    assert (shown["state"], shown["facts"]) == ("cancelled", None)
+    again = client.post("/api/v1/scorings", json={**studio.ingredients(), "training": shown["settings"]["training"]}).json()
+    assert (again["id"], again["state"]) == (scoring_id, "queued")
 
 
 def test_waiting_for_previews_holds_no_connection_and_no_thread(studio, client, monkeypatch):
