@@ -157,9 +157,8 @@ def align(settings: Settings, folder: Path, seed: int, console: Console) -> Resu
     console.print(f"Launched {run['name']}: {settings.url}/runs/{run['id']}", markup=False, soft_wrap=True)
     follow(client, run["id"])
     if scoring := client.get(f"/runs/{run['id']}").get("scoring_id"):
-        console.print(
-            f"What other λ would weigh, and what the rewards know: {settings.url}/scorings/{scoring}", markup=False, soft_wrap=True
-        )
+        address = f"{settings.url}/scorings/{scoring}"
+        console.print(f"What other λ would weigh, and what the rewards know: {address}", markup=False, soft_wrap=True)
     return collect(client, run["id"])
 
 
