@@ -105,6 +105,7 @@ def write_dataset(path: Path, examples: Sequence[Encoded], *, group_rows: int = 
         }
         for example in examples
     ]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group_rows, compression="zstd")
     return path
 
