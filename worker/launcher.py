@@ -53,6 +53,9 @@ def run_ranks(attempt_dir: Path, size: int, stop: StopSignals, *, command: Seque
             rank.kill()
             rank.wait()
     statuses = [rank.returncode for rank in ranks]
+    found = stop.find()
+    if statuses[0] == -signal.SIGTERM and found is not None:  # it was asked before it could listen
+        return OutcomeReached(outcome=found.outcome, reason=found.reason)
     return _judge([_read_outcome(attempt_dir, rank) for rank in range(size)], statuses, first)
 
 

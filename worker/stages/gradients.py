@@ -109,7 +109,7 @@ def accumulate_weighted(model: LanguageModel, batch: Weighted, micro_batch_size:
         rows = micro.rows.to(model.device)
         coefficient_N = micro.share * batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
         hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
         part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
         part.backward()
         done.add(part, rows.num_tokens if micro.share else 0)
@@ -120,8 +120,9 @@ def accumulate_dpo(model: LanguageModel, batch: PairedBatch, micro_batch_size: i
     """DPO on response positions alone: its slopes, known once the sums of log π_θ are, become the factors of the tokens."""
     done = Pass.start(model, "dpo/accuracy", "dpo/margin", "dpo/gain_chosen", "dpo/gain_rejected")
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
-        rows, head = micro.rows.to(model.device), model.head
+        rows = micro.rows.to(model.device)
         hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
         chosen_P, rejected_P = (pairs.to(model.device) for pairs in select_pairs(batch, micro))
