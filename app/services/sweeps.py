@@ -89,6 +89,7 @@ def add_variants(
     ingredients = _find_ingredients(session, owner_id, fresh)
     fresh = [_named(variant, sweep.name) for variant in fresh]
     sweep.variants = [*sweep.variants, *(variant.to_dict() for variant in fresh)]
+    sweep.stopped_at = None
     _queue(session, sweep, dict(enumerate(fresh, start=len(there))), ingredients)
     return sweep
 

@@ -5,8 +5,10 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.domain.events import OutcomeReached
+from app.domain.run import Outcome
 from app.domain.sweep import parse_request
-from app.services import runs, sweeps
+from app.services import attempts, runs, sweeps
 from app.store import sweeps as store
 from tests.browser.payloads import PAYLOADS
 from tests.browser.studio import WebStudio, Writer
@@ -142,6 +144,19 @@ def test_a_sweep_is_stopped_resumed_extended_and_deleted(page, studio):
     page.get_by_role("button", name="Delete the sweep and its runs").click()
     expect(page).to_have_url(re.compile(r"/sweeps$"))
     expect(page.get_by_role("link", name="To be stopped")).to_have_count(0)
+
+
+def test_a_sweep_that_is_stopping_says_so(page, studio, sweep):
+    sweep_id, writer = sweep
+    open_sweep(page, sweep_id)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop the sweep").click()
+    expect(page.locator("#status")).to_contain_text("stopping after the current step")
+    expect(page.get_by_role("button", name="Resume what is missing")).to_have_count(0)
+    with studio.database.writing() as session:
+        attempts.finish(session, writer.run_id, writer.token, OutcomeReached(outcome=Outcome.CANCELLED))
+    expect(page.locator("#status .badge")).to_have_text("stopped")
+    expect(page.get_by_role("button", name="Resume what is missing")).to_have_count(1)
 
 
 def test_a_run_names_its_sweep_in_the_list_and_on_its_page(page, sweep):

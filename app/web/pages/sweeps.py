@@ -129,8 +129,11 @@ def read_budget(text: str) -> float | None:
 
 
 def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
-    """What static/frontier.js draws: [variant, step, KL, reward gain, on the front]."""
-    points = [[one.variant, one.step, one.kl, one.gain, one in comparison.front] for one in comparison.points]
+    """What static/frontier.js draws: [variant, step, KL, reward gain, on the front], in digits enough for a picture."""
+    points = [
+        [one.variant, one.step, float(f"{one.kl:.5g}"), float(f"{one.gain:.5g}"), one in comparison.front]
+        for one in comparison.points
+    ]
     runs = [one.run.id if one.run else None for one in comparison.results]
     return {"labels": list(labels), "runs": runs, "points": points, "budget": comparison.kl_budget}
 
