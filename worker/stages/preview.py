@@ -14,7 +14,7 @@ from app.domain.weighting import Preset, WeightSettings
 from worker.stages.check import check_rewards, pair_up
 from worker.stages.preview_batches import Grouping, Part, find_repetition, group, layout_of, stack_groups
 from worker.stages.preview_cells import Draft, draft, tally
-from worker.stages.preview_scores import KeptScorings, Noisy, add_noise
+from worker.stages.preview_scores import KeptScorings, Noisy, add_noise, find_broken_certificate
 from worker.stages.preview_texts import read_excerpts
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import holds_for
@@ -66,7 +66,7 @@ def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) ->
     settings = parse(WeightSettings, data, InvalidInput)
     if settings.cross_reward == "score" and reward_source != "model":
         raise InvalidInput.at(
-            "overrides.cross_reward",
+            "weights.cross_reward",
             f"The rewards come from the {reward_source}, which says nothing of other prompts' responses: "
             "set cross_reward to reuse.",
         )
@@ -123,6 +123,13 @@ def _check_certificates(noisy: Noisy, preset: Preset, choices: WeightChoices, la
             "The log-probabilities were stopped early for the rewards as they are, so noise on them can't be previewed. "
             f"{remedy}",
         )
+    raw = _smallest_raw(noisy) or 0.0
+    if choices.cross_reward == "score" and find_broken_certificate(noisy.kept, raw):
+        raise InvalidInput.at(
+            "weights.cross_reward",
+            "The log-probabilities were stopped early for rewards that are reused, which the reward model's own ones for other "
+            f"prompts' responses exceed: set cross_reward to reuse. {remedy}",
+        )
     if min(lambdas) < smallest * (1 - 1e-9):
         raise InvalidInput.at(
             "lambda",
@@ -132,11 +139,16 @@ def _check_certificates(noisy: Noisy, preset: Preset, choices: WeightChoices, la
 
 def _smallest_served(noisy: Noisy, choices: WeightChoices) -> float | None:
     """The smallest λ that scores which were stopped early serve; None when they were not."""
-    manifests = [part.manifest for part in (noisy.kept.logprobs, noisy.kept.rewards) if part is not None]
-    stopped = [manifest.smallest_lambda for manifest in manifests if manifest.smallest_lambda is not None]
-    if not stopped:
+    raw = _smallest_raw(noisy)
+    if raw is None:
         return None
-    return max(stopped) / ((noisy.reward_std or 1.0) if choices.reward_norm == "zscore" else 1.0)
+    return raw / ((noisy.reward_std or 1.0) if choices.reward_norm == "zscore" else 1.0)
+
+
+def _smallest_raw(noisy: Noisy) -> float | None:
+    """The same in units of the raw reward."""
+    manifests = [part.manifest for part in (noisy.kept.logprobs, noisy.kept.rewards) if part is not None]
+    return max((m.smallest_lambda for m in manifests if m.smallest_lambda is not None), default=None)
 
 
 class Cells:
@@ -152,7 +164,7 @@ class Cells:
         """A draft for every λ; raises InvalidInput when no response enters the loss."""
         if chosen_only and not bool((self.noisy.preference_N == 1).any()):
             raise InvalidInput.at(
-                "overrides.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
+                "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
             )
         parts = self._stack(layout_of(choices), chosen_only)
         for one in tally(self.noisy, parts, choices, self.noisy.request.lambdas):

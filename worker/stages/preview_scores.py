@@ -16,6 +16,7 @@ from app.domain.preview import PreviewJob, PreviewRequest
 from worker.stages.index import Index, read_index
 from worker.stages.noise import flip_labels, perturb_rewards
 from worker.stages.scorings import FlatScores, read_scores
+from worker.var.certificate import TAU
 
 MOST_KEPT, MOST_KEPT_BYTES = 4, 2 * 2**30
 
@@ -49,6 +50,27 @@ class Kept:
 
     def _own(self, scores: FlatScores) -> Tensor:
         return scores.raw[self.index.places] if scores.cross else scores.raw  # own pairs are never dropped
+
+
+def find_broken_certificate(kept: Kept, lambda_: float) -> bool:
+    """Whether a pair that was dropped has a known reward that its certificate did not reckon with.
+
+    A pass for reused rewards bounds each cross pair by the response's own reward; rewards that were asked for another time
+    may lie above. Pairs that were never asked (NaN) can't be judged.
+    """
+    index, raw = kept.index, kept.logprobs.raw
+    if kept.rewards is None or not kept.rewards.cross:
+        return False
+    dropped_D = (raw > 0).nonzero()[:, 0]
+    start_B = torch.tensor([0, *index.sizes]).cumsum(0)[:-1]
+    batch_D = torch.searchsorted(start_B, dropped_D, right=True) - 1
+    row_D = (dropped_D - start_B[batch_D]) // index.num_responses_B[batch_D]
+    first_B = index.num_prompts_B.long().cumsum(0) - index.num_prompts_B
+    prompt_N = first_B[index.batch_N.long()] + index.own_N
+    own_N = kept.own_logprob_N.double() + kept.own_reward_N.double() / lambda_
+    best_P = own_N.new_full((int(index.num_prompts_B.sum()),), -torch.inf).scatter_reduce(0, prompt_N, own_N, "amax")
+    term_D = kept.rewards.raw[dropped_D].double() / lambda_ - raw[dropped_D].double()
+    return bool((term_D > best_P[first_B[batch_D] + row_D] - TAU + 1).any())
 
 
 @dataclass(frozen=True)

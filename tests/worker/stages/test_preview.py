@@ -220,6 +220,30 @@ def test_scores_that_were_stopped_early_serve_the_paper_at_larger_lambdas(tmp_pa
         ask(early, **z_scored, lambda_=[float(0.49 / std)])
 
 
+def test_scores_stopped_early_for_reused_rewards_do_not_serve_asked_ones_above_them(tmp_path, plan):
+    batches, logprobs, rewards = plan
+    raws = []
+    for batch, logprob_BM, reward_BM in zip(batches, logprobs, rewards, strict=True):
+        own_M, every_M = own_prompts(batch), torch.arange(logprob_BM.shape[1])
+        own_reward_M = reward_BM[own_M, every_M]
+        floor_BM = logprob_floors(own_M, logprob_BM[own_M, every_M], own_reward_M, 0.5, own_reward_M)
+        raws.append(torch.where(droppable(logprob_BM, floor_BM), -logprob_BM, logprob_BM))
+    higher = [torch.where(raw_BM > 0, reward_BM + 60.0, reward_BM) for raw_BM, reward_BM in zip(raws, rewards, strict=True)]
+    request = {"presets": ["paper"], "lambda_": [0.5]}
+    for values, folder in ((rewards, "lower"), (higher, "higher")):
+        job = keep_scoring(tmp_path / folder, batches, raws, values, extents=(EARLY, CROSS), smallest_lambda=0.5)
+        assert ask(job, **request, overrides={"cross_reward": "reuse"}).cells
+        if folder == "lower":
+            metrics, _ = run_of(*plan, "paper", 0.5)
+            found = ask(job, **request).cells[0].metrics
+            assert {k: v for k, v in found.items() if "exponent" not in k} == near(
+                {k: v for k, v in metrics.items() if "exponent" not in k}, abs=1e-5
+            )
+        else:
+            with pytest.raises(InvalidInput, match="for rewards that are reused"):
+                ask(job, **request)
+
+
 def test_what_can_not_be_computed_is_refused_with_its_field(tmp_path, plan):
     job = keep_scoring(tmp_path, *plan)
     for request, field in (
