@@ -1,4 +1,4 @@
-"""The studio's DPO beside TRL's on one batch: loss, margins, accuracy and gradient: `make bench ARGS=tests/bench/test_dpo_loss.py`."""
+"""DPO beside TRL's on one batch: loss, metrics, gradient: `make bench ARGS=tests/bench/test_dpo_loss.py`."""
 
 import importlib.util
 from dataclasses import replace
