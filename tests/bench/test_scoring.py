@@ -1,0 +1,224 @@
+"""What scoring costs, and what the cache and early stopping spare: `make bench ARGS=tests/bench/test_scoring.py`.
+
+CPU seconds of one thread; what is compared takes turns, round by round, and the median of the rounds' ratios is told.
+"""
+
+import random
+import statistics
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.worker.test_third_party import POLICY, read_transcripts
+from tests.worker.workshop import Workshop, read_events
+from worker.models.adapter import LanguageModel, adapt
+from worker.runner import main, read_spec
+from worker.spool import Spool
+from worker.stages.attempt import Attempt
+from worker.stages.backends import NAIVE, SHARED, score_by
+from worker.stages.ground import lay_ground
+from worker.stages.index import keep_index, read_index
+from worker.stages.parts import lay_out
+from worker.stages.prepare import Encoded, EncodedResponse
+from worker.stages.score_pass import score_all
+from worker.stages.scorings import CROSS, GROUP_SIZE, Wanted, read_scores, score_in_groups
+from worker.stages.weigh import weigh
+from worker.stop import StopSignals
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+
+ROUNDS = 3
+LAMBDAS = (0.1, 0.3, 1.0)
+
+
+def go_on() -> None:
+    """Never stop."""
+
+
+def build(vocabulary: int, layers: int = 6, width: int = 512) -> LanguageModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=8,
+        intermediate_size=width * 11 // 4, eos_token_id=0, pad_token_id=1, bos_token_id=None, max_position_embeddings=1024,
+    )  # fmt: skip
+    return adapt(LlamaForCausalLM(config).eval())
+
+
+def draw(num: int, prompt: int, response: tuple[int, int], vocabulary: int, responses: int = 1) -> list[Encoded]:
+    chance = random.Random(0)
+
+    def ids(length: int) -> "array[int]":
+        return array("i", [chance.randrange(2, vocabulary) for _ in range(length)])
+
+    def answer(k: int) -> EncodedResponse:
+        return EncodedResponse(ids(chance.randint(*response)), f"{k}", None, 1 - 2 * k, k)
+
+    return [Encoded(i, (("user", str(i)),), ids(prompt), tuple(answer(k) for k in range(responses))) for i in range(num)]
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize(("prompt", "vocabulary", "goal"), [(128, 4_096, 0.45), (128, 32_000, 0.45), (512, 4_096, 0.25)])
+def test_cross_scoring_beside_naive_forwards(prompt, vocabulary, goal):
+    torch.set_num_threads(1)
+    model, batch = build(vocabulary), draw(8, prompt, (64, 128), vocabulary)
+    every = torch.ones(8, 8, dtype=torch.bool)
+    seconds: dict[str, list[float]] = {NAIVE: [], SHARED: []}
+    scores = {}
+    for number in range(ROUNDS + 1):
+        for backend, spent in seconds.items():
+            took = seconds_of(lambda backend=backend: scores.update({backend: score_by(backend, model, batch, every, go_on)}))
+            if number or backend == NAIVE:  # the first shared pass only warms up
+                spent.append(took)
+    ratio = statistics.median(a / b for a, b in zip(seconds[SHARED], seconds[NAIVE], strict=False))
+    size = statistics.mean(len(response.ids) for example in batch for response in example.responses)
+    k = (prompt + size) / (prompt / 8 + size)
+    largest = float((scores[SHARED] - scores[NAIVE]).abs().max())
+    naive, quick = (statistics.median(seconds[backend]) for backend in (NAIVE, SHARED))
+    print(
+        f"\n\n8 x 8 pairs, |x| = {prompt}, |y| = {size:.0f}, vocabulary {vocabulary}: "
+        f"naive {naive:.2f} s, shared {quick:.2f} s, ratio {ratio:.3f} (goal {goal}), speed-up {1 / ratio:.2f}, "
+        f"k = {k:.2f}, {1 / ratio / k:.2f} of k (goal 0.9), largest difference {largest:.1g} nats"
+    )
+    assert ratio < 0.7
+    assert largest < 0.01
+
+
+@pytest.mark.shared
+def test_early_stopping_on_real_text(tmp_path, shared):
+    torch.set_num_threads(1)
+    workshop = Workshop(tmp_path)
+    dataset = workshop.dataset(read_transcripts(shared / "data/hh/helpful-base.jsonl", 48), "helpful")
+    parts = {
+        "policy": shared / POLICY, "dataset": dataset, "reward_folder": workshop.reward(), "training": {"batch_size": 8},
+        "tokens": {"max_prompt": 96, "max_response": 150}, "evaluation": {"share": 0.0},
+    }  # fmt: skip
+    print(
+        f"\n\n{'λ':>5}{'dropped':>9}{'RM calls / BxM':>16}{'seconds / full':>16}{'by the certificate':>20}{'with rounding':>15}"
+    )
+    for lambda_ in LAMBDAS:
+        weights = {"preset": "paper", "lambda": lambda_}
+        spent, scored = [], []
+        for early in (False, True):
+            folder = workshop.attempt(**parts, weights=weights, scoring={"early_stopping": early})
+            with closing(Spool(folder / "events.jsonl")) as spool:
+                attempt = Attempt(read_spec(folder), spool, StopSignals(folder))
+                ground = lay_ground(attempt)
+                began = time.process_time()
+                scored.append(score_all(attempt, ground))
+                spent.append(time.process_time() - began)
+        whole, part = scored
+        settings = attempt.recipe.weights
+
+        def weights_of(logprobs: Sequence[torch.Tensor], rewards: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.cat([batch.weight_M for batch in weigh(ground.batches, logprobs, rewards, settings).batches])  # noqa: B023
+
+        dropped = [w.masked_fill(p == -torch.inf, -torch.inf) for w, p in zip(whole.logprobs, part.logprobs, strict=True)]
+        full_N = weights_of(whole.logprobs, whole.rewards)
+        certified = float((weights_of(dropped, whole.rewards) - full_N).abs().max())
+        rounded = float((weights_of(part.logprobs, part.rewards) - full_N).abs().max())
+        assert part.facts is not None
+        assert part.facts.reward is not None
+        share, calls = (1 - p.num_scored / p.num_pairs for p in (part.facts.logprob, part.facts.reward))
+        print(f"{lambda_:>5}{share:>9.1%}{1 - calls:>16.1%}{spent[1] / spent[0]:>16.2f}{certified:>20.1g}{rounded:>15.1g}")
+        assert certified < 1e-6
+        assert rounded < 1e-4
+
+
+def test_a_second_lambda_asks_no_model(tmp_path):
+    workshop = Workshop(tmp_path)
+    scorings = tmp_path / "scorings"
+    rows = workshop.dataset(workshop.examples(64), "swept")
+    for lambda_ in (0.3, 1.0):
+        folder = workshop.attempt(
+            dataset=rows, reward_folder=workshop.reward(), scorings=scorings, training={"steps": 1, "batch_size": 8},
+            weights={"lambda": lambda_}, evaluation={"share": 0.0},
+        )  # fmt: skip
+        assert main([str(folder)]) == 0
+        (event,) = read_events(folder, "scoring")
+        parts = [event["payload"]["scoring"][name] for name in ("logprob", "reward")]
+        calls = sum(part["num_scored"] for part in parts if not part["hit"])
+        print(f"\nλ = {lambda_}: {calls} pairs asked of a model", end="")
+    assert calls == 0
+
+
+def test_bytes_of_a_cached_pair(tmp_path):
+    print()
+    for batch_size in (2, 8, 32):
+        batches = [draw(batch_size, 4, (4, 8), 100, responses=2) for _ in range(4096 // batch_size)]
+        layout = lay_out(batches)
+        for kind in ("logprob", "reward"):
+            wanted = Wanted(kind, {"b": str(batch_size)}, {}, CROSS)
+            scores = torch.zeros(batch_size, 2 * batch_size)
+            score_in_groups(tmp_path / str(batch_size), wanted, layout, lambda _, scores=scores: (scores, 0), lambda *_: None)
+        keep_index(tmp_path / str(batch_size), batches, "model")
+        size = sum(path.stat().st_size for path in (tmp_path / str(batch_size)).rglob("*") if path.is_file())
+        pairs = layout.count_pairs(CROSS)
+        print(f"B = {batch_size}: {pairs} prompt-response pairs, {size / pairs:.2f} bytes each, index and manifests included")
+        assert size <= 16 * pairs
+
+
+def test_what_a_kill_loses(tmp_path):
+    batches = [draw(4, 4, (4, 8), 100) for _ in range(5 * GROUP_SIZE)]
+    layout, wanted, at = lay_out(batches), Wanted("logprob", {}, {}, CROSS), 3 * GROUP_SIZE + 7
+
+    def die(k: int) -> tuple[torch.Tensor, int]:
+        if k == at:
+            raise InterruptedError
+        return torch.zeros(4, 4), 16
+
+    with pytest.raises(InterruptedError):
+        score_in_groups(tmp_path, wanted, layout, die, lambda *_: None)
+    again: list[int] = []
+    score_in_groups(tmp_path, wanted, layout, lambda k: (again.append(k), (torch.zeros(4, 4), 16))[1], lambda *_: None)
+    lost = at - min(again)
+    print(f"\nkilled in batch {at} of {len(batches)}: {lost} scored batches lost, a group has {GROUP_SIZE}")
+    assert lost < GROUP_SIZE
+
+
+def score_plan(model: LanguageModel, folder: Path, examples: list[Encoded], batch_size: int) -> tuple[float, int, int]:
+    """CPU seconds of a whole pass with its artifact and index, pairs, and tokens when every prompt is encoded once a batch."""
+    batches = [examples[at : at + batch_size] for at in range(0, len(examples), batch_size)]
+    layout = lay_out(batches)
+    wanted = Wanted("logprob", {"B": str(batch_size), "n": str(len(examples))}, {}, CROSS)
+
+    def score(k: int) -> tuple[torch.Tensor, int]:
+        every = torch.ones(len(batches[k]), len(layout.own[k]), dtype=torch.bool)
+        return score_by(SHARED, model, batches[k], every, go_on), every.numel()
+
+    def whole() -> None:
+        score_in_groups(folder, wanted, layout, score, lambda *_: None)
+        keep_index(folder, batches, "model")
+
+    seconds = seconds_of(whole)
+    index = read_index(folder, keep_index(folder, batches, "model").key)
+    assert len(read_scores(folder, wanted.key).dense(index)) == layout.count_pairs(CROSS)
+    prompts = sum(len(example.prompt_ids) for example in examples)
+    answers = sum(len(batch) * sum(len(r.ids) for e in batch for r in e.responses) for batch in batches)
+    return seconds, layout.count_pairs(CROSS), prompts + answers
+
+
+def test_scoring_grows_with_the_tokens(tmp_path):
+    torch.set_num_threads(1)
+    model = build(512, layers=2, width=64)
+    score_plan(model, tmp_path / "warm", draw(16, 32, (16, 48), 512, responses=2), 8)
+    print(f"\n\n{'B':>5}{'prompts':>9}{'pairs':>9}{'tokens':>10}{'seconds':>9}{'µs a token':>12}")
+    costs: dict[str, list[float]] = {"B": [], "pairs": []}
+    plans = [("B", 128, size) for size in (2, 4, 8, 16, 32)] + [("pairs", num, 8) for num in (64, 640, 6_400)]
+    for name, num, batch_size in plans:
+        examples = draw(num, 32, (16, 48), 512, responses=2)
+        seconds, pairs, tokens = score_plan(model, tmp_path / f"{name}-{num}-{batch_size}", examples, batch_size)
+        costs[name].append(seconds / tokens)
+        print(f"{batch_size:>5}{num:>9}{pairs:>9}{tokens:>10}{seconds:>9.2f}{1e6 * seconds / tokens:>12.2f}")
+    for spent in costs.values():
+        assert max(spent) < 3 * min(spent)
