@@ -99,8 +99,10 @@ def standing_of(scoring: Scoring, maker: Run | None) -> Standing:
     return Standing(state.value, reason, error.get("remedy", "") or "Ask for the scoring again.")
 
 
-def recipe_of(scoring: Scoring) -> Recipe:
-    """A recipe that this scoring belongs to, to ask for it again; its weights are any."""
+def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
+    """A recipe that this scoring belongs to, to ask for it again: that of its run, or one whose weights are any."""
+    if maker is not None:
+        return Recipe.model_validate(maker.recipe)
     policy: dict[str, Any] = dict(scoring.settings["policy"])
     if policy.get("quantization", "none") != "none":
         policy["adaptation"] = "lora"

@@ -84,7 +84,7 @@ def name_in_query(field: str) -> str:
 
 
 async def answer(
-    request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float = WAIT_SECONDS
+    request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float | None = None
 ) -> PreviewResult:
     """The answer to a request, kept or computed now.
 
@@ -95,7 +95,7 @@ async def answer(
     if known is not None:
         return known
     preview_id = await write_apart(request, ask, database, owner_id, scoring_id, asked)
-    deadline = time.monotonic() + wait_seconds
+    deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
     while True:
         progress = await read_apart(request, look, database, preview_id)
         if progress.result is not None:

@@ -7,25 +7,23 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from app import cli
 from app.commands.datasets import places
-from app.domain.preview import PreviewRequest
-from app.services import previews
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
 from app.store.tables import Scoring
-from tests.browser.scored import preview
+from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port
 from tests.scored import make_facts
 
@@ -204,27 +202,13 @@ def test_scorings_are_asked_for_listed_checked_and_deleted(shell):
 
 def test_weights_are_previewed_in_the_terminal(shell):
     scoring_id, database = score(shell), data_of(shell)
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.is_set():
-            with database.writing() as session:
-                if claim := previews.begin(session, Files(database.settings.root), "test", 30):
-                    previews.finish(session, claim.preview_id, "test", preview(PreviewRequest.model_validate(claim.job.request)))
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        query = ("scorings", "preview", scoring_id, "--preset", "paper", "--lambda", "0.05", "--lambda", "2", "--batch-size", "4")
+    query = ("scorings", "preview", scoring_id, "--preset", "paper", "--lambda", "0.05", "--lambda", "2", "--batch-size", "4")
+    with Previewer(SimpleNamespace(database=database, files=Files(database.settings.root))):
         shown = shell.must(*query, "--target-ess", "0.4", "--set", "logprob_norm=mean", "--responses")
-        assert len(re.findall(r"^paper +4 +(?:0\.05|2) .*█.*%", shown, re.MULTILINE)) == 2
-        assert "ESS 40 %, paper, B 4: λ 0.421" in shown
-        assert shown.count("Not our problem") == 20
         asked = json.loads(shell.must(*query, "--flip", "0.1", "--json"))
-    finally:
-        over.set()
-        thread.join()
+    assert len(re.findall(r"^paper +4 +(?:0\.05|2) .*█.*%", shown, re.MULTILINE)) == 2
+    assert "ESS 40 %, paper, B 4: λ 0.427" in shown
+    assert shown.count("Not our problem") == 20
     assert [cell["lambda"] for cell in asked["cells"]] == [0.05, 2.0]
     assert shell.fails(*query[:3], "--lambda", "0") == "lambda must be greater than 0, not 0."
     assert "--set needs a name" in shell.fails(*query[:3], "--set", "mean")

@@ -23,6 +23,7 @@ from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, Rea
 from app.web.pages.standing import progress_text, time_text
 from app.web.preview_tables import Tables, tables_of
 from app.web.previewing import OVERRIDE, answer, read_request
+from app.web.recipes import as_number
 from app.web.rendering import Context, render
 from app.web.verdict import Verdict, verdict_of
 from app.web.wording import option_text
@@ -172,8 +173,9 @@ def read_form(query: QueryParams) -> PreviewRequest:
     values: dict[str, Any] = {}
     for name in STARTING_VALUES:
         texts = [part.strip() for text in query.getlist(name) for part in text.split(",") if part.strip()]
-        if texts:
-            values[name] = texts if name in ("preset", "lambda", "batch_size") else texts[0]
+        read = [text if name == "preset" else as_number(text) for text in texts]
+        if read:
+            values[name] = read if name in ("preset", "lambda", "batch_size") else read[0]
     return read_request(values, query)
 
 
@@ -218,7 +220,9 @@ def scoring_page(
 @router.post("/scorings/{scoring_id}/request")
 def request_again(session: WriteSession, user: CurrentUser, scoring_id: str) -> Response:
     """Score what is missing: after a failure, or the pairs that a training run had no need of."""
-    scoring = service.request(session, user.id, service.recipe_of(store.get_scoring(session, user.id, scoring_id)))
+    known = store.get_scoring(session, user.id, scoring_id)
+    maker = session.get(Run, known.run_id) if known.run_id else None
+    scoring = service.request(session, user.id, service.recipe_of(known, maker))
     return RedirectResponse(f"/scorings/{scoring.id}", status_code=303)
 
 
