@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 
 from app.domain.errors import InvalidInput, StudioError
 from app.domain.preview import PreviewJob
@@ -33,8 +32,6 @@ def main() -> None:
     logging.basicConfig(format="preview: %(levelname)s %(message)s")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    torch.set_grad_enabled(mode=False)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     kept = KeptScorings()
     idle_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else IDLE_SECONDS
     for line in read_lines(0, idle_seconds):
