@@ -69,7 +69,7 @@ function axes() {
     },
     yAxis: {
       type: "value", scale: true, name: "reward gained", nameLocation: "end", nameGap: 8, ...name, nameTextStyle: { ...name.nameTextStyle, align: "left" }, axisLabel: label,
-      axisLine: { show: false }, axisTick: { show: false }, splitLine: { lineStyle: { color: colours.line } },
+      axisLine: { show: false, onZero: false }, axisTick: { show: false }, splitLine: { lineStyle: { color: colours.line } },
     },
   };
 }

@@ -125,7 +125,8 @@ def number(value: float | None, form: str = ".3g") -> str:
 def best_of(sweep: dict[str, Any]) -> str:
     best, label = sweep["best"], sweep["variants"][sweep["best"]["variant"]]["label"]
     within = "" if sweep["kl_budget"] is None else f" within a KL of {sweep['kl_budget']:g}"
-    return f"* Best{within}: {label}, step {best['step']}: reward gain {best['reward_gain']:+.3g} at KL {best['kl']:.3g}."
+    head = "Best" if best["reward_gain"] > 0 else "None gains reward; the least loss"
+    return f"* {head}{within}: {label}, step {best['step']}: reward gain {best['reward_gain']:+.3g} at KL {best['kl']:.3g}."
 
 
 @group.command("watch")

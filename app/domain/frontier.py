@@ -14,15 +14,18 @@ class FrontierPoint(NamedTuple):
 
 
 def find_front(points: Sequence[FrontierPoint]) -> set[FrontierPoint]:
-    """The Pareto front: the points that no other beats in one of reward and KL without losing in the other."""
+    """The Pareto front: the points that no other beats in one of reward and KL without losing in the other.
+
+    A KL is never negative; an estimate that is counts as 0.
+    """
     front: set[FrontierPoint] = set()
     best = float("-inf")
-    last: FrontierPoint | None = None
-    for point in sorted(points, key=lambda one: (one.kl, -one.gain)):
-        is_tie = last is not None and (point.kl, point.gain) == (last.kl, last.gain)
-        if point.gain > best or is_tie:
+    last: tuple[float, float] | None = None
+    for point in sorted(points, key=lambda one: (max(0.0, one.kl), -one.gain)):
+        place = (max(0.0, point.kl), point.gain)
+        if point.gain > best or place == last:
             front.add(point)
-            best, last = point.gain, point
+            best, last = point.gain, place
     return front
 
 

@@ -28,6 +28,6 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparis
         results=list_results(session, sweep),
         points=points,
         front=find_front(points),
-        best=find_best(points, kl_budget),
+        best=find_best([point for point in points if point.step > 0], kl_budget),  # at step 0 all are the reference
         kl_budget=kl_budget,
     )

@@ -105,7 +105,7 @@ def test_the_best_is_sought_within_a_budget_of_kl(page, sweep):
     with page.expect_request("**/live?kl=1*"):  # the budget stays while the page is kept up to date
         pass
     open_sweep(page, sweep[0], "?kl=0.5")
-    expect(page.locator("#best")).to_contain_text("reward 0 at a KL of 0")
+    expect(page.locator("#best")).to_contain_text("No evaluation of a trained policy lies within 0.5 nats")
 
 
 def test_a_budget_that_is_no_number_is_told_so(page, complaints, sweep):

@@ -21,6 +21,12 @@ def test_points_in_the_same_place_are_all_on_the_front() -> None:
     assert find_front([*twins, FrontierPoint(2, 5, 1.0, 1.0)]) == set(twins)
 
 
+def test_an_estimate_below_zero_is_no_nearer_than_the_reference() -> None:
+    reference = FrontierPoint(0, 0, 0.0, 0.0)
+    assert find_front([reference, FrontierPoint(0, 5, -0.01, -0.5)]) == {reference}
+    assert find_front([reference, FrontierPoint(0, 5, -0.01, 0.5)]) == {FrontierPoint(0, 5, -0.01, 0.5)}
+
+
 def test_the_best_gains_most_within_the_budget() -> None:
     points = [FrontierPoint(0, 10, 0.5, 1.0), FrontierPoint(1, 10, 2.0, 3.0), FrontierPoint(2, 10, 1.0, 1.0)]
     assert find_best(points, None) == points[1]

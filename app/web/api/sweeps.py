@@ -83,7 +83,7 @@ class SweepDetail(SweepView):
     kl_budget: float | None
     variants: list[VariantView]
     frontier: list[FrontierPointView] = Field(description="Every evaluation of every run, by variant and step.")
-    best: FrontierPointView | None
+    best: FrontierPointView | None = Field(description="The largest reward gain after a step, within the KL budget.")
 
 
 class Addition(BaseModel):
