@@ -42,6 +42,7 @@ def train(
     """Train by a recipe whose data set is a file and whose models are folders or hub names."""
     settings = Settings()
     recipe = parse_recipe(read_document(recipe_file))
+    refuse_too_many(recipe.training.num_processes, device)
     folder = (to or settings.root / "trainings" / recipe_file.stem).resolve()
     if any(folder.glob("runs/*/attempts/*")) and not resume:
         raise CommandFailed(f"{folder} holds an earlier try: go on with --resume, or choose another folder with --to.")
@@ -52,6 +53,15 @@ def train(
     examples = read_data(dataset, files, mapping_file, settings)
     attempt_dir = prepare_attempt(files, settings, recipe, recipe_file, examples, device)
     sys.exit(run_attempt(attempt_dir, recipe.name or recipe_file.stem))
+
+
+def refuse_too_many(num_processes: int, device: str) -> None:
+    """Raises RecipeInvalid when this machine has fewer cores than processes; GPUs are counted by the processes themselves."""
+    num_cores = len(os.sched_getaffinity(0))
+    if device == "cpu" and num_processes > num_cores:
+        raise RecipeInvalid.at(
+            "training.num_processes", f"{num_processes} processes are more than the {num_cores} cores of this machine: use fewer."
+        )
 
 
 def find_near(name: str, recipe_file: Path) -> Path | None:
@@ -104,6 +114,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
         scorings_dir=str(files.scorings_dir),
         hub_dir=str(settings.root / "hub"),
         device=device,
+        num_processes=recipe.training.num_processes,
         num_threads=settings.runner_threads or None,
         supervisor_pid=os.getpid(),
     )

@@ -7,10 +7,11 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe
-from app.domain.run import RunKind
+from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.store import scorings
+from app.store.runs import find_most_places
 from app.store.tables import Dataset, Model
 
 NOT_READY = {
@@ -63,6 +64,7 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
             models[part] = model
     if kind is RunKind.TRAINING:
         _check_rewards(session, owner_id, recipe, faults)
+        _check_processes(session, recipe, faults)
     faults.raise_any()
     assert dataset is not None  # or there was a fault
     return Ingredients(dataset, models)
@@ -95,6 +97,13 @@ def _check_rewards(session: Session, owner_id: str, recipe: Recipe, faults: Faul
         faults.add(
             "reward.accept_inverted", f"{describe_inverted(check)} {remedy} To launch anyway, set reward.accept_inverted to true."
         )
+
+
+def _check_processes(session: Session, recipe: Recipe, faults: Faults) -> None:
+    """Where no worker is known, a run may wait for a large one; the workers themselves refuse what is too large for them all."""
+    most = find_most_places(session)
+    if most is not None and recipe.training.num_processes > most:
+        faults.add("training.num_processes", describe_shortage(recipe.training.num_processes, most))
 
 
 def _find_dataset(session: Session, owner_id: str, recipe: Recipe, kind: RunKind, faults: Faults) -> Dataset | None:

@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.errors import RecipeInvalid, StaleToken
 from app.domain.events import OutcomeReached
-from app.domain.run import Outcome
+from app.domain.run import Outcome, RunKind
 from app.services import attempts
 from app.services import runs as services
 from app.services.attempts import Claim
@@ -83,6 +83,62 @@ def test_runs_begin_by_priority_then_by_waiting_time(either_database: Database) 
         runs.lock_run(session, urgent).priority = 5
     assert [begin_one(either_database).run_id for _ in range(3)] == [urgent, first, second]
     assert begin(either_database) is None
+
+
+def launch_wide(database: Database, library: Library, num_processes: int) -> str:
+    with database.writing() as session:
+        recipe = library.recipe(training={"num_processes": num_processes, "batch_size": 64})
+        return services.launch(session, library.user.id, recipe).id
+
+
+def test_a_wide_run_waits_at_the_head_of_the_line_until_it_fits(either_database: Database) -> None:
+    library = make_library(either_database)
+    first, second = launch(either_database, library, 2)
+    wide = launch_wide(either_database, library, 3)
+    last = launch(either_database, library)[0]
+
+    def begin_with(num_free: int, num_places: int = 4) -> str | None:
+        with either_database.writing() as session:
+            claim = attempts.begin(session, "worker", 30, num_free=num_free, num_places=num_places)
+        return claim.run_id if claim else None
+
+    assert begin_with(4) == first
+    assert begin_with(3) == second
+    assert begin_with(2) is None  # the wide one is next, and nothing overtakes it here
+    assert begin_with(1, num_places=1) == last  # a worker too small for it goes on
+    assert begin_with(4) == wide
+    assert begin_with(4) is None
+
+
+def test_a_wide_run_names_its_processes_in_the_claim_and_the_spec(
+    database: Database, files: Files, settings: Settings, library: Library
+) -> None:
+    launch_wide(database, library, 3)
+    claim = begin_one(database)
+    assert claim.num_processes == 3
+    with database.reading() as session:
+        assert attempts.build_spec(session, files, settings, claim, "cpu").num_processes == 3
+
+
+def test_a_scoring_needs_one_process_however_wide_its_recipe(database: Database, library: Library) -> None:
+    run_id = launch_wide(database, library, 3)
+    with database.writing() as session:
+        runs.lock_run(session, run_id).kind = RunKind.SCORING
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30, num_free=1, num_places=1)
+    assert claim is not None
+    assert claim.num_processes == 1
+
+
+def test_a_run_wider_than_every_known_worker_is_refused_at_launch(database: Database, library: Library) -> None:
+    with database.writing() as session:
+        attempts.beat(session, "small", hostname="a", devices=[], slots=1)
+        gpus = [{"index": k, "name": "gpu", "memory_bytes": 1} for k in range(2)]
+        attempts.beat(session, "large", hostname="b", devices=gpus, slots=8)
+    launch_wide(database, library, 2)
+    with pytest.raises(RecipeInvalid, match="wants 3 devices to train together, but no worker has more than 2") as caught:
+        launch_wide(database, library, 3)
+    assert caught.value.problems[0]["field"] == "training.num_processes"
 
 
 def test_a_spec_holds_all_that_the_runner_needs(database: Database, files: Files, settings: Settings, library: Library) -> None:

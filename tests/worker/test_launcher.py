@@ -120,7 +120,9 @@ def test_a_wish_to_stop_reaches_the_lead_alone(attempt: Path) -> None:
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     open(f"{folder}/rank-{rank}/ready", "w")
-    for _ in range(200 if rank == "0" else 50):
+    while len([k for k in range(2) if os.path.exists(f"{folder}/rank-{k}/ready")]) < 2:
+        time.sleep(0.01)
+    for _ in range(500 if rank == "0" else 5):
         if asked:
             break
         time.sleep(0.02)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from app.domain.errors import RecipeInvalid
 from app.domain.run import Outcome
 from worker.stop import Stopped
 
@@ -121,9 +122,14 @@ ALONE = Ranks()
 def join(rank: int, size: int, port: int, listening: int | None, device: str) -> Ranks:
     """Meet the other processes of this machine at 127.0.0.1:`port`; the lead serves it from its open socket `listening`.
 
-    Sums of GPU tensors go by NCCL, everything else by gloo.
+    Sums of GPU tensors go by NCCL, everything else by gloo. Raises RecipeInvalid when there are fewer GPUs than processes.
     """
     if device == "cuda":
+        if torch.cuda.device_count() < size:
+            raise RecipeInvalid.at(
+                "training.num_processes",
+                f"{size} processes need a GPU each, but there are {torch.cuda.device_count()}: use fewer.",
+            )
         torch.cuda.set_device(rank)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch re-exports it without saying so
         "127.0.0.1", port, size, rank == 0, timeout=MEETING, master_listen_fd=listening
