@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-
 from app.domain.errors import InvalidInput, StudioError
 from app.domain.preview import PreviewJob
 from app.domain.problems import parse
