@@ -142,6 +142,19 @@ def test_inverted_rewards_end_a_training_run_but_not_a_scoring(workshop, run):
     assert run(accepted) == 0
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_a_reward_model_of_another_architecture_and_tokenizer_scores_every_pair(workshop, run, kind):
+    """The policy is a Llama with a chat template; the reward model an encoder, or a decoder without a pad token."""
+    reward = workshop.encoder_reward() if kind == "bert" else workshop.reward("gpt2", pad=False)
+    folder = workshop.attempt(kind="scoring", policy=workshop.policy(chat=True), reward_folder=reward)
+    assert run(folder) == 0, read_events(folder)[-1]
+    facts = scoring_of(folder)
+    assert facts.reward is not None
+    assert facts.reward.num_scored == facts.reward.num_pairs
+    assert facts.check.std > 0
+    assert ("names no pad token" in logs(folder)) == (kind == "gpt2")
+
+
 def test_the_reward_model_is_gone_before_the_policy_is_loaded(workshop, run, monkeypatch):
     import weakref
 

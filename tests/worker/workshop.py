@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -97,6 +99,21 @@ class Workshop:
         if not folder.exists():
             tokenizer = make_tokenizer(pad=pad)
             build_network(kind, len(tokenizer), pad_id=1 if pad else None, reward=True).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    def encoder_reward(self) -> Path:
+        """A BERT with a tokenizer of its own, one entry larger than the policies'."""
+        folder = self.root / "reward-bert"
+        if not folder.exists():
+            tokenizer = make_tokenizer()
+            tokenizer.add_tokens(["<other>"])
+            torch.manual_seed(0)
+            config = BertConfig(
+                vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                num_labels=1, pad_token_id=1, initializer_range=0.3,
+            )  # fmt: skip
+            BertForSequenceClassification(config).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return folder
 

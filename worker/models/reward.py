@@ -45,6 +45,16 @@ class RewardModel:
         self._check_batch_invariance()
         self.shares_prefix = self.body.shares_prefix and self._reads_last_token()
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of the model's set-up; "" when there is nothing."""
+        if self._pad_id is not None:
+            return ""
+        return (
+            f"The reward model in {self.folder.name} names no pad token. Rows are filled up with an id that none of them has; "
+            "its scores were the same alone and in a batch."
+        )
+
     def score(self, pairs: Sequence[Pair], check: Callable[[], None] = _go_on) -> list[float]:
         """Scores of (prompt, answer) pairs, in their order; `check` is called between forward passes and may raise."""
         rows = self._encode(pairs)

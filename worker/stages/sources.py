@@ -37,6 +37,8 @@ class RewardSource:
     def model(self) -> RewardModel:
         if self._model is None:
             self._model = RewardModel(self._folder, dtype=self._attempt.recipe.policy.dtype, device=self._attempt.spec.device)
+            if self._model.remark:
+                self._attempt.log(self._model.remark, "warning")
         return self._model
 
     def release(self) -> None:

@@ -54,6 +54,21 @@ def test_a_pad_token_that_is_the_end_token_garbles_nothing(workshop, tmp_path):
     assert model.score(PAIRS) == pytest.approx(score_singly(folder, model), abs=1e-4)
 
 
+def test_a_model_without_a_pad_token_is_told_of(workshop):
+    with_pad, without = (RewardModel(workshop.reward(pad=pad), dtype="float32", device="cpu").remark for pad in (True, False))
+    assert with_pad == ""
+    assert without.startswith("The reward model in reward-llama-no-pad names no pad token. Rows are filled up with an id that")
+
+
+def test_a_tokenizer_with_more_entries_than_the_model_is_refused(workshop, tmp_path):
+    folder = Path(shutil.copytree(workshop.reward(), tmp_path / "reward"))
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<one>", "<two>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelInvalid, match=r"has \d+ entries, the reward model only \d+ embeddings: they don't belong together"):
+        RewardModel(folder, dtype="float32", device="cpu")
+
+
 def test_an_encoder_is_scored_without_shared_prefixes(tmp_path):
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
