@@ -1,0 +1,69 @@
+"""`varstudio train` with every method: a reward model first, then policies by SFT, by DPO, and by VAR on fresh answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import PAIRS, Shell, make_shell
+from tests.worker.workshop import Workshop
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A terminal in a folder with pairs and a tiny policy."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "pairs.jsonl").write_text(PAIRS)
+    Workshop(folder).policy().rename(folder / "policy")
+    return make_shell(folder)
+
+
+def train(shell: Shell, name: str, **parts: Any) -> Path:
+    """The artifacts of a recipe's run."""
+    recipe = {
+        "dataset": "pairs.jsonl",
+        "policy": {"model": "policy"},
+        "tokens": {"max_prompt": 24, "max_response": 24},
+        "training": {"batch_size": 4, "steps": 3, "learning_rate": 3e-3},
+        "evaluation": {"share": 0.2, "num_prompts": 2, "max_new_tokens": 4},
+        **parts,
+    }
+    (shell.folder / f"{name}.yaml").write_text(json.dumps(recipe))
+    assert "Done." in shell.must("train", f"{name}.yaml", "--to", name)
+    return shell.folder / name / "runs" / "run" / "artifacts"
+
+
+def test_every_method_trains_from_a_file(shell: Shell) -> None:
+    reward = train(shell, "reward", method="reward_model")
+    assert "ForSequenceClassification" in (reward / "model" / "config.json").read_text()
+    lines = [json.loads(line) for line in (reward / "metrics.jsonl").read_text().splitlines()]
+    assert "eval/pair_accuracy" in lines[-1]["metrics"]
+    for method in ("sft", "dpo"):
+        assert "ForCausalLM" in (train(shell, method, method=method) / "model" / "config.json").read_text()
+    online = train(
+        shell, "online", weights={"lambda": 0.5}, reward={"source": "model", "model": str(reward / "model")},
+        online={"every": 2, "num_responses": 2, "max_new_tokens": 4},
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (online / "metrics.jsonl").read_text().splitlines()]
+    assert sum("online/reward_mean" in line["metrics"] for line in lines) == 3
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_field(shell: Shell) -> None:
+    (shell.folder / "missing.yaml").write_text(
+        json.dumps(
+            {
+                "dataset": "pairs.jsonl",
+                "policy": {"model": "policy"},
+                "reward": {"source": "model", "model": "./nowhere"},
+                "weights": {"lambda": 1},
+            }
+        )
+    )
+    assert "no folder ./nowhere" in shell.fails("train", "missing.yaml", "--to", "missing")
+
+
+def test_online_without_a_reward_model_is_refused_with_its_field(shell: Shell) -> None:
+    recipe = {"dataset": "pairs.jsonl", "policy": {"model": "policy"}, "weights": {"lambda": 1}, "online": {"every": 2}}
+    (shell.folder / "online.yaml").write_text(json.dumps(recipe))
+    assert "choose a reward model" in shell.fails("train", "online.yaml", "--to", "refused")
