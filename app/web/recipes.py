@@ -25,6 +25,7 @@ _OF_METHODS = {
     "policy.adaptation": (Method.VAR, Method.SFT, Method.DPO),
     "policy.lora": (Method.VAR, Method.SFT, Method.DPO),
     "policy.quantization": (Method.VAR, Method.SFT, Method.DPO),
+    "training.sharding": (Method.VAR, Method.SFT, Method.DPO),
     "reward": (Method.VAR,),
     "reward.judge": (Method.VAR, Method.SFT, Method.DPO),
     "weights": (Method.VAR,),

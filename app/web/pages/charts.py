@@ -284,5 +284,3 @@ PAIR_LOSS = Chart(
     (Line("loss", "batch", "policy"), Line("eval/pair_loss", "held-out", "chosen")),
     axis="nats",
 )
-
-ALL = (*WEIGHTS, *REWARDS, *PREFERENCES, *JUDGEMENT, *FRESH, PAIR_LOSS, *LEARNING)

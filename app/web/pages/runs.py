@@ -19,8 +19,8 @@ from app.store.tables import Attempt, JournalEntry, Run, Worker
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.format import count
 from app.web.pages.live import Shown, show
-from app.web.pages.sections import TILES, Section, Tile, keys, sections_of
-from app.web.pages.standing import Standing, method_of, standing_of
+from app.web.pages.sections import TILES, Section, Tile, keys
+from app.web.pages.standing import Standing, method_of, shown_sections, standing_of
 from app.web.rendering import Context, render
 
 router = APIRouter()
@@ -173,13 +173,6 @@ def state_of(run: Run) -> dict[str, Any]:
         "remedy": error.get("remedy", ""),
         "worker": run.worker_id or "",
     }
-
-
-def shown_sections(run: Run) -> tuple[Section, ...]:
-    """The charts of the run's page; a run that only scores has none."""
-    if run.kind == RunKind.SCORING:
-        return ()
-    return sections_of(method_of(run), is_online=bool((run.recipe.get("online") or {}).get("every")))
 
 
 def latest_values(*entries: JournalEntry | None) -> dict[str, float | None]:

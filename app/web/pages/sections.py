@@ -1,9 +1,10 @@
 """What a run's page shows by the method of the run: charts under their headings, and the latest values on top."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from app.domain.metrics import CATALOGUE
 from app.domain.recipe import Method
 from app.web.pages.charts import FRESH, JUDGEMENT, LEARNING, PAIR_LOSS, PREFERENCES, REWARDS, WEIGHTS, Chart
 
@@ -68,17 +69,25 @@ OF_REWARDS = Section(
 )
 OF_ANSWERS = Section("rewards", OF_REWARDS.title, OF_REWARDS.text, REWARDS[:3])
 OF_LEARNING = Section("learning", "Learning", "The optimizer's view of the same steps.", LEARNING)
+LOSS_CHART = LEARNING[0]
+SFT_LOSS = replace(
+    LOSS_CHART, text="Mean negative log-likelihood of the responses that are trained on, and of held-out chosen ones."
+)
+DPO_LOSS = replace(LOSS_CHART, text="Mean −log σ(margin); it starts at log 2.", lines=LOSS_CHART.lines[:1])
+HELD_OUT_LOSS = Chart(
+    "held_out_loss", "Held-out loss", CATALOGUE["eval/loss"].meaning, LOSS_CHART.lines[1:], sparse=True, axis="nats"
+)
 SECTIONS: dict[str, tuple[Section, ...]] = {
     Method.VAR: (OF_WEIGHTS, OF_REWARDS, OF_LEARNING),
-    Method.SFT: (OF_ANSWERS, OF_LEARNING),
+    Method.SFT: (OF_ANSWERS, replace(OF_LEARNING, charts=(SFT_LOSS, *LEARNING[1:]))),
     Method.DPO: (
         Section("preferences", "Preferences", "Whether the policy learns to tell chosen from rejected.", PREFERENCES),
         OF_ANSWERS,
-        OF_LEARNING,
+        replace(OF_LEARNING, charts=(DPO_LOSS, HELD_OUT_LOSS, *LEARNING[1:])),
     ),
     Method.REWARD_MODEL: (
         Section("judgement", "Judgement", "Whether the model learns to tell chosen from rejected.", JUDGEMENT),
-        Section("learning", OF_LEARNING.title, OF_LEARNING.text, (PAIR_LOSS, *LEARNING[1:-1])),
+        replace(OF_LEARNING, charts=(PAIR_LOSS, *LEARNING[1:-1])),
     ),
 }
 OF_FRESH = Section("fresh", "Fresh responses", "What the policy answers on the way, weighted among themselves.", FRESH)

@@ -19,7 +19,7 @@ from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.format import count, duration, percent
 from app.web.pages import charts
-from app.web.pages.sections import TILES
+from app.web.pages.sections import TILES, Section, sections_of
 from app.web.rendering import Context, render
 
 router = APIRouter()
@@ -164,12 +164,20 @@ def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:
 
 def reasons_of(run: Run) -> dict[str, str]:
     """For each chart and each tile, why it is empty; what has values doesn't show it."""
-    reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in charts.ALL}
-    return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in every_tile()}
+    shown = [chart for section in shown_sections(run) for chart in section.charts]
+    reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in shown}
+    return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in tile_keys(run)}
 
 
-def every_tile() -> set[str]:
-    return {tile.key for tiles in TILES.values() for tile in tiles}
+def tile_keys(run: Run) -> list[str]:
+    return [tile.key for tile in TILES[method_of(run)]]
+
+
+def shown_sections(run: Run) -> tuple[Section, ...]:
+    """The charts of the run's page; a run that only scores has none."""
+    if run.kind == RunKind.SCORING:
+        return ()
+    return sections_of(method_of(run), is_online=bool((run.recipe.get("online") or {}).get("every")))
 
 
 def reason_for(keys: Sequence[str], run: Run) -> str:

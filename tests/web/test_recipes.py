@@ -1,0 +1,94 @@
+"""The launch form's values as a recipe, a sweep or a request for a preview; and a recipe as its values."""
+
+from typing import Any
+
+import pytest
+
+from app.domain.errors import RecipeInvalid
+from app.domain.preview import PreviewRequest
+from app.domain.recipe import Method, Recipe, parse_recipe
+from app.domain.sweep import SweepRequest
+from app.web.fields import RECIPE_FIELDS
+from app.web.recipes import STARTING_VALUES, at_fields, clone_values, methods_of, read_order, read_preview, read_scored
+
+PLAIN = {**STARTING_VALUES, "dataset": "data_1", "policy.model": "model_1", "reward.source": "preference"}
+
+
+def form(**changes: str) -> dict[str, str]:
+    """A submitted form: every input, as it starts, but for the changes (`a__b` for the input a.b)."""
+    untouched = {field.path: field.value for field in RECIPE_FIELDS if not field.path.startswith("weights.")}
+    return {**untouched, "weights.preset": "paper", **PLAIN, **{name.replace("__", "."): text for name, text in changes.items()}}
+
+
+def test_one_temperature_without_baselines_is_a_run() -> None:
+    order = read_order(form())
+    assert isinstance(order, Recipe)
+    assert (order.method, order.weights.lambda_) == (Method.VAR, 0.3)
+
+
+def test_several_temperatures_or_a_baseline_are_a_sweep() -> None:
+    several = read_order(form(weights__lambda="0.1, 0.3;1  0.3"))
+    assert isinstance(several, SweepRequest)
+    assert several.lambdas == [0.1, 0.3, 1.0]
+    beside = read_order(form(baseline__dpo="yes", name="Both"))
+    assert isinstance(beside, SweepRequest)
+    assert (beside.name, beside.lambdas, beside.baselines) == ("Both", [], ["dpo"])
+
+
+def test_faults_of_a_sweep_stand_at_the_forms_own_fields() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        read_order(form(weights__lambda="0.1, much"))
+    assert [problem["field"] for problem in at_fields(caught.value.problems)] == ["weights.lambda"]
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "reward_model"])
+def test_what_a_method_does_not_read_cannot_refuse_it(method: str) -> None:
+    hidden = {"weights__lambda": "nonsense", "online__every": "5", "noise__reward_std": "-1", "baseline__dpo": "yes"}
+    order = read_order(form(method=method, reward__source="model", **hidden))
+    assert isinstance(order, Recipe)
+    assert (order.method, order.online.every, order.reward.source) == (method, None, "preference")
+
+
+def test_a_setting_that_is_asked_of_no_method_does_not_exist() -> None:
+    assert all(methods_of(field.path) for field in RECIPE_FIELDS)
+    assert methods_of("name") == tuple(Method)
+    assert methods_of("weights.mean_one") == (Method.VAR,)
+
+
+RECIPES: list[dict[str, Any]] = [
+    {"weights": {"preset": "paper", "lambda": 0.2, "mean_one": True}},
+    {"weights": {"preset": "within_prompt", "target_ess": 0.4}, "noise": {"label_flip_share": 0.1}},
+    {"weights": {"lambda": 1}, "reward": {"source": "model", "model": "m"}, "online": {"every": 20}},
+    {"method": "sft", "weights": {"responses": "chosen", "loss_norm": "sequence_mean"}},
+    {"method": "dpo", "weights": {}, "dpo": {"beta": 0.3}, "policy": {"model": "p", "adaptation": "lora", "quantization": "nf4"}},
+    {"method": "reward_model", "weights": {}, "training": {"num_processes": 2}},
+]
+
+
+@pytest.mark.parametrize("parts", RECIPES, ids=lambda parts: parts.get("method", "var"))
+def test_a_recipe_survives_the_form(parts: dict[str, Any]) -> None:
+    recipe = parse_recipe({"dataset": "d", "policy": {"model": "p"}, **parts})
+    assert read_order(clone_values(recipe.to_dict())) == recipe
+
+
+def test_a_scoring_does_not_depend_on_what_is_weighed() -> None:
+    one = read_scored(form(weights__lambda="", weights__preset="within_prompt", reward__accept_inverted="yes"))
+    assert one == read_scored(form(weights__lambda="0.1, 2"))
+    assert read_scored(form(training__batch_size="4")) != one
+
+
+def test_a_preview_shows_the_typed_temperatures_among_others_and_what_the_preset_leaves() -> None:
+    request = read_preview(form(weights__lambda="0.5", weights__logprob_norm="mean", weights__mean_one="no", noise__seed="3"))
+    assert request == PreviewRequest(
+        presets=["paper"],
+        lambdas=[0.03, 0.1, 0.3, 0.5, 1.0, 3.0],
+        overrides={"logprob_norm": "mean", "mean_one": False},
+        noise_seed=3,
+    )
+    assert read_preview(form(weights__lambda="", weights__target_ess="0.2")).target_ess == 0.2
+
+
+def test_a_preview_of_no_temperature_names_the_input() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        read_preview(form(weights__lambda="0"))
+    assert {problem["field"] for problem in at_fields(caught.value.problems)} == {"weights.lambda"}
