@@ -127,6 +127,34 @@ def test_findings_artifacts_and_the_end_appear_by_themselves(page, writer):
     )
 
 
+def test_the_memory_of_training_is_told_as_it_becomes_known(page, writer):
+    open_run(page, writer)
+    expect(page.locator("#memory")).to_be_hidden()
+    planned = {"kind": "memory", "parts": {"weights": 3 * 10**9, "activations": 10**9}, "predicted_bytes": 4 * 10**9}
+    writer.say({**planned, "calibrated_bytes": 5 * 10**9, "limit_bytes": 45 * 10**8})
+    expect(page.locator("#memory")).to_contain_text("4.0 GB (weights 3.0 GB, activations 1.0 GB)")
+    expect(page.locator("#memory .notice")).to_contain_text("5.0 GB is more than the device holds")
+    writer.say({**planned, "actual_bytes": 42 * 10**8, "limit_bytes": 45 * 10**8})
+    expect(page.locator("#memory")).to_contain_text("At the peak4.2 GB")
+    expect(page.locator("#memory .notice")).to_have_count(0)
+    expect(page.locator("#log-list")).to_contain_text("Memory: 4.0 GB expected, 4.2 GB at the peak")
+    page.reload()
+    expect(page.locator("#memory")).to_contain_text("At the peak4.2 GB")
+
+
+def test_a_trained_reward_model_is_one_step_from_use(page, studio):
+    run_id = studio.launch(method="reward_model", policy={"model": studio.policy.id}, reward={}, name="Judge of my own")
+    writer = Writer(studio, num_steps=5)
+    writer.begin(run_id)
+    writer.finish()
+    page.goto(f"/runs/{run_id}")
+    page.get_by_role("link", name="Register as model").click()
+    expect(page.get_by_label("Reward model")).to_be_checked()
+    expect(page.get_by_label("A run", exact=False).first).to_be_checked()
+    expect(page.locator("#run_id")).to_have_value(run_id)
+    expect(page.locator("#name")).to_have_value("Judge of my own")
+
+
 def test_the_slider_goes_back_to_earlier_samples(page, writer):
     writer.steps(21, 80)
     writer.evaluate(80)
