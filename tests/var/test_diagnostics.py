@@ -202,3 +202,19 @@ def test_spearman_depends_on_order_alone_and_is_symmetric(points: list[tuple[int
         assert spearman(right_N, left_N) == pytest.approx(rho)
         assert spearman(left_N**3, right_N.exp()) == pytest.approx(rho)
         assert spearman(-left_N, right_N) == pytest.approx(-rho)
+
+
+def test_values_within_the_tolerance_are_ties_and_those_outside_the_loss_are_not_ranked() -> None:
+    values_N = torch.tensor([1.0, 1.0 + 1e-7, 0.5, 2.0, 1.0 + 1e-3])
+    assert average_ranks(values_N).tolist() == [2.0, 3.0, 1.0, 5.0, 4.0]
+    assert average_ranks(values_N, tolerance=1e-6).tolist() == [2.5, 2.5, 1.0, 5.0, 4.0]
+    counted_N = torch.tensor([True, True, True, False, True])
+    assert average_ranks(values_N, counted_N, tolerance=1e-6)[counted_N].tolist() == [2.5, 2.5, 1.0, 4.0]
+
+
+def test_weights_that_float32_cannot_tell_apart_have_no_correlation() -> None:
+    """Every response has its own Z(x) to itself: what differs between the weights is rounding."""
+    logprob_BM = torch.where(torch.eye(6) > 0, 0.0, -18.0 - torch.rand(6, 6, generator=torch.Generator().manual_seed(1)))
+    candidates = Candidates(torch.arange(6), logprob_BM, torch.arange(1, 7), torch.randn(6, 6) * 1e-3)
+    choices = WeightChoices(logprob_norm="sum")
+    assert "weight/spearman_reward" not in describe_weights(candidates, compute_weights(candidates, choices), choices)
