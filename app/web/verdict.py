@@ -9,7 +9,7 @@ from app.web.histogram import Agreement, Histogram, agreement_of, rewards_of
 
 @dataclass(frozen=True)
 class Verdict:
-    """The reward check in words and pictures; `tone` "good", "warn" or "bad"."""
+    """The reward check in words and pictures; `tone` "good", "warn", "bad" or none."""
 
     tone: str
     title: str
@@ -39,8 +39,24 @@ def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:
     ranked = f"They rank chosen above rejected in {measured}"
     if check.flat:
         return "warn", "The rewards hardly tell", f"{ranked}, with little difference in size."
-    if check.length_accuracy is not None and check.high < max(check.length_low, 1 - check.length_high):
-        return "warn", "Length alone knows more", f"{ranked}; a rule about length does better."
+    share, low, high, rule = length_of(check)
+    beside = f"{ranked}; {rule} would reach {percent(share)}."
+    if check.high < low:
+        return "warn", "Length alone knows more", beside
     if check.low <= 0.5:
         return "warn", "The rewards may not know the labels", f"{ranked}, which includes guessing."
-    return "good", "The rewards know the labels", f"{ranked}."
+    if check.length_accuracy is None:
+        return "good", "The rewards know the labels", f"{ranked}."
+    if check.low <= high:
+        return "", "The rewards agree with the labels, like length does", beside
+    return "good", "The rewards know the labels", beside
+
+
+def length_of(check: RewardCheck) -> tuple[float, float, float, str]:
+    """The better of the two rules about length: its agreement, its interval, and its name."""
+    share = check.length_accuracy
+    if share is None:  # every pair is of equal length
+        return 0.5, 0.5, 0.5, "length"
+    if share >= 0.5:
+        return share, check.length_low, check.length_high, "preferring the longer one"
+    return 1 - share, 1 - check.length_high, 1 - check.length_low, "preferring the shorter one"

@@ -1,0 +1,47 @@
+"""The reward check in words: agreement with the labels, beside what a rule about length would reach."""
+
+import pytest
+
+from app.web.verdict import judge, verdict_of
+from tests.scored import make_check
+
+NONE = {"num_pairs": 0, "num_ties": 0, "accuracy": None, "low": 0.0, "high": 1.0, "length_accuracy": None}
+LENGTH = {"length_accuracy": 0.6, "length_low": 0.55, "length_high": 0.65}
+SHORT = {"length_accuracy": 0.2, "length_low": 0.15, "length_high": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tone", "title", "words"),
+    [
+        ({"accuracy": 0.9, "low": 0.86, "high": 0.93, **LENGTH}, "good", "The rewards know the labels", "longer one would reach 60"),
+        ({"accuracy": 0.66, "low": 0.6, "high": 0.72, **LENGTH}, "", "like length does", "longer one would reach 60"),
+        ({"accuracy": 0.6, "low": 0.55, "high": 0.65, **SHORT}, "warn", "Length alone knows more", "shorter one would reach 80"),
+        ({"accuracy": 0.52, "low": 0.45, "high": 0.59, **LENGTH}, "warn", "may not know", "includes guessing"),
+        ({"accuracy": 0.6, "low": 0.55, "high": 0.65, "flat": True}, "warn", "hardly tell", "little difference in size"),
+        ({"accuracy": 0.2, "low": 0.1, "high": 0.4, "inverted": True}, "bad", "contradict", "in only 20"),
+        (NONE, "good", "No labels to compare with", "no pairs"),
+        ({**NONE, "flat": True}, "warn", "No labels to compare with", "spread"),
+    ],
+)  # fmt: skip
+def test_a_check_is_judged_in_words(changes, tone, title, words):
+    found = judge(make_check(**changes), "model")
+    assert found[0] == tone
+    assert title in found[1]
+    assert words in found[2]
+
+
+def test_labels_agree_with_themselves_by_definition():
+    assert judge(make_check(accuracy=1.0, low=0.9, high=1.0), "preference")[1] == "The rewards are the labels"
+
+
+def test_without_pairs_or_spread_there_is_nothing_to_draw():
+    verdict = verdict_of(make_check(**NONE, edges=[0.0, 0.0], counts=[0]), "rating")
+    assert verdict.agreement is None
+    assert verdict.histogram is None
+
+
+def test_shares_are_drawn_where_they_are():
+    agreement = verdict_of(make_check(accuracy=1.0, low=0.0, high=1.0), "model").agreement
+    assert agreement is not None
+    reward = agreement.shares[0]
+    assert (reward.low, reward.high, reward.at) == (agreement.left, agreement.width - agreement.left, reward.high)
