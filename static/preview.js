@@ -18,10 +18,15 @@ form.addEventListener("click", (event) => {
   announce(`Temperature λ is now ${button.value}`);
 });
 
-// What the panel says in one line is said once, when it changes.
+// What the panel says in one line is said once, when it changes; who stood in what was replaced isn't thrown out of the panel.
 let told = "";
+let inside = false;
+document.addEventListener("htmx:beforeSwap", (event) => {
+  inside = event.target.id === "panel" && event.target.contains(document.activeElement);
+});
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.target.id !== "panel") return;
+  if (inside && document.activeElement === document.body) document.getElementById("preview-now").focus({ preventScroll: true });
   const summary = event.target.querySelector("[data-told]")?.dataset.told ?? "";
   if (summary && summary !== told) announce(summary);
   told = summary;

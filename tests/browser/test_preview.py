@@ -37,8 +37,11 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
     page.goto("/runs/new")
     expect(page.locator("#panel")).to_contain_text("Choose a data set, a policy")
     fill(page, studio, training__batch_size="6")
-    page.get_by_role("button", name="Score now").click()
+    page.get_by_role("button", name="Score now").focus()
+    page.keyboard.press("Enter")
     expect(page.locator("#panel")).to_contain_text("Scoring: Waits for a worker")
+    expect(page.get_by_role("button", name="Preview", exact=True)).to_be_focused()
+    expect(page.locator("#live")).to_have_text("The scoring goes on")
     writer = Writer(studio)
     writer.begin(newest(studio, Run).id)
     writer.say(
@@ -55,6 +58,10 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
         expect(page.get_by_label("Temperature λ")).to_be_focused()
         expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.427")
         assert [request.lambdas for request in worker.asked] == [[0.03, 0.1, 0.3, 1.0, 3.0], [0.03, 0.1, 0.3, 0.427, 1.0, 3.0]]
+    expect(page.locator("#live")).to_have_text("Temperature λ is now 0.427")
+    page.get_by_label("Batch size B").fill("4")
+    expect(page.locator("#panel")).to_contain_text("scores of the same data by the same models")
+    expect(page.locator("#panel").get_by_role("link", name="B 6")).to_be_visible()
     page.get_by_label("SFT on chosen").check()
     page.get_by_label("DPO", exact=True).check()
     page.get_by_role("button", name="Launch the runs").click()

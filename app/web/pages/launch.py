@@ -12,8 +12,8 @@ from app.domain.dataset import DatasetState
 from app.domain.errors import InvalidInput
 from app.domain.recipe import Method
 from app.domain.sweep import BASELINES, SweepRequest
+from app.services import previews, sweeps
 from app.services import runs as service
-from app.services import sweeps
 from app.store import datasets, models, scorings
 from app.store import runs as store
 from app.web.choices import Choice, dataset_choices, model_choices
@@ -106,6 +106,8 @@ def new_run(
         origin = (f"/scorings/{scoring}", known.name)
     if dataset:
         values["dataset"] = dataset
+    if scorings.list_scorings(session, user.id, limit=1):
+        previews.expect(session)
     values |= {field.path: request.query_params[field.path] for field in RECIPE_FIELDS if field.path in request.query_params}
     return form_page(request, session, user.id, values, origin=origin)
 

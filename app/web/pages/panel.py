@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
 from app.domain.preview import PreviewRequest
-from app.domain.recipe import Method
+from app.domain.recipe import Method, Recipe
 from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs
 from app.services import previews
 from app.services.scorings import find_for, standing_of
+from app.store.scorings import list_scorings
 from app.store.tables import Run, Scoring
 from app.web.pages.memory import Memory, foresee
 from app.web.pages.standing import progress_text, time_text
@@ -25,6 +26,8 @@ from app.web.preview_tables import Tables, tables_of
 from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas
 from app.web.rendering import Context
 from app.web.verdict import Verdict, verdict_of
+
+MOST_NEAR = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class Panel(Context):
     tables: Tables | None = None
     verdict: Verdict | None = None
     typed: tuple[float, ...] = ()
+    near: list[Scoring] = field(default_factory=list)
 
     @property
     def is_partial(self) -> bool:
@@ -73,16 +77,24 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
     if values.get("method", Method.VAR) != Method.VAR:
         return panel
     try:
-        scoring = find_for(session, owner_id, read_scored(values))
+        recipe = read_scored(values)
     except InvalidInput as error:
         return replace(panel, state="incomplete", problems=error.problems)
+    scoring = find_for(session, owner_id, recipe)
     if scoring is None:
-        return replace(panel, state="missing")
+        return replace(panel, state="missing", near=list_near(session, owner_id, recipe))
     run = session.get(Run, scoring.run_id) if scoring.run_id else None
     panel = replace(
         panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(run) if run else ""
     )
     return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, panel, scoring, values)
+
+
+def list_near(session: Session, owner_id: str, recipe: Recipe) -> list[Scoring]:
+    """A few scorings of the same data by the same models, with another batch size, seed or length."""
+    known = list_scorings(session, owner_id, dataset_id=recipe.dataset, limit=MOST_NEAR)
+    same = (recipe.policy.model, recipe.reward.model)
+    return [one for one in known if one.facts is not None and (one.policy_id, one.reward_id) == same][:3]
 
 
 def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
