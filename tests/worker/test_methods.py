@@ -9,7 +9,7 @@ from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
 from app.services.models import check_folder
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
-from tests.worker.workshop import fork_runner, read_events
+from tests.worker.workshop import KIND, RUDE, build_network, fork_runner, make_tokenizer, read_events
 from worker.models.reward import RewardModel
 
 METHODS = {
@@ -236,6 +236,34 @@ def test_data_that_lack_what_a_method_needs_are_refused_with_a_sentence(workshop
     assert run(folder) == 10
     assert sentence in outcome(folder)["reason"]
     assert outcome(folder)["retry"] is False
+
+
+def test_examples_without_a_pair_are_counted_and_teach_nothing(workshop, run):
+    rows = workshop.examples(12)
+    for row in rows[::2]:
+        row["responses"] = row["responses"][:1]
+    folder = workshop.attempt(
+        dataset=workshop.dataset(rows, "half"),
+        **METHODS["dpo"],
+        training={"batch_size": 1, "epochs": 1},
+        evaluation={"share": 0.0},
+    )
+    assert run(folder) == 0, outcome(folder)
+    assert any(text.startswith("6 of 12 examples have no pair") for text in logs(folder))
+    assert [metrics["grad_norm"] for metrics in metrics_of(folder)].count(0) == 6
+
+
+def test_a_tokenizer_without_a_pad_token_gives_its_reward_model_one(workshop, run):
+    policy = workshop.root / "policy-without-pad"
+    tokenizer = make_tokenizer(pad=False)
+    build_network("llama", len(tokenizer)).save_pretrained(policy)
+    tokenizer.save_pretrained(policy)
+    folder = workshop.attempt(policy=policy, **METHODS["reward_model"], training={"steps": 2})
+    assert run(folder) == 0, outcome(folder)
+    model = RewardModel(artifacts(folder) / "model", dtype="float32", device="cpu")
+    assert model.tokenizer.pad_token == "<eos>"
+    pairs = [([("user", "my lamp is broken")], answer) for answer in (KIND[0], "No", RUDE[1])]
+    assert model.score(pairs) == pytest.approx([model.score([pair])[0] for pair in pairs], abs=1e-4)
 
 
 def test_sft_needs_no_labels(workshop, run):

@@ -73,6 +73,7 @@ def train_reward_model(attempt: Attempt, ground: Ground) -> dict[str, float | No
         checkpoint = training_stage.find_checkpoint(attempt)
     attempt.raise_findings(plan_findings(prepared, recipe.evaluation.share))
     batches = flip_batches(ground.batches, recipe.noise)
+    tell_unpaired(attempt, batches)
     read = [reader.read(batch, index) for index, batch in enumerate(batches)]
     pairs = take_pairs(prepared.held_out)
     model = spread(attempt, model)
@@ -100,6 +101,7 @@ def make_source(attempt: Attempt, ground: Ground, scores: Scores) -> Callable[[L
         if recipe.method is Method.SFT:
             plain = plain_batches(batches, recipe.weights)
             return lambda _model, _num_steps: PlainObjective(plain, settings)
+        tell_unpaired(attempt, batches)
         paired = paired_batches(batches, scores.logprobs)
         return lambda _model, _num_steps: DpoObjective(paired, settings, recipe.dpo.beta)
     weighing = make_weights(attempt, ground, scores)
@@ -130,6 +132,16 @@ def make_weights(attempt: Attempt, ground: Ground, scores: Scores) -> Weighing:
         save_weights(attempt.artifacts_dir / "weights.parquet", weighing)
         attempt.announce("weights.parquet", "Reference log-probability, reward and weight of every response")
     return weighing
+
+
+def tell_unpaired(attempt: Attempt, batches: Batches) -> None:
+    """Say how many examples stay out of a loss on pairs; they keep their place, so that all methods have the same batches."""
+    examples = [example for batch in batches for example in batch]
+    num = sum(not len(find_pairs([example])[0]) for example in examples)
+    if num:
+        attempt.log(
+            f"{num} of {len(examples)} examples have no pair of a chosen and a rejected response: they teach nothing here."
+        )
 
 
 def refuse_missing(recipe: Recipe, batches: Batches) -> None:
