@@ -19,6 +19,7 @@ from worker.stages.preview_texts import read_excerpts
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import holds_for
 from worker.var.lambdas import LAMBDA_BATCHES, SMALLEST_LAMBDA, TargetUnreachable, find_stacked_lambda
+from worker.var.stacks import TooSmallLambda
 
 
 def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
@@ -161,13 +162,17 @@ class Cells:
         self._findings = [raise_finding("low_diversity", repetition)] if repetition else []
 
     def compute(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Iterator[Draft]:
-        """A draft for every λ; raises InvalidInput when no response enters the loss."""
+        """A draft for every λ; raises InvalidInput when no response enters the loss, or when r/λ is beyond all numbers."""
         if chosen_only and not bool((self.noisy.preference_N == 1).any()):
             raise InvalidInput.at(
                 "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
             )
         parts = self._stack(layout_of(choices), chosen_only)
-        for one in tally(self.noisy, parts, choices, self.noisy.request.lambdas):
+        try:
+            tallies = tally(self.noisy, parts, choices, self.noisy.request.lambdas)
+        except TooSmallLambda as error:
+            raise InvalidInput.at("lambda", str(error)) from error
+        for one in tallies:
             yield draft(preset, self.batch_size, one, self._findings)
 
     def suggest(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Suggestion:

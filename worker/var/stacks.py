@@ -14,9 +14,22 @@ from torch import Tensor
 from worker.var.candidates import StackedCandidates, WeightChoices, stack
 from worker.var.terms import Terms, make_terms
 
-__all__ = ["StackedCandidates", "Weighed", "compute_stacked_weights", "effective_sample_sizes", "make_terms", "stack", "weigh"]
+__all__ = [
+    "StackedCandidates",
+    "TooSmallLambda",
+    "Weighed",
+    "compute_stacked_weights",
+    "effective_sample_sizes",
+    "make_terms",
+    "stack",
+    "weigh",
+]
 
 LOG_WEIGHT_LIMIT = 80.0  # e^80 is finite in float32; only `ratio` and `reward` without `mean_one` can reach it
+
+
+class TooSmallLambda(ValueError):
+    """A reward over this λ is not a number of the precision that weights are computed in."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +71,14 @@ def weigh(terms: Terms, lambda_: float) -> Weighed:
     ratio       w_j = e^(r_ij/λ) / Ẑ_i,  Ẑ_i = Σ_k ω_ik e^(r_ik/λ) / Σ_k ω_ik            (estimates π*/π_ref)
     reward      w_j = e^(r_ij/λ)                                                         (the control without π_ref)
 
-    Raises ValueError when λ is not above 0, or so small that r/λ is not a number of this precision.
+    Raises ValueError when λ is not above 0, TooSmallLambda when r/λ is not a number of this precision.
     """
     if not lambda_ > 0:
         raise ValueError(f"lambda is {lambda_}, but a temperature must be above 0")
     exponent_SBC = terms.reward_SBC / (terms.scale * lambda_)
     best_SB1 = exponent_SBC.amax(dim=2, keepdim=True)
     if not bool(best_SB1.isfinite().all()):
-        raise ValueError(
-            f"a reward divided by lambda {lambda_:g} is too large a number: raise lambda or set reward_norm to zscore"
-        )
+        raise TooSmallLambda(f"A reward divided by lambda {lambda_:g} is too large a number: raise lambda.")
     # The row's largest r/λ comes off first: at 1e4 float32 has three decimals left, too few to add ℓ to.
     from_best_SBC = exponent_SBC - best_SB1
     term_SBC, gather_own = terms.prior_SBC + from_best_SBC, terms.stack.gather_own

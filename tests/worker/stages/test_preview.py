@@ -249,6 +249,7 @@ def test_what_can_not_be_computed_is_refused_with_its_field(tmp_path, plan):
     for request, field in (
         ({"lambda": [0.0]}, "lambda.0"),
         ({"presets": []}, "presets"),
+        ({"lambda": [1e-40]}, "lambda"),
         ({"lambda": [k / 10 for k in range(1, 41)], "presets": PRESETS, "batch_sizes": [2, 4, 8]}, "lambda"),
     ):
         with pytest.raises(InvalidInput) as refused:
