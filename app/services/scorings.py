@@ -66,12 +66,20 @@ def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
     return scoring
 
 
-def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring:
-    """Note what a run's scores are: in the scoring that it was queued for, in that of its recipe, or in a new one."""
+def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
+    """Note what a run's scores are: in the scoring that it was queued for, in that of its recipe, or in a new one.
+
+    A run whose method asks no reward model (DPO) has log-probabilities only: it is tied to a scoring that is there, and
+    tells it nothing; None when there is none.
+    """
     run = lock_run(session, run_id)
+    recipe = Recipe.model_validate(run.recipe)
     scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
+    if facts.reward is None and recipe.reward.source == "model":
+        scoring = scoring or find_for(session, run.owner_id, recipe)
+        run.scoring_id = scoring.id if scoring else None
+        return scoring
     if scoring is None:
-        recipe = Recipe.model_validate(run.recipe)
         dataset, policy = session.get_one(Dataset, run.dataset_id), session.get_one(Model, run.policy_id)
         reward = session.get_one(Model, run.reward_id) if run.reward_id else None
         scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward)

@@ -167,6 +167,27 @@ def test_fewer_pairs_never_replace_all_of_them(database: Database, library: Libr
     assert facts_of(database, scoring.id).logprob.key == "logprob-aaaa"
 
 
+def test_a_method_that_asks_no_reward_model_takes_no_rewards_away(database: Database, library: Library) -> None:
+    model = {"source": "model", "model": library.reward.id}
+    scoring = ask(database, library, reward=model)
+    work(database, make_facts(reward=make_part("reward-aaaa")))
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe(reward=model, method="dpo"))
+    work(database, make_facts(check=make_check(num_pairs=0, accuracy=None)))
+    assert facts_of(database, scoring.id).reward is not None
+    with database.reading() as session:
+        assert session.get_one(Run, run.id).scoring_id == scoring.id
+
+
+def test_log_probabilities_alone_are_no_scoring_of_a_reward_model(database: Database, library: Library) -> None:
+    recipe = library.recipe(reward={"source": "model", "model": library.reward.id}, method="dpo")
+    with database.writing() as session:
+        runs.launch(session, library.user.id, recipe)
+    work(database, make_facts())
+    with database.reading() as session:
+        assert scorings.find_for(session, library.user.id, recipe) is None
+
+
 def test_asking_for_a_scoring_that_stopped_early_scores_the_rest(database: Database, library: Library) -> None:
     with database.writing() as session:
         runs.launch(session, library.user.id, library.recipe())
