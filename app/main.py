@@ -81,6 +81,7 @@ def prepare(app: FastAPI) -> None:
     settings, database, files = app.state.settings, app.state.database, app.state.files
     database.migrate()
     files.sweep_uploads()
+    files.sweep_scorings()
     app.state.ingest.start()
     datasets.resume_processing(database, files, app.state.ingest)
     with database.writing() as session:

@@ -165,6 +165,7 @@ class Previewer:
                 self._answer_all()
             except Unavailable as error:
                 log.warning("previews: %s", error)
+                self._stopping.wait(1)
             except Exception:
                 log.exception("previewing failed; it is tried again")
                 self._stopping.wait(1)

@@ -98,9 +98,13 @@ def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str
 
 
 @group.command("list")
-def list_(state: Annotated[str | None, typer.Option()] = None, limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+def list_(
+    state: Annotated[str | None, typer.Option()] = None,
+    kind: Annotated[str, typer.Option(help="training or scoring")] = "training",
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+) -> None:
     """List runs, newest first."""
-    found = Client(Settings()).get("/runs", state=state, limit=limit)["items"]
+    found = Client(Settings()).get("/runs", state=state, kind=kind, limit=limit)["items"]
     rows = [(one["id"], one["name"], one["state"], one["stage"], f"{one['step']}/{one['num_steps']}") for one in found]
     table("id", "name", "state", "stage", "step", rows=rows)
 

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Self
 from app.domain.errors import NotFound, Unavailable
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+ABANDONED_SECONDS = 7 * 86400.0
 DISK_FULL = "The disk is full: free some space on the studio's machine, then try again."
 
 
@@ -91,6 +93,16 @@ class Files:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
                 num_removed += 1
+        return num_removed
+
+    def sweep_scorings(self) -> int:
+        """Remove what scoring passes left half-way and nobody has gone on with for days. Returns how many went."""
+        num_removed = 0
+        for path in self.scorings_dir.glob("*.partial"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    remove_tree(path)
+                    num_removed += 1
         return num_removed
 
 

@@ -1,9 +1,11 @@
 """Files: atomic writes, uploads that leave nothing behind, and names that can't lead out."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,13 @@ def test_what_is_no_identifier_is_not_found(files: Files, identifier: str) -> No
     for folder in (files.run_dir, files.dataset_dir, files.model_dir, files.artifacts_dir):
         with pytest.raises(NotFound):
             folder(identifier)
+
+
+def test_half_made_scores_go_when_nobody_has_gone_on_with_them_for_days(files: Files) -> None:
+    for name, days in (("logprob-old.partial", 8), ("logprob-new.partial", 1), ("logprob-whole", 30)):
+        folder = files.scorings_dir / name
+        folder.mkdir(parents=True)
+        (folder / "group-00000.safetensors").touch()
+        os.utime(folder, (time.time() - days * 86400,) * 2)
+    assert files.sweep_scorings() == 1
+    assert sorted(path.name for path in files.scorings_dir.iterdir()) == ["logprob-new.partial", "logprob-whole"]
