@@ -3,6 +3,7 @@
 An input that the chosen method has no use for is hidden, so what it holds is not read.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from app.domain.errors import RecipeInvalid
 from app.domain.preview import PreviewRequest
 from app.domain.problems import parse
-from app.domain.recipe import PRESETS, Method, Preset, Recipe, parse_recipe
+from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
 from app.domain.sweep import BASELINES, SweepRequest, parse_request
 from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
 from app.web.format import exact
@@ -99,11 +100,14 @@ def read_planned(values: Mapping[str, str]) -> Recipe:
     return parse_recipe(read_settings({**values, "weights.lambda": "1", "weights.target_ess": ""}))
 
 
-def read_preview(values: Mapping[str, str]) -> PreviewRequest:
-    """The weights that the form would give, at its own λ and at those around. Raises RecipeInvalid."""
+def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewRequest:
+    """The weights that the form would give, at its own λ and at a grid of the size of the rewards' `spread`.
+
+    Raises RecipeInvalid.
+    """
     asked: dict[str, Any] = {
-        "presets": [values.get("weights.preset") or Preset.LENGTH_NORMALISED],
-        "lambda": sorted({*PREVIEWED_LAMBDAS, *map(as_number, split_lambdas(values))}, key=str),
+        "presets": [values.get("weights.preset") or DEFAULT_PRESET],
+        "lambda": sorted({*grid_of(1.0 if is_normalised(values) else spread), *map(as_number, split_lambdas(values))}, key=str),
         "overrides": overrides_of(values),
         "target_ess": as_number(values.get("weights.target_ess") or values.get("preview.target_ess") or "0.5"),
     }
@@ -114,6 +118,18 @@ def read_preview(values: Mapping[str, str]) -> PreviewRequest:
     if all(isinstance(one, float) for one in asked["lambda"]):
         asked["lambda"].sort()
     return parse(PreviewRequest, asked, RecipeInvalid)
+
+
+def grid_of(spread: float) -> list[float]:
+    """The λ that are always shown, in units of the power of ten nearest to the spread, as λ is in units of the reward."""
+    unit = 10.0 ** round(math.log10(spread)) if spread > 0 else 1.0
+    return [float(f"{value * unit:.1g}") for value in PREVIEWED_LAMBDAS]
+
+
+def is_normalised(values: Mapping[str, str]) -> bool:
+    """Whether the weights see rewards in their standard deviations."""
+    said = [settings["reward_norm"] for preset, settings in PRESETS.items() if preset == values.get("weights.preset")]
+    return "zscore" in (values.get("weights.reward_norm") or said)
 
 
 def overrides_of(values: Mapping[str, str]) -> dict[str, Any]:

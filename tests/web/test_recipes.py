@@ -88,6 +88,12 @@ def test_a_preview_shows_the_typed_temperatures_among_others_and_what_the_preset
     assert read_preview(form(weights__lambda="", weights__target_ess="0.2")).target_ess == 0.2
 
 
+def test_the_previewed_temperatures_have_the_size_of_the_rewards() -> None:
+    assert read_preview(form(weights__lambda="2"), 5.0).lambdas == [0.3, 1.0, 2.0, 3.0, 10.0, 30.0]
+    assert read_preview(form(), 0.02).lambdas == [0.0003, 0.001, 0.003, 0.01, 0.03, 0.3]
+    assert read_preview(form(weights__reward_norm="zscore"), 5.0).lambdas == [0.03, 0.1, 0.3, 1.0, 3.0]
+
+
 def test_a_preview_of_no_temperature_names_the_input() -> None:
     with pytest.raises(RecipeInvalid) as caught:
         read_preview(form(weights__lambda="0"))

@@ -110,7 +110,7 @@ def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Ma
     facts = ScoringFacts.model_validate(scoring.facts)
     panel = replace(panel, facts=facts, verdict=verdict_of(facts.check, scoring.settings["reward"]["source"]))
     try:
-        request = read_preview(values)
+        request = read_preview(values, facts.check.std)
         result = previews.find_answer(session, scoring.owner_id, scoring.id, request)
     except InvalidInput as error:
         return replace(panel, state="refused", problems=at_fields(error.problems), sentence=error.detail)
