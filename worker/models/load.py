@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from app.domain.errors import ModelInvalid
 from app.domain.jobs import ModelSource
 from worker.models.adapter import LanguageModel, adapt
+from worker.models.quantize import loading_options, settle
 
 # What a model may consist of; nothing that is code or a pickle is ever fetched.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -91,10 +92,15 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_policy(folder: Path, *, dtype: str, device: str) -> Policy:
-    """Load the causal LM in `folder`, check its head and its vocabulary; raises ModelInvalid."""
+def load_policy(folder: Path, *, dtype: str, device: str, quantization: str = "none") -> Policy:
+    """Load the causal LM in `folder`, check its head and its vocabulary; raises ModelInvalid.
+
+    `quantization` nf4: its linear layers in 4 bits; raises RecipeInvalid where bitsandbytes is missing.
+    """
     tokenizer = load_tokenizer(folder)
-    model = load_network(AutoModelForCausalLM, folder, dtype=dtype, device=device, what="a causal language model")
+    options = loading_options(DTYPES[dtype], device) if quantization == "nf4" else {}
+    model = load_network(AutoModelForCausalLM, folder, dtype=dtype, device=device, what="a causal language model", **options)
+    settle(model)
     switch_dropout_off(model)
     num_rows = model.get_input_embeddings().weight.shape[0]
     if num_rows < len(tokenizer):
@@ -129,7 +135,8 @@ def load_network(kind: Any, folder: Path, *, dtype: str, device: str, what: str,
         )
     if report.get("mismatched_keys"):
         raise ModelInvalid(f"{folder}: the shapes of its weights contradict its config.json. Save the model again.")
-    model.to(device)
+    if not options.get("device_map"):
+        model.to(device)
     model.eval()
     return model
 

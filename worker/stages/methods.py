@@ -8,7 +8,9 @@ from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe
 from worker.models.adapter import LanguageModel, add_lora
 from worker.models.classifier import build_classifier
+from worker.models.load import DTYPES
 from worker.models.prompts import PromptFormat
+from worker.models.quantize import merge_adapter
 from worker.stages import train as training_stage
 from worker.stages.attempt import Attempt
 from worker.stages.batches import count_steps, derive_seed
@@ -171,8 +173,8 @@ def write_artifacts(attempt: Attempt, model: LanguageModel, ground: Ground) -> N
         lora = model.lora
         lora.peft_config["default"].base_model_name_or_path = attempt.recipe.policy.model
         attempt.write_folder("adapter", "The LoRA adapter", lambda path: lora.save_pretrained(path, save_embedding_layers=False))
-        network = lora.merge_and_unload()
-
+        is_plain = attempt.recipe.policy.quantization == "none"
+        network = lora.merge_and_unload() if is_plain else merge_adapter(network, DTYPES[attempt.recipe.policy.dtype])
     keep_network(attempt, network, ground.prompt_format.tokenizer, "The trained policy")
     attempt.announce("metrics.jsonl", "Every metric of every step")
     attempt.announce("samples.jsonl", "All answers to the held-out prompts")

@@ -118,7 +118,9 @@ class ReferenceSource:
 
 def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
     """The untrained policy, which is the reference."""
-    return load_policy(ground.policy_folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device).language_model
+    policy = attempt.recipe.policy
+    loaded = load_policy(ground.policy_folder, dtype=policy.dtype, device=attempt.spec.device, quantization=policy.quantization)
+    return loaded.language_model
 
 
 def ask_pairs(

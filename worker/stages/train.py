@@ -6,7 +6,6 @@ Everything that decides the next step is in the checkpoint or a function of seed
 
 import json
 import math
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +29,7 @@ from worker.models.checkpoint import (
 )
 from worker.stages.attempt import Attempt, write_atomic
 from worker.stages.batches import derive_seed
+from worker.stages.memory import MemoryWatch
 from worker.stages.objectives import Batch, Objective
 from worker.stages.optimize import Optimizer, learning_rate_at
 from worker.stop import Stopped
@@ -67,6 +67,7 @@ class Training:
     evaluate: Callable[[int], dict[str, float | None]] | None
     num_steps: int
     progress: Progress
+    memory: MemoryWatch
 
     @property
     def eval_every(self) -> int:
@@ -120,7 +121,8 @@ def start(
         progress = Progress(**checkpoint.state["progress"])
         objective.restore(checkpoint.state.get("objective", {}))
     rewind_log(attempt, progress)
-    return Training(attempt, model, optimizer, objective, evaluate, num_steps, progress)
+    memory = MemoryWatch(attempt, model, optimizer, objective)
+    return Training(attempt, model, optimizer, objective, evaluate, num_steps, progress, memory)
 
 
 def train(training: Training) -> None:
@@ -141,12 +143,14 @@ def _run_steps(training: Training) -> None:
     while True:
         if _evaluation_due(training):
             run_evaluation(training)
+            training.memory.reset()
             if progress.step < training.num_steps:
                 attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
         finished = progress.step >= training.num_steps
         if finished or (progress.step > 0 and progress.step % attempt.recipe.training.checkpoint_every == 0):
             save(training)
         if finished:
+            training.memory.tell_actual()
             return
         attempt.check()
         train_step(training, pace)
@@ -191,7 +195,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
     seconds = time.perf_counter() - started
     metrics = {
         "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
-        "tokens_per_second": done.num_tokens / seconds, "peak_memory_bytes": float(peak_memory(training.model.device)),
+        "tokens_per_second": done.num_tokens / seconds, "peak_memory_bytes": float(training.memory.note()),
         **described,
     }  # fmt: skip
     record(training, batch, metrics, pace.seconds_left(progress.step))
@@ -280,13 +284,6 @@ def rewind_log(attempt: Attempt, progress: Progress) -> None:
             except ValueError:
                 continue  # the torn last line of a killed attempt
         write_atomic(path, "".join(kept).encode())
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most memory held so far, in bytes: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class _Pace:
