@@ -1,5 +1,5 @@
-// The launch form's panel: "use this λ" fills the form in place (without scripts its button sends the form instead), and what
-// a swap brings is told to readers of the screen.
+// The launch form: "use this λ" fills it in place (without scripts that button sends the form instead), and what a swap of its
+// panel brings is told to readers of the screen.
 
 import { announce } from "./actions.js";
 
@@ -17,6 +17,11 @@ form.addEventListener("click", (event) => {
   field.dispatchEvent(new Event("change", { bubbles: true }));
   announce(`Temperature λ is now ${button.value}`);
 });
+
+// Several temperatures are several runs; the button says so.
+const count = () => form.toggleAttribute("data-several", /[^,;\s][,;\s]+[^,;\s]/.test(value("weights.lambda").value));
+form.addEventListener("input", count);
+count();
 
 // What the panel says in one line is said once, when it changes; who stood in what was replaced isn't thrown out of the panel.
 let told = "";

@@ -74,8 +74,10 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
 
 def test_several_temperatures_become_a_sweep(page, studio):
     page.goto("/runs/new")
+    expect(page.locator("#launch-button")).to_have_text("Launch the run", use_inner_text=True)
     fill(page, studio, weights__lambda="0.1, 0.3, 1")
-    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#launch-button")).to_have_text("Launch the runs", use_inner_text=True)
+    page.get_by_role("button", name="Launch the runs").click()
     page.wait_for_url("**/sweeps/*")
     assert [variant["recipe"]["weights"]["lambda"] for variant in newest(studio, Sweep).variants] == [0.1, 0.3, 1.0]
 
