@@ -81,6 +81,19 @@ def test_a_miss_says_what_differs(workshop, run, scored):
     assert facts.check.accuracy == 1.0
 
 
+def test_damaged_scores_are_told_and_made_again(workshop, run):
+    scorings = workshop.root / "scorings-damaged"
+    assert run(workshop.attempt(kind="scoring", scorings=scorings)) == 0
+    (path,) = scorings.glob("logprob-*/scores.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    folder = workshop.attempt(kind="scoring", scorings=scorings)
+    assert run(folder) == 0, read_events(folder)[-1]
+    assert scoring_of(folder).logprob.miss_reason == "The log-probabilities that were kept are damaged and are made again."
+    again = workshop.attempt(kind="scoring", scorings=scorings)
+    assert run(again) == 0
+    assert scoring_of(again).logprob.hit
+
+
 def test_a_scoring_that_was_cancelled_goes_on_where_it_stopped(workshop):
     scorings = workshop.root / "scorings-cancelled"
     rows = workshop.dataset(workshop.examples(400), "many")

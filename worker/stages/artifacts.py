@@ -5,6 +5,7 @@ scorings/.<key>.lock                                 held by the process that is
 A folder appears whole, by a rename. One that is damaged is removed, and made again by whoever needs it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,7 @@ from worker.models.checkpoint import hash_file, sync_path
 
 VERSION = 2
 WAIT_SECONDS = 0.2
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what a file system without locks says
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ def _take(path: Path) -> int | None:
             return descriptor
     except BlockingIOError:
         pass
+    except OSError as error:
+        if error.errno in NO_LOCKS:  # then two processes may do the same work, and keep the same
+            return descriptor
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 

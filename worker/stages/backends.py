@@ -20,7 +20,7 @@ from worker.var.logprobs import sequence_sums, token_logprobs
 
 SHARED, FLEX, NAIVE = "shared", "flex", "naive"
 SAMPLE = 2  # prompts that the check compares, with a response of their own and one of another prompt each
-ROW_TOKENS = 65_536  # of a packed row; a prompt with more is repeated in several rows
+ROW_TOKENS = 16_384  # of a packed row, whose mask is made whole once; a prompt with more is repeated in several rows
 WORDS = {SHARED: "The shared prompt cache", FLEX: "FlexAttention"}
 
 Check = Callable[[], None]

@@ -45,6 +45,7 @@ def find_or_score(
     `score(k)` gives batch k's matrix and how many of its pairs were scored in full; `backend()` is asked after the last one.
     """
     folder, num_batches = Path(attempt.spec.scorings_dir), len(layout.own)
+    was_there = any((folder / key).is_dir() for key in wanted.serving_keys(folder))
     found = find_scoring(folder, wanted)
     if found is not None:
         return _reuse(attempt, layout, found, what)
@@ -56,7 +57,7 @@ def find_or_score(
         found = find_scoring(folder, wanted)
         if found is not None:
             return _reuse(attempt, layout, found, what)
-        reason = explain_miss(folder, wanted)
+        reason = f"The {what} that were kept are damaged and are made again." if was_there else explain_miss(folder, wanted)
         attempt.log(f"The {what} of {num_batches} batches are scored now. {reason}")
         progress = attempt.start_stage(Stage.SCORE, total=num_batches, unit=f"batches of {what}")
         made = score_in_groups(folder, wanted, layout, score, progress, backend=backend)
