@@ -103,6 +103,8 @@ def new_run(
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)
         values |= flatten(known.settings)
+        if values.get("policy.quantization", "none") != "none":  # the settings of scores don't say how the policy is trained
+            values["policy.adaptation"] = "lora"
         origin = (f"/scorings/{scoring}", known.name)
     if dataset:
         values["dataset"] = dataset
