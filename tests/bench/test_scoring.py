@@ -68,23 +68,36 @@ def seconds_of(act: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+@torch.inference_mode()
+def run_full_passes(model: LanguageModel, batch: list[Encoded]) -> torch.Tensor:
+    """What is compared with: a whole forward pass and a whole log-softmax in float32 for every pair, one by one."""
+    logprob_BM = torch.zeros(len(batch), len(batch))
+    for i, example in enumerate(batch):
+        for j, other in enumerate(batch):
+            ids_1T = torch.tensor([[*example.prompt_ids, *other.responses[0].ids]])
+            logprob_TV = torch.log_softmax(model.network(input_ids=ids_1T, use_cache=False).logits[0].float(), dim=1)
+            taken_T = logprob_TV[:-1].gather(1, ids_1T[0, 1:, None])[:, 0]
+            logprob_BM[i, j] = taken_T[len(example.prompt_ids) - 1 :].double().sum()
+    return logprob_BM
+
+
 @pytest.mark.parametrize(("prompt", "vocabulary", "goal"), [(128, 4_096, 0.45), (128, 32_000, 0.45), (512, 4_096, 0.25)])
 def test_cross_scoring_beside_naive_forwards(prompt, vocabulary, goal):
     torch.set_num_threads(1)
     model, batch = build(vocabulary), draw(8, prompt, (64, 128), vocabulary)
     every = torch.ones(8, 8, dtype=torch.bool)
-    seconds: dict[str, list[float]] = {NAIVE: [], SHARED: []}
+    ways = {NAIVE: lambda: run_full_passes(model, batch), SHARED: lambda: score_by(SHARED, model, batch, every, go_on)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     scores = {}
     score_by(SHARED, model, batch[:1], every[:1, :1], go_on)  # warms up
     for _ in range(ROUNDS):
-        for backend, spent in seconds.items():
-            took = seconds_of(lambda backend=backend: scores.update({backend: score_by(backend, model, batch, every, go_on)}))
-            spent.append(took)
+        for name, way in ways.items():
+            seconds[name].append(seconds_of(lambda name=name, way=way: scores.update({name: way()})))
     ratio = statistics.median(a / b for a, b in zip(seconds[SHARED], seconds[NAIVE], strict=True))
     size = statistics.mean(len(response.ids) for example in batch for response in example.responses)
     k = (prompt + size) / (prompt / 8 + size)
     largest = float((scores[SHARED] - scores[NAIVE]).abs().max())
-    naive, quick = (statistics.median(seconds[backend]) for backend in (NAIVE, SHARED))
+    naive, quick = (statistics.median(seconds[name]) for name in ways)
     print(
         f"\n\n8 x 8 pairs, |x| = {prompt}, |y| = {size:.0f}, vocabulary {vocabulary}: "
         f"naive {naive:.2f} s, shared {quick:.2f} s, ratio {ratio:.3f} (goal {goal}), speed-up {1 / ratio:.2f}, "
