@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from app.domain.errors import ModelInvalid, RecipeInvalid
 from app.domain.recipe import LoraSettings
+from worker.models.flex import run_flex
 from worker.models.packed import Packing, run_packed
 from worker.models.parallel import ALONE, Ranks
 
@@ -53,6 +54,8 @@ class Body:
     packs: bool = False
     ranks: Ranks = ALONE
     is_sharded: bool = False
+    flexes: bool = False  # packed rows go through FlexAttention, which gave the same numbers and gradients
+    is_compiled: bool = False
 
     @property
     def config(self) -> Any:
@@ -78,7 +81,7 @@ class Body:
 
     def run_packed(self, ids_N: Tensor, packing: Packing) -> Tensor:
         """Hidden states [N, D] of prompts and their responses packed into one row; only where `packs`."""
-        return run_packed(self.body, ids_N, packing)
+        return (run_flex if self.flexes else run_packed)(self.body, ids_N, packing)
 
     def find_row_limit(self) -> int:
         """Ids below this exist in the embedding."""
@@ -116,7 +119,8 @@ def adapt(network: Any) -> LanguageModel:
         raise ModelInvalid(f"{type(network).__name__} has no separate language-model head, so it can't be trained here.")
     model = LanguageModel(network, body, _takes_positions(body), shares_prefix=False)
     _check_head(model)
-    return replace(model, shares_prefix=_prefix_can_be_shared(model), packs=_rows_can_be_packed(model))
+    model = replace(model, shares_prefix=_prefix_can_be_shared(model), packs=_rows_can_be_packed(model))
+    return replace(model, flexes=model.packs and model.device.type == "cuda" and flex_agrees(model))
 
 
 def adapt_body(network: Any) -> Body:
@@ -217,6 +221,39 @@ def _rows_can_be_packed(model: Body) -> bool:
     except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError):
         return False  # attention of another kind, or none: such families are run in padded rows
     return True
+
+
+def flex_agrees(model: Body) -> bool:
+    """Whether FlexAttention gives packed rows the hidden states of attention part by part; on a GPU also the gradients.
+
+    On a CPU torch has no gradient of it.
+    """
+    packing = Packing([[40, 30, 50], [20, 40], [7, 0, 3]])
+    ids_N = _probe_ids(model, 1, sum(packing.sizes))[0]
+    scale_N1 = torch.linspace(-1, 1, len(ids_N), device=ids_N.device)[:, None]
+    table, is_cuda = model.network.get_input_embeddings().weight, model.device.type == "cuda"
+    needed, found = table.requires_grad, []
+    try:
+        with torch.set_grad_enabled(is_cuda):
+            table.requires_grad_(is_cuda or needed)
+            for run in (run_packed, run_flex):
+                hidden_ND = run(model.body, ids_N, packing)
+                gradients = torch.autograd.grad((hidden_ND.float() * scale_N1).mean(), table) if is_cuda else ()
+                found.append((hidden_ND.detach(), *gradients))
+    except Exception:  # compilers and kernels fail in their own ways; attention part by part is always there
+        return False
+    finally:
+        table.requires_grad_(needed)
+    return all(_close(have, want, model) for want, have in zip(*found, strict=True))
+
+
+def find_layers(body: Any) -> Iterator[nn.Module]:
+    """The blocks of a network: the elements of its outermost module lists."""
+    for child in body.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from find_layers(child)
 
 
 def _probe_ids(model: Body, num_rows: int, num_tokens: int) -> Tensor:

@@ -77,7 +77,7 @@ def _attending_by_parts(config: Any, plan: _Plan) -> Iterator[None]:
         _plan.reset(token)
 
 
-def _attend(
+def attend(
     _module: Any,
     query: Tensor,
     key: Tensor,
@@ -109,4 +109,4 @@ def _attend(
     return torch.cat(results, dim=2).transpose(1, 2), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)

@@ -35,7 +35,7 @@ def settle(network: nn.Module) -> None:
     """Keep one form of the weights: bitsandbytes would repack them on a CPU at inference, and round where training does not."""
     for layer in network.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+            setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010  # unknown to the type of modules in general
 
 
 def merge_adapter(network: Any, dtype: torch.dtype) -> Any:

@@ -6,7 +6,6 @@ forward pass to the end of the backward pass, because the loss reads the head's 
 
 import math
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from worker.models.adapter import Body
+from worker.models.adapter import Body, find_layers
 from worker.models.parallel import Ranks
 
 Model = TypeVar("Model", bound=Body)
@@ -76,7 +75,7 @@ def shard(model: Model) -> Model:
     mesh = init_device_mesh(model.device.type, (ranks.size,))
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     body = model.body
-    for layer in _find_layers(body):
+    for layer in find_layers(body):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in network.modules():
@@ -96,12 +95,3 @@ def gather_weights(model: Body) -> dict[str, Tensor]:
             slice_ = shard_of(parameter)
             found[name] = parameter.detach() if slice_ is None else slice_.gather(slice_.local, model.ranks)
     return found if model.ranks.is_lead else {}
-
-
-def _find_layers(body: Any) -> Iterator[nn.Module]:
-    """The blocks of the network: the elements of its outermost module lists."""
-    for child in body.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
-        else:
-            yield from _find_layers(child)

@@ -8,6 +8,7 @@ from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe
 from worker.models.adapter import LanguageModel, add_lora
 from worker.models.classifier import build_classifier
+from worker.models.compiled import compile_layers
 from worker.models.load import DTYPES
 from worker.models.prompts import PromptFormat
 from worker.models.quantize import merge_adapter
@@ -51,7 +52,7 @@ def train_policy(attempt: Attempt, ground: Ground, scores: Scores) -> dict[str, 
     if recipe.policy.adaptation == "lora":
         model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
     num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
-    model = spread(attempt, model)
+    model = spread(attempt, compile_layers(model, attempt.log) if recipe.policy.compile else model)
     judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
     objective = source(model, num_steps)
     training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)

@@ -16,6 +16,7 @@ import torch
 from app.domain.errors import InvalidInput, ModelInvalid
 from app.domain.recipe import Recipe
 from worker.models.adapter import LanguageModel
+from worker.models.compiled import uncompiled
 from worker.models.generate import Sampling, generate
 from worker.models.load import context_window, load_policy, resolve_folder
 from worker.models.reward import RewardModel
@@ -95,7 +96,8 @@ class OnlineObjective(WeightedObjective):
     def draw_together(self, examples: Sequence[Encoded], first: int) -> list[Drawn]:
         """The lead draws with the whole policy, and tells the other processes what it has drawn."""
         whole = find_whole(self.attempt, self.model, self.ground.policy_folder)
-        drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
+        with uncompiled(self.model):
+            drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
         if self.attempt.ranks.is_alone and drawn is not None:
             return drawn
         return [Drawn(**one) for one in self.attempt.ranks.tell(drawn and [asdict(one) for one in drawn])]

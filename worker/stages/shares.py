@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.models.adapter import Body, LanguageModel, add_lora
+from worker.models.compiled import uncompiled
 from worker.models.load import load_policy
 from worker.models.sharding import gather_weights, shard
 from worker.stages.attempt import Attempt
@@ -90,6 +91,7 @@ def judge_by_lead(
 
     def ask(step: int) -> dict[str, float | None]:
         whole = find_whole(attempt, model, folder)
-        return attempt.ranks.lead_alone(lambda: judge(whole, step)) or {}
+        with uncompiled(model):
+            return attempt.ranks.lead_alone(lambda: judge(whole, step)) or {}
 
     return ask
