@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 ASSETS := static/vendor/.stamp
 ARGS ?=
 
-.PHONY: help demo up test check bench soak box assets constraints clean
+.PHONY: help demo up test check bench gpu soak box assets constraints clean
 
 help:
 	@echo 'make demo     a whole alignment from nothing, in the terminal and the browser (ARGS=--exit: stop when it is done)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test     all tests (ARGS="tests/var -x" to choose)'
 	@echo 'make check    ruff, mypy and the import rules'
 	@echo 'make bench    speed measurements        make soak   tests that run for a long time'
+	@echo 'make gpu      speed and correctness on an NVIDIA GPU, beside TRL'
 	@echo 'make box      the processes of docker-compose.yml without Docker: PostgreSQL, Redis, web, two workers, one run each'
 	@echo 'make clean    remove .venv, front-end libraries and caches; your data in ./var stays'
 
@@ -70,6 +71,9 @@ check: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-bench $(ASSETS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s $(ARGS)
+
+gpu: $(VENV)/.stamp-bench
+	@$(BIN)/python -m pytest -m gpu -s tests/gpu $(ARGS)
 
 soak: $(VENV)/.stamp-dev $(ASSETS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)

@@ -1,7 +1,7 @@
 """torch.compile on a small network, with a C++ compiler and without."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,12 @@ def model(workshop: Workshop):
 
 
 @pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No pool of compiling processes, whose start takes longer than these compilations, and no cache of earlier ones."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor, "compile_threads", 1)
     torch._dynamo.reset()
+    with inductor.patch(compile_threads=1):
+        yield
 
 
 @needs_compiler
@@ -50,11 +51,9 @@ def test_compiled_layers_give_the_same_numbers_padded_and_packed(model) -> None:
         assert float((compiled.run_packed(ids_N, packing).detach() - want).abs().max()) < 1e-6
 
 
-def test_without_a_compiler_the_run_goes_on_and_says_why(
-    workshop: Workshop, run: Callable[[Path], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+def test_without_a_compiler_the_run_goes_on_and_says_why(workshop: Workshop, run: Callable[[Path], int]) -> None:
     folder = workshop.attempt(policy_settings={"compile": True}, training={"steps": 2}, evaluation={"num_prompts": 0})
-    assert run(folder) == 0
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert run(folder) == 0
     logs = [event["payload"]["text"] for event in read_events(folder, "log")]
     assert any(text.startswith("torch.compile fails here, so the run goes on without it:") for text in logs)
