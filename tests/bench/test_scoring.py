@@ -16,8 +16,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.worker.test_third_party import POLICY, read_transcripts
-from tests.worker.workshop import Workshop, read_events
+from tests.worker.workshop import Workshop, make_recipe, read_events
 from worker.models.adapter import LanguageModel, adapt
+from worker.models.load import load_policy
+from worker.models.prompts import PromptFormat
 from worker.runner import main, read_spec
 from worker.spool import Spool
 from worker.stages.attempt import Attempt
@@ -25,11 +27,13 @@ from worker.stages.backends import NAIVE, SHARED, score_by
 from worker.stages.ground import lay_ground
 from worker.stages.index import keep_index, read_index
 from worker.stages.parts import lay_out
-from worker.stages.prepare import Encoded, EncodedResponse
+from worker.stages.prepare import Encoded, EncodedResponse, Lengths, prepare
+from worker.stages.score import own_prompts, read_rewards, score_logprobs, score_pairs, score_until_hopeless
 from worker.stages.score_pass import score_all
 from worker.stages.scorings import CROSS, GROUP_SIZE, Wanted, read_scores, score_in_groups
 from worker.stages.weigh import weigh
 from worker.stop import StopSignals
+from worker.var.certificate import logprob_floors
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -146,6 +150,36 @@ def test_early_stopping_on_real_text(tmp_path, shared):
         print(f"{lambda_:>5}{share:>9.1%}{1 - calls:>16.1%}{spent[1] / spent[0]:>16.2f}{certified:>20.1g}{rounded:>15.1g}")
         assert certified < 1e-6
         assert rounded < 1e-4
+
+
+@pytest.mark.shared
+def test_what_dropping_pairs_half_way_spares_the_policy(tmp_path, shared):
+    """112 cross pairs of a batch of real text, by the pretrained policy and by a larger random one with the same tokenizer."""
+    torch.set_num_threads(1)
+    small = load_policy(shared / POLICY, dtype="float32", device="cpu")
+    dataset = Workshop(tmp_path).dataset(read_transcripts(shared / "data/hh/helpful-base.jsonl", 8), "one-batch")
+    recipe = make_recipe(evaluation={"share": 0.0})
+    prepared = prepare(recipe, dataset, PromptFormat.choose(small.tokenizer), Lengths(128, 384, 1), lambda *_: None)
+    batch, own_M = prepared.train, own_prompts(prepared.train)
+    reward_M = read_rewards(recipe, batch).gather(0, own_M[None])[0]
+    cross_BM = own_M != torch.arange(len(batch))[:, None]
+    found: dict[str, torch.Tensor] = {}
+    print()
+    for name, model in (("stories260K", small.language_model), ("6 layers x 384", build(512, width=384))):
+        full = seconds_of(lambda model=model: score_pairs(model, batch, cross_BM))
+        own_logprob_M = score_logprobs(model, batch, cross=False).gather(0, own_M[None])[0]
+        floor_BM = logprob_floors(own_M, own_logprob_M, reward_M, 0.3, reward_M)
+        never_BM = torch.full_like(floor_BM, -torch.inf)
+        stopped = seconds_of(
+            lambda model=model, floor=floor_BM: found.update(sum_BM=score_until_hopeless(model, batch, cross_BM, floor))
+        )
+        chunked = seconds_of(lambda model=model, floor=never_BM: score_until_hopeless(model, batch, cross_BM, floor))
+        dropped = float((found["sum_BM"] < floor_BM)[cross_BM].float().mean())
+        print(
+            f"{name}: all pairs at once {full:.2f} s; in chunks {chunked / full:.2f} of it, "
+            f"with {dropped:.0%} of the pairs dropped on the way {stopped / full:.2f}"
+        )
+        assert stopped < chunked
 
 
 def test_a_second_lambda_asks_no_model(tmp_path):
