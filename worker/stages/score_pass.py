@@ -28,10 +28,8 @@ from worker.stages.score import (
     score_rewards,
 )
 from worker.stages.scorings import CROSS, OWN, Layout
-from worker.stages.sources import ReferenceSource, RewardSource, load_reference
+from worker.stages.sources import ReferenceSource, RewardSource
 from worker.stages.stopping import find_stopping_lambda, score_with_stopping
-
-__all__ = ["Scores", "load_reference", "refuse_inverted", "score_all", "summarize"]  # what a course needs
 
 NONE = ""  # this kind of score is not needed at all
 
