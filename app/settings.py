@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     token: str = Field("", description="Command line: the bearer token; empty: the one that `varstudio up` left in data_dir.")
 
     worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
-    worker_slots: int = Field(0, description="Runs at once; 0: one per GPU, or one on a machine without.")
+    worker_slots: int = Field(0, description="Processes that train at once; 0: one per GPU, or one on a machine without.")
     heartbeat_seconds: float = Field(5.0, description="How often a worker renews the leases of its runs.")
     lease_seconds: float = Field(30.0, description="How long a run stays with a worker that is not heard of.")
     poll_seconds: float = Field(2.0, description="How often a worker looks for queued runs without a hint.")

@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
 def _run(attempt_dir: Path, folder: Path, place: tuple[int, int, int, int | None], stop: StopSignals) -> OutcomeReached:
     try:
         spec = read_spec(attempt_dir)
+        num_threads = spec.num_threads or max(1, len(os.sched_getaffinity(0)) // spec.num_processes)
+        spec = spec.model_copy(update={"num_threads": num_threads})  # of each process
         from worker.models import parallel  # imports torch
 
         ranks = parallel.join(*place, spec.device)
