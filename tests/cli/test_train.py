@@ -67,3 +67,12 @@ def test_online_without_a_reward_model_is_refused_with_its_field(shell: Shell) -
     recipe = {"dataset": "pairs.jsonl", "policy": {"model": "policy"}, "weights": {"lambda": 1}, "online": {"every": 2}}
     (shell.folder / "online.yaml").write_text(json.dumps(recipe))
     assert "choose a reward model" in shell.fails("train", "online.yaml", "--to", "refused")
+
+
+def test_more_processes_than_cores_are_refused_before_anything_is_read(shell: Shell) -> None:
+    recipe = {
+        "dataset": "pairs.jsonl", "policy": {"model": "policy"}, "weights": {"lambda": 1},
+        "training": {"num_processes": 64, "batch_size": 64},
+    }  # fmt: skip
+    (shell.folder / "wide.yaml").write_text(json.dumps(recipe))
+    assert "64 processes are more than the" in " ".join(shell.fails("train", "wide.yaml").split())

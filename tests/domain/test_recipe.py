@@ -79,6 +79,21 @@ def test_a_micro_batch_cannot_exceed_the_batch() -> None:
     assert "training.micro_batch_size" in problem_fields(recipe(training={"batch_size": 4, "micro_batch_size": 8}))
 
 
+def test_no_process_is_left_without_a_prompt() -> None:
+    assert (
+        "4 processes share 2 prompts"
+        in problem_fields(recipe(training={"batch_size": 2, "num_processes": 4}))["training.num_processes"]
+    )
+
+
+@pytest.mark.parametrize(
+    "held_whole", [{"method": "reward_model"}, {"policy": {"model": "m", "adaptation": "lora", "quantization": "nf4"}}]
+)
+def test_what_every_device_holds_whole_is_not_sharded(held_whole: dict[str, Any]) -> None:
+    fields = problem_fields(recipe(training={"num_processes": 2, "sharding": "full"}, **held_whole))
+    assert "set training.sharding to none" in fields["training.sharding"]
+
+
 def test_every_setting_has_a_help_text_or_is_a_group() -> None:
     schema = Recipe.model_json_schema(by_alias=True)
     assert schema["properties"]["max_examples"]["description"]
