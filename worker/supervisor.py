@@ -175,7 +175,7 @@ class Supervisor:
     def _claim_all(self) -> None:
         while slots := self._find_free():
             if not self._claim_into(slots):
-                return
+                break
         self._refuse_oversized()
 
     def _find_free(self) -> list[int]:
@@ -214,9 +214,9 @@ class Supervisor:
     def _refuse_oversized(self) -> None:
         """Runs of more processes than any worker has places would wait forever: they fail with a sentence."""
         with self.database.reading() as session:
-            most = max(self._num_places, runs.find_most_places(session) or 0)
             if not runs.has_queued(session):
                 return
+            most = max(self._num_places, runs.find_most_places(session) or 0)
         with self.database.writing() as session:
             claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds, more_than=most)
         if claim is not None:
