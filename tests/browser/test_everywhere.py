@@ -41,9 +41,12 @@ def hostile(studio, tmp_path_factory):
     writer.steps(1, 10)
     tell(writer)
     with studio.database.writing() as session:
-        session.get(Model, studio.policy.id).name = PAYLOADS[6][:200]
+        policy = session.get(Model, studio.policy.id)
+        usual, policy.name = policy.name, PAYLOADS[6][:200]
         session.get(Run, run_id).error = {"reason": ALL, "remedy": ALL, "log_tail": ALL}
-    return writer, ids
+    yield writer, ids
+    with studio.database.writing() as session:  # the studio is that of all browser tests
+        session.get(Model, studio.policy.id).name = usual
 
 
 def tell(writer: Writer) -> None:
