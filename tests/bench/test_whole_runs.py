@@ -35,7 +35,7 @@ def save_models(root: Path) -> tuple[Path, Path]:
 
 
 def draw_rows() -> list[dict[str, object]]:
-    """Prompts of 128 tokens, responses of 64 to 128, a letter or two each."""
+    """Prompts of about 128 tokens with their turns, responses of 64 to 128: a letter each, so the reward model reads as many."""
     chance = random.Random(0)
 
     def text(num_letters: int) -> str:
@@ -43,7 +43,7 @@ def draw_rows() -> list[dict[str, object]]:
 
     return [
         {
-            "example_id": k, "line": k + 1, "prompt": [{"role": "user", "content": text(400)}],
+            "example_id": k, "line": k + 1, "prompt": [{"role": "user", "content": text(112)}],
             "responses": [{"content": text(chance.randint(64, 127)), "rating": chance.random(), "preference": None}],
         }
         for k in range(NUM_EXAMPLES)
