@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.domain.lengths import fit_window
 from app.domain.recipe import Method, Recipe
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # 4 bits, a byte per 64 values, a float32 per 256 of these bytes
@@ -97,12 +98,13 @@ def read_shape(facts: Mapping[str, Any]) -> Shape | None:
 def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = None) -> MemoryPlan | None:
     """The plan of a recipe for a model with these facts; None when they don't tell its shape.
 
-    `load` is what the batches really hold; without it, every prompt and response is as long as the recipe allows.
+    `load` is what the batches really hold; without it, every prompt and response is as long as the recipe and the model's
+    context window allow.
     """
     shape = read_shape(facts)
     if shape is None:
         return None
-    load = load or worst_load(recipe)
+    load = load or worst_load(recipe, facts.get("context_length"))
     num_trained = _count_trained(recipe, shape)
     parts = _at_backward(recipe, shape, num_trained, load)
     update = {**parts, "gradients": _shared(recipe, 4 * num_trained), "activations": 0, "head": 0}
@@ -112,12 +114,16 @@ def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = No
     )
 
 
-def worst_load(recipe: Recipe) -> Load:
-    """Every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter)."""
-    training, tokens = recipe.training, recipe.tokens
+def worst_load(recipe: Recipe, window: int | None = None) -> Load:
+    """Every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter).
+
+    `window`: what the model reads at most, in tokens; the run cuts to it as well.
+    """
+    training = recipe.training
+    max_prompt, max_response = fit_window(recipe.tokens.max_prompt, recipe.tokens.max_response, window)
     share = math.ceil(training.batch_size / training.num_processes)
     rows = min(training.micro_batch_size or share, share) * (1 if recipe.weights.responses == "chosen" else 2)
-    return Load(rows * (tokens.max_prompt + tokens.max_response), rows * tokens.max_response)
+    return Load(rows * (max_prompt + max_response), rows * max_response)
 
 
 def _at_backward(recipe: Recipe, shape: Shape, num_trained: int, load: Load) -> dict[str, float]:

@@ -88,6 +88,15 @@ def test_without_a_known_load_every_row_is_as_long_as_allowed() -> None:
     assert shared.num_tokens == 2 * (512 + 512)
 
 
+def test_rows_are_no_longer_than_the_models_context_window() -> None:
+    plan = plan_memory(recipe(batch_size=8, micro_batch_size=2), {**SMALL, "context_length": 128})
+    assert plan is not None
+    assert plan.num_tokens == 2 * 2 * 128
+    wide = plan_memory(recipe(batch_size=8, micro_batch_size=2), {**SMALL, "context_length": 32_768})
+    assert wide is not None
+    assert wide.num_tokens == 2 * 2 * (512 + 512)
+
+
 @pytest.mark.parametrize("missing", ["hidden_size", "num_parameters", "vocab_size"])
 def test_a_model_of_unknown_shape_has_no_plan(missing: str) -> None:
     assert plan_memory(recipe(), {**SMALL, missing: None}) is None

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from app.domain.errors import DatasetInvalid, RecipeInvalid
+from app.domain.lengths import fit_window
 from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
 
@@ -60,11 +61,7 @@ class Prepared:
 
 def fit_lengths(tokens: TokenSettings, max_new_tokens: int, window: int | None) -> Lengths:
     """Shrink the recipe's limits until prompt and response fit the context window; the response keeps at least half of it."""
-    if window is None or tokens.max_prompt + max(tokens.max_response, 1) <= window:
-        max_prompt, max_response = tokens.max_prompt, tokens.max_response
-    else:
-        max_response = min(tokens.max_response, max(window - tokens.max_prompt, window // 2))
-        max_prompt = min(tokens.max_prompt, window - max_response)
+    max_prompt, max_response = fit_window(tokens.max_prompt, tokens.max_response, window)
     limit = max_new_tokens if window is None else max(1, min(max_new_tokens, window - max_prompt))
     if max_prompt < 1:
         raise RecipeInvalid.at(
