@@ -30,7 +30,7 @@ Fields = Annotated[
 Baselines = Annotated[
     list[str] | None, typer.Option("--baseline", help="sft_chosen, sft_all, dpo or reward_weighted; repeatable.")
 ]
-Budget = Annotated[float | None, typer.Option("--kl", help="Seek the best among evaluations within this KL.")]
+Budget = Annotated[float | None, typer.Option("--kl", help="Seek the best among the variants that end within this KL.")]
 
 
 @group.command("launch")
@@ -97,8 +97,8 @@ def show(
         return
     out.print(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", markup=False)
     table(*COLUMNS, rows=[row_of(one) for one in sweep["variants"]])
-    if sweep["best"]:
-        out.print(best_of(sweep), markup=False)
+    for line in verdict_of(sweep):
+        out.print(line, markup=False)
 
 
 def row_of(variant: dict[str, Any]) -> list[str]:
@@ -122,8 +122,21 @@ def number(value: float | None, form: str = ".3g") -> str:
     return "–" if value is None else format(value, form)
 
 
-def best_of(sweep: dict[str, Any]) -> str:
-    best, label = sweep["best"], sweep["variants"][sweep["best"]["variant"]]["label"]
+def verdict_of(sweep: dict[str, Any]) -> list[str]:
+    """The best, what isn't told apart from it, and what was better on the way, each as a line."""
+    labels = [one["label"] for one in sweep["variants"]]
+    lines = [best_of(sweep, labels)] if sweep["best"] else []
+    if peers := [labels[variant] for variant in sweep["not_told_apart"]]:
+        lines.append(f"Not told apart from {', '.join(peers)}: the win rates' intervals overlap or the gains are equal.")
+    if earlier := sweep["earlier"]:
+        where = f"{labels[earlier['variant']]} was at {earlier['reward_gain']:+.3g}, after step {earlier['step']}"
+        lines.append(f"On the way {where}; the runs' models are those of their last steps.")
+    return lines
+
+
+def best_of(sweep: dict[str, Any], labels: list[str]) -> str:
+    best = sweep["best"]
+    label = labels[best["variant"]]
     within = "" if sweep["kl_budget"] is None else f" within a KL of {sweep['kl_budget']:g}"
     head = "Best" if best["reward_gain"] > 0 else "None gains reward; the least loss"
     return f"* {head}{within}: {label}, step {best['step']}: reward gain {best['reward_gain']:+.3g} at KL {best['kl']:.3g}."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from app.domain.frontier import FrontierPoint, find_best, find_front
+from app.domain.frontier import FrontierPoint, find_best, find_earlier, find_front, find_peers
 from app.store.results import VariantResult, list_points, list_results
 from app.store.sweeps import SweepRow, describe_sweep
 from app.store.tables import Sweep
@@ -16,18 +16,28 @@ class Comparison:
     results: list[VariantResult]
     points: list[FrontierPoint]
     front: set[FrontierPoint]
-    best: FrontierPoint | None
+    best: FrontierPoint | None  # by the last evaluations
+    peers: list[int]  # variants that aren't told apart from the best
+    earlier: FrontierPoint | None  # on the way, with a larger gain than any variant ends with
     kl_budget: float | None
 
 
 def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparison:
     """Everything that is known of the sweep's variants now."""
-    points = list_points(session, sweep.id)
+    points, results = list_points(session, sweep.id), list_results(session, sweep)
     return Comparison(
         row=describe_sweep(session, sweep),
-        results=list_results(session, sweep),
+        results=results,
         points=points,
         front=find_front(points),
-        best=find_best([point for point in points if point.step > 0], kl_budget),  # at step 0 all are the reference
+        best=find_best(points, kl_budget),
+        peers=find_peers(points, kl_budget, win_rates_of(results)),
+        earlier=find_earlier(points, kl_budget),
         kl_budget=kl_budget,
     )
+
+
+def win_rates_of(results: list[VariantResult]) -> dict[int, tuple[float, float]]:
+    """The interval of each variant's last win rate, where there is one."""
+    bounds = {one.variant: (one.metrics.get("eval/win_rate_low"), one.metrics.get("eval/win_rate_high")) for one in results}
+    return {variant: (low, high) for variant, (low, high) in bounds.items() if low is not None and high is not None}

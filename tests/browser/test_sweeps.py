@@ -73,6 +73,7 @@ def test_the_first_paint_needs_no_script(studio, browser, sweep):
     expect(page.locator("#result-rows tr")).to_have_count(3)
     expect(page.locator("#front-rows tr")).to_have_count(2)
     expect(page.locator("#best")).to_contain_text("λ 0.1 gains most: reward +1.50 at a KL of 2.00, after step 20.")
+    expect(page.locator("#best")).to_contain_text("Not told apart from λ 0.3")
     expect(page.locator("#histograms svg")).to_have_count(2)
     context.close()
 
@@ -105,7 +106,7 @@ def test_the_best_is_sought_within_a_budget_of_kl(page, sweep):
     with page.expect_request("**/live?kl=1*"):  # the budget stays while the page is kept up to date
         pass
     open_sweep(page, sweep[0], "?kl=0.5")
-    expect(page.locator("#best")).to_contain_text("No evaluation of a trained policy lies within 0.5 nats")
+    expect(page.locator("#best")).to_contain_text("No variant’s last evaluation lies within 0.5 nats")
 
 
 def test_a_budget_that_is_no_number_is_told_so(page, complaints, sweep):

@@ -1,7 +1,7 @@
 import itertools
 import random
 
-from app.domain.frontier import FrontierPoint, find_best, find_front
+from app.domain.frontier import FrontierPoint, find_best, find_earlier, find_front, find_peers
 
 
 def beats(one: FrontierPoint, other: FrontierPoint) -> bool:
@@ -34,3 +34,28 @@ def test_the_best_gains_most_within_the_budget() -> None:
     assert find_best(points, 0.1) is None
     for order in itertools.permutations(points):
         assert find_best(order, 1.5) == points[0]
+
+
+def test_a_variant_is_judged_by_its_last_evaluation() -> None:
+    peak, end, other = FrontierPoint(0, 8, 0.5, 1.7), FrontierPoint(0, 12, 0.9, -1.1), FrontierPoint(1, 12, 0.4, 0.3)
+    points = [FrontierPoint(0, 0, 0.0, 0.0), peak, end, FrontierPoint(1, 0, 0.0, 0.0), other]
+    assert find_best(points, None) == other
+    assert find_earlier(points, None) == peak
+    assert find_earlier([*points, FrontierPoint(2, 12, 2.0, 2.0)], None) is None
+    assert find_best(points[:3], 0.6) is None  # what it ends with lies outside
+    assert find_earlier(points[:3], 0.6) == peak
+    assert find_best([points[0]], None) is find_earlier([points[0]], None) is None  # no step taken: the reference itself
+
+
+def test_variants_whose_win_rates_overlap_are_not_told_apart() -> None:
+    points = [
+        FrontierPoint(0, 9, 0.5, 1.0),
+        FrontierPoint(1, 9, 0.5, 0.9),
+        FrontierPoint(2, 9, 5.0, 0.8),
+        FrontierPoint(3, 9, 1.0, 1.0),
+    ]
+    rates = {0: (0.5, 0.7), 1: (0.6, 0.9), 2: (0.4, 0.6)}
+    assert find_peers(points, None, rates) == [1, 2, 3]  # the last by its gain, which is the same
+    assert find_peers(points, 1.0, rates) == [1, 3]
+    assert find_peers(points, None, {**rates, 1: (0.8, 0.9)}) == [2, 3]
+    assert find_peers([], None, rates) == []

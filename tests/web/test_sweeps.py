@@ -121,7 +121,9 @@ def test_the_table_and_the_frontier_compare_the_variants(studio, client, quiet):
     assert row["findings"] == [{"name": "collapse", "severity": "warning", "title": "One takes all"}]
     assert row["seconds"] >= 0
     near = client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": 1}).json()
-    assert (near["best"]["variant"], near["best"]["step"], near["kl_budget"]) == (0, 5, 1.0)
+    assert (near["best"], near["kl_budget"]) == (None, 1.0)
+    assert (near["earlier"]["variant"], near["earlier"]["step"], near["not_told_apart"]) == (0, 5, [])
+    assert detail["earlier"] is None
     assert client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": -1}).json()["problems"][0]["field"].endswith("kl_budget")
 
 

@@ -23,7 +23,10 @@ router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 KlBudget = Annotated[
     float | None,
     Query(
-        ge=0, le=1e6, allow_inf_nan=False, description="The best is sought among evaluations within this KL; empty: among all."
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="The best is sought among the variants that end within this KL; empty: among all.",
     ),
 ]
 
@@ -57,7 +60,7 @@ class VariantView(BaseModel):
     changes: dict[str, Any] = Field(description="What differs from the recipe, by dotted path; or the baseline's name.")
     run_id: str | None
     state: str = Field(description="The run's state, or deleted.")
-    best: bool = Field(description="The largest reward gain within the KL budget is this run's.")
+    best: bool = Field(description="It ends with the largest reward gain within the KL budget.")
     metrics: dict[str, float | None] = Field(
         description="eval/…: of the newest evaluation. weight/… and tokens_per_second: means over the newest 50 steps."
     )
@@ -83,7 +86,13 @@ class SweepDetail(SweepView):
     kl_budget: float | None
     variants: list[VariantView]
     frontier: list[FrontierPointView] = Field(description="Every evaluation of every run, by variant and step.")
-    best: FrontierPointView | None = Field(description="The largest reward gain after a step, within the KL budget.")
+    best: FrontierPointView | None = Field(description="The last evaluation with the largest reward gain, within the KL budget.")
+    not_told_apart: list[int] = Field(
+        description="Variants as good as the best: of the same gain, or with an overlapping interval of the win rate."
+    )
+    earlier: FrontierPointView | None = Field(
+        description="An evaluation on the way that gained more than any variant ends with; the runs' models are others."
+    )
 
 
 class Addition(BaseModel):
@@ -108,8 +117,11 @@ EXAMPLES: dict[str, Any] = {
         "value": {"name": "λ", "recipe": RECIPE, "lambda": [0.1, 0.3, 1, 3], "baselines": ["dpo", "sft_chosen"]},
     },
     "noise": {
-        "summary": "Label noise: flip a share of the preference labels",
-        "value": {"recipe": RECIPE, "fields": {"noise.label_flip_share": [0, 0.1, 0.2, 0.4]}},
+        "summary": "Label noise, for rewards from the preference: flip a share of the labels",
+        "value": {
+            "recipe": {**RECIPE, "reward": {"source": "preference"}},
+            "fields": {"noise.label_flip_share": [0, 0.1, 0.2, 0.4]},
+        },
     },
     "grid": {
         "summary": "Presets times batch sizes",
@@ -181,6 +193,8 @@ def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
         variants=variants,
         frontier=list(points.values()),
         best=points[comparison.best] if comparison.best else None,
+        not_told_apart=comparison.peers,
+        earlier=points[comparison.earlier] if comparison.earlier else None,
     )
 
 

@@ -49,6 +49,8 @@ class LivePart(Context):
     row: SweepRow
     comparison: Comparison
     best_label: str
+    peers: list[str]
+    earlier_label: str
     front: list[tuple[str, FrontierPoint]]
     chart: dict[str, Any]
     histograms: list[tuple[str, Histogram]]
@@ -110,6 +112,8 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
         "row": comparison.row,
         "comparison": comparison,
         "best_label": labels[best.variant] if best else "",
+        "peers": [labels[variant] for variant in comparison.peers],
+        "earlier_label": labels[comparison.earlier.variant] if comparison.earlier else "",
         "front": [(labels[one.variant], one) for one in sorted(front, key=lambda one: (one.kl, one.variant))],
         "chart": chart_of(comparison, labels),
         "histograms": histograms_of(session, comparison),
