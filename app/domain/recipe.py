@@ -266,4 +266,28 @@ class Recipe(Settings):
 
 def parse_recipe(data: Any) -> Recipe:
     """A recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
-    return parse(Recipe, data, RecipeInvalid)
+    recipe = parse(Recipe, data, RecipeInvalid)
+    idle = find_idle_flips(recipe)
+    if idle:
+        raise RecipeInvalid.at("noise.label_flip_share", idle)
+    return recipe
+
+
+def find_idle_flips(recipe: Recipe) -> str:
+    """Why this recipe's swapped labels would change nothing, in a sentence; empty when they do, or when none are swapped.
+
+    No validator of the class: runs that were made before this was refused must stay readable.
+    """
+    if recipe.method is not Method.VAR or recipe.noise.label_flip_share == 0 or recipe.weights.responses == "chosen":
+        return ""
+    return describe_idle_flips(recipe.reward.source, "noise.reward_std")
+
+
+def describe_idle_flips(source: str, instead: str) -> str:
+    """The sentence for labels that neither are the reward nor choose the responses; empty for rewards from the preference."""
+    if source == "preference":
+        return ""
+    return (
+        f"Swapped labels change nothing here, as the rewards come from a {source}: "
+        f"use {instead}, or take the rewards from the preference."
+    )

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.preview import PreviewJob, PreviewRequest, PreviewResult
 from app.domain.problems import parse
+from app.domain.recipe import describe_idle_flips
 from app.domain.scoring import ScoringFacts
 from app.domain.weighting import PRESETS, WeightSettings
 from app.services.scorings import standing_of
@@ -44,7 +45,8 @@ class PreviewClaim:
 def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
     """The preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
 
-    Raises InvalidInput naming an override that isn't one; Conflict while the scoring isn't ready.
+    Raises InvalidInput naming an override that isn't one, or noise that would change nothing; Conflict while the scoring
+    isn't ready.
     """
     scoring = get_scoring(session, owner_id, scoring_id)
     job, digest = _describe_job(session, scoring, check_overrides(request))
@@ -159,15 +161,23 @@ def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -
         }.get(standing.state, f"has not been made. {standing.reason} {standing.remedy}".strip())
         raise Conflict(f"The scoring “{scoring.name}” {why}")
     facts = ScoringFacts.model_validate(scoring.facts)
+    source = scoring.settings["reward"]["source"]
+    _refuse_idle_flips(request, source)
     job = {
         "index_key": facts.index_key,
         "logprob_key": facts.logprob.key,
         "reward_key": facts.reward.key if facts.reward else None,
-        "reward_source": scoring.settings["reward"]["source"],
+        "reward_source": source,
         "batch_size": facts.batch_size,
         "request": request.to_dict(),
     }
     return job, hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_idle_flips(request: PreviewRequest, source: str) -> None:
+    idle = describe_idle_flips(source, "reward_std")
+    if idle and request.label_flip_share and request.overrides.get("responses") != "chosen":
+        raise InvalidInput.at("label_flip_share", idle)
 
 
 def _add(session: Session, preview: Preview) -> Preview:

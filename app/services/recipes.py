@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
-from app.domain.recipe import Method, Recipe
+from app.domain.recipe import Method, Recipe, find_idle_flips
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
@@ -63,6 +63,7 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
         if model is not None:
             models[part] = model
     if kind is RunKind.TRAINING:
+        _check_noise(recipe, faults)
         _check_rewards(session, owner_id, recipe, faults)
         _check_processes(session, recipe, faults)
     faults.raise_any()
@@ -82,6 +83,12 @@ def _check_text(recipe: Recipe, faults: Faults) -> None:
     ):
         if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
             faults.add(path, "The text holds control characters: remove them.")
+
+
+def _check_noise(recipe: Recipe, faults: Faults) -> None:
+    idle = find_idle_flips(recipe)
+    if idle:
+        faults.add("noise.label_flip_share", idle)
 
 
 def _check_rewards(session: Session, owner_id: str, recipe: Recipe, faults: Faults) -> None:

@@ -116,3 +116,23 @@ def test_the_one_sentence_names_the_field_that_the_message_stands_beside(value: 
 def test_a_recipe_that_is_no_object_is_told_so() -> None:
     with pytest.raises(RecipeInvalid, match=r"Must be an object with fields, not 'recipe'\."):
         parse_recipe("recipe")
+
+
+IDLE = (
+    "Swapped labels change nothing here, as the rewards come from a {}: "
+    "use noise.reward_std, or take the rewards from the preference."
+)
+
+
+@pytest.mark.parametrize("reward", [{"source": "model", "model": "m"}, {"source": "rating"}], ids=["model", "rating"])
+def test_swapped_labels_are_refused_where_they_change_nothing(reward: dict[str, str]) -> None:
+    noise = {"label_flip_share": 0.2}
+    assert problem_fields(recipe(reward=reward, noise=noise)) == {"noise.label_flip_share": IDLE.format(reward["source"])}
+    weights = {"preset": "paper", "lambda": 1, "responses": "chosen"}
+    for heard in ({"weights": weights}, {"method": "dpo", "weights": {}}, {"reward": {"source": "preference"}}):
+        assert parse_recipe(recipe(**{"reward": reward, "noise": noise, **heard})).noise.label_flip_share == 0.2
+
+
+def test_a_run_with_idle_label_noise_that_was_made_before_stays_readable() -> None:
+    stored = recipe(reward={"source": "model", "model": "m"}, noise={"label_flip_share": 0.2})
+    assert Recipe.model_validate(stored).noise.label_flip_share == 0.2

@@ -78,7 +78,7 @@ def test_presets_can_be_swept_over_a_recipe_that_is_already_resolved(source: dic
 
 
 def test_label_noise_is_a_field_like_any_other() -> None:
-    variants = variants_of(fields={"noise.label_flip_share": [0, 0.1, 0.2, 0.4]})
+    variants = variants_of({**RECIPE, "reward": {"source": "preference"}}, fields={"noise.label_flip_share": [0, 0.1, 0.2, 0.4]})
     assert [one.recipe.noise.label_flip_share for one in variants] == [0, 0.1, 0.2, 0.4]
     assert variants[1].label == "label_flip_share 0.1"
 

@@ -174,3 +174,13 @@ def test_an_override_is_kept_as_a_setting_has_it(database: Database, library: Li
     scoring_id = make_scoring(database, library, make_facts())
     preview = ask(database, scoring_id, overrides={"mean_one": "false", "logprob_norm": "mean"})
     assert preview.job["request"]["overrides"] == {"logprob_norm": "mean", "mean_one": False}
+
+
+def test_swapped_labels_are_refused_where_the_rewards_are_not_labels(database: Database, library: Library) -> None:
+    with database.writing() as session:
+        scoring = scorings.request(session, library.user.id, library.recipe(reward={"source": "rating"}))
+        scoring.facts, scoring_id = make_facts().model_dump(mode="json"), scoring.id
+    with pytest.raises(InvalidInput, match="as the rewards come from a rating: use reward_std, or") as caught:
+        ask(database, scoring_id, label_flip_share=0.2)
+    assert [problem["field"] for problem in caught.value.problems] == ["label_flip_share"]
+    assert ask(database, scoring_id, label_flip_share=0.2, overrides={"responses": "chosen"}).state == "waiting"

@@ -329,3 +329,9 @@ def test_the_commit_is_read_from_a_checkout_whether_its_refs_are_loose_or_packed
     assert provenance.git_revision(tmp_path) == "b" * 40
     (git / "HEAD").write_text("c" * 40 + "\n")
     assert provenance.git_revision(tmp_path) == "c" * 40
+
+
+def test_label_noise_that_changes_nothing_is_refused_at_the_launch(database: Database, library: Library) -> None:
+    with pytest.raises(RecipeInvalid, match="Swapped labels change nothing") as error:
+        launch(database, library, reward={"source": "rating"}, noise={"label_flip_share": 0.2})
+    assert [problem["field"] for problem in error.value.problems] == ["noise.label_flip_share"]
