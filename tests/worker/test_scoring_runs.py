@@ -81,6 +81,19 @@ def test_a_miss_says_what_differs(workshop, run, scored):
     assert facts.check.accuracy == 1.0
 
 
+def test_conversations_that_the_reward_model_cannot_read_whole_are_told(workshop, run, scored):
+    rows = workshop.examples(4)
+    rows[1]["prompt"][0]["content"] = "again " * 300
+    folder = workshop.attempt(
+        kind="scoring", dataset=workshop.dataset(rows, "wordy"), reward_folder=workshop.reward(),
+        weights={"preset": "within_prompt"}, training={"batch_size": 2}, evaluation={"share": 0.0},
+    )  # fmt: skip
+    assert run(folder) == 0, read_events(folder)[-1]
+    (told,) = (event["payload"] for event in read_events(folder, "log") if event["payload"]["level"] == "warning")
+    assert told["text"] == "The reward model reads at most 256 tokens: 4 of 16 conversations lose their beginning."
+    assert "lose their beginning" not in logs(scored[0])
+
+
 def test_damaged_scores_are_told_and_made_again(workshop, run):
     scorings = workshop.root / "scorings-damaged"
     assert run(workshop.attempt(kind="scoring", scorings=scorings)) == 0

@@ -176,11 +176,25 @@ def _check_head(model: LanguageModel) -> None:
     mask_RT = torch.ones_like(ids_RT)
     hidden = model.run(ids_RT, mask_RT).last_hidden_state
     want = model.network(input_ids=ids_RT, attention_mask=mask_RT).logits.float()
+    if not want.isfinite().all():
+        raise blame_not_finite(model.network)
     if not _close(model.head.logits(hidden), want, model):
         raise ModelInvalid(
             f"{type(model.network).__name__} makes its logits in a way the studio does not know, so its log-probabilities "
             "would be wrong. Use another architecture."
         )
+
+
+def blame_not_finite(network: Any) -> ModelInvalid:
+    """Why a network's output is not finite: damaged weights, or finite ones that overflow."""
+    name, dtype = type(network).__name__, str(network.dtype).removeprefix("torch.")
+    damaged = next((key for key, weight in network.named_parameters() if not weight.isfinite().all()), None)
+    if damaged is None:
+        return ModelInvalid(f"{name} gives numbers that are not finite in {dtype}. Try policy.dtype float32, or another model.")
+    return ModelInvalid(
+        f"The weights of {name} hold numbers that are not finite ({damaged}): the model's file is damaged. "
+        "Take another copy of it, or an earlier checkpoint."
+    )
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from app.domain.errors import ModelInvalid
-from worker.models.adapter import adapt_body
+from worker.models.adapter import adapt_body, blame_not_finite
 from worker.models.load import context_window, load_classifier, load_tokenizer
 from worker.models.prefix import run_continuations
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
@@ -44,6 +44,7 @@ class RewardModel:
             )
         self._check_batch_invariance()
         self.shares_prefix = self.body.shares_prefix and self._reads_last_token()
+        self.num_rows = self.num_cut = 0  # conversations that were asked about, and those of them that lost their beginning
 
     @property
     def remark(self) -> str:
@@ -55,25 +56,37 @@ class RewardModel:
             "its scores were the same alone and in a batch."
         )
 
+    @property
+    def cut_remark(self) -> str:
+        """How many conversations so far were longer than the model's window; "" when none was."""
+        if not self.num_cut:
+            return ""
+        share = f"{self.num_cut} of {self.num_rows} conversations {'loses its' if self.num_cut == 1 else 'lose their'} beginning"
+        return f"The reward model reads at most {self._window} tokens: {share}."
+
     def score(self, pairs: Sequence[Pair], check: Callable[[], None] = _go_on) -> list[float]:
         """Scores of (prompt, answer) pairs, in their order; `check` is called between forward passes and may raise."""
-        rows = self._encode(pairs)
+        whole = self._encode(pairs)
+        rows = self._cut(whole)
+        self.num_rows += len(rows)
+        self.num_cut += sum(len(row) < len(before) for row, before in zip(rows, whole, strict=True))
         if self.shares_prefix and all(row[-1] != self._pad_id for row in rows):
             return self._score_shared(rows, [turns for turns, _ in pairs], check)
         return self._score_plain(rows, check)
 
     def _encode(self, pairs: Sequence[Pair]) -> Rows:
-        """Ids of whole conversations; what is longer than the model's window loses its start."""
+        """Ids of whole conversations."""
         try:
             texts = [self.format.write_conversation(turns, response) for turns, response in pairs]
         except PromptRefused as error:
             raise ModelInvalid(f"The reward model in {self.folder} can't read a conversation of the data set: {error}") from error
         rows: Rows = self.tokenizer(texts, add_special_tokens=not self.format.chat)["input_ids"]
-        return [row if self._window is None or len(row) <= self._window else self._cut(row, self._window) for row in rows]
+        return rows
 
-    @staticmethod
-    def _cut(row: list[int], window: int) -> list[int]:
-        return row[:1] + row[len(row) - window + 1 :]
+    def _cut(self, rows: Rows) -> Rows:
+        """What is longer than the model's window loses its start, but for the first token."""
+        window = self._window or max((len(row) for row in rows), default=0)
+        return [row if len(row) <= window else row[:1] + row[len(row) - window + 1 :] for row in rows]
 
     @torch.inference_mode()
     def _score_shared(self, rows: Rows, owners: Sequence[Sequence[Turn]], check: Callable[[], None]) -> list[float]:
@@ -129,13 +142,15 @@ class RewardModel:
 
     def _probe_rows(self) -> Rows:
         answers = ("Well.", "I am fine, and how are you today?", "No")
-        return self._encode([([("user", "How are you?")], answer) for answer in answers])
+        return self._cut(self._encode([([("user", "How are you?")], answer) for answer in answers]))
 
     @torch.inference_mode()
     def _check_batch_invariance(self) -> None:
         """Score three rows alone and together: they must agree, or the numbers would depend on the batch."""
         rows = self._probe_rows()
         alone, together = torch.cat([self._forward([row]) for row in rows]), self._forward(rows)
+        if not alone.isfinite().all():
+            raise blame_not_finite(self.network)
         if not self._agree(alone, together):
             raise ModelInvalid(
                 f"The reward model in {self.folder} gives an answer another score when it stands in a batch "

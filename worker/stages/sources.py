@@ -42,6 +42,9 @@ class RewardSource:
         return self._model
 
     def release(self) -> None:
+        """Drop the model, which first tells of the conversations that it could not read whole."""
+        if self._model is not None and self._model.cut_remark:
+            self._attempt.log(self._model.cut_remark, "warning")
         self._model = None
         gc.collect()
         release_memory()

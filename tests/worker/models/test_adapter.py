@@ -50,6 +50,20 @@ def test_an_architecture_whose_logits_are_made_otherwise_is_refused_with_a_sente
         adapt(network)
 
 
+def test_damaged_weights_are_told_from_an_unknown_architecture():
+    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
+    network.model.layers[1].mlp.up_proj.weight.data[3, 4] = torch.nan
+    with pytest.raises(ModelInvalid, match=r"numbers that are not finite \(model.layers.1.mlp.up_proj.weight\).*another copy"):
+        adapt(network)
+
+
+def test_finite_weights_that_overflow_are_told_as_such():
+    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
+    network.lm_head.weight.data.fill_(3e38)
+    with pytest.raises(ModelInvalid, match="gives numbers that are not finite in float32"):
+        adapt(network)
+
+
 def test_a_recurrent_model_is_run_without_shared_prefixes():
     torch.manual_seed(0)
     network = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4))

@@ -95,11 +95,29 @@ def test_a_model_whose_scores_depend_on_the_batch_is_refused(workshop):
         model._check_batch_invariance()
 
 
+def test_damaged_weights_are_not_taken_for_wrong_padding(workshop):
+    model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
+    model.network.score.weight.data[0, 0] = torch.nan
+    with pytest.raises(ModelInvalid, match=r"numbers that are not finite \(score.weight\).*another copy"):
+        model._check_batch_invariance()
+
+
 def test_long_conversations_lose_their_start(workshop):
     model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
     long = [("user", "word " * 400)]
     scores = model.score([(long, "yes"), (long, "no")])
     assert scores[0] != scores[1]
+
+
+def test_conversations_that_lose_their_start_are_counted(workshop):
+    model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
+    model.score(PAIRS)
+    assert model.cut_remark == ""
+    model.score([([("user", "word " * 400)], "yes")])
+    told = f"The reward model reads at most 256 tokens: 1 of {len(PAIRS) + 1} conversations loses its beginning."
+    assert model.cut_remark == told
+    model.score([([("user", "word " * 400)], "no")])
+    assert model.cut_remark.endswith(f"2 of {len(PAIRS) + 2} conversations lose their beginning.")
 
 
 def test_the_common_beginning_leaves_each_row_a_token():
