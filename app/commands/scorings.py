@@ -223,6 +223,13 @@ def show_responses(cell: dict[str, Any]) -> None:
 
 
 @group.command("delete")
-def delete(scoring_id: str) -> None:
-    """Delete a scoring that no unfinished run uses, with the scores that no other scoring shares."""
-    Client(Settings()).delete(f"/scorings/{scoring_id}")
+def delete(
+    scoring_id: str, force: Annotated[bool, typer.Option("--force", help="Don't ask, also when runs used it.")] = False
+) -> None:
+    """Delete a scoring that no unfinished run uses, with the scores that no other scoring shares. Runs that used it stay."""
+    client = Client(Settings())
+    num_runs = 0 if force else client.get(f"/scorings/{scoring_id}")["num_runs"]
+    if num_runs:
+        who = "1 run" if num_runs == 1 else f"{num_runs} runs"
+        typer.confirm(f"This scoring was used by {who}, which will stay. Delete it all the same?", abort=True, err=True)
+    client.delete(f"/scorings/{scoring_id}{'?anyway=true' if force or num_runs else ''}")

@@ -118,16 +118,24 @@ def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
     return Recipe.model_validate({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
 
 
-def delete(session: Session, files: Files, owner_id: str, scoring_id: str) -> None:
+def delete(session: Session, files: Files, owner_id: str, scoring_id: str, *, anyway: bool = False) -> None:
     """Remove a scoring that nothing uses, with the runs that made it and the artifacts no other scoring names.
 
-    Raises NotFound; Conflict while a run that has not ended uses or makes it.
+    `anyway`: also when training runs that have ended used it; they stay. Raises NotFound; Conflict while a run that has not
+    ended uses or makes it, and without `anyway` while there is any training run that used it.
     """
     scoring = get_scoring(session, owner_id, scoring_id)
     for run in store.list_unfinished(session, scoring):
         is_maker = run.kind == RunKind.SCORING
         what = f"is being made by run {run.id}" if is_maker else f"is used by the {run.state} run “{run.name}” ({run.id})"
         raise Conflict(f"The scoring “{scoring.name}” {what}: cancel that run, or wait for its end, then delete the scoring.")
+    num_users = store.count_users(session, [scoring.id]).get(scoring.id, 0)
+    if num_users and not anyway:
+        who = "1 run" if num_users == 1 else f"{num_users} runs"
+        raise Conflict(
+            f"The scoring “{scoring.name}” was used by {who}: delete {'it' if num_users == 1 else 'them'} first, "
+            "or ask to delete the scoring anyway."
+        )
     keys = store.list_keys(session, scoring)
     for key in keys - store.list_shared_keys(session, keys, but=scoring.id):
         after_commit(session, ("remove", key), partial(remove_tree, files.scoring_dir(key)))

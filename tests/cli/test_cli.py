@@ -16,13 +16,14 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from app import cli
 from app.commands.datasets import places
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
-from app.store.tables import Scoring
+from app.store.tables import Run, Scoring
 from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port
 from tests.scored import make_facts
@@ -195,7 +196,11 @@ def test_scorings_are_asked_for_listed_checked_and_deleted(shell):
     assert "████" in checked
     assert json.loads(shell.must("scorings", "check", scoring_id, "--json"))["length_accuracy"] == 0.6
     assert shell.must("scorings", "create", "recipe.yaml", "--batch-size", "4", "--watch").strip() == scoring_id
-    shell.must("scorings", "delete", scoring_id)
+    with data_of(shell).writing() as session:
+        run = session.scalars(select(Run).where(Run.kind == "training")).first()
+        run.scoring_id = scoring_id
+    assert "was used by 1 run, which will stay" in shell.fails("scorings", "delete", scoring_id)
+    shell.must("scorings", "delete", scoring_id, "--force")
     assert "no scoring" in shell.fails("scorings", "show", scoring_id)
     assert "--batch-size" in shell.fails("scorings", "create", "recipe.yaml", "--batch-size", "0")
 

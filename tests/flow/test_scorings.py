@@ -115,7 +115,7 @@ def test_scores_that_were_removed_by_hand_are_made_again(studio: Studio, recipe:
 
 
 def test_a_scoring_is_deleted_with_its_files_once_nothing_runs(studio: Studio, scoring: dict[str, Any]) -> None:
-    assert studio.http.delete(f"/api/v1/scorings/{scoring['id']}").status_code == 204
+    assert studio.http.delete(f"/api/v1/scorings/{scoring['id']}?anyway=true").status_code == 204
     assert [path.name for path in (studio.data_dir / "scorings").iterdir() if path.is_dir()] == []
     runs = studio.get("/api/v1/runs")["items"]
     assert {run["scoring_id"] for run in runs} == {None}

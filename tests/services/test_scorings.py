@@ -294,6 +294,29 @@ def test_artifacts_that_another_scoring_names_stay(either_database: Database, fi
     assert left(files) == ["index-aaaa", "logprob-aaaa", "reward-bbbb"]
 
 
+def test_a_scoring_that_an_ended_run_used_is_deleted_only_when_asked_to_anyway(
+    database: Database, files: Files, library: Library
+) -> None:
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe())
+    work(database, make_facts())
+    scoring = ask(database, library)
+    with database.writing() as session, pytest.raises(Conflict, match=r"was used by 1 run: delete it first, or"):
+        scorings.delete(session, files, "user_ada", scoring.id)
+    with database.writing() as session:
+        scorings.delete(session, files, "user_ada", scoring.id, anyway=True)
+        assert session.get_one(Run, run.id, populate_existing=True).scoring_id is None
+
+
+def test_a_run_that_goes_on_holds_its_scoring_whatever_is_asked(database: Database, files: Files, library: Library) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts())
+    with database.writing() as session:
+        run = runs.launch(session, library.user.id, library.recipe())
+    with database.writing() as session, pytest.raises(Conflict, match=run.id):
+        scorings.delete(session, files, "user_ada", scoring.id, anyway=True)
+
+
 def test_artifacts_that_better_ones_replaced_go_too(database: Database, files: Files, library: Library) -> None:
     with database.writing() as session:
         run = runs.launch(session, library.user.id, library.recipe())
@@ -302,7 +325,7 @@ def test_artifacts_that_better_ones_replaced_go_too(database: Database, files: F
     work(database, make_facts())
     make_artifacts(files, "index-aaaa", "logprob-aaaa", "logprob-bbbb")
     with database.writing() as session:
-        scorings.delete(session, files, "user_ada", scoring.id)
+        scorings.delete(session, files, "user_ada", scoring.id, anyway=True)
         assert session.get_one(Run, run.id, populate_existing=True).scoring_id is None
     assert left(files) == []
 

@@ -10,7 +10,7 @@ import pytest
 from app.domain.preview import PreviewResult
 from app.services import previews
 from app.store.files import Files
-from app.store.tables import Preview, Scoring
+from app.store.tables import Preview, Run, Scoring
 from app.web.api import scorings
 from tests.scored import make_check, make_facts, make_part
 
@@ -218,6 +218,19 @@ def test_a_scoring_is_deleted_only_when_nothing_uses_it(studio, client):
     assert client.get(f"/api/v1/scorings/{scoring_id}").json()["state"] == "cancelled"
     assert client.delete(f"/api/v1/scorings/{scoring_id}").status_code == 204
     assert client.get(f"/api/v1/scorings/{scoring_id}").status_code == 404
+
+
+def test_a_scoring_that_ended_runs_used_is_deleted_when_asked_to_anyway(studio, client):
+    scoring_id, user_id = ask(studio, client, training={"seed": 101}), studio.launch(training={"seed": 102})
+    for run_id in (user_id, client.get(f"/api/v1/scorings/{scoring_id}").json()["run_id"]):
+        client.post(f"/api/v1/runs/{run_id}/cancel")
+    with studio.database.writing() as session:
+        session.get(Run, user_id).scoring_id = scoring_id
+    refused = client.delete(f"/api/v1/scorings/{scoring_id}")
+    assert refused.status_code == 409
+    assert "was used by 1 run" in refused.json()["detail"]
+    assert client.delete(f"/api/v1/scorings/{scoring_id}?anyway=true").status_code == 204
+    assert client.get(f"/api/v1/runs/{user_id}").json()["scoring_id"] is None
 
 
 def test_a_deleted_scoring_takes_its_previews_along(studio, client):

@@ -161,9 +161,17 @@ def get_scoring(session: ReadSession, user: CurrentUser, scoring_id: str) -> Sco
 
 
 @router.delete("/{scoring_id}", status_code=204, operation_id="delete_scoring", summary="Delete a scoring")
-def delete_scoring(session: WriteSession, files: CurrentFiles, user: CurrentUser, scoring_id: str) -> None:
-    """Removes it with the artifacts that no other scoring shares. 409 while a run that has not ended uses or makes it."""
-    service.delete(session, files, user.id, scoring_id)
+def delete_scoring(
+    session: WriteSession,
+    files: CurrentFiles,
+    user: CurrentUser,
+    scoring_id: str,
+    anyway: Annotated[bool, Query(description="Also when runs that have ended used it; they stay.")] = False,
+) -> None:
+    """Removes it with the artifacts that no other scoring shares. 409 while a run that has not ended uses or makes it, and
+    while there are runs that used it, unless `anyway` is true.
+    """
+    service.delete(session, files, user.id, scoring_id, anyway=anyway)
 
 
 @router.get("/{scoring_id}/check", operation_id="check_rewards", summary="Check the rewards of a scoring")
