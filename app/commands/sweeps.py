@@ -20,7 +20,9 @@ from app.settings import Settings
 group = typer.Typer(no_args_is_help=True, help="Sweeps: runs that differ in named settings only.")
 POLL_SECONDS = 2.0
 GIVE_UP_SECONDS = 300.0
-COLUMNS = ("variant", "state", "reward gain", "win rate", "KL", "loss", "length", "ESS", "ρ len", "ρ reward", "s", "tokens/s")
+COLUMNS = (
+    "variant", "state", "reward gain", "win rate", "KL", "held-out loss", "length", "ESS", "ρ len", "ρ reward", "s", "tokens/s",
+)  # fmt: skip
 GOING = ("queued", "running")
 
 Lambda = Annotated[list[float] | None, typer.Option("--lambda", help="A temperature λ > 0; give it once for each.")]

@@ -168,6 +168,23 @@ def test_a_run_names_its_sweep_in_the_list_and_on_its_page(page, sweep):
     expect(page.locator(".crumbs")).to_contain_text("Heat")
 
 
+CUT = """[...document.querySelectorAll('#result-rows td')].filter(cell => cell.offsetParent).filter(cell => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return range.getBoundingClientRect().right > cell.getBoundingClientRect().right + 0.5;
+}).map(cell => cell.innerText)"""
+
+
+@pytest.mark.parametrize("width", [360, 480, 700])
+def test_on_a_narrow_screen_every_cell_of_a_variant_holds_its_text(page, sweep, width):
+    sweep_id, writer = sweep
+    writer.say({"kind": "step", "step": 21, "num_steps": 40, "epoch": 1.0, "batch": 0, "metrics": {"tokens_per_second": 9e5}})
+    page.set_viewport_size({"width": width, "height": 800})
+    open_sweep(page, sweep_id)
+    expect(row(page, "λ 0.3")).to_contain_text("tokens/s")
+    assert page.evaluate(CUT) == []
+
+
 def test_a_deleted_run_shows_as_deleted(page, studio, sweep):
     sweep_id, _ = sweep
     with studio.database.writing() as session:
