@@ -1,6 +1,7 @@
 """A preview over HTTP: the question from the query, and its answer, waited for without a thread and without a session."""
 
 import asyncio
+import difflib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,17 @@ def read_request(values: Mapping[str, Any], query: QueryParams) -> PreviewReques
         return parse(PreviewRequest, asked, InvalidInput)
     except InvalidInput as error:
         raise in_query_words(error) from None
+
+
+def refuse_unknown(query: QueryParams) -> None:
+    """Raises InvalidInput for a parameter that a preview's query doesn't have, naming the one that is nearest to it."""
+    known = [field.alias or name for name, field in PreviewQuery.model_fields.items()]
+    for name in query:
+        if name in known or name.startswith(OVERRIDE):
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and {OVERRIDE}NAME."
+        raise InvalidInput.at(name, f"A preview has no parameter {name!r}: {meant}")
 
 
 def in_query_words(error: InvalidInput) -> InvalidInput:

@@ -153,6 +153,8 @@ def test_without_a_worker_one_is_told_to_come_back(studio, client, monkeypatch):
         ("target_ess=1", "target_ess", "target_ess must be less than 1, not 1."),
         ("weights.colour=red", "weights.colour", "weights.colour is nothing that a preview can change"),
         ("weights.weight_form=odd", "weights.weight_form", "weights.weight_form must be"),
+        ("presets=paper", "presets", "A preview has no parameter 'presets': did you mean preset?"),
+        ("colour=red", "colour", "A preview has no parameter 'colour': there are preset, lambda, batch_size,"),
         ("label_flip_share=0.9", "label_flip_share", "label_flip_share must be at most 0.5"),
     ],
 )  # fmt: skip

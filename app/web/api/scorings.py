@@ -18,7 +18,7 @@ from app.store.scorings import ScoringRow
 from app.store.tables import Run, Scoring
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.previewing import PreviewQuery, answer, read_request
+from app.web.previewing import PreviewQuery, answer, read_request, refuse_unknown
 
 router = APIRouter(prefix="/scorings", tags=["scorings"])
 
@@ -207,5 +207,6 @@ async def preview_weights(
     A choice of the weights is overridden with `weights.NAME=VALUE`, such as `weights.logprob_norm=mean`. Answers are kept.
     503 with Retry-After when no worker answers in time.
     """
+    refuse_unknown(request.query_params)
     asked = read_request(query.model_dump(by_alias=True), request.query_params)
     return await answer(request, user.id, scoring_id, asked)
