@@ -39,11 +39,14 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
 
 
 def remedy_of(error: StudioError) -> str:
-    """Which settings of the recipe to change, where the error names them."""
-    fields = list(dict.fromkeys(problem["field"] for problem in error.problems if problem.get("field")))
+    """Which settings of the recipe to change, where the error names them and its sentence doesn't say to set them."""
+    named = dict.fromkeys(problem["field"] for problem in error.problems if problem.get("field"))
+    fields = [field for field in named if f"set {field}" not in error.detail]
     return f"Change {' and '.join(fields)} in the recipe, then launch it again." if fields else ""
 
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text[:500] + ("…" if len(text) > 500 else "")
+    if len(text) > 500:
+        return text[:500] + "…"
+    return text if text.endswith((".", "!", "?")) else text + "."

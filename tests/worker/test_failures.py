@@ -46,5 +46,14 @@ def test_divergence_is_not_tried_again():
 
 def test_anything_else_is_named_and_tried_again():
     found = explain(KeyError("weight"))
-    assert found.reason == "Unexpected error, KeyError: 'weight'"
+    assert found.reason == "Unexpected error, KeyError: 'weight'."
     assert found.retry is True
+
+
+def test_an_error_of_the_gpu_is_a_sentence_of_its_own():
+    assert explain(RuntimeError("CUDA error: unspecified launch failure")).reason.endswith("unspecified launch failure.")
+
+
+def test_a_remedy_is_told_once():
+    error = RecipeInvalid.at("reward.accept_inverted", "Swap the columns, or set reward.accept_inverted to launch anyway.")
+    assert explain(error).remedy == ""

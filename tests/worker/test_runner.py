@@ -302,6 +302,16 @@ def test_a_missing_model_is_a_sentence_and_no_retry(workshop, run):
     assert outcome(folder)["retry"] is False
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence_before_anything_is_read(workshop, run):
+    folder = workshop.attempt()
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({**spec, "device": "cuda"}))
+    assert run(folder) == 10
+    assert outcome(folder)["reason"].startswith("This machine has no GPU that torch can use.")
+    assert kinds(folder) == ["outcome"]
+
+
 def test_a_broken_spec_is_a_sentence(workshop, run):
     folder = workshop.attempt()
     (folder / "spec.json").write_text('{"run_id": 3}')

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from app.domain.errors import RecipeInvalid
+from app.domain.errors import InvalidInput, RecipeInvalid
 from app.domain.run import Outcome
 from worker.stop import Stopped
 
@@ -119,11 +119,22 @@ class Ranks:
 ALONE = Ranks()
 
 
+def require_device(device: str) -> None:
+    """Raises InvalidInput where a GPU is asked for and torch finds none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(
+            "This machine has no GPU that torch can use. See whether its driver runs (nvidia-smi) and whether torch was built "
+            "for CUDA, or train on the CPU."
+        )
+
+
 def join(rank: int, size: int, port: int, listening: int | None, device: str) -> Ranks:
     """Meet the other processes of this machine at 127.0.0.1:`port`; the lead serves it from its open socket `listening`.
 
-    Sums of GPU tensors go by NCCL, everything else by gloo. Raises RecipeInvalid when there are fewer GPUs than processes.
+    Sums of GPU tensors go by NCCL, everything else by gloo. Raises RecipeInvalid when there are fewer GPUs than processes,
+    InvalidInput when there is none.
     """
+    require_device(device)
     if device == "cuda":
         if torch.cuda.device_count() < size:
             raise RecipeInvalid.at(

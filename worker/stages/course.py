@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Method
 from app.domain.run import RunKind
-from worker.models.parallel import ALONE, Ranks
+from worker.models.parallel import ALONE, Ranks, require_device
 from worker.spool import Spool
 from worker.stages.attempt import Attempt
 from worker.stages.ground import lay_ground
@@ -26,6 +26,7 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    require_device(spec.device)
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
     attempt = Attempt(spec, spool, stop, ranks)
