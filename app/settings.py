@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1", "localhost", "[::1]"], description="Host headers that are answered."
     )
-    model_roots: Annotated[list[Path], NoDecode] = Field([], description="Folders that local models may be taken from.")
+    model_roots: Annotated[list[Path], NoDecode] = Field(
+        [], description="Folders that local models may be taken from, with a comma between two."
+    )
     max_upload_bytes: int = Field(20 * 2**30, description="Largest file that may be uploaded.")
     max_unpacked_bytes: int = Field(200 * 2**30, description="Largest size of an upload after unpacking.")
     session_days: int = Field(30, description="How long a browser stays signed in.")

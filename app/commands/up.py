@@ -42,6 +42,8 @@ def up(
     given = {"host": host, "port": port, "data_dir": data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     check_address(settings)
+    for sentence in describe_missing_roots(settings):
+        err.print(sentence, markup=False)
     secret = prepare(settings)
     sys.exit(Children(settings, no_worker=no_worker).run(secret))
 
@@ -68,6 +70,16 @@ def check_address(settings: Settings) -> None:
                 f"Port {settings.port} of {settings.host} can't be used ({error.strerror}). Stop what listens there, or choose "
                 "another: varstudio up --port 8401."
             ) from None
+
+
+def describe_missing_roots(settings: Settings) -> list[str]:
+    """A sentence for each folder of STUDIO_MODEL_ROOTS that isn't there: models will be refused, and nothing else says why."""
+    return [
+        f"The folder {root} of STUDIO_MODEL_ROOTS does not exist, so no model can be taken from it. "
+        "Several folders are written with a comma between two."
+        for root in settings.model_roots
+        if not root.is_dir()
+    ]
 
 
 def is_loopback(host: str) -> bool:

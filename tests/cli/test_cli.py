@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from app import cli
 from app.commands.datasets import places
+from app.commands.up import describe_missing_roots
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
@@ -108,6 +109,13 @@ def test_up_leaves_a_token_that_only_the_user_can_read(shell):
     path = shell.folder / "var" / "cli-token"
     assert path.stat().st_mode & 0o777 == 0o600
     assert (shell.folder / "var").stat().st_mode & 0o777 == 0o700
+
+
+def test_up_names_the_model_roots_that_are_not_there(tmp_path):
+    settings = Settings(_env_file=None, model_roots=f"{tmp_path}, {tmp_path}:{tmp_path}/b")
+    (sentence,) = describe_missing_roots(settings)
+    assert sentence.startswith(f"The folder {tmp_path}:{tmp_path}/b of STUDIO_MODEL_ROOTS does not exist")
+    assert "comma" in sentence
 
 
 def test_a_second_up_says_that_the_port_is_taken(shell):
