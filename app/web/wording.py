@@ -11,6 +11,8 @@ from app.web import format
 
 LABELS = {  # where a field's own name is a word of the machine
     "max_examples": "Number of examples",
+    "dataset": "Data set",
+    "policy.model": "Policy",
     "policy.dtype": "Number type",
     "policy.lora.rank": "LoRA rank",
     "policy.lora.alpha": "LoRA alpha",
@@ -19,7 +21,11 @@ LABELS = {  # where a field's own name is a word of the machine
     "policy.quantization": "Bits of the frozen weights",
     "policy.compile": "Compile the network",
     "reward.revision": "Revision",
-    "reward.accept_inverted": "Launch although the rewards contradict the labels",
+    "reward.source": "Where rewards come from",
+    "reward.model": "Reward model",
+    "reward.judge": "Judge of evaluations",
+    "reward.accept_inverted": "I know, and mean it",
+    "weights.lambda": "Temperature λ",
     "weights.target_ess": "Target effective sample size",
     "weights.weight_form": "Form of the weight",
     "weights.partition_scope": "Scope of Z(x)",

@@ -9,7 +9,16 @@ from app.domain.preview import PreviewRequest
 from app.domain.recipe import Method, Recipe, parse_recipe
 from app.domain.sweep import SweepRequest
 from app.web.fields import RECIPE_FIELDS
-from app.web.recipes import STARTING_VALUES, at_fields, clone_values, methods_of, read_order, read_preview, read_scored
+from app.web.recipes import (
+    STARTING_VALUES,
+    at_fields,
+    clone_values,
+    in_form_words,
+    methods_of,
+    read_order,
+    read_preview,
+    read_scored,
+)
 
 PLAIN = {**STARTING_VALUES, "dataset": "data_1", "policy.model": "model_1", "reward.source": "preference"}
 
@@ -38,7 +47,32 @@ def test_several_temperatures_or_a_baseline_are_a_sweep() -> None:
 def test_faults_of_a_sweep_stand_at_the_forms_own_fields() -> None:
     with pytest.raises(RecipeInvalid) as caught:
         read_order(form(weights__lambda="0.1, much"))
-    assert [problem["field"] for problem in at_fields(caught.value.problems)] == ["weights.lambda"]
+    [problem] = at_fields(caught.value.problems)
+    assert problem["field"] == "weights.lambda"
+    assert problem["told"] == "Temperature λ: must be a number, not 'much'."
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights__lambda": "0"}, "Temperature λ: must be greater than 0, not 0."),
+        ({"training__batch_size": "few"}, "Batch size: must be a whole number, not 'few'."),
+        ({"dataset": ""}, "Data set: is missing."),
+        (
+            {"policy__quantization": "nf4"},
+            "Bits of the frozen weights: Weights of 4 bits can't be trained themselves: set “Adaptation” to “A LoRA adapter”.",
+        ),
+    ],
+)
+def test_a_fault_is_told_with_its_fields_label_and_in_the_forms_words(changes: dict[str, str], told: str) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        read_order(form(**changes))
+    assert [problem["told"] for problem in at_fields(caught.value.problems)] == [told]
+
+
+def test_the_forms_words_replace_the_recipes() -> None:
+    said = "To launch anyway, set reward.accept_inverted to true, or change weights.mean_one to false."
+    assert in_form_words(said) == "To launch anyway, tick “I know, and mean it”, or change “Rescale weights to mean 1” to “No”."
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "reward_model"])

@@ -79,7 +79,7 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
     try:
         recipe = read_scored(values)
     except InvalidInput as error:
-        return replace(panel, state="incomplete", problems=error.problems)
+        return replace(panel, state="incomplete", problems=at_fields(error.problems))
     scoring = find_for(session, owner_id, recipe)
     if scoring is None:
         return replace(panel, state="missing", near=list_near(session, owner_id, recipe))
@@ -113,7 +113,9 @@ def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Ma
         request = read_preview(values, facts.check.std)
         result = previews.find_answer(session, scoring.owner_id, scoring.id, request)
     except InvalidInput as error:
-        return replace(panel, state="refused", problems=at_fields(error.problems), sentence=error.detail)
+        problems = at_fields(error.problems)
+        told = " ".join(one["told"] for one in problems)
+        return replace(panel, state="refused", problems=problems, sentence=told or error.detail)
     panel = replace(panel, state="asked", request=request, typed=tuple(float(text) for text in split_lambdas(values)))
     if result is None:
         return panel
