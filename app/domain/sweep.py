@@ -107,6 +107,9 @@ def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Var
     Their scores serve the smallest λ of all of them. Raises RecipeInvalid with every fault of every variant: `field` is a
     path in the recipe, `variant` the label of the one at fault (left out where all are).
     """
+    if not beside and not (request.lambdas or request.fields or request.baselines):
+        text = "A sweep compares several runs: give values of λ, values of another setting, or baselines."
+        raise RecipeInvalid.at("lambda", text)
     asked = [*_grid(request), *((BASELINES[name][0], {"baseline": name}) for name in request.baselines)]
     _refuse_many(request, len(asked))
     found, faults = [], []
@@ -170,8 +173,16 @@ def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
     values = ({LAMBDA: list(request.lambdas)} if request.lambdas else {}) | request.fields
     combinations = itertools.islice(itertools.product(*values.values()), MOST_VARIANTS + 1)
     changes = [dict(zip(values, combination, strict=True)) for combination in combinations]
-    plain = "VAR" if request.recipe.get("method", "var") == "var" else "the recipe itself"
-    return [(label_of(one) or plain, one) for one in changes]
+    return [(label_of(one) or _label_itself(request.recipe), one) for one in changes]
+
+
+def _label_itself(recipe: Mapping[str, Any]) -> str:
+    """What the recipe is called beside its baselines: `VAR, λ 0.3`."""
+    if recipe.get("method", "var") != "var":
+        return "the recipe itself"
+    weights = recipe.get("weights")
+    value = weights.get("lambda") if isinstance(weights, Mapping) else None
+    return "VAR" if value is None else f"VAR, {label_of({LAMBDA: value})}"
 
 
 def _vary(request: SweepRequest, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
     if scoring is None:
         dataset, policy = session.get_one(Dataset, run.dataset_id), session.get_one(Model, run.policy_id)
         reward = session.get_one(Model, run.reward_id) if run.reward_id else None
+        if run.sweep_id:  # its name says what one of those that share the scoring differs in
+            recipe = recipe.model_copy(update={"name": ""})
         scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward)
         run.scoring_id = scoring.id
     scoring.used_at = now(session)

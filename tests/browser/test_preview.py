@@ -68,7 +68,7 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
     page.wait_for_url("**/sweeps/*")
     sweep = newest(studio, Sweep)
     assert page.url.endswith(sweep.id)
-    assert [variant["label"] for variant in sweep.variants] == ["VAR", "SFT on chosen", "DPO"]
+    assert [variant["label"] for variant in sweep.variants] == ["VAR, λ 0.427", "SFT on chosen", "DPO"]
     assert sweep.variants[0]["recipe"]["weights"]["lambda"] == 0.427
 
 

@@ -44,7 +44,7 @@ def test_the_grid_comes_first_and_the_baselines_behind_it() -> None:
 
 def test_var_beside_its_baselines_is_a_sweep_of_the_recipe_itself() -> None:
     variants = variants_of(baselines=["sft_chosen", "sft_all", "dpo", "reward_weighted"])
-    assert labels_of(variants) == ["VAR", "SFT on chosen", "SFT on all", "DPO", "Reward-weighted, no π_ref"]
+    assert labels_of(variants) == ["VAR, λ 0.5", "SFT on chosen", "SFT on all", "DPO", "Reward-weighted, no π_ref"]
     assert [one.recipe.weights.responses for one in variants[1:3]] == ["chosen", "both"]
     assert variants[4].recipe.weights.weight_form == "reward"
     assert variants[4].recipe.weights.lambda_ == 0.5
@@ -125,6 +125,7 @@ def test_a_fault_of_all_variants_is_said_once() -> None:
         ({"recipe": "base.yaml"}, "recipe", "an object with fields"),
         ({"lambda": list(range(1, 42))}, "lambda", "40 entries"),
         ({"lambda": list(range(1, 33)), "fields": {"training.batch_size": [1, 2, 3]}}, "fields", "at most 64"),
+        ({}, "lambda", "A sweep compares several runs: give values of λ"),
         ({"runs": 3}, "runs", "no setting called runs"),
     ],
 )  # fmt: skip

@@ -9,13 +9,14 @@ from app.domain.errors import Conflict, InvalidInput, NotFound, RecipeInvalid
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
 from app.domain.sweep import SweepState, parse_request
-from app.services import attempts, runs
+from app.services import attempts, runs, scorings
 from app.services import sweeps as services
 from app.store import sweeps
 from app.store.database import Database, now
 from app.store.files import Files
 from app.store.tables import Model, Run
 from tests.conftest import Library, make_library
+from tests.scored import make_facts
 
 GRID: dict[str, Any] = {"lambda": [0.1, 0.3], "baselines": ["dpo"]}
 
@@ -194,3 +195,13 @@ def test_somebody_elses_sweep_is_not_there(database: Database, library: Library,
         services.delete(session, files, "user_eve", sweep_id)
     with database.reading() as session:
         assert sweeps.list_sweeps(session, "user_eve") == []
+
+
+def test_a_shared_scoring_is_named_after_what_is_scored_and_not_after_one_variant(database: Database, library: Library) -> None:
+    launch(database, library, name="Grid", **{"lambda": [0.1, 0.3]})
+    with database.writing() as session:
+        claim = attempts.begin(session, "worker", 30)
+        assert claim is not None
+        scoring = scorings.keep(session, claim.run_id, make_facts())
+        assert scoring is not None
+        assert scoring.name == "Pairs · Small policy"
