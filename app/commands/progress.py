@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.metrics import CATALOGUE
+from app.domain.run import RunState
 
 SHOWN = (
     "loss", "learning_rate", "grad_norm", "weight/ess_share", "weight/share_chosen", "weight/max", "reward/gap",
@@ -34,7 +35,8 @@ class RunProgress:
         self.metrics: dict[str, float] = {}
         self.notes: list[Text] = []
         self.state = ""
-        self.reason, self.remedy = "", ""
+        self.reason, self.remedy, self.can_retry = "", "", False
+        self.stop_wanted = False  # by the user, at this terminal
         self.last_line_at = 0.0
         self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
@@ -64,14 +66,23 @@ class RunProgress:
         elif kind == "evaluation":
             self.note(f"Evaluation at step {payload['step']}: {self.metrics_line('eval/')}")
         elif kind in {"state", "outcome"}:
-            self.take_end(payload)
+            self.take_state(payload, is_last=kind == "outcome")
         elif note := note_of(kind, payload):
             self.note(*note)
 
-    def take_end(self, payload: dict[str, Any]) -> None:
+    def take_state(self, payload: dict[str, Any], *, is_last: bool) -> None:
+        """A new state. A bad end is not noted: `ending` is for the command to tell, once."""
         self.state = payload.get("state") or payload["outcome"]
         self.reason, self.remedy = payload.get("reason", ""), payload.get("remedy", "")
-        self.note(" ".join(part for part in (self.state.capitalize() + ".", self.reason, self.remedy) if part))
+        self.can_retry = payload.get("retry", False)
+        if self.state == "succeeded" or not (is_last or RunState(self.state).final):
+            self.note(" ".join(part for part in (self.state.capitalize() + ".", self.reason, self.remedy) if part))
+
+    @property
+    def ending(self) -> str:
+        """How the run ended, why, and what to do, in sentences."""
+        how = f"The run has {self.state}." if self.state in {"failed", "succeeded"} else f"The run was {self.state}."
+        return " ".join(part for part in (how, as_sentence(self.reason), self.remedy) if part)
 
     def note(self, text: str, style: str = "") -> None:
         self.notes = [*self.notes, Text(text, style=style)][-NOTES_KEPT:]
@@ -106,6 +117,11 @@ class RunProgress:
         for start in range(0, len(cells), 3):
             made.add_row(*cells[start : start + 3])
         return made
+
+
+def as_sentence(reason: str) -> str:
+    """A reason with a capital letter and a full stop."""
+    return reason[:1].upper() + reason[1:] + ("" if reason.endswith((".", "!", "?", "…")) or not reason else ".")
 
 
 def note_of(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:

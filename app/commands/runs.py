@@ -128,7 +128,7 @@ def follow(client: Client, run_id: str) -> None:
         for kind, payload in live_events(client, run_id):
             progress.take(kind, payload)
     if progress.state != "succeeded":
-        raise CommandFailed(" ".join(f"The run has {progress.state}. {progress.reason} {progress.remedy}".split()))
+        raise CommandFailed(progress.ending)
 
 
 def live_events(client: Client, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -30,6 +31,7 @@ RUN_ID = "run"
 POLL_SECONDS = 0.2
 SPEC, SPOOL, LOG = "spec.json", "events.jsonl", "log.txt"
 LOG_TAIL_LINES = 15
+FIND_GPU = "import torch; raise SystemExit(not torch.cuda.is_available())"
 
 
 def train(
@@ -42,6 +44,7 @@ def train(
     """Train by a recipe whose data set is a file and whose models are folders or hub names."""
     settings = Settings()
     recipe = parse_recipe(read_document(recipe_file))
+    refuse_device(device)
     refuse_too_many(recipe.training.num_processes, device)
     folder = (to or settings.root / "trainings" / recipe_file.stem).resolve()
     if any(folder.glob("runs/*/attempts/*")) and not resume:
@@ -53,6 +56,14 @@ def train(
     examples = read_data(dataset, files, mapping_file, settings)
     attempt_dir = prepare_attempt(files, settings, recipe, recipe_file, examples, device)
     sys.exit(run_attempt(attempt_dir, recipe.name or recipe_file.stem))
+
+
+def refuse_device(device: str) -> None:
+    """Raises CommandFailed for a device that this machine doesn't have; torch is asked in a process of its own."""
+    if device not in ("cpu", "cuda"):
+        raise CommandFailed(f"There is no device {device}: --device takes cpu or cuda.")
+    if device == "cuda" and subprocess.run([sys.executable, "-c", FIND_GPU], capture_output=True, check=False).returncode:
+        raise CommandFailed("This machine has no GPU that torch can use: leave out --device cuda.")
 
 
 def refuse_too_many(num_processes: int, device: str) -> None:
@@ -142,8 +153,13 @@ def run_attempt(attempt_dir: Path, title: str) -> int:
     command = [sys.executable, "-m", "worker.runner", str(attempt_dir)]
     with (attempt_dir / LOG).open("wb") as log, RunProgress(title, out) as progress:
         runner = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            progress.stop_wanted = True
+            runner.terminate()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: runner.terminate())
+            signal.signal(number, stop)
         for line in follow_spool(attempt_dir / SPOOL, runner):
             progress.take(line.kind, line.payload)
     if runner.returncode == EXIT_STATUS[Outcome.SUCCEEDED]:
@@ -176,11 +192,19 @@ def read_lines(path: Path, offset: int) -> tuple[list[SpoolLine], int]:
 
 def tell_failure(attempt_dir: Path, status: int, progress: RunProgress) -> None:
     """Why it ended, and how to go on."""
-    if progress.state:
-        reason = f"The run has {progress.state}." if progress.state == "failed" else f"The run was {progress.state}."
-        err.print(" ".join(part for part in (reason, progress.reason, progress.remedy) if part), style="red", markup=False)
+    if progress.state == Outcome.INTERRUPTED and progress.stop_wanted:
+        err.print("The run was stopped from the terminal.", style="red", markup=False)
+    elif progress.state:
+        err.print(progress.ending, style="red", markup=False)
     else:
         err.print(f"The runner ended without a word (status {status}). The end of its log:", style="red")
         tail = (attempt_dir / LOG).read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
         err.print("\n".join(tail), markup=False)
-    err.print(f"Log: {attempt_dir / LOG}. Go on from the last checkpoint with --resume.", markup=False)
+    hint = " Go on from the last checkpoint with --resume." if can_go_on(attempt_dir, progress) else ""
+    err.print(f"Log: {attempt_dir / LOG}.{hint}", markup=False)
+
+
+def can_go_on(attempt_dir: Path, progress: RunProgress) -> bool:
+    """Whether there is a checkpoint, and the same recipe may get further the next time."""
+    has_checkpoint = any((attempt_dir.parents[1] / "checkpoints").glob("step-*"))
+    return has_checkpoint and (progress.state != Outcome.FAILED or progress.can_retry)

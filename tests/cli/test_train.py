@@ -1,10 +1,15 @@
 """`varstudio train` with every method: a reward model first, then policies by SFT, by DPO, and by VAR on fresh answers."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.cli.test_cli import PAIRS, Shell, make_shell
 from tests.worker.workshop import Workshop
@@ -76,3 +81,51 @@ def test_more_processes_than_cores_are_refused_before_anything_is_read(shell: Sh
     }  # fmt: skip
     (shell.folder / "wide.yaml").write_text(json.dumps(recipe))
     assert "64 processes are more than the" in " ".join(shell.fails("train", "wide.yaml").split())
+
+
+def write(shell: Shell, name: str, **parts: Any) -> str:
+    """A recipe's file."""
+    recipe = {"dataset": "pairs.jsonl", "policy": {"model": "policy"}, "tokens": {"max_prompt": 24, "max_response": 24}, **parts}
+    (shell.folder / f"{name}.yaml").write_text(json.dumps(recipe))
+    return f"{name}.yaml"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(shell: Shell) -> None:
+    told = shell.fails("train", write(shell, "gpu", method="sft"), "--device", "cuda", "--to", "gpu")
+    assert told == "This machine has no GPU that torch can use: leave out --device cuda."
+    assert not (shell.folder / "gpu").exists()
+
+
+def test_a_device_of_another_name_is_refused(shell: Shell) -> None:
+    assert "--device takes cpu or cuda" in shell.fails("train", write(shell, "tpu", method="sft"), "--device", "tpu")
+
+
+def test_data_the_wrong_way_round_ends_with_one_reason_one_remedy_and_no_advice_to_resume(shell: Shell) -> None:
+    rows = [
+        {"prompt": f"Q {n}?", "chosen": "Kind.", "rejected": "Rude.", "score_chosen": 0.0, "score_rejected": 1.0}
+        for n in range(20)
+    ]
+    (shell.folder / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = write(shell, "inverted", dataset="wrong.jsonl", weights={"lambda": 1.0}, reward={"source": "rating"})
+    done = shell("train", name, "--to", "inverted")
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count("contradict the preference labels") == 1
+    assert done.stderr.count("accept_inverted") == 1
+    assert "--resume" not in done.stderr
+
+
+def test_ctrl_c_ends_with_sentences_for_the_terminal(shell: Shell) -> None:
+    name = write(shell, "long", weights={"lambda": 1.0}, training={"batch_size": 4, "steps": 100_000, "learning_rate": 1e-6})
+    command = [sys.executable, "-m", "app.cli", "train", name, "--to", "long"]
+    environment = {**os.environ, **shell.environment}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=shell.folder, env=environment, text=True, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None
+    assert any(line.startswith("Step ") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "nterrupted" not in stdout + stderr
+    assert stderr.startswith("The run was stopped from the terminal.\nLog: ")
+    assert stderr.endswith("log.txt. Go on from the last checkpoint with --resume.\n")
