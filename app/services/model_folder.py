@@ -134,12 +134,13 @@ def num_rows(headers: Headers, endings: tuple[str, ...]) -> int | None:
 
 
 def num_labels(config: dict[str, Any], headers: Headers) -> int | None:
-    """Labels of a classifier, by its head; a configuration that is silent means two to transformers."""
+    """Labels of a classifier, by its head or its configuration, whichever has more; silence in both means two to transformers."""
     if not str(config["architectures"][0]).endswith("ForSequenceClassification"):
         return None
     rows = num_rows(headers, ("score.weight", "classifier.weight", "classifier.out_proj.weight"))
-    labels = config.get("id2label")
-    return rows or (len(labels) if isinstance(labels, dict) else config.get("num_labels") or 2)
+    number, labels = config.get("num_labels"), config.get("id2label")
+    declared = number if type(number) is int else len(labels) if isinstance(labels, dict) else 0
+    return max(rows or 0, declared) or 2
 
 
 def facts_of_tokenizer(reader: Reader, headers: Headers) -> dict[str, Any]:

@@ -132,6 +132,25 @@ def test_a_reward_model_has_one_label(add, root):
     assert "…ForSequenceClassification" in refusal(add, make_model(root / "p"), "reward")
 
 
+@pytest.mark.parametrize(
+    ("declared", "num_labels"),
+    [
+        ({"id2label": {"0": "good", "1": "bad"}}, 2),
+        ({"num_labels": 2}, 2),
+        ({"id2label": {"0": "score"}}, 1),
+        ({"num_labels": 1, "id2label": {"0": "good", "1": "bad"}}, 1),  # as transformers reads it
+    ],
+)
+def test_labels_that_the_configuration_declares_count_beside_the_head(add, root, declared, num_labels):
+    folder = make_model(root / "model", "LlamaForSequenceClassification", num_labels=1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **declared}))
+    if num_labels == 1:
+        assert add(folder, "reward").facts["num_labels"] == 1
+    else:
+        assert refusal(add, folder, "reward") == "kind: A reward model gives one number; this classifier has 2 labels."
+
+
 def test_every_folder_that_is_no_model_says_why(add, root):
     (root / "empty").mkdir()
     assert "no config.json" in refusal(add, root / "empty")
