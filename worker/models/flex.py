@@ -6,8 +6,7 @@ is compiled once for all lengths; without compilation the same code runs anywher
 Legend: N tokens of the packed row, D hidden size, H heads.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from worker.models.packed import Packing
+from worker.models.packed import Packing, attending, require_plain
 
 NAME = "var_studio_flex"
 BLOCK = 128  # rows are filled up to a multiple of it, which is the kernel's block
@@ -48,7 +47,7 @@ def run_flex(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
         return same & (key <= query)
 
     mask = create_block_mask(sees, None, None, len(row_N), len(row_N), device=str(ids_N.device), BLOCK_SIZE=BLOCK)
-    with _attending(body.config, _Plan(mask, _kernel(ids_N.device.type == "cuda"))):
+    with attending(body.config, NAME, _plan, _Plan(mask, _kernel(ids_N.device.type == "cuda"))):
         result = body(input_ids=row_N[None], position_ids=positions_N[None], use_cache=False)
     return result.last_hidden_state[0, : len(ids_N)]
 
@@ -70,17 +69,6 @@ def _kernel(compiles: bool) -> Callable[..., Any]:
     return kernel
 
 
-@contextmanager
-def _attending(config: Any, plan: _Plan) -> Iterator[None]:
-    usual, token = config._attn_implementation, _plan.set(plan)
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
-        _plan.reset(token)
-
-
 def _attend(
     _module: Any,
     query: Tensor,
@@ -92,9 +80,7 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """An attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
-    special = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if special or attention_mask is not None or dropout > 0.0:
-        raise ValueError(f"FlexAttention is set up for plain causal attention only, not {special or 'masks and dropout'}")
+    require_plain(attention_mask, dropout, options)
     plan, grouped = _plan.get(), query.shape[1] != key.shape[1]
     result = plan.attend(query, key, value, block_mask=plan.block_mask, scale=scaling, enable_gqa=grouped)
     return result.transpose(1, 2), None

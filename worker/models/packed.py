@@ -6,12 +6,12 @@ Attention runs part by part, a response over [its prompt, itself], so no part se
 Legend: N tokens of the packed row, P tokens of a prompt, T of a response, H heads, D size of a hidden state or a head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "var_studio_packed"
+Plan = TypeVar("Plan")
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,28 @@ def run_packed(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
         for family in packing.families
     ]
     positions_N = packing.positions().to(ids_N.device)
-    with _attending_by_parts(body.config, _Plan(packing, seen)):
+    with attending(body.config, NAME, _plan, _Plan(packing, seen)):
         result = body(input_ids=ids_N[None], position_ids=positions_N[None], use_cache=False)
     return result.last_hidden_state[0]
 
 
 @contextmanager
-def _attending_by_parts(config: Any, plan: _Plan) -> Iterator[None]:
-    usual, token = config._attn_implementation, _plan.set(plan)
-    config._attn_implementation = NAME
+def attending(config: Any, name: str, variable: ContextVar[Plan], plan: Plan) -> Iterator[None]:
+    """The network attends by the function registered as `name`, which finds its plan in `variable`."""
+    usual, token = config._attn_implementation, variable.set(plan)
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = usual
-        _plan.reset(token)
+        variable.reset(token)
+
+
+def require_plain(attention_mask: Tensor | None, dropout: float, options: Mapping[str, Any]) -> None:
+    """Raises ValueError when a network asks for more than plain causal attention."""
+    special = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if special or attention_mask is not None or dropout > 0.0:
+        raise ValueError(f"packed rows know plain causal attention only, not {special or 'masks and dropout'}")
 
 
 def attend(
@@ -88,9 +97,7 @@ def attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """An attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
-    special = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if special or attention_mask is not None or dropout > 0.0:
-        raise ValueError(f"packed rows know plain causal attention only, not {special or 'masks and dropout'}")
+    require_plain(attention_mask, dropout, options)
     plan, groups = _plan.get(), query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
