@@ -67,10 +67,10 @@ def _problem(item: Mapping[str, Any], skip: int) -> dict[str, str]:
     if item["type"] == "fault":
         path += [str(context["field"])] if context["field"] else []
         return {"field": ".".join(path), "message": str(context["sentence"])}
-    return {"field": ".".join(path), "message": _sentence(item, context, path[-1] if path else "")}
+    return {"field": ".".join(path), "message": _sentence(item, context, ".".join(path))}
 
 
-def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], name: str) -> str:
+def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -> str:
     """What is wrong, to stand beside the field: it goes on from the field's name, or stands alone."""
     kind, got = str(item["type"]), _short(item.get("input"))
     if kind in _BOUNDS:
@@ -81,7 +81,7 @@ def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], name: str) ->
     if kind == "missing":
         return "Is missing."
     if kind == "extra_forbidden":
-        return f"There is no setting called {name}; check the spelling."
+        return f"There is no setting called {field}; check the spelling."
     if kind in ("string_too_long", "too_long"):
         return f"Must not be longer than {context['max_length']} {'characters' if kind.startswith('string') else 'entries'}."
     if kind in ("string_too_short", "too_short"):

@@ -133,14 +133,19 @@ def refuse(faults: Sequence[tuple[str, Sequence[Problem]]], num_variants: int) -
     met = [{(problem["field"], problem["message"]) for problem in problems} for _, problems in faults]
     in_all = set.intersection(*met) if len(faults) == num_variants else set()
     problems: list[dict[str, Any]] = [{"field": field, "message": message} for field, message in sorted(in_all)]
-    detail = summary(problems) if problems else f"{faults[0][0]}: {summary(faults[0][1])}"
+    detail = summary(problems) if problems else _say_of(faults[0][0], summary(faults[0][1]))
     problems += [
-        {"field": one["field"], "message": f"{label}: {one['message']}", "variant": label}
+        {"field": one["field"], "message": _say_of(label, one["message"]), "variant": label}
         for label, found in faults
         for one in found
         if (one["field"], one["message"]) not in in_all
     ]
     raise RecipeInvalid(detail, problems=problems)
+
+
+def _say_of(label: str, message: str) -> str:
+    """The message with the label before it, unless it names the one value of the label itself."""
+    return message if "," not in label and f"{label.rsplit(' ', 1)[-1]!r}" in message else f"{label}: {message}"
 
 
 def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> SweepState:

@@ -55,7 +55,7 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 def test_a_misspelt_setting_is_named_by_its_path() -> None:
     fields = problem_fields(recipe(training={"batchsize": 4}))
-    assert fields == {"training.batchsize": "There is no setting called batchsize; check the spelling."}
+    assert fields == {"training.batchsize": "There is no setting called training.batchsize; check the spelling."}
 
 
 def test_lambda_or_a_target_but_not_both_and_not_neither() -> None:

@@ -117,7 +117,7 @@ def test_a_fault_of_all_variants_is_said_once() -> None:
         ),
         ({"baselines": ["dpo", "dpo"]}, "baselines", "stands here twice"),
         ({"baselines": ["ppo"]}, "baselines", "There is no baseline 'ppo'; there are sft_chosen"),
-        ({"fields": {"training.bach_size": [2]}}, "training.bach_size", "no setting called bach_size"),
+        ({"fields": {"training.bach_size": [2]}}, "training.bach_size", "no setting called training.bach_size"),
         ({"fields": {"name": ["a", "b"]}}, "fields.name", "names its runs itself"),
         ({"fields": {"training.batch_size": []}}, "fields.training.batch_size", "Must not be empty"),
         ({"fields": {"training": [3]}}, "training", "an object with fields"),
