@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.findings import wilson_interval
+from app.domain.percent import percent
 
 NEEDED_PROMPTS = 100
 NEEDED_GAIN = 1.0  # in standard deviations of the base's rewards
@@ -78,7 +79,7 @@ class Result:
         if self.gain < NEEDED_GAIN:
             clauses.append(f"the mean reward rose by {self.gain:.2f} standard deviations of the base's rewards, not by 1")
         if self.win_rate < NEEDED_WIN_RATE:
-            clauses.append(f"the aligned policy wins {self.win_rate:.1%} of the prompts, not 75 %")
+            clauses.append(f"the aligned policy wins {percent(self.win_rate, 1)} of the prompts, not 75 %")
         return clauses
 
 
@@ -88,7 +89,7 @@ def verdict(result: Result) -> str:
         return f"Not clearly better: {'; '.join(missed)}."
     return (
         f"Clearly better: the mean reward rose by {result.gain:.2f} standard deviations of the base's rewards (1 was needed), "
-        f"and the aligned policy wins {result.win_rate:.1%} of {len(result.answers)} held-out prompts (75 % were needed)."
+        f"and the aligned policy wins {percent(result.win_rate, 1)} of {len(result.answers)} held-out prompts (75 % were needed)."
     )
 
 
@@ -118,7 +119,7 @@ def figures(result: Result) -> Table:
     base, aligned = (statistics.fmean(getattr(a, f"{who}_score") for a in answers) for who in ("base", "aligned"))
     table.add_row("mean true score", f"{base:.2f}", f"{aligned:.2f}", f"{result.score_gain:+.2f} sd of the base")
     table.add_row("standard deviation of rewards", f"{result.deviation:.2f}")
-    table.add_row("win rate (95 % interval)", "", f"{result.win_rate:.1%}", f"{low:.1%} to {high:.1%}")
+    table.add_row("win rate (95 % interval)", "", percent(result.win_rate, 1), f"{percent(low, 1)} to {percent(high, 1)}")
     table.add_row(
         "tokens per answer", number(metrics, "eval/length_reference", ".1f"), number(metrics, "eval/length_policy", ".1f")
     )

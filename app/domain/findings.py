@@ -11,6 +11,7 @@ from statistics import fmean, median, pstdev, stdev
 from typing import TypeGuard
 
 from app.domain.events import FindingRaised
+from app.domain.percent import percent
 from app.domain.scoring import FLAT_STD
 from app.domain.signatures import SIGNATURES
 
@@ -120,7 +121,7 @@ def find_inverted_rewards(pairs: Sequence[tuple[float, float]]) -> str | None:
         return None
     return (
         f"The chosen response has the higher reward in only {num_right} of {num_decided} pairs "
-        f"({num_right / num_decided:.0%}; 95 % interval {low:.0%} to {high:.0%})."
+        f"({percent(num_right / num_decided)}; 95 % interval {percent(low)} to {percent(high)})."
     )
 
 
@@ -136,7 +137,13 @@ def find_weight_collapse(metrics: Metrics) -> str | None:
     if share is None or share >= COLLAPSED_SHARE:
         return None
     worth = f" ({size:.1f} responses)" if size is not None else ""
-    return f"The effective sample size is {share:.2f} of the batch{worth}, below {COLLAPSED_SHARE:g}."
+    return f"The effective sample size is {_tell_below(share, COLLAPSED_SHARE)} of the batch{worth}, below {COLLAPSED_SHARE:g}."
+
+
+def _tell_below(value: float, limit: float) -> str:
+    """Two decimals, or as many as show that the value lies below the limit."""
+    texts = (f"{value:.{decimals}f}" for decimals in range(2, 18))
+    return next((text for text in texts if float(text) < limit), str(value))
 
 
 def find_plain_sft(metrics: Metrics) -> str | None:
@@ -144,7 +151,7 @@ def find_plain_sft(metrics: Metrics) -> str | None:
     if _is_lone(metrics):
         return None
     if above is not None and above > PLAIN_SHARE:
-        return f"{above:.0%} of the responses make more than 0.99 of their own prompt's Z(x)."
+        return f"{percent(above)} of the responses make more than 0.99 of their own prompt's Z(x)."
     mean = 1.0 if mean is None else mean
     if spread is not None and mean > 0 and spread < PLAIN_SPREAD * mean:
         return f"The weights' standard deviation is {spread:.2g} at a mean of {mean:.2g}: they are all alike."
@@ -181,14 +188,15 @@ def tell_low_diversity(repetitive: int, num_batches: int, worst: float) -> str |
     if repetitive == 0 or (repetitive == 1 and num_batches > 1):
         return None
     return (
-        f"In {repetitive} of {num_batches} batches copies of responses or one prompt fill more than half (at worst {worst:.0%})."
+        f"In {repetitive} of {num_batches} batches copies of responses or one prompt fill more than half "
+        f"(at worst {percent(worst)})."
     )
 
 
 def find_truncated_pairs(num_equal: int, num_pairs: int) -> str | None:
     if num_equal <= 0:
         return None
-    return f"{num_equal} of {num_pairs} pairs ({num_equal / max(num_pairs, num_equal):.1%}) are equal after truncation."
+    return f"{num_equal} of {num_pairs} pairs ({percent(num_equal / max(num_pairs, num_equal), 1)}) are equal after truncation."
 
 
 def find_nothing_held_out(num_train: int, num_held_out: int, share: float) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from app.domain.percent import percent
 from app.domain.recipe import Recipe
 
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
@@ -79,8 +80,9 @@ def has_all_pairs(facts: ScoringFacts) -> bool:
 def describe_inverted(check: RewardCheck) -> str:
     """The evidence of `inverted_rewards` as a sentence with the measured numbers."""
     return (
-        f"The chosen response has the higher reward in only {check.accuracy or 0.0:.0%} of {check.num_pairs - check.num_ties} "
-        f"pairs (95 % interval {check.low:.0%} to {check.high:.0%}), so the rewards contradict the preference labels."
+        f"The chosen response has the higher reward in only {percent(check.accuracy or 0.0)} "
+        f"of {check.num_pairs - check.num_ties} pairs (95 % interval {percent(check.low)} to {percent(check.high)}), "
+        "so the rewards contradict the preference labels."
     )
 
 

@@ -20,7 +20,7 @@ class Signature:
 
 _SIGNATURES = (
     Signature(
-        "flat_rewards", "warning", "The rewards tell nothing",
+        "flat_rewards", "warning", "The rewards hardly tell the responses apart",
         "the rewards' standard deviation is below 0.001, or chosen minus rejected is within two standard errors of"
         " 0",
         "Nothing but the reference separates the responses, so this comes down to supervised fine-tuning. Choose "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.domain.scoring import RewardCheck
+from app.domain.signatures import SIGNATURES
 from app.web.format import percent
 from app.web.histogram import Agreement, Histogram, agreement_of, rewards_of
 
@@ -38,7 +39,7 @@ def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:
         return "good", "The rewards are the labels", "Chosen counts +1 and rejected −1, so they agree by definition."
     ranked = f"They rank chosen above rejected in {measured}"
     if check.flat:
-        return "warn", "The rewards hardly tell", f"{ranked}, with little difference in size."
+        return "warn", SIGNATURES["flat_rewards"].title, f"{ranked}, with little difference in size."
     share, low, high, rule = length_of(check)
     beside = f"{ranked}; {rule} would reach {percent(share)}."
     if check.high < low:

@@ -28,7 +28,7 @@ def test_a_rise_of_one_deviation_on_enough_prompts_with_enough_wins_is_clearly_b
     ("gains", "sentence"),
     [
         ([0.5] * 100, "the mean reward rose by 0.50 standard deviations of the base's rewards, not by 1"),
-        ([3.0] * 70 + [-1.0] * 30, "the aligned policy wins 70.0% of the prompts, not 75 %"),
+        ([3.0] * 70 + [-1.0] * 30, "the aligned policy wins 70.0 % of the prompts, not 75 %"),
         ([1.2] * 99, "only 99 held-out prompts were answered, 100 are needed"),
     ],
 )
@@ -61,8 +61,9 @@ def test_the_page_of_the_terminal_holds_every_figure_and_finding():
     show(result, console)
     text = console.file.getvalue()
     for expected in (
-        "120 held-out prompts", "mean reward", "0.00", "1.20", "+1.19 sd of the base", "mean true score", "100.0%",
-        "96.9% to 100.0%", "50.0", "41.5", "3.25", "0.29", "-0.09", "Finding: Weights follow length (first at step 3). ρ = 0.8.",
+        "120 held-out prompts", "mean reward", "0.00", "1.20", "+1.19 sd of the base", "mean true score", "100.0 %",
+        "96.9 % to 100.0 %", "50.0", "41.5", "3.25", "0.29", "-0.09",
+        "Finding: Weights follow length (first at step 3). ρ = 0.8.",
         "A typical gain", "Prompt 0.", "Aligned.",
     ):  # fmt: skip
         assert expected in text

@@ -35,7 +35,8 @@ def test_healthy_steps_raise_nothing() -> None:
         ("flat_rewards", {"reward/std": 0.0002}, "0.0002"),
         ("overflow_risk", {"weight/largest_exponent": 123.4}, "123"),
         ("weight_collapse", {"weight/ess_share": 0.11, "weight/ess": 1.76}, "0.11 of the batch (1.8 responses)"),
-        ("plain_sft", {"weight/share_above": 0.96}, "96%"),
+        ("weight_collapse", {"weight/ess_share": 0.1996}, "is 0.1996 of the batch"),
+        ("plain_sft", {"weight/share_above": 0.96}, "96 %"),
         ("plain_sft", {"weight/std": 0.0004}, "0.0004"),
         ("length_driven", {"weight/spearman_length": -0.83, "weight/spearman_reward": 0.12}, "-0.83"),
         ("length_driven", {"weight/spearman_length": 0.6, "weight/spearman_reward": -0.1}, "longer"),
@@ -143,7 +144,7 @@ def test_rewards_against_the_labels_are_inverted() -> None:
     pairs = [(0.0, 1.0)] * 70 + [(1.0, 0.0)] * 30 + [(1.0, 1.0)] * 50
     (finding,) = diagnose_data(pairs=pairs)
     assert finding.name == "inverted_rewards"
-    assert "30 of 100 pairs (30%; 95 % interval 22% to 40%)" in finding.evidence
+    assert "30 of 100 pairs (30 %; 95 % interval 22 % to 40 %)" in finding.evidence
     assert "inverted_rewards" not in names(diagnose_data(pairs=[(0.0, 1.0)] * 6 + [(1.0, 0.0)] * 4))
 
 
@@ -160,7 +161,7 @@ def test_batches_of_copies_or_of_one_prompt_have_low_diversity() -> None:
     (finding,) = diagnose_data(batches=[copies, fine, one_prompt, ([], [])])
     assert finding.name == "low_diversity"
     assert "2 of 4 batches" in finding.evidence
-    assert "75%" in finding.evidence
+    assert "75 %" in finding.evidence
 
 
 def test_a_last_batch_of_one_prompt_is_not_held_against_a_plan() -> None:
@@ -173,7 +174,7 @@ def test_a_last_batch_of_one_prompt_is_not_held_against_a_plan() -> None:
 def test_pairs_equal_after_truncation_are_counted() -> None:
     (finding,) = diagnose_data(num_pairs=400, num_equal_pairs=3)
     assert finding.name == "truncated_pairs"
-    assert "3 of 400 pairs (0.8%)" in finding.evidence
+    assert "3 of 400 pairs (0.8 %)" in finding.evidence
 
 
 def test_a_run_without_held_out_prompts_says_so_unless_that_was_wanted() -> None:

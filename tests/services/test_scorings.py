@@ -228,7 +228,7 @@ def test_a_launch_with_rewards_known_as_inverted_needs_a_word(database: Database
     ask(database, library)
     work(database, make_facts(check=INVERTED))
     with database.writing() as session:
-        with pytest.raises(RecipeInvalid, match=r"only 20% of 9 pairs \(95 % interval 6% to 45%\)") as caught:
+        with pytest.raises(RecipeInvalid, match=r"only 20 % of 9 pairs \(95 % interval 6 % to 45 %\)") as caught:
             runs.launch(session, library.user.id, library.recipe())
         assert [problem["field"] for problem in caught.value.problems] == ["reward.accept_inverted"]
         assert "set reward.accept_inverted to true" in caught.value.detail

@@ -101,7 +101,7 @@ def test_the_rewards_are_checked_in_numbers_and_words(studio, client):
     shown = client.get(f"/api/v1/scorings/{make_ready(studio, client, check=check)}/check").json()
     assert (shown["accuracy"], shown["length_accuracy"], shown["counts"]) == (0.2, 0.6, [3, 5, 8, 4])
     assert [finding["name"] for finding in shown["findings"]] == ["inverted_rewards", "flat_rewards"]
-    assert "only 20% of 9 pairs" in shown["findings"][0]["evidence"]
+    assert "only 20 % of 9 pairs" in shown["findings"][0]["evidence"]
     assert "-0.02 on average" in shown["findings"][1]["evidence"]
     waiting = client.get(f"/api/v1/scorings/{ask(studio, client)}/check")
     assert waiting.status_code == 409

@@ -76,7 +76,7 @@ def test_a_miss_says_what_differs(workshop, run, scored):
     assert run(folder) == 0, read_events(folder)[-1]
     facts = scoring_of(folder)
     assert facts.reward is None  # labels stand in the data
-    assert facts.logprob.miss_reason == "The nearest kept log-probabilities differ in the batch size (4, here 2)."
+    assert facts.logprob.miss_reason == "The nearest kept log-probabilities differ in the batch size (4 there, 2 here)."
     assert facts.logprob.miss_reason in logs(folder)
     assert facts.check.accuracy == 1.0
 

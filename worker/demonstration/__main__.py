@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from app.domain.percent import percent
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
 NUM_PAIRS = 800  # uploaded; a fifth of them is held out by the recipe
@@ -111,7 +112,7 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
         pairs = generate_pairs(seed + 1, scaled(NUM_COMPARISONS, scale) + num_tests, taken)
         model = models.train_reward(tokenizer, pairs[num_tests:], seed, reporter(part))
         accuracy = models.pair_accuracy(model, models.encode_pairs(tokenizer, pairs[:num_tests]), tokenizer.pad_token_id)
-        say(part, f"prefers the better answer in {accuracy:.0%} of {num_tests} pairs it has not seen")
+        say(part, f"prefers the better answer in {percent(accuracy)} of {num_tests} pairs it has not seen")
     folder, fresh = out_dir / part, out_dir / f"{part}.part-{os.getpid()}"
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)

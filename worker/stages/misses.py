@@ -18,6 +18,7 @@ WORDS = {
     "batch_size": "the batch size",
     "seed": "the seed of the batch plan",
 }
+VALUES = {"plain turns": "Human and Assistant turns", "chat template": "the tokenizer's chat template"}
 NAMES = {"logprob": "log-probabilities", "reward": "rewards"}
 SHORT = 24  # longer values are hashes, which tell a reader nothing
 
@@ -43,7 +44,7 @@ def _differing(wanted: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
 def _describe(name: str, wanted: str, kept: str) -> str:
     if not wanted or not kept or max(len(wanted), len(kept)) > SHORT:
         return WORDS[name]
-    return f"{WORDS[name]} ({kept}, here {wanted})"
+    return f"{WORDS[name]} ({VALUES.get(kept, kept)} there, {VALUES.get(wanted, wanted)} here)"
 
 
 def _describe_extent(wanted: Wanted, kept: Manifest) -> str:

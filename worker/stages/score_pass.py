@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.domain.errors import RecipeInvalid
 from app.domain.events import ScoringKept
+from app.domain.percent import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
@@ -152,9 +153,10 @@ def refuse_inverted(recipe: Recipe, check: RewardCheck) -> None:
         return
     raise RecipeInvalid.at(
         "reward.accept_inverted",
-        f"The rewards contradict the preference labels: the chosen response has the higher reward in only {check.accuracy:.0%} "
-        f"of {check.num_pairs - check.num_ties} pairs (95 % interval {check.low:.0%} to {check.high:.0%}). Use another reward, "
-        "swap chosen and rejected, or set reward.accept_inverted to launch anyway.",
+        "The rewards contradict the preference labels: the chosen response has the higher reward in only "
+        f"{percent(check.accuracy or 0.0)} of {check.num_pairs - check.num_ties} pairs "
+        f"(95 % interval {percent(check.low)} to {percent(check.high)}). "
+        "Use another reward, swap chosen and rejected, or set reward.accept_inverted to launch anyway.",
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import ModelInvalid
+from app.domain.percent import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from worker.stages.attempt import Attempt
@@ -163,8 +164,8 @@ def _decode(raw: Part) -> Part:
 def _tell_dropped(attempt: Attempt, layout: Layout, raw: Part, rewards: Part | None = None) -> None:
     num_pairs = layout.count_pairs(EARLY)
     num_dropped = sum(int((raw_BM > 0).sum()) for raw_BM in raw.matrices)
-    text = f"Early stopping dropped {num_dropped} of {num_pairs} prompt-response pairs ({num_dropped / num_pairs:.0%})"
+    text = f"Early stopping dropped {num_dropped} of {num_pairs} prompt-response pairs ({percent(num_dropped / num_pairs)})"
     if rewards is not None:
         num_asked = sum(int(reward_BM.isfinite().sum()) for reward_BM in rewards.matrices)
-        text += f"; the reward model was asked about {num_asked} ({num_asked / num_pairs:.0%})"
+        text += f"; the reward model was asked about {num_asked} ({percent(num_asked / num_pairs)})"
     attempt.log(text + ".")

@@ -84,7 +84,7 @@ def test_a_kept_scoring_is_checked_by_its_index(tmp_path, batches):
 
 def test_inverted_rewards_are_refused_unless_the_recipe_accepts_them():
     inverted = check([(0.0, 1.0)] * 20)
-    with pytest.raises(RecipeInvalid, match=r"contradict the preference labels: .* in only 0% of 20 pairs") as refused:
+    with pytest.raises(RecipeInvalid, match=r"contradict the preference labels: .* in only 0 % of 20 pairs") as refused:
         refuse_inverted(make_recipe(), inverted)
     assert refused.value.problems[0]["field"] == "reward.accept_inverted"
     refuse_inverted(make_recipe(reward={"accept_inverted": True}), inverted)

@@ -139,9 +139,11 @@ def test_a_miss_is_explained_by_what_differs_from_the_nearest(tmp_path):
 
     assert explain() == "No log-probabilities are kept yet."
     score_all(tmp_path)
-    assert explain(dtype="bfloat16") == "The nearest kept log-probabilities differ in the number type (float32, here bfloat16)."
+    assert explain(dtype="bfloat16") == (
+        "The nearest kept log-probabilities differ in the number type (float32 there, bfloat16 here)."
+    )
     assert explain(weights="v" * 64, max_prompt="256") == (
-        "The nearest kept log-probabilities differ in the model's weights and the longest prompt (512, here 256)."
+        "The nearest kept log-probabilities differ in the model's weights and the longest prompt (512 there, 256 here)."
     )
     assert "another version of a library" in explain(tokens="u")
     assert explain(replace(WANTED, kind="reward")) == "No rewards are kept yet."
