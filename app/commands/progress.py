@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.metrics import CATALOGUE
+from app.domain.percent import percent
 from app.domain.run import RunState
 
 SHOWN = (
@@ -96,7 +97,7 @@ class RunProgress:
 
     def metrics_line(self, prefix: str) -> str:
         shown = [key for key in SHOWN if key in self.metrics and key.startswith(prefix) and (prefix or "eval/" not in key)]
-        return ", ".join(f"{CATALOGUE[key].title.lower()} {self.metrics[key]:.4g}" for key in shown)
+        return ", ".join(f"{CATALOGUE[key].title.lower()} {figure(key, self.metrics[key])}" for key in shown)
 
     def render(self) -> RenderableType:
         head = Table.grid(padding=(0, 2))
@@ -113,10 +114,19 @@ class RunProgress:
 
     def metrics_table(self) -> Table:
         made = Table.grid(padding=(0, 3))
-        cells = [Text(f"{CATALOGUE[key].title}  {self.metrics[key]:.4g}") for key in SHOWN if key in self.metrics]
+        cells = [Text(f"{CATALOGUE[key].title}  {figure(key, self.metrics[key])}") for key in SHOWN if key in self.metrics]
         for start in range(0, len(cells), 3):
             made.add_row(*cells[start : start + 3])
         return made
+
+
+def figure(key: str, value: float) -> str:
+    """A metric as people read it: `14 230 tokens/s`, `62.5 %`, `0.3172`; the unit only where the title doesn't say it."""
+    unit = CATALOGUE[key].unit
+    if unit == "share":
+        return percent(value, 1)
+    digits = f"{value:,.0f}".replace(",", " ") if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
+    return f"{digits} {unit}" if unit in {"tokens/s", "nats", "tokens"} else digits
 
 
 def as_sentence(reason: str) -> str:
