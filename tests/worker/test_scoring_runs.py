@@ -81,6 +81,13 @@ def test_a_miss_says_what_differs(workshop, run, scored):
     assert facts.check.accuracy == 1.0
 
 
+def test_a_miss_names_the_held_out_share_when_the_data_are_the_same(workshop, run, scored):
+    _, scorings = scored
+    folder = workshop.attempt(kind="scoring", scorings=scorings, evaluation={"share": 0.4})
+    assert run(folder) == 0, read_events(folder)[-1]
+    assert "differ in the held-out share (" in scoring_of(folder).logprob.miss_reason
+
+
 def test_conversations_that_the_reward_model_cannot_read_whole_are_told(workshop, run, scored):
     rows = workshop.examples(4)
     rows[1]["prompt"][0]["content"] = "again " * 300

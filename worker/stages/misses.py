@@ -8,6 +8,8 @@ from worker.stages.scorings import CROSS, EARLY, OWN, Wanted
 
 WORDS = {
     "data": "the examples",
+    "held_out_share": "the held-out share",
+    "held_out_seed": "the seed of the held-out examples",
     "weights": "the model's weights",
     "tokenizer": "the tokenizer or its chat template",
     "format": "the prompt format",
@@ -19,6 +21,7 @@ WORDS = {
     "seed": "the seed of the batch plan",
 }
 VALUES = {"plain turns": "Human and Assistant turns", "chat template": "the tokenizer's chat template"}
+HELD_OUT = ("held_out_share", "held_out_seed")  # they count where other examples are scored for it
 NAMES = {"logprob": "log-probabilities", "reward": "rewards"}
 SHORT = 24  # longer values are hashes, which tell a reader nothing
 
@@ -38,7 +41,13 @@ def explain_miss(folder: Path, wanted: Wanted) -> str:
 
 
 def _differing(wanted: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
-    return [name for name in WORDS if wanted.get(name) != kept.get(name)]
+    differing = [name for name in WORDS if wanted.get(name) != kept.get(name)]
+    held_out = [name for name in HELD_OUT if name in differing and name in wanted and name in kept]
+    causes = held_out if "data" in differing else []
+    left_out = {*HELD_OUT} - {*causes}
+    if causes and wanted.get("pool") == kept.get("pool"):  # the same data set: other examples of it are held out
+        left_out.add("data")
+    return [name for name in differing if name not in left_out]
 
 
 def _describe(name: str, wanted: str, kept: str) -> str:

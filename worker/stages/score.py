@@ -63,17 +63,26 @@ def hash_texts(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
     return digest
 
 
-def describe_plan(batches: Sequence[Sequence[Encoded]], recipe: Recipe) -> dict[str, str]:
+def describe_plan(batches: Sequence[Sequence[Encoded]], held_out: Sequence[Encoded], recipe: Recipe) -> dict[str, str]:
     """Facts about the scored examples and how they are batched, by the names that reasons of a miss use."""
-    digest = hashlib.sha256()
-    for example in sorted((example for batch in batches for example in batch), key=lambda example: example.example_id):
-        texts = [example.example_id, example.turns, [response.content for response in example.responses]]
-        digest.update(json.dumps(texts).encode())
+    scored = [example for batch in batches for example in batch]
     return {
-        "data": digest.hexdigest(),
+        "data": _hash_examples(scored),
+        "pool": _hash_examples([*scored, *held_out]),
+        "held_out_share": f"{recipe.evaluation.share:g}",
+        "held_out_seed": str(recipe.evaluation.seed),
         "batch_size": str(recipe.training.batch_size),
         "seed": str(recipe.training.seed),
     }
+
+
+def _hash_examples(examples: Sequence[Encoded]) -> str:
+    """Digest of the texts, whatever their order."""
+    digest = hashlib.sha256()
+    for example in sorted(examples, key=lambda example: example.example_id):
+        texts = [example.example_id, example.turns, [response.content for response in example.responses]]
+        digest.update(json.dumps(texts).encode())
+    return digest.hexdigest()
 
 
 def score_rewards(

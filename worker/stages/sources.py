@@ -55,7 +55,7 @@ class RewardSource:
         dtype = self._attempt.recipe.policy.dtype
         facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
         identity = {**facts, "texts": hash_texts(self._ground.batches).hexdigest()}
-        return identity, {**describe_plan(self._ground.batches, self._attempt.recipe), **facts}
+        return identity, {**describe_plan(self._ground.batches, self._ground.prepared.held_out, self._attempt.recipe), **facts}
 
     def want(self, extent: str, smallest_lambda: float | None = None, stopping: str = "") -> Wanted:
         return Wanted("reward", *self._facts, extent, smallest_lambda, stopping)
@@ -113,7 +113,7 @@ class ReferenceSource:
             "max_response": str(ground.lengths.max_response),
         }
         identity = {**model, "tokens": hash_tokens(ground.batches).hexdigest()}
-        return identity, {**describe_plan(ground.batches, self._attempt.recipe), **tokens, **model}
+        return identity, {**describe_plan(ground.batches, ground.prepared.held_out, self._attempt.recipe), **tokens, **model}
 
     def want(self, extent: str, smallest_lambda: float | None = None, stopping: str = "") -> Wanted:
         return Wanted("logprob", *self._facts, extent, smallest_lambda, stopping)

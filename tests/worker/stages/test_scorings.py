@@ -13,7 +13,10 @@ from worker.stages.misses import explain_miss
 from worker.stages.scorings import CROSS, EARLY, GROUP_SIZE, OWN, Layout, Wanted, find_scoring, read_scores, score_in_groups
 from worker.stop import Stopped
 
-FACTS = {"data": "d" * 64, "weights": "w" * 64, "dtype": "float32", "max_prompt": "512", "batch_size": "2", "seed": "0"}
+FACTS = {
+    "data": "d" * 64, "pool": "p" * 64, "held_out_share": "0.05", "held_out_seed": "0", "weights": "w" * 64, "dtype": "float32",
+    "max_prompt": "512", "batch_size": "2", "seed": "0",
+}  # fmt: skip
 WANTED = Wanted("logprob", {"weights": "w", "tokens": "t"}, FACTS, CROSS)
 NUM = 2 * GROUP_SIZE + 3
 LAYOUT = Layout([torch.tensor([0, 0, 1, 1])] * NUM, [2] * NUM)
@@ -146,6 +149,11 @@ def test_a_miss_is_explained_by_what_differs_from_the_nearest(tmp_path):
         "The nearest kept log-probabilities differ in the model's weights and the longest prompt (512 there, 256 here)."
     )
     assert "another version of a library" in explain(tokens="u")
+    assert explain(data="e" * 64, held_out_share="0.1") == (
+        "The nearest kept log-probabilities differ in the held-out share (0.05 there, 0.1 here)."
+    )
+    assert "another version of a library" in explain(tokens="u", held_out_share="0.1")  # the same examples for all that
+    assert explain(data="e" * 64, pool="q" * 64).endswith("differ in the examples.")
     assert explain(replace(WANTED, kind="reward")) == "No rewards are kept yet."
     score_all(tmp_path, wanted=replace(WANTED, identity={}, facts={**FACTS, "dtype": "bfloat16"}, extent=OWN))
     assert explain(replace(WANTED, identity={}), dtype="bfloat16").endswith("and those of other prompts are needed too.")
