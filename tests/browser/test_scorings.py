@@ -87,12 +87,12 @@ def test_the_preview_comes_by_itself_and_changes_with_the_form(page, studio, sco
         page.get_by_label("λ grid").fill("0.05, 2")
         page.get_by_label("Batch sizes").fill("4, 8")
         page.get_by_text("what if labels or rewards").click()
-        page.get_by_label("Share of swapped labels").fill("0.2")
+        page.get_by_label("Noise on the rewards").fill("0.2")
         page.get_by_role("button", name="Preview").click()
         expect(table).to_have_count(4)
         asked = previewer.asked[-1]
         assert (asked.presets, asked.lambdas, asked.batch_sizes) == (["paper", "length_normalised"], [0.05, 2.0], [4, 8])
-        assert asked.label_flip_share == 0.2
+        assert asked.reward_std == 0.2
         row = page.get_by_role("region", name="Paper, B 4").get_by_role("row").nth(1)
         expect(row).to_contain_text("One response takes the batch")
         page.get_by_text("Heaviest and lightest responses").first.click()

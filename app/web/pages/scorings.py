@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
@@ -228,7 +228,7 @@ def request_again(session: WriteSession, user: CurrentUser, scoring_id: str) -> 
 
 @router.post("/scorings/{scoring_id}/delete")
 def delete_scoring(
-    session: WriteSession, files: CurrentFiles, user: CurrentUser, scoring_id: str, anyway: Annotated[bool, Form()] = False
+    session: WriteSession, files: CurrentFiles, user: CurrentUser, scoring_id: str, anyway: Annotated[bool, Query()] = False
 ) -> Response:
     """`anyway` comes from the form whose question says that runs stay."""
     service.delete(session, files, user.id, scoring_id, anyway=anyway)
