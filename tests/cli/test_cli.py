@@ -257,7 +257,7 @@ def test_a_sweep_that_can_not_be_is_refused_in_a_sentence(shell):
         (("--lambda", "0"), "must be greater than 0, not 0."),
         (("--lambda", "nan"), "--lambda must be a finite number"),
         (("--field", "training.batch_size"), "--field needs a setting and its values"),
-        (("--field", "training.batch_size=2,none"), "batch_size none: training.batch_size must be a whole number"),
+        (("--field", "training.batch_size=2,none"), "training.batch_size must be a whole number, not 'none'"),
         (("--baseline", "ppo"), "There is no baseline 'ppo'"),
     ):
         assert words in shell.fails("sweeps", "launch", "recipe.yaml", *options)
