@@ -212,7 +212,9 @@ def _prefix_can_be_shared(model: Body) -> bool:
         cache.batch_select_indices(rows)
         have = model.run(ids_RT[:, 5:].expand(2, -1), mask.expand(2, -1), positions[:, 7:].expand(2, -1), cache=cache)
         return _close(have.last_hidden_state, want.expand(2, -1, -1), model)
-    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the network
+    except (TypeError, ValueError, AttributeError, RuntimeError):
         return False  # recurrent and hybrid families keep other states; they are run without sharing
 
 
@@ -232,7 +234,9 @@ def _rows_can_be_packed(model: Body) -> bool:
             places = [slice(offsets[part], offsets[part] + len(parts[part])) for part in (prompt, response)]
             if not _close(torch.cat([have_ND[place] for place in places]), want_TD, model):
                 return False
-    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError):
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the network
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError):
         return False  # attention of another kind, or none: such families are run in padded rows
     return True
 
@@ -254,6 +258,8 @@ def flex_agrees(model: Body) -> bool:
                 hidden_ND = run(model.body, ids_N, packing)
                 gradients = torch.autograd.grad((hidden_ND.float() * scale_N1).mean(), table) if is_cuda else ()
                 found.append((hidden_ND.detach(), *gradients))
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel
     except Exception:  # compilers and kernels fail in their own ways; attention part by part is always there
         return False
     finally:

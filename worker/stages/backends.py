@@ -63,7 +63,9 @@ def find_fault(backend: str, model: LanguageModel, batch: Sequence[Encoded], che
     want_BM = _score_naively(model, batch, wanted_BM, check)
     try:
         have_BM = score_by(backend, model, batch, wanted_BM, check)
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, NotImplementedError) as error:
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the backend
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         return f"it can't run it ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})."
     # Sums over tokens; in bfloat16 each token's log-probability is rough, and so is the oracle's own.
     absolute, relative = (0.01, 1e-4) if model.network.dtype in (torch.float32, torch.float64) else (0.5, 2e-2)

@@ -17,6 +17,7 @@ from transformers import (
 
 from app.domain.errors import ModelInvalid, RecipeInvalid
 from app.domain.recipe import LoraSettings
+from tests.worker.workshop import build_network
 from worker.models.adapter import adapt, add_lora
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
@@ -117,3 +118,18 @@ def test_lora_on_unknown_modules_or_on_the_head_names_the_field():
     network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
     with pytest.raises(RecipeInvalid, match="head can't carry an adapter"):
         add_lora(adapt(network), LoraSettings(target_modules=["lm_head"]), 0)
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
+def test_memory_that_ran_out_while_a_network_is_probed_is_not_taken_for_its_nature(number):
+    """The head's check takes two passes of the body; then come those of the shared beginning and of packed rows."""
+    network = build_network("llama", 40).eval()
+    calls = iter(range(1, 100))
+
+    def run_out(_module, _inputs):
+        if next(calls) == number:
+            raise torch.OutOfMemoryError("out of memory")
+
+    network.base_model.register_forward_pre_hook(run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        adapt(network)
