@@ -90,15 +90,9 @@ def _run_down(
     start = 0
     while rows:
         check()
-        tails = [ids[start : start + size] for _, ids in rows]
-        length_R = torch.tensor([len(tail) for tail in tails], device=body.device)
-        width = max(len(tail) for tail in tails)
-        ids_RT = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=body.device)
-        place_T = torch.arange(width, device=body.device)
-        positions_RT = mask_RS.sum(1, keepdim=True) + place_T
-        mask_RS = torch.cat([mask_RS, (place_T < length_R[:, None]).long()], dim=1)
+        ids_RT, length_R, mask_RS, positions_RT = _pad(body, [ids[start : start + size] for _, ids in rows], mask_RS)
         hidden_RTD = body.run(ids_RT, mask_RS, positions_RT, cache=cache).last_hidden_state
-        start += width
+        start += ids_RT.shape[1]
         needed = goes_on(Continued([row for row, _ in rows], hidden_RTD, length_R)).tolist()
         kept = [k for k, (_, ids) in enumerate(rows) if needed[k] and len(ids) > start]
         if len(kept) < len(rows) and kept:  # only rows that filled the chunk go on, so nothing in the cache is padding
@@ -153,16 +147,21 @@ def _encode(body: Body, beginnings: Sequence[Ids]) -> tuple[Any, Tensor]:
 
 
 def _continue(body: Body, rows: list[int], tails: list[Ids], cache: Any, prefix_RP: Tensor, place_R: Tensor) -> Continued:
-    length_R = torch.tensor([len(tail) for tail in tails], device=body.device)
-    width = max(len(tail) for tail in tails)
-    ids_RT = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=body.device)
-    place_T = torch.arange(width, device=body.device)
-    positions_RT = prefix_RP.sum(1, keepdim=True) + place_T
-    mask = torch.cat([prefix_RP, (place_T < length_R[:, None]).long()], dim=1)
+    ids_RT, length_R, mask, positions_RT = _pad(body, tails, prefix_RP)
     if cache is not None:
         cache.batch_select_indices(place_R)
     hidden_RTD = body.run(ids_RT, mask, positions_RT, cache=cache).last_hidden_state
     return Continued(rows, hidden_RTD, length_R)
+
+
+def _pad(body: Body, tails: Sequence[Ids], mask_RS: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Right-padded tails behind what `mask_RS` spans: ids [R, T], lengths [R], the whole mask [R, S + T], positions [R, T]."""
+    length_R = torch.tensor([len(tail) for tail in tails], device=body.device)
+    width = max(len(tail) for tail in tails)
+    ids_RT = torch.tensor([[*tail, *[0] * (width - len(tail))] for tail in tails], device=body.device)
+    place_T = torch.arange(width, device=body.device)
+    positions_RT = mask_RS.sum(1, keepdim=True) + place_T
+    return ids_RT, length_R, torch.cat([mask_RS, (place_T < length_R[:, None]).long()], dim=1), positions_RT
 
 
 def chunk(items: Sequence[int], costs: Sequence[int], kinds: Sequence[bool], budget: int) -> list[list[int]]:
