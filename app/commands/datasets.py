@@ -35,6 +35,14 @@ def read_document(path: Path) -> Any:
         raise CommandFailed(f"{path} can't be read as YAML{f' (line {where.line + 1})' if where else ''}.") from error
 
 
+def read_recipe(path: Path | None) -> dict[str, Any]:
+    """The settings in a recipe's file; none without one. Raises: CommandFailed."""
+    body = read_document(path) if path else {}
+    if not isinstance(body, dict):
+        raise CommandFailed(f"{path} should hold a recipe: settings by name.")
+    return body
+
+
 @group.command("add")
 def add(
     file: Path,

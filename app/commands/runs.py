@@ -12,7 +12,7 @@ import httpx
 import typer
 
 from app.commands.client import Client, CommandFailed, Unreachable
-from app.commands.datasets import read_document
+from app.commands.datasets import read_recipe
 from app.commands.progress import RunProgress
 from app.commands.terminal import err, out, table
 from app.settings import Settings
@@ -41,9 +41,7 @@ def launch(
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
     """Launch a run; prints its id."""
-    body = read_document(recipe) if recipe else {}
-    if not isinstance(body, dict):
-        raise CommandFailed(f"{recipe} should hold a recipe: settings by name.")
+    body = read_recipe(recipe)
     sections: dict[str, dict[str, Any]] = {
         "": {"dataset": dataset, "name": name},
         "policy": {"model": policy, "adaptation": adaptation},

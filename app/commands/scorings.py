@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client, CommandFailed, Unreachable
-from app.commands.datasets import read_document
+from app.commands.datasets import read_recipe
 from app.commands.runs import follow, merge, named_as_typed, reward_of
 from app.commands.terminal import err, facts, out, plain, size, table
 from app.settings import Settings
@@ -32,9 +32,7 @@ def create(
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow its run to the end.")] = False,
 ) -> None:
     """Ask for a scoring; prints its id. One that is there already is not made again."""
-    body = read_document(recipe) if recipe else {}
-    if not isinstance(body, dict):
-        raise CommandFailed(f"{recipe} should hold a recipe: settings by name.")
+    body = read_recipe(recipe)
     sections: dict[str, dict[str, Any]] = {
         "": {"dataset": dataset, "name": name},
         "policy": {"model": policy},
