@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -58,6 +59,8 @@ class RunningAttempt:
         self._renew_at = 0.0  # at once: starting the process may have taken a good part of the lease
         self._retry_at = 0.0
         self._num_errors = 0
+        self._recorded_bytes = 0
+        self._whole_at = time.monotonic()  # when last all of the spool was recorded
         self._cancelled_at: float | None = None
         self._stopped_at: float | None = None
         self._ended_at: float | None = None
@@ -93,6 +96,18 @@ class RunningAttempt:
         self._press(status)
         return False
 
+    def describe(self) -> dict[str, Any]:
+        """What the workers page shows of it; the lag is what the runner wrote and the journal doesn't have yet."""
+        lag_bytes = max(0, self._tail.size_bytes - self._recorded_bytes)
+        return {
+            "run_id": self.claim.run_id,
+            "attempt": self.claim.attempt,
+            "slots": list(self.slots),
+            "pid": self.process.pid,
+            "spool_lag_bytes": lag_bytes,
+            "spool_lag_seconds": round(time.monotonic() - self._whole_at, 3) if lag_bytes else 0.0,
+        }
+
     def cancel(self) -> None:
         """Ask the runner to stop for good."""
         if self._cancelled_at is None:
@@ -117,13 +132,16 @@ class RunningAttempt:
         while True:
             self._pending = self._pending or list(self._tail.read())
             if not self._pending:
+                self._whole_at = time.monotonic()
                 return
             with self._database.writing() as session:
                 recordings.record(session, self.claim.run_id, self.claim.token, self._pending)
             self._outcome = find_outcome(self._pending) or self._outcome
             if self._outcome is not None and self._ended_at is None:
                 self._ended_at = time.monotonic()
-            self._pending = []
+            self._pending, self._recorded_bytes = [], self._tail.given_bytes
+            if self._recorded_bytes >= self._tail.size_bytes:
+                self._whole_at = time.monotonic()
             if not drain:
                 return
 

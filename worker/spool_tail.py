@@ -20,6 +20,7 @@ class SpoolTail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
+        self.given_bytes = 0  # of the lines that `read` has returned
         self._waiting: list[bytes] = []
 
     def read(self) -> Sequence[SpoolLine]:
@@ -27,6 +28,7 @@ class SpoolTail:
         while self._waiting or (waiting := self._read_lines()):
             self._waiting = self._waiting or waiting
             raw, self._waiting = self._waiting[:MAX_LINES], self._waiting[MAX_LINES:]
+            self.given_bytes += sum(len(line) + 1 for line in raw)
             if lines := [line for line in map(self._parse, raw) if line is not None]:
                 return lines
         return []
@@ -34,7 +36,12 @@ class SpoolTail:
     @property
     def unread_bytes(self) -> int:
         """How many bytes of the file were not read as lines."""
-        return self.path.stat().st_size - self._offset if self.path.exists() else 0
+        return self.size_bytes - self._offset
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is now."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _read_lines(self) -> list[bytes]:
         if not self.unread_bytes:

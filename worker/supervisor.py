@@ -15,7 +15,7 @@ from datetime import datetime
 from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, describe_shortage
-from app.services import attempts
+from app.services import attempts, provenance
 from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
@@ -148,11 +148,13 @@ class Supervisor:
                 devices=[gpu.to_dict() for gpu in self._gpus],
                 slots=self._num_slots,
                 started_at=self._started_at,
+                load={"running": [attempt.describe() for attempt in self._running.values()]},
+                version=provenance.package_versions().get("var-studio", ""),
             )
 
     def _leave(self) -> None:
         with self.database.writing() as session:
-            attempts.leave(session, self.worker_id)
+            attempts.leave(session, self.worker_id, comes_back=bool(self.settings.worker_name))
 
     def _look_for_cancels(self) -> None:
         with self.database.reading() as session:

@@ -4,13 +4,13 @@ A claim gives a fencing token, one higher each time. Every later write names it;
 StaleToken. Leases are in database time, the one clock all machines share.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from app.domain.errors import RecipeInvalid, StaleToken
 from app.domain.events import OutcomeReached
@@ -19,6 +19,7 @@ from app.domain.recipe import Recipe
 from app.domain.run import Outcome, RunKind, RunState
 from app.services.runs import hint, move
 from app.settings import Settings
+from app.store import line
 from app.store.database import now
 from app.store.files import Files
 from app.store.runs import lock_run
@@ -28,6 +29,7 @@ ANY = 2**31 - 1
 MAX_ATTEMPTS = 3
 MAX_ATTEMPTS_KILLED = 2  # by SIGKILL: perhaps for memory, which a second retry would not change
 FORGET_WORKER_AFTER = timedelta(days=1)
+FORGET_PAUSED_AFTER = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,21 @@ class Claim:
 def begin(
     session: Session, worker_id: str, lease_seconds: float, *, num_free: int = ANY, num_places: int = ANY, more_than: int = 0
 ) -> Claim | None:
-    """Claim the queued run that is next in line: highest priority, then longest waiting. None when none can begin here now.
+    """Claim the queued run that is next in line (see app.store.line). None when none can begin here now.
+
+    Nothing begins on a worker that is paused; it passes over runs that are held, want another worker or avoid it.
 
     Of the worker's `num_places`, `num_free` are free. A run of more processes than are free keeps its place at the head of
     the line, and nothing behind it is begun here meanwhile: so small runs never starve a large one. A run of more than
     `num_places` is passed over. With `more_than`, only runs of more processes than that count.
     """
     at = now(session)
-    waiting = aliased(Run)
-    size = _num_processes(waiting)
-    first = select(waiting.id).where(waiting.state == RunState.QUEUED, size <= num_places, size > more_than)
-    first = first.order_by(waiting.priority.desc(), waiting.queued_at, waiting.id).limit(1).with_for_update(skip_locked=True)
+    first = line.first_in_line(worker_id, num_places=num_places, more_than=more_than)
+    may_begin = (line.may_begin(Run, worker_id), line.is_working(worker_id), line.num_processes() <= num_free)
     statement = (
         update(Run)
-        .where(Run.id == first.scalar_subquery(), Run.state == RunState.QUEUED, _num_processes(Run) <= num_free)
-        .values(token=Run.token + 1, attempt=Run.attempt + 1, worker_id=worker_id)
+        .where(Run.id == first.scalar_subquery(), *may_begin)
+        .values(token=Run.token + 1, attempt=Run.attempt + 1, worker_id=worker_id, wanted_worker=None)
         .returning(Run.id)
     )
     run_id = session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none()
@@ -77,12 +79,6 @@ def begin(
     session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
     move(session, run, RunState.RUNNING)
     return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt, RunKind(run.kind))
-
-
-def _num_processes(run: Any) -> ColumnElement[int]:
-    """Claim.num_processes, as SQL."""
-    asked = func.coalesce(run.recipe[("training", "num_processes")].as_integer(), 1)
-    return case((run.kind == RunKind.SCORING, 1), else_=asked)
 
 
 def open_spool(session: Session, claim: Claim) -> None:
@@ -194,23 +190,32 @@ def reap(session: Session, *, max_attempts: int = MAX_ATTEMPTS, spare: Collectio
 
 
 def beat(
-    session: Session, worker_id: str, *, hostname: str, devices: list[Any], slots: int, started_at: datetime | None = None
-) -> datetime:
-    """Note that the worker lives; with `started_at` None it has just started. Returns its start. Old ones are forgotten."""
+    session: Session, worker_id: str, *, hostname: str, devices: list[Any], slots: int, started_at: datetime | None = None,
+    load: Mapping[str, Any] | None = None, version: str = "",
+) -> datetime:  # fmt: skip
+    """Note that the worker lives; with `started_at` None it has just started. Returns its start. Old ones are forgotten.
+
+    `load` is what it does now: {"running": [{"run_id", "attempt", "slots", "pid", "spool_lag_bytes", "spool_lag_seconds"}]}.
+    Whether it is paused stays as it is.
+    """
     at = now(session)
     worker = session.get(Worker, worker_id) or Worker(id=worker_id)
-    worker.hostname, worker.devices, worker.slots = hostname, devices, slots
-    worker.started_at, worker.beat_at = started_at or at, at
+    worker.hostname, worker.devices, worker.slots, worker.version = hostname, devices, slots, version
+    worker.started_at, worker.beat_at, worker.left_at = started_at or at, at, None
+    worker.load = dict(load or {})
     session.add(worker)
     for old in session.scalars(select(Worker).where(Worker.beat_at < at - FORGET_WORKER_AFTER)):
-        session.delete(old)
+        if old.paused_at is None or old.beat_at < at - FORGET_PAUSED_AFTER:
+            session.delete(old)
     return worker.started_at
 
 
-def leave(session: Session, worker_id: str) -> None:
-    """The worker stops for good: forget it."""
+def leave(session: Session, worker_id: str, *, comes_back: bool = False) -> None:
+    """The worker stops for good: forget it. One that is paused and `comes_back` under its name is remembered as paused."""
     worker = session.get(Worker, worker_id)
-    if worker is not None:
+    if worker is not None and comes_back and worker.paused_at is not None:
+        worker.left_at, worker.load = now(session), {}
+    elif worker is not None:
         session.delete(worker)
 
 
@@ -247,7 +252,7 @@ def _requeue(session: Session, run: Run, reason: str) -> None:
         _end(session, run, RunState.CANCELLED, "", "", "")
         return
     move(session, run, RunState.INTERRUPTED, reason=reason)
-    run.worker_id, run.lease_expires_at = None, None
+    run.worker_id, run.lease_expires_at, run.release_requested_at = None, None, None
     move(session, run, RunState.QUEUED)
     hint(session, run.id)
 
@@ -260,6 +265,7 @@ def _end_attempt(session: Session, run: Run, outcome: str, reason: str) -> None:
 
 def _end(session: Session, run: Run, state: RunState, reason: str, remedy: str, log_tail: str) -> None:
     run.finished_at, run.lease_expires_at, run.seconds_left = now(session), None, None
+    run.held_at, run.release_requested_at = None, None
     if state is RunState.SUCCEEDED:
         run.progress = 1.0
     if state is RunState.FAILED:

@@ -108,6 +108,7 @@ def new_run(
         reward_id=models["reward"].id if "reward" in models else None,
         created_at=at,
         queued_at=at,
+        num_processes=recipe.training.num_processes,
     )
 
 
@@ -140,6 +141,7 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
         raise Conflict(f"Run {run_id} {what}; only a failed or cancelled run can be resumed.")
     run.num_failures, run.cancel_requested_at, run.error, run.finished_at = 0, None, None, None
     run.queued_at = now(session)
+    run.place = run.queued_at.timestamp()
     move(session, run, RunState.QUEUED, reason="It was resumed.")
     hint(session, run_id)
     return run

@@ -19,6 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -108,11 +109,17 @@ class Model(Base):
     created_at: Mapped[datetime]
 
 
+def place_of_new(context: DefaultExecutionContext) -> float:
+    """Places are seconds since 1970: a new run stands where it was queued."""
+    queued_at: datetime = context.get_current_parameters()["queued_at"]  # type: ignore[no-untyped-call]
+    return queued_at.timestamp()
+
+
 class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("owner_id", "idempotency_key"),
-        Index("ix_runs_claim", "state", "priority", "queued_at"),
+        Index("ix_runs_line", "state", "owner_id", "priority", "place"),
         Index("ix_runs_owner_created", "owner_id", "created_at", "id"),
     )
 
@@ -128,6 +135,12 @@ class Run(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     idempotency_digest: Mapped[str | None] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    place: Mapped[float] = mapped_column(Float(53), default=place_of_new, server_default="0")  # among runs of one priority
+    num_processes: Mapped[int] = mapped_column(Integer, default=1, server_default="1")  # of its recipe
+    held_at: Mapped[datetime | None]  # paused: it is not begun
+    wanted_worker: Mapped[str | None] = mapped_column(String(120))  # the only one that may begin it; forgotten when it did
+    avoided_worker: Mapped[str | None] = mapped_column(String(120))  # the one that may not begin it
+    release_requested_at: Mapped[datetime | None]  # a running run is asked to save and go back to the queue
     kind: Mapped[str] = mapped_column(String(16), default="training", server_default="training")  # RunKind
     sweep_id: Mapped[str | None] = mapped_column(ForeignKey("sweeps.id"), index=True)
     variant: Mapped[int | None] = mapped_column(Integer)  # index among the sweep's variants
@@ -258,3 +271,7 @@ class Worker(Base):
     slots: Mapped[int] = mapped_column(Integer)
     started_at: Mapped[datetime]
     beat_at: Mapped[datetime]
+    paused_at: Mapped[datetime | None]  # it finishes what it runs and begins nothing; beats don't change this
+    left_at: Mapped[datetime | None]  # it stopped in good order; only of a paused worker, which is remembered
+    load: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")  # WorkerLoad, as of the last beat
+    version: Mapped[str] = mapped_column(String(40), default="", server_default="")  # of VAR Studio

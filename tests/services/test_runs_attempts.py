@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.store import journal, runs
 from app.store.database import Database, now
 from app.store.files import Files
-from app.store.tables import Run
+from app.store.tables import Run, Worker
 from tests.conftest import Library, make_library
 
 SUCCESS = OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"loss": 0.5})
@@ -308,3 +308,41 @@ def test_a_worker_is_noted_while_it_beats_and_forgotten_after_a_day(either_datab
         attempts.leave(session, "new")
     with either_database.reading() as session:
         assert runs.list_workers(session) == []
+
+
+def test_a_worker_stays_paused_over_beats_and_when_it_comes_back_under_its_name(either_database: Database) -> None:
+    running = [{"run_id": "run_a", "attempt": 1, "slots": [0], "pid": 7, "spool_lag_bytes": 12, "spool_lag_seconds": 0.5}]
+
+    def beat() -> None:
+        attempts.beat(session, "named", hostname="h", devices=[], slots=1, load={"running": running}, version="1.2")
+
+    with either_database.writing() as session:
+        beat()
+        session.get_one(Worker, "named").paused_at = now(session)
+        attempts.beat(session, "chance", hostname="h", devices=[], slots=1)
+        session.get_one(Worker, "chance").paused_at = now(session)
+    with either_database.writing() as session:
+        beat()
+        worker = session.get_one(Worker, "named")
+        assert (worker.load, worker.version, worker.left_at) == ({"running": running}, "1.2", None)
+        assert worker.paused_at is not None
+        attempts.leave(session, "named", comes_back=True)
+        attempts.leave(session, "chance")
+        assert [(left.id, left.load) for left in runs.list_workers(session)] == [("named", {})]
+    launch(either_database, make_library(either_database))
+    with either_database.writing() as session:
+        beat()
+        assert attempts.begin(session, "named", 30) is None
+        session.get_one(Worker, "named").paused_at = None
+    assert begin(either_database, "named") is not None
+
+
+def test_a_run_that_is_held_or_sent_elsewhere_is_passed_over(either_database: Database) -> None:
+    held, elsewhere, not_here, last = launch(either_database, make_library(either_database), 4)
+    with either_database.writing() as session:
+        runs.lock_run(session, held).held_at = now(session)
+        runs.lock_run(session, elsewhere).wanted_worker = "there"
+        runs.lock_run(session, not_here).avoided_worker = "here"
+    claims = [begin(either_database, worker) for worker in ("here", "here", "there", "there", "there")]
+    assert [claim and claim.run_id for claim in claims] == [last, None, elsewhere, not_here, None]
+    assert fetch(either_database, elsewhere).wanted_worker is None  # it has come true
