@@ -18,7 +18,10 @@ def decode_lines(source: Unpacked) -> Iterator[str]:
     """Lines of text; bytes that are not UTF-8 come as lone surrogates, which drop their row later."""
     for line, data in enumerate(iter_lines(source, source.limits.max_row_bytes), start=1):
         if data is None:
-            raise DatasetInvalid(f"Line {line} is longer than {source.limits.max_row_bytes // 2**20} MiB.")
+            raise DatasetInvalid(
+                f"Line {line} is longer than {source.limits.max_row_bytes // 2**20} MiB, the most that a row may have. Shorten "
+                "its texts, or leave the row out."
+            )
         yield data.decode("utf-8", "surrogateescape") + "\n"
 
 
@@ -39,10 +42,13 @@ def read_header(source: Unpacked) -> list[str]:
 def check_header(header: list[str], limits_columns: int) -> list[str]:
     """Names without surrounding blanks; blank ones are numbered."""
     if len(header) > limits_columns:
-        raise DatasetInvalid(f"Line 1: the header has {len(header)} columns; at most {limits_columns} are taken.")
+        raise DatasetInvalid(
+            f"Line 1: the header has {len(header):,} columns; at most {limits_columns:,} are taken. "
+            "Keep those with prompts, responses and ratings."
+        )
     if not all(map(is_label, header)):
         raise DatasetInvalid(
-            f"Line 1: a column's name is longer than {LABEL_CHARS} characters or not valid UTF-8. "
+            f"Line 1: a column's name is longer than {LABEL_CHARS} characters or holds some that can't be shown. "
             "The first line must hold the columns' names."
         )
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header, start=1)]

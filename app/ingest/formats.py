@@ -83,7 +83,7 @@ def find_prompt(survey: Survey, kinds: tuple[str, ...] = (TEXT, TRANSCRIPT, MESS
         return {"prompt": "instruction", "input": "input", **extra}
     if not names:
         return {}
-    return {"prompt": names[0], **extra} if len(names) == 1 and survey.columns[names[0]].is_only(*kinds) else None
+    return {"prompt": names[0], **extra} if len(names) == 1 and survey.kind(names[0]) in kinds else None
 
 
 def find_ratings(survey: Survey) -> Found:

@@ -122,7 +122,9 @@ def read_value(buffer: Buffer, decoder: RowDecoder, number: int) -> Row:
         try:
             value, end = decoder.decode_at(buffer.text, buffer.at)
         except RecursionError as error:
-            raise DatasetInvalid(f"Line {buffer.here()} (row {number}): the JSON is {rows.TOO_DEEP}.") from error
+            raise DatasetInvalid(
+                f"Line {buffer.here()} (row {number}): the JSON is {rows.TOO_DEEP}. Leave the row out, or keep only its texts."
+            ) from error
         except ValueError as error:
             failure, end = error, len(buffer.text)
         else:
@@ -136,7 +138,10 @@ def read_value(buffer: Buffer, decoder: RowDecoder, number: int) -> Row:
                 "Put one object per row into a list or on lines of their own."
             )
         if buffer.ended:
-            raise DatasetInvalid(f"Line {buffer.here()}: row {number} is not valid JSON ({describe(failure, buffer)}).")
+            raise DatasetInvalid(
+                f"Line {buffer.here()}: row {number} is not valid JSON ({describe(failure, buffer)}). "
+                "Write the file again, or leave the row out."
+            )
         buffer.grow(max(2**18, len(buffer.text) - buffer.at))
 
 
@@ -166,9 +171,14 @@ def read_list(source: Unpacked) -> Iterator[Row]:
             break
         if mark != ",":
             what = json.dumps(mark) if mark else "the end of the file"
-            raise DatasetInvalid(f'Line {buffer.here()}: after row {number} comes {what} where "," or "]" must stand.')
+            raise DatasetInvalid(
+                f'Line {buffer.here()}: after row {number} comes {what} where "," or "]" must stand. Write the list again.'
+            )
     if mark := buffer.peek():
-        raise DatasetInvalid(f"Line {buffer.here()}: more text ({json.dumps(mark)} …) follows the end of the list.")
+        raise DatasetInvalid(
+            f"Line {buffer.here()}: more text ({json.dumps(mark)} …) follows the end of the list. "
+            "Put all rows into one list, or one object on each line."
+        )
 
 
 def read_values(source: Unpacked) -> Iterator[Row]:

@@ -32,7 +32,9 @@ class ParquetRows:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetInvalid(explain(error)) from error
         if self._file.metadata.num_columns > limits.max_columns:
-            raise DatasetInvalid(f"The file has more than {limits.max_columns} columns.")
+            raise DatasetInvalid(
+                f"The file has more than {limits.max_columns:,} columns. Keep those with prompts, responses and ratings."
+            )
         names = list(self._file.schema_arrow.names)
         if len(set(names)) != len(names):
             raise DatasetInvalid("The file has two columns of the same name. Give each column its own name.")
@@ -68,4 +70,7 @@ def explain(error: Exception) -> str:
         return "The Parquet file is encrypted. Upload it without encryption."
     if isinstance(error, MemoryError):
         return "The Parquet file needs more memory than is allowed: its pages are too large. Write it with smaller row groups."
-    return f"The Parquet file is damaged ({text.splitlines()[0][:160] if text else type(error).__name__}). Write it again."
+    if "too deeply nested" in text:
+        return "The Parquet file's columns are nested too deeply. Keep those with prompts, responses and ratings."
+    said = text.splitlines()[0][:160].rstrip(" .:") if text.strip() else type(error).__name__
+    return f"The Parquet file is damaged ({said}). Write it again."

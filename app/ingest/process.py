@@ -106,7 +106,7 @@ def write_preview(survey: Survey, path: Path) -> None:
 def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:
     """The error for a file without a single readable row at its start."""
     if not head:
-        return DatasetInvalid("The file holds no rows.")
+        return DatasetInvalid("The file holds no rows, so there is nothing to train on. Upload one that has some.")
     tally = Tally()
     for row in head:
         tally.num_rows += 1
@@ -122,7 +122,9 @@ def nothing_kept(tally: Tally, numbering: Numbering, given: ColumnMapping | None
     dropped = tally.dropped()
     problems = list(drop_problems(dropped, numbering, given))
     reasons = "; ".join(told(item, numbering) for item in dropped[:5])
-    return DatasetInvalid(f"None of the {tally.num_rows} rows read can be used: {reasons}.", problems=problems)
+    one = tally.num_rows == 1
+    opening = "The one row read can't be used" if one else f"None of the {tally.num_rows} rows read can be used"
+    return DatasetInvalid(f"{opening}: {reasons}.", problems=problems)
 
 
 def drop_problems(dropped: list[DroppedRows], numbering: Numbering, given: ColumnMapping | None) -> Iterator[dict[str, Any]]:

@@ -68,7 +68,7 @@ def read_text(source: Unpacked) -> tuple[str, Iterator[Row]]:
         "The file is neither JSON lines, a JSON list, CSV with a header, nor Parquet: it starts with "
         f'"{shorten(head)}". Upload one of these, also packed with gzip.'
         if head
-        else "The file holds nothing but white space."
+        else "The file holds nothing but white space. Upload one that has rows."
     )
 
 

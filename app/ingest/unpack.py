@@ -55,7 +55,7 @@ class Unpacked:
         try:
             self.head = self._read(4096)
             if not self.head:
-                raise DatasetInvalid("The file is empty.")
+                raise DatasetInvalid("The file is empty. Upload one that has rows.")
         except BaseException:
             self._file.close()
             raise
@@ -71,12 +71,8 @@ class Unpacked:
             data = self._stream.read(size)
         except EOFError as error:
             raise DatasetInvalid("The gzip file ends too early: it was cut off. Upload it again, whole.") from error
-        except gzip.BadGzipFile as error:
-            raise DatasetInvalid(
-                "The gzip data is followed or interrupted by something that is not gzip. Pack the file again."
-            ) from error
         except (zlib.error, OSError) as error:
-            raise DatasetInvalid("The gzip data is damaged and can't be unpacked. Pack the file again.") from error
+            raise DatasetInvalid(explain(error)) from error
         self.bytes_read += len(data)
         check_size(self.bytes_read, self.packed_bytes, self.limits)
         return data
@@ -126,6 +122,13 @@ class Unpacked:
         while data:
             target.write(data)
             data = self._read(CHUNK)
+
+
+def explain(error: Exception) -> str:
+    """A sentence for what gzip said."""
+    if isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file"):
+        return "The gzip data is followed or interrupted by something that is not gzip. Pack the file again."
+    return "The gzip data is damaged and can't be unpacked. Pack the file again."
 
 
 def check_size(unpacked_bytes: int, packed_bytes: int, limits: Limits) -> None:

@@ -40,7 +40,7 @@ def upload(
 ) -> Dataset:
     """A new data set out of a finished upload, in state processing. The file moves into its folder. Raises DatasetInvalid."""
     if upload.size == 0:
-        raise DatasetInvalid.at("file", "The file is empty.")
+        raise DatasetInvalid.at("file", "The file is empty. Upload one that has rows.")
     filename = clean_name(PurePath(filename.replace("\\", "/")).name, 255) or "upload"
     title = clean_name(name, 120) or clean_name(filename, 120)
     dataset = Dataset(

@@ -211,4 +211,4 @@ def as_json(text: str) -> Any:
     try:
         return json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):
-        raise DatasetInvalid.at("mapping", "The mapping isn't JSON.") from None
+        raise DatasetInvalid.at("mapping", "The mapping isn't JSON: send an object with shape, columns and options.") from None

@@ -184,7 +184,7 @@ def test_two_ratings_decide_without_a_label(read_rows):
 
 def test_a_file_whose_labels_are_all_unknown_is_refused(read_rows):
     columns = {"prompt": "q", "response_a": "a", "response_b": "b", "label": "l"}
-    with pytest.raises(DatasetInvalid, match=r"None of the 1 rows .* missing or unknown label \(first in line 1\)"):
+    with pytest.raises(DatasetInvalid, match=r"The one row .* missing or unknown label \(first in line 1\)"):
         read_rows({"q": "Hi", "a": "x", "b": "y", "l": "purple"}, mapping={"shape": "two_responses", "columns": columns})
 
 

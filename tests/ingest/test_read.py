@@ -88,7 +88,7 @@ REFUSED = {
     "open quote": (b'a,b\n1,2\n"x,3\n4,5\n', "Line 3: a quoted field opens here"),
     "repeated column": (b"a,b,a\n1,2,3\n", 'names the column "a" twice'),
     "million columns": (b",".join(b"c%d" % n for n in range(10**6)) + b"\n" + b"1," * 10**6, "Line 1 is longer than 4 MiB"),
-    "hundred thousand columns": (b",".join(b"c%d" % n for n in range(10**5)) + b"\n", "at most 2000"),
+    "hundred thousand columns": (b",".join(b"c%d" % n for n in range(10**5)) + b"\n", "at most 2,000"),
     "header with NUL": (b"a\0,b\n" + b"1,2\n" * 9, "Line 1: a column's name"),
     "NUL after a row": (b"[" + LINE + b"\0]", 'comes "\\\\u0000"'),
     "only a header": (b"prompt,chosen,rejected\n", "no rows"),
