@@ -14,6 +14,8 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # Front-end libraries are copied from npm into static/vendor; this stamp says that they are those of the lock file.
 ASSETS := static/vendor/.stamp
 ARGS ?=
+# Of make soak.
+MINUTES ?= 30
 
 .PHONY: help demo up test check bench gpu soak box assets constraints clean
 
@@ -22,7 +24,7 @@ help:
 	@echo 'make up       start the studio on http://127.0.0.1:8400, data in ./var'
 	@echo 'make test     all tests (ARGS="tests/var -x" to choose)'
 	@echo 'make check    ruff, mypy and the import rules'
-	@echo 'make bench    speed measurements        make soak   tests that run for a long time'
+	@echo 'make bench    speed measurements        make soak   a studio under random kills (MINUTES=30)'
 	@echo 'make gpu      speed and correctness on an NVIDIA GPU, beside TRL'
 	@echo 'make box      the processes of docker-compose.yml without Docker: PostgreSQL, Redis, web, two workers, one run each'
 	@echo 'make clean    remove .venv, front-end libraries and caches; your data in ./var stays'
@@ -76,7 +78,8 @@ gpu: $(VENV)/.stamp-bench
 	@$(BIN)/python -m pytest -m gpu -s tests/gpu $(ARGS)
 
 soak: $(VENV)/.stamp-dev $(ASSETS)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
+	@.ci/test-tools
+	@OMP_NUM_THREADS=1 SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
 
 box: $(VENV)/.stamp-dev $(ASSETS)
 	@.ci/test-tools

@@ -17,11 +17,17 @@ class Process:
     ) -> None:
         self.name = name
         self.log = log
-        with log.open("ab") as output:
+        self.command, self.environment, self.cwd, self.user = list(command), dict(environment), cwd, user
+        self.popen = self.start()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it, or start it again after its end; the log goes on."""
+        with self.log.open("ab") as output:
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment), cwd=cwd,
-                start_new_session=True, user=user, group=user, extra_groups=[] if user else None,
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment, cwd=self.cwd,
+                start_new_session=True, user=self.user, group=self.user, extra_groups=[] if self.user else None,
             )  # fmt: skip
+        return self.popen
 
     @property
     def text(self) -> str:
