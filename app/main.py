@@ -15,7 +15,7 @@ from app.services import accounts, datasets
 from app.settings import Settings
 from app.store import parquet
 from app.store.database import Database
-from app.store.files import Files
+from app.store.shared_files import open_files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.dependencies import require_user
@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = Database(settings)
     app.state.bell = app.state.database.bell
-    app.state.files = Files(settings.root)
+    app.state.files = open_files(settings)
     app.state.gates = WeakKeyDictionary()
     app.state.shared_reads = SharedReads(app.state.database)
     app.state.ingest = IngestPool(settings)

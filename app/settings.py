@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Everything the studio keeps, unless a setting below says otherwise.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
     broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
+    store_url: str = Field("", description="s3://bucket/prefix or another store for all hosts; empty: they share data_dir.")
+    store_endpoint: str = Field("", description="Where that S3 store answers; empty: AWS_ENDPOINT_URL, or Amazon.")
     host: str = Field("127.0.0.1", description="Address that the web listens on.")
     port: int = Field(8400, description="Port that the web listens on.")
     public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")

@@ -16,8 +16,8 @@ from celery.exceptions import SecurityWarning
 
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
 from app.store.queue import celery_config
+from app.store.shared_files import open_files
 from worker import tasks
 from worker.logfmt import LogfmtFormatter
 from worker.supervisor import RUNNER_COMMAND, Supervisor
@@ -45,7 +45,7 @@ class Service:
         database.queue.prepare()
         if not settings.database_url:
             database.migrate()  # the embedded database has no migration step of its own
-        files = Files(settings.root)
+        files = open_files(settings)
         self.supervisor = Supervisor(
             settings, database, files,
             runner_command=self.runner_command, hinted=tasks.hinted, previews_hinted=tasks.previews_hinted,

@@ -19,7 +19,11 @@ from app.store.files import write_atomic
 
 RECORD = "process.json"
 KILL_WAIT_SECONDS = 10.0
-SECRETS = ("STUDIO_DATABASE_URL", "STUDIO_BROKER_URL")  # the runner needs neither, so it doesn't get them
+# The runner needs none of these, so it doesn't get them.
+SECRETS = (
+    "STUDIO_DATABASE_URL", "STUDIO_BROKER_URL", "STUDIO_STORE_URL", "STUDIO_STORE_ENDPOINT",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 

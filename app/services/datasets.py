@@ -18,9 +18,10 @@ from app.ingest.pool import IngestPool
 from app.store import datasets, scorings
 from app.store.after_commit import after_commit
 from app.store.database import Database, now
-from app.store.files import Files, Upload, remove_tree
+from app.store.files import Files, Upload
 from app.store.identifiers import new_id
 from app.store.tables import Dataset
+from app.store.trees import MARKER
 
 WAIT_SECONDS = 10.0
 ORPHAN_SECONDS = 3600
@@ -80,8 +81,10 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
             return None
         mapping = dataset.mapping
     source, target = datasets.source_path(files, dataset_id), datasets.examples_path(files, dataset_id)
+    files.bring(source.parent, [datasets.SOURCE])
     clear_leftovers(source.parent)
     reply = pool.run({"source": str(source), "target": str(target), "mapping": mapping})
+    reply = share(files, dataset_id, reply)
     for _ in range(RECORD_TRIES):  # minutes of reading should not be lost to a database that is locked for seconds
         try:
             return record_reply(database, files, dataset_id, reply)
@@ -95,17 +98,29 @@ def record_reply(database: Database, files: Files, dataset_id: str, reply: dict[
     with database.writing() as session:
         dataset = session.get(Dataset, dataset_id, with_for_update=True)
         if dataset is None:
-            remove_tree(files.dataset_dir(dataset_id))
+            files.remove(files.dataset_dir(dataset_id))
             return None
         if dataset.state != DatasetState.PROCESSING:
             return None
         return settle(dataset, reply)
 
 
+def share(files: Files, dataset_id: str, reply: dict[str, Any]) -> dict[str, Any]:
+    """Let all hosts see what was read, before the data set is ready; the reply, or an error where that can't be done."""
+    if reply["status"] not in ("ready", "needs_mapping"):
+        return reply
+    try:
+        files.share(files.dataset_dir(dataset_id))
+    except Unavailable as error:
+        return {"status": "failed", "error": {"code": error.code, "detail": error.detail, "problems": [], "extra": {}}}
+    return reply
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove what a reader that was killed left half-written."""
     for path in folder.glob(".*"):
-        path.unlink(missing_ok=True)
+        if path.name != MARKER:
+            path.unlink(missing_ok=True)
 
 
 def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
@@ -187,7 +202,7 @@ def remove(session: Session, files: Files, dataset: Dataset) -> None:
     """Delete the row, and after the commit the folder."""
     folder = files.dataset_dir(dataset.id)
     session.delete(dataset)
-    after_commit(session, ("remove dataset", dataset.id), lambda: remove_tree(folder))
+    after_commit(session, ("remove dataset", dataset.id), lambda: files.remove(folder))
 
 
 def resume_processing(database: Database, files: Files, pool: IngestPool) -> int:

@@ -125,7 +125,7 @@ def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: 
     run = get_run(session, owner_id, run_id)
     if run.state != RunState.SUCCEEDED:
         raise Conflict(f"Run {run.name} is {run.state}: only a succeeded run has a model to take.")
-    folder = files.artifacts_dir(run_id) / "model"
+    folder = files.result_dir(run_id)
     if not folder.is_dir():
         raise NotFound(f"Run {run.name} has left no model among its artifacts.")
     made = "reward" if run.recipe.get("method") == Method.REWARD_MODEL else "policy"
@@ -195,6 +195,7 @@ def add(session: Session, files: Files, owner_id: str, candidate: Candidate) -> 
     path = candidate.path
     if candidate.source == "run":
         path = str(keep_files(Path(candidate.path), files.model_dir(model_id)))
+        files.share(files.model_dir(model_id))
     model = Model(
         id=model_id,
         owner_id=owner_id,
@@ -265,4 +266,4 @@ def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None
     if scoring is not None:
         raise Conflict(f"The scoring “{scoring.name}” uses this model. Delete the scoring first.")
     session.delete(model)
-    after_commit(session, ("files", model_id), lambda: remove_tree(files.model_dir(model_id)))
+    after_commit(session, ("files", model_id), lambda: files.remove(files.model_dir(model_id)))

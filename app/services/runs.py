@@ -22,7 +22,7 @@ from app.services.recipes import Ingredients, find_ingredients
 from app.store import journal, scorings
 from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import Files, remove_tree
+from app.store.files import Files
 from app.store.identifiers import new_id
 from app.store.runs import get_run, lock_run
 from app.store.tables import Model, Run
@@ -180,7 +180,7 @@ def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:
     if used is not None:
         raise Conflict(f"The model “{used}” is a result of run {run_id}: delete that model first.")
     session.delete(run)
-    after_commit(session, ("remove", run_id), partial(remove_tree, folder))
+    after_commit(session, ("remove", run_id), partial(files.remove, folder))
 
 
 def move(session: Session, run: Run, state: RunState, *, reason: str = "", remedy: str = "") -> None:

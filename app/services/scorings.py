@@ -20,7 +20,7 @@ from app.services.recipes import find_ingredients
 from app.store import scorings as store
 from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import Files, remove_tree
+from app.store.files import Files
 from app.store.identifiers import new_id
 from app.store.runs import lock_run
 from app.store.scorings import find_for, get_scoring
@@ -140,7 +140,7 @@ def delete(session: Session, files: Files, owner_id: str, scoring_id: str, *, an
         )
     keys = store.list_keys(session, scoring)
     for key in keys - store.list_shared_keys(session, keys, but=scoring.id):
-        after_commit(session, ("remove", key), partial(remove_tree, files.scoring_dir(key)))
+        after_commit(session, ("remove", key), partial(files.remove, files.scoring_dir(key)))
     for maker in store.list_makers(session, scoring_id):
         runs.delete(session, files, owner_id, maker.id)
     session.flush()

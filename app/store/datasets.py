@@ -14,6 +14,8 @@ from app.store import parquet
 from app.store.files import Files
 from app.store.tables import Dataset, Run
 
+EXAMPLES, SOURCE, PREVIEW = "examples.parquet", "source", "preview.json"
+
 
 def get_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:
     """One data set of this owner. Raises NotFound."""
@@ -53,18 +55,19 @@ def count_runs(session: Session, dataset_id: str) -> int:
 
 def examples_path(files: Files, dataset_id: str) -> Path:
     """The data set's examples in the internal form."""
-    return files.dataset_dir(dataset_id) / "examples.parquet"
+    return files.dataset_dir(dataset_id) / EXAMPLES
 
 
 def source_path(files: Files, dataset_id: str) -> Path:
     """The file as it was uploaded."""
-    return files.dataset_dir(dataset_id) / "source"
+    return files.dataset_dir(dataset_id) / SOURCE
 
 
 def preview(files: Files, dataset_id: str) -> dict[str, Any]:
     """What the mapping form shows: {"columns": [{"name", "type", "example"}], "rows": [{name: text}], "shapes": [shape]}."""
+    files.bring(files.dataset_dir(dataset_id), [PREVIEW])
     try:
-        found = json.loads((files.dataset_dir(dataset_id) / "preview.json").read_text())
+        found = json.loads((files.dataset_dir(dataset_id) / PREVIEW).read_text())
     except FileNotFoundError:
         return {"columns": [], "rows": [], "shapes": []}
     return dict(found)
@@ -72,6 +75,7 @@ def preview(files: Files, dataset_id: str) -> dict[str, Any]:
 
 def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 20) -> list[Example]:
     """The examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
+    files.bring(files.dataset_dir(dataset_id), [EXAMPLES])
     try:
         rows = parquet.read_range(examples_path(files, dataset_id), max(after + 1, 0), limit)
     except FileNotFoundError:

