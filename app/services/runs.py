@@ -33,13 +33,15 @@ COPY_NUMBER = re.compile(r" \(\d{1,6}\)$")
 COPY_NUMBER_LENGTH = 9
 
 
-def launch(session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: str | None = None) -> Run:
+def launch(
+    session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: str | None = None, asked: str | None = None
+) -> Run:
     """Queue a run of this recipe and hint the workers.
 
-    With an idempotency key, the same recipe again gives the run of the first time, and another recipe InvalidInput.
-    Raises RecipeInvalid with the dotted field of everything that doesn't fit.
+    With an idempotency key, the same request again gives the run of the first time, and another one InvalidInput. What was
+    asked for is the recipe, unless `asked` says it. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
     """
-    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256((asked or json.dumps(recipe.to_dict(), sort_keys=True)).encode()).hexdigest()
     if idempotency_key is not None:
         check_key(idempotency_key)
         known = _find_known(session, owner_id, idempotency_key, digest)
@@ -84,7 +86,7 @@ def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run |
     known = session.scalar(select(Run).where(Run.owner_id == owner_id, Run.idempotency_key == key))
     if known is not None and known.idempotency_digest != digest:
         raise InvalidInput.at(
-            "Idempotency-Key", f"This key was used before, for another recipe (run {known.id}): take a new key for a new run."
+            "Idempotency-Key", f"This key was used before, for another request (run {known.id}): take a new key for a new run."
         )
     return known
 
@@ -155,10 +157,9 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
     original = get_run(session, owner_id, run_id)
     if original.kind == RunKind.SCORING:
         raise Conflict(f"Run {run_id} makes a scoring, which is made once: ask for the scoring again instead.")
-    mine = Run.owner_id == owner_id
-    name = session.scalar(select(Run.name).where(mine, Run.idempotency_key == idempotency_key)) if idempotency_key else None
-    recipe = Recipe.model_validate({**original.recipe, "name": name or name_copy(session, original)})
-    return launch(session, owner_id, recipe, idempotency_key=idempotency_key)
+    recipe = Recipe.model_validate({**original.recipe, "name": name_copy(session, original)})
+    # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
+    return launch(session, owner_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}")
 
 
 def name_copy(session: Session, original: Run) -> str:

@@ -5,5 +5,8 @@ from pathlib import Path
 
 from worker import main
 
-main.service.runner_command = (sys.executable, str(Path(__file__).with_name("stand_in.py")), *sys.argv[1:])
-main.main()
+STAND_IN = str(Path(__file__).with_name("stand_in.py"))
+
+if __name__ == "__main__":
+    main.service.runner_command = (sys.executable, STAND_IN, *sys.argv[1:])
+    main.main()

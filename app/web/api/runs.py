@@ -18,7 +18,10 @@ router = APIRouter(prefix="/runs", tags=["runs"])
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(description="The same key with the same recipe gives the same run, however often it is sent.", examples=["6f0c1d9e"]),
+    Header(
+        description="The same key with the same request gives the same run and answer, however often it is sent.",
+        examples=["6f0c1d9e"],
+    ),
 ]
 
 
@@ -73,8 +76,22 @@ class RunDetail(RunView):
     attempts: list[AttemptView]
 
 
+# What a run is before any worker has seen it. A key's answer is given again as it was the first time, so that the client
+# whose first answer got lost can't tell the difference.
+AT_LAUNCH: dict[str, Any] = {
+    "state": RunState.QUEUED, "stage": "", "step": 0, "num_steps": 0, "progress": 0.0, "seconds_left": None, "attempt": 0,
+    "worker_id": None, "cancel_requested_at": None, "last_seq": 1, "summary": None, "error": None, "started_at": None,
+    "finished_at": None,
+}  # fmt: skip
+
+
 def show(run: Run) -> RunView:
     return RunView.model_validate(run)
+
+
+def show_at_launch(run: Run) -> RunView:
+    """The run as it was accepted."""
+    return show(run).model_copy(update={**AT_LAUNCH, "queued_at": run.created_at})
 
 
 def show_detail(run: Run, attempts: list[Attempt]) -> RunDetail:
@@ -119,7 +136,7 @@ def launch_run(
 
 def accept(run: Run, response: Response) -> RunView:
     response.headers["location"] = f"/api/v1/runs/{run.id}"
-    return show(run)
+    return show_at_launch(run)
 
 
 @router.get("", operation_id="list_runs", summary="List runs")
