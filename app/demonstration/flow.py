@@ -24,8 +24,8 @@ from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
 from app.demonstration.result import Answer, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
-from app.services.models import DEMONSTRATION
 from app.settings import Settings
+from app.store.files import DEMONSTRATION
 
 NAME = "Help desk"
 RUN_NAME = "Help desk, kind and specific"

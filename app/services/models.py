@@ -17,13 +17,12 @@ from app.settings import Settings
 from app.store import models, scorings
 from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import Files, remove_tree
+from app.store.files import DEMONSTRATION, Files, remove_tree
 from app.store.identifiers import new_id
 from app.store.runs import get_run
 from app.store.tables import Model
 
 KINDS = ("policy", "reward")
-DEMONSTRATION = "demonstration"  # below data_dir
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
 CAUSAL = ("ForCausalLM", "LMHeadModel")

@@ -55,6 +55,15 @@ class Database:
             run_after_commit(session)
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session that reads one moment of the database for as long as it likes, while others write."""
+        engine = self._read_engine
+        if not self.is_sqlite:
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with self._session(engine) as session:
+            yield session
+
+    @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
         info = {"database": self, "bell": self.bell, "queue": self.queue}
         with Session(engine, expire_on_commit=False, info=info) as session:
@@ -74,7 +83,7 @@ class Database:
         Raises StudioError when the database was made by a newer version, Unavailable when it can't be reached.
         """
         self.queue.prepare()
-        with self._migration_connection() as connection:
+        with self.rebuilding() as connection:
             migrations.upgrade(connection)
 
     def is_current(self) -> bool:
@@ -83,7 +92,8 @@ class Database:
             return migrations.is_current(session.connection())
 
     @contextmanager
-    def _migration_connection(self) -> Iterator[Connection]:
+    def rebuilding(self) -> Iterator[Connection]:
+        """One transaction that may change tables; no other can at the same time."""
         # Rebuilding a table in batch mode drops the old one: with foreign keys on, that would cascade into its children.
         engine = self._write_engine.execution_options(studio_foreign_keys=False)
         try:

@@ -20,6 +20,7 @@ from typing import Self
 from app.domain.errors import NotFound, Unavailable
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+DEMONSTRATION = "demonstration"  # what `varstudio demo` makes, below the root
 ABANDONED_SECONDS = 7 * 86400.0
 DISK_FULL = "The disk is full: free some space on the studio's machine, then try again."
 

@@ -23,23 +23,33 @@ def config(connection: Connection | None = None) -> Config:
     return made
 
 
-def upgrade(connection: Connection) -> None:
-    """Run the missing steps in the connection's transaction.
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Run the missing steps, up to a revision, in the connection's transaction.
 
     Raises StudioError when the database is newer than this program.
     """
     settings = config(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
-    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    unknown = set(MigrationContext.configure(connection).get_current_heads()) - list_revisions()
     if unknown:
         raise StudioError(
             f"The database is of a newer VAR Studio (migration {', '.join(sorted(unknown))}), which this one doesn't know: "
             "start the newer version, or point STUDIO_DATA_DIR at another folder."
         )
-    command.upgrade(settings, "head")
+    command.upgrade(settings, to)
 
 
 def is_current(connection: Connection) -> bool:
     """Whether the database is exactly at this version's last step."""
     heads = ScriptDirectory.from_config(config()).get_heads()
     return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)
+
+
+def list_revisions() -> set[str]:
+    """Every step that this version knows."""
+    return {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
+
+
+def find_revision(connection: Connection) -> str | None:
+    """The last step that the database has had; None before the first."""
+    heads = MigrationContext.configure(connection).get_current_heads()
+    return heads[0] if heads else None

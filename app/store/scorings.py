@@ -29,8 +29,17 @@ class ScoringRow:
 
 def fingerprint_of(recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None) -> str:
     """The fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models."""
-    contents = [dataset.sha256, json.dumps(dataset.mapping, sort_keys=True), *map(_identity, (policy, reward))]
-    return fingerprint(scoring_settings(recipe), contents)
+    return fingerprint(scoring_settings(recipe), _contents(dataset, policy, reward))
+
+
+def contents_of(session: Session, scoring: Scoring) -> list[str]:
+    """What the scoring's fingerprint says of its data set and models, by their rows of now."""
+    dataset, policy = session.get_one(Dataset, scoring.dataset_id), session.get_one(Model, scoring.policy_id)
+    return _contents(dataset, policy, session.get_one(Model, scoring.reward_id) if scoring.reward_id else None)
+
+
+def _contents(dataset: Dataset, policy: Model, reward: Model | None) -> list[str]:
+    return [dataset.sha256, json.dumps(dataset.mapping, sort_keys=True), *map(_identity, (policy, reward))]
 
 
 def _identity(model: Model | None) -> str:

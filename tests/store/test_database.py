@@ -56,7 +56,7 @@ def test_a_migration_that_is_cut_off_leaves_nothing_and_can_be_run_again(either_
     database = Database(either_settings)
 
     def migrate_and_die() -> None:
-        with database._migration_connection() as connection:
+        with database.rebuilding() as connection:
             migrations.upgrade(connection)
             assert inspect(connection).has_table("runs")
             raise KeyboardInterrupt

@@ -1,0 +1,60 @@
+"""`varstudio backup` and `varstudio restore`: on the server's own machine, straight to its database and files."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.terminal import err, out, size
+from app.domain.backup import Manifest
+from app.services import backups, restores
+from app.settings import Settings
+from app.store.archive import verify
+from app.store.database import Database
+from app.store.files import Files
+
+MAX_MISSING = 10
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="The new file, or a folder that gets a file with the time in its name.")],
+    verify_only: Annotated[bool, typer.Option("--verify", help="Check the backup TARGET instead of taking one.")] = False,
+    without_scorings: Annotated[bool, typer.Option("--without-scorings", help="Leave out what runs can compute again.")] = False,
+) -> None:
+    """Keep the whole studio in one file, also while it works."""
+    if verify_only:
+        out.print(f"{target} is whole: {describe(verify(target))}.", markup=False)
+        return
+    settings = Settings()
+    if target.is_dir():
+        target /= f"studio-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar"
+    database = Database(settings)
+    try:
+        manifest = backups.back_up(database, Files(settings.root), target.absolute(), with_scorings=not without_scorings)
+    finally:
+        database.close()
+    tell_missing(manifest)
+    out.print(f"Kept {describe(manifest)} in {target}.", markup=False)
+
+
+def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio backup has made.")]) -> None:
+    """Fill an empty studio with a backup; STUDIO_DATA_DIR and STUDIO_DATABASE_URL say which."""
+    settings = Settings()
+    manifest = restores.restore(settings, source)
+    tell_missing(manifest)
+    out.print(f"Restored {describe(manifest)} into {settings.root}. Start the studio with: varstudio up", markup=False)
+
+
+def describe(manifest: Manifest) -> str:
+    """What a backup holds, in one line."""
+    parts = f"{manifest.num_rows:,} rows of {len(manifest.tables)} tables and {len(manifest.files):,} files"
+    return f"{parts} ({size(manifest.num_bytes)}) of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def tell_missing(manifest: Manifest) -> None:
+    """Files that were deleted or changed while the backup was taken: they are not in it."""
+    for name in manifest.missing[:MAX_MISSING]:
+        err.print(f"Not in the backup, because it was removed or changed meanwhile: {name}", markup=False)
+    if len(manifest.missing) > MAX_MISSING:
+        err.print(f"… and {len(manifest.missing) - MAX_MISSING} more.", markup=False)

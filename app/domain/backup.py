@@ -1,0 +1,61 @@
+"""What a backup says of itself: the manifest at the end of its archive."""
+
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ValidationError
+
+from app.domain.errors import InvalidInput
+
+FORMAT = 1
+
+
+class Member(BaseModel):
+    """What is known of a member; `num_rows` of a table only."""
+
+    size_bytes: int
+    sha256: str
+    num_rows: int = 0
+
+
+class Manifest(BaseModel):
+    """What a backup holds and where it comes from; tables in the order in which they can be filled."""
+
+    format: int = FORMAT
+    studio: str
+    revision: str
+    database: str
+    data_dir: str
+    created_at: datetime
+    with_scorings: bool = True
+    tables: dict[str, Member] = {}
+    files: dict[str, Member] = {}
+    missing: list[str] = []  # files that went or changed while they were copied
+
+    @property
+    def num_rows(self) -> int:
+        return sum(table.num_rows for table in self.tables.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(member.size_bytes for members in (self.tables, self.files) for member in members.values())
+
+
+def parse_manifest(archive: str, data: bytes) -> Manifest:
+    """The manifest of an archive, whose name is for the sentence.
+
+    Raises: InvalidInput when it isn't one, is of another format, or names a file outside the data folder.
+    """
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidInput(f"{archive} has a manifest that can't be read: it was not made by VAR Studio.") from error
+    if manifest.format != FORMAT:
+        raise InvalidInput(
+            f"{archive} has the format {manifest.format}, and this VAR Studio reads {FORMAT}: use the version that made it."
+        )
+    for name in manifest.files:
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or place.as_posix() != name:
+            raise InvalidInput(f"{archive} names the file {name!r}, which would lie outside the data folder: it is refused.")
+    return manifest

@@ -1,0 +1,39 @@
+"""The commands of an operator, as typed: backup and restore of a studio, and sentences when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import Shell, make_shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A terminal whose studio has a user."""
+    shell = make_shell(tmp_path)
+    shell.must("users", "add", "ada")
+    return shell
+
+
+def test_a_studio_is_kept_in_a_file_and_comes_back_from_it(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    told = shell.must("backup", "backups")
+    (made,) = (tmp_path / "backups").iterdir()
+    assert made.name in told
+    assert "rows of" in told
+    assert "is whole" in shell.must("backup", "--verify", made)
+    there = {"STUDIO_DATA_DIR": str(tmp_path / "there")}
+    done = shell("restore", made, **there)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "varstudio up" in done.stdout
+    assert shell("users", "list", **there).stdout == shell.must("users", "list")
+
+
+def test_errors_of_backup_and_restore_are_sentences(shell: Shell, tmp_path: Path) -> None:
+    shell.must("backup", "a.tar", "--without-scorings")
+    assert "is there already" in shell.fails("backup", "a.tar")
+    assert "No such file or directory" in shell.fails("backup", "no/such/folder/a.tar")
+    assert "is not empty" in shell.fails("restore", "a.tar")
+    assert "No such file or directory" in shell.fails("restore", "b.tar")
+    (tmp_path / "c.tar").write_text("nothing")
+    assert "can't be read as a backup" in shell.fails("backup", "--verify", "c.tar")
