@@ -1,6 +1,6 @@
 """The weight histograms of a run over its steps, few enough to draw."""
 
-from sqlalchemy import func, select
+from sqlalchemy import Integer, column, func, select, values
 from sqlalchemy.orm import Session
 
 from app.store.tables import JournalEntry
@@ -9,13 +9,16 @@ Histogram = tuple[int, list[int]]  # step, counts per bin of app.domain.metrics.
 
 
 def list_histograms(session: Session, run_id: str, columns: int = 200) -> list[Histogram]:
-    """At most about `columns` histograms, evenly spread over the steps, the last one always among them.
+    """At most about `columns` histograms, evenly spread over the journal, the newest always among them.
 
     What an interrupted attempt logged after the checkpoint that the next one resumed from is left out.
     """
-    stride = max(1, -(-_count(session, run_id) // columns))
+    resumes = select(JournalEntry.seq).where(JournalEntry.run_id == run_id, JournalEntry.kind == "resume")
+    seqs = [*_spread(session, run_id, columns), *session.scalars(resumes)]
+    query = select(JournalEntry.kind, JournalEntry.payload)
+    query = query.where(JournalEntry.run_id == run_id, JournalEntry.seq.in_(seqs)).order_by(JournalEntry.seq)
     found: list[Histogram] = []
-    for kind, payload in session.execute(_sparse(run_id, stride)):
+    for kind, payload in session.execute(query):
         step = int(payload["step"])
         while found and found[-1][0] >= step + (kind == "resume"):
             found.pop()
@@ -24,22 +27,17 @@ def list_histograms(session: Session, run_id: str, columns: int = 200) -> list[H
     return found
 
 
-def _count(session: Session, run_id: str) -> int:
-    query = select(func.count()).where(JournalEntry.run_id == run_id, JournalEntry.kind == "step")
-    return session.scalar(query) or 0
+def _spread(session: Session, run_id: str, columns: int) -> list[int]:
+    """The seqs of all step events, or of the newest one in each of `columns` equal parts of the journal that has one.
 
-
-def _sparse(run_id: str, stride: int):  # type: ignore[no-untyped-def]  # a Select of two columns has no short name
-    """Every `stride`-th step event counted from the last, and every resume, in the journal's order."""
-    number = func.row_number().over(partition_by=JournalEntry.kind, order_by=JournalEntry.seq.desc())
-    numbered = (
-        select(JournalEntry.seq, JournalEntry.kind, number.label("number"))
-        .where(JournalEntry.run_id == run_id, JournalEntry.kind.in_(["step", "resume"]))
-        .subquery()
-    )
-    wanted = select(numbered.c.seq).where((numbered.c.kind == "resume") | ((numbered.c.number - 1) % stride == 0))
-    return (
-        select(JournalEntry.kind, JournalEntry.payload)
-        .where(JournalEntry.run_id == run_id, JournalEntry.seq.in_(wanted))
-        .order_by(JournalEntry.seq)
-    )
+    A look into the index per part: the other events of a long run are never touched.
+    """
+    mine = (JournalEntry.run_id == run_id, JournalEntry.kind == "step")
+    few = list(session.scalars(select(JournalEntry.seq).where(*mine).order_by(JournalEntry.seq).limit(columns + 1)))
+    if len(few) <= columns:
+        return few
+    first, last = few[0], session.scalar(select(func.max(JournalEntry.seq)).where(*mine)) or 0
+    ends = [last - place * (last - first) // columns for place in range(columns)]
+    part = values(column("last", Integer), name="part").data([(end,) for end in ends]).cte()
+    newest = select(func.max(JournalEntry.seq)).where(*mine, JournalEntry.seq <= part.c.last).scalar_subquery()
+    return sorted(set(session.scalars(select(newest).select_from(part))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, union_all, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -78,8 +78,20 @@ def latest(session: Session, run_id: str, kind: str) -> JournalEntry | None:
 
 
 def read_last(session: Session, run_id: str, kinds: Collection[str], limit: int) -> list[JournalEntry]:
-    """The newest `limit` entries of these kinds, oldest first."""
-    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind.in_(kinds))
+    """The newest `limit` entries of these kinds, oldest first.
+
+    Each kind is looked up by itself: for all together a database would walk through the other kinds of a long run.
+    """
+    newest = [
+        select(JournalEntry.seq)
+        .where(JournalEntry.run_id == run_id, JournalEntry.kind == kind)
+        .order_by(JournalEntry.seq.desc())
+        .limit(limit)
+        .subquery()
+        for kind in sorted(kinds)
+    ]
+    seqs = union_all(*(select(one.c.seq) for one in newest))
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.seq.in_(seqs))
     return list(session.scalars(query.order_by(JournalEntry.seq.desc()).limit(limit)))[::-1]
 
 

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.domain.run import RunKind, RunState
-from app.store import parquet
+from app.store import parquet, spans
 from app.store.database import now
 from app.store.files import Files
+from app.store.spans import Point
 from app.store.tables import Attempt, Metric, Run, Worker
 
 WORKER_ALIVE = timedelta(seconds=60)
-Point = tuple[int, float | None]
 
 
 def get_run(session: Session, owner_id: str, run_id: str) -> Run:
@@ -90,56 +90,30 @@ def find_most_places(session: Session) -> int | None:
 
 
 def metric_keys(session: Session, run_id: str) -> list[str]:
-    """The keys of the run's series, sorted."""
-    return list(session.scalars(select(Metric.key).where(Metric.run_id == run_id).distinct().order_by(Metric.key)))
+    """The keys of the run's series, sorted. One look into the index per key, however long the series are."""
+    mine = select(func.min(Metric.key)).where(Metric.run_id == run_id)
+    found = mine.cte("found", recursive=True)
+    key = found.c[0]
+    found = found.union_all(select(mine.where(Metric.key > key).scalar_subquery()).where(key.is_not(None)))
+    return [key for key in session.scalars(select(found.c[0])) if key is not None]
 
 
 def list_metrics(session: Session, run_id: str, keys: Sequence[str], points: int = 500) -> dict[str, list[Point]]:
     """The series of these keys, in step order, each of at most `points` points; unknown keys give an empty list.
 
-    A longer series is cut into points / 2 equal ranges of steps, of which the smallest and the largest value stay, at
-    their own steps, so that no peak is lost. A value that was not finite is None; in a longer series it stays where a
+    A longer series is cut into at most points / 2 equal ranges of steps, of which the smallest and the largest value stay,
+    at their own steps, so that no peak is lost. A value that was not finite is None; in a longer series it stays where a
     whole range has nothing else.
     """
-    spans = select(Metric.key, func.count(), func.min(Metric.step), func.max(Metric.step))
-    spans = spans.where(Metric.run_id == run_id, Metric.key.in_(keys)).group_by(Metric.key)
-    series: dict[str, list[Point]] = {key: [] for key in keys}
-    for key, count, first, last in session.execute(spans).all():
-        if count <= points:
-            query = select(Metric.step, Metric.value).where(Metric.run_id == run_id, Metric.key == key).order_by(Metric.step)
-            series[key] = [(step, value) for step, value in session.execute(query)]
-        else:
-            series[key] = _sampled(session, run_id, key, first, width=-(-(last - first + 1) // max(1, points // 2)))
+    series: dict[str, list[Point]] = {}
+    for key in keys:
+        query = select(Metric.step, Metric.value).where(Metric.run_id == run_id, Metric.key == key).order_by(Metric.step)
+        found: list[Point] = [(step, value) for step, value in session.execute(query.limit(points + 1))]
+        if len(found) > points:
+            last = spans.last_steps(session, run_id, [key])[key]
+            found = spans.thin_out(session, run_id, key, found[0][0], last, max(1, points // 2))
+        series[key] = found
     return series
-
-
-def _sampled(session: Session, run_id: str, key: str, first: int, width: int) -> list[Point]:
-    """The smallest and the largest value of each `width` steps, at their steps."""
-    mine = and_(Metric.run_id == run_id, Metric.key == key)
-    place = (Metric.step - first) // width
-    buckets = (
-        select(
-            place.label("place"),
-            func.min(Metric.step).label("first"),
-            func.min(Metric.value).label("low"),
-            func.max(Metric.value).label("high"),
-        )
-        .where(mine)
-        .group_by(place)
-        .subquery()
-    )
-    start = first + buckets.c.place * width
-    inside = and_(mine, Metric.step >= start, Metric.step < start + width)
-    at_low = select(func.min(Metric.step)).where(inside, Metric.value == buckets.c.low).scalar_subquery()
-    at_high = select(func.min(Metric.step)).where(inside, Metric.value == buckets.c.high).scalar_subquery()
-    rows = session.execute(select(buckets, at_low, at_high).order_by(buckets.c.place))
-    sampled: list[Point] = []
-    for _, first_step, low, high, low_step, high_step in rows:
-        if low is None:
-            sampled.append((first_step, None))
-        else:
-            sampled.extend(sorted({(low_step, low), (high_step, high)}))
-    return sampled
 
 
 def write_metrics(session: Session, run_id: str, values: Mapping[tuple[str, int], float | None]) -> None:
@@ -150,12 +124,15 @@ def write_metrics(session: Session, run_id: str, values: Mapping[tuple[str, int]
     inserted = sqlite.insert(Metric) if is_sqlite else postgresql.insert(Metric)
     statement = inserted.on_conflict_do_update(index_elements=["run_id", "key", "step"], set_={"value": inserted.excluded.value})
     rows = [{"run_id": run_id, "key": key, "step": step, "value": value} for (key, step), value in values.items()]
+    known = spans.last_steps(session, run_id, {key for key, _ in values})
     session.execute(statement, rows)
+    spans.keep(session, run_id, known, values)
 
 
 def drop_metrics_after(session: Session, run_id: str, step: int) -> None:
     """Forget values of later steps: a resumed attempt makes them again."""
     session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step > step))
+    spans.forget_after(session, run_id, step)
 
 
 def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:

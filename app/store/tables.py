@@ -120,7 +120,8 @@ class Run(Base):
     __table_args__ = (
         UniqueConstraint("owner_id", "idempotency_key"),
         Index("ix_runs_line", "state", "owner_id", "priority", "place"),
-        Index("ix_runs_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_runs_owner_kind", "owner_id", "kind", "id"),
+        Index("ix_runs_owner_kind_state", "owner_id", "kind", "state", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -248,6 +249,22 @@ class Metric(Base):
     key: Mapped[str] = mapped_column(String(60), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     value: Mapped[float | None] = mapped_column(Float(53))
+
+
+class MetricSpan(Base):
+    """The smallest and the largest finite value of one series among `width` steps from `span` × `width` on (app.store.spans)."""
+
+    __tablename__ = "metric_spans"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(60), primary_key=True)
+    width: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    span: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    first_step: Mapped[int] = mapped_column(Integer)  # that has a value, or a gap
+    low: Mapped[float | None] = mapped_column(Float(53))
+    low_step: Mapped[int | None] = mapped_column(Integer)
+    high: Mapped[float | None] = mapped_column(Float(53))
+    high_step: Mapped[int | None] = mapped_column(Integer)
 
 
 class Attempt(Base):
