@@ -8,8 +8,11 @@ from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.domain.errors import StudioError
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
 from app.settings import Settings
@@ -49,11 +52,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     logging.getLogger("uvicorn.access").addFilter(HideLoginSecrets())
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(PlainRefusal, state=app.state)
     app.include_router(login.router)
     app.include_router(system.open_router)
     app.include_router(inner_router())
     app.mount("/static", GZipMiddleware(StudioFiles(), minimum_size=1000, compresslevel=6), name="static")
     return app
+
+
+class PlainRefusal:
+    """Lets the server say why it doesn't start in a sentence, where Starlette would hand it a traceback."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def say(message: Message) -> None:
+            refusal = getattr(self.state, "refusal", None)
+            if message["type"] == "lifespan.startup.failed" and refusal is not None:
+                message = {**message, "message": refusal}
+            await send(message)
+
+        await self.app(scope, receive, say)
 
 
 def inner_router() -> APIRouter:
@@ -67,7 +91,11 @@ def inner_router() -> APIRouter:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Bring the tables up to date, sweep what a crash left, greet the first user, start the bell and the ingest pool."""
-    await run_in_threadpool(prepare, app)
+    try:
+        await run_in_threadpool(prepare, app)
+    except StudioError as error:
+        app.state.refusal = error.detail
+        raise
     await app.state.bell.start()
     yield
     await app.state.bell.stop()

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
+from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
 from app.store.database import Database
 from app.store.queue import celery_config
@@ -24,11 +26,35 @@ from worker.supervisor import RUNNER_COMMAND, Supervisor
 
 EMBEDDED_POLL_SECONDS = 0.2
 END_SECONDS = 20.0
+TABLES_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 settings = Settings()
 app = Celery("studio", include=["worker.tasks"])
 app.conf.update(celery_config(settings), worker_pool="solo")  # in this process: a hint must reach the supervisor's thread
+
+
+def await_tables(database: Database) -> None:
+    """Return once the database has this version's tables; ends the process with a sentence when they are of a newer one.
+
+    The embedded database has no migration step of its own; another is migrated by the web's start or `varstudio db upgrade`.
+    """
+    said = ""
+    while True:
+        try:
+            if database.is_sqlite:
+                database.migrate()
+            if not database.needs_migration():
+                return
+            waits = "The database has not got this version's tables yet: waiting for the web, or for `varstudio db upgrade`."
+        except Unavailable as error:
+            waits = error.detail
+        except StudioError as error:
+            sys.exit(f"This worker can't start. {error.detail}")
+        if waits != said:
+            log.warning(waits)
+            said = waits
+        time.sleep(TABLES_SECONDS)
 
 
 class Service:
@@ -43,8 +69,7 @@ class Service:
         """Begin to supervise. Tables of the embedded broker are made first, so that no worker races for them."""
         database = Database(settings)
         database.queue.prepare()
-        if not settings.database_url:
-            database.migrate()  # the embedded database has no migration step of its own
+        await_tables(database)
         files = open_files(settings)
         self.supervisor = Supervisor(
             settings, database, files,

@@ -18,11 +18,12 @@ from app.domain.run import Outcome, describe_shortage
 from app.services import attempts, provenance
 from app.settings import Settings
 from app.store import runs
-from app.store.database import Database
+from app.store.database import Database, now
 from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
 from worker.devices import Device, count_cores, list_gpus
 from worker.failures import remedy_of
+from worker.leases import LeaseJudge
 from worker.previews import PREVIEW_COMMAND, Previewer
 from worker.process import RunnerProcess, kill_leftovers
 
@@ -84,7 +85,8 @@ class Supervisor:
         self._watch = Timer(WATCH_SECONDS)
         self._prune = Timer(PRUNE_SECONDS)
         # After a start, and after the database was away, owners get a whole lease to renew before anything is reaped.
-        self._reap = Timer(settings.heartbeat_seconds, first=settings.lease_seconds)
+        self._reap = Timer(settings.heartbeat_seconds, first=max(0.0, settings.lease_seconds - settings.heartbeat_seconds))
+        self._leases = LeaseJudge(settings.heartbeat_seconds)  # its first look, above, only sets its clock
 
     def wake(self) -> None:
         """Look at the database now."""
@@ -169,8 +171,14 @@ class Supervisor:
 
     def _take_back(self) -> None:
         mine = [attempt.claim.run_id for attempt in self._running.values()]  # this worker lives, however late it renews
+        asked_at = time.monotonic()
         with self.database.writing() as session:
-            taken = attempts.reap(session, max_attempts=self.settings.max_attempts, spare=mine)
+            can_judge = self._leases.has_looked
+            if doubt := self._leases.doubt(now(session), time.monotonic() - asked_at):
+                log.warning("owners get a whole lease to renew: %s", doubt)
+                self._reap.postpone(self.settings.lease_seconds)
+                return
+            taken = attempts.reap(session, max_attempts=self.settings.max_attempts, spare=mine) if can_judge else []
         for run_id in taken:
             log.warning("took back a run whose worker is gone", extra={"run_id": run_id})
 

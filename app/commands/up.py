@@ -1,4 +1,4 @@
-"""`varstudio up`: the web and a worker on this machine, as two child processes that live and end together."""
+"""`varstudio up`: the web and a worker on this machine, as two child processes. One that dies is started again."""
 
 import ctypes
 import ipaddress
@@ -30,6 +30,8 @@ POLL_SECONDS = 0.2
 WEB_GRACE_SECONDS = 15.0
 WORKER_GRACE_SECONDS = 30.0  # beyond the time that runners get to save
 PR_SET_PDEATHSIG = 1
+RESTART_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first restart, the second, …
+RESTART_WINDOW_SECONDS = 300.0  # more ends than pauses within it, and the studio stops
 
 
 def up(
@@ -114,12 +116,15 @@ def keep_token(session: Session, path: Path) -> None:
 
 
 class Children:
-    """The web and the worker: started together; when one ends, the other is ended too, and it is said."""
+    """The web and the worker, started together; `run` starts one again that ended by itself, and stops when it keeps ending."""
 
     def __init__(self, settings: Settings, *, no_worker: bool) -> None:
         self.settings = settings
         self.commands = {"web": web_command(settings)} | ({} if no_worker else {"worker": [sys.executable, "-m", "worker.main"]})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ends: dict[str, list[float]] = {name: [] for name in self.commands}
+        self.restart_at: dict[str, float] = {}
+        self.is_up = False
         self.stopping = False
 
     def run(self, secret: str | None) -> int:
@@ -129,6 +134,7 @@ class Children:
         self.start()
         try:
             if self.wait_for_web():
+                self.is_up = True
                 greet(self.settings, secret)
             ended = self.wait_for_an_end()
         finally:
@@ -137,16 +143,22 @@ class Children:
             err.print("Stopped.")
             return 0
         status = self.processes[ended].returncode
-        err.print(f"The {ended} process ended by itself (status {status}), so the studio has stopped. Its last lines say why.")
+        again = " again and again" if self.is_up else ""
+        err.print(
+            f"The {ended} process ended by itself{again} (status {status}), so the studio has stopped. Its last lines say why."
+        )
         return 1
 
     def start(self, output: IO[bytes] | None = None) -> None:
         """Start them all; what they print goes to `output`, or where our own goes."""
-        environment = child_environment(self.settings)
-        for name, command in self.commands.items():
-            self.processes[name] = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent
-            )
+        for name in self.commands:
+            self.start_one(name, output)
+
+    def start_one(self, name: str, output: IO[bytes] | None = None) -> None:
+        self.processes[name] = subprocess.Popen(
+            self.commands[name], env=child_environment(self.settings), stdout=output, stderr=output,
+            start_new_session=True, preexec_fn=end_with_parent,
+        )  # fmt: skip
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping:  # a second Ctrl-C: at once
@@ -172,13 +184,30 @@ class Children:
         return False
 
     def wait_for_an_end(self) -> str | None:
-        """The name of a child that ended by itself; None after a signal."""
+        """The name of a child that ended by itself and can't be helped by a restart; None after a signal."""
         while not self.stopping:
             for name, process in self.processes.items():
-                if process.poll() is not None:
+                if name not in self.restart_at and process.poll() is not None and not self.plan_restart(name):
                     return name
+            for name in [name for name, at in self.restart_at.items() if time.monotonic() >= at]:
+                del self.restart_at[name]
+                self.start_one(name)
             time.sleep(POLL_SECONDS)
         return None
+
+    def plan_restart(self, name: str) -> bool:
+        """Let a child that ended be started again, later each time; False when it never worked or keeps ending."""
+        now = time.monotonic()
+        recent = [at for at in self.ends[name] if now - at < RESTART_WINDOW_SECONDS]
+        if not self.is_up or len(recent) >= len(RESTART_PAUSES):
+            return False
+        pause = RESTART_PAUSES[len(recent)]
+        self.ends[name] = [*recent, now]
+        self.restart_at[name] = now + pause
+        when = f"in {pause:g} s" if pause else "now"
+        status = self.processes[name].returncode
+        err.print(f"The {name} process ended by itself (status {status}). It is started again {when}.", markup=False)
+        return True
 
     def end_all(self) -> None:
         """The worker first: its runs save their state while the web still shows it."""

@@ -6,12 +6,15 @@ without Redis; with Redis whenever a bell arrives there, and every few seconds i
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,6 +27,7 @@ from app.store.tables import Run
 CHANNEL = "studio:bell"
 POLL_SECONDS = 0.25
 SAFETY_POLL_SECONDS = 2.0  # with Redis
+QUIET_PING_SECONDS, PONG_SECONDS = 15.0, 5.0
 QUIET_SECONDS = 0.02  # bells that come together are answered by one look
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,9 @@ class Bell:
         self._database = database
         self._url = settings.broker_url.replace("valkey", "redis", 1) if settings.has_redis else ""
         self._redis: Redis | None = None
+        self._unsent: set[str] = set()
+        self._lock = threading.Lock()
+        self._ringer: threading.Thread | None = None
         self._waiters: dict[asyncio.Future[bool], tuple[str, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung: asyncio.Event | None = None
@@ -52,14 +59,33 @@ class Bell:
         after_commit(session, ("bell", run_id), lambda: self.ring(run_id))
 
     def ring(self, run_id: str) -> None:
-        """Wake waiters of this process at once, those of others through Redis where there is one."""
+        """Wake waiters of this process at once, those of others through Redis where there is one.
+
+        Redis is told from a thread of its own: one that doesn't answer must delay neither a request nor a worker's loop.
+        """
         self._ring_here()
         if self._url:
+            with self._lock:
+                self._unsent.add(run_id)
+                if self._ringer is None:
+                    self._ringer = threading.Thread(target=self._ring_others, name="bells", daemon=True)
+                    self._ringer.start()
+
+    def _ring_others(self) -> None:
+        while True:
+            with self._lock:
+                run_ids, self._unsent = self._unsent, set()
+                if not run_ids:
+                    self._ringer = None
+                    return
             try:
                 self._redis = self._redis or Redis.from_url(self._url, socket_timeout=1, socket_connect_timeout=1)
-                self._redis.publish(CHANNEL, run_id)
+                with self._redis.pipeline(transaction=False) as pipeline:
+                    for run_id in run_ids:
+                        pipeline.publish(CHANNEL, run_id)
+                    pipeline.execute()
             except RedisError as error:
-                log.warning("the bell of run %s did not reach Redis: %s", run_id, error)
+                log.warning("the bells of %d runs did not reach Redis: %s", len(run_ids), error)
 
     def _ring_here(self) -> None:
         loop, rung = self._loop, self._rung
@@ -124,12 +150,21 @@ class Bell:
             if (news or everybody) and not future.done():
                 future.set_result(news)
 
+    @staticmethod
+    async def _hears(pubsub: PubSub) -> bool:
+        """True for each message. A connection that died without a word looks like silence: a ping tells them apart."""
+        if await pubsub.get_message(timeout=QUIET_PING_SECONDS) is None:
+            await pubsub.ping()
+            if await pubsub.get_message(timeout=PONG_SECONDS) is None:
+                raise RedisConnectionError("it does not answer a ping")
+        return True
+
     async def _listen(self, rung: asyncio.Event) -> None:
         while True:
             try:
-                async with AsyncRedis.from_url(self._url) as redis, redis.pubsub() as pubsub:
+                async with AsyncRedis.from_url(self._url, socket_connect_timeout=2) as redis, redis.pubsub() as pubsub:
                     await pubsub.subscribe(CHANNEL)
-                    async for _ in pubsub.listen():
+                    while await self._hears(pubsub):
                         rung.set()
             except RedisError as error:
                 log.warning("Redis can't be heard, so streams look every %s s: %s", SAFETY_POLL_SECONDS, error)

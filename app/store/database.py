@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput, Unavailable
 from app.settings import Settings
-from app.store import migrations
+from app.store import migrations, patience
 from app.store.after_commit import run_after_commit
 from app.store.bell import Bell
 from app.store.queue import HintQueue
@@ -91,6 +91,15 @@ class Database:
         with self.reading() as session:
             return migrations.is_current(session.connection())
 
+    def needs_migration(self) -> bool:
+        """Whether the tables are those of an older version, or not there yet.
+
+        Raises StudioError when they are of a newer one, Unavailable when the database can't be reached.
+        """
+        with self.reading() as session:
+            migrations.refuse_newer(session.connection())
+            return not migrations.is_current(session.connection())
+
     @contextmanager
     def rebuilding(self) -> Iterator[Connection]:
         """One transaction that may change tables; no other can at the same time."""
@@ -100,7 +109,12 @@ class Database:
             with engine.connect() as connection, connection.begin():
                 if not self.is_sqlite:
                     connection.execute(text("SELECT pg_advisory_xact_lock(7246175)"))
-                yield connection
+                driver = connection.connection.driver_connection
+                patience.be_patient(driver, without_end=True)
+                try:
+                    yield connection
+                finally:
+                    patience.be_patient(driver, without_end=False)
         except (DBAPIError, PoolTimeout) as error:
             raise as_studio_error(error) from error
 
@@ -117,7 +131,10 @@ def create_engine_for(settings: Settings) -> Engine:
         if url.drivername in ("postgresql", "postgres"):
             url = url.set(drivername="postgresql+psycopg")
         options = f"-c lock_timeout={BUSY_SECONDS}s -c timezone=UTC"
-        return create_engine(url, pool_pre_ping=True, max_overflow=30, connect_args={"connect_timeout": 5, "options": options})
+        arguments = {"connect_timeout": 5, "options": options}
+        engine = create_engine(url, pool_pre_ping=True, max_overflow=30, pool_timeout=BUSY_SECONDS, connect_args=arguments)
+        event.listen(engine, "do_connect", patience.connect)
+        return engine
     settings.root.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS)
     event.listen(engine, "connect", prepare_sqlite)

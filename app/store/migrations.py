@@ -28,14 +28,18 @@ def upgrade(connection: Connection, to: str = "head") -> None:
 
     Raises StudioError when the database is newer than this program.
     """
-    settings = config(connection)
+    refuse_newer(connection)
+    command.upgrade(config(connection), to)
+
+
+def refuse_newer(connection: Connection) -> None:
+    """Raises StudioError when the database is newer than this program."""
     unknown = set(MigrationContext.configure(connection).get_current_heads()) - list_revisions()
     if unknown:
         raise StudioError(
             f"The database is of a newer VAR Studio (migration {', '.join(sorted(unknown))}), which this one doesn't know: "
             "start the newer version, or point STUDIO_DATA_DIR at another folder."
         )
-    command.upgrade(settings, to)
 
 
 def is_current(connection: Connection) -> bool:

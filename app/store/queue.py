@@ -23,6 +23,7 @@ QUEUE_NAME = "studio"
 WAKE_TASK = "worker.tasks.wake"
 KEEP_MESSAGES = 1000  # of the embedded broker
 IDLE_SECONDS = 5.0
+SEND_SECONDS = 3.0  # a broker that takes a connection and answers nothing has had its chance
 
 # The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
 # would race to make them.
@@ -74,6 +75,8 @@ class HintQueue:
     def _celery(self) -> Celery:
         app = Celery("studio", set_as_current=False)
         app.conf.update(celery_config(self.settings))
+        if self.settings.has_redis:  # of the sender alone: a worker's connection is quiet until a hint comes
+            app.conf.broker_transport_options = {**app.conf.broker_transport_options, "socket_timeout": SEND_SECONDS}
         return app
 
     @property

@@ -5,6 +5,7 @@ A WriteSession commits after the route returns and before the response is sent; 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar, cast
@@ -15,11 +16,11 @@ from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Forbidden, Unauthenticated
+from app.domain.errors import Forbidden, Unauthenticated, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import accounts
 from app.settings import Settings
-from app.store.database import Database
+from app.store.database import BUSY_SECONDS, Database
 from app.store.files import Files
 from app.web.security import SAFE_METHODS, SESSION_COOKIE
 
@@ -120,17 +121,30 @@ async def write_apart(request: Request, function: Callable[P, T], *args: P.args,
 
 async def read_apart(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that opens a reading session itself, once there is room for one more reader."""
-    async with get_gates(request).reading:
+    async with passing(get_gates(request).reading):
         return await to_thread.run_sync(partial(function, *args, **kwargs))
 
 
+@asynccontextmanager
+async def passing(gate: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Through the gate, or Unavailable: whoever waits behind others that wait for the database must not wait forever."""
+    try:
+        await asyncio.wait_for(gate.acquire(), BUSY_SECONDS)
+    except TimeoutError:
+        raise Unavailable("The database keeps other requests waiting: try again in a few seconds.") from None
+    try:
+        yield
+    finally:
+        gate.release()
+
+
 async def read_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
-    async with get_gates(request).reading, contextmanager_in_threadpool(database.reading()) as session:
+    async with passing(get_gates(request).reading), contextmanager_in_threadpool(database.reading()) as session:
         yield session
 
 
 async def write_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
-    async with get_gates(request).writing, contextmanager_in_threadpool(database.writing()) as session:
+    async with passing(get_gates(request).writing), contextmanager_in_threadpool(database.writing()) as session:
         yield session
 
 

@@ -17,7 +17,7 @@ FLOORS = {
     "app/domain": {"pydantic", "pydantic_core"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/ingest": {"pydantic", "pyarrow"},
-    "app/store": {"sqlalchemy", "alembic", "redis", "celery", "kombu", "pyarrow", "fsspec"},
+    "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "fsspec"},
     "app/services": {"sqlalchemy", "pydantic"},
     "app/web": {
         "fastapi",

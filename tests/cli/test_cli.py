@@ -316,13 +316,19 @@ def test_where_rows_were_left_out_is_said_in_one_or_many_lines_or_rows():
     assert places({"lines": list(range(1, 21)), "count": 40}, "line") == "lines 1, 2, 3, 4, 5 …"
 
 
-def test_up_ends_when_a_part_of_it_ends_and_says_so(tmp_path):
+def test_up_ends_when_a_part_of_it_ends_again_and_again_and_says_so(tmp_path):
     shell = make_shell(tmp_path)
     process, _ = start(shell, "--no-worker")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 1
-    os.kill(int(children[0]), signal.SIGKILL)
+    killed: set[str] = set()
+    deadline = time.monotonic() + 120
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        for child in set(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) - killed:
+            os.kill(int(child), signal.SIGKILL)
+            killed.add(child)
+        time.sleep(0.1)
     assert process.wait(30) == 1
+    assert len(killed) == 6  # the first and five restarts
 
 
 def test_the_children_end_with_a_killed_up(tmp_path):

@@ -23,8 +23,8 @@ class Health(BaseModel):
 
 
 @open_router.get("/healthz", operation_id="get_health", summary="Is the web process alive?")
-def get_health() -> Health:
-    """Answers without a look at anything else, and without a sign-in."""
+async def get_health() -> Health:
+    """Answers without a look at anything else (not even for a free thread), and without a sign-in."""
     return Health()
 
 
