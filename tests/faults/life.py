@@ -4,7 +4,7 @@ A plain model of a few dictionaries is kept beside the database; after every rul
 
 * one owner per token: a write with any other token changes nothing and raises StaleToken;
 * final states are final until the user's explicit resume; the journal's states only move as app.domain.run.MOVES allows;
-* `seq` is dense from 1 and equals `last_seq`;
+* `seq` is dense from 1 and equals `last_seq`; each line of a spool is in the journal once, in order;
 * each (metric, step) is there once, with the value of the newest attempt that reached it;
 * an attempt ends once, and at most one attempt of a run is open.
 """
@@ -32,7 +32,7 @@ from tests.faults.clock import Clock
 
 LEASE = 30.0
 NUM_STEPS = 8
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2
 MOST_RUNS = 3
 WORKERS = ("east", "west", "north")
 PLACES = st.integers(0, 5)
@@ -82,7 +82,10 @@ class Life:
     open_spool: int = 0
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
 
+    noted: list[str] = field(default_factory=list)  # kinds of the runners' events in the journal
+
     def apply(self, lines: list[SpoolLine]) -> None:
+        self.noted += [line.kind for line in lines if line.kind != "outcome"]
         for line in lines:
             if line.kind == "resume":
                 self.metrics = {place: value for place, value in self.metrics.items() if place[1] <= line.payload["step"]}
@@ -341,6 +344,7 @@ class LifeOfRuns(RuleBasedStateMachine):
                 assert states[-1] is life.state
                 assert all(can_move(old, new) for old, new in itertools.pairwise(states))
                 assert states.count(RunState.SUCCEEDED) <= 1
+                assert [entry.kind for entry in entries if entry.kind not in ("state", "log")] == life.noted
 
     @invariant()
     def each_metric_is_there_once_with_its_newest_value(self) -> None:
