@@ -126,7 +126,16 @@ class LifeOfRuns(RuleBasedStateMachine):
 
     @rule(place=PLACES)
     def cancel(self, place: int) -> None:
-        run_id, life = self.pick_run(place)
+        """Whatever state the run is in."""
+        self.cancel_run(*self.pick_run(place))
+
+    @precondition(lambda self: self.owners())
+    @rule(place=PLACES)
+    def cancel_a_running_one(self, place: int) -> None:
+        run_id = self.pick(self.owners(), place).claim.run_id
+        self.cancel_run(run_id, self.lives[run_id])
+
+    def cancel_run(self, run_id: str, life: Life) -> None:
         with self.refused_if(life.state.final), self.database.writing() as session:
             services.request_cancel(session, self.library.user.id, run_id)
         if life.state is RunState.QUEUED:
