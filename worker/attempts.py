@@ -116,7 +116,7 @@ class RunningAttempt:
             self.log.info("asked the runner to cancel")
 
     def stop(self) -> None:
-        """Ask the runner to save and go, because this worker goes."""
+        """Ask the runner to save and go: this worker stops, or the run is paused or sent to another."""
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             self.process.terminate()

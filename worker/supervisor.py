@@ -17,7 +17,7 @@ from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, describe_shortage
 from app.services import attempts, provenance
 from app.settings import Settings
-from app.store import runs
+from app.store import line, runs
 from app.store.database import Database, now
 from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
@@ -121,7 +121,7 @@ class Supervisor:
         if self._beat.is_due():
             self._guarded("beat", self._note_alive)
         if self._running and (hinted or self._watch.is_due()):
-            self._guarded("watch", self._look_for_cancels)
+            self._guarded("watch", self._look_for_wishes)
         if self._stopping.is_set():
             return
         if self._reap.is_due():
@@ -158,16 +158,19 @@ class Supervisor:
         with self.database.writing() as session:
             attempts.leave(session, self.worker_id, comes_back=bool(self.settings.worker_name))
 
-    def _look_for_cancels(self) -> None:
+    def _look_for_wishes(self) -> None:
+        """Whether a run is in other hands, to be cancelled, or to be given back: paused, or sent to another worker."""
         with self.database.reading() as session:
-            states = runs.watch(session, [attempt.claim.run_id for attempt in self._running.values()])
+            watched = runs.watch(session, [attempt.claim.run_id for attempt in self._running.values()])
         for slot, attempt in list(self._running.items()):
-            token, cancel_wanted = states.get(attempt.claim.run_id, (0, False))
-            if token != attempt.claim.token:
+            wishes = watched.get(attempt.claim.run_id)
+            if wishes is None or wishes.token != attempt.claim.token:
                 attempt.kill_as_stale()
                 del self._running[slot]
-            elif cancel_wanted:
+            elif wishes.cancel_wanted:
                 attempt.cancel()
+            elif wishes.release_wanted:
+                attempt.stop()
 
     def _take_back(self) -> None:
         mine = [attempt.claim.run_id for attempt in self._running.values()]  # this worker lives, however late it renews
@@ -202,7 +205,7 @@ class Supervisor:
     def _claim_into(self, slots: list[int]) -> bool:
         """Let the next run begin in some of the free slots, one for each of its processes; False when none can."""
         with self.database.reading() as session:  # so that an idle worker never takes the write lock
-            if not runs.has_queued(session):
+            if not line.has_next(session, self.worker_id):
                 return False
         with self.database.writing() as session:
             claim = attempts.begin(
@@ -224,7 +227,7 @@ class Supervisor:
     def _refuse_oversized(self) -> None:
         """Runs of more processes than any worker has places would wait forever: they fail with a sentence."""
         with self.database.reading() as session:
-            if not runs.has_queued(session):
+            if not line.has_next(session, self.worker_id):
                 return
             most = max(self._num_places, runs.find_most_places(session) or 0)
         with self.database.writing() as session:

@@ -61,7 +61,7 @@ def begin(
     `num_places` is passed over. With `more_than`, only runs of more processes than that count.
     """
     at = now(session)
-    first = line.first_in_line(worker_id, num_places=num_places, more_than=more_than)
+    first = line.first_in_line(session, worker_id, num_places=num_places, more_than=more_than)
     may_begin = (line.may_begin(Run, worker_id), line.is_working(worker_id), line.num_processes() <= num_free)
     statement = (
         update(Run)
@@ -232,6 +232,8 @@ def _owned(session: Session, run_id: str, token: int) -> Run:
 
 
 def _interrupt(session: Session, run: Run, reason: str) -> None:
+    if run.release_requested_at is not None:  # the runner only knows that it was told to stop
+        reason = "It was paused." if run.held_at is not None else "It was given back to the queue, for another worker."
     _end_attempt(session, run, Outcome.INTERRUPTED.value, reason)
     _requeue(session, run, reason)
 

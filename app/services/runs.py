@@ -34,9 +34,10 @@ COPY_NUMBER_LENGTH = 9
 
 
 def launch(
-    session: Session, owner_id: str, recipe: Recipe, *, idempotency_key: str | None = None, asked: str | None = None
-) -> Run:
-    """Queue a run of this recipe and hint the workers.
+    session: Session, owner_id: str, recipe: Recipe,
+    *, idempotency_key: str | None = None, asked: str | None = None, priority: int = 0,
+) -> Run:  # fmt: skip
+    """Queue a run of this recipe and hint the workers. Its priority, which changes no result, is not part of the recipe.
 
     With an idempotency key, the same request again gives the run of the first time, and another one InvalidInput. What was
     asked for is the recipe, unless `asked` says it. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
@@ -49,7 +50,7 @@ def launch(
             return known
     run = new_run(session, owner_id, recipe, find_ingredients(session, owner_id, recipe))
     scoring = scorings.find_for(session, owner_id, recipe)
-    run.scoring_id = scoring.id if scoring else None
+    run.scoring_id, run.priority = scoring.id if scoring else None, priority
     if idempotency_key is not None:
         run.idempotency_key, run.idempotency_digest = idempotency_key, digest
         try:

@@ -1,8 +1,8 @@
 """Runs as they are kept: rows, metric series, attempts, workers, and the weights file of a run."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -55,10 +55,27 @@ def has_queued(session: Session) -> bool:
     return session.scalar(select(Run.id).where(Run.state == RunState.QUEUED).limit(1)) is not None
 
 
-def watch(session: Session, run_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """For each run that is running: its fencing token, and whether its cancelling is wanted."""
-    query = select(Run.id, Run.token, Run.cancel_requested_at).where(Run.id.in_(run_ids), Run.state == RunState.RUNNING)
-    return {run_id: (token, cancel is not None) for run_id, token, cancel in session.execute(query)}
+class Watched(NamedTuple):
+    """What the supervisor of a running run looks for."""
+
+    token: int
+    cancel_wanted: bool
+    release_wanted: bool
+
+
+def watch(session: Session, run_ids: Sequence[str]) -> dict[str, Watched]:
+    """Of each run that is running: its fencing token, and whether it is to be cancelled, or to save and go back to the queue."""
+    query = select(Run.id, Run.token, Run.cancel_requested_at, Run.release_requested_at)
+    rows = session.execute(query.where(Run.id.in_(run_ids), Run.state == RunState.RUNNING))
+    return {run_id: Watched(token, cancel is not None, release is not None) for run_id, token, cancel, release in rows}
+
+
+def list_running(session: Session, worker_id: str | None = None) -> list[Run]:
+    """The running runs, of one worker or of all, in the order of their ids."""
+    query = select(Run).where(Run.state == RunState.RUNNING)
+    if worker_id is not None:
+        query = query.where(Run.worker_id == worker_id)
+    return list(session.scalars(query.order_by(Run.id)))
 
 
 def list_attempts(session: Session, run_id: str) -> list[Attempt]:
@@ -71,10 +88,20 @@ def list_workers(session: Session) -> list[Worker]:
     return list(session.scalars(select(Worker).order_by(Worker.beat_at.desc(), Worker.id)))
 
 
+def is_alive(worker: Worker, at: datetime) -> bool:
+    """Whether the worker was heard of lately and has not stopped in good order."""
+    return worker.left_at is None and at - worker.beat_at < WORKER_ALIVE
+
+
+def list_living(session: Session) -> list[Worker]:
+    """The workers that are alive, paused ones too."""
+    at = now(session)
+    return [worker for worker in list_workers(session) if is_alive(worker, at)]
+
+
 def has_worker(session: Session) -> bool:
     """Whether any worker has been heard of lately."""
-    newest = session.scalar(select(func.max(Worker.beat_at)))
-    return newest is not None and now(session) - newest < WORKER_ALIVE
+    return bool(list_living(session))
 
 
 def count_places(slots: int, num_devices: int) -> int:
@@ -84,9 +111,7 @@ def count_places(slots: int, num_devices: int) -> int:
 
 def find_most_places(session: Session) -> int | None:
     """The most processes that a worker heard of lately can give one run; None when none was heard of."""
-    at = now(session)
-    alive = [worker for worker in list_workers(session) if at - worker.beat_at < WORKER_ALIVE]
-    return max((count_places(worker.slots, len(worker.devices)) for worker in alive), default=None)
+    return max((count_places(worker.slots, len(worker.devices)) for worker in list_living(session)), default=None)
 
 
 def metric_keys(session: Session, run_id: str) -> list[str]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine.default import DefaultExecutionContext
@@ -109,6 +110,9 @@ class Model(Base):
     created_at: Mapped[datetime]
 
 
+WAITING = text("state = 'queued' AND held_at IS NULL")
+
+
 def place_of_new(context: DefaultExecutionContext) -> float:
     """Places are seconds since 1970: a new run stands where it was queued."""
     queued_at: datetime = context.get_current_parameters()["queued_at"]  # type: ignore[no-untyped-call]
@@ -119,7 +123,7 @@ class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("owner_id", "idempotency_key"),
-        Index("ix_runs_line", "state", "owner_id", "priority", "place"),
+        Index("ix_runs_state", "state", "owner_id"),
         Index("ix_runs_owner_kind", "owner_id", "kind", "id"),
         Index("ix_runs_owner_kind_state", "owner_id", "kind", "state", "id"),
     )
@@ -169,6 +173,9 @@ class Run(Base):
     queued_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+Index("ix_runs_line", Run.owner_id, Run.priority.desc(), Run.place, Run.id, sqlite_where=WAITING, postgresql_where=WAITING)
 
 
 class Scoring(Base):

@@ -203,7 +203,7 @@ def test_cancelling_a_running_run_twice_is_one_request(database: Database, libra
         assert act(database, services.request_cancel, library, run.id).state == "running"
     with database.reading() as session:
         assert len(journal.read(session, run.id, kinds=["log"])) == 1
-        assert runs.watch(session, [run.id]) == {run.id: (claim.token, True)}
+        assert runs.watch(session, [run.id]) == {run.id: (claim.token, True, False)}
 
 
 def test_cancel_against_finish_ends_in_one_state(either_database: Database) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,7 +15,6 @@ from app.store.database import now
 from app.store.tables import Model, Worker
 from app.web.recipes import read_planned
 
-ALIVE_SECONDS = 60
 PARTS = {
     "weights": "Weights",
     "gradients": "Gradients",
@@ -70,7 +69,7 @@ def compare(recipe: Recipe, facts: Mapping[str, Any], workers: Sequence[Worker],
     """The plan of a recipe beside the devices of the workers that are alive."""
     plan = plan_memory(recipe, facts)
     sentence = "" if plan else "The policy's dimensions aren't known before a worker has it, so neither is the memory it takes."
-    alive = [worker for worker in workers if at - worker.beat_at < timedelta(seconds=ALIVE_SECONDS)]
+    alive = [worker for worker in workers if runs.is_alive(worker, at)]
     devices = [device for worker in alive for device in worker.devices if device.get("memory_bytes")]
     largest = max(devices, key=lambda device: int(device["memory_bytes"]), default=None)
     return Memory(
