@@ -7,7 +7,8 @@ from sqlalchemy import Float, ForeignKey, Index, Integer, String, Text, UniqueCo
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.columns import Base, BigInt
+from app.store.columns import Base as Base
+from app.store.columns import BigInt
 
 
 class User(Base):
