@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, ModelInvalid, NotFound
 from app.domain.recipe import Method
 from app.domain.run import RunState
-from app.services.model_folder import inspect_apart
+from app.ingest.model_folder import inspect_apart
 from app.settings import Settings
 from app.store import models, scorings
 from app.store.after_commit import after_commit

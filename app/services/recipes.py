@@ -62,6 +62,7 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
         model = _find_model(session, owner_id, model_id, role, path, faults)
         if model is not None:
             models[part] = model
+    _check_prompts(recipe, models.get("policy"), faults)
     if kind is RunKind.TRAINING:
         _check_noise(recipe, faults)
         _check_rewards(session, owner_id, recipe, faults)
@@ -83,6 +84,14 @@ def _check_text(recipe: Recipe, faults: Faults) -> None:
     ):
         if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
             faults.add(path, "The text holds control characters: remove them.")
+
+
+def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None:
+    if policy is not None and recipe.tokens.prompt_format == "chat" and policy.facts.get("has_chat_template") is False:
+        faults.add(
+            "tokens.prompt_format",
+            f"The tokenizer of “{policy.name}” has no chat template: set tokens.prompt_format to auto or plain.",
+        )
 
 
 def _check_noise(recipe: Recipe, faults: Faults) -> None:

@@ -18,6 +18,7 @@ FLOORS = {
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/ingest": {"pydantic", "pyarrow"},
     "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "fsspec"},
+    "app/ingest/chat_template.py": {"jinja2"},
     "app/services": {"sqlalchemy", "pydantic"},
     "app/web": {
         "fastapi",

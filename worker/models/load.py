@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from app.domain.errors import ModelInvalid
 from app.domain.jobs import ModelSource
+from app.ingest.model_folder import inspect_apart
 from worker.models.adapter import LanguageModel, adapt
 from worker.models.quantize import loading_options, settle
 
@@ -45,7 +46,19 @@ def resolve_folder(source: ModelSource, hub_dir: Path) -> Path:
             f"{folder} has no weights in safetensors form. Convert them (save_pretrained writes safetensors); "
             "other forms can run code while loading and are refused."
         )
+    _look(folder, hub_dir if source.source == "hub" else None)
     return folder
+
+
+def _look(folder: Path, root: Path | None) -> None:
+    """What the web looks at when a folder is added, for those that it never saw, before torch sees them; raises ModelInvalid.
+
+    `root`: where links of the folder may lead; None: anywhere, as its owner was asked when it was added.
+    """
+    try:
+        inspect_apart(folder, [root or Path("/")])
+    except ModelInvalid as error:
+        raise ModelInvalid(f"{folder} can't be used: {error.detail}") from error
 
 
 def _download(source: ModelSource, hub_dir: Path) -> Path:

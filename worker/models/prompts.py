@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from app.domain.errors import RecipeInvalid
 
 Turn = tuple[str, str]  # role, content
@@ -99,7 +97,9 @@ class PromptFormat:
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program, which can fail in every way
             raise PromptRefused(f"the chat template refuses it: {error}") from error
 
 

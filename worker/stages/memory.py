@@ -75,7 +75,7 @@ class MemoryWatch:
 
 
 def facts_of(model: Body) -> dict[str, Any]:
-    """The dimensions of a loaded network, as app.services.model_folder names them."""
+    """The dimensions of a loaded network, as app.ingest.model_folder names them."""
     config, network = model.config.get_text_config(), model.network
     head, table = network.get_output_embeddings(), network.get_input_embeddings().weight
     hidden = getattr(config, "hidden_size", None)

@@ -1,11 +1,12 @@
 """Is this folder a model the studio can use? Read from its JSON files and safetensors headers alone: no torch, no weights.
 
-Files of strangers are read in a child process with limits of time and memory: `python -m app.services.model_folder`
+Files of strangers are read in a child process with limits of time and memory: `python -m app.ingest.model_folder`
 takes {"folder", "roots"} on stdin and prints {"facts"} or {"message"}.
 """
 
 import hashlib
 import json
+import logging
 import math
 import os
 import resource
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.errors import ModelInvalid
-from app.services.model_files import Headers, Reader, Refused, as_object, read_weights
+from app.ingest.chat_template import find_fault
+from app.ingest.model_files import Headers, Reader, Refused, as_object, read_weights
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_TOKENIZER_BYTES = 128 * 2**20
 MAX_CHAT_TEMPLATE_BYTES = 2**18
+MORE_TEMPLATES = "additional_chat_templates"
 CHILD_SECONDS = 30
 CHILD_MEMORY_BYTES = 4 * 2**30
 
@@ -35,7 +38,18 @@ SHAPE = {
     "num_kv_heads": ("num_key_value_heads",),
     "head_size": ("head_dim",),
 }
+LAYERS = ("num_hidden_layers", "n_layer")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+SIZES = (
+    "vocab_size", *EXPERTS, *SHAPE["hidden_size"], *SHAPE["intermediate_size"], *SHAPE["num_heads"], *SHAPE["num_kv_heads"],
+    *SHAPE["head_size"],
+)  # fmt: skip
+CONTEXTS = ("max_position_embeddings", "n_positions", "seq_length")
+MAX_CONTEXT = 2**27
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+
+
+log = logging.getLogger(__name__)
 
 
 def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
@@ -44,7 +58,7 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
     Raises: ModelInvalid with the field `path`.
     """
     question = json.dumps({"folder": str(folder), "roots": [str(root) for root in roots]})
-    command = [sys.executable, "-m", "app.services.model_folder"]
+    command = [sys.executable, "-m", "app.ingest.model_folder"]
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": package_root}
     try:
@@ -52,6 +66,8 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
             command, input=question, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment, check=False
         )
         answer = json.loads(done.stdout) if done.returncode == 0 else {}
+        if done.returncode:
+            log.warning("looking at %s ended with status %s: %s", folder, done.returncode, done.stderr[-500:])
     except subprocess.TimeoutExpired:
         answer = {}
     if "facts" not in answer:
@@ -71,11 +87,14 @@ def inspect(folder: Path, roots: list[Path]) -> dict[str, Any]:
         if reader.has("adapter_config.json"):
             raise Refused("This is a LoRA adapter without its base model. Merge it into the base model and give that folder.")
         raise Refused("There is no config.json in the folder, so it isn't a Hugging Face model.")
+    if reader.has("adapter_config.json"):
+        raise Refused("There is a LoRA adapter beside the model (adapter_config.json). Merge it into the model, or take it away.")
     config_bytes = reader.read("config.json", MAX_JSON_BYTES)
     config = as_object(config_bytes, "config.json")
     if "auto_map" in config:
         raise Refused("The model needs code of its own (auto_map in config.json), which the studio never runs.")
     headers = read_weights(reader)
+    check_dimensions(config, headers)
     return {
         **facts_of_config(config),
         **facts_of_weights(config, headers),
@@ -123,6 +142,26 @@ def facts_of_shape(config: dict[str, Any], headers: Headers) -> dict[str, Any]:
     return {**shape, "tied_embeddings": num_rows(headers, HEADS) is None}
 
 
+def check_dimensions(config: dict[str, Any], headers: Headers) -> None:
+    """Numbers of the configuration that the weights can't bear out: a network is built by them before weights are read."""
+    shapes = [entry["shape"] for _, tensors in headers.values() for entry in tensors.values()]
+    largest = max((len(shapes), *(number for shape in shapes for number in shape)))
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name, value in part.items():
+            if name in LAYERS:
+                most, what = len(shapes), "tensors in all"
+            elif name in SIZES:
+                most, what = largest, "rows or columns at most"
+            elif name in CONTEXTS:
+                most, what = MAX_CONTEXT, "tokens at most is what any model reads"
+            else:
+                continue
+            if isinstance(value, int | float) and not 0 <= value <= most:
+                shown = f"{value:,}" if abs(value) < 10**15 else f"{value:.3g}" if abs(value) < 1e300 else "immense"
+                raise Refused(f"config.json says {name} is {shown}, and the weights say otherwise ({most:,} {what}).")
+
+
 def num_rows(headers: Headers, endings: tuple[str, ...]) -> int | None:
     """Rows of the first tensor with one of these names."""
     for _, tensors in headers.values():
@@ -149,21 +188,40 @@ def facts_of_tokenizer(reader: Reader, headers: Headers) -> dict[str, Any]:
         raise Refused("There is no tokenizer in the folder. Save it beside the model: tokenizer.save_pretrained(folder).")
     name = "tokenizer_config.json"
     config = as_object(reader.read(name, MAX_JSON_BYTES), name) if reader.has(name) else {}
-    template = config.get("chat_template")
-    has_template = bool(template) or reader.has("chat_template.jinja")
-    if reader.has("chat_template.jinja"):
-        reader.read("chat_template.jinja", MAX_CHAT_TEMPLATE_BYTES)
-    if template and len(json.dumps(template)) > MAX_CHAT_TEMPLATE_BYTES:
-        raise Refused(f"The chat template in {name} is larger than {MAX_CHAT_TEMPLATE_BYTES:,} bytes.")
+    if "auto_map" in config:
+        raise Refused(f"The tokenizer needs code of its own (auto_map in {name}), which the studio never runs.")
+    templates = read_templates(reader, config)
+    if fault := find_fault(templates, special_tokens(config)):
+        raise Refused(fault)
     num_tokens, num_embeddings = count_tokens(reader), num_rows(headers, EMBEDDINGS)
     if num_tokens is not None and num_embeddings is not None and num_tokens > num_embeddings:
         raise Refused(f"The tokenizer knows {num_tokens:,} tokens and the model {num_embeddings:,}: they don't belong together.")
     return {
-        "has_chat_template": has_template,
+        "has_chat_template": bool(templates),
         "pad_token": token_text(config.get("pad_token")),
         "eos_token": token_text(config.get("eos_token")),
         "tokenizer_size": num_tokens,
     }
+
+
+def read_templates(reader: Reader, config: dict[str, Any]) -> list[str]:
+    """All chat templates of the folder: one text, named ones, a file of its own, a folder of files."""
+    found = config.get("chat_template")
+    named = [one.get("template") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    values = [found] if isinstance(found, str) else list(found.values()) if isinstance(found, dict) else named
+    files = ["chat_template.jinja"] if reader.has("chat_template.jinja") else []
+    if (more := reader.path(MORE_TEMPLATES)).is_dir():
+        files += [f"{MORE_TEMPLATES}/{path.name}" for path in sorted(more.glob("*.jinja"))]
+    templates = [value for value in values if isinstance(value, str) and value]
+    templates += [reader.read(name, MAX_CHAT_TEMPLATE_BYTES).decode("utf-8", "replace") for name in files]
+    if sum(map(len, templates)) > MAX_CHAT_TEMPLATE_BYTES:
+        raise Refused(f"The tokenizer's chat templates are larger than {MAX_CHAT_TEMPLATE_BYTES:,} bytes.")
+    return templates
+
+
+def special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    found = {name: token_text(value) for name, value in config.items() if name.endswith("_token")}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def token_text(value: Any) -> str | None:
