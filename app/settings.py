@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5.0, description="How often a worker renews the leases of its runs.")
     lease_seconds: float = Field(30.0, description="How long a run stays with a worker that is not heard of.")
     poll_seconds: float = Field(2.0, description="How often a worker looks for queued runs without a hint.")
+    silent_seconds: float = Field(600.0, description="How long a runner may say nothing before a finding tells of it.")
     max_attempts: int = Field(3, description="Attempts that may be lost before a run counts as failed.")
     runner_threads: int = Field(0, description="CPU threads of a runner; 0: all cores.")
     grace_seconds: float = Field(100.0, description="How long a stopping worker waits for runners to save.")

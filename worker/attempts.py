@@ -14,12 +14,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.domain.errors import StaleToken, Unavailable
-from app.domain.events import OutcomeReached, SpoolLine
-from app.domain.run import EXIT_STATUS, Outcome
+from app.domain.events import FindingRaised, OutcomeReached, SpoolLine
+from app.domain.run import EXIT_STATUS, UNWRITTEN_STATUS, Outcome
 from app.services import attempts, recordings
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
+from worker.failures import REMEDY_DISK_FULL
+from worker.liveness import Liveness
 from worker.process import RunnerProcess
 from worker.spool_tail import SpoolTail, read_log_tail
 
@@ -29,6 +31,13 @@ REMEDY_KILLED = (
     "If the machine ran out of memory: lower training.micro_batch_size, tokens.max_prompt or tokens.max_response, "
     "switch on policy.gradient_checkpointing, or take a smaller model."
 )
+FROZEN = "The runner was frozen from outside (SIGSTOP, or a debugger) for longer than a lease, so it was ended."
+REMEDY_FROZEN = "Look for what stops processes on its machine."
+REMEDY_SILENT = (
+    "Look at the run's log and at its machine. If it does not go on, cancel the run (a runner that does not listen is killed), "
+    "then resume it: it goes on from its last checkpoint."
+)
+UNWRITTEN = "The disk is full, or refuses to be written: not even the runner's last word could be kept."
 OUTCOME_OF_STATUS = {status: outcome for outcome, status in EXIT_STATUS.items()}
 
 log = logging.getLogger(__name__)
@@ -54,6 +63,8 @@ class RunningAttempt:
         self.process = process
         self._database, self._settings, self._folder, self._patience = database, settings, folder, patience
         self._tail = SpoolTail(folder / "events.jsonl")
+        self._liveness = Liveness(process.pid, frozen_seconds=settings.lease_seconds, silent_seconds=settings.silent_seconds)
+        self._is_lost = False
         self._pending: list[SpoolLine] = []
         self._outcome: OutcomeReached | None = None
         self._renew_at = 0.0  # at once: starting the process may have taken a good part of the lease
@@ -77,6 +88,7 @@ class RunningAttempt:
             if status is not None:
                 self._conclude(status)
                 return True
+            self._look_for_life()
             self._renew()
             self._num_errors = 0
         except StaleToken:
@@ -134,6 +146,7 @@ class RunningAttempt:
             if not self._pending:
                 self._whole_at = time.monotonic()
                 return
+            self._liveness.heard()
             with self._database.writing() as session:
                 recordings.record(session, self.claim.run_id, self.claim.token, self._pending)
             self._outcome = find_outcome(self._pending) or self._outcome
@@ -144,6 +157,20 @@ class RunningAttempt:
                 self._whole_at = time.monotonic()
             if not drain:
                 return
+
+    def _look_for_life(self) -> None:
+        """End a runner that was frozen for a whole lease, as if its worker had died; tell of one that is only silent."""
+        if self._liveness.is_lost() and not self._is_lost:
+            self._is_lost = True
+            self.log.warning("the runner is frozen: ending it, so that another attempt may go on")
+            self.process.kill()
+        elif (seconds := self._liveness.find_silence()) is not None:
+            finding = FindingRaised(
+                name="silent_runner", severity="warning", title="Nothing is heard of the runner",
+                evidence=f"It has written nothing for {seconds:.0f} s, though its process lives.", remedy=REMEDY_SILENT,
+            )  # fmt: skip
+            with self._database.writing() as session:
+                attempts.note(session, self.claim.run_id, self.claim.token, finding)
 
     def _renew(self) -> None:
         if time.monotonic() < self._renew_at:
@@ -183,9 +210,9 @@ class RunningAttempt:
             if outcome is not None:
                 state = attempts.finish(session, run_id, token, outcome, tail, max_attempts=tries)
             else:
-                if status == -signal.SIGKILL:
+                if status == -signal.SIGKILL and not self._is_lost:
                     tries = min(tries, attempts.MAX_ATTEMPTS_KILLED)
-                reason, remedy = explain(status)
+                reason, remedy = (FROZEN, REMEDY_FROZEN) if self._is_lost else explain(status)
                 state = attempts.lose(session, run_id, token, reason, remedy=remedy, log_tail=tail, max_attempts=tries)
         self.log.info("the attempt is over (exit status %d): the run is %s", status, state.value)
 
@@ -195,6 +222,8 @@ class RunningAttempt:
             return OutcomeReached(outcome=Outcome.CANCELLED)
         if self._stopped_at is not None:
             return OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped.")
+        if status == UNWRITTEN_STATUS:
+            return OutcomeReached(outcome=Outcome.FAILED, reason=UNWRITTEN, remedy=REMEDY_DISK_FULL, retry=False)
         told = OUTCOME_OF_STATUS.get(status)
         return OutcomeReached(outcome=told) if told in (Outcome.CANCELLED, Outcome.INTERRUPTED) else None
 

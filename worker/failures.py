@@ -2,9 +2,11 @@
 
 import errno
 
-from app.domain.errors import StudioError
+from app.domain.errors import StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
+
+REMEDY_DISK_FULL = "Free some space, then resume the run: it goes on from its last checkpoint."
 
 
 class Diverged(Exception):
@@ -30,12 +32,18 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return "The GPU ran out of memory.", smaller, False
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "The machine ran out of memory.", smaller, False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" while writing {error.filename}" if error.filename else ""
-        return f"The disk is full{where}.", "Free some space, then resume the run: it goes on from its last checkpoint.", False
+    if is_disk_full(error):
+        where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"The disk is full{where}.", REMEDY_DISK_FULL, False
     if "CUDA" in str(error) or "CUBLAS" in str(error) or "device-side assert" in str(error):
         return f"The GPU reported an error: {_short(error)}", "If it happens again, look at the driver and the log.", True
     return f"Unexpected error, {type(error).__name__}: {_short(error)}", "The log has the details.", True
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether it says that a disk or a quota has no room left."""
+    told = error.__cause__ if isinstance(error, Unavailable) else error
+    return isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def remedy_of(error: StudioError) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from app.store.files import write_atomic
 
@@ -34,18 +34,22 @@ class RunnerProcess:
     def __init__(self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str]) -> None:
         kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
         with (attempt_dir / "log.txt").open("ab") as output:
-            self._popen = subprocess.Popen(
-                [*command, str(attempt_dir)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**kept, **environment},
-                start_new_session=True,
-            )
+            self._popen = self._spawn([*command, str(attempt_dir)], output, {**kept, **environment})
         self.pid = self._popen.pid
         self._is_swept = False
         record = {"pid": self.pid, "started": start_time(self.pid), "place": place()}
         write_atomic(attempt_dir / RECORD, json.dumps(record).encode())
+
+    @staticmethod
+    def _spawn(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
     def poll(self) -> int | None:
         """The exit status (negative: the signal that ended it), None while it runs. Reaps it."""
@@ -128,6 +132,12 @@ def _stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether the process is stopped (SIGSTOP) or held by a debugger."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in ("T", "t")
 
 
 def place() -> str:

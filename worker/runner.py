@@ -9,6 +9,7 @@ With several processes it starts them (worker.launcher), and says their common o
 
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from app.domain.errors import InvalidInput
 from app.domain.events import Event, LogWritten, OutcomeReached
 from app.domain.jobs import RunSpec
-from app.domain.run import EXIT_STATUS, Outcome
+from app.domain.run import EXIT_STATUS, UNWRITTEN_STATUS, Outcome
 from worker.failures import explain
 from worker.launcher import Crashed, die_like, run_ranks
 from worker.spool import Spool
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     except Crashed as crashed:
         _say(attempt_dir, LogWritten(level="error", text=str(crashed)))
         return die_like(crashed)
-    return EXIT_STATUS[outcome.outcome] if _say(attempt_dir, outcome) else EXIT_STATUS[Outcome.FAILED]
+    return EXIT_STATUS[outcome.outcome] if _say(attempt_dir, outcome) else UNWRITTEN_STATUS
 
 
 def _run_to_outcome(attempt_dir: Path, stop: StopSignals) -> OutcomeReached:
@@ -77,8 +78,15 @@ def judge(error: BaseException) -> OutcomeReached:
     """The outcome of an attempt that ended with this exception."""
     if isinstance(error, Stopped):
         return OutcomeReached(outcome=error.outcome, reason=error.reason)
-    traceback.print_exception(error)
+    _complain("".join(traceback.format_exception(error)))
     return explain(error)
+
+
+def _complain(text: str) -> None:
+    """Write to the log, which may lie on the same full disk as all else: what it refuses must not hide the outcome."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _say(attempt_dir: Path, event: Event) -> bool:
@@ -91,7 +99,7 @@ def _say(attempt_dir: Path, event: Event) -> bool:
         finally:
             spool.close()
     except OSError as error:
-        sys.stderr.write(f"This could not be written to the spool: {event!r}: {error}\n")
+        _complain(f"This could not be written to the spool: {event!r}: {error}\n")
         return False
     return True
 
@@ -113,7 +121,7 @@ def _log_trace(spool: Spool, error: BaseException) -> None:
     try:
         spool.write(LogWritten(level="error", text=text[-8000:]))
     except OSError as full:
-        sys.stderr.write(f"The trace could not be written to the spool: {full}\n")
+        _complain(f"The trace could not be written to the spool: {full}\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.domain.events import Event
+from worker.failpoints import reach
 
 
 class Spool:
@@ -26,11 +27,13 @@ class Spool:
         line = {"n": self.n + 1, "at": _now(), "kind": payload.pop("kind"), "payload": payload}
         data = json.dumps(line, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         start = self._file.tell()
+        reach("spool.writing")
         written = self._file.write(data)
         if written != len(data):  # a full disk takes part of a line: take it back, so that the file stays readable
             os.ftruncate(self._file.fileno(), start)
             raise OSError(28, "the disk took only a part of an event", str(self.path))
         self.n += 1
+        reach("spool.written")
 
     def sync(self) -> None:
         """Wait until the events are on the disk (before a checkpoint becomes the one to resume from)."""

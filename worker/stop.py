@@ -7,6 +7,8 @@ from types import FrameType
 
 from app.domain.run import Outcome
 
+SUPERSEDED = "a newer attempt owns this run"
+
 
 class Stopped(Exception):
     """Raised where work can be left off; `outcome` is cancelled or interrupted, `saves` whether a checkpoint comes first."""
@@ -50,8 +52,13 @@ class StopSignals:
         if self._supervisor_gone():
             return Stopped(Outcome.INTERRUPTED, "the supervisor of this attempt is gone", saves=True)
         if self._successor is not None and self._successor.exists():
-            return Stopped(Outcome.INTERRUPTED, "a newer attempt owns this run")  # and its checkpoints
+            return Stopped(Outcome.INTERRUPTED, SUPERSEDED)  # and its checkpoints belong to that one
         return None
+
+    def refuse_superseded(self) -> None:
+        """Raise Stopped when a newer attempt owns the run; asked before anything is written that it shares with this one."""
+        if self._successor is not None and self._successor.exists():
+            raise Stopped(Outcome.INTERRUPTED, SUPERSEDED)
 
     def check(self) -> None:
         """Raise Stopped when there is a reason to stop."""

@@ -22,7 +22,7 @@ from app.store.database import Database, now
 from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
 from worker.devices import Device, count_cores, list_gpus
-from worker.failures import remedy_of
+from worker.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.leases import LeaseJudge
 from worker.previews import PREVIEW_COMMAND, Previewer
 from worker.process import RunnerProcess, kill_leftovers
@@ -269,9 +269,9 @@ class Supervisor:
 
     def _give_up(self, claim: attempts.Claim, error: Exception) -> None:
         """The attempt never began: a fault of the recipe ends the run, one of this machine may pass."""
-        is_passing = isinstance(error, (OSError, Unavailable))
+        is_passing = isinstance(error, (OSError, Unavailable)) and not is_disk_full(error)
         detail = error.detail if isinstance(error, StudioError) else str(error)
-        remedy = remedy_of(error) if isinstance(error, StudioError) else ""
+        remedy = REMEDY_DISK_FULL if is_disk_full(error) else remedy_of(error) if isinstance(error, StudioError) else ""
         reason = f"The runner could not be started: {detail}"
         outcome = OutcomeReached(outcome=Outcome.FAILED, reason=reason, remedy=remedy, retry=is_passing)
         with self.database.writing() as session:

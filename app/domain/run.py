@@ -69,6 +69,10 @@ EXIT_STATUS: dict[Outcome, int] = {
 }
 
 
+# The disk refused even the runner's last word, which is then told by this status alone.
+UNWRITTEN_STATUS = 13
+
+
 def describe_shortage(num_processes: int, most: int) -> str:
     """Why no worker can run so many processes, when the largest has places for `most`."""
     return (

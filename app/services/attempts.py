@@ -13,13 +13,13 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.domain.errors import RecipeInvalid, StaleToken
-from app.domain.events import OutcomeReached
+from app.domain.events import Event, OutcomeReached
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import Outcome, RunKind, RunState
 from app.services.runs import hint, move
 from app.settings import Settings
-from app.store import line
+from app.store import journal, line
 from app.store.database import now
 from app.store.files import Files
 from app.store.runs import lock_run
@@ -141,6 +141,11 @@ def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bo
     if row is None:
         raise stale(run_id)
     return row.cancel_requested_at is not None
+
+
+def note(session: Session, run_id: str, token: int, event: Event) -> None:
+    """Write what the worker itself has to tell of the run into its journal. Raises StaleToken."""
+    journal.append(session, _owned(session, run_id, token), [event])
 
 
 def finish(

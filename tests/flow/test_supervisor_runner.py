@@ -1,9 +1,7 @@
 """Supervisor and real runner together: killed in the middle, a run ends as if nothing had happened."""
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import threading
 from pathlib import Path
@@ -12,33 +10,21 @@ import pytest
 
 from app.services import runs as services
 from app.settings import Settings
-from app.store import runs
 from app.store.database import Database
 from app.store.files import Files
-from app.store.tables import Dataset, Model
 from tests.conftest import Library
+from tests.flow.real_runs import read_result, stock
 from tests.flow.watching import fetch, read_journal, wait_for_end, wait_until
 from tests.worker.workshop import Workshop
 from worker.supervisor import Supervisor
 
-TIMED = ("tokens_per_second", "step_seconds", "peak_memory_bytes")
 TRAINING = {"batch_size": 4, "steps": 24, "learning_rate": 1e-2, "checkpoint_every": 5, "seed": 3}
 
 
 @pytest.fixture
 def tiny(database: Database, files: Files, library: Library, tmp_path: Path) -> Library:
     """The library with a real data set and a real tiny policy behind it."""
-    workshop = Workshop(tmp_path)
-    folder = files.dataset_dir(library.dataset.id)
-    folder.mkdir(parents=True)
-    shutil.copy(workshop.dataset(workshop.examples(40)), folder / "examples.parquet")
-    with database.writing() as session:
-        policy, dataset = session.get(Model, library.policy.id), session.get(Dataset, library.dataset.id)
-        assert policy is not None
-        assert dataset is not None
-        policy.source, policy.path, policy.revision = "folder", str(workshop.policy()), None
-        assert dataset.audit is not None
-        dataset.audit = {**dataset.audit, "num_rows": 40, "num_kept_rows": 40, "num_examples": 40, "num_responses": 80}
+    stock(database, files, library, Workshop(tmp_path))
     return library
 
 
@@ -47,14 +33,6 @@ def launch(database: Database, library: Library) -> str:
     recipe = library.recipe(training=TRAINING, evaluation=evaluation)
     with database.writing() as session:
         return services.launch(session, library.user.id, recipe).id
-
-
-def read_result(database: Database, files: Files, run_id: str) -> tuple[str, dict[str, list[tuple[int, float | None]]]]:
-    """Digest of the trained weights, and every series that is not a measurement of time."""
-    weights = files.artifact_path(run_id, "model/model.safetensors").read_bytes()
-    with database.reading() as session:
-        keys = [key for key in runs.metric_keys(session, run_id) if key not in TIMED]
-        return hashlib.sha256(weights).hexdigest(), runs.list_metrics(session, run_id, keys, points=10_000)
 
 
 def test_a_run_whose_runner_was_killed_ends_bit_equal_to_an_undisturbed_one(

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from worker.failpoints import reach
+
 FORMAT = 1
+CONTENT = frozenset({"tensors.safetensors", "state.json"})
 _NAME = re.compile(r"^step-(\d{6,})$")
 
 
@@ -39,29 +42,48 @@ class Damaged:
     reason: str
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> tuple[str, int]:
-    """Write one checkpoint and return its name and size in bytes; raises OSError and leaves nothing when the disk refuses."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    may_appear: Callable[[], None] = lambda: None,
+) -> tuple[str, int]:
+    """Write one checkpoint and return its name and size in bytes; raises OSError and leaves nothing when the disk refuses.
+
+    `may_appear` is asked when all is written, just before the name appears: what it raises takes the checkpoint back.
+    """
     name = name_checkpoint(step)
     target, temporary = folder / name, folder / f".{name}.{os.getpid()}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        reach("checkpoint.begun")
         _write_tensors(temporary / "tensors.safetensors", tensors)
+        reach("checkpoint.tensors_written")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False))
+        reach("checkpoint.state_written")
         files = {
             path.name: {"size_bytes": path.stat().st_size, "sha256": hash_file(path)} for path in sorted(temporary.iterdir())
         }
         (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}))
+        reach("checkpoint.manifest_written")
         for path in temporary.iterdir():
             sync_path(path)
+            reach("checkpoint.file_synced")
         sync_path(temporary)
+        reach("checkpoint.folder_synced")
+        may_appear()
         if target.exists():  # the same step, saved by an earlier attempt
-            shutil.rmtree(target)
+            _remove(target)
         temporary.rename(target)
-    except OSError:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    reach("checkpoint.renamed")
     sync_path(folder)
+    reach("checkpoint.name_synced")
     return name, sum(path.stat().st_size for path in target.iterdir())
 
 
@@ -98,18 +120,46 @@ def list_checkpoints(folder: Path) -> list[str]:
 
 
 def _load(path: Path) -> Checkpoint:
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = _read_manifest(path / "manifest.json")
     if manifest["format"] != FORMAT:
         raise ValueError(f"its format {manifest['format']} is not this version's {FORMAT}")
+    if name_checkpoint(manifest["step"]) != path.name or not manifest["files"].keys() >= CONTENT:
+        raise ValueError("manifest.json is not what was written (it describes another checkpoint)")
     for name, facts in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise ValueError(f"{name} is missing")
         if file.stat().st_size != facts["size_bytes"] or hash_file(file) != facts["sha256"]:
-            raise ValueError(f"{name} is not what was written (its sha256 differs)")
+            raise ValueError(f"{name} is not what manifest.json says (its sha256 differs)")
     state = json.loads((path / "state.json").read_text())
     size = sum(facts["size_bytes"] for facts in manifest["files"].values())
     return Checkpoint(path.name, int(state["step"]), size, load_file(path / "tensors.safetensors"), state)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest's fields; raises ValueError that names the file, whatever is wrong with it."""
+    if not path.is_file():
+        raise ValueError("manifest.json is missing")
+    try:
+        manifest = json.loads(path.read_bytes())
+        shape = {key: type(manifest[key]) for key in ("format", "step", "files")}
+        facts = [(len(fact["sha256"]), int(fact["size_bytes"])) for fact in manifest["files"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("manifest.json is not what was written (it can't be read)") from error
+    if shape != {"format": int, "step": int, "files": dict} or not facts:
+        raise ValueError("manifest.json is not what was written (its fields differ)")
+    return dict(manifest)
+
+
+def _remove(path: Path) -> None:
+    """Take a checkpoint's name away at once, then its files: a half-removed one must never look like a damaged one."""
+    reach("checkpoint.removing")
+    gone = path.with_name(f".{path.name}.{os.getpid()}.removed.part")
+    try:
+        path.rename(gone)
+    except OSError:
+        gone = path
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def sweep(folder: Path, keep: int, damaged: list[Damaged] | None = None) -> None:
@@ -119,9 +169,9 @@ def sweep(folder: Path, keep: int, damaged: list[Damaged] | None = None) -> None
     for path in folder.glob(".step-*.part"):
         shutil.rmtree(path, ignore_errors=True)
     for bad in damaged or []:
-        shutil.rmtree(folder / bad.name, ignore_errors=True)
+        _remove(folder / bad.name)
     for name in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        _remove(folder / name)
 
 
 def hash_file(path: Path) -> str:

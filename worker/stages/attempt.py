@@ -11,6 +11,7 @@ from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten,
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import Stage
+from worker.failpoints import reach
 from worker.models.checkpoint import hash_file, sync_path
 from worker.models.parallel import ALONE, Ranks
 from worker.spool import Spool
@@ -45,6 +46,19 @@ class Attempt:
         """Raise Stopped when there is a reason to stop, on every process at the same point."""
         self.ranks.stop_together(self.stop.find() if self.ranks.is_lead else None)
 
+    def refuse_superseded(self) -> None:
+        """Raise Stopped when a newer attempt owns the run's folder: a frozen process may wake up in the middle of a step."""
+        self.stop.refuse_superseded()
+
+    def sweep_leftovers(self) -> None:
+        """Remove the temporary files and folders that a killed attempt left among the artifacts and checkpoints."""
+        for folder in (self.artifacts_dir, self.checkpoints_dir):
+            for path in folder.rglob(".*.part"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
     def emit(self, event: Event) -> None:
         self.spool.write(event)
 
@@ -74,7 +88,7 @@ class Attempt:
 
     def write_artifact(self, name: str, title: str, data: bytes) -> None:
         """Write a file of the artifacts folder at once and announce it."""
-        write_atomic(self.artifacts_dir / name, data)
+        write_atomic(self.artifacts_dir / name, data, may_appear=self.refuse_superseded)
         self.announce(name, title)
 
     def announce(self, name: str, title: str) -> None:
@@ -89,14 +103,17 @@ class Attempt:
         write(temporary)
         for path in temporary.rglob("*"):
             sync_path(path)
+        reach("artifact.written")
+        self.refuse_superseded()
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
+        reach("artifact.placed")
         for path in sorted(path for path in target.rglob("*") if path.is_file()):
             self.announce(str(path.relative_to(self.artifacts_dir)), title)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that its name never stands for a part of it."""
+def write_atomic(path: Path, data: bytes, *, may_appear: Callable[[], None]) -> None:
+    """Write a file so that its name never stands for a part of it; what `may_appear` raises just before takes it back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -104,7 +121,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        reach("artifact.written")
+        may_appear()
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise

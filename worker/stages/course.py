@@ -32,6 +32,8 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
     attempt = Attempt(spec, spool, stop, ranks)
     attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
     attempt.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+    if attempt.ranks.is_lead:
+        attempt.sweep_leftovers()
     recipe = json.dumps(spec.recipe.to_dict(), indent=2, ensure_ascii=False).encode()
     attempt.write_artifact("recipe.json", "The recipe of this run", recipe)
 

@@ -80,7 +80,7 @@ def set_up(
     if reference is None:
         ids = generate(model, [e.prompt_ids for e in prompts], sampling, attempt.stop.check)
         reference = judge(attempt, prompts, ids, prompt_format)
-        write_atomic(path, json.dumps(vars(reference)).encode())
+        write_atomic(path, json.dumps(vars(reference)).encode(), may_appear=attempt.refuse_superseded)
     return HeldOut(prompts, loss_examples, prompt_format, sampling, folder, reference)
 
 
@@ -216,6 +216,7 @@ def sequence_logprobs(
 def _report_samples(attempt: Attempt, held_out: HeldOut, answers: Answers, step: int) -> None:
     """All samples go to samples.jsonl, the first few to the page as well."""
     reference = held_out.reference
+    attempt.refuse_superseded()
     with (attempt.artifacts_dir / "samples.jsonl").open("a") as file:
         for index, example in enumerate(held_out.prompts):
             sample = SampleDrawn(

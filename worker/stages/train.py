@@ -16,6 +16,7 @@ import torch
 from app.domain.events import AttemptResumed, CheckpointSaved, FindingRaised, StepLogged, finite
 from app.domain.findings import diagnose_step, find_divergence
 from app.domain.run import Stage
+from worker.failpoints import reach
 from worker.failures import Diverged
 from worker.models.adapter import Body
 from worker.models.checkpoint import (
@@ -77,7 +78,6 @@ class Training:
 def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
     """The checkpoint to go on from; says so in the journal, and names the damaged ones that were passed over."""
     checkpoint, damaged = load_newest(attempt.checkpoints_dir)
-    sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints, damaged)
     if checkpoint is not None or attempt.spec.attempt > 1:
         name, step = (checkpoint.name, checkpoint.step) if checkpoint else ("", 0)
         attempt.emit(AttemptResumed(attempt=attempt.spec.attempt, step=step, checkpoint=name))
@@ -90,6 +90,7 @@ def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
                 step=checkpoint.step if checkpoint else 0,
             )
         )  # fmt: skip
+    sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints, damaged)  # what it removes has been told now
     if checkpoint is not None:
         attempt.raised.update(checkpoint.state["raised"])
     return checkpoint
@@ -179,6 +180,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
     settings = attempt.recipe.training
     batch = objective.batch_at(progress.step)
     started = time.perf_counter()
+    reach("step.begun")
     done = objective.accumulate(training.model, batch)
     grad_norm = optimizer.grad_norm()
     values = torch.stack([value.float() for value in (done.loss, grad_norm, *done.metrics.values())])
@@ -192,6 +194,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
         optimizer.forget_gradients()
         progress.bad_steps += 1
     progress.step += 1
+    reach("step.taken")
     seconds = time.perf_counter() - started
     metrics = {
         "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
@@ -199,6 +202,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
         **described,
     }  # fmt: skip
     record(training, batch, metrics, pace.seconds_left(progress.step))
+    reach("step.recorded")
     if progress.bad_steps >= MOST_BAD_STEPS:
         raise Diverged(
             f"The loss or its gradient was not finite, or exploded, {MOST_BAD_STEPS} steps in a row up to step {progress.step}."
@@ -257,12 +261,17 @@ def save(training: Training) -> None:
         if (attempt.artifacts_dir / name).exists():
             sync_path(attempt.artifacts_dir / name)
     state = {"progress": asdict(progress), "raised": sorted(attempt.raised), "objective": training.objective.save()}
-    name, size_bytes = save_checkpoint(attempt.checkpoints_dir, progress.step, tensors, state)
+    name, size_bytes = save_checkpoint(
+        attempt.checkpoints_dir, progress.step, tensors, state, may_appear=attempt.refuse_superseded
+    )
     attempt.emit(CheckpointSaved(step=progress.step, name=name, size_bytes=size_bytes))
+    reach("checkpoint.recorded")
     sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints)
+    reach("checkpoint.swept")
 
 
 def append_log(attempt: Attempt, line: Mapping[str, Any]) -> None:
+    attempt.refuse_superseded()
     with (attempt.artifacts_dir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
@@ -283,7 +292,7 @@ def rewind_log(attempt: Attempt, progress: Progress) -> None:
                     kept.append(text + "\n")
             except ValueError:
                 continue  # the torn last line of a killed attempt
-        write_atomic(path, "".join(kept).encode())
+        write_atomic(path, "".join(kept).encode(), may_appear=attempt.refuse_superseded)
 
 
 class _Pace:

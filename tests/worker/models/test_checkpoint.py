@@ -122,3 +122,26 @@ def _die_at(call: int) -> None:
         return run
 
     os.fsync, Path.rename = guarded(os.fsync), guarded(Path.rename)  # type: ignore[method-assign]
+
+
+def test_no_flipped_bit_of_any_small_file_goes_unnoticed(tmp_path):
+    save(tmp_path, 20)
+    for name in ("manifest.json", "state.json"):
+        path = tmp_path / "step-000020" / name
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 7)]) + whole[place + 1 :])
+            found, damaged = load_newest(tmp_path)
+            assert found is None, f"byte {place} of {name}"
+            assert [bad.name for bad in damaged] == ["step-000020"]
+        path.write_bytes(whole)
+    assert load_newest(tmp_path)[1] == []
+
+
+def test_what_refuses_a_checkpoint_its_name_leaves_nothing(tmp_path):
+    def refuse() -> None:
+        raise InterruptedError("a newer attempt owns this run")
+
+    with pytest.raises(InterruptedError, match="a newer attempt"):
+        save_checkpoint(tmp_path, 5, TENSORS, {}, may_appear=refuse)
+    assert list(tmp_path.iterdir()) == []
