@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(20 * 2**30, description="Largest file that may be uploaded.")
     max_unpacked_bytes: int = Field(200 * 2**30, description="Largest size of an upload after unpacking.")
+    disk_quota_bytes: int = Field(0, ge=0, description="Most that the data folder may hold; 0: no limit.")
+    min_free_bytes: int = Field(0, ge=0, description="Least that must stay free on its disk; 0: no limit.")
     session_days: int = Field(30, description="How long a browser stays signed in.")
 
     server_url: str = Field("", validation_alias="STUDIO_URL", description="Command line: the studio to speak to.")

@@ -80,6 +80,7 @@ class Supervisor:
         self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
         self._stopping = threading.Event()
         self._started_at: datetime | None = None
+        self._is_full = False
         self._beat = Timer(settings.heartbeat_seconds)
         self._poll = Timer(settings.poll_seconds)
         self._watch = Timer(WATCH_SECONDS)
@@ -186,10 +187,23 @@ class Supervisor:
             log.warning("took back a run whose worker is gone", extra={"run_id": run_id})
 
     def _claim_all(self) -> None:
+        if not self._has_room():
+            return
         while slots := self._find_free():
             if not self._claim_into(slots):
                 break
         self._refuse_oversized()
+
+    def _has_room(self) -> bool:
+        """Whether something new may be begun; the log says once why not, and once that it may again."""
+        storage = self.database.disk.look() if self.database.disk.is_limited else None
+        is_full = storage is not None and storage.is_full
+        if storage is not None and is_full and not self._is_full:
+            log.warning("nothing new is begun until there is room: %s", storage.reason)
+        if self._is_full and not is_full:
+            log.info("there is room again")
+        self._is_full = is_full
+        return not is_full
 
     def _find_free(self) -> list[int]:
         """The free slots on GPUs of their own, or all free slots where there is no GPU."""

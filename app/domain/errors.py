@@ -16,6 +16,7 @@ StudioError                      500
 ├── Forbidden                    403
 ├── TooManyRequests              429
 └── Unavailable                  503   try again after `retry_after_seconds`
+    └── StorageFull              507   nothing new is taken in until somebody makes room
 """
 
 from collections.abc import Mapping, Sequence
@@ -127,3 +128,11 @@ class Unavailable(StudioError):
     def __init__(self, detail: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
+
+
+class StorageFull(Unavailable):
+    status = 507
+    title = "There is no room"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 60) -> None:
+        super().__init__(detail, retry_after_seconds=retry_after_seconds)

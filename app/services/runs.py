@@ -66,7 +66,8 @@ def launch(
 
 
 def enqueue(session: Session, run: Run) -> None:
-    """Put a new run at the end of the queue and hint the workers."""
+    """Put a new run at the end of the queue and hint the workers. Raises StorageFull when there is no room."""
+    session.info["disk"].require_room("A new run")
     session.add(run)
     journal.append(session, run, [StateChanged(state=RunState.QUEUED, attempt=0)])
     hint(session, run.id)
@@ -142,6 +143,7 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
     if not (state.final and can_move(state, RunState.QUEUED)):
         what = "has succeeded: clone it to run it again" if state.final else f"is {state}"
         raise Conflict(f"Run {run_id} {what}; only a failed or cancelled run can be resumed.")
+    session.info["disk"].require_room("A run to go on with")
     run.num_failures, run.cancel_requested_at, run.error, run.finished_at = 0, None, None, None
     run.queued_at = now(session)
     run.place = run.queued_at.timestamp()

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.store import migrations, patience
 from app.store.after_commit import run_after_commit
 from app.store.bell import Bell
+from app.store.disk import DiskGauge
 from app.store.queue import HintQueue
 
 BUSY_SECONDS = 15
@@ -39,6 +40,7 @@ class Database:
         self._write_engine = self.engine.execution_options(**WRITE)
         self.queue = HintQueue(settings)
         self.bell = Bell(settings, self)
+        self.disk = DiskGauge(settings)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -65,7 +67,7 @@ class Database:
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
-        info = {"database": self, "bell": self.bell, "queue": self.queue}
+        info = {"database": self, "bell": self.bell, "queue": self.queue, "disk": self.disk}
         with Session(engine, expire_on_commit=False, info=info) as session:
             try:
                 session.connection()  # the transaction begins here, so a locked database is met before any work

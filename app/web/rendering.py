@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from app.domain.errors import StudioError
+from app.store.disk import Storage
 from app.web import format, wording
 from app.web.static import static_url
 
@@ -44,7 +45,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC))
+    made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
     made.filters.update(format.FILTERS)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief)
     return made
@@ -63,6 +64,13 @@ def fragment(template: str, **values: Any) -> str:
 
 def variables(context: Context) -> dict[str, Any]:
     return {field.name: getattr(context, field.name) for field in fields(context)}
+
+
+def full_storage(request: Request) -> Storage | None:
+    """The state of the storage for the page's banner; None while there is room, or no limit is set."""
+    disk = request.app.state.database.disk
+    storage: Storage | None = disk.look() if disk.is_limited else None
+    return storage if storage is not None and storage.is_full else None
 
 
 def error_page(request: Request, error: StudioError) -> HTMLResponse:

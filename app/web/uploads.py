@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -187,6 +188,9 @@ async def take_dataset(request: Request, owner_id: str) -> str:
     Raises: DatasetInvalid when the file can't be used, TooLarge, InvalidInput for a broken body; nothing is kept then.
     """
     state = request.app.state
+    length = request.headers.get("content-length", "")
+    room = partial(state.database.disk.require_room, "The upload")
+    await run_in_threadpool(room, int(length) if length.isascii() and length.isdigit() else 0)
     with open_form(request, state.files, state.settings.max_upload_bytes) as reception:
         await reception.read()
         dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import datasets, launch, live, mapping, models, previews, runs, scorings, standing, sweeps
+from app.web.pages import datasets, launch, live, mapping, models, previews, runs, scorings, standing, storage, sweeps
 
 router = APIRouter(include_in_schema=False)
-for page in (launch, previews, live, standing, runs, sweeps, scorings, mapping, datasets, models):
+for page in (launch, previews, live, standing, runs, sweeps, scorings, mapping, datasets, models, storage):
     router.include_router(page.router)
