@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.store.child import Child
 
 PRESPAWNED, MOST = 2, 6
+START_SECONDS = 0.5  # of a child, about
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 10
 MODULE = "app.ingest"
 STOPPED = {
@@ -40,7 +41,7 @@ class IngestPool:
         self.settings = settings
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._places = threading.BoundedSemaphore(MOST)
         self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="ingest")
         self._closed = False
@@ -59,6 +60,7 @@ class IngestPool:
             children, self._idle = self._idle, []
             for child in self._busy:
                 child.kill()
+            self._lock.notify_all()
         for child in children:
             child.stop()
 
@@ -86,8 +88,11 @@ class IngestPool:
         return reply or STOPPED
 
     def _take(self) -> Child:
+        """An idle child; a new one when none comes back sooner than a new one would be ready."""
         while True:
             with self._lock:
+                if self._busy:
+                    self._lock.wait_for(lambda: self._idle or self._closed, START_SECONDS)
                 if self._closed:
                     raise Unavailable(CLOSING)
                 child = self._idle.pop() if self._idle else Child(MODULE)
@@ -105,6 +110,7 @@ class IngestPool:
             self._busy.discard(child)
             if not self._closed and len(self._idle) < PRESPAWNED:
                 self._idle.append(fresh)
+                self._lock.notify()
                 return
         fresh.stop()
 

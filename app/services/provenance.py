@@ -20,7 +20,7 @@ def describe(dataset: Dataset, models: dict[str, Model]) -> dict[str, Any]:
         "dataset": {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "num_examples": dataset.num_examples},
         "models": {part: _describe_model(model) for part, model in models.items()},
         "packages": package_versions(),
-        "git_revision": git_revision(CHECKOUT),
+        "git_revision": own_revision(),
     }
 
 
@@ -45,6 +45,12 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@cache
+def own_revision() -> str | None:
+    """The commit of the code that this process has loaded, as it was first asked for."""
+    return git_revision(CHECKOUT)
 
 
 def git_revision(checkout: Path) -> str | None:

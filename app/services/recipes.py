@@ -12,7 +12,7 @@ from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.store import scorings
 from app.store.runs import find_most_places
-from app.store.tables import Dataset, Model
+from app.store.tables import Dataset, Model, Scoring
 
 NOT_READY = {
     DatasetState.PROCESSING: "is still being read: launch when it is ready",
@@ -23,10 +23,11 @@ NOT_READY = {
 
 @dataclass
 class Ingredients:
-    """The rows a recipe speaks of; `models` by their part (policy, reward, judge)."""
+    """The rows a recipe speaks of; `models` by their part (policy, reward, judge); the scoring that is there already."""
 
     dataset: Dataset
     models: dict[str, Model]
+    scoring: Scoring | None = None
 
 
 @dataclass
@@ -63,13 +64,15 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
         if model is not None:
             models[part] = model
     _check_prompts(recipe, models.get("policy"), faults)
+    scoring = None
     if kind is RunKind.TRAINING:
+        scoring = scorings.find_for(session, owner_id, recipe)
         _check_noise(recipe, faults)
-        _check_rewards(session, owner_id, recipe, faults)
+        _check_rewards(recipe, scoring, faults)
         _check_processes(session, recipe, faults)
     faults.raise_any()
     assert dataset is not None  # or there was a fault
-    return Ingredients(dataset, models)
+    return Ingredients(dataset, models, scoring)
 
 
 def _check_text(recipe: Recipe, faults: Faults) -> None:
@@ -100,12 +103,9 @@ def _check_noise(recipe: Recipe, faults: Faults) -> None:
         faults.add("noise.label_flip_share", idle)
 
 
-def _check_rewards(session: Session, owner_id: str, recipe: Recipe, faults: Faults) -> None:
+def _check_rewards(recipe: Recipe, scoring: Scoring | None, faults: Faults) -> None:
     """Rewards that are known to contradict the labels need the user's word: most often something is the wrong way round."""
-    if recipe.method is not Method.VAR or recipe.reward.accept_inverted:
-        return
-    scoring = scorings.find_for(session, owner_id, recipe)
-    if scoring is None or scoring.facts is None:
+    if recipe.method is not Method.VAR or recipe.reward.accept_inverted or scoring is None or scoring.facts is None:
         return
     check = ScoringFacts.model_validate(scoring.facts).check
     if check.inverted:
@@ -117,6 +117,8 @@ def _check_rewards(session: Session, owner_id: str, recipe: Recipe, faults: Faul
 
 def _check_processes(session: Session, recipe: Recipe, faults: Faults) -> None:
     """Where no worker is known, a run may wait for a large one; the workers themselves refuse what is too large for them all."""
+    if recipe.training.num_processes == 1:
+        return  # every worker has one place
     most = find_most_places(session)
     if most is not None and recipe.training.num_processes > most:
         faults.add("training.num_processes", describe_shortage(recipe.training.num_processes, most))

@@ -19,7 +19,7 @@ from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
 from app.services.recipes import Ingredients, find_ingredients
-from app.store import journal, scorings
+from app.store import journal
 from app.store.after_commit import after_commit
 from app.store.database import now
 from app.store.files import Files
@@ -48,9 +48,10 @@ def launch(
         known = _find_known(session, owner_id, idempotency_key, digest)
         if known is not None:
             return known
-    run = new_run(session, owner_id, recipe, find_ingredients(session, owner_id, recipe))
-    scoring = scorings.find_for(session, owner_id, recipe)
-    run.scoring_id, run.priority = scoring.id if scoring else None, priority
+    ingredients = find_ingredients(session, owner_id, recipe)
+    run = new_run(session, owner_id, recipe, ingredients)
+    run.scoring_id = ingredients.scoring.id if ingredients.scoring else None
+    run.priority = priority
     if idempotency_key is not None:
         run.idempotency_key, run.idempotency_digest = idempotency_key, digest
         try:

@@ -17,7 +17,6 @@ from app.domain.run import RunState
 from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refuse
 from app.services import runs
 from app.services.recipes import Ingredients, find_ingredients
-from app.store import scorings
 from app.store.database import now
 from app.store.files import Files
 from app.store.identifiers import new_id
@@ -174,6 +173,5 @@ def _queue(session: Session, sweep: Sweep, variants: Mapping[int, Variant], ingr
     for (number, variant), found in zip(variants.items(), ingredients, strict=True):
         run = runs.new_run(session, sweep.owner_id, variant.recipe, found)
         run.sweep_id, run.variant = sweep.id, number
-        scoring = scorings.find_for(session, sweep.owner_id, variant.recipe)
-        run.scoring_id = scoring.id if scoring else None
+        run.scoring_id = found.scoring.id if found.scoring else None
         runs.enqueue(session, run)

@@ -158,8 +158,12 @@ def begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once (a deferred one fails when it wants to write later); readers can't write at all."""
     options = connection.get_execution_options()
     writes = options.get("studio_write", False)
-    connection.exec_driver_sql(f"PRAGMA foreign_keys = {int(options.get('studio_foreign_keys', True))}")
-    connection.exec_driver_sql(f"PRAGMA query_only = {int(not writes)}")
+    wanted = {"foreign_keys": int(options.get("studio_foreign_keys", True)), "query_only": int(not writes)}
+    known = connection.info.setdefault("pragmas", {})
+    for name, value in wanted.items():
+        if known.get(name) != value:  # a pooled connection is most often asked for the same again
+            connection.exec_driver_sql(f"PRAGMA {name} = {value}")
+            known[name] = value
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

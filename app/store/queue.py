@@ -7,8 +7,9 @@ Messages are sent from a thread of their own, so that a slow or absent broker ne
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,6 +25,9 @@ WAKE_TASK = "worker.tasks.wake"
 KEEP_MESSAGES = 1000  # of the embedded broker
 IDLE_SECONDS = 5.0
 SEND_SECONDS = 3.0  # a broker that takes a connection and answers nothing has had its chance
+# A crowd of launches needs no crowd of hints: each wakes a worker, which then takes all it has room for.
+MOST_AT_ONCE = 4
+PAUSE_SECONDS = 0.1
 
 # The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
 # would race to make them.
@@ -105,7 +109,18 @@ class HintQueue:
                         self._sender = None
                         return
                 continue
-            self._publish(run_id)
+            for hint in self._gather(run_id):
+                self._publish(hint)
+            time.sleep(PAUSE_SECONDS)
+
+    def _gather(self, first: str) -> list[str]:
+        """The hints that wait with this one: each once, and of those for runs only the newest few."""
+        waiting = {first: None}
+        with suppress(Empty):
+            while True:
+                waiting[self._pending.get_nowait()] = None
+        runs = [hint for hint in waiting if hint.startswith("run_")]
+        return [hint for hint in waiting if hint not in set(runs[:-MOST_AT_ONCE])]
 
     def _publish(self, run_id: str) -> None:
         try:

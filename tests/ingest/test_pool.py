@@ -55,6 +55,25 @@ def test_a_mapping_is_applied(pool, tmp_path):
     assert reply["status"] == "ready"
 
 
+def test_small_files_that_come_together_wait_for_the_children_that_are_there(tmp_path, monkeypatch):
+    started = []
+
+    class Counted(Child):
+        def __init__(self, module: str) -> None:
+            started.append(module)
+            super().__init__(module)
+
+    monkeypatch.setattr("app.ingest.pool.Child", Counted)
+    monkeypatch.setattr("app.ingest.pool.START_SECONDS", 60.0)  # the clock: no machine is too slow for this test
+    pool = IngestPool(Settings(_env_file=None, data_dir=tmp_path))
+    pool.start()
+    jobs = [job(tmp_path, ROW.encode(), name=f"source-{number}") for number in range(40)]
+    with ThreadPoolExecutor(12) as threads:
+        assert {reply["status"] for reply in threads.map(pool.run, jobs)} == {"ready"}
+    pool.close()
+    assert len(started) == 2
+
+
 def test_a_child_that_is_killed_is_replaced(pool, tmp_path):
     for child in list(pool._idle):
         os.kill(child._process.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app.domain.dataset import Audit
 from app.domain.errors import Conflict, InvalidInput, NotFound, RecipeInvalid
@@ -23,6 +24,19 @@ from tests.conftest import Library, make_library
 def launch(database: Database, library: Library, key: str | None = None, **changes: Any) -> Run:
     with database.writing() as session:
         return services.launch(session, library.user.id, library.recipe(**changes), idempotency_key=key)
+
+
+def test_a_launch_asks_the_database_few_things(database: Database, library: Library) -> None:
+    launch(database, library)
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    launch(database, library)
+    assert [statement for statement in sent if statement.startswith("PRAGMA")] == []  # its connection was a writer's before
+    assert len(sent) <= 9, sent  # one writer at a time: a hundred launches wait for each other's statements
 
 
 def act(database: Database, verb: Callable[..., Run], library: Library, run_id: str) -> Run:

@@ -38,6 +38,22 @@ def test_a_hint_is_sent_after_the_commit_only(settings: Settings, database: Data
     assert count_messages(settings) == 1
 
 
+def test_a_crowd_of_launches_sends_a_few_hints_and_a_preview_always_one(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(database.queue, "_publish", sent.append)
+    runs = [f"run_{number}" for number in range(100)]
+    for hint in [*runs[:50], "preview", *runs[50:]]:
+        database.queue.send(hint)
+    deadline = time.monotonic() + 20
+    while "run_99" not in sent or "preview" not in sent:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(sent) <= 20  # all come within a few pauses of the sender
+    assert sent.count("preview") == 1
+
+
 def test_the_tables_we_make_are_the_ones_the_transport_would_make(settings: Settings) -> None:
     from kombu import Connection
     from sqlalchemy import create_engine, inspect
