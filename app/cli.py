@@ -3,7 +3,7 @@
     varstudio up                     start the web and a worker here
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
-    varstudio datasets | models | scorings | runs | sweeps …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio datasets | models | scorings | runs | sweeps | workers …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
     varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
     varstudio backup | restore       the whole studio in one file, and back from it
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 
-from app.commands import accounts, backups, datasets, models, runs, scorings, sweeps, train, up
+from app.commands import accounts, backups, datasets, models, runs, scorings, sweeps, train, up, workers
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -40,6 +40,7 @@ cli.add_typer(models.group, name="models")
 cli.add_typer(scorings.group, name="scorings")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
+cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.tokens, name="tokens")
 cli.command("login-link")(accounts.login_link)

@@ -57,6 +57,9 @@ class Client:
     def post(self, path: str, body: Any = None, **options: Any) -> Any:
         return self.send("POST", path, **({"json": body} if body is not None else {}), **options).json()
 
+    def patch(self, path: str, body: Any) -> Any:
+        return self.send("PATCH", path, json=body).json()
+
     def delete(self, path: str) -> None:
         self.send("DELETE", path)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from app.commands import queue
 from app.commands.client import Client, CommandFailed, Unreachable
 from app.commands.datasets import read_recipe
 from app.commands.progress import RunProgress
@@ -38,6 +39,7 @@ def launch(
     learning_rate: Annotated[float | None, typer.Option()] = None,
     adaptation: Annotated[str | None, typer.Option(help="full or lora")] = None,
     name: Annotated[str | None, typer.Option()] = None,
+    priority: Annotated[int, typer.Option(help="-100 to 100; only admins raise a run above 0.")] = 0,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
     """Launch a run; prints its id."""
@@ -51,7 +53,7 @@ def launch(
     }
     client = Client(Settings())
     with named_as_typed(sections):
-        run = client.post("/runs", merge(body, sections))
+        run = client.post("/runs", merge(body, sections), params={"priority": priority})
     out.print(run["id"], markup=False)
     if watch_it:
         follow(client, run["id"])
@@ -170,6 +172,9 @@ def cancel(run_id: str) -> None:
     """Cancel a run: a queued one never starts, a running one stops within a step."""
     state = Client(Settings()).post(f"/runs/{run_id}/cancel")["state"]
     out.print("The run is cancelled." if state == "cancelled" else "Cancelling was requested; the run stops within a step.")
+
+
+queue.add_commands(group)
 
 
 @group.command("resume")

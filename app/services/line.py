@@ -88,7 +88,7 @@ def move(session: Session, actor: Actor, run_id: str, *, to: str = "", before: s
     The places stay the same ones, only who has which changes, so runs of others neither gain nor lose. An admin may put a run
     before one of another owner. Raises Conflict when one of them isn't queued or their priorities differ.
     """
-    run = _find(session, actor, run_id)
+    run = find_steered(session, actor, run_id)
     target = _find_target(session, actor, run, before) if before else None
     across = target is not None and target.owner_id != run.owner_id
     places = line.lock_places(session, run, owner_id=None if across else run.owner_id)
@@ -180,7 +180,8 @@ def _may_steer(actor: Actor, run: Run) -> bool:
     return actor.is_admin or run.owner_id == actor.id
 
 
-def _find(session: Session, actor: Actor, run_id: str) -> Run:
+def find_steered(session: Session, actor: Actor, run_id: str) -> Run:
+    """The run, if this user may steer it. Raises NotFound."""
     run = session.get(Run, run_id)
     if run is None or not _may_steer(actor, run):
         raise NotFound(f"There is no run {run_id!r}.")
@@ -189,7 +190,7 @@ def _find(session: Session, actor: Actor, run_id: str) -> Run:
 
 def _steer(session: Session, actor: Actor, run_id: str, cant: str) -> Run:
     """The run, locked. Raises NotFound for somebody else's, Conflict when it has ended."""
-    _find(session, actor, run_id)
+    find_steered(session, actor, run_id)
     run = lock_run(session, run_id)
     if RunState(run.state).final:
         raise Conflict(f"Run {run_id} has ended ({run.state}), so it {cant}.")

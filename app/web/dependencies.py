@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import accounts
+from app.services.line import Actor
 from app.settings import Settings
 from app.store.database import BUSY_SECONDS, Database
 from app.store.files import Files
@@ -90,6 +91,14 @@ def find_credential(request: Request) -> tuple[str, str]:
 
 
 CurrentUser = Annotated[Identity, Depends(require_user)]
+
+
+def find_actor(user: CurrentUser) -> Actor:
+    """The user as one who steers runs and workers."""
+    return Actor(user.id, is_admin=user.role == "admin")
+
+
+CurrentActor = Annotated[Actor, Depends(find_actor)]
 
 
 class Gates:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.web.api import datasets, models, records, runs, scorings, storage, sweeps
+from app.web.api import datasets, models, queue, records, runs, scorings, storage, sweeps, workers
 from app.web.errors import Problem
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -10,5 +10,5 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-for noun in (datasets, models, scorings, runs, sweeps, records, storage):
+for noun in (datasets, models, scorings, runs, queue, sweeps, records, workers, storage):
     router.include_router(noun.router)

@@ -22,8 +22,10 @@ TAGS = [
     {"name": "models", "description": "Policies and reward models: from the hub, a folder, or a run."},
     {"name": "scorings", "description": "Scores computed once and reused: what is in them, the reward check, the λ preview."},
     {"name": "runs", "description": "VAR runs: launched, watched, cancelled, resumed."},
+    {"name": "queue", "description": "Which run begins next: priority, pause, another place, another worker."},
     {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},
+    {"name": "workers", "description": "The processes that run runs: what they have, what they do; paused by admins."},
     {"name": "system", "description": "The studio itself."},
 ]
 

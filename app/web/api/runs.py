@@ -3,16 +3,21 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState
+from app.services import line as line_service
 from app.services import runs as service
+from app.services import workers
+from app.store import line
 from app.store import runs as store
-from app.store.tables import Attempt, Run
+from app.store.database import now
+from app.store.tables import Run
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import CurrentActor, CurrentFiles, CurrentUser, ReadSession, WriteSession
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -23,6 +28,7 @@ IdempotencyKey = Annotated[
         examples=["6f0c1d9e"],
     ),
 ]
+Priority = Annotated[int, Query(description="Higher ones begin first, -100 to 100; only admins raise a run above 0.")]
 
 
 class RunView(BaseModel):
@@ -47,6 +53,11 @@ class RunView(BaseModel):
     sweep_id: str | None = Field(description="The sweep that it belongs to.")
     variant: int | None = Field(description="Which of the sweep's variants it is, from 0.")
     worker_id: str | None
+    priority: int = Field(description="Higher ones begin first; 0 unless given.")
+    held_at: datetime | None = Field(description="When it was paused; it doesn't begin before it is released.")
+    wanted_worker: str | None = Field(description="The worker it is to run on.")
+    avoided_worker: str | None = Field(description="The worker it is to stay off.")
+    release_requested_at: datetime | None = Field(description="When a running run was asked to save and go back to the queue.")
     cancel_requested_at: datetime | None
     last_seq: int = Field(description="The seq of the newest event.")
     summary: dict[str, Any] | None = Field(description="The final metrics.")
@@ -74,6 +85,8 @@ class RunDetail(RunView):
     recipe: dict[str, Any] = Field(description="The resolved recipe: launch it again and the same happens.")
     provenance: dict[str, Any] = Field(description="Digest of the data, revisions of models, packages and code.")
     attempts: list[AttemptView]
+    position: int | None = Field(description="Its place in the queue, from 1; null when it isn't queued, or is paused.")
+    waiting_for: str = Field(description="What a queued run waits for, as a sentence; empty when it is merely not its turn.")
 
 
 # What a run is before any worker has seen it. A key's answer is given again as it was the first time, so that the client
@@ -81,7 +94,7 @@ class RunDetail(RunView):
 AT_LAUNCH: dict[str, Any] = {
     "state": RunState.QUEUED, "stage": "", "step": 0, "num_steps": 0, "progress": 0.0, "seconds_left": None, "attempt": 0,
     "worker_id": None, "cancel_requested_at": None, "last_seq": 1, "summary": None, "error": None, "started_at": None,
-    "finished_at": None,
+    "finished_at": None, "held_at": None, "wanted_worker": None, "avoided_worker": None, "release_requested_at": None,
 }  # fmt: skip
 
 
@@ -94,9 +107,16 @@ def show_at_launch(run: Run) -> RunView:
     return show(run).model_copy(update={**AT_LAUNCH, "queued_at": run.created_at})
 
 
-def show_detail(run: Run, attempts: list[Attempt]) -> RunDetail:
-    views = [AttemptView.model_validate(attempt) for attempt in attempts]
-    return RunDetail(**show(run).model_dump(), recipe=run.recipe, provenance=run.provenance, attempts=views)
+def show_detail(session: Session, run: Run) -> RunDetail:
+    views = [AttemptView.model_validate(attempt) for attempt in store.list_attempts(session, run.id)]
+    return RunDetail(
+        **show(run).model_dump(),
+        recipe=run.recipe,
+        provenance=run.provenance,
+        attempts=views,
+        position=line.find_position(session, run),
+        waiting_for=workers.explain_wait(run, store.list_workers(session), now(session)),
+    )
 
 
 EXAMPLES = {
@@ -127,11 +147,14 @@ def launch_run(
     recipe: Annotated[Recipe, Body(openapi_examples=EXAMPLES)],
     session: WriteSession,
     user: CurrentUser,
+    actor: CurrentActor,
     response: Response,
     idempotency_key: IdempotencyKey = None,
+    priority: Priority = 0,
 ) -> RunView:
     """Queues a run of this recipe. Every fault of the recipe is named by its dotted field."""
-    return accept(service.launch(session, user.id, recipe, idempotency_key=idempotency_key), response)
+    line_service.check_priority(actor, priority)
+    return accept(service.launch(session, user.id, recipe, idempotency_key=idempotency_key, priority=priority), response)
 
 
 def accept(run: Run, response: Response) -> RunView:
@@ -153,7 +176,7 @@ def list_runs(
 def get_run(session: ReadSession, user: CurrentUser, run_id: str) -> RunDetail:
     """One run with its recipe, its provenance and its attempts."""
     run = store.get_run(session, user.id, run_id)
-    return show_detail(run, store.list_attempts(session, run_id))
+    return show_detail(session, run)
 
 
 @router.delete("/{run_id}", status_code=204, operation_id="delete_run", summary="Delete a run")

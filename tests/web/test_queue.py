@@ -1,0 +1,161 @@
+"""The queue and the workers over REST and as pages: what they say, who may steer, and what is refused."""
+
+import pytest
+
+from app.services import attempts
+from app.store.database import now
+from app.store.tables import Run, User, Worker
+
+RUNS, QUEUE, WORKERS = "/api/v1/runs", "/api/v1/queue", "/api/v1/workers"
+GPU = {"index": 0, "name": "Some GPU", "memory_bytes": 80 * 10**9, "used_bytes": 20 * 10**9, "utilisation": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def emptied(studio):
+    """Each test begins with no run and no worker."""
+    with studio.database.writing() as session:
+        for table in (Run, Worker):
+            for row in session.query(table):
+                session.delete(row)
+
+
+@pytest.fixture
+def eves_run(studio) -> str:
+    """A queued run of Eve's, made of the administrator's ingredients."""
+    run_id = studio.launch(name="Eve's secret plan")
+    with studio.database.writing() as session:
+        session.get_one(Run, run_id).owner_id = session.query(User).where(User.name == "eve").one().id
+    return run_id
+
+
+def beat(studio, *names: str, slots: int = 1, **more) -> None:
+    with studio.database.writing() as session:
+        for name in names:
+            attempts.beat(session, name, hostname=f"host-of-{name}", devices=[GPU], slots=slots, version="0.1.0", **more)
+
+
+def begin(studio, worker: str) -> str:
+    with studio.database.writing() as session:
+        claim = attempts.begin(session, worker, 60)
+        assert claim is not None
+        return claim.run_id
+
+
+def test_the_queue_lists_runs_in_their_order_and_pages_by_position(studio, client):
+    ids = [studio.launch(name=f"Run {n}") for n in range(5)]
+    assert client.patch(f"{RUNS}/{ids[4]}", json={"priority": 7}).json()["priority"] == 7
+    assert client.post(f"{RUNS}/{ids[3]}/move", json={"to": "front"}).status_code == 200
+    assert client.post(f"{RUNS}/{ids[1]}/pause").status_code == 202
+    expected = [ids[4], ids[3], ids[0], ids[2]]
+    first = client.get(QUEUE, params={"limit": 3}).json()
+    rest = client.get(QUEUE, params={"limit": 3, "after": first["next"]}).json()
+    assert [one["id"] for one in first["items"] + rest["items"]] == expected
+    assert [one["position"] for one in first["items"] + rest["items"]] == [1, 2, 3, 4]
+    assert rest["next"] is None
+    (held,) = client.get(QUEUE, params={"held": True}).json()["items"]
+    assert (held["id"], held["position"], held["waiting_for"]) == (ids[1], None, "It is paused and begins when it is released.")
+    detail = client.get(f"{RUNS}/{ids[2]}").json()
+    assert (detail["position"], detail["waiting_for"]) == (4, "No worker is alive: it begins when one is started.")
+
+
+def test_a_priority_is_given_at_launch_and_changes_no_result(studio, client, eve):
+    body = studio.ingredients()
+    run = client.post(RUNS, json=body, params={"priority": 3}).json()
+    assert run["priority"] == 3
+    assert "priority" not in client.get(f"{RUNS}/{run['id']}").json()["recipe"]
+    refused = eve.post(RUNS, json=body, params={"priority": 3})
+    assert (refused.status_code, "Only an admin" in refused.json()["detail"]) == (403, True)
+    assert client.post(RUNS, json=body, params={"priority": 101}).json()["problems"][0]["field"] == "priority"
+
+
+def test_pausing_and_releasing_twice_is_doing_it_once(studio, client):
+    run_id = studio.launch()
+    first, second = (client.post(f"{RUNS}/{run_id}/pause").json() for _ in range(2))
+    assert first["held_at"] is not None
+    assert first == second
+    assert [client.post(f"{RUNS}/{run_id}/release").json()["held_at"] for _ in range(2)] == [None, None]
+    client.post(f"{RUNS}/{run_id}/cancel")
+    for verb in ("pause", "release"):
+        refused = client.post(f"{RUNS}/{run_id}/{verb}")
+        assert refused.status_code == 409
+        assert "has ended (cancelled)" in refused.json()["detail"]
+
+
+def test_a_move_says_where_to_once(studio, client):
+    run_id, other = studio.launch(), studio.launch()
+    for body in ({}, {"to": "front", "before": other}):
+        refused = client.post(f"{RUNS}/{run_id}/move", json=body)
+        assert refused.status_code == 422
+        assert 'either "to" (front or end) or "before"' in refused.json()["detail"]
+    assert client.post(f"{RUNS}/{other}/move", json={"before": run_id}).status_code == 200
+    assert [one["id"] for one in client.get(QUEUE).json()["items"]] == [other, run_id]
+
+
+def test_members_see_and_steer_their_own_runs_and_an_admin_all(studio, client, eve, eves_run):
+    mine = studio.launch()
+    assert [one["id"] for one in eve.get(QUEUE).json()["items"]] == [eves_run]
+    assert {one["id"] for one in client.get(QUEUE).json()["items"]} == {mine, eves_run}
+    for verb, body in (("pause", None), ("release", None), ("move", {"to": "front"})):
+        assert eve.post(f"{RUNS}/{mine}/{verb}", json=body).status_code == 404, verb
+        assert eve.post(f"{RUNS}/{eves_run}/{verb}", json=body).status_code in (200, 202), verb
+    assert eve.post(f"{RUNS}/{eves_run}/move", json={"before": mine}).status_code == 422
+    assert eve.patch(f"{RUNS}/{mine}", json={"priority": -1}).status_code == 404
+    assert eve.patch(f"{RUNS}/{eves_run}", json={"priority": 1}).status_code == 403
+    assert client.patch(f"{RUNS}/{eves_run}", json={"priority": 1}).json()["priority"] == 1
+
+
+def test_workers_say_what_they_have_and_run_but_not_to_everybody_whose(studio, client, eve):
+    run_id = studio.launch(name="Mine alone")
+    beat(studio, "box", slots=2)
+    assert begin(studio, "box") == run_id
+    running = {"run_id": run_id, "attempt": 1, "slots": [0], "pid": 1, "spool_lag_bytes": 0, "spool_lag_seconds": 0.25}
+    beat(studio, "box", slots=2, load={"running": [running]})
+    (worker,) = client.get(WORKERS).json()["items"]
+    assert (worker["standing"], worker["num_used"], worker["num_slots"]) == ("alive", 1, 2)
+    assert worker["devices"] == [GPU]
+    assert worker["running"] == [{"run_id": run_id, "name": "Mine alone", "attempt": 1, "slots": [0], "spool_lag_seconds": 0.25}]
+    assert client.get(f"{WORKERS}/box").json() == worker
+    seen_by_eve = eve.get(f"{WORKERS}/box")
+    assert seen_by_eve.json()["running"][0]["run_id"] is None
+    assert "Mine alone" not in seen_by_eve.text
+    assert client.get(f"{WORKERS}/nowhere").status_code == 404
+
+
+def test_only_admins_pause_workers_and_one_that_is_gone_can_be_forgotten(studio, client, eve):
+    run_id = studio.launch()
+    beat(studio, "box", "other")
+    assert begin(studio, "box") == run_id
+    for method, body in (("PATCH", {"paused": True}), ("DELETE", None)):
+        refused = eve.request(method, f"{WORKERS}/box", json=body)
+        assert (refused.status_code, "Only an admin" in refused.json()["detail"]) == (403, True)
+    assert client.patch(f"{WORKERS}/box", json={"paused": True}).json()["standing"] == "paused"
+    assert client.get(f"{RUNS}/{run_id}").json()["release_requested_at"] is None
+    assert client.patch(f"{WORKERS}/box", json={"paused": True, "give_back": True}).status_code == 200
+    assert client.get(f"{RUNS}/{run_id}").json()["release_requested_at"] is not None
+    assert client.patch(f"{WORKERS}/box", json={"paused": False}).json()["standing"] == "alive"
+    assert client.delete(f"{WORKERS}/box").status_code == 409
+    with studio.database.writing() as session:
+        session.get_one(Worker, "other").left_at = now(session)
+    assert client.get(f"{WORKERS}/other").json()["standing"] == "gone"
+    assert client.delete(f"{WORKERS}/other").status_code == 204
+    assert [one["id"] for one in client.get(WORKERS).json()["items"]] == ["box"]
+
+
+def test_a_run_is_sent_to_a_worker_and_the_wish_taken_back(studio, client):
+    run_id = studio.launch()
+    beat(studio, "a", "b")
+    assert client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": "c"}).status_code == 422
+    assert client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": "b"}).json()["wanted_worker"] == "b"
+    assert client.get(f"{RUNS}/{run_id}").json()["waiting_for"] == "It waits for worker b."
+    client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": None, "avoided_worker": "b"})
+    with studio.database.writing() as session:
+        assert attempts.begin(session, "b", 60) is None
+    assert begin(studio, "a") == run_id
+    moved = client.patch(f"{RUNS}/{run_id}", json={"avoided_worker": "a"}).json()
+    assert moved["release_requested_at"] is not None
+    with studio.database.writing() as session:
+        session.get_one(Worker, "b").left_at = now(session)
+    stuck = client.patch(f"{RUNS}/{run_id}", json={"avoided_worker": None})
+    assert stuck.json()["release_requested_at"] is None
+    refused = client.patch(f"{RUNS}/{run_id}", json={"avoided_worker": "a"})
+    assert (refused.status_code, "No worker but a is alive" in refused.json()["detail"]) == (409, True)
