@@ -12,6 +12,7 @@ from starlette.datastructures import State
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.domain.errors import StudioError
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
@@ -22,6 +23,8 @@ from app.store.shared_files import open_files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.dependencies import require_user
+from app.web.metrics import RequestMetrics
+from app.web.requests import Requests
 from app.web.security import FailedTries, Guard, HideLoginSecrets
 from app.web.static import StudioFiles
 from app.web.stream import SharedReads
@@ -29,7 +32,9 @@ from app.web.stream import SharedReads
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
-    settings = settings or Settings()
+    if settings is None:  # a process of its own, which nobody else has told how to log
+        settings = Settings()
+        logs.configure(settings.log_format, settings.log_level)
     app = FastAPI(
         title="VAR Studio",
         version="1",
@@ -49,10 +54,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.shared_reads = SharedReads(app.state.database)
     app.state.ingest = IngestPool(settings)
     app.state.failed_tries = FailedTries()
+    app.state.metrics = RequestMetrics()
     errors.install(app)
     logging.getLogger("uvicorn.access").addFilter(HideLoginSecrets())
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(PlainRefusal, state=app.state)
+    app.add_middleware(Requests, metrics=app.state.metrics)
     app.include_router(login.router)
     app.include_router(system.open_router)
     app.include_router(inner_router())

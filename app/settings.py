@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     disk_quota_bytes: int = Field(0, ge=0, description="Most that the data folder may hold; 0: no limit.")
     min_free_bytes: int = Field(0, ge=0, description="Least that must stay free on its disk; 0: no limit.")
     session_days: int = Field(30, description="How long a browser stays signed in.")
+    log_format: Literal["logfmt", "json"] = Field("logfmt", description="Log lines as key=value, or as one JSON object each.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least grave log lines that are written.")
 
     server_url: str = Field("", validation_alias="STUDIO_URL", description="Command line: the studio to speak to.")
     token: str = Field("", description="Command line: the bearer token; empty: the one that `varstudio up` left in data_dir.")

@@ -15,14 +15,14 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
+from app import logs
 from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
 from app.store.database import Database
 from app.store.queue import celery_config
 from app.store.shared_files import open_files
 from worker import tasks
-from worker.logfmt import LogfmtFormatter
-from worker.supervisor import RUNNER_COMMAND, Supervisor
+from worker.supervisor import RUNNER_COMMAND, Supervisor, name_worker
 
 EMBEDDED_POLL_SECONDS = 0.2
 END_SECONDS = 20.0
@@ -91,10 +91,8 @@ service = Service()
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def set_up_logging(**_: Any) -> None:
-    """One line per record, with the run and the attempt where there is one."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogfmtFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    """One line per record, with the worker, and with the run and the attempt where there is one."""
+    logs.configure(settings.log_format, settings.log_level, worker=name_worker(settings))
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
@@ -133,7 +131,9 @@ def main() -> None:
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     # Root in a container is usual, and the danger that Celery means, pickled tasks, is refused by celery_config.
     warnings.filterwarnings("ignore", "You're running the worker with superuser privileges", SecurityWarning)
-    app.worker_main(["--quiet", "worker", "--pool=solo", "--loglevel=INFO", f"--hostname={name}@%h", *quiet])
+    app.worker_main(
+        ["--quiet", "worker", "--pool=solo", f"--loglevel={settings.log_level.upper()}", f"--hostname={name}@%h", *quiet]
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from app import logs
 from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, describe_shortage
@@ -21,7 +22,7 @@ from app.store import line, runs
 from app.store.database import Database, now
 from app.store.files import Files, write_atomic
 from worker.attempts import Patience, RunningAttempt, catch_up
-from worker.devices import Device, count_cores, list_gpus
+from worker.devices import Device, UsageWatch, count_cores, list_gpus
 from worker.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.leases import LeaseJudge
 from worker.previews import PREVIEW_COMMAND, Previewer
@@ -34,6 +35,11 @@ WATCH_SECONDS = 0.5
 PRUNE_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
+
+
+def name_worker(settings: Settings) -> str:
+    """By which this process is known."""
+    return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
 
 
 class Timer:
@@ -70,9 +76,10 @@ class Supervisor:
         gpus: Sequence[Device] | None = None,
     ) -> None:
         self.settings, self.database, self.files = settings, database, files
-        self.worker_id = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+        self.worker_id = name_worker(settings)
         self._command, self._patience = tuple(runner_command), patience or Patience()
         self._gpus = list_gpus() if gpus is None else list(gpus)
+        self._usage = UsageWatch(self._gpus)
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
         self._num_places = runs.count_places(self._num_slots, len(self._gpus))
         self._running: dict[int, RunningAttempt] = {}  # by its first slot
@@ -103,12 +110,14 @@ class Supervisor:
         """The loop. Returns when it was stopped and all runners are gone."""
         log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
         self._previewer.start()
+        self._usage.start()
         while self._running or not self._stopping.is_set():
             hinted = self._hinted.is_set()
             self._hinted.clear()
             self._tick(hinted)
             self._hinted.wait(TICK_SECONDS if self._running else IDLE_TICK_SECONDS)
         self._previewer.join()
+        self._usage.stop()
         self._guarded("leave", self._leave)
         log.info("worker %s has stopped", self.worker_id)
 
@@ -116,9 +125,10 @@ class Supervisor:
         for slot, attempt in list(self._running.items()):
             if self._stopping.is_set():
                 attempt.stop()
-            if attempt.advance():
-                del self._running[slot]
-                hinted = True
+            with logs.bound(run_id=attempt.claim.run_id, attempt=attempt.claim.attempt):
+                if attempt.advance():
+                    del self._running[slot]
+                    hinted = True
         if self._beat.is_due():
             self._guarded("beat", self._note_alive)
         if self._running and (hinted or self._watch.is_due()):
@@ -148,7 +158,7 @@ class Supervisor:
                 session,
                 self.worker_id,
                 hostname=socket.gethostname(),
-                devices=[gpu.to_dict() for gpu in self._gpus],
+                devices=self._usage.describe(),
                 slots=self._num_slots,
                 started_at=self._started_at,
                 load={"running": [attempt.describe() for attempt in self._running.values()]},
@@ -227,16 +237,18 @@ class Supervisor:
             )
         if claim is None:
             return False
-        slots = slots[: claim.num_processes]
-        extra = {"run_id": claim.run_id, "attempt": claim.attempt}
+        with logs.bound(run_id=claim.run_id, attempt=claim.attempt):
+            self._begin(claim, slots[: claim.num_processes])
+        return True
+
+    def _begin(self, claim: attempts.Claim, slots: list[int]) -> None:
         try:
             if not self._take_over(claim):
                 self._running[slots[0]] = attempt = self._spawn(claim, slots)
-                log.info("started runner %d in slots %s", attempt.process.pid, slots, extra=extra)
+                log.info("started runner %d in slots %s", attempt.process.pid, slots)
         except (StudioError, OSError, ValueError) as error:
-            log.exception("the runner could not be started", extra=extra)
+            log.exception("the runner could not be started")
             self._give_up(claim, error)
-        return True
 
     def _refuse_oversized(self) -> None:
         """Runs of more processes than any worker has places would wait forever: they fail with a sentence."""

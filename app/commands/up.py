@@ -156,9 +156,14 @@ class Children:
 
     def start_one(self, name: str, output: IO[bytes] | None = None) -> None:
         self.processes[name] = subprocess.Popen(
-            self.commands[name], env=child_environment(self.settings), stdout=output, stderr=output,
+            self.commands[name], env={**child_environment(self.settings), **self.quieted(name)}, stdout=output, stderr=output,
             start_new_session=True, preexec_fn=end_with_parent,
         )  # fmt: skip
+
+    def quieted(self, name: str) -> Mapping[str, str]:
+        """In a terminal the web only says what is wrong, unless somebody chose a level."""
+        is_chosen = "log_level" in self.settings.model_fields_set
+        return {} if is_chosen or name != "web" else {"STUDIO_LOG_LEVEL": "warning"}
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping:  # a second Ctrl-C: at once

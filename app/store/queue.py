@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery import Celery
+from redis import Redis
 from sqlalchemy.orm import Session
 
 from app.settings import Settings
@@ -64,6 +65,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
     }
+
+
+def redis_url(settings: Settings) -> str:
+    """The broker's address as the Redis client spells it."""
+    return settings.broker_url.replace("valkey", "redis", 1)
 
 
 class HintQueue:
@@ -148,6 +154,21 @@ class HintQueue:
         with closing(sqlite3.connect(self.settings.root / "broker.db", timeout=15, isolation_level=None)) as connection:
             for statement, values in statements:
                 connection.execute(statement, values)
+
+    def is_reachable(self) -> bool:
+        """Whether the broker answers within a second or two."""
+        try:
+            if self._is_embedded:
+                self._execute([("SELECT 1 FROM kombu_queue", ())])
+            elif self.settings.has_redis:
+                with Redis.from_url(redis_url(self.settings), socket_timeout=1, socket_connect_timeout=1) as redis:
+                    redis.ping()
+            else:
+                with self._celery.connection_for_write() as connection:
+                    connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+        except Exception:  # every transport raises its own kinds
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connections to the broker."""

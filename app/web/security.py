@@ -38,7 +38,7 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """Outermost of our own middleware: refuses what no route should see, and adds the security headers to every answer.
+    """Refuses what no route should see, and adds the security headers to every answer; only `Requests` stands outside of it.
 
     It also turns an unexpected exception into an answer itself: Starlette's last resort would answer outside of this
     middleware, without the headers.

@@ -194,6 +194,7 @@ async def take_dataset(request: Request, owner_id: str) -> str:
     with open_form(request, state.files, state.settings.max_upload_bytes) as reception:
         await reception.read()
         dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)
+        state.metrics.uploaded.inc(reception.form.num_file_bytes)
     await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
     return dataset_id
 

@@ -88,7 +88,7 @@ def test_a_hint_begins_a_run_in_well_under_two_seconds(work: Work, database: Dat
     assert run.started_at - run.queued_at < timedelta(seconds=2)
     assert_whole(database, run_id)
     log = (tmp_path / "worker-0.log").read_text()
-    assert f"run={run_id} attempt=1" in log
+    assert f"run_id={run_id} attempt=1 worker=worker-0" in log
 
 
 @pytest.mark.parametrize("workers_broker", ["", NO_BROKER])

@@ -164,7 +164,8 @@ def delays_of(run: Run, entries: Sequence[JournalEntry], harms: Sequence[Harm], 
         noticed = next((at for at, state, number in states if number == harm.attempt and state == "interrupted"), None)
         if noticed is None or noticed < harm.at:
             continue  # it had ended, was cancelled, or its worker woke up in time
-        resumed = next((at for at, state, number in states if number == harm.attempt + 1 and state == "running"), None)
+        later = [(at, state) for at, state, _ in states if at > noticed and state not in ("queued", "interrupted")]
+        resumed = later[0][0] if later and later[0][1] == "running" else None  # else it was cancelled first
         seconds = (noticed - harm.at).total_seconds()
         found.append(
             Delay(harm, seconds, (resumed - harm.at).total_seconds() if resumed else None, excuse(harm.at, noticed, outages))

@@ -58,7 +58,11 @@ def test_the_health_check_is_open_and_looks_at_nothing(studio):
 
 
 def test_readiness_needs_a_sign_in(client):
-    assert client.get("/readyz").json() == {"status": "ok"}
+    ready = client.get("/readyz").json()
+    assert ready["status"] == "ok"
+    assert {name: check["ok"] for name, check in ready["checks"].items()} == {
+        "database": True, "tables": True, "data_folder": True, "broker": True,
+    }  # fmt: skip
 
 
 def test_a_token_that_may_read_may_not_write(studio):

@@ -1,18 +1,17 @@
-"""How the studio itself is: alive, ready, and counted for Prometheus."""
+"""How the studio itself is: alive, ready, and measured for Prometheus."""
 
-import os
-from pathlib import Path
+import time
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
-from sqlalchemy import func, select
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import Unavailable
-from app.domain.run import RunState
-from app.store.tables import Run
-from app.web.dependencies import CurrentDatabase, ReadSession
+from app.store import measures, readiness
+from app.web import metrics
+from app.web.dependencies import CurrentDatabase, CurrentFiles, read_apart
 
 open_router = APIRouter(tags=["system"])
 router = APIRouter(tags=["system"])
@@ -22,36 +21,47 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class CheckView(BaseModel):
+    ok: bool
+    needed: bool = Field(description="Whether the studio is not ready without it.")
+    detail: str = Field(description="What is wrong and what to do; empty when all is well.")
+
+
+class Readiness(BaseModel):
+    status: Literal["ok"] = "ok"
+    checks: dict[str, CheckView] = Field(description="database, tables, data_folder, broker.")
+
+
 @open_router.get("/healthz", operation_id="get_health", summary="Is the web process alive?")
 async def get_health() -> Health:
     """Answers without a look at anything else (not even for a free thread), and without a sign-in."""
     return Health()
 
 
-@router.get("/readyz", operation_id="get_readiness", summary="Can it work: database reachable and of this version?")
-def get_readiness(database: CurrentDatabase) -> Health:
-    """503 with a reason while it can't."""
-    if not database.is_current():
-        raise Unavailable("The database's tables are not those of this version: run varstudio db upgrade.")
-    return Health()
+@router.get("/readyz", operation_id="get_readiness", summary="Can it work: database, tables, data folder, broker?")
+def get_readiness(database: CurrentDatabase, files: CurrentFiles) -> Readiness:
+    """Each check by name. 503, with the checks in `extra`, while one that is needed fails; without the broker runs start a
+    little later, so it isn't needed."""
+    checks = readiness.check(database, files)
+    views = {name: CheckView(ok=check.ok, needed=check.needed, detail=check.detail) for name, check in checks.items()}
+    if missing := [check.detail for check in checks.values() if check.needed and not check.ok]:
+        error = Unavailable(" ".join(missing))
+        error.extra = {"checks": {name: view.model_dump() for name, view in views.items()}}
+        raise error
+    return Readiness(checks=views)
 
 
-@router.get("/metrics", operation_id="get_process_metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
-def get_process_metrics(session: ReadSession) -> PlainTextResponse:
-    """Runs by state and the memory of the web process, in Prometheus' text format."""
-    counts = {
-        row.state: row.num_runs for row in session.execute(select(Run.state, func.count().label("num_runs")).group_by(Run.state))
-    }
-    lines = ["# HELP studio_runs Runs by state.", "# TYPE studio_runs gauge"]
-    lines += [f'studio_runs{{state="{state}"}} {counts.get(state, 0)}' for state in RunState]
-    lines += [
-        "# HELP process_resident_memory_bytes Resident memory of the web process.",
-        "# TYPE process_resident_memory_bytes gauge",
-        f"process_resident_memory_bytes {resident_bytes()}",
-    ]
-    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+@router.get("/metrics", operation_id="get_process_metrics", summary="Series for Prometheus", response_class=PlainTextResponse)
+async def get_process_metrics(request: Request, database: CurrentDatabase) -> Response:
+    """Queue, runs, workers, GPUs, streams, requests and this process, in Prometheus' text format."""
 
+    def look() -> metrics.Studio:
+        with database.reading() as session:
+            began = time.perf_counter()
+            measures.ask_smallest(session)
+            seconds = time.perf_counter() - began
+            return metrics.Studio(measures.measure(session), round_trip_seconds=seconds)
 
-def resident_bytes() -> int:
-    """Resident memory of this process, from the kernel."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    studio = await read_apart(request, look)
+    text = await run_in_threadpool(metrics.render, request.app.state.metrics, studio)
+    return Response(text, media_type=metrics.CONTENT_TYPE)
