@@ -20,6 +20,7 @@ from app.domain.run import FINAL_STATES, RunState
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 
 MOST_VARIANTS = 64
+MAX_DEPTH = 20
 LAMBDA = "weights.lambda"
 
 # The baselines that a launch may set beside VAR, as changes of the recipe.
@@ -49,6 +50,12 @@ class SweepState(StrEnum):
         return self not in (SweepState.QUEUED, SweepState.RUNNING)
 
 
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested in one another more than so many times."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(is_deeper(one, depth - 1) for one in inner)
+
+
 class SweepRequest(BaseModel):
     """What is asked for: `lambda` × every field of `fields` (dotted paths with their values), and baselines beside them."""
 
@@ -67,6 +74,9 @@ class SweepRequest(BaseModel):
 
     @model_validator(mode="after")
     def names_are_known(self) -> Self:
+        for path, value in (("recipe", self.recipe), *((f"fields.{name}", values) for name, values in self.fields.items())):
+            if is_deeper(value, MAX_DEPTH):
+                raise fault(path, f"Values are nested more than {MAX_DEPTH} levels deep, which no recipe is.")
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
             raise fault("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")

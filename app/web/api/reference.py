@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from app.web.rendering import Context, render
@@ -60,16 +60,27 @@ class ReferencePage(Context):
 
 @router.get("/openapi.json")
 def show_document(request: Request) -> dict[str, Any]:
-    document: dict[str, Any] = request.app.openapi()
-    return document
+    return document_of(request.app)
 
 
 @router.get("/docs")
 def show_reference(request: Request) -> HTMLResponse:
     """Every path with its parameters and a command to copy."""
-    document, url = request.app.openapi(), request.app.state.settings.url
+    document, url = document_of(request.app), request.app.state.settings.url
     groups = [Group(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
     return render(request, "reference.html", ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
+
+
+def document_of(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; its problems have the media type that they are sent with."""
+    document: dict[str, Any] = app.openapi()
+    for entry in (entry for methods in document["paths"].values() for entry in methods.values()):
+        for response in entry["responses"].values():
+            content = response.get("content", {})
+            for kind, media in list(content.items()):  # FastAPI gives them the type of the route's own answer
+                if media.get("schema", {}).get("$ref", "").endswith("/Problem"):
+                    content["application/problem+json"] = content.pop(kind)
+    return document
 
 
 def list_operations(document: dict[str, Any], tag: str, url: str) -> list[Operation]:
