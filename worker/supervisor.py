@@ -16,7 +16,7 @@ from app import logs
 from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, describe_shortage
-from app.services import attempts, provenance
+from app.services import attempts, provenance, retention
 from app.settings import Settings
 from app.store import line, runs
 from app.store.database import Database, now
@@ -88,6 +88,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._started_at: datetime | None = None
         self._is_full = False
+        self._pruning: threading.Thread | None = None
         self._beat = Timer(settings.heartbeat_seconds)
         self._poll = Timer(settings.poll_seconds)
         self._watch = Timer(WATCH_SECONDS)
@@ -140,7 +141,20 @@ class Supervisor:
         if hinted or self._poll.is_due():
             self._guarded("claim", self._claim_all)
         if self._prune.is_due():
-            self._guarded("prune", self.database.queue.prune)
+            self._guarded("prune", self._tidy)
+
+    def _tidy(self) -> None:
+        """Drop old hints; what the rules of retention let go, in a thread beside the loop."""
+        self.database.queue.prune()
+        if retention.has_rules(self.settings) and (self._pruning is None or not self._pruning.is_alive()):
+            self._pruning = threading.Thread(
+                target=self._guarded, args=("retention", self._remove_old), name="prune", daemon=True
+            )
+            self._pruning.start()
+
+    def _remove_old(self) -> None:
+        for removal in retention.prune(self.database, self.files, self.settings):
+            log.info("%s: %s", removal.owner, removal.sentence)
 
     def _guarded(self, what: str, action: Callable[[], None]) -> None:
         """Nothing that goes wrong may end the loop: the runners need it."""

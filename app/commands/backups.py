@@ -35,6 +35,10 @@ def backup(
     finally:
         database.close()
     tell_missing(manifest)
+    if settings.store_url:
+        err.print(
+            f"Files that are only in the object store ({settings.store_url}) are not in it: keep that one by its own means."
+        )
     out.print(f"Kept {describe(manifest)} in {target}.", markup=False)
 
 

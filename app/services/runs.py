@@ -24,7 +24,7 @@ from app.store.after_commit import after_commit
 from app.store.database import now
 from app.store.files import Files
 from app.store.identifiers import new_id
-from app.store.runs import get_run, lock_run
+from app.store.runs import get_run, has_lost_checkpoints, lock_run
 from app.store.tables import Model, Run
 
 KEY_LENGTH = 200
@@ -148,7 +148,9 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
     run.num_failures, run.cancel_requested_at, run.error, run.finished_at = 0, None, None, None
     run.queued_at = now(session)
     run.place = run.queued_at.timestamp()
-    move(session, run, RunState.QUEUED, reason="It was resumed.")
+    lost = has_lost_checkpoints(session, run_id)
+    reason = "It was resumed. Its checkpoints were removed, so it starts from step 0." if lost else "It was resumed."
+    move(session, run, RunState.QUEUED, reason=reason)
     hint(session, run_id)
     return run
 

@@ -150,6 +150,11 @@ def measure(root: Path) -> dict[str, int]:
     return parts
 
 
+def weigh(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(_weigh(entry) for entry in _scan(path))
+
+
 def _scan(path: str | Path) -> list[os.DirEntry[str]]:
     with suppress(OSError), os.scandir(path) as found:
         return list(found)

@@ -14,9 +14,10 @@ from app.store import parquet, spans
 from app.store.database import now
 from app.store.files import Files
 from app.store.spans import Point
-from app.store.tables import Attempt, Metric, Run, Worker
+from app.store.tables import Attempt, JournalEntry, Metric, Run, Worker
 
 WORKER_ALIVE = timedelta(seconds=60)
+ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says it in the journal
 
 
 def get_run(session: Session, owner_id: str, run_id: str) -> Run:
@@ -76,6 +77,15 @@ def list_running(session: Session, worker_id: str | None = None) -> list[Run]:
     if worker_id is not None:
         query = query.where(Run.worker_id == worker_id)
     return list(session.scalars(query.order_by(Run.id)))
+
+
+def has_lost_checkpoints(session: Session, run_id: str) -> bool:
+    """Whether the journal says that the run's checkpoints were all removed, and of none since."""
+    query = select(func.max(JournalEntry.seq)).where(JournalEntry.run_id == run_id)
+    saved = session.scalar(query.where(JournalEntry.kind == "checkpoint")) or 0
+    text = JournalEntry.payload["text"].as_string()
+    removed = session.scalar(query.where(JournalEntry.kind == "log", text.startswith(ALL_CHECKPOINTS_REMOVED)))
+    return removed is not None and removed > saved
 
 
 def list_attempts(session: Session, run_id: str) -> list[Attempt]:

@@ -37,3 +37,9 @@ def test_errors_of_backup_and_restore_are_sentences(shell: Shell, tmp_path: Path
     assert "No such file or directory" in shell.fails("restore", "b.tar")
     (tmp_path / "c.tar").write_text("nothing")
     assert "can't be read as a backup" in shell.fails("backup", "--verify", "c.tar")
+
+
+def test_pruning_says_what_it_would_do_and_which_rules_there_are(shell: Shell) -> None:
+    assert "No rule is set" in shell.must("prune")
+    done = shell("prune", "--dry-run", STUDIO_CHECKPOINTS_DAYS="10")
+    assert done.stdout == "Would remove 0 B from 0 places.\n"

@@ -1,0 +1,34 @@
+"""`varstudio prune`: carry out the rules of retention now, or say what they would remove."""
+
+from typing import Annotated
+
+import typer
+
+from app.commands.terminal import out, size, table
+from app.services import retention
+from app.settings import Settings
+from app.store.database import Database
+from app.store.files import Files
+
+
+def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:
+    """Remove old checkpoints, logs and scorings by the rules of the settings; workers do it by themselves too."""
+    settings = Settings()
+    if not retention.has_rules(settings):
+        out.print(
+            "No rule is set, so nothing is removed: see STUDIO_KEEP_CHECKPOINTS, STUDIO_CHECKPOINTS_DAYS, STUDIO_LOGS_DAYS and "
+            "STUDIO_SCORINGS_DAYS.",
+            markup=False,
+        )
+        return
+    database = Database(settings)
+    try:
+        removals = retention.prune(database, Files(settings.root), settings, dry_run=dry_run)
+    finally:
+        database.close()
+    if removals:
+        table("of", "size", "what", rows=[(one.owner, size(one.num_bytes), one.sentence) for one in removals])
+    total = size(sum(one.num_bytes for one in removals))
+    out.print(
+        f"{'Would remove' if dry_run else 'Removed'} {total} from {len({one.owner for one in removals})} places.", markup=False
+    )
