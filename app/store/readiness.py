@@ -9,6 +9,7 @@ from app.domain.errors import StudioError
 from app.store import migrations
 from app.store.database import Database
 from app.store.files import Files
+from app.store.shared_files import SharedFiles
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Check:
 def check(database: Database, files: Files) -> dict[str, Check]:
     """All checks by name."""
     reached, tables = check_database(database)
-    return {"database": reached, "tables": tables, "data_folder": check_folder(files), "broker": check_broker(database)}
+    checks = {"database": reached, "tables": tables, "data_folder": check_folder(files), "broker": check_broker(database)}
+    return checks | ({"store": check_store(files)} if isinstance(files, SharedFiles) else {})
 
 
 def check_database(database: Database) -> tuple[Check, Check]:
@@ -50,6 +52,15 @@ def check_folder(files: Files) -> Check:
         probe.unlink(missing_ok=True)
         return Check(False, f"The data folder {files.root} can't be written: {error.strerror or error}.")
     return Check(is_same, "" if is_same else f"The data folder {files.root} does not keep what is written.")
+
+
+def check_store(files: SharedFiles) -> Check:
+    """Whether the object store answers."""
+    try:
+        files.store.exists("readiness")
+    except StudioError as error:
+        return Check(False, error.detail)
+    return Check(True)
 
 
 def check_broker(database: Database) -> Check:

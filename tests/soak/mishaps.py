@@ -26,6 +26,7 @@ from tests.soak.town import LEASE_SECONDS, Town, parent_of, runners_of
 
 PAUSE_SECONDS = (2.0, 7.0)
 FROZEN_SECONDS = (1.2 * LEASE_SECONDS, 2.2 * LEASE_SECONDS)
+LOOK_SECONDS = 0.5
 MOST_AWAY = 1  # workers that are dead or frozen at once, so that two are left to take over
 
 
@@ -60,7 +61,8 @@ class Mishaps:
         self.web_starts: list[float] = []
         self._repairs: list[tuple[float, Callable[[], None]]] = []
         self._away: set[str] = set()
-        self._next = time.monotonic() + 3
+        self._is_armed = False  # to flip a byte as soon as there is a checkpoint for it
+        self._next = self._look = time.monotonic() + 3
         self._hints = HintQueue(town.settings)
         both = [
             self.kill_runner, self.kill_runner, self.kill_worker, self.kill_worker_and_runner, self.freeze_runner,
@@ -75,6 +77,11 @@ class Mishaps:
             if time.monotonic() >= due:
                 self._repairs.remove((due, repair))
                 repair()
+        if self._is_armed and time.monotonic() >= self._look:
+            self._look = time.monotonic() + LOOK_SECONDS
+            if self._flip():
+                self._is_armed = False
+                self.counts["flip_checkpoint"] += 1
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self.chance.uniform(*PAUSE_SECONDS)
@@ -272,11 +279,16 @@ class Mishaps:
         return True
 
     def flip_checkpoint(self) -> bool:
-        """A byte of the newest checkpoint of a run that really trains, and then its runner is killed."""
+        """The next run that really trains and has two checkpoints is meant; until there is one, other things happen."""
+        self._is_armed = True
+        return False
+
+    def _flip(self) -> bool:
+        """A byte of the newest checkpoint, and then its runner is killed."""
         for runner in self._runners():
             pid, run_id, _ = runner
             saved = sorted((self.town.data / "runs" / run_id / "checkpoints").glob("step-*/tensors.safetensors"))
-            if saved and not self._was_harmed(run_id):
+            if len(saved) > 1 and not self._was_harmed(run_id):
                 freeze([pid])  # so that it does not save another one just now
                 with suppress(OSError):
                     flip_byte(saved[-1])

@@ -146,7 +146,10 @@ def settle(town: Town, traffic: Traffic) -> None:
             for failed in traffic.list(client, "failed"):
                 reason = failed["error"]["reason"]
                 if "SIGKILL" in reason:
-                    traffic._command(client, failed["id"], "resume", also=409)
+                    traffic.command(client, failed["id"], "resume")
+            for held in traffic.list(client, "queued"):
+                if held["held_at"]:
+                    traffic.command(client, held["id"], "release")
             states = {run["state"] for run in each_run(traffic, client)}
             return states <= set(ENDED) - {"failed"}
 
@@ -171,7 +174,7 @@ def report(town: Town, traffic: Traffic, mishaps: Mishaps, growth: Growth, verdi
     print(f"runs       {len(traffic.runs)} launched ({counts.repeats} sent twice): {dict(verdict.states)}")
     print(f"attempts   {verdict.attempts}: {dict(verdict.outcomes)}")
     print(f"journal    {verdict.entries} entries; streams: {counts.connections} connections, {counts.entries} entries read")
-    print(f"users      {counts.cancels} cancels, {counts.resumes} resumes, {counts.uploads} uploads")
+    print(f"users      {counts.uploads} uploads, " + ", ".join(f"{verb} {n}" for verb, n in sorted(counts.commands.items())))
     print(f"mishaps    {sum(mishaps.counts.values())}: " + ", ".join(f"{name} {n}" for name, n in sorted(mishaps.counts.items())))
     if mishaps.web_starts:
         print(f"web        back at most {max(mishaps.web_starts):.1f} s after each of {len(mishaps.web_starts)} new starts")

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,9 +32,7 @@ class Counts:
 
     launches: int = 0
     repeats: int = 0  # the same launch sent again, with its key
-    cancels: int = 0
-    resumes: int = 0
-    holds: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
     uploads: int = 0
     connections: int = 0  # of stream readers
     entries: int = 0  # read from streams
@@ -117,8 +116,8 @@ class Traffic:
 
     def launch(self, client: httpx.Client, chance: random.Random, number: int, *, is_real: bool) -> None:
         name = f"real-{number}" if is_real else f"stand-in-{number}"
-        steps = 12 if is_real else chance.choice([10, 20, 40, 60])
-        training = {"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2 if is_real else 5}
+        steps = 60 if is_real else chance.choice([10, 20, 40, 60])
+        training = {"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 10 if is_real else 5}
         recipe = {**self.ingredients, "name": name, "training": training}
         headers = {"idempotency-key": f"{self.seed}-{number}"}
         answers = [
@@ -134,25 +133,30 @@ class Traffic:
             self.runs[found.pop()] = name
 
     def _meddle(self, client: httpx.Client, chance: random.Random) -> None:
-        """Cancel a run that lives, resume one that was cancelled or failed."""
-        if self._stopping.wait(4 * chance.uniform(0.5, 1.5)):
+        """Cancel, pause, release or move up a run that lives, resume one that was cancelled or failed."""
+        if self._stopping.wait(3 * chance.uniform(0.5, 1.5)):
             return
-        if chance.random() < 0.5:
-            living = self.list(client, chance.choice(["queued", "running"]))
-            if living:
-                self._command(client, chance.choice(living)["id"], "cancel", also=409)
-        elif ended := self.list(client, "cancelled") + self.list(client, "failed"):
-            self._command(client, chance.choice(ended)["id"], "resume", also=409)
+        verb = chance.choice(["cancel", "resume", "resume", "pause", "release", "release", "hurry"])
+        if verb == "resume":
+            runs = self.list(client, "cancelled") + self.list(client, "failed")
+        elif verb == "release":
+            runs = [run for run in self.list(client, "queued") if run["held_at"]]
+        else:
+            runs = self.list(client, chance.choice(["queued", "running"]))
+        if runs:
+            self.command(client, chance.choice(runs)["id"], verb)
 
-    def _command(self, client: httpx.Client, run_id: str, verb: str, also: int) -> None:
-        answer = self.ask(client, "POST", f"/api/v1/runs/{run_id}/{verb}")
-        assert answer.status_code in (202, also), f"{verb}: {answer.status_code} {answer.text}"
-        if answer.status_code == 202:
+    def command(self, client: httpx.Client, run_id: str, verb: str) -> None:
+        """One command about a run; 409 where the run has moved on meanwhile."""
+        if verb == "hurry":
+            answer = self.ask(client, "PATCH", f"/api/v1/runs/{run_id}", json={"priority": 1})
+        else:
+            answer = self.ask(client, "POST", f"/api/v1/runs/{run_id}/{verb}")
+        assert answer.status_code in (200, 202, 409), f"{verb}: {answer.status_code} {answer.text}"
+        if answer.status_code != 409:
             with self._lock:
-                if verb == "cancel":
-                    self.counts.cancels += 1
-                else:
-                    self.counts.resumes += 1
+                self.counts.commands[verb] += 1
+                if verb == "resume":
                     self.resumed[run_id] = self.resumed.get(run_id, 0) + 1
 
     def _upload(self, client: httpx.Client, chance: random.Random) -> None:
