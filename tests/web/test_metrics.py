@@ -14,6 +14,8 @@ from app.domain.events import SpoolLine
 from app.services import attempts, recordings
 from app.store.database import now
 from app.store.measures import Measures, WorkerMeasures
+from app.store.objects import ObjectStore
+from app.store.shared_files import SharedFiles
 from app.store.tables import Run, Worker
 from app.web.metrics import RequestMetrics, Studio, render
 from tests.architecture.tree import ROOT
@@ -219,3 +221,13 @@ def test_a_broker_that_is_away_is_said_and_is_not_fatal(studio, client, monkeypa
     assert answer.json()["checks"]["broker"]["ok"] is False
     assert "runs start when a worker looks" in answer.json()["checks"]["broker"]["detail"]
     assert time.monotonic() - began < 10
+
+
+def test_an_object_store_that_is_away_makes_the_studio_not_ready(studio, client, monkeypatch):
+    store = ObjectStore("s3://nowhere/studio", "http://127.0.0.1:1")
+    monkeypatch.setattr(studio.app.state, "files", SharedFiles(studio.settings.root, store))
+    problem = client.get("/readyz").json()
+    assert problem["status"] == 503
+    checks = problem["extra"]["checks"]
+    assert {name for name, check in checks.items() if not check["ok"]} == {"store"}
+    assert checks["store"]["detail"] in problem["detail"]

@@ -29,9 +29,7 @@ class CheckView(BaseModel):
 
 class Readiness(BaseModel):
     status: Literal["ok"] = "ok"
-    checks: dict[str, CheckView] = Field(
-        description="database, tables, data_folder, broker; store, where there is an object store."
-    )
+    checks: dict[str, CheckView] = Field(description="database, tables, data_folder, broker; store where there is one.")
 
 
 @open_router.get("/healthz", operation_id="get_health", summary="Is the web process alive?")
