@@ -66,7 +66,7 @@ def seconds_until_page(studio: Studio) -> float:
 
 def result_of(studio: Studio, run_id: str) -> dict[str, Any]:
     """Final weights by their digest, and every metric series that doesn't measure time."""
-    artifacts = {one["name"]: one for one in studio.get(f"/api/v1/runs/{run_id}/artifacts")["items"]}
+    artifacts = {one["name"]: one for one in studio.get(f"/api/v1/runs/{run_id}/artifacts")}
     weights = {name: digest(studio, run_id, name) for name in artifacts if name.endswith(".safetensors")}
     assert weights
     series = studio.get(f"/api/v1/runs/{run_id}/metrics?points=5000")
