@@ -123,6 +123,7 @@ class Supervisor:
         log.info("worker %s has stopped", self.worker_id)
 
     def _tick(self, hinted: bool) -> None:
+        began = time.monotonic()
         for slot, attempt in list(self._running.items()):
             if self._stopping.is_set():
                 attempt.stop()
@@ -136,6 +137,8 @@ class Supervisor:
             self._guarded("watch", self._look_for_wishes)
         if self._stopping.is_set():
             return
+        if time.monotonic() - began > self.settings.heartbeat_seconds:  # what held us up, a lock, held up other owners too
+            self._reap.postpone(self.settings.lease_seconds)
         if self._reap.is_due():
             self._guarded("reap", self._take_back)
         if hinted or self._poll.is_due():

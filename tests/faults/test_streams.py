@@ -1,5 +1,6 @@
 """A19: a stream that is cut again and again, a reader with a nonsensical place, and one that stops reading."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -78,10 +79,9 @@ def test_garbage_or_a_huge_place_means_a_full_replay(embedded: House) -> None:
         answer = httpx.get(f"{embedded.url}/api/v1/runs/{run_id}/stream", headers={**embedded.headers, "last-event-id": place})
         assert answer.status_code == 200, (place[:40], answer.text)
         assert [line for line in answer.text.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2"], place[:40]
-    beyond = httpx.get(
-        f"{embedded.url}/api/v1/runs/{run_id}/stream", headers={**embedded.headers, "last-event-id": b"9" * 2_000_000}
-    )
-    assert 400 <= beyond.status_code < 500  # more than the server takes for a header
+    with contextlib.suppress(httpx.TransportError):  # more than the server takes for a header: it may hang up
+        huge = {**embedded.headers, "last-event-id": b"9" * 2_000_000}
+        assert 400 <= httpx.get(f"{embedded.url}/api/v1/runs/{run_id}/stream", headers=huge).status_code < 500
     assert embedded.http.get("/healthz").status_code == 200
 
 
