@@ -322,3 +322,40 @@ def test_a_long_run_is_thinned_and_still_moves(page, studio):
     writer.steps(2401, 2450)
     expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", str(first + 50))
     expect(page.locator("#progress-text")).to_have_text("Step 2\u2009450 of 5\u2009000")
+
+
+# How many pixel columns lie between the first and the last that the line crosses, and the longest run of columns without it.
+LINE = """canvas => {
+  const { width, height } = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const isColoured = (x, y) => {
+    const [r, g, b, a] = data.slice(4 * (y * width + x), 4 * (y * width + x) + 4);
+    return a > 128 && Math.max(r, g, b) - Math.min(r, g, b) > 60;
+  };
+  const rows = Array.from({ length: height }, (_, y) => y).filter(y => y > height / 5); // below the legend
+  const hit = Array.from({ length: width }, (_, x) => rows.some(y => isColoured(x, y)));
+  const first = hit.indexOf(true), last = hit.lastIndexOf(true);
+  let longest = 0, run = 0;
+  for (let x = first; x <= last; x++) { run = hit[x] ? 0 : run + 1; longest = Math.max(longest, run); }
+  return [last - first, longest];
+}"""
+
+
+def test_a_loss_that_is_not_finite_is_a_gap_in_the_line(page, studio):
+    """Twenty steps, of which the tenth's loss is not a number: the line ends at the ninth and goes on at the eleventh."""
+
+    def draw(bad: int) -> tuple[int, int]:
+        writer = Writer(studio, num_steps=20)
+        writer.begin(studio.launch())
+        writer.prepare()
+        for step in range(1, 21):
+            event = writer.step(step)
+            writer.say({**event, "metrics": {**event["metrics"], **({"loss": float("nan")} if step == bad else {})}})
+        open_run(page, writer)
+        assert points(page, "loss") == 20
+        across, longest = canvas_of(page, "loss").evaluate(LINE)
+        return across, longest
+
+    across, longest = draw(bad=0)
+    assert longest <= 2
+    across, longest = draw(bad=10)
+    assert longest > across / 19
