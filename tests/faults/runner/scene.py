@@ -5,6 +5,7 @@ The judge speaks to the whole web application over the same database; it knows n
 
 import hashlib
 import json
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,17 @@ class Scene:
         if not (self.files.attempt_dir(run_id, attempt) / "process.json").exists():
             return False
         return is_frozen(self.runner_pid(run_id, attempt))
+
+    def wait_until_asked(self, run_id: str) -> None:
+        """Until SIGTERM waits for the first attempt's runner, which stands still."""
+        status = Path(f"/proc/{self.runner_pid(run_id)}/status")
+
+        def is_pending() -> bool:
+            lines = status.read_text().splitlines()
+            masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+            return any(mask & (1 << (signal.SIGTERM - 1)) for mask in masks)
+
+        wait_until(is_pending)
 
     def states(self, run_id: str) -> list[str]:
         return [entry["payload"]["state"] for entry in self.journal(run_id, "state")]

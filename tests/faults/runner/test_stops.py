@@ -82,7 +82,7 @@ def test_a_stopping_worker_has_its_runner_save_and_the_next_worker_ends_it_equal
         run_id = scene.launch()
         wait_until(lambda: scene.is_stopped(run_id))
         first.stop()  # SIGTERM waits for the frozen runner until it goes on
-        time.sleep(0.5)
+        scene.wait_until_asked(run_id)
         os.kill(scene.runner_pid(run_id), signal.SIGCONT)
     assert scene.run(run_id)["state"] == RunState.QUEUED
     assert scene.checkpoints(run_id)[-1] == "step-000005"
