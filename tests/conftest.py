@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files import Files
 from app.store.tables import Base, Dataset, Model, User
+from tests.store.s3 import CREDENTIALS, S3Server, running_s3
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -219,3 +220,19 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"the third-party data is not at hand (no folder {folder / 'data'}); set STUDIO_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A local S3-compatible server, for all tests that keep files in a bucket."""
+    with running_s3(tmp_path_factory.mktemp("s3") / "s3.log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, empty, with its credentials in our environment."""
+    s3_server.clear()
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -20,6 +20,7 @@ from app.services import attempts, recordings
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files import Files
+from worker.delivery import Delivery
 from worker.failures import REMEDY_DISK_FULL
 from worker.liveness import Liveness
 from worker.process import RunnerProcess
@@ -57,10 +58,10 @@ class RunningAttempt:
 
     def __init__(
         self, database: Database, settings: Settings, claim: attempts.Claim, process: RunnerProcess, folder: Path,
-        patience: Patience, slots: Sequence[int] = (),
+        patience: Patience, slots: Sequence[int] = (), delivery: Delivery | None = None,
     ) -> None:  # fmt: skip
         self.claim, self.slots = claim, tuple(slots)
-        self.process = process
+        self.process, self._delivery = process, delivery
         self._database, self._settings, self._folder, self._patience = database, settings, folder, patience
         self._tail = SpoolTail(folder / "events.jsonl")
         self._liveness = Liveness(process.pid, frozen_seconds=settings.lease_seconds, silent_seconds=settings.silent_seconds)
@@ -75,6 +76,7 @@ class RunningAttempt:
         self._cancelled_at: float | None = None
         self._stopped_at: float | None = None
         self._ended_at: float | None = None
+        self._gives_up_at: float | None = None  # waiting for its files to be delivered
         self.log = logging.LoggerAdapter(log, {"run_id": claim.run_id, "attempt": claim.attempt})
 
     def advance(self) -> bool:
@@ -85,15 +87,18 @@ class RunningAttempt:
             return False
         try:
             self._record(drain=status is not None)
-            if status is not None:
+            if status is not None and self._is_delivered():
                 self._conclude(status)
+                self._end_delivery()
                 return True
-            self._look_for_life()
+            if status is None:
+                self._look_for_life()
             self._renew()
             self._num_errors = 0
         except StaleToken:
             self.log.warning("another attempt owns the run now: ending this one's runner")
             self.process.kill()
+            self._end_delivery()
             return True
         except Unavailable as error:
             self.log.warning("the database is away, the runner goes on: %s", error)
@@ -104,6 +109,7 @@ class RunningAttempt:
             self.log.exception("the attempt can't be watched (%d of %d)", self._num_errors, MAX_ERRORS)
             if self._num_errors >= MAX_ERRORS:
                 self.process.kill()  # its lease runs out, so another worker may try
+                self._end_delivery()
                 return True
         self._press(status)
         return False
@@ -138,6 +144,7 @@ class RunningAttempt:
         """The run is in other hands: end the runner without a word."""
         self.log.warning("the run is in other hands now: ending this attempt's runner")
         self.process.kill()
+        self._end_delivery()
 
     def _record(self, *, drain: bool) -> None:
         """One transaction per batch of lines; a batch that could not be written is tried again, not read again."""
@@ -149,6 +156,8 @@ class RunningAttempt:
             self._liveness.heard()
             with self._database.writing() as session:
                 recordings.record(session, self.claim.run_id, self.claim.token, self._pending)
+            if self._delivery is not None:
+                self._delivery.note(self._pending)
             self._outcome = find_outcome(self._pending) or self._outcome
             if self._outcome is not None and self._ended_at is None:
                 self._ended_at = time.monotonic()
@@ -171,6 +180,30 @@ class RunningAttempt:
             )  # fmt: skip
             with self._database.writing() as session:
                 attempts.note(session, self.claim.run_id, self.claim.token, finding)
+
+    def _is_delivered(self) -> bool:
+        """Whether all that the attempt has made is where everybody sees it; a request to go or to cancel ends the waiting."""
+        if self._delivery is None or self._delivery.finish():
+            return True
+        if self._cancelled_at is not None and self._gives_up_at is None:
+            self._gives_up_at = self._cancelled_at + self._patience.cancel_kill
+        if self._stopped_at is not None and self._gives_up_at is None:
+            self._gives_up_at = self._stopped_at + self._settings.grace_seconds
+        return self._gives_up_at is not None and time.monotonic() > self._gives_up_at
+
+    def _end_delivery(self) -> None:
+        if self._delivery is not None:
+            self._delivery.close()
+
+    def _undelivered(self, outcome: OutcomeReached | None) -> OutcomeReached | None:
+        """The outcome, or that of an attempt whose files are not in the store: it can't have succeeded."""
+        if self._delivery is None or (self._delivery.finish() and not self._delivery.failure):
+            return outcome
+        if self._delivery.failure:
+            return OutcomeReached(outcome=Outcome.FAILED, reason=self._delivery.failure)
+        if self._cancelled_at is not None:
+            return OutcomeReached(outcome=Outcome.CANCELLED)
+        return OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped before the run's files were stored.")
 
     def _renew(self) -> None:
         if time.monotonic() < self._renew_at:
@@ -200,7 +233,7 @@ class RunningAttempt:
         self.process.kill()  # what it may have left of its group
         if self._tail.unread_bytes:
             self.log.warning("the runner's last line was never finished (%d bytes)", self._tail.unread_bytes)
-        outcome = self._outcome or self._guess_outcome(status)
+        outcome = self._undelivered(self._outcome or self._guess_outcome(status))
         if outcome is not None and outcome.outcome is Outcome.INTERRUPTED and self._stopped_at is None:
             # Nobody here asked it to go. Counted as a failure, so that a runner that always goes can't go on forever.
             outcome = OutcomeReached(outcome=Outcome.FAILED, reason=f"The runner stopped: {outcome.reason or 'no reason given'}.")

@@ -26,6 +26,9 @@ from app.settings import Settings
 from app.store import previews as store
 from app.store.database import Database, now
 from app.store.files import Files
+from app.store.objects import Interruption
+from app.store.shared_files import SharedFiles
+from worker.arrival import fetch_preview
 from worker.devices import count_cores
 from worker.process import SECRETS, kill_group
 
@@ -50,7 +53,7 @@ class ChildLeft(ChildLost):
     """It had just left, as it does after some idle minutes; another one can be asked."""
 
 
-class Stopping(Exception):
+class Stopping(Interruption):
     """The worker stops while an answer is awaited."""
 
 
@@ -196,16 +199,22 @@ class Previewer:
                     previews.renew(session, claim.preview_id, self.worker_id, self.settings.lease_seconds)
 
         try:
+            if isinstance(self.files, SharedFiles):
+                fetch_preview(self.files, claim.job, meanwhile)
             answer = self._ask(claim.job.model_dump_json(), meanwhile)
             result = PreviewResult.model_validate(answer["result"]) if "result" in answer else None
             error = None if result else read_error(answer.get("error"))
         except Stopping:
             self._record(lambda session: previews.give_back(session, claim.preview_id, self.worker_id))
             return
-        except (ChildLost, OSError, ValidationError) as lost:
+        except (ChildLost, Unavailable, OSError, ValidationError) as lost:
             log.warning("preview %s has no answer: %s", claim.preview_id, lost)
             self._end_child()
-            sentence = str(lost) if isinstance(lost, ChildLost) else "The preview could not be computed: see the worker's log."
+            sentence = (
+                str(lost)
+                if isinstance(lost, (ChildLost, Unavailable))
+                else "The preview could not be computed: see the worker's log."
+            )
             result, error = None, {"code": PASSING, "detail": sentence, "problems": []}
         if result is not None:
             kept = result

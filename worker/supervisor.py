@@ -21,7 +21,10 @@ from app.settings import Settings
 from app.store import line, runs
 from app.store.database import Database, now
 from app.store.files import Files, write_atomic
+from app.store.shared_files import SharedFiles
+from worker.arrival import Arrival
 from worker.attempts import Patience, RunningAttempt, catch_up
+from worker.delivery import Delivery, sweep_carried
 from worker.devices import Device, UsageWatch, count_cores, list_gpus
 from worker.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.leases import LeaseJudge
@@ -82,7 +85,7 @@ class Supervisor:
         self._usage = UsageWatch(self._gpus)
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
         self._num_places = runs.count_places(self._num_slots, len(self._gpus))
-        self._running: dict[int, RunningAttempt] = {}  # by its first slot
+        self._running: dict[int, RunningAttempt | Arrival] = {}  # by its first slot
         self._hinted = hinted or threading.Event()
         self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
         self._stopping = threading.Event()
@@ -149,6 +152,8 @@ class Supervisor:
     def _tidy(self) -> None:
         """Drop old hints; what the rules of retention let go, in a thread beside the loop."""
         self.database.queue.prune()
+        if isinstance(self.files, SharedFiles):
+            sweep_carried(self.database, self.files)
         if retention.has_rules(self.settings) and (self._pruning is None or not self._pruning.is_alive()):
             self._pruning = threading.Thread(
                 target=self._guarded, args=("retention", self._remove_old), name="prune", daemon=True
@@ -260,9 +265,10 @@ class Supervisor:
 
     def _begin(self, claim: attempts.Claim, slots: list[int]) -> None:
         try:
-            if not self._take_over(claim):
-                self._running[slots[0]] = attempt = self._spawn(claim, slots)
-                log.info("started runner %d in slots %s", attempt.process.pid, slots)
+            if isinstance(self.files, SharedFiles):
+                self._running[slots[0]] = self._await(claim, slots, self.files)
+            elif not self._take_over(claim):
+                self._running[slots[0]] = self._spawn(claim, slots)
         except (StudioError, OSError, ValueError) as error:
             log.exception("the runner could not be started")
             self._give_up(claim, error)
@@ -278,13 +284,24 @@ class Supervisor:
         if claim is not None:
             self._give_up(claim, RecipeInvalid.at("training.num_processes", describe_shortage(claim.num_processes, most)))
 
-    def _take_over(self, claim: attempts.Claim) -> bool:
+    def _await(self, claim: attempts.Claim, slots: list[int], files: SharedFiles) -> Arrival:
+        """Hosts share no folder: what the attempt needs is fetched first, while this loop goes on."""
+        return Arrival(
+            self.database, self.settings, files, claim, slots,
+            take_over=lambda deliver: self._take_over(claim, deliver),
+            spawn=lambda delivery: self._spawn(claim, slots, delivery),
+            give_up=self._give_up,
+        )  # fmt: skip
+
+    def _take_over(self, claim: attempts.Claim, deliver: Callable[[], None] | None = None) -> bool:
         """Settle what earlier attempts left: a runner that still runs here, lines nobody recorded.
 
         True when the last one had succeeded without anybody hearing it, so that nothing is left to do.
         """
         kill_leftovers(self.files.run_dir(claim.run_id) / "attempts")
         outcome = catch_up(self.database, self.files, claim)
+        if deliver is not None and outcome is not None and outcome.outcome is Outcome.SUCCEEDED:
+            deliver()
         with self.database.writing() as session:
             attempts.open_spool(session, claim)
             if outcome is None or outcome.outcome is not Outcome.SUCCEEDED:
@@ -292,7 +309,7 @@ class Supervisor:
             attempts.finish(session, claim.run_id, claim.token, outcome)
         return True
 
-    def _spawn(self, claim: attempts.Claim, slots: list[int]) -> RunningAttempt:
+    def _spawn(self, claim: attempts.Claim, slots: list[int], delivery: Delivery | None = None) -> RunningAttempt:
         gpus = [self._gpus[self._gpu_of(slot)] for slot in slots] if self._gpus else []
         num_threads = self.settings.runner_threads or max(1, count_cores() // self._num_slots)
         with self.database.reading() as session:
@@ -308,7 +325,8 @@ class Supervisor:
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads)),
         }
         process = RunnerProcess(self._command, folder, environment)
-        return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots)
+        log.info("started runner %d in slots %s", process.pid, slots)
+        return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots, delivery)
 
     def _give_up(self, claim: attempts.Claim, error: Exception) -> None:
         """The attempt never began: a fault of the recipe ends the run, one of this machine may pass."""

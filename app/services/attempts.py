@@ -96,7 +96,7 @@ def build_spec(
     dataset = session.get(Dataset, recipe.dataset)
     if dataset is None:
         raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")
-    policy = _find_source(session, "policy.model", recipe.policy.model, recipe.policy.revision)
+    policy = _find_source(session, files, "policy.model", recipe.policy.model, recipe.policy.revision)
     assert policy is not None
     return RunSpec(
         run_id=claim.run_id,
@@ -106,8 +106,8 @@ def build_spec(
         dataset_path=str(files.dataset_dir(dataset.id) / "examples.parquet"),
         dataset_sha256=dataset.sha256,
         policy=policy,
-        reward=_find_source(session, "reward.model", recipe.reward.model, recipe.reward.revision),
-        judge=_find_source(session, "reward.judge", recipe.reward.judge, None),
+        reward=_find_source(session, files, "reward.model", recipe.reward.model, recipe.reward.revision),
+        judge=_find_source(session, files, "reward.judge", recipe.reward.judge, None),
         run_dir=str(files.run_dir(claim.run_id)),
         scorings_dir=str(files.scorings_dir),
         hub_dir=str(files.hub_dir),
@@ -118,7 +118,7 @@ def build_spec(
     )
 
 
-def _find_source(session: Session, field: str, model_id: str | None, revision: str | None) -> ModelSource | None:
+def _find_source(session: Session, files: Files, field: str, model_id: str | None, revision: str | None) -> ModelSource | None:
     if model_id is None:
         return None
     model = session.get(Model, model_id)
@@ -126,7 +126,8 @@ def _find_source(session: Session, field: str, model_id: str | None, revision: s
         raise RecipeInvalid.at(field, f"The model {model_id!r} was deleted.")
     if model.source == "hub":
         return ModelSource(source="hub", path=model.path, revision=revision or model.revision)
-    return ModelSource(source="folder", path=model.path)
+    kept = files.model_dir(model.id)  # a run's result, kept by the studio: in the data folder of whoever asks
+    return ModelSource(source="folder", path=str(kept) if model.source == "run" and kept.is_dir() else model.path)
 
 
 def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bool:

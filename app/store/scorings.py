@@ -158,6 +158,13 @@ def list_keys(session: Session, scoring: Scoring) -> set[str]:
     return {key for one in facts for key in keys_of(ScoringFacts.model_validate(one))}
 
 
+def list_keys_for(session: Session, dataset_id: str, policy_id: str, limit: int = 50) -> set[str]:
+    """The folders of all scorings, the newest `limit`, that a run of this data set and policy may find its scores in."""
+    query = select(Scoring).where(Scoring.dataset_id == dataset_id, Scoring.policy_id == policy_id, Scoring.facts.is_not(None))
+    newest = session.scalars(query.order_by(Scoring.id.desc()).limit(limit))
+    return {key for scoring in newest for key in list_keys(session, scoring)}
+
+
 def list_shared_keys(session: Session, keys: Collection[str], *, but: str) -> set[str]:
     """Those of the keys that the facts of another scoring than `but` name too, whoever owns it."""
     places = (Scoring.facts["index_key"], Scoring.facts["logprob"]["key"], Scoring.facts["reward"]["key"])

@@ -7,8 +7,11 @@ Mishaps happen in the first attempt only, or in each with a `!` behind: kill (SI
 torn (half a line, then the rest 0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome).
 """
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +26,9 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.spec = json.loads((folder / "spec.json").read_text())
-        self.checkpoint = Path(self.spec["run_dir"]) / "checkpoints" / "stand-in.json"
+        self.checkpoints = Path(self.spec["run_dir"]) / "checkpoints"
+        self.record = Path(self.spec["run_dir"]) / "artifacts" / "metrics.jsonl"
+        self.record.parent.mkdir(parents=True, exist_ok=True)
         self.spool = (folder / "events.jsonl").open("ab")
         self.n = 0
         self.terminated = False
@@ -45,11 +50,29 @@ class Runner:
         sys.exit(status)
 
     def save(self, step: int) -> None:
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
-        temporary.write_text(json.dumps(step))
-        temporary.replace(self.checkpoint)
-        self.write("checkpoint", step=step, name=f"step-{step:06d}", size_bytes=1)
+        name = f"step-{step:06d}"
+        temporary = self.checkpoints / f".{name}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        (temporary / "state.json").write_text(json.dumps(step))
+        shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        temporary.rename(self.checkpoints / name)
+        self.write("checkpoint", step=step, name=name, size_bytes=1)
+        for old in self.list_checkpoints()[:-2]:
+            shutil.rmtree(self.checkpoints / old)
+
+    def list_checkpoints(self) -> list[str]:
+        return sorted(path.name for path in self.checkpoints.glob("step-*"))
+
+    def resume(self) -> int:
+        """The step of the newest checkpoint that can be read; the record is cut back to it."""
+        start = 0
+        for name in self.list_checkpoints():
+            with contextlib.suppress(ValueError, OSError):
+                start = int(json.loads((self.checkpoints / name / "state.json").read_text()))
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        self.record.write_text("".join(f"{line}\n" for line in lines[:start]))
+        return start
 
     def obey(self, step: int) -> None:
         if os.getppid() != self.spec["supervisor_pid"] or self.terminated:
@@ -59,7 +82,7 @@ class Runner:
             self.end("cancelled", 11)
 
     def run(self, steps: int, pause: float, mishaps: dict[int, str]) -> None:
-        start = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else 0
+        start = self.resume()
         if start:
             self.write("resume", attempt=self.spec["attempt"], step=start, checkpoint=f"step-{start:06d}")
         self.write("stage", stage="train", total=steps, unit="steps")
@@ -67,10 +90,15 @@ class Runner:
             self.obey(step - 1)
             self.suffer(mishaps.get(step, ""), step, steps)
             self.write("step", **self.measure(step, steps))
+            with self.record.open("a") as record:
+                record.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
             if step % CHECKPOINT_EVERY == 0:
                 self.save(step)
             time.sleep(pause)
         if "silent" not in mishaps.values():
+            content = self.record.read_bytes()
+            facts = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            self.write("artifact", name="metrics.jsonl", title="Every metric of every step", **facts)
             self.end("succeeded", 0, summary={"loss": 1.0 / steps})
 
     @staticmethod
