@@ -132,7 +132,7 @@ def request_cancel(session: Session, owner_id: str, run_id: str) -> Run:
             journal.append(session, run, [LogWritten(level="info", text="Cancelling was requested.")])
         hint(session, run_id)
         return run
-    run.finished_at = now(session)
+    run.finished_at, run.held_at = now(session), None  # a resumed run waits for its turn, not for a release
     move(session, run, RunState.CANCELLED, reason="It was cancelled before it started.")
     return run
 

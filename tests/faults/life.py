@@ -22,9 +22,10 @@ from sqlalchemy import select
 from app.domain.errors import Conflict, StaleToken
 from app.domain.events import OutcomeReached, SpoolLine
 from app.domain.run import Outcome, RunState, can_move
-from app.services import attempts, recordings
+from app.services import attempts, line, recordings, workers
 from app.services import runs as services
-from app.store import journal, runs
+from app.store import journal
+from app.store import runs as rows
 from app.store.database import Database
 from app.store.tables import Attempt, Metric, Run
 from tests.conftest import Library, make_library
@@ -76,6 +77,8 @@ class Life:
     failures: int = 0
     lease_until: float = 0.0
     cancel_wanted: bool = False
+    is_held: bool = False
+    avoids: str = ""
     checkpoint: int = 0
     recorded: int = 0  # lines of the open spool that are in the journal
     spools: dict[int, Process] = field(default_factory=dict)  # by attempt
@@ -85,12 +88,12 @@ class Life:
     noted: list[str] = field(default_factory=list)  # kinds of the runners' events in the journal
 
     def apply(self, lines: list[SpoolLine]) -> None:
-        self.noted += [line.kind for line in lines if line.kind != "outcome"]
-        for line in lines:
-            if line.kind == "resume":
-                self.metrics = {place: value for place, value in self.metrics.items() if place[1] <= line.payload["step"]}
-            if line.kind == "step":
-                self.metrics |= {(key, line.payload["step"]): value for key, value in line.payload["metrics"].items()}
+        self.noted += [said.kind for said in lines if said.kind != "outcome"]
+        for said in lines:
+            if said.kind == "resume":
+                self.metrics = {place: value for place, value in self.metrics.items() if place[1] <= said.payload["step"]}
+            if said.kind == "step":
+                self.metrics |= {(key, said.payload["step"]): value for key, value in said.payload["metrics"].items()}
 
 
 class LifeOfRuns(RuleBasedStateMachine):
@@ -109,6 +112,10 @@ class LifeOfRuns(RuleBasedStateMachine):
         self.library: Library = make_library(self.database)
         self.lives: dict[str, Life] = {}
         self.processes: list[Process] = []
+        self.paused: set[str] = set()
+        self.admin = line.Actor(self.library.user.id, is_admin=True)
+        for worker in WORKERS:
+            self.beat(worker)
         self.launch()
 
     def teardown(self) -> None:
@@ -139,9 +146,41 @@ class LifeOfRuns(RuleBasedStateMachine):
         with self.refused_if(life.state.final), self.database.writing() as session:
             services.request_cancel(session, self.library.user.id, run_id)
         if life.state is RunState.QUEUED:
-            life.state = RunState.CANCELLED
+            life.state, life.is_held = RunState.CANCELLED, False
         elif life.state is RunState.RUNNING:
             life.cancel_wanted = True
+
+    @rule(place=PLACES)
+    def pause(self, place: int) -> None:
+        """Hold the run; a running one is to be given back by its worker, with which it stays until then."""
+        run_id, life = self.pick_run(place)
+        must = life.state.final or (life.cancel_wanted and not life.is_held)
+        with self.refused_if(must), self.database.writing() as session:
+            line.pause(session, self.admin, run_id)
+        life.is_held = life.is_held or not must
+
+    @precondition(lambda self: any(life.is_held for life in self.lives.values()))
+    @rule(place=PLACES)
+    def release(self, place: int) -> None:
+        run_id, life = self.pick_run(place)
+        with self.refused_if(life.state.final), self.database.writing() as session:
+            line.release(session, self.admin, run_id)
+        life.is_held = False
+
+    @rule(place=PLACES, worker=st.sampled_from([*WORKERS, ""]))
+    def keep_off(self, place: int, worker: str) -> None:
+        """Keep the run off a worker, or take that wish back."""
+        run_id, life = self.pick_run(place)
+        with self.refused_if(life.state.final), self.database.writing() as session:
+            line.keep_off(session, self.admin, run_id, worker or None)
+        if not life.state.final:
+            life.avoids = worker
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def pause_or_resume_a_worker(self, worker: str) -> None:
+        with self.database.writing() as session:
+            (workers.resume if worker in self.paused else workers.pause)(session, self.admin, worker)
+        self.paused ^= {worker}
 
     @precondition(lambda self: any(life.state in RESUMABLE for life in self.lives.values()))
     @rule(place=PLACES)
@@ -161,12 +200,13 @@ class LifeOfRuns(RuleBasedStateMachine):
         """Claim the next run; without `settles` the supervisor is slow, or dies, between the claim and its first write."""
         with self.database.writing() as session:
             claim = attempts.begin(session, worker, LEASE)
-        waiting = [life for life in self.lives.values() if life.state is RunState.QUEUED]
-        assert (claim is not None) == bool(waiting)
+        queued = [life for life in self.lives.values() if life.state is RunState.QUEUED]
+        waiting = [life for life in queued if not life.is_held and life.avoids != worker]
+        assert (claim is not None) == bool(waiting and worker not in self.paused)
         if claim is None:
             return
         life = self.lives[claim.run_id]
-        assert life.state is RunState.QUEUED
+        assert life in waiting
         assert (claim.token, claim.attempt) == (life.token + 1, life.attempt + 1)
         assert claim.spool_attempt == life.open_spool
         life.state, life.token, life.attempt = RunState.RUNNING, claim.token, claim.attempt
@@ -174,6 +214,10 @@ class LifeOfRuns(RuleBasedStateMachine):
         self.processes.append(Process(claim, worker))
         if settles:
             self.settle(self.processes[-1])
+
+    def beat(self, worker: str) -> None:
+        with self.database.writing() as session:
+            attempts.beat(session, worker, hostname=worker, devices=[], slots=MOST_RUNS)
 
     @precondition(lambda self: any(not process.is_settled for process in self.owners()))
     @rule()
@@ -255,7 +299,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         elif outcome is Outcome.FAILED and retry:
             self.lose_one(life)
         else:
-            life.state = RunState(outcome.value)
+            life.state, life.is_held = RunState(outcome.value), False
         assert state is life.state
 
     @precondition(lambda self: self.owners())
@@ -323,7 +367,10 @@ class LifeOfRuns(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 31.0, 3600.0]))
     def wait(self, seconds: float) -> None:
+        """Workers beat on, whatever happens to their leases."""
         self.clock.advance(seconds)
+        for worker in WORKERS:
+            self.beat(worker)
 
     # What must hold whenever nobody is in the middle of something.
 
@@ -338,6 +385,8 @@ class LifeOfRuns(RuleBasedStateMachine):
                 )  # fmt: skip
                 assert (run.finished_at is not None) == life.state.final
                 assert (run.lease_expires_at is not None) == (life.state is RunState.RUNNING)
+                assert (run.held_at is not None) == life.is_held
+                assert run.release_requested_at is None or life.state is RunState.RUNNING
 
     @invariant()
     def the_journal_is_dense_and_its_states_are_a_life(self) -> None:
@@ -373,9 +422,10 @@ class LifeOfRuns(RuleBasedStateMachine):
                 assert [attempt.number for attempt in found] == list(range(1, life.attempt + 1))
                 is_open = [attempt.number for attempt in found if attempt.ended_at is None]
                 assert is_open == ([life.attempt] if life.state is RunState.RUNNING else [])
-                assert dict(runs.watch(session, [run_id])) == (
-                    {run_id: (life.token, life.cancel_wanted)} if life.state is RunState.RUNNING else {}
-                )
+                watched = rows.watch(session, [run_id])
+                assert set(watched) == ({run_id} if life.state is RunState.RUNNING else set())
+                assert all(seen[:2] == (life.token, life.cancel_wanted) for seen in watched.values())
+                assert all(seen[2] for seen in watched.values() if life.is_held)
 
     # The model's own steps.
 
@@ -409,9 +459,13 @@ class LifeOfRuns(RuleBasedStateMachine):
             assert not must, "a change was taken that must be refused"
 
     def give_back(self, life: Life) -> RunState:
+        life.is_held = life.is_held and not life.cancel_wanted
         return RunState.CANCELLED if life.cancel_wanted else RunState.QUEUED
 
     def lose_one(self, life: Life) -> None:
         life.failures += 1
         may_go_on = life.failures < MAX_ATTEMPTS or life.cancel_wanted
-        life.state = self.give_back(life) if may_go_on else RunState.FAILED
+        if may_go_on:
+            life.state = self.give_back(life)
+        else:
+            life.state, life.is_held = RunState.FAILED, False

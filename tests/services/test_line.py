@@ -265,6 +265,16 @@ def test_cancelling_wins_over_pausing(database: Database, library: Library) -> N
             service.pause(session, ADA, run_id)
 
 
+def test_a_run_that_was_held_and_cancelled_is_not_held_any_more_when_it_is_resumed(database: Database, library: Library) -> None:
+    (run_id,) = launch(database, library)
+    with database.writing() as session:
+        service.pause(session, ADA, run_id)
+        services.request_cancel(session, ADA.id, run_id)
+    with database.writing() as session:
+        services.resume(session, ADA.id, run_id)
+    assert begin(database) == run_id
+
+
 def test_a_running_run_goes_to_another_worker_when_it_is_sent_there(either_database: Database) -> None:
     (run_id,) = launch(either_database, make_library(either_database))
     beat(either_database, "a", "b")
