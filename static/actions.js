@@ -52,3 +52,9 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr } = event.detail;
   if (xhr.status >= 400 && xhr.getResponseHeader("content-type")?.startsWith("text/html")) event.detail.shouldSwap = true;
 });
+
+// What asks for itself again and again waits while somebody is answering a question or typing in it.
+const isBusy = ({ elt, requestConfig }) => requestConfig.verb === "get" && elt.hasAttribute("data-live")
+  && (dialog.open || elt.querySelector("input:focus, select:focus"));
+document.addEventListener("htmx:beforeRequest", (event) => { if (isBusy(event.detail)) event.preventDefault(); });
+document.addEventListener("htmx:beforeSwap", (event) => { if (isBusy(event.detail)) event.detail.shouldSwap = false; });

@@ -7,8 +7,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.domain.run import RunKind
-from app.store.tables import Dataset, Metric, Model, Run, Sweep
+from app.store.tables import Dataset, Metric, Model, Run, Sweep, User
 
+Named = type[Dataset] | type[Model] | type[Sweep] | type[User]
 REWARD_GAIN = "eval/reward_gain"
 
 
@@ -70,5 +71,7 @@ def count_datasets(session: Session, owner_id: str) -> int:
     return session.scalar(select(func.count()).where(Dataset.owner_id == owner_id)) or 0
 
 
-def names_of(session: Session, table: type[Dataset] | type[Model] | type[Sweep], ids: Iterable[str]) -> dict[str, str]:
+def names_of(
+    session: Session, table: type[Dataset] | type[Model] | type[Sweep] | type[User], ids: Iterable[str]
+) -> dict[str, str]:
     return {row.id: row.name for row in session.execute(select(table.id, table.name).where(table.id.in_(list(ids))))}

@@ -2,8 +2,25 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import datasets, launch, live, mapping, models, previews, runs, scorings, standing, storage, sweeps
+from app.web.pages import (
+    datasets,
+    launch,
+    live,
+    mapping,
+    models,
+    previews,
+    queue,
+    runs,
+    scorings,
+    standing,
+    steering,
+    storage,
+    sweeps,
+    workers,
+)  # fmt: skip
 
 router = APIRouter(include_in_schema=False)
-for page in (launch, previews, live, standing, runs, sweeps, scorings, mapping, datasets, models, storage):
+for page in (
+    launch, previews, live, standing, steering, runs, queue, workers, sweeps, scorings, mapping, datasets, models, storage,
+):  # fmt: skip
     router.include_router(page.router)

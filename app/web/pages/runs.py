@@ -15,12 +15,13 @@ from app.services import runs as service
 from app.store import histograms, journal, overview, samples
 from app.store import runs as store
 from app.store.overview import RunRow
-from app.store.tables import Attempt, JournalEntry, Run, Worker
+from app.store.tables import Attempt, JournalEntry, Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.format import count
 from app.web.pages.live import Shown, show
 from app.web.pages.sections import TILES, Section, Tile, keys
 from app.web.pages.standing import Standing, method_of, shown_sections, standing_of
+from app.web.pages.steering import Steering, steering_of
 from app.web.rendering import Context, render
 
 router = APIRouter()
@@ -42,7 +43,6 @@ class RunsPage(Context):
     next_after: str
     active_ids: list[str]
     num_datasets: int
-    workers: list[Worker]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class RunPage(Context):
     method: Method
     state: Shown
     standing: Standing
+    steering: Steering
     findings: list[Shown]
     log: list[Shown]
     artifacts: list[Shown]
@@ -111,7 +112,6 @@ def list_runs(request: Request, session: ReadSession, user: CurrentUser, state: 
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         active_ids=active(rows),
         num_datasets=overview.count_datasets(session, user.id),
-        workers=store.list_workers(session),
     )
     return render(request, "runs/list.html", context)
 
@@ -146,6 +146,7 @@ def show_run(
         method=method,
         state=Shown.of(StateChanged(**state_of(run)), run),
         standing=standing_of(session, run),
+        steering=steering_of(session, run),
         findings=list_shown(session, run_id, "finding"),
         log=recent_log(session, run_id),
         artifacts=newest_artifacts(session, run_id),

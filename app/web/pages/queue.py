@@ -1,0 +1,134 @@
+"""The queue: the runs that wait, in the order in which they begin, with what can be done about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy.orm import Session
+
+from app.domain.errors import Conflict, Forbidden, InvalidInput
+from app.services import line as service
+from app.services import workers
+from app.services.line import Actor
+from app.store import line, overview
+from app.store import runs as store
+from app.store.database import now
+from app.store.tables import Run, User
+from app.web.dependencies import CurrentActor, ReadSession, WriteSession
+from app.web.rendering import Context, render
+
+router = APIRouter()
+
+PAGE_SIZE = 30
+After = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@dataclass(frozen=True)
+class LineRow:
+    """A queued run; `before` and `behind` are its neighbours among the runs it may change places with, empty at an end."""
+
+    run: Run
+    position: int | None
+    owner: str  # empty: one's own
+    waiting_for: str
+    before: str
+    behind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuePage(Context):
+    rows: list[LineRow]
+    held: list[LineRow]
+    num_waiting: int
+    after: int
+    next_after: int
+    sees_all: bool
+    has_worker: bool
+    error: str
+
+
+def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> QueuePage:
+    owner_id = None if actor.is_admin else actor.id
+    found = line.list_line(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
+    shown, held = found[:PAGE_SIZE], line.list_held(session, owner_id=owner_id, limit=PAGE_SIZE)
+    known, at = store.list_workers(session), now(session)
+    owners = overview.names_of(session, User, {queued.run.owner_id for queued in [*shown, *held]})
+
+    def row(queued: line.Queued, peers: list[line.Queued]) -> LineRow:
+        run = queued.run
+        same = [one.run.id for one in peers if (one.run.owner_id, one.run.priority) == (run.owner_id, run.priority)]
+        at_index = same.index(run.id) if run.id in same else 0
+        return LineRow(
+            run=run,
+            position=queued.position,
+            owner="" if run.owner_id == actor.id else owners.get(run.owner_id, ""),
+            waiting_for=workers.explain_wait(run, known, at),
+            before=same[at_index - 1] if at_index > 0 else "",
+            behind=same[at_index + 1] if at_index + 1 < len(same) else "",
+        )
+
+    return QueuePage(
+        rows=[row(queued, shown) for queued in shown],
+        held=[row(queued, []) for queued in held],
+        num_waiting=line.count_line(session),
+        after=after,
+        next_after=(shown[-1].position or 0) if len(found) > PAGE_SIZE else 0,
+        sees_all=actor.is_admin,
+        has_worker=any(store.is_alive(worker, at) for worker in known),
+        error=error,
+    )
+
+
+@router.get("/queue")
+def show_queue(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
+    return render(request, "queue/list.html", read_queue(session, actor, after))
+
+
+@router.get("/queue/line")
+def show_line(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
+    """The moving part, for the page to take in."""
+    return render(request, "queue/_line.html", read_queue(session, actor, after))
+
+
+def answer(request: Request, session: Session, actor: Actor, after: int, action: Callable[[], object]) -> Response:
+    """Carry out the action; htmx gets the line as it then is, with the sentence of a refusal in it, others the whole page."""
+    error, status = "", 200
+    try:
+        action()
+        session.flush()
+    except (Conflict, Forbidden, InvalidInput) as refusal:
+        if not request.headers.get("hx-request"):
+            raise
+        session.rollback()
+        error, status = refusal.detail, refusal.status
+    if not request.headers.get("hx-request"):
+        return RedirectResponse("/queue", status_code=303)
+    return render(request, "queue/_line.html", read_queue(session, actor, after, error), status=status)
+
+
+@router.post("/queue/{run_id}/pause")
+def pause_run(request: Request, session: WriteSession, actor: CurrentActor, run_id: str, after: After = 0) -> Response:
+    return answer(request, session, actor, after, lambda: service.pause(session, actor, run_id))
+
+
+@router.post("/queue/{run_id}/release")
+def release_run(request: Request, session: WriteSession, actor: CurrentActor, run_id: str, after: After = 0) -> Response:
+    return answer(request, session, actor, after, lambda: service.release(session, actor, run_id))
+
+
+@router.post("/queue/{run_id}/move")
+def move_run(
+    request: Request, session: WriteSession, actor: CurrentActor, run_id: str, after: After = 0,
+    to: Annotated[str, Form(max_length=10)] = "", before: Annotated[str, Form(max_length=80)] = "",
+) -> Response:  # fmt: skip
+    return answer(request, session, actor, after, lambda: service.move(session, actor, run_id, to=to, before=before))
+
+
+@router.post("/queue/{run_id}/priority")
+def prioritise_run(
+    request: Request, session: WriteSession, actor: CurrentActor, run_id: str,
+    priority: Annotated[int, Form(ge=-(2**31), lt=2**31)], after: After = 0,
+) -> Response:  # fmt: skip
+    return answer(request, session, actor, after, lambda: service.set_priority(session, actor, run_id, priority))
