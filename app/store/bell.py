@@ -1,14 +1,17 @@
 """The bell: tells waiting streams that a run's journal has grown. A lost bell costs a moment, never an event.
 
-The truth is `runs.last_seq`. One shared watcher per process reads it for all runs somebody waits for: four times a second
-without Redis; with Redis whenever a bell arrives there, and every few seconds in case one was lost.
+The truth is `runs.last_seq`. One shared watcher per process reads it for all runs somebody waits for: whenever a bell
+arrives through Redis, or SQLite says that another process has committed (asked fifty times a second, which costs next to
+nothing), and now and then in case one was lost.
 """
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Protocol
 
 from redis import Redis
@@ -16,7 +19,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Unavailable
@@ -28,6 +31,7 @@ CHANNEL = "studio:bell"
 POLL_SECONDS = 0.25
 SAFETY_POLL_SECONDS = 2.0  # with Redis
 QUIET_PING_SECONDS, PONG_SECONDS = 15.0, 5.0
+GLANCE_SECONDS = 0.02  # at SQLite's counter of commits, while somebody waits
 QUIET_SECONDS = 0.02  # bells that come together are answered by one look
 
 log = logging.getLogger(__name__)
@@ -39,17 +43,44 @@ class Readable(Protocol):
     def reading(self) -> AbstractContextManager[Session]: ...
 
 
+class CommitCounter:
+    """SQLite's counter of the commits of others, in memory that all its processes share: a glance takes microseconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._known = 0
+
+    def has_moved(self) -> bool:
+        """Whether another connection has committed since the last glance. False, too, when it can't be told."""
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
+            before, self._known = self._known, int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return False
+        return self._known != before
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 class Bell:
     """Rings from any thread of any process; waits in the event loop of one."""
 
     def __init__(self, settings: Settings, database: Readable) -> None:
         self._database = database
         self._url = settings.broker_url.replace("valkey", "redis", 1) if settings.has_redis else ""
+        path = make_url(settings.sqlalchemy_url).database if settings.sqlalchemy_url.startswith("sqlite") else None
+        self._commits = CommitCounter(Path(path)) if path else None
         self._redis: Redis | None = None
         self._unsent: set[str] = set()
         self._lock = threading.Lock()
         self._ringer: threading.Thread | None = None
         self._waiters: dict[asyncio.Future[bool], tuple[str, int]] = {}
+        self._wanted = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,6 +139,8 @@ class Bell:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks, self._loop, self._rung = [], None, None
+        if self._commits is not None:
+            self._commits.close()
         self._answer(lambda _run_id, _seq: False, everybody=True)
 
     async def wait(self, run_id: str, seen_seq: int, timeout_seconds: float) -> bool:
@@ -115,6 +148,7 @@ class Bell:
         await self.start()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[future] = (run_id, seen_seq)
+        self._wanted = True
         try:
             return await asyncio.wait_for(future, timeout_seconds)
         except TimeoutError:
@@ -125,11 +159,10 @@ class Bell:
     async def _watch(self, rung: asyncio.Event) -> None:
         interval = SAFETY_POLL_SECONDS if self._url else POLL_SECONDS
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(rung.wait(), interval)
-                await asyncio.sleep(QUIET_SECONDS)
+            has_news = await self._until_news(rung, interval)
             rung.clear()
             if not self._waiters:
+                self._wanted = has_news  # who was just answered gets a whole interval to come back
                 continue
             try:
                 last = await asyncio.to_thread(self._last_seqs, {run_id for run_id, _ in self._waiters.values()})
@@ -138,6 +171,20 @@ class Bell:
                 continue
             # A run that is gone wakes its waiters too: they look, and find out.
             self._answer(lambda run_id, seen, last=last: last.get(run_id, seen + 1) > seen)  # type: ignore[misc]
+
+    async def _until_news(self, rung: asyncio.Event, interval: float) -> bool:
+        """True at a bell, or a commit of another process; False after `interval` without any."""
+        glances = self._commits is not None and self._wanted
+        over = asyncio.get_running_loop().time() + interval
+        while (left := over - asyncio.get_running_loop().time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, GLANCE_SECONDS) if glances else left):  # wait_for may lose a cancellation
+                    await rung.wait()
+                await asyncio.sleep(QUIET_SECONDS)
+                return True
+            if glances and self._commits is not None and self._commits.has_moved():
+                return True
+        return False
 
     def _last_seqs(self, run_ids: set[str]) -> dict[str, int]:
         with self._database.reading() as session:

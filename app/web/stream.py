@@ -1,12 +1,13 @@
 """The live stream of a run: the journal from where a reader stands, then each new entry, until the run's final state.
 
-Readers that stand at the same place share one read of the database, so many viewers cost little more than one. A reader
-holds at most one batch: the next is read only when the last has been sent, so one that stops reading costs no memory.
+Readers that stand at the same place share one read of the database and one text of what was read, so many viewers cost
+little more than one. A reader holds at most one batch: the next is read only when the last has been sent, so one that stops
+reading costs no memory.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -20,18 +21,38 @@ from app.store.tables import JournalEntry, Run
 
 BATCH = 200
 HEARTBEAT_SECONDS = 15.0
+KEPT_SECONDS = 0.2
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+Encoder = Callable[[JournalEntry], str]
 
 
 @dataclass(frozen=True)
 class Batch:
+    """Entries that follow each other, shared by all readers that stand before them."""
+
     entries: list[JournalEntry]
     finished: bool  # the run is in a final state and nothing comes after these entries
+    texts: dict[Encoder, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[JournalEntry]:
+        return iter(self.entries)
+
+    def encode(self, to_text: Encoder) -> str:
+        """The entries as one text. Each is encoded once, however many readers ask."""
+        if to_text not in self.texts:
+            self.texts[to_text] = "".join(map(to_text, self.entries))
+        return self.texts[to_text]
 
 
 @dataclass
 class SharedReads:
-    """One read of the journal per place in it, however many ask at the same moment."""
+    """One read of the journal per place in it, however many ask at about the same moment.
+
+    What was read stays for a blink, for readers that were still sending: entries never change. That there was nothing new is
+    forgotten at once.
+    """
 
     database: Database
     under_way: dict[tuple[str, int], asyncio.Task[Batch]] = field(default_factory=dict)
@@ -42,11 +63,21 @@ class SharedReads:
         if task is None:
             task = asyncio.create_task(self.read_apart(run_id, after))
             self.under_way[key] = task
-            task.add_done_callback(lambda _: self.under_way.pop(key, None))
+            task.add_done_callback(lambda done: self.forget(key, KEPT_SECONDS if holds_entries(done) else 0))
         return await asyncio.shield(task)  # one reader's leaving doesn't end the others' read
+
+    def forget(self, key: tuple[str, int], seconds: float) -> None:
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, self.under_way.pop, key, None)
+        else:
+            self.under_way.pop(key, None)
 
     async def read_apart(self, run_id: str, after: int) -> Batch:
         return await run_in_threadpool(read_batch, self.database, run_id, after)
+
+
+def holds_entries(done: asyncio.Task[Batch]) -> bool:
+    return not done.cancelled() and done.exception() is None and bool(done.result().entries)
 
 
 def read_batch(database: Database, run_id: str, after: int) -> Batch:
@@ -59,7 +90,7 @@ def read_batch(database: Database, run_id: str, after: int) -> Batch:
         return Batch(entries, finished=RunState(run.state).final and last >= run.last_seq)
 
 
-async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[list[JournalEntry]]:
+async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Batch]:
     """Batches of journal entries with seq > `after`, in order, without gaps; an empty one is a heartbeat.
 
     Ends after the final state of the run has been given, when the run is deleted, or when the reader is gone.
@@ -70,20 +101,26 @@ async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[lis
         batch = await reads.read(run_id, after)
         if batch.entries:
             after = batch.entries[-1].seq
-            yield batch.entries
+            yield batch
         if batch.finished:
             return
         if len(batch.entries) < BATCH and not await bell.wait(run_id, after, HEARTBEAT_SECONDS):
-            yield []
+            yield Batch([], finished=False)
         if await request.is_disconnected():
             return
 
 
-async def as_events(batches: AsyncIterator[list[JournalEntry]]) -> AsyncIterator[str]:
+async def as_events(batches: AsyncIterator[Batch]) -> AsyncIterator[str]:
     """Server-sent events of JSON: id = seq, event = kind; `event: end` tells the reader not to come back."""
-    yield "retry: 2000\n\n"
-    async for entries in batches:
-        yield "".join(to_event(entry) for entry in entries) or ": still here\n\n"
+    async for text in as_texts(batches, to_event, retry_ms=2000):
+        yield text
+
+
+async def as_texts(batches: AsyncIterator[Batch], to_text: Encoder, *, retry_ms: int) -> AsyncIterator[str]:
+    """Server-sent events as `to_text` writes them, a comment where nothing happens, and the end."""
+    yield f"retry: {retry_ms}\n\n"
+    async for batch in batches:
+        yield batch.encode(to_text) or ": still here\n\n"
     yield "event: end\ndata: {}\n\n"
 
 

@@ -81,10 +81,10 @@ class BusyStudio:
         self.web = self._start("web", web_command(self.settings))
         wait_until(self._answers, seconds=60, what="the start of the web")
 
-    def start_worker(self, *arguments: str, slots: int = 1) -> Process:
-        """The real worker, its runner the stand-in with these arguments."""
-        command = [sys.executable, "tests/flow/work.py", *arguments]
-        return self._start("worker", command, STUDIO_WORKER_SLOTS=str(slots), STUDIO_POLL_SECONDS="0.5")
+    def start_worker(self, *command: str, slots: int = 1) -> Process:
+        """The real worker, by a command that gives it other runners."""
+        environment = {"STUDIO_WORKER_SLOTS": str(slots), "STUDIO_POLL_SECONDS": "0.5"}
+        return self._start("worker", [sys.executable, *command], **environment)
 
     def _start(self, name: str, command: Sequence[str], **more: str) -> Process:
         log = self.folder / f"{name}.log"
@@ -129,9 +129,9 @@ def busy_studio(folder: Path) -> Iterator[BusyStudio]:
         studio.stop()
 
 
-def answer_of(client: subprocess.Popen[str]) -> Any:
+def answer_of(client: subprocess.Popen[str], timeout: float = 600) -> Any:
     """What a client printed last, read as JSON."""
-    output, _ = client.communicate(timeout=600)
+    output, _ = client.communicate(timeout=timeout)
     assert client.returncode == 0, output
     return json.loads(output.splitlines()[-1])
 

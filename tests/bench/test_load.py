@@ -7,6 +7,8 @@ measures, for machines that do other work beside. LOAD_MINUTES=60 lets the metri
 
 import gzip
 import json
+import os
+import re
 import threading
 import time
 
@@ -15,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
-from app.store.tables import Dataset, Run
+from app.store.tables import Dataset, Metric, Run
 from tests.bench.crowd import (
     BusyStudio,
     Results,
@@ -29,6 +31,7 @@ from tests.bench.crowd import (
     time_requests,
 )
 from tests.bench.seed import add_long_run, add_runs
+from tests.bench.steady import KEYS, STEPS_PER_SECOND
 from tests.flow.studio import wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(0)]
@@ -155,7 +158,7 @@ def test_a_hundred_thousand_rows_are_ready_and_audited(studio, results, tmp_path
     words = [f"word{number}" for number in range(977)]
     with path.open("w") as file:
         for number in range(100_000):
-            answers = [" ".join(words[(number * place + n) % 977] for n in range(40)) for place in (3, 7)]
+            answers = [" ".join([side, *(words[(number * 7 + n) % 977] for n in range(40))]) for side in ("Kind:", "Rude:")]
             row = {"prompt": f"Question {number}, said {words[number % 977]}?", "chosen": answers[0], "rejected": answers[1]}
             file.write(json.dumps(row) + "\n")
     pid = studio.web.popen.pid
@@ -259,3 +262,28 @@ def test_lists_of_ten_thousand_runs_are_quick(studio, results):
     results.add("300 of 10 000 runs over REST, two pages", "wish: ≤ 50 ms", milliseconds(three_hundred))
     size = len(gzip.compress(studio.http.get("/").content))
     results.add("first page", "≤ 250 kB gzip", f"{size / 1000:.1f} kB of HTML", met=size < 250e3)
+
+
+def test_ten_runs_log_a_thousand_values_a_second(studio, results):
+    seconds = 60 * float(os.environ.get("LOAD_MINUTES", "1"))
+    ids = studio.launch(10)
+    paths = ",".join(f"/api/v1/runs/{run_id}/stream" for run_id in ids)
+    viewers = studio.client("viewers", studio.url, paths, studio.token, 10)
+    assert viewers.stdout.readline() == "ready\n"
+    worker = studio.start_worker("-m", "tests.bench.steady", "work", str(seconds), slots=10)
+    report = answer_of(viewers, timeout=seconds + 600)
+    assert (report["errors"], report["num_whole"]) == ([], 10)
+    num_steps = int(seconds * STEPS_PER_SECOND)
+    with studio.database.reading() as session:
+        query = select(Run.state, func.count()).group_by(Run.state)
+        assert dict(session.execute(query).all()) == {"succeeded": 10}
+        num_values = session.scalar(select(func.count()).select_from(Metric))
+    assert num_values == 10 * num_steps * len(KEYS)
+    said = [line for line in (studio.web.text + worker.text).splitlines() if re.search("busy|locked|database is away", line)]
+    lag, cores = report["latencies"][-1], (cpu_seconds(worker.popen.pid) / seconds, cpu_seconds(studio.web.popen.pid) / seconds)
+    results.add(
+        f"metric rows of 10 runs for {seconds / 60:g} min", "1000/s, no SQLITE_BUSY, stream lag < 2 s",
+        f"{num_values / seconds:.0f}/s, {len(said)} times busy, lag at most {milliseconds(lag)}, p99 "
+        f"{milliseconds(percentile(report['latencies'], 0.99))}, worker {cores[0]:.0%} and web {cores[1]:.0%} of a core",
+        met=lag < 2 and not said,
+    )  # fmt: skip

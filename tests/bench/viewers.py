@@ -1,4 +1,4 @@
-"""Viewers of a run's stream, many in one process: `python -m tests.bench.viewers URL PATH TOKEN COUNT`.
+"""Viewers of streams, many in one process: `python -m tests.bench.viewers URL PATH[,PATH…] TOKEN COUNT`, in turn on the paths.
 
 Prints `ready` once all are connected, and at the stream's end one line of JSON: how many seqs each viewer saw in order and
 once, the latencies from an event's `at` to its receipt, and the errors.
@@ -50,8 +50,9 @@ class Viewer:
 async def main(url: str, path: str, token: str, count: int) -> None:
     viewers, ready = [Viewer() for _ in range(count)], asyncio.Semaphore(0)
     tasks = []
-    for viewer in viewers:
-        tasks.append(asyncio.create_task(viewer.watch(url, path, token, ready)))
+    paths = path.split(",")
+    for place, viewer in enumerate(viewers):
+        tasks.append(asyncio.create_task(viewer.watch(url, paths[place % len(paths)], token, ready)))
         await asyncio.sleep(0.002)
     waiting = asyncio.create_task(all_ready(ready, count))
     done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -60,9 +61,9 @@ async def main(url: str, path: str, token: str, count: int) -> None:
     begun = time.time()
     print("ready", flush=True)
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    times = {at: datetime.fromisoformat(at).timestamp() for viewer in viewers[:1] for at, _ in viewer.received}
+    times = {at: datetime.fromisoformat(at).timestamp() for at in {at for viewer in viewers for at, _ in viewer.received}}
     # What was there before is replayed, not followed.
-    latencies = [now - times[at] for viewer in viewers for at, now in viewer.received if times.get(at, 0.0) >= begun]
+    latencies = [now - times[at] for viewer in viewers for at, now in viewer.received if times[at] >= begun]
     report = {
         "errors": [repr(outcome) for outcome in outcomes if outcome is not None],
         "num_whole": sum(viewer.seqs == list(range(1, len(viewer.seqs) + 1)) and viewer.ended for viewer in viewers),

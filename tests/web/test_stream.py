@@ -209,6 +209,30 @@ def test_a_hundred_readers_share_their_reads(studio):
     assert reads.num_reads < 60
 
 
+def test_an_entry_is_encoded_once_however_many_read_it(studio):
+    run_id = studio.launch()
+    write(studio, run_id, *(f"{n}" for n in range(450)))
+    end(studio, run_id)
+    encoded: list[int] = []
+
+    def to_text(entry) -> str:
+        encoded.append(entry.seq)
+        return f"{entry.seq} "
+
+    async def read_together() -> list[str]:
+        state = SimpleNamespace(shared_reads=SharedReads(studio.database), bell=Bell(studio.settings, studio.database))
+        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+
+        async def read_all() -> str:
+            return "".join([text async for text in stream.as_texts(follow(request, run_id, 0), to_text, retry_ms=1)])
+
+        return await asyncio.gather(*(read_all() for _ in range(50)))
+
+    texts = set(asyncio.run(read_together()))
+    assert texts == {"retry: 1\n\n" + "".join(f"{seq} " for seq in range(1, 453)) + "event: end\ndata: {}\n\n"}
+    assert encoded == list(range(1, 453))
+
+
 def test_a_quiet_stream_beats_so_that_nobody_hangs_up(studio, monkeypatch):
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)  # the clock
     run_id = studio.launch()

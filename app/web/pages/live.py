@@ -5,20 +5,20 @@ Numbers (step, evaluation, progress) travel as JSON for the charts; every other 
 its seq, so a browser that lost the connection goes on where it stood.
 """
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 
 from app.domain.events import EVENT_KINDS, Event
 from app.store import runs as store
 from app.store.tables import JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.rendering import fragment
-from app.web.stream import follow, position
+from app.web.stream import STREAM_HEADERS, as_texts, follow, position
 
 router = APIRouter()
 
@@ -54,22 +54,20 @@ def find_position(
     return position(request, store.get_run(session, user.id, run_id).last_seq, after)
 
 
-@router.get("/runs/{run_id}/live", response_class=EventSourceResponse)
+@router.get("/runs/{run_id}/live", response_class=StreamingResponse)
 async def follow_run(
     request: Request, run_id: str, after: Annotated[int, Depends(find_position, scope="function")]
-) -> AsyncIterator[ServerSentEvent]:
-    yield ServerSentEvent(comment="from here", retry=1500)
-    async for entries in follow(request, run_id, after):
-        for entry in entries:
-            yield to_message(entry)
-    yield ServerSentEvent(data={}, event="end")
+) -> StreamingResponse:
+    texts = as_texts(follow(request, run_id, after), to_message, retry_ms=1500)
+    return StreamingResponse(texts, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-def to_message(entry: JournalEntry) -> ServerSentEvent:
-    """One entry on its way to the page."""
+def to_message(entry: JournalEntry) -> str:
+    """One entry on its way to the page, as a server-sent event."""
     shown = show(entry)
     if entry.kind in AS_JSON:
-        return ServerSentEvent(raw_data=shown.event.model_dump_json(), event=entry.kind, id=str(entry.seq))
-    parts = PARTS.get(entry.kind, (entry.kind,))
-    html = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
-    return ServerSentEvent(raw_data=html, event=entry.kind, id=str(entry.seq))
+        data = shown.event.model_dump_json()
+    else:
+        parts = PARTS.get(entry.kind, (entry.kind,))
+        data = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
+    return format_sse_event(data_str=data, event=entry.kind, id=str(entry.seq)).decode()
