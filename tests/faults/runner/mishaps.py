@@ -4,7 +4,8 @@
 
 `passing` counts from 1 (0: every time), `attempt` is 1 unless given (0: every attempt).
 kill: SIGKILL itself. pause: SIGSTOP itself. exit: status 3. full: OSError(ENOSPC). oom: torch.OutOfMemoryError. nan: the loss
-of this step. deaf: takes no signal that can be refused, and hangs. greedy: asks for more memory than it may have.
+of this step. deaf: takes no signal that can be refused, and hangs. greedy: asks for more memory than it may have. devour:
+takes 300 MB bit by bit, which whoever limits its memory will not have.
 """
 
 import errno
@@ -100,6 +101,11 @@ def want_too_much() -> None:
     torch.ones(2**30, dtype=torch.uint8)
 
 
+def devour() -> None:
+    taken = [b"x" * 2**20 for _ in range(300)]
+    raise AssertionError(f"{len(taken)} MB were given")
+
+
 _poisoned: list[Any] = []
 
 
@@ -122,7 +128,7 @@ def poison_losses() -> None:
 
 ACTIONS = {
     "kill": kill, "pause": pause, "exit": leave, "full": fill, "oom": exhaust_gpu, "nan": poison, "deaf": turn_deaf,
-    "greedy": want_too_much,
+    "greedy": want_too_much, "devour": devour,
 }  # fmt: skip
 
 

@@ -74,7 +74,12 @@ def identify(path: Path) -> tuple[int, int, str]:
 
 @pytest.mark.parametrize(
     ("point", "passing"),
-    [("step.begun", 5), ("step.taken", 5), ("checkpoint.folder_synced", 2), ("artifact.written", 4)],
+    [
+        ("step.taken", 5),
+        ("checkpoint.folder_synced", 2),
+        pytest.param("step.begun", 5, marks=pytest.mark.soak),
+        pytest.param("artifact.written", 4, marks=pytest.mark.soak),
+    ],
 )
 def test_a_runner_that_wakes_up_when_another_attempt_owns_its_run_writes_nothing_more(
     scene: Scene, nursery: Nursery, undisturbed: Result, point: str, passing: int

@@ -34,7 +34,7 @@ def kill_at_seed(scene: Scene, undisturbed: Result, seed: int) -> None:
     assert_resumed_whole(scene, run_id, undisturbed)
 
 
-@pytest.mark.parametrize("seed", [0, 3, 7])
+@pytest.mark.parametrize("seed", [3, 7])
 def test_a_runner_killed_at_a_random_step_is_resumed_once_and_ends_equal(
     either_scene: Scene, undisturbed: Result, seed: int
 ) -> None:

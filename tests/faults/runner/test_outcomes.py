@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,48 @@ def test_a_runner_killed_from_outside_again_and_again_fails_after_one_retry_with
             wait_until(lambda attempt=attempt: len(scene.spooled_steps(run_id, attempt)) >= 1)
             os.kill(scene.runner_pid(run_id, attempt), signal.SIGKILL)
         run = scene.wait_for_state(run_id, "failed")
+    assert run["attempt"] == 2
+    assert "SIGKILL" in run["error"]["reason"]
+    assert "memory" in run["error"]["reason"]
+    assert "training.micro_batch_size" in run["error"]["remedy"]
+
+
+@contextmanager
+def limited_memory(size_bytes: int) -> Iterator[Path]:
+    """A control group whose processes get so much more memory than they had when they came, or are killed by the kernel."""
+    root = Path("/sys/fs/cgroup")
+    versions = {root / "memory": "memory.limit_in_bytes", root: "memory.max"}
+    name = f"studio-test-{os.getpid()}"
+    for parent, limit in versions.items():
+        group = parent / name
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / limit).exists():
+                (group / limit).write_text(str(size_bytes))
+                yield group
+                return
+        finally:
+            group.rmdir()
+    pytest.skip("this machine lets nobody here limit the memory of processes (control groups)")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may limit the memory of processes")
+def test_a_runner_that_the_kernel_kills_for_memory_fails_after_one_retry_with_the_reason(scene: Scene) -> None:
+    with (
+        limited_memory(50_000_000) as group,
+        scene.supervising(Mishap("step.recorded", "pause", 2, attempt=0), Mishap("step.begun", "devour", 3, attempt=0)),
+    ):
+        run_id = scene.launch()
+        for attempt in (1, 2):
+            wait_until(lambda attempt=attempt: scene.is_stopped(run_id, attempt))
+            pid = scene.runner_pid(run_id, attempt)
+            (group / "cgroup.procs").write_text(str(pid))
+            os.kill(pid, signal.SIGCONT)
+        run = scene.wait_for_state(run_id, "failed")
+        wait_until(lambda: not (group / "cgroup.procs").read_text())
     assert run["attempt"] == 2
     assert "SIGKILL" in run["error"]["reason"]
     assert "memory" in run["error"]["reason"]
