@@ -5,6 +5,7 @@
     varstudio train RECIPE.yaml      one run without a server
     varstudio datasets | models | scorings | runs | sweeps | workers …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
     varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
+    varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
 
 Every error is a sentence on standard error, with exit status 1; 2 for a command line that can't be understood.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 
-from app.commands import accounts, backups, datasets, models, retention, runs, scorings, sweeps, train, up, workers
+from app.commands import accounts, backups, datasets, doctor, models, retention, runs, scorings, sweeps, train, up, workers
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -47,6 +48,7 @@ cli.command("login-link")(accounts.login_link)
 cli.add_typer(accounts.db, name="db")
 cli.command("backup")(backups.backup)
 cli.command("restore")(backups.restore)
+cli.command("doctor")(doctor.doctor)
 cli.command("prune")(retention.prune)
 
 

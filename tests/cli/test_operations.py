@@ -1,5 +1,7 @@
 """The commands of an operator, as typed: backup and restore of a studio, and sentences when something is wrong."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,21 @@ def test_pruning_says_what_it_would_do_and_which_rules_there_are(shell: Shell) -
     assert "No rule is set" in shell.must("prune")
     done = shell("prune", "--dry-run", STUDIO_CHECKPOINTS_DAYS="10")
     assert done.stdout == "Would remove 0 B from 0 places.\n"
+
+
+def test_the_doctor_tells_people_and_machines(shell: Shell, tmp_path: Path) -> None:
+    told = shell("doctor")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert re.search(r"^ok +tables ", told.stdout, re.MULTILINE)
+    report = json.loads(shell.must("doctor", "--json"))
+    assert report["healthy"]
+    assert {"versions", "sqlite", "database", "tables", "integrity", "broker", "disk"} <= {
+        one["check"] for one in report["checks"]
+    }
+
+
+def test_the_doctor_ends_with_1_when_something_is_broken_and_shows_no_secret(shell: Shell) -> None:
+    sick = shell("doctor", "--json", STUDIO_DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
+    assert sick.returncode == 1
+    assert "hunter2" not in sick.stdout + sick.stderr
+    assert not json.loads(sick.stdout)["healthy"]

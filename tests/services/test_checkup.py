@@ -1,0 +1,250 @@
+"""The doctor's checks: each names what is wrong and what to do, and none stops the others."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from app.domain.verdict import Level, Verdict
+from app.services.checkup import check_all, check_database, judge_clock
+from app.settings import Settings
+from app.store import machine
+from app.store.broker import check_broker
+from app.store.database import Database
+from app.store.tables import Run, Worker
+from tests.conftest import make_library
+from tests.flow.watching import launch
+
+
+@pytest.mark.parametrize(
+    ("version", "is_affected"),
+    [
+        ((3, 6, 23), False), ((3, 7, 0), True), ((3, 40, 1), True), ((3, 44, 5), True), ((3, 44, 6), False), ((3, 45, 0), True),
+        ((3, 50, 6), True), ((3, 50, 7), False), ((3, 51, 0), True), ((3, 51, 2), True), ((3, 51, 3), False), ((3, 53, 0), False),
+    ],
+)  # fmt: skip
+def test_the_range_of_the_wal_reset_bug(settings: Settings, version: tuple[int, int, int], is_affected: bool) -> None:
+    (verdict,) = machine.check_sqlite(settings, version)
+    assert (verdict.level is Level.WARNING) == is_affected
+    assert ("3.51.3" in verdict.remedy) == is_affected
+
+
+def test_the_wal_reset_bug_is_nobodys_matter_on_the_box(settings: Settings) -> None:
+    boxed = settings.model_copy(update={"database_url": "postgresql://db/x", "broker_url": "redis://r"})
+    (verdict,) = machine.check_sqlite(boxed, (3, 40, 1))
+    assert verdict.level is Level.OK
+
+
+def levels(verdicts: list[Verdict]) -> dict[str, Level]:
+    return {verdict.check: verdict.level for verdict in verdicts}
+
+
+def only(verdicts: list[Verdict], check: str) -> Verdict:
+    (found,) = [verdict for verdict in verdicts if verdict.check == check]
+    return found
+
+
+def test_a_healthy_studio_has_no_error(either_database: Database) -> None:
+    launch(either_database, make_library(either_database))
+    verdicts = check_database(either_database.settings)
+    assert set(levels(verdicts).values()) <= {Level.OK, Level.WARNING}
+    assert levels(verdicts)["tables"] is Level.OK
+    assert only(verdicts, "workers").level is Level.WARNING  # something is queued, and nobody is there
+    assert "varstudio up" in only(verdicts, "workers").remedy
+
+
+def test_a_database_that_is_down_is_an_error_and_the_other_checks_still_run(settings: Settings, tmp_path: Path) -> None:
+    urls = {
+        "database_url": "postgresql://studio:hunter2@127.0.0.1:1/x?options=hunter2",
+        "broker_url": "redis://:hunter2@127.0.0.1:2/0",
+    }
+    settings.root.mkdir(mode=0o700)
+    verdicts = check_all(settings.model_copy(update=urls), tmp_path / "no-token")
+    found = levels(verdicts)
+    assert found["database"] is found["broker"] is Level.ERROR
+    assert found["versions"] is found["disk"] is found["writing"] is Level.OK
+    assert "hunter2" not in repr(verdicts)
+
+
+def test_a_check_that_falls_over_is_a_verdict_of_its_own(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.checkup.check_gpus", lambda: 1 / 0)
+    verdicts = check_all(settings, tmp_path / "no-token")
+    assert "could not be checked (ZeroDivisionError)" in only(verdicts, "gpus").sentence
+    assert levels(verdicts)["addresses"] is Level.OK
+
+
+def test_a_damaged_database_is_named(settings: Settings, database: Database) -> None:
+    with database.writing() as session:
+        for number in range(2000):
+            session.execute(text("INSERT INTO users VALUES (:id, :id, 'member', '2026-01-01')"), {"id": f"user_{number:06d}"})
+    database.close()
+    path = settings.root / "studio.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 3 * 4096)
+        file.write(os.urandom(3 * 4096))
+    verdicts = check_database(settings)
+    assert [verdict for verdict in verdicts if verdict.level is Level.ERROR and "varstudio restore" in verdict.remedy]
+
+
+def test_a_file_that_is_no_database_is_named(settings: Settings) -> None:
+    settings.root.mkdir()
+    (settings.root / "studio.db").write_bytes(b"no database at all" * 1000)
+    (verdict,) = check_database(settings)
+    assert verdict.level is Level.ERROR
+    assert "varstudio restore" in verdict.remedy
+
+
+def test_no_studio_at_all_is_no_error_and_none_is_made(settings: Settings) -> None:
+    (verdict,) = check_database(settings)
+    assert verdict.level is Level.WARNING
+    assert not settings.root.exists()
+
+
+@pytest.mark.parametrize(("revision", "words"), [("20261123_create_the_first_tables", "older|newer"), ("ffff", "newer")])
+def test_tables_of_another_version_are_named(either_database: Database, revision: str, words: str) -> None:
+    with either_database.rebuilding() as connection:
+        before = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+    try:
+        verdict = only(check_database(either_database.settings), "tables")
+        assert verdict.level is Level.ERROR
+        assert any(word in verdict.sentence for word in words.split("|"))
+    finally:
+        with either_database.rebuilding() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": before})
+
+
+def test_a_run_that_nobody_holds_and_silent_workers_are_named(either_database: Database) -> None:
+    run_id = launch(either_database, make_library(either_database))
+    with either_database.writing() as session:
+        at = session.get_one(Run, run_id).created_at
+        session.execute(update(Run).where(Run.id == run_id).values(state="running", lease_expires_at=at - timedelta(seconds=300)))
+        session.add(Worker(id="w", hostname="h", devices=[], slots=1, started_at=at, beat_at=at - timedelta(hours=1)))
+    verdicts = check_database(either_database.settings)
+    assert only(verdicts, "leases").level is Level.WARNING
+    assert run_id in only(verdicts, "leases").sentence
+    assert "1 silent" in only(verdicts, "workers").sentence
+
+
+def test_leftovers_are_found_and_an_unfinished_restore_is_an_error(database: Database, settings: Settings) -> None:
+    library = make_library(database)
+    for name in ("uploads/a.part", "runs/run_gone/x", f"datasets/{library.dataset.id}/source", "datasets/data_gone/source"):
+        path = settings.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    for path in settings.root.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    (settings.root / "restoring.json").write_text("{}")
+    verdicts = check_database(settings)
+    sentences = [verdict.sentence for verdict in verdicts if verdict.check == "leftovers"]
+    assert any("uploads/a.part" in sentence for sentence in sentences)
+    assert any("2 files or folders belong to no row" in sentence and "data_gone" in sentence for sentence in sentences)
+    assert only(verdicts, "restore").level is Level.ERROR
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(0.5, Level.OK), (-1.0, Level.OK), (5.0, Level.WARNING), (-40.0, Level.ERROR)])
+def test_a_clock_that_is_off_by_a_lease_is_an_error(seconds: float, level: Level) -> None:
+    assert judge_clock(seconds, 30.0).level is level
+
+
+def test_the_embedded_broker_tells_how_much_waits(database: Database, settings: Settings) -> None:
+    (verdict,) = check_broker(settings)
+    assert verdict.level is Level.OK
+    assert "0 hints wait" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("free", "min_free", "level"),
+    [(500e9, 0, Level.OK), (4e9, 0, Level.WARNING), (1e7, 0, Level.ERROR), (50e9, 60 * 10**9, Level.ERROR)],
+)
+def test_the_space_of_a_disk_is_judged(free: float, min_free: int, level: Level) -> None:
+    assert machine.judge_space(int(free), 10**12, min_free).level is level
+
+
+def test_sqlite_on_a_network_file_system_is_warned_of(settings: Settings, tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {settings.root.parent} nfs4 rw 0 0\n")
+    (verdict,) = machine.check_file_system(settings, mounts)
+    assert verdict.level is Level.WARNING
+    assert "nfs4" in verdict.sentence
+    mounts.write_text("/dev/a / ext4 rw 0 0\n")
+    assert machine.check_file_system(settings, mounts)[0].level is Level.OK
+
+
+def test_a_folder_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
+    assert machine.probe_writing(tmp_path / "gone").level is Level.ERROR
+    assert machine.probe_writing(tmp_path).level is not Level.ERROR
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_secrets_that_others_can_read_are_an_error(settings: Settings) -> None:
+    settings.root.mkdir(mode=0o700)
+    token = settings.root / "cli-token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    assert [verdict.level for verdict in machine.check_rights(settings, token)] == [Level.ERROR]
+    token.chmod(0o600)
+    settings.root.chmod(0o755)
+    assert [verdict.level for verdict in machine.check_rights(settings, token)] == [Level.WARNING]
+    settings.root.chmod(0o700)
+    assert [verdict.level for verdict in machine.check_rights(settings, token)] == [Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, Level.OK),
+        ({"host": "0.0.0.0"}, Level.ERROR),
+        ({"public_url": "studio"}, Level.ERROR),
+        ({"public_url": "http://studio.example.org"}, Level.WARNING),
+        ({"host": "0.0.0.0", "public_url": "https://studio.example.org"}, Level.OK),
+    ],
+)
+def test_addresses_are_judged(settings: Settings, changes: dict[str, str], level: Level) -> None:
+    (verdict,) = machine.check_addresses(settings.model_copy(update=changes))
+    assert verdict.level is level
+
+
+def test_model_roots_that_are_not_there_are_named(settings: Settings, tmp_path: Path) -> None:
+    (verdict,) = machine.check_model_roots(settings.model_copy(update={"model_roots": [tmp_path, tmp_path / "gone"]}))
+    assert verdict.level is Level.WARNING
+    assert str(tmp_path / "gone") in verdict.sentence
+
+
+@pytest.fixture
+def fake_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A program named nvidia-smi, first in the path."""
+
+    def write(script: str) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    return write
+
+
+def test_gpus_are_told_with_memory_and_driver(fake_smi: Callable[[str], None]) -> None:
+    fake_smi("echo 'NVIDIA H100, 81559 MiB, 570.1'")
+    (verdict,) = machine.check_gpus()
+    assert verdict.sentence == "1: NVIDIA H100, 81559 MiB, 570.1."
+    fake_smi("exit 9")
+    (verdict,) = machine.check_gpus()
+    assert verdict.level is Level.WARNING
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a driver")
+def test_a_machine_without_a_driver_uses_the_cpu() -> None:
+    (verdict,) = machine.check_gpus()
+    assert "CPU" in verdict.sentence
