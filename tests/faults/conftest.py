@@ -14,6 +14,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.servers import Postgres, Redis, running_postgres, running_redis
 
 SETUPS = ["embedded", pytest.param("servers", marks=pytest.mark.box)]
+# For tests whose second set-up is left to the soak: pytest.mark.parametrize("house", SERVERS_IN_SOAK, indirect=True).
+SERVERS_IN_SOAK = ["embedded", pytest.param("servers", marks=[pytest.mark.box, pytest.mark.soak])]
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def run_by_eight(house: House, run_ids: list[str]) -> None:
     assert all(worker.poll() is None for worker in house.workers)
 
 
-@pytest.mark.parametrize("from_the_start", [True, False])
+@pytest.mark.parametrize("from_the_start", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_broker_that_swallows_everything_delays_no_launch_and_loses_no_run(
     served: tuple[House, Wiring], from_the_start: bool
 ) -> None:

@@ -14,8 +14,7 @@ from tests.faults.house import House
 from tests.faults.servers import Postgres
 from tests.flow.studio import wait_until
 
-STEPS = 400  # of 0.02 s and more: longer than the shorter faults
-LONG = [pytest.mark.soak, pytest.mark.timeout(600)]
+STEPS = 400
 
 
 @contextmanager
@@ -59,6 +58,7 @@ def launch_together(house: House, num_requests: int) -> list[tuple[httpx.Respons
     return answers
 
 
+@pytest.mark.soak
 def test_a_locked_sqlite_answers_503_to_writers_and_readers_and_runner_go_on(embedded: House) -> None:
     """Locked for 20 s: four launches at once are told to come again, none waits behind the others; no metric is lost."""
     embedded.start_web()
@@ -91,7 +91,7 @@ def test_a_lock_longer_than_the_lease_takes_no_run_from_a_worker_that_lives(embe
     """Two workers whose leases of 4 s run out while the database is locked for 8: nobody could renew, so nobody is dead."""
     embedded.start_web()
     for _ in range(2):
-        embedded.start_worker("steps=300", "pause=0.05")
+        embedded.start_worker("steps=250", "pause=0.05")
     run_ids = [embedded.launch() for _ in range(2)]
     for run_id in run_ids:
         embedded.wait_for_step(run_id, 3)
@@ -100,7 +100,7 @@ def test_a_lock_longer_than_the_lease_takes_no_run_from_a_worker_that_lives(embe
         time.sleep(8)
     for run_id in run_ids:
         embedded.wait_for_end(run_id, seconds=120)
-        embedded.assert_whole(run_id, steps=300)
+        embedded.assert_whole(run_id, steps=250)
 
 
 def watch_unavailable(house: House, until: Callable[[], bool]) -> list[httpx.Response]:
@@ -136,6 +136,7 @@ def test_a_postgresql_that_restarts_in_the_middle_of_a_run_costs_neither_attempt
     assert worker.poll() is None
 
 
+@pytest.mark.soak
 def test_a_postgresql_that_falls_silent_holds_no_request_for_long_and_costs_no_metric(
     served: tuple[House, Wiring],
 ) -> None:

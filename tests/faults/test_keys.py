@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.faults.conftest import SERVERS_IN_SOAK
 from tests.faults.house import House
 
 NUM_REQUESTS = 50
@@ -62,6 +63,7 @@ def test_fifty_requests_with_one_key_make_one_and_get_one_answer(house: House) -
             assert set(ids(house, listing)) - set(before) == made
 
 
+@pytest.mark.parametrize("house", SERVERS_IN_SOAK, indirect=True)
 def test_fifty_requests_for_one_scoring_make_one(house: House) -> None:
     house.start_web()
     recipe = {name: part for name, part in house.recipe.items() if name in ("dataset", "policy", "training")}

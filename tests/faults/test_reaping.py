@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.services import attempts
+from app.services import runs as services
+from app.store import runs
 from app.store.database import now
 from tests.conftest import CHECKOUT
+from tests.faults.conftest import SERVERS_IN_SOAK
 from tests.faults.house import House
 from tests.flow.studio import wait_until
 
@@ -44,8 +47,6 @@ def test_a_worker_that_dies_before_its_first_heartbeat_is_noticed_and_its_run_go
 def test_of_a_hundred_dead_runs_two_reapers_queue_each_once(house: House) -> None:
     house.start_web()
     with house.database.writing() as session:
-        from app.services import runs as services
-
         recipe = house.library.recipe()
         run_ids = [services.launch(session, house.library.user.id, recipe).id for _ in range(NUM_DEAD)]
         for _ in run_ids:
@@ -82,7 +83,8 @@ def clock(tmp_path: Path) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "CLOCK_JUMPS_WHEN": str(tmp_path / "jumped")}
 
 
-@pytest.mark.parametrize("jump", [3600, -3600])
+@pytest.mark.parametrize("house", SERVERS_IN_SOAK, indirect=True)
+@pytest.mark.parametrize("jump", [3600, pytest.param(-3600, marks=pytest.mark.soak)])
 def test_a_clock_that_jumps_by_an_hour_takes_no_run_from_a_worker_that_lives(
     house: House, clock: dict[str, str], tmp_path: Path, jump: int
 ) -> None:
@@ -107,7 +109,5 @@ def test_a_clock_that_jumps_by_an_hour_takes_no_run_from_a_worker_that_lives(
 
 
 def beat_of(house: House) -> float:
-    from app.store import runs
-
     with house.database.reading() as session:
         return max(abs(worker.beat_at.timestamp()) for worker in runs.list_workers(session))

@@ -109,6 +109,7 @@ def test_kill_9_of_the_web_disturbs_no_training_and_loses_no_event(studio: Studi
     assert seconds <= BACK_SECONDS * slowness()
 
 
+@pytest.mark.soak
 def test_kill_9_of_the_worker_is_made_good_by_a_new_one(studio: Studio, recipe: dict[str, Any]) -> None:
     run_id = studio.launch({**recipe, "name": "while the worker dies"})
     wait_until(lambda: studio.get(f"/api/v1/runs/{run_id}")["step"] >= 2, seconds=120, what="step 2")

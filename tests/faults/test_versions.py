@@ -55,7 +55,7 @@ def first_revision() -> str:
     return str(ScriptDirectory.from_config(migrations.config()).get_base())
 
 
-@pytest.mark.parametrize("die_at", [1, 4, 12])
+@pytest.mark.parametrize("die_at", [4, *(pytest.param(number, marks=pytest.mark.soak) for number in (1, 12))])
 def test_a_killed_migration_leaves_the_old_tables_and_can_be_run_again(empty: Database, die_at: int) -> None:
     killed = upgrade(empty, die_at)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -73,7 +73,7 @@ def make_old(database: Database) -> None:
         connection.execute(text("INSERT INTO users (id, name, role, created_at) VALUES ('u', 'Ada', 'admin', '2026-01-01')"))
 
 
-@pytest.mark.parametrize("die_at", [2, 9])
+@pytest.mark.parametrize("die_at", [2, pytest.param(9, marks=pytest.mark.soak)])
 def test_an_upgrade_that_is_killed_half_way_leaves_the_old_version_and_its_data(empty: Database, die_at: int) -> None:
     make_old(empty)
     before = tables(empty)
