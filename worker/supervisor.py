@@ -20,7 +20,7 @@ from app.services import attempts, provenance, retention
 from app.settings import Settings
 from app.store import line, runs
 from app.store.database import Database, now
-from app.store.files import Files, write_atomic
+from app.store.files import Files, sweep_temporary, write_atomic
 from app.store.shared_files import SharedFiles
 from worker.arrival import Arrival
 from worker.attempts import Patience, RunningAttempt, catch_up
@@ -294,11 +294,13 @@ class Supervisor:
         )  # fmt: skip
 
     def _take_over(self, claim: attempts.Claim, deliver: Callable[[], None] | None = None) -> bool:
-        """Settle what earlier attempts left: a runner that still runs here, lines nobody recorded.
+        """Settle what earlier attempts left: a runner that still runs here, half-written files, lines nobody recorded.
 
         True when the last one had succeeded without anybody hearing it, so that nothing is left to do.
         """
-        kill_leftovers(self.files.run_dir(claim.run_id) / "attempts")
+        earlier = self.files.run_dir(claim.run_id) / "attempts"
+        kill_leftovers(earlier)
+        sweep_temporary(earlier)
         outcome = catch_up(self.database, self.files, claim)
         if deliver is not None and outcome is not None and outcome.outcome is Outcome.SUCCEEDED:
             deliver()

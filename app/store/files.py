@@ -208,6 +208,12 @@ def write_atomic(path: Path, content: bytes) -> None:
     fsync_dir(path.parent)
 
 
+def sweep_temporary(folder: Path) -> None:
+    """Remove what `write_atomic` left anywhere below a folder when its process was killed; nobody may write there meanwhile."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it; one that isn't there is no error."""
     with suppress(FileNotFoundError):

@@ -166,6 +166,18 @@ def test_a_runner_that_outlives_its_worker_is_ended_before_the_next_attempt(
     assert_nothing_runs(files, run_id)
 
 
+def test_what_a_worker_killed_amid_a_write_left_in_an_attempts_folder_is_removed(
+    work: Work, database: Database, files: Files, library: Library
+) -> None:
+    run_id = launch(database, library)
+    left = files.attempt_dir(run_id, 1) / ".process.json.00ff00ff00ff.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b'{"pid": 1')
+    work()
+    assert wait_for_end(database, run_id, 30).state == "succeeded"
+    assert not left.exists()
+
+
 def test_a_worker_that_froze_for_two_leases_is_refused_and_ends_its_runner(
     work: Work, database: Database, files: Files, library: Library
 ) -> None:
