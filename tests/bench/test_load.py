@@ -226,6 +226,9 @@ def test_the_chart_of_a_million_points_is_quick(studio, results):
         )
     series = studio.http.get(paths["chart of 10^6 points"][0]).json()["loss"]["points"]
     assert 250 <= len(series) <= 500
+    add_runs(studio.database, studio.library, 10_000)
+    seconds = time_requests(studio.http, ["/metrics"], 5)
+    results.add("/metrics with 10 000 runs and 10^6 metric rows", "", f"at most {milliseconds(max(seconds))}")
 
 
 def test_a_hundred_launches_at_once_are_queued_once_each(studio, results):
