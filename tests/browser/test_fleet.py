@@ -36,13 +36,13 @@ def fleet(studio: WebStudio) -> Iterator[list[str]]:
             session.delete(worker)
     run_ids = [studio.launch(name=f"Run {n} of the queue") for n in range(1, 7)]
     with studio.database.writing() as session:
-        attempts.beat(session, "gpu-box-1", hostname="gpu-box-1.lab", devices=GPUS, slots=2, version="0.1.0")
+        attempts.beat(session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0")
         attempts.beat(session, "laptop", hostname="laptop", devices=[], slots=1, version="0.1.0")
-        claim = attempts.begin(session, "gpu-box-1", 600)
+        claim = attempts.begin(session, "rack-1", 600)
         assert claim is not None
         running = {"run_id": claim.run_id, "attempt": 1, "slots": [0], "pid": 1, "spool_lag_bytes": 0, "spool_lag_seconds": 0}
         attempts.beat(
-            session, "gpu-box-1", hostname="gpu-box-1.lab", devices=GPUS, slots=2, version="0.1.0", load={"running": [running]}
+            session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0", load={"running": [running]}
         )
     yield run_ids
     with studio.database.writing() as session:
@@ -99,7 +99,7 @@ def test_a_change_that_is_refused_is_said_in_a_sentence(page: Page, fleet: list[
 
 def test_the_workers_page_shows_who_runs_what_and_pauses_them(page: Page, fleet: list[str], studio: WebStudio) -> None:
     page.goto("/workers")
-    box = page.locator("section.worker", has_text="gpu-box-1")
+    box = page.locator("section.worker", has_text="rack-1")
     expect(box).to_contain_text("1 of 2 used")
     expect(box).to_contain_text("87")
     expect(box.get_by_role("link", name="Run 1 of the queue")).to_have_attribute("href", f"/runs/{fleet[0]}")
@@ -140,8 +140,8 @@ def test_a_run_is_paused_and_sent_to_a_worker_on_its_own_page(
     card.get_by_label("Run it").select_option("anywhere")
     expect(card).not_to_contain_text("waits for worker")
     settle(page)
-    card.get_by_label("Run it").select_option("off:gpu-box-1")
-    expect(card.get_by_role("alert")).to_contain_text("No worker but gpu-box-1 is alive")
+    card.get_by_label("Run it").select_option("off:rack-1")
+    expect(card.get_by_role("alert")).to_contain_text("No worker but rack-1 is alive")
     excuse(complaints, 409)
     page.reload()
     card.get_by_role("button", name="Pause").click()

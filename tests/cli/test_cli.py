@@ -160,6 +160,24 @@ def launch(shell: Shell) -> str:
     return shell.must("runs", "launch", "recipe.yaml", "--lambda", "0.3", "--steps", "2").strip()
 
 
+def test_the_queue_and_the_workers_are_steered(shell):
+    first, second = launch(shell), launch(shell)
+    assert [line.split()[:2] for line in shell.must("runs", "queue").splitlines()[1:]] == [["1", first], ["2", second]]
+    shell.must("runs", "move", second, "--front")
+    shell.must("runs", "priority", first, "--", "-5")
+    assert shell.must("runs", "pause", second).strip() == "The run is paused."
+    rows = [line.split()[:2] for line in shell.must("runs", "queue").splitlines()[1:]]
+    assert rows == [["1", first], ["paused", second]]
+    assert shell.must("runs", "release", second).startswith("The run is released")
+    assert "Say where to" in shell.fails("runs", "move", second)
+    assert "no worker 'nowhere'" in shell.fails("runs", "move", second, "--to", "nowhere")
+    assert shell.must("workers", "list").split() == ["id", "standing", "host", "devices", "slots", "runs"]
+    for verb in ("pause", "resume", "forget"):
+        assert "no worker 'nowhere'" in shell.fails("workers", verb, "nowhere")
+    for run_id in (first, second):
+        shell.must("runs", "cancel", run_id)
+
+
 def test_runs_are_launched_steered_and_watched(shell):
     run_id = launch(shell)
     run = json.loads(shell.must("runs", "show", run_id))
