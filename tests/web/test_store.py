@@ -1,0 +1,68 @@
+"""The web with its files in an object store: uploads are put there, what workers made is fetched from there."""
+
+import hashlib
+import shutil
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.domain.events import ArtifactWritten
+from app.main import create_app
+from app.store import journal
+from app.store.objects import ObjectStore
+from app.store.runs import lock_run
+from app.store.trees import put_tree
+from tests.store.s3 import S3Server
+from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
+
+
+@pytest.fixture
+def stored(tmp_path, s3: S3Server):
+    """A studio whose data folder is its own, with its store in a bucket."""
+    app = create_app(make_settings(tmp_path, store_url=s3.prefix, store_endpoint=s3.url))
+    with TestClient(app, base_url=URL), grown(app, tmp_path) as studio:
+        yield studio
+
+
+def store_of(studio: Studio) -> ObjectStore:
+    return ObjectStore(studio.settings.store_url, studio.settings.store_endpoint, tries=2, pause_seconds=0.01)
+
+
+def test_an_upload_lies_in_the_store_and_is_read_on_a_host_that_has_no_copy(stored: Studio) -> None:
+    dataset = stored.upload()["id"]
+    assert store_of(stored).exists(f"datasets/{dataset}/.tree.json")
+    shutil.rmtree(stored.settings.root / "datasets")
+    client = stored.client()
+    assert len(client.get(f"/api/v1/datasets/{dataset}/examples").json()["items"]) == 20
+    assert client.get(f"/api/v1/datasets/{dataset}/file").text == PAIRS
+    assert client.delete(f"/api/v1/datasets/{dataset}").status_code == 204
+    assert store_of(stored).list_names(f"datasets/{dataset}") == []
+
+
+def test_an_upload_that_the_store_can_not_take_is_refused_and_leaves_nothing(stored: Studio) -> None:
+    stored.app.state.files.store = ObjectStore("s3://no-such-bucket/x", stored.settings.store_endpoint, tries=1)
+    response = stored.client().post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)})
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert "store" in response.json()["detail"]
+    assert stored.client().get("/api/v1/datasets").json()["items"] == []
+
+
+def test_an_artifact_of_another_host_is_listed_and_downloaded_and_a_newer_one_replaces_it(stored: Studio, tmp_path) -> None:
+    run_id, client = stored.launch(), stored.client()
+    for attempt, content in ((1, b"first"), (2, b"second, and longer")):
+        path = tmp_path / "metrics.jsonl"
+        path.write_bytes(content)
+        put_tree(store_of(stored), f"runs/{run_id}/attempts/{attempt}/artifacts", {"metrics.jsonl": path})
+        digest = hashlib.sha256(content).hexdigest()
+        event = ArtifactWritten(name="metrics.jsonl", title="Every metric", size_bytes=len(content), sha256=digest)
+        with stored.database.writing() as session:
+            journal.append(session, lock_run(session, run_id), [event])
+        (listed,) = client.get(f"/api/v1/runs/{run_id}/artifacts").json()
+        assert listed["sha256"] == digest
+        assert client.get(listed["url"]).content == content
+    for name in ("../attempts/1/spec.json", "..%2f..%2fx", "nothing"):
+        assert client.get(f"/api/v1/runs/{run_id}/artifacts/{name}").status_code == 404
+    assert client.post(f"/api/v1/runs/{run_id}/cancel").status_code == 202
+    assert client.delete(f"/api/v1/runs/{run_id}").status_code == 204
+    assert store_of(stored).list_names(f"runs/{run_id}") == []
