@@ -7,6 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from app.store.objects import ObjectStore
+from tests.store.s3 import S3Server
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty store, in a folder and then in a bucket."""
+    if request.param == "file":
+        return ObjectStore(f"file://{tmp_path / 'store'}", pause_seconds=0.01)
+    server: S3Server = request.getfixturevalue("s3")
+    return ObjectStore(server.prefix, server.url, pause_seconds=0.01)
+
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
