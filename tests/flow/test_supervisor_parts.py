@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from app.logs import LineFormatter
 from app.store.queue import QUEUE_NAME, WAKE_TASK
 from worker import tasks
 from worker.attempts import explain
 from worker.devices import Device, parse_gpus
-from worker.logfmt import LogfmtFormatter
 from worker.process import RECORD, RunnerProcess, kill_leftovers, place, start_time
 from worker.spool_tail import MAX_LINES, SpoolTail, read_log_tail
 
@@ -142,8 +142,8 @@ def test_gpus_are_read_from_the_drivers_answer() -> None:
 def test_a_log_line_names_run_and_attempt_and_stays_one_line() -> None:
     record = logging.LogRecord("worker", logging.INFO, "", 0, 'two "lines"\nof %s', ("text",), None)
     record.run_id, record.attempt = "run_1", 2
-    line = LogfmtFormatter().format(record)
-    assert line.endswith('logger=worker run=run_1 attempt=2 message="two \\"lines\\"\\nof text"')
+    line = LineFormatter().format(record)
+    assert line.endswith('logger=worker run_id=run_1 attempt=2 message="two \\"lines\\"\\nof text"')
     assert "\n" not in line
 
 
