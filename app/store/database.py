@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput, Unavailable
 from app.settings import Settings
-from app.store import migrations, patience
+from app.store import migrations
 from app.store.after_commit import run_after_commit
 from app.store.bell import Bell
 from app.store.disk import DiskGauge
@@ -109,14 +109,12 @@ class Database:
         engine = self._write_engine.execution_options(studio_foreign_keys=False)
         try:
             with engine.connect() as connection, connection.begin():
-                if not self.is_sqlite:
-                    connection.execute(text("SELECT pg_advisory_xact_lock(7246175)"))
-                driver = connection.connection.driver_connection
-                patience.be_patient(driver, without_end=True)
-                try:
+                if self.is_sqlite:
                     yield connection
-                finally:
-                    patience.be_patient(driver, without_end=False)
+                else:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(7246175)"))
+                    with without_end(connection):
+                        yield connection
         except (DBAPIError, PoolTimeout) as error:
             raise as_studio_error(error) from error
 
@@ -135,6 +133,8 @@ def create_engine_for(settings: Settings) -> Engine:
         options = f"-c lock_timeout={BUSY_SECONDS}s -c timezone=UTC"
         arguments = {"connect_timeout": 5, "options": options}
         engine = create_engine(url, pool_pre_ping=True, max_overflow=30, pool_timeout=BUSY_SECONDS, connect_args=arguments)
+        from app.store import patience  # here, because psycopg's megabytes are for PostgreSQL alone
+
         event.listen(engine, "do_connect", patience.connect)
         return engine
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -142,6 +142,19 @@ def create_engine_for(settings: Settings) -> Engine:
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)
     return engine
+
+
+@contextmanager
+def without_end(connection: Connection) -> Iterator[None]:
+    """Let PostgreSQL take as long as it takes for what is done inside."""
+    from app.store import patience
+
+    driver = connection.connection.driver_connection
+    patience.be_patient(driver, without_end=True)
+    try:
+        yield
+    finally:
+        patience.be_patient(driver, without_end=False)
 
 
 def prepare_sqlite(connection: Any, _record: object) -> None:
