@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, text
 
 from app.domain.backup import Manifest
@@ -304,7 +305,7 @@ def older_backup(target: Path, settings: Settings) -> str:
 
 def age(revision: str) -> int:
     """How many steps come before this one."""
-    script = migrations.ScriptDirectory.from_config(migrations.config())
+    script = ScriptDirectory.from_config(migrations.config())
     return len(list(script.iterate_revisions(revision, "base")))
 
 

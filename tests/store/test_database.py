@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -50,6 +51,17 @@ def test_migrating_twice_and_from_many_sides_at_once_is_harmless(either_settings
     assert databases[0].is_current()
     for database in databases:
         database.close()
+
+
+def test_the_steps_are_read_as_alembic_reads_them(either_database: Database) -> None:
+    script = ScriptDirectory.from_config(migrations.config())
+    assert migrations.head() == script.get_current_head()
+    assert migrations.list_revisions() == {step.revision for step in script.walk_revisions()}
+    with either_database.reading() as session:
+        assert (
+            migrations.find_revision(session.connection())
+            == MigrationContext.configure(session.connection()).get_current_revision()
+        )
 
 
 def test_a_migration_that_is_cut_off_leaves_nothing_and_can_be_run_again(either_settings: Settings) -> None:

@@ -13,7 +13,7 @@ import httpx
 from tests.flow.studio import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_MEMORY_BYTES = 125 * 10**6
+MAX_MEMORY_BYTES = 120 * 10**6
 MAX_PAGE_SECONDS = 0.2
 
 
