@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Candidate:
     path: str  # hub name or absolute folder
     revision: str | None
     facts: dict[str, Any]
+    id: str = ""  # once its files are kept
 
 
 def register(
@@ -56,7 +57,7 @@ def register(
     """Looks at a model and adds it: `source` hub with `name`, folder with `path`, or run with `run_id`.
 
     In a folder or run, `name` is only what people call it. A look can take seconds: where others wait for the database,
-    call `examine` before the transaction and `add` in it.
+    call `examine` and `keep` before the transaction, `add` in it and `discard` when it fails.
 
     Raises: ModelInvalid with the field; NotFound or Conflict for a run that isn't there or hasn't succeeded.
     """
@@ -72,7 +73,7 @@ def register(
         run_id=run_id,
         revision=revision,
     )
-    return add(session, files, owner_id, candidate)
+    return add(session, owner_id, keep(files, candidate))
 
 
 def examine(
@@ -183,25 +184,44 @@ def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, An
     return facts
 
 
-def add(session: Session, files: Files, owner_id: str, candidate: Candidate) -> Model:
-    """Keeps an examined model. A run's files are linked into a folder of their own, so the run may be deleted later.
+def keep(files: Files, candidate: Candidate) -> Candidate:
+    """A run's files in a folder of the model's own, so that the run may be deleted later; others stay where they are.
+
+    Before the transaction that adds it: a large model takes minutes on its way into an object store.
+    """
+    if candidate.source != "run":
+        return candidate
+    model_id = new_id("model")
+    folder = files.model_dir(model_id)
+    path = keep_files(Path(candidate.path), folder)
+    try:
+        files.share(folder)
+    except BaseException:
+        remove_tree(folder)
+        raise
+    return replace(candidate, id=model_id, path=str(path))
+
+
+def discard(files: Files, candidate: Candidate) -> None:
+    """Removes what was kept for a candidate that could not be added."""
+    if candidate.id:
+        files.remove(files.model_dir(candidate.id))
+
+
+def add(session: Session, owner_id: str, candidate: Candidate) -> Model:
+    """Adds an examined model whose files are kept.
 
     Raises: Conflict when the folder, with the same files, is there already.
     """
     if candidate.source == "folder":
         refuse_same(models.find_same_folder(session, owner_id, candidate.kind, candidate.path), candidate)
-    model_id = new_id("model")
-    path = candidate.path
-    if candidate.source == "run":
-        path = str(keep_files(Path(candidate.path), files.model_dir(model_id)))
-        files.share(files.model_dir(model_id))
     model = Model(
-        id=model_id,
+        id=candidate.id or new_id("model"),
         owner_id=owner_id,
         name=candidate.name,
         kind=candidate.kind,
         source=candidate.source,
-        path=path,
+        path=candidate.path,
         revision=candidate.revision,
         facts=candidate.facts,
         created_at=now(session),

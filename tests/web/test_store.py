@@ -2,16 +2,24 @@
 
 import hashlib
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from app.domain.events import ArtifactWritten
+from app.domain.errors import Unavailable
+from app.domain.events import ArtifactWritten, OutcomeReached
+from app.domain.run import Outcome
 from app.main import create_app
+from app.services import attempts
 from app.store import journal
 from app.store.objects import ObjectStore
 from app.store.runs import lock_run
 from app.store.trees import put_tree
+from tests.services.test_models import make_model
 from tests.store.s3 import S3Server
 from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
 
@@ -66,3 +74,52 @@ def test_an_artifact_of_another_host_is_listed_and_downloaded_and_a_newer_one_re
     assert client.post(f"/api/v1/runs/{run_id}/cancel").status_code == 202
     assert client.delete(f"/api/v1/runs/{run_id}").status_code == 204
     assert store_of(stored).list_names(f"runs/{run_id}") == []
+
+
+def finished(studio: Studio) -> str:
+    """A run that has succeeded and left a model here."""
+    run_id = studio.launch()
+    make_model(studio.app.state.files.artifacts_dir(run_id) / "model")
+    with studio.database.writing() as session:
+        claim = attempts.begin(session, "worker", 60)
+        assert claim is not None
+        attempts.finish(session, run_id, claim.token, OutcomeReached(outcome=Outcome.SUCCEEDED))
+    return run_id
+
+
+def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored: Studio, monkeypatch) -> None:
+    run_id, files = finished(stored), stored.app.state.files
+    started, may_end, share = threading.Event(), threading.Event(), files.share
+
+    def slow(folder: Path) -> None:
+        started.set()
+        assert may_end.wait(60)
+        share(folder)
+
+    monkeypatch.setattr(files, "share", slow)
+    body = {"kind": "policy", "source": "run", "run_id": run_id}
+    with ThreadPoolExecutor() as pool:
+        adding = pool.submit(stored.client().post, "/api/v1/models", json=body)
+        try:
+            assert started.wait(60)
+            begun = time.monotonic()
+            stored.launch()
+            assert time.monotonic() - begun < 10  # a writer that waits for another gives up after 15 s
+        finally:
+            may_end.set()
+        answer = adding.result(60)
+    assert answer.status_code == 201
+    assert store_of(stored).exists(f"models/{answer.json()['id']}/.tree.json")
+
+
+def test_a_model_that_could_not_be_added_leaves_nothing_in_folder_and_store(stored: Studio, monkeypatch) -> None:
+    run_id, files = finished(stored), stored.app.state.files
+
+    def refuse(*_: object) -> None:
+        raise Unavailable("The database is busy with another change: try again in a few seconds.")
+
+    monkeypatch.setattr("app.services.models.add", refuse)
+    body = {"kind": "policy", "source": "run", "run_id": run_id}
+    assert stored.client().post("/api/v1/models", json=body).status_code == 503
+    assert list((files.root / "models").glob("*/model.safetensors")) == []
+    assert store_of(stored).list_names("models") == []

@@ -106,12 +106,17 @@ async def add_model(
 def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.Candidate:
     """The look takes a while, so it stands before the transaction that writes."""
     with database.reading() as session:
-        return service.examine(session, files, settings, owner_id=owner_id, **asked.model_dump())
+        candidate = service.examine(session, files, settings, owner_id=owner_id, **asked.model_dump())
+    return service.keep(files, candidate)
 
 
 def add(database: Database, files: Files, owner_id: str, candidate: service.Candidate) -> ModelView:
-    with database.writing() as session:
-        return show(service.add(session, files, owner_id, candidate))
+    try:
+        with database.writing() as session:
+            return show(service.add(session, owner_id, candidate))
+    except BaseException:
+        service.discard(files, candidate)
+        raise
 
 
 @router.get("", operation_id="list_models", summary="List models")

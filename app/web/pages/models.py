@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.tables import Model, Run
+from app.web.api.models import add
 from app.web.choices import Choice, run_choices
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.rendering import Context, render
@@ -69,8 +70,7 @@ async def register_model(
         try:
             with database.reading() as session:
                 candidate = service.examine(session, files, settings, owner_id=user.id, **asked)
-            with database.writing() as session:
-                service.add(session, files, user.id, candidate)
+            add(database, files, user.id, service.keep(files, candidate))
         except StudioError as error:
             with database.reading() as session:
                 return page(request, session, user.id, settings, values, error=error)
