@@ -64,7 +64,13 @@ up: $(VENV)/.stamp-studio $(ASSETS)
 
 test: $(VENV)/.stamp-dev $(ASSETS)
 	@.ci/test-tools
+ifeq ($(ARGS),)
+# Two at a time; then the browser's tests, whose event loop must not be other tests' own.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak and not browser' -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not bench and not soak'
+else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(ARGS)
+endif
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -114,6 +114,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def prepare(app: FastAPI) -> None:
     """What must be true before the first request."""
     settings, database, files = app.state.settings, app.state.database, app.state.files
+    settings.root.mkdir(parents=True, exist_ok=True)  # a database elsewhere has not made it
     database.migrate()
     files.sweep_uploads()
     files.sweep_scorings()

@@ -59,7 +59,8 @@ def test_twenty_queued_runs_outlive_a_flush_of_redis(served: tuple[House, Wiring
     house.start_web()
     run_ids = [house.launch() for _ in range(20)]
     client = redis.Redis.from_url(house.settings.broker_url)
-    wait_until(lambda: client.llen("studio") == 20, seconds=20, what="the arrival of all hints in Redis")
+    wait_until(lambda: client.llen("studio") > 0, seconds=20, what="the arrival of a hint in Redis")
+    time.sleep(1)  # hints for a crowd come in few messages; the last of them too
     client.flushall()
     assert client.dbsize() == 0
     for _ in range(2):

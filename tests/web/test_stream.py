@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import os
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from app.store.bell import Bell
 from app.store.tables import Run
 from app.web import stream
 from app.web.stream import SharedReads, follow, position
+from tests.faults.house import resident_bytes
 
 
 def write(studio, run_id: str, *texts: str) -> None:
@@ -145,10 +147,10 @@ def test_a_reader_that_stops_reading_costs_no_memory(server):
     with stalled_reader(server, small):  # what the first reader of all costs is not asked here
         time.sleep(0.5)
     gc.collect()
-    before = resident_bytes()
+    before = resident_bytes(os.getpid())
     with stalled_reader(server, run_id):
         time.sleep(1.0)
-        assert resident_bytes() - before < 30_000_000
+        assert resident_bytes(os.getpid()) - before < 30_000_000
         assert studio.client().get("/healthz").status_code == 200
 
 
@@ -162,12 +164,6 @@ def stalled_reader(server, run_id: str) -> Iterator[None]:
         )
         connection.sendall(head.encode())
         yield
-
-
-def resident_bytes() -> int:
-    from app.web.api.system import resident_bytes
-
-    return resident_bytes()
 
 
 async def stay() -> bool:
