@@ -43,19 +43,19 @@ class Identity:
     kind: str  # "session" | "api"
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     return cast(Database, request.app.state.database)
 
 
-def get_files(request: Request) -> Files:
+async def get_files(request: Request) -> Files:
     return cast(Files, request.app.state.files)
 
 
-def get_ingest(request: Request) -> IngestPool:
+async def get_ingest(request: Request) -> IngestPool:
     return cast(IngestPool, request.app.state.ingest)
 
 
@@ -93,7 +93,7 @@ def find_credential(request: Request) -> tuple[str, str]:
 CurrentUser = Annotated[Identity, Depends(require_user)]
 
 
-def find_actor(user: CurrentUser) -> Actor:
+async def find_actor(user: CurrentUser) -> Actor:
     """The user as one who steers runs and workers."""
     return Actor(user.id, is_admin=user.role == "admin")
 

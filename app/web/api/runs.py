@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
@@ -12,12 +12,13 @@ from app.domain.run import RunKind, RunState
 from app.services import line as line_service
 from app.services import runs as service
 from app.services import workers
+from app.services.line import Actor
 from app.store import line
 from app.store import runs as store
-from app.store.database import now
+from app.store.database import Database, now
 from app.store.tables import Run
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.dependencies import CurrentActor, CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -143,10 +144,10 @@ EXAMPLES = {
 
 
 @router.post("", status_code=202, operation_id="launch_run", summary="Launch a run")
-def launch_run(
+async def launch_run(
     recipe: Annotated[Recipe, Body(openapi_examples=EXAMPLES)],
-    session: WriteSession,
-    user: CurrentUser,
+    request: Request,
+    database: CurrentDatabase,
     actor: CurrentActor,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -154,7 +155,15 @@ def launch_run(
 ) -> RunView:
     """Queues a run of this recipe. Every fault of the recipe is named by its dotted field."""
     line_service.check_priority(actor, priority)
-    return accept(service.launch(session, user.id, recipe, idempotency_key=idempotency_key, priority=priority), response)
+    view = await write_apart(request, launch, database, actor, recipe, idempotency_key, priority)
+    response.headers["location"] = f"/api/v1/runs/{view.id}"
+    return view
+
+
+def launch(database: Database, actor: Actor, recipe: Recipe, key: str | None, priority: int) -> RunView:
+    """From the transaction's begin to its commit in one thread: where launches crowd, the next one waits for nothing else."""
+    with database.writing() as session:
+        return show_at_launch(service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority))
 
 
 def accept(run: Run, response: Response) -> RunView:
