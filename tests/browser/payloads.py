@@ -1,7 +1,13 @@
 """Texts that would do something, were they ever taken for more than text. Each tries to set window.stolen or to fetch /stolen."""
 
-_HANDLERS = ("onerror", "onload", "onclick", "onfocus", "onmouseover", "ontoggle", "onanimationstart", "onpointerenter")
-_TAGS = ("img src=x", "svg", "body", "details open", "input autofocus", "video src=x", "iframe", "marquee", "audio src=x")
+_HANDLERS = (
+    "onerror", "onload", "onclick", "onfocus", "onmouseover", "ontoggle", "onanimationstart", "onpointerenter",
+    "onwheel", "onbeforetoggle", "onpageshow", "onbegin", "OnErRoR", "onscrollend",
+)  # fmt: skip
+_TAGS = (
+    "img src=x", "svg", "body", "details open", "input autofocus", "video src=x", "iframe", "marquee", "audio src=x",
+    "select autofocus", "x-y tabindex=0",
+)  # fmt: skip
 
 PAYLOADS = (
     "<script>window.stolen=1</script>",

@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
 from app.store.files import Files
+from app.store.queue import WAKE_TASK
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
 from worker.process import start_time
@@ -197,16 +198,24 @@ def test_a_worker_that_froze_for_two_leases_is_refused_and_ends_its_runner(
 
 
 def test_a_message_that_is_no_json_is_refused_and_the_worker_lives(
-    work: Work, settings: Settings, database: Database, library: Library
+    work: Work, settings: Settings, database: Database, library: Library, tmp_path: Path
 ) -> None:
     from kombu import Connection
 
+    class Canary:
+        """Whoever unpickles it makes a folder."""
+
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "unpickled"),)
+
     work()
     with Connection(settings.celery_broker_url) as connection, connection.SimpleQueue("studio") as queue:
-        queue.put({"run_id": "x"}, serializer="pickle")
+        queue.put({"run_id": Canary()}, serializer="pickle")
+        queue.put(Canary(), serializer="pickle", headers={"task": WAKE_TASK, "id": "1"})
         queue.put("nonsense")
     run_id = launch(database, library)
     assert wait_for_end(database, run_id).state == "succeeded"
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_the_worker_never_loads_torch() -> None:
