@@ -183,7 +183,10 @@ class Supervisor:
                 devices=self._usage.describe(),
                 slots=self._num_slots,
                 started_at=self._started_at,
-                load={"running": [attempt.describe() for attempt in self._running.values()]},
+                load={
+                    "lease_seconds": self.settings.lease_seconds,
+                    "running": [attempt.describe() for attempt in self._running.values()],
+                },
                 version=provenance.package_versions().get("var-studio", ""),
             )
 

@@ -13,7 +13,7 @@ group = typer.Typer(no_args_is_help=True, help="The processes that run runs.")
 
 @group.command("list")
 def list_() -> None:
-    """List workers, those heard last first."""
+    """List workers, by name."""
     rows = [
         (
             one["id"],

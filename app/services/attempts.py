@@ -201,7 +201,8 @@ def beat(
 ) -> datetime:  # fmt: skip
     """Note that the worker lives; with `started_at` None it has just started. Returns its start. Old ones are forgotten.
 
-    `load` is what it does now: {"running": [{"run_id", "attempt", "slots", "pid", "spool_lag_bytes", "spool_lag_seconds"}]}.
+    `load` is what it does now: {"lease_seconds", "running": [{"run_id", "attempt", "slots", "pid", "spool_lag_bytes",
+    "spool_lag_seconds"}]}; it is alive for a lease after each beat.
     Whether it is paused stays as it is.
     """
     at = now(session)

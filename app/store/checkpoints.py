@@ -1,11 +1,13 @@
 """Which checkpoints a run may go on from, by its journal: those of its present line, not of one that a resume left behind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased
 
 from app.domain.run import RunState
+from app.store.runs import ALL_CHECKPOINTS_REMOVED
 from app.store.tables import JournalEntry
 
 KINDS = ("state", "resume", "checkpoint")
@@ -35,3 +37,19 @@ def list_reached(session: Session, run_id: str) -> list[Reached]:
             reached = [one for one in reached if one.step < int(payload["step"])]
             reached.append(Reached(attempt, int(payload["step"]), str(payload["name"])))
     return reached[::-1]
+
+
+def newest_steps(session: Session, run_ids: Sequence[str]) -> dict[str, int]:
+    """Of each run that has a checkpoint, the step that its next attempt goes on after; one query, however many runs there are."""
+    query = select(JournalEntry.run_id, func.max(JournalEntry.seq).label("seq")).group_by(JournalEntry.run_id)
+    newest = query.where(JournalEntry.run_id.in_(run_ids), JournalEntry.kind.in_(("resume", "checkpoint"))).subquery()
+    later = aliased(JournalEntry)
+    is_gone = (
+        select(later.seq)
+        .where(later.run_id == newest.c.run_id, later.kind == "log", later.seq > newest.c.seq)
+        .where(later.payload["text"].as_string().startswith(ALL_CHECKPOINTS_REMOVED))
+        .exists()
+    )
+    is_newest = (JournalEntry.run_id == newest.c.run_id) & (JournalEntry.seq == newest.c.seq)
+    found = session.execute(select(JournalEntry.run_id, JournalEntry.payload).join(newest, is_newest).where(~is_gone))
+    return {run_id: int(payload["step"]) for run_id, payload in found}

@@ -39,13 +39,20 @@ class WorkerRow:
 
 
 def describe_workers(session: Session) -> list[WorkerRow]:
-    """All workers, those heard last first."""
+    """All workers, by name."""
     return _describe(session, list_workers(session), list_running(session))
 
 
 def describe_worker(session: Session, worker: Worker) -> WorkerRow:
     """One worker."""
     return _describe(session, [worker], list_running(session, worker.id))[0]
+
+
+def judge(worker: Worker, at: datetime) -> Standing:
+    """Gone: not heard of within its lease, or stopped; paused: alive, and begins nothing."""
+    if not is_alive(worker, at):
+        return "gone"
+    return "alive" if worker.paused_at is None else "paused"
 
 
 def _describe(session: Session, workers: Sequence[Worker], running: Sequence[Run]) -> list[WorkerRow]:
@@ -61,7 +68,7 @@ def _row(worker: Worker, runs: Sequence[Run], at: datetime) -> WorkerRow:
     rows = [RunningRow(run, told.get(run.id, {}).get("slots", []), told.get(run.id, {}).get("spool_lag_seconds")) for run in runs]
     return WorkerRow(
         worker=worker,
-        standing="gone" if not is_alive(worker, at) else "paused" if worker.paused_at is not None else "alive",
+        standing=judge(worker, at),
         silent_seconds=max(0.0, (at - worker.beat_at).total_seconds()),
         running=rows,
         num_used=sum(len(row.slots) or row.run.num_processes for row in rows),

@@ -1,6 +1,7 @@
 """What is measured of the whole studio at one moment, from the database alone: cheap however many runs and values there are."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.domain.run import RunState
 from app.store.database import now
+from app.store.fleet import Standing, judge
+from app.store.runs import list_workers
 from app.store.tables import Attempt, Dataset, Metric, Run, Worker
 
 PER_RUN = ("step_seconds", "tokens_per_second")
@@ -22,6 +25,7 @@ class WorkerMeasures:
     """One worker, as of its last beat; bytes, seconds."""
 
     id: str
+    standing: Standing
     heartbeat_age_seconds: float
     slots: int
     slots_used: int
@@ -41,7 +45,9 @@ class Measures:
     outcomes: dict[str, int] = field(default_factory=dict)  # of attempts; "" while they go on
     num_requeues: int = 0
     running: dict[str, dict[str, float]] = field(default_factory=dict)  # run → newest value by key
-    workers: list[WorkerMeasures] = field(default_factory=list)
+    workers: list[WorkerMeasures] = field(default_factory=list)  # those that stopped in good order are left out
+    standings: dict[str, int] = field(default_factory=dict)
+    num_free_slots: int = 0  # of workers that may begin runs
     num_ingesting: int = 0
 
 
@@ -53,8 +59,7 @@ def measure(session: Session) -> Measures:
     _measure_queue(session, measures, at)
     _measure_attempts(session, measures)
     owners = _measure_running(session, measures)
-    workers = session.scalars(select(Worker).where(Worker.left_at.is_(None)).order_by(Worker.id).limit(MOST_WORKERS))
-    measures.workers = [_measure_worker(worker, at, owners.get(worker.id, 0)) for worker in workers]
+    _measure_workers(session, measures, at, owners)
     measures.num_ingesting = session.scalar(select(func.count()).where(Dataset.state == "processing")) or 0
     return measures
 
@@ -104,10 +109,22 @@ def _measure_attempts(session: Session, measures: Measures) -> None:
         measures.num_requeues += number if again else 0
 
 
+def _measure_workers(session: Session, measures: Measures, at: datetime, owners: Mapping[str, int]) -> None:
+    """Of more workers than may become labels those heard last."""
+    workers = [
+        _measure_worker(worker, at, owners.get(worker.id, 0)) for worker in list_workers(session) if worker.left_at is None
+    ]
+    measures.standings = Counter(worker.standing for worker in workers)
+    measures.num_free_slots = sum(max(0, one.slots - one.slots_used) for one in workers if one.standing == "alive")
+    heard = sorted(workers, key=lambda worker: worker.heartbeat_age_seconds)[:MOST_WORKERS]
+    measures.workers = sorted(heard, key=lambda worker: worker.id)
+
+
 def _measure_worker(worker: Worker, at: datetime, num_runs: int) -> WorkerMeasures:
     attempts: list[dict[str, Any]] = worker.load.get("running", [])
     return WorkerMeasures(
         id=worker.id,
+        standing=judge(worker, at),
         heartbeat_age_seconds=max(0.0, (at - worker.beat_at).total_seconds()),
         slots=worker.slots,
         slots_used=sum(len(attempt.get("slots", ())) for attempt in attempts),

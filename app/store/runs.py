@@ -16,7 +16,7 @@ from app.store.files import Files
 from app.store.spans import Point
 from app.store.tables import Attempt, JournalEntry, Metric, Run, Worker
 
-WORKER_ALIVE = timedelta(seconds=60)
+LEASE_SECONDS = 30.0  # of a worker whose beat does not tell its own
 ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says it in the journal
 
 
@@ -94,13 +94,14 @@ def list_attempts(session: Session, run_id: str) -> list[Attempt]:
 
 
 def list_workers(session: Session) -> list[Worker]:
-    """All workers that were ever heard of, those heard last first."""
-    return list(session.scalars(select(Worker).order_by(Worker.beat_at.desc(), Worker.id)))
+    """All workers that are remembered, by name: an order that no heartbeat changes."""
+    return list(session.scalars(select(Worker).order_by(Worker.id)))
 
 
 def is_alive(worker: Worker, at: datetime) -> bool:
-    """Whether the worker was heard of lately and has not stopped in good order."""
-    return worker.left_at is None and at - worker.beat_at < WORKER_ALIVE
+    """Whether the worker was heard of within its lease, after which its runs go to others, and has not stopped in good order."""
+    lease = timedelta(seconds=float(worker.load.get("lease_seconds", LEASE_SECONDS)))
+    return worker.left_at is None and at - worker.beat_at < lease
 
 
 def list_living(session: Session) -> list[Worker]:
@@ -110,7 +111,7 @@ def list_living(session: Session) -> list[Worker]:
 
 
 def has_worker(session: Session) -> bool:
-    """Whether any worker has been heard of lately."""
+    """Whether any worker is alive."""
     return bool(list_living(session))
 
 
@@ -120,7 +121,7 @@ def count_places(slots: int, num_devices: int) -> int:
 
 
 def find_most_places(session: Session) -> int | None:
-    """The most processes that a worker heard of lately can give one run; None when none was heard of."""
+    """The most processes that a worker that is alive can give one run; None when none is."""
     return max((count_places(worker.slots, len(worker.devices)) for worker in list_living(session)), default=None)
 
 

@@ -5,14 +5,15 @@ Nothing is global: each application has its registry. The table of all series is
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from app.domain.run import RunKind, RunState
-from app.store.measures import Measures
+from app.store.fleet import Standing
+from app.store.measures import Measures, WorkerMeasures
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
@@ -80,15 +81,26 @@ class Studio:
         yield gauge("studio_run_tokens_per_second", "Newest throughput of a running run.", tokens, ("run_id",))
 
     def _workers(self) -> Iterator[Metric]:
+        standings = {(state,): self.measures.standings.get(state, 0) for state in get_args(Standing)}
+        yield gauge("studio_workers", "Workers by state; gone: silent for longer than its lease.", standings, ("state",))
+        yield gauge(
+            "studio_slots_free", "Slots that nothing uses, of workers that are alive and not paused.",
+            {(): self.measures.num_free_slots},
+        )  # fmt: skip
+        ages = {(worker.id,): worker.heartbeat_age_seconds for worker in self.measures.workers}
+        yield gauge("studio_worker_heartbeat_age_seconds", "Since the worker was heard last, gone or not.", ages, ("worker",))
         for name, meaning, field in (
-            ("studio_worker_heartbeat_age_seconds", "Since the worker was heard last.", "heartbeat_age_seconds"),
             ("studio_worker_slots", "Processes that it can train at once.", "slots"),
             ("studio_worker_slots_used", "Of these, taken as of its last beat.", "slots_used"),
             ("studio_worker_runs", "Runs in its hands.", "num_runs"),
             ("studio_spool_lag_bytes", "What its runners wrote and it has not recorded.", "spool_lag_bytes"),
             ("studio_spool_lag_seconds", "Age of the oldest of that; 0 when all is recorded.", "spool_lag_seconds"),
         ):
-            yield gauge(name, meaning, {(worker.id,): getattr(worker, field) for worker in self.measures.workers}, ("worker",))
+            yield gauge(name, meaning, {(worker.id,): getattr(worker, field) for worker in self._living()}, ("worker",))
+
+    def _living(self) -> list[WorkerMeasures]:
+        """What a worker that is gone said last is true no more."""
+        return [worker for worker in self.measures.workers if worker.standing != "gone"]
 
     def _devices(self) -> Iterator[Metric]:
         for name, meaning, field, scale in (
@@ -104,7 +116,7 @@ class Studio:
         ):
             values = {
                 (worker.id, str(device["index"]), str(device.get("name", ""))): device[field] * scale
-                for worker in self.measures.workers
+                for worker in self._living()
                 for device in worker.devices
                 if device.get(field) is not None
             }

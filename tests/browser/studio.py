@@ -183,6 +183,7 @@ class Writer:
                 hostname="gpu-box-1",
                 devices=[{"index": index, "name": name} for index, name in enumerate(["NVIDIA H200"] * 4)],
                 slots=1,
+                load={"lease_seconds": 600.0},
             )
             claim = attempts.begin(session, "gpu-box-1", 600)
             assert claim is not None

@@ -19,6 +19,8 @@ GPUS = [
     for k in range(2)
 ]  # fmt: skip
 
+LONG = {"lease_seconds": 3600.0}  # they beat once, and live for as long as a test takes
+
 
 def shoot(page: Page, name: str) -> None:
     """A picture to look at, where SHOTS names a folder."""
@@ -36,14 +38,13 @@ def fleet(studio: WebStudio) -> Iterator[list[str]]:
             session.delete(worker)
     run_ids = [studio.launch(name=f"Run {n} of the queue") for n in range(1, 7)]
     with studio.database.writing() as session:
-        attempts.beat(session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0")
-        attempts.beat(session, "laptop", hostname="laptop", devices=[], slots=1, version="0.1.0")
+        attempts.beat(session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0", load=LONG)
+        attempts.beat(session, "laptop", hostname="laptop", devices=[], slots=1, version="0.1.0", load=LONG)
         claim = attempts.begin(session, "rack-1", 600)
         assert claim is not None
         running = {"run_id": claim.run_id, "attempt": 1, "slots": [0], "pid": 1, "spool_lag_bytes": 0, "spool_lag_seconds": 0}
-        attempts.beat(
-            session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0", load={"running": [running]}
-        )
+        load = {**LONG, "running": [running]}
+        attempts.beat(session, "rack-1", hostname="rack-1.lab", devices=GPUS, slots=2, version="0.1.0", load=load)
     yield run_ids
     with studio.database.writing() as session:
         for run in session.query(Run).where(Run.id.in_(run_ids)):

@@ -255,8 +255,10 @@ def test_a_worker_is_listed_while_it_lives(start: Start, database: Database) -> 
         with database.reading() as session:
             return [worker.id for worker in runs.list_workers(session)]
 
-    supervisor = start()
+    supervisor = start(lease_seconds=77.0)
     wait_until(lambda: listed() == ["worker-0"])
+    with database.reading() as session:
+        assert runs.list_workers(session)[0].load["lease_seconds"] == 77.0
     supervisor.stop()
     wait_until(lambda: listed() == [])
 

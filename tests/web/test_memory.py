@@ -22,7 +22,7 @@ def recipe(**training: Any) -> Recipe:
 def worker(*sizes: int, seconds_ago: float = 1) -> Worker:
     devices = [{"index": place, "name": f"GPU {size}", "memory_bytes": size} for place, size in enumerate(sizes)]
     beat = NOW - timedelta(seconds=seconds_ago)
-    return Worker(id=str(sizes), hostname="box", devices=devices, slots=1, started_at=beat, beat_at=beat)
+    return Worker(id=str(sizes), hostname="box", devices=devices, slots=1, started_at=beat, beat_at=beat, load={})
 
 
 def test_a_plan_is_compared_with_the_largest_device_that_is_alive() -> None:

@@ -46,9 +46,10 @@ def value(found: Values, series: str, **labels: str) -> float:
     return found[series, tuple(sorted(labels.items()))]
 
 
-def beat(session, name: str = "gpu-1", *, at: timedelta = timedelta()) -> None:
+def beat(session, name: str = "gpu-1", *, at: timedelta = timedelta(), lease: float = 3600) -> None:
     devices = [{"index": 0, "name": "H100", "memory_bytes": 100, "memory_used_bytes": 40.0, "utilization_percent": 75.0}]
-    load = {"running": [{"slots": [0, 1], "spool_lag_bytes": 12, "spool_lag_seconds": 1.5}, {"slots": [2], "spool_lag_bytes": 3}]}
+    running = [{"slots": [0, 1], "spool_lag_bytes": 12, "spool_lag_seconds": 1.5}, {"slots": [2], "spool_lag_bytes": 3}]
+    load = {"lease_seconds": lease, "running": running}
     attempts.beat(session, name, hostname="here", devices=devices, slots=4, load=load)
     worker = session.get(Worker, name)
     worker.beat_at = now(session) - at
@@ -58,7 +59,7 @@ def test_the_document_lists_exactly_what_is_exported():
     device = {
         "index": 0, "name": "H100", "memory_bytes": 1, "memory_used_bytes": 1, "utilization_percent": 1, "temperature_celsius": 1,
     }  # fmt: skip
-    worker = WorkerMeasures("w", 1.0, 1, 1, 1, 1, 1.0, [device])
+    worker = WorkerMeasures("w", "alive", 1.0, 1, 1, 1, 1, 1.0, [device])
     measures = Measures(outcomes={"": 1}, running={"run_a": {"step_seconds": 1.0, "tokens_per_second": 1.0}}, workers=[worker])
     requests = RequestMetrics()
     requests.note("GET", "/", 200, 0.1)
@@ -117,9 +118,9 @@ def test_queue_runs_and_attempts_are_those_of_the_database(studio, client):
 
 def test_workers_and_their_gpus_are_as_of_their_last_beat(studio, client):
     with studio.database.writing() as session:
-        beat(session, "gpu-2", at=timedelta(seconds=45))
+        beat(session, "gpu-2", at=timedelta(seconds=10), lease=3600)
     found = scrape(client)
-    assert 45 <= value(found, "studio_worker_heartbeat_age_seconds", worker="gpu-2") < 100
+    assert 10 <= value(found, "studio_worker_heartbeat_age_seconds", worker="gpu-2") < 100
     assert value(found, "studio_worker_slots", worker="gpu-2") == 4
     assert value(found, "studio_worker_slots_used", worker="gpu-2") == 3
     assert value(found, "studio_spool_lag_bytes", worker="gpu-2") == 15
@@ -129,6 +130,30 @@ def test_workers_and_their_gpus_are_as_of_their_last_beat(studio, client):
     assert value(found, "studio_gpu_memory_total_bytes", **card) == 100
     assert value(found, "studio_gpu_utilization_ratio", **card) == 0.75
     assert not [labels for name, labels in found if name == "studio_gpu_temperature_celsius" and ("worker", "gpu-2") in labels]
+
+
+def test_a_worker_that_is_gone_has_an_age_and_nothing_else_and_a_paused_one_no_free_slot(studio, client):
+    with studio.database.writing() as session:
+        for old in session.query(Worker):
+            session.delete(old)
+        session.flush()
+        beat(session, "crashed", at=timedelta(seconds=40), lease=30)
+    alone = scrape(client)
+    states = {state: value(alone, "studio_workers", state=state) for state in ("alive", "paused", "gone")}
+    assert states == {"alive": 0, "paused": 0, "gone": 1}
+    told = {name for name, labels in alone if ("worker", "crashed") in labels}
+    assert told == {"studio_worker_heartbeat_age_seconds"}
+    assert value(alone, "studio_slots_free") == 0
+    with studio.database.writing() as session:
+        beat(session, "resting")
+        session.get(Worker, "resting").paused_at = now(session)
+    paused = scrape(client)
+    assert value(paused, "studio_workers", state="paused") == 1
+    assert value(paused, "studio_worker_slots", worker="resting") == 4
+    assert value(paused, "studio_slots_free") == 0
+    with studio.database.writing() as session:
+        session.get(Worker, "resting").paused_at = None
+    assert value(scrape(client), "studio_slots_free") == 1
 
 
 def test_requests_are_counted_by_route_and_never_by_what_was_typed(studio, client):
@@ -231,3 +256,10 @@ def test_an_object_store_that_is_away_makes_the_studio_not_ready(studio, client,
     checks = problem["extra"]["checks"]
     assert {name for name, check in checks.items() if not check["ok"]} == {"store"}
     assert checks["store"]["detail"] in problem["detail"]
+
+
+def test_the_alert_of_no_worker_asks_for_those_that_live_and_that_of_a_waiting_queue_for_free_slots():
+    document = yaml.safe_load((ROOT / "docs/alerts.yml").read_text())
+    rules = {rule["alert"]: rule["expr"] for group in document["groups"] for rule in group["rules"]}
+    assert rules["NoWorker"].endswith('and sum(studio_workers{state=~"alive|paused"}) == 0')
+    assert rules["QueueWaits"].endswith("and on() studio_slots_free > 0")

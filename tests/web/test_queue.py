@@ -1,8 +1,14 @@
 """The queue and the workers over REST and as pages: what they say, who may steer, and what is refused."""
 
-import pytest
+import re
+from datetime import timedelta
 
+import pytest
+from sqlalchemy import event
+
+from app.domain.events import AttemptResumed, CheckpointSaved, LogWritten
 from app.services import attempts
+from app.store import journal
 from app.store.database import now
 from app.store.tables import Run, User, Worker
 
@@ -159,3 +165,72 @@ def test_a_run_is_sent_to_a_worker_and_the_wish_taken_back(studio, client):
     assert stuck.json()["release_requested_at"] is None
     refused = client.patch(f"{RUNS}/{run_id}", json={"avoided_worker": "a"})
     assert (refused.status_code, "No worker but a is alive" in refused.json()["detail"]) == (409, True)
+
+
+def test_cards_of_workers_and_their_buttons_stay_where_they_are_whoever_beats(studio):
+    browser = studio.browser()
+
+    def ids() -> list[str]:
+        return re.findall(r'id="([^"]+)"', browser.get("/workers/cards").text)
+
+    beat(studio, "b", 'a/ü "', "c")
+    before = ids()
+    assert len(set(before)) == len(before)
+    assert all(re.fullmatch(r"[a-z0-9-]+", one) for one in before)
+    for name in ('a/ü "', "c", "b"):
+        beat(studio, name)
+        assert ids() == before
+    with studio.database.writing() as session:
+        session.delete(session.get_one(Worker, "b"))
+    assert set(ids()) < set(before)
+    names = [one["id"] for one in studio.client().get(WORKERS).json()["items"]]
+    assert names == ['a/ü "', "c"]
+
+
+def test_a_worker_is_alive_for_the_lease_that_it_told_and_half_a_minute_without(studio, client):
+    beat(studio, "old")
+    beat(studio, "short", load={"lease_seconds": 5.0})
+    beat(studio, "long", load={"lease_seconds": 3600.0})
+
+    def standings(seconds: float) -> dict[str, str]:
+        with studio.database.writing() as session:
+            for worker in session.query(Worker):
+                worker.beat_at = now(session) - timedelta(seconds=seconds)
+        return {one["id"]: one["standing"] for one in client.get(WORKERS).json()["items"]}
+
+    assert standings(8) == {"long": "alive", "old": "alive", "short": "gone"}
+    assert standings(31) == {"long": "alive", "old": "gone", "short": "gone"}
+    assert client.delete(f"{WORKERS}/old").status_code == 204
+
+
+def test_a_queued_run_tells_the_step_of_its_newest_checkpoint_and_none_when_it_has_none(studio):
+    browser = studio.browser()
+    saved, unsaved, emptied, resumed = (studio.launch() for _ in range(4))
+    back = AttemptResumed(attempt=2, step=5, checkpoint="step-5")  # the newer one was damaged
+    note = LogWritten(level="info", text="All checkpoints were removed by a rule.")
+    with studio.database.writing() as session:
+        for run_id, events in {
+            saved: [CheckpointSaved(step=step, name=f"step-{step}", size_bytes=1) for step in (5, 10)],
+            unsaved: [],
+            emptied: [CheckpointSaved(step=7, name="step-7", size_bytes=1), note],
+            resumed: [*(CheckpointSaved(step=step, name=f"step-{step}", size_bytes=1) for step in (5, 8)), back],
+        }.items():
+            run = session.get_one(Run, run_id)
+            run.step = 13
+            journal.append(session, run, events)
+
+    def count() -> int:
+        asked = []
+        listen = (studio.database.engine, "after_cursor_execute", lambda *told: asked.append(told[2]))
+        event.listen(*listen)
+        try:
+            page = browser.get("/queue").text
+        finally:
+            event.remove(*listen)
+        assert re.findall(r"goes on after step (\d+)", page) == ["10", "5"]
+        return len(asked)
+
+    few = count()
+    for _ in range(5):
+        studio.launch()
+    assert count() == few

@@ -77,7 +77,7 @@ def show_one(session: Session, actor: Actor, worker_id: str) -> WorkerView:
 
 @router.get("", operation_id="list_workers", summary="List workers")
 def list_workers(session: ReadSession, actor: CurrentActor) -> Page[WorkerView]:
-    """All that were heard of within a day, those heard last first, on one page."""
+    """All that were heard of within a day, by name, on one page."""
     return Page(items=[show(row, actor) for row in fleet.describe_workers(session)], next=None)
 
 

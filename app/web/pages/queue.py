@@ -12,7 +12,7 @@ from app.domain.errors import Conflict, Forbidden, InvalidInput
 from app.services import line as service
 from app.services import workers
 from app.services.line import Actor
-from app.store import line, overview
+from app.store import checkpoints, line, overview
 from app.store import runs as store
 from app.store.database import now
 from app.store.tables import Run, User
@@ -35,6 +35,7 @@ class LineRow:
     waiting_for: str
     before: str
     behind: str
+    saved_step: int  # of the newest checkpoint; 0: it begins at the beginning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
     found = line.list_line(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
     shown, held = found[:PAGE_SIZE], line.list_held(session, owner_id=owner_id, limit=PAGE_SIZE)
     known, at = store.list_workers(session), now(session)
+    saved = checkpoints.newest_steps(session, [queued.run.id for queued in [*shown, *held]])
     owners = overview.names_of(session, User, {queued.run.owner_id for queued in [*shown, *held]})
 
     def row(queued: line.Queued, peers: list[line.Queued]) -> LineRow:
@@ -67,6 +69,7 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
             waiting_for=workers.explain_wait(run, known, at),
             before=same[at_index - 1] if at_index > 0 else "",
             behind=same[at_index + 1] if at_index + 1 < len(same) else "",
+            saved_step=saved.get(run.id, 0),
         )
 
     return QueuePage(

@@ -1,5 +1,6 @@
 """The workers: who is alive, what each has, what runs where; admins pause, resume and forget them."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -45,6 +46,11 @@ class WorkerCard:
     row: WorkerRow
     devices: list[DeviceRow]
     running: list[RunningLine]
+
+    @property
+    def key(self) -> str:
+        """For ids within the page: of the worker's name, which may hold anything, so that they stay with the worker."""
+        return hashlib.sha256(self.row.worker.id.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
