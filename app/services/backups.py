@@ -13,7 +13,7 @@ from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from app.domain.backup import Manifest, Member
-from app.domain.errors import Conflict, StudioError
+from app.domain.errors import Conflict, NotFound, StudioError
 from app.store import holdings, portable
 from app.store.archive import FILES, TABLES, ArchiveWriter
 from app.store.database import Database, now
@@ -25,10 +25,13 @@ from app.store.migrations import find_revision, is_current
 def back_up(database: Database, files: Files, target: Path, *, with_scorings: bool = True) -> Manifest:
     """Write everything into the new file `target`; it appears whole or not at all.
 
-    Raises: Conflict when the file is there; StudioError when the tables are not of this version; Unavailable.
+    Raises: Conflict when the file is there; NotFound when its folder is not; StudioError when the tables are not of this
+    version; Unavailable.
     """
     if target.exists():
         raise Conflict(f"{target} is there already: choose another name, so that no backup is lost.")
+    if not target.parent.is_dir():
+        raise NotFound(f"The folder {target.parent} does not exist: make it (mkdir -p {target.parent}), then back up again.")
     with ArchiveWriter(target) as archive:
         with database.snapshot() as session:
             manifest = _begin(session, database, files, with_scorings)

@@ -27,6 +27,7 @@ from app.store.machine import (
     check_model_roots,
     check_rights,
     check_sqlite,
+    check_store,
     check_versions,
 )
 from app.store.runs import list_living, list_workers
@@ -47,6 +48,7 @@ def check_all(settings: Settings, token: Path) -> list[Verdict]:
         ("database", lambda: check_database(settings)),
         ("broker", lambda: check_broker(settings)),
         ("disk", lambda: check_disk(settings)),
+        ("store", lambda: check_store(settings)),
         ("gpus", check_gpus),
         ("rights", lambda: check_rights(settings, token)),
         ("model roots", lambda: check_model_roots(settings)),
@@ -110,7 +112,7 @@ def _check_sqlite_file(session: Session) -> list[Verdict]:
     free, pages = (int(session.execute(text(f"PRAGMA {name}")).scalar_one()) for name in ("freelist_count", "page_count"))
     verdicts = [ok("integrity", f"SQLite's quick check finds nothing; {free:,} of {pages:,} pages are free.")]
     if free > FREE_PAGES_SHARE * max(pages, 1000):
-        remedy = "While the studio is stopped: sqlite3 studio.db VACUUM"
+        remedy = "While the studio is stopped: sqlite3 studio.db VACUUM gives them back to the disk; deleting alone does not."
         verdicts.append(warning("free pages", f"{free:,} of {pages:,} pages of the database are free.", remedy))
     if mode != "wal":
         remedy = "Put the data folder on a disk of this machine: another file system may not allow WAL."
@@ -151,6 +153,9 @@ def check_workers(session: Session) -> list[Verdict]:
     sentence = f"{len(living)} heard of lately, {len(known) - len(living)} silent; {queued} runs are queued."
     if not living and queued:
         return [warning("workers", sentence, "Start a worker: varstudio up, or python -m worker.main.")]
+    if queued and all(worker.paused_at is not None for worker in living):
+        sentence += " Every worker that is alive is paused, so none of them begins."
+        return [warning("workers", sentence, f"Resume one: varstudio workers resume {living[0].id}")]
     return [ok("workers", sentence)]
 
 

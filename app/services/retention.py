@@ -6,7 +6,7 @@ aside under a name that no runner looks at, then the journal says so, and after 
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from app.domain.run import FINAL_STATES, RunState
 from app.services import scorings
 from app.settings import Settings
 from app.store import journal
+from app.store import scorings as scoring_store
 from app.store.after_commit import after_commit
 from app.store.database import Database, now
 from app.store.disk import weigh
@@ -28,6 +29,7 @@ from app.store.runs import ALL_CHECKPOINTS_REMOVED, lock_run
 from app.store.tables import Run, Scoring
 
 SET_ASIDE = ".removed-"
+DONE, PLANNED = " were removed", " would be removed"  # of a dry run's sentences
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +58,18 @@ def prune(database: Database, files: Files, settings: Settings, *, dry_run: bool
         final = [str(state) for state in FINAL_STATES]
         ended = session.execute(select(Run.id, Run.finished_at).where(Run.state.in_(final)).order_by(Run.id)).all()
         unused = list_unused_scorings(session, settings, at)
+        idle = [one for one in unused if not scoring_store.list_unfinished(session, one)] if dry_run else []
+        planned_scorings = [_plan_scoring(session, files, settings, one) for one in idle]
     removals: list[Removal] = []
     for run_id, finished_at in ended:
         planned = plan(files, settings, run_id, finished_at, at)
         if planned and not dry_run:
             planned = _prune_run(database, files, settings, run_id)
         removals += planned
+    if dry_run:
+        return [replace(one, sentence=one.sentence.replace(DONE, PLANNED, 1)) for one in removals] + planned_scorings
     for scoring in unused:
-        removal = Removal(scoring.id, f"The scoring “{scoring.name}” was not used for {settings.scorings_days:g} days.")
-        if dry_run or _delete_scoring(database, files, scoring):
-            removals.append(removal)
+        removals += _prune_scoring(database, files, settings, scoring)
     return removals
 
 
@@ -145,11 +149,23 @@ def list_unused_scorings(session: Session, settings: Settings, at: datetime) -> 
     return list(session.scalars(query.order_by(Scoring.id)))
 
 
-def _delete_scoring(database: Database, files: Files, scoring: Scoring) -> bool:
-    """False when a run that has not ended uses it after all."""
+def _plan_scoring(session: Session, files: Files, settings: Settings, scoring: Scoring) -> Removal:
+    """The scoring, the scores that no other one names, and the runs that made it."""
+    keys = scoring_store.list_keys(session, scoring)
+    keys -= scoring_store.list_shared_keys(session, keys, but=scoring.id)
+    paths = [files.scoring_dir(key) for key in sorted(keys)]
+    paths += [files.run_dir(run.id) for run in scoring_store.list_makers(session, scoring.id)]
+    sentence = f"The scoring “{scoring.name}” was not used for {settings.scorings_days:g} days."
+    return Removal(scoring.id, sentence, paths, _total(paths))
+
+
+def _prune_scoring(database: Database, files: Files, settings: Settings, scoring: Scoring) -> list[Removal]:
+    """Empty when a run that has not ended uses it after all."""
     try:
+        with database.reading() as session:
+            removal = _plan_scoring(session, files, settings, scoring)
         with database.writing() as session:
             scorings.delete(session, files, scoring.owner_id, scoring.id, anyway=True)
     except (Conflict, NotFound):
-        return False
-    return True
+        return []
+    return [removal]

@@ -16,6 +16,7 @@ from app.services.line import Actor
 from app.services.runs import hint
 from app.store import journal, runs
 from app.store.database import now
+from app.store.disk import DiskGauge
 from app.store.tables import Run, Worker
 
 
@@ -58,6 +59,14 @@ def forget(session: Session, actor: Actor, worker_id: str) -> None:
     if runs.is_alive(worker, now(session)):
         raise Conflict(f"Worker {worker_id} is alive: stop it first, or pause it.")
     session.delete(worker)
+
+
+def describe_wait(session: Session, run: Run, workers: Sequence[Worker], at: datetime) -> str:
+    """What a queued run waits for, a studio without room included; empty when it is merely its turn that has not come."""
+    disk: DiskGauge = session.info["disk"]
+    if run.state == RunState.QUEUED and run.held_at is None and disk.is_limited and disk.look().is_full:
+        return "Nothing begins until there is room (see Storage)."
+    return explain_wait(run, workers, at)
 
 
 def explain_wait(run: Run, workers: Sequence[Worker], at: datetime) -> str:

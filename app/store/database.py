@@ -25,6 +25,7 @@ from app.store.disk import DiskGauge
 from app.store.queue import HintQueue
 
 BUSY_SECONDS = 15
+WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
 WRITE = {"studio_write": True}
 SQLITE_TRANSIENT = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
 
@@ -164,6 +165,7 @@ def prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")  # a large deletion does not leave a large WAL behind
     cursor.close()
 
 

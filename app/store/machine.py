@@ -12,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.domain.errors import StudioError
 from app.domain.verdict import Verdict, error, ok, warning
 from app.settings import Settings
+from app.store.disk import DiskGauge
+from app.store.objects import ObjectStore
 
 PACKAGES = (
     "var-studio",
@@ -89,7 +92,39 @@ def check_disk(settings: Settings) -> list[Verdict]:
     if facts.f_files and facts.f_favail < LOW_SHARE * facts.f_files:
         remedy = "Delete many small files, or use a file system with more."
         verdicts.append(warning("inodes", f"The disk has {facts.f_favail:,} of {facts.f_files:,} inodes left.", remedy))
-    return [*verdicts, probe_writing(root), *check_file_system(settings, Path("/proc/mounts"))]
+    return [*verdicts, check_limits(settings), probe_writing(root), *check_file_system(settings, Path("/proc/mounts"))]
+
+
+def check_limits(settings: Settings) -> Verdict:
+    """Whether the studio's own limits (quota, minimum free) still let anything begin."""
+    gauge = DiskGauge(settings)
+    if not gauge.is_limited:
+        return ok("limits", "None is set for the data folder.")
+    storage = gauge.look()
+    if not storage.is_full:
+        return ok("limits", f"There is room for {storage.room_bytes / 1e9:,.1f} GB more.")
+    remedy = "Delete runs, data sets or scorings that nobody needs (the page Storage shows what takes it), or raise the limit."
+    if not settings.database_url and 2 * storage.parts["database"] > storage.used_bytes:
+        remedy += " Most of it is the database's own file: after deleting, stop the studio and run sqlite3 studio.db VACUUM."
+    return error("limits", f"{storage.reason} Nothing new begins until there is room.", remedy)
+
+
+def check_store(settings: Settings) -> list[Verdict]:
+    """Whether the object store takes a small file and gives it back."""
+    if not settings.store_url:
+        return [ok("store", "None is set: all hosts share the data folder.")]
+    key, content = f".probe-{secrets.token_hex(6)}", b"probe"
+    try:
+        store = ObjectStore(settings.store_url, settings.store_endpoint, tries=1)
+        store.write(key, content)
+        came_back = store.read(key) == content
+        store.remove(key)
+    except StudioError as failure:
+        remedy = "Correct STUDIO_STORE_URL or STUDIO_STORE_ENDPOINT, or start the store: without it no run begins or saves there."
+        return [error("store", failure.detail, remedy)]
+    if not came_back:
+        return [error("store", f"The store {store.url} lost what was just written to it.", "Look at the store's own log.")]
+    return [ok("store", f"{store.url} takes files and gives them back.")]
 
 
 def judge_space(free: int, size: int, min_free: int) -> Verdict:
@@ -169,6 +204,8 @@ def check_rights(settings: Settings, token: Path) -> list[Verdict]:
     env = Path(".env")
     if env.is_file() and _mode(env) & 0o007:
         verdicts.append(warning("rights", f"Other users of this machine can read {env.absolute()}.", "chmod 600 .env"))
+    if not verdicts and not settings.root.is_dir():
+        return [ok("rights", f"The data folder {settings.root} is not there yet, so there is nothing in it to be read.")]
     return verdicts or [ok("rights", "Secrets and data are readable by the studio's user only.")]
 
 

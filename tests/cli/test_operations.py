@@ -34,7 +34,9 @@ def test_a_studio_is_kept_in_a_file_and_comes_back_from_it(shell: Shell, tmp_pat
 def test_errors_of_backup_and_restore_are_sentences(shell: Shell, tmp_path: Path) -> None:
     shell.must("backup", "a.tar", "--without-scorings")
     assert "is there already" in shell.fails("backup", "a.tar")
-    assert "No such file or directory" in shell.fails("backup", "no/such/folder/a.tar")
+    told = shell.fails("backup", "no/such/folder/a.tar")
+    assert "no/such/folder does not exist: make it" in told
+    assert ".tmp" not in told
     assert "is not empty" in shell.fails("restore", "a.tar")
     assert "No such file or directory" in shell.fails("restore", "b.tar")
     (tmp_path / "c.tar").write_text("nothing")

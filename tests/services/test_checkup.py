@@ -16,7 +16,7 @@ from app.services.checkup import check_all, check_database, judge_clock
 from app.settings import Settings
 from app.store import machine
 from app.store.broker import check_broker
-from app.store.database import Database
+from app.store.database import Database, now
 from app.store.tables import Run, Worker
 from tests.conftest import make_library
 from tests.flow.watching import launch
@@ -219,6 +219,72 @@ def test_model_roots_that_are_not_there_are_named(settings: Settings, tmp_path: 
     (verdict,) = machine.check_model_roots(settings.model_copy(update={"model_roots": [tmp_path, tmp_path / "gone"]}))
     assert verdict.level is Level.WARNING
     assert str(tmp_path / "gone") in verdict.sentence
+
+
+def test_a_limit_that_is_reached_is_an_error_with_the_remedy(settings: Settings) -> None:
+    settings.root.mkdir()
+    assert only(machine.check_disk(settings), "limits").level is Level.OK
+    (settings.root / "studio.db").write_bytes(b"x" * 1000)
+    reached = {"disk_quota_bytes": 1000, "min_free_bytes": 10**18}
+    for name, limit in reached.items():
+        verdict = only(machine.check_disk(settings.model_copy(update={name: limit})), "limits")
+        assert verdict.level is Level.ERROR
+        assert f"STUDIO_{name.upper()}" in verdict.sentence
+        assert "Delete runs" in verdict.remedy
+        assert "VACUUM" in verdict.remedy
+    roomy = settings.model_copy(update={"disk_quota_bytes": 10**9})
+    assert only(machine.check_disk(roomy), "limits").level is Level.OK
+
+
+def test_the_object_store_is_tried(settings: Settings, tmp_path: Path) -> None:
+    def check(url: str) -> Verdict:
+        (verdict,) = machine.check_store(settings.model_copy(update={"store_url": url}))
+        return verdict
+
+    assert check("").level is Level.OK
+    assert check(f"file://{tmp_path}/store").level is Level.OK
+    assert list((tmp_path / "store").iterdir()) == []
+    (tmp_path / "occupied").write_text("no folder")
+    for url, words in (
+        ("s3:/bucket", "STUDIO_STORE_URL must be a URL"),
+        ("nowhere://bucket", "needs a package that is not installed"),
+        (f"file://{tmp_path}/occupied/store", "can't be reached"),
+    ):
+        verdict = check(url)
+        assert verdict.level is Level.ERROR
+        assert words in verdict.sentence
+        assert verdict.remedy
+    assert "hunter2" not in repr(check("s3://ada:hunter2@bucket/x"))
+
+
+def test_an_object_store_that_nobody_serves_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    absent = settings.model_copy(update={"store_url": "s3://bucket/x", "store_endpoint": "http://127.0.0.1:1"})
+    verdicts = check_all(absent, settings.root / "no-token")
+    assert only(verdicts, "store").level is Level.ERROR
+    assert "can't be reached" in only(verdicts, "store").sentence
+
+
+def test_workers_that_are_all_paused_while_runs_wait_are_warned_of(either_database: Database) -> None:
+    with either_database.writing() as session:
+        for name in ("w1", "w2"):
+            session.add(Worker(id=name, hostname="h", devices=[], slots=1, started_at=now(session), beat_at=now(session)))
+        session.flush()
+        session.get_one(Worker, "w1").paused_at = now(session)
+    launch(either_database, make_library(either_database))
+    assert only(check_database(either_database.settings), "workers").level is Level.OK
+    with either_database.writing() as session:
+        session.get_one(Worker, "w2").paused_at = now(session)
+    verdict = only(check_database(either_database.settings), "workers")
+    assert verdict.level is Level.WARNING
+    assert "Every worker that is alive is paused" in verdict.sentence
+    assert "varstudio workers resume w" in verdict.remedy
+
+
+def test_rights_of_a_data_folder_that_is_not_there_yet_are_said_so(settings: Settings) -> None:
+    (verdict,) = machine.check_rights(settings, settings.root / "no-token")
+    assert f"{settings.root} is not there yet" in verdict.sentence
 
 
 @pytest.fixture

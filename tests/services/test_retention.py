@@ -14,6 +14,7 @@ from app.store.files import Files
 from app.store.tables import Run, Scoring
 from tests.conftest import Library, make_library
 from tests.flow.watching import fetch, launch, read_journal
+from tests.scored import make_facts
 
 
 @pytest.fixture
@@ -97,7 +98,9 @@ def test_a_dry_run_says_it_and_removes_nothing(
     assert len(names(files.checkpoints_dir(run_id))) == 3
     assert texts(either_database, run_id) == []
     (done,) = retention.prune(either_database, files, given)
-    assert (done.sentence, done.num_bytes) == (planned.sentence, planned.num_bytes)
+    assert planned.sentence.startswith("All checkpoints would be removed (step-000008")
+    assert done.sentence.startswith("All checkpoints were removed (step-000008")
+    assert done.num_bytes == planned.num_bytes
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
@@ -178,3 +181,29 @@ def test_scorings_that_nobody_used_for_long_go(
     with either_database.reading() as session:
         assert session.get(Scoring, "scoring_old") is None
         assert session.get(Scoring, "scoring_young") is not None
+
+
+@pytest.mark.parametrize("state", ["failed", "queued"])
+def test_a_scoring_goes_with_its_size_and_never_while_it_is_used(
+    either_database: Database, files: Files, library: Library, settings: Settings, state: str
+) -> None:
+    key, facts = "logprob-aaaa", make_facts().model_dump(mode="json")
+    maker = ended(either_database, library, files, days=31, state=state)
+    with either_database.writing() as session:
+        at = library.user.created_at - timedelta(days=31)
+        session.add(
+            Scoring(
+                id="scoring_old", owner_id=library.user.id, name="old", fingerprint="old", settings={}, facts=facts,
+                dataset_id=library.dataset.id, policy_id=library.policy.id, created_at=at, used_at=at,
+            )
+        )  # fmt: skip
+        session.flush()
+        session.execute(update(Run).where(Run.id == maker).values(scoring_id="scoring_old", kind="scoring"))
+    write(files.scoring_dir(key) / "scores.parquet")
+    given = rules(settings, scorings_days=30)
+    planned = retention.prune(either_database, files, given, dry_run=True)
+    assert files.scoring_dir(key).is_dir()
+    done = retention.prune(either_database, files, given)
+    sizes = [("scoring_old", 7000)] if state == "failed" else []  # scores; 3 checkpoints, 2 logs and an artifact of its run
+    assert [(one.owner, one.num_bytes) for one in planned] == [(one.owner, one.num_bytes) for one in done] == sizes
+    assert files.scoring_dir(key).is_dir() == (state == "queued")

@@ -227,3 +227,19 @@ def test_a_database_that_is_not_there_is_unavailable(settings: Settings) -> None
 def test_a_character_that_can_not_be_kept_is_the_users_fault(postgres: Database) -> None:
     with pytest.raises(InvalidInput, match="NUL"):
         add_user(postgres, "a\0b")
+
+
+def test_a_large_change_leaves_no_large_write_ahead_log(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.database.WAL_BYTES", 2**20)
+    opened = Database(settings)
+    opened.migrate()
+    wal = settings.root / "studio.db-wal"
+    with opened.writing() as session:
+        session.execute(text("CREATE TABLE ballast (content BLOB)"))
+        session.execute(text("INSERT INTO ballast VALUES (zeroblob(8000000))"))
+    assert wal.stat().st_size > 8_000_000
+    for _ in range(2):
+        with opened.writing() as session:
+            session.execute(text("INSERT INTO ballast VALUES (zeroblob(10))"))
+    assert wal.stat().st_size <= 2**20
+    opened.close()

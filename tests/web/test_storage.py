@@ -75,10 +75,26 @@ def test_pages_say_that_there_is_no_room_and_what_takes_it(limited: Studio) -> N
         assert page.status_code == 200
         assert "There is no room for anything new" in page.text
         assert "hub (50.0 MB)" in page.text
+        assert "launches and scorings are refused, and queued runs do not begin until there is room" in page.text
     assert "There is no room" not in limited.client("").get("/login").text
     ballast.unlink()
     limited.database.disk._usage = None
     assert "There is no room" not in browser.get("/").text
+
+
+def test_a_queued_run_says_that_nothing_begins_until_there_is_room(limited: Studio) -> None:
+    client, sentence = limited.client(), "Nothing begins until there is room (see Storage)."
+    waiting, held = (client.post("/api/v1/runs", json=limited.ingredients()).json()["id"] for _ in range(2))
+    client.post(f"/api/v1/runs/{held}/pause")
+    ballast = fill(limited)
+    assert client.get(f"/api/v1/runs/{waiting}").json()["waiting_for"] == sentence
+    assert [one["waiting_for"] for one in client.get("/api/v1/queue").json()["items"]] == [sentence]
+    assert "paused" in client.get(f"/api/v1/runs/{held}").json()["waiting_for"]
+    for path in ("/queue", f"/runs/{waiting}"):
+        assert sentence in limited.browser().get(path).text
+    ballast.unlink()
+    limited.database.disk._usage = None
+    assert "No worker is alive" in client.get(f"/api/v1/runs/{waiting}").json()["waiting_for"]
 
 
 def test_the_numbers_are_there_for_machines(limited: Studio) -> None:

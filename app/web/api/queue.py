@@ -91,7 +91,7 @@ def list_queue(
     def view(queued: line.Queued) -> QueuedView:
         run = queued.run
         shown = {name: getattr(run, name) for name in QueuedView.model_fields if name not in ("position", "waiting_for")}
-        return QueuedView(position=queued.position, waiting_for=workers.explain_wait(run, known, at), **shown)
+        return QueuedView(position=queued.position, waiting_for=workers.describe_wait(session, run, known, at), **shown)
 
     return to_page(rows, limit, view, lambda queued: str(queued.position))
 

@@ -116,7 +116,7 @@ def show_detail(session: Session, run: Run) -> RunDetail:
         provenance=run.provenance,
         attempts=views,
         position=line.find_position(session, run),
-        waiting_for=workers.explain_wait(run, store.list_workers(session), now(session)),
+        waiting_for=workers.describe_wait(session, run, store.list_workers(session), now(session)),
     )
 
 

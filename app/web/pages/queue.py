@@ -66,7 +66,7 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
             run=run,
             position=queued.position,
             owner="" if run.owner_id == actor.id else owners.get(run.owner_id, ""),
-            waiting_for=workers.explain_wait(run, known, at),
+            waiting_for=workers.describe_wait(session, run, known, at),
             before=same[at_index - 1] if at_index > 0 else "",
             behind=same[at_index + 1] if at_index + 1 < len(same) else "",
             saved_step=saved.get(run.id, 0),

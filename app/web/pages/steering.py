@@ -63,7 +63,7 @@ def steering_of(session: Session, run: Run) -> Steering:
         position=line.find_position(session, run),
         num_waiting=line.count_line(session) if run.state == RunState.QUEUED else 0,
         priority=run.priority,
-        waiting_for=workers.explain_wait(run, [row.worker for row in known], now(session)),
+        waiting_for=workers.describe_wait(session, run, [row.worker for row in known], now(session)),
         where=wish,
         places=list_places(known, wish),
     )
