@@ -21,7 +21,7 @@ from app.commands import accounts, backups, datasets, doctor, models, retention,
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
-from app.domain.problems import problems_of
+from app.settings import explain
 
 INTERRUPTED = 130
 
@@ -62,8 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except ValidationError as error:  # of the settings: commands check everything else themselves
-        problem = problems_of(error)[0]
-        err.print(f"STUDIO_{problem['field'].upper()}: {problem['message']}", style="red", markup=False)
+        err.print(explain(error), style="red", markup=False)
         return 1
     except OSError as error:
         err.print(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), style="red", markup=False)

@@ -2,10 +2,12 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.domain.problems import problems_of
 
 
 class Settings(BaseSettings):
@@ -44,13 +46,22 @@ class Settings(BaseSettings):
 
     worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
     worker_slots: int = Field(0, description="Processes that train at once; 0: one per GPU, or one on a machine without.")
-    heartbeat_seconds: float = Field(5.0, description="How often a worker renews the leases of its runs.")
-    lease_seconds: float = Field(30.0, description="How long a run stays with a worker that is not heard of.")
-    poll_seconds: float = Field(2.0, description="How often a worker looks for queued runs without a hint.")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews the leases of its runs.")
+    lease_seconds: float = Field(30.0, gt=0, description="How long a run stays with a worker that is not heard of.")
+    poll_seconds: float = Field(2.0, gt=0, description="How often a worker looks for queued runs without a hint.")
     silent_seconds: float = Field(600.0, description="How long a runner may say nothing before a finding tells of it.")
     max_attempts: int = Field(3, description="Attempts that may be lost before a run counts as failed.")
     runner_threads: int = Field(0, description="CPU threads of a runner; 0: all cores.")
     grace_seconds: float = Field(100.0, description="How long a stopping worker waits for runners to save.")
+
+    @model_validator(mode="after")
+    def check_lease(self) -> Self:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"STUDIO_LEASE_SECONDS is {self.lease_seconds:g}, but must be at least twice STUDIO_HEARTBEAT_SECONDS "
+                f"({self.heartbeat_seconds:g}): else workers that live lose their runs between two heartbeats."
+            )
+        return self
 
     @field_validator("allowed_hosts", "model_roots", mode="before")
     @classmethod
@@ -77,3 +88,9 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with the first setting that can't be used, as a sentence that names its variable."""
+    problem = problems_of(error)[0]
+    return f"STUDIO_{problem['field'].upper()}: {problem['message']}" if problem["field"] else problem["message"]

@@ -14,10 +14,11 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
+from pydantic import ValidationError
 
 from app import logs
 from app.domain.errors import StudioError, Unavailable
-from app.settings import Settings
+from app.settings import Settings, explain
 from app.store.database import Database
 from app.store.queue import celery_config
 from app.store.shared_files import open_files
@@ -29,7 +30,10 @@ END_SECONDS = 20.0
 TABLES_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
-settings = Settings()
+try:
+    settings = Settings()
+except ValidationError as error:
+    sys.exit(explain(error))
 app = Celery("studio", include=["worker.tasks"])
 app.conf.update(celery_config(settings), worker_pool="solo")  # in this process: a hint must reach the supervisor's thread
 
@@ -97,8 +101,17 @@ def set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def start_service(**_: Any) -> None:
-    """Before the broker is even connected: runs are found in the database, with or without it."""
-    service.start()
+    """Before the broker is even connected: runs are found in the database, with or without it.
+
+    Celery goes on after an error of its signals' receivers: a worker that does nothing would look alive.
+    """
+    try:
+        service.start()
+    except StudioError as error:
+        sys.exit(f"This worker can't start. {error.detail}")
+    except Exception:
+        log.exception("This worker can't start.")
+        sys.exit(1)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -24,6 +24,7 @@ from app.domain.errors import Unauthenticated
 from app.services import accounts
 from app.settings import Settings
 from app.store.database import Database
+from app.store.shared_files import open_files
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.2
@@ -44,6 +45,7 @@ def up(
     given = {"host": host, "port": port, "data_dir": data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     check_address(settings)
+    open_files(settings)  # a store that can't be meant is said here, not by two processes that end
     for sentence in describe_missing_roots(settings):
         err.print(sentence, markup=False)
     secret = prepare(settings)

@@ -76,7 +76,8 @@ def settle(console: Console, port: int | None, data_dir: Path | None) -> Setting
     except CommandFailed:
         taken, settings = settings.port, settings.model_copy(update={"port": free_port(settings.host)})
         console.print(f"Port {taken} is taken, so the demonstration uses {settings.port}.")
-    workplace(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (settings.root, workplace(settings)):  # `parents` would be readable by everybody
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault("STUDIO_RUNNER_THREADS", "1")  # models this small gain nothing from more, and lose on a busy machine
     return settings
 

@@ -64,6 +64,11 @@ class IngestPool:
         for child in children:
             child.stop()
 
+    def closes_within(self, seconds: float) -> bool:
+        """Wait so long; True as soon as the pool is closed."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._closed, seconds)
+
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Call a function that uses `run` in one of the pool's own threads; what it raises is logged, even if nobody waits."""
         future = self._threads.submit(function, *args, **kwargs)

@@ -7,8 +7,10 @@ that reads the file. Unreadable files leave nothing; longer ones go on in the ba
 import logging
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -23,9 +25,10 @@ from app.store.identifiers import new_id
 from app.store.tables import Dataset
 from app.store.trees import MARKER
 
+T = TypeVar("T")
+
 WAIT_SECONDS = 10.0
 ORPHAN_SECONDS = 3600
-RECORD_TRIES = 5
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +78,29 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
 
     Does nothing when the data set is gone or not in state processing. May be repeated after a crash.
     """
+    job = patiently(pool, partial(find_job, database, files, dataset_id))
+    if job is None:
+        return None
+    reply = share(files, dataset_id, pool.run(job))
+    return patiently(pool, partial(record_reply, database, files, dataset_id, reply))
+
+
+def patiently(pool: IngestPool, action: Callable[[], T]) -> T:
+    """The action's result, tried again for as long as database or store are away: nobody else would take it up.
+
+    Raises Unavailable when the web is about to end; its next start goes on.
+    """
+    while True:
+        try:
+            return action()
+        except Unavailable as error:
+            log.warning("a data set waits: %s", error.detail)
+            if pool.closes_within(error.retry_after_seconds):
+                raise
+
+
+def find_job(database: Database, files: Files, dataset_id: str) -> dict[str, Any] | None:
+    """What the child is to read; None when there is nothing to do any more."""
     with database.reading() as session:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None or dataset.state != DatasetState.PROCESSING:
@@ -83,14 +109,7 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
     source, target = datasets.source_path(files, dataset_id), datasets.examples_path(files, dataset_id)
     files.bring(source.parent, [datasets.SOURCE])
     clear_leftovers(source.parent)
-    reply = pool.run({"source": str(source), "target": str(target), "mapping": mapping})
-    reply = share(files, dataset_id, reply)
-    for _ in range(RECORD_TRIES):  # minutes of reading should not be lost to a database that is locked for seconds
-        try:
-            return record_reply(database, files, dataset_id, reply)
-        except Unavailable as error:
-            time.sleep(error.retry_after_seconds)
-    return record_reply(database, files, dataset_id, reply)
+    return {"source": str(source), "target": str(target), "mapping": mapping}
 
 
 def record_reply(database: Database, files: Files, dataset_id: str, reply: dict[str, Any]) -> StudioError | None:

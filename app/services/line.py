@@ -131,7 +131,7 @@ def send_to(session: Session, actor: Actor, run_id: str, worker_id: str | None) 
     run.wanted_worker = worker_id
     if worker_id is not None and run.avoided_worker == worker_id:
         run.avoided_worker = None
-    _follow(session, run, leaves=worker_id is not None and run.worker_id != worker_id)
+    _follow(session, run)
     _note(session, run, f"It is to run on worker {worker_id}." if worker_id else "It may run on any worker.")
     return run
 
@@ -150,13 +150,14 @@ def keep_off(session: Session, actor: Actor, run_id: str, worker_id: str | None)
             raise Conflict(f"No worker but {worker_id} is alive, so the run would wait for nothing: start another one first.")
         run.wanted_worker = None if run.wanted_worker == worker_id else run.wanted_worker
     run.avoided_worker = worker_id
-    _follow(session, run, leaves=worker_id is not None and run.worker_id == worker_id)
+    _follow(session, run)
     _note(session, run, f"It is to stay off worker {worker_id}." if worker_id else "It may run on any worker.")
     return run
 
 
-def _follow(session: Session, run: Run, *, leaves: bool) -> None:
+def _follow(session: Session, run: Run) -> None:
     """After a change of wishes: a running run leaves its worker, or stays if it was about to; a queued one may begin."""
+    leaves = run.wanted_worker not in (None, run.worker_id) or run.avoided_worker == run.worker_id
     if run.state != RunState.RUNNING:
         hint(session, run.id)
     elif leaves:

@@ -218,6 +218,24 @@ def test_a_message_that_is_no_json_is_refused_and_the_worker_lives(
     assert not (tmp_path / "unpickled").exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("STUDIO_STORE_URL", "nonsense", "This worker can't start. STUDIO_STORE_URL must be a URL"),
+        ("STUDIO_LEASE_SECONDS", "1", "STUDIO_LEASE_SECONDS is 1, but must be at least twice STUDIO_HEARTBEAT_SECONDS (5)"),
+        ("STUDIO_POLL_SECONDS", "0", "STUDIO_POLL_SECONDS: Must be greater than 0"),
+    ],
+)
+def test_a_worker_that_can_not_start_says_why_and_ends(settings: Settings, variable: str, value: str, sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.main"], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "STUDIO_DATA_DIR": str(settings.root), variable: value},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_worker_never_loads_torch() -> None:
     program = "import sys, worker.main, worker.supervisor, worker.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=False).returncode == 0

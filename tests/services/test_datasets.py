@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.domain.dataset import ColumnMapping, DatasetState
-from app.domain.errors import Conflict, DatasetInvalid, NotFound
+from app.domain.errors import Conflict, DatasetInvalid, NotFound, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import datasets as service
 from app.store import datasets
@@ -140,6 +140,40 @@ def test_what_a_crash_left_is_processed_at_the_next_start(database, files, pool,
     assert service.resume_processing(database, files, pool) == 1
     pool._threads.shutdown(wait=True)
     assert get(dataset_id).state == DatasetState.READY
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_database_that_goes_away_while_a_file_is_read_only_delays_it(database, files, pool, put, get, monkeypatch, times):
+    dataset_id, away = put([ROW]), {"reading": times, "writing": times}
+
+    def sometimes_away(name, session):
+        def open_session():
+            if away[name]:
+                away[name] -= 1
+                raise Unavailable("The database can't be reached right now.", retry_after_seconds=0)
+            return session()
+
+        return open_session
+
+    for name in away:
+        monkeypatch.setattr(database, name, sometimes_away(name, getattr(database, name)))
+    assert service.process(database, files, pool, dataset_id) is None
+    assert get(dataset_id).state == DatasetState.READY
+    assert away == {"reading": 0, "writing": 0}
+
+
+def test_a_closing_web_leaves_a_waiting_file_to_its_next_start(database, files, pool, put, get, monkeypatch):
+    dataset_id = put([ROW])
+
+    def gone():
+        pool.close()
+        raise Unavailable("The database can't be reached right now.", retry_after_seconds=60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "reading", gone)
+        with pytest.raises(Unavailable):
+            service.process(database, files, pool, dataset_id)
+    assert get(dataset_id).state == DatasetState.PROCESSING
 
 
 def test_examples_are_read_in_pages(database, files, pool, put):

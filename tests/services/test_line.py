@@ -293,6 +293,23 @@ def test_a_running_run_goes_to_another_worker_when_it_is_sent_there(either_datab
     assert fetch(either_database, run_id).avoided_worker == "a"  # until it is taken back
 
 
+def test_a_run_that_is_sent_elsewhere_goes_there_also_when_an_older_wish_is_taken_back(either_database: Database) -> None:
+    library = make_library(either_database)
+    (run_id,) = launch(either_database, library)
+    for worker in ("a", "b", "c"):
+        beat(either_database, worker)
+    with either_database.writing() as session:
+        service.keep_off(session, ADA, run_id, "a")
+    assert begin(either_database, "c") == run_id
+    with either_database.writing() as session:
+        service.send_to(session, ADA, run_id, "b")
+        service.keep_off(session, ADA, run_id, None)
+    assert fetch(either_database, run_id).release_requested_at is not None
+    assert end(either_database, run_id, Outcome.INTERRUPTED) == "queued"
+    assert begin(either_database, "c") is None
+    assert begin(either_database, "b") == run_id
+
+
 def test_wishes_for_what_is_not_there_are_refused_with_a_sentence(database: Database, library: Library) -> None:
     (run_id,) = launch(database, library)
     beat(database, "only")

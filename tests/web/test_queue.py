@@ -151,6 +151,7 @@ def test_a_run_is_sent_to_a_worker_and_the_wish_taken_back(studio, client):
     run_id = studio.launch()
     beat(studio, "a", "b")
     assert client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": "c"}).status_code == 422
+    assert client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": "b", "avoided_worker": "b"}).status_code == 422
     assert client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": "b"}).json()["wanted_worker"] == "b"
     assert client.get(f"{RUNS}/{run_id}").json()["waiting_for"] == "It waits for worker b."
     client.patch(f"{RUNS}/{run_id}", json={"wanted_worker": None, "avoided_worker": "b"})

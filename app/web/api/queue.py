@@ -126,6 +126,8 @@ def change_run(
     """A run that runs on another worker than it may now saves a checkpoint and goes back to the queue first. 409 after its
     end, or when no other worker is alive than the one to stay off."""
     given = body.model_fields_set
+    if body.wanted_worker is not None and body.wanted_worker == body.avoided_worker:
+        raise InvalidInput.at("avoided_worker", "A run can't be sent to a worker and kept off it at once: give one of the two.")
     if body.priority is not None:
         run = service.set_priority(session, actor, run_id, body.priority)
     else:
