@@ -20,6 +20,7 @@ from app.store.database import Database, now
 from app.store.tables import Run, Worker
 from tests.conftest import make_library
 from tests.flow.watching import launch
+from tests.store.s3 import S3Server
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,14 @@ def test_an_object_store_that_nobody_serves_is_an_error(settings: Settings, monk
     verdicts = check_all(absent, settings.root / "no-token")
     assert only(verdicts, "store").level is Level.ERROR
     assert "can't be reached" in only(verdicts, "store").sentence
+
+
+def test_a_bucket_is_tried_and_one_that_is_not_there_is_an_error(settings: Settings, s3: S3Server) -> None:
+    there = settings.model_copy(update={"store_url": s3.prefix, "store_endpoint": s3.url})
+    assert [verdict.level for verdict in machine.check_store(there)] == [Level.OK]
+    (verdict,) = machine.check_store(there.model_copy(update={"store_url": "s3://no-such-bucket/x"}))
+    assert verdict.level is Level.ERROR
+    assert "is not there: make its bucket" in verdict.sentence
 
 
 def test_workers_that_are_all_paused_while_runs_wait_are_warned_of(either_database: Database) -> None:
