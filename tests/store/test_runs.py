@@ -8,8 +8,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from app.domain.errors import NotFound
+from app.domain.events import AttemptResumed, CheckpointSaved, LogWritten
 from app.services import runs as services
-from app.store import runs
+from app.store import checkpoints, journal, runs
 from app.store.database import Database
 from app.store.files import Files
 from tests.conftest import Library, make_library
@@ -89,3 +90,20 @@ def test_the_weights_of_one_batch_are_read_from_the_runs_file(files: Files) -> N
     parquet.write_table(table, files.artifacts_dir("run_1") / "weights.parquet")
     assert [row["weight"] for row in runs.read_weights(files, "run_1", 0)] == [0.9, 0.1]
     assert runs.read_weights(files, "run_1", 7) == []
+
+
+def test_the_newest_checkpoint_is_that_of_the_present_line_unless_all_were_removed(either_database: Database) -> None:
+    library = make_library(either_database)
+    removed = LogWritten(level="info", text=f"{runs.ALL_CHECKPOINTS_REMOVED} (step-000008)")
+    first, second = (CheckpointSaved(step=step, name=f"step-{step:06}", size_bytes=1) for step in (5, 8))
+    resumed = AttemptResumed(attempt=2, step=5, checkpoint="step-000005")
+    said = [[], [first, second], [first, second, resumed], [first, second, removed], [first, removed, second]]
+    with either_database.writing() as session:
+        made = [services.launch(session, library.user.id, library.recipe()) for _ in said]
+        for run, events in zip(made, said, strict=True):
+            if events:
+                journal.append(session, run, events)
+        ids = [run.id for run in made]
+    with either_database.reading() as session:
+        assert checkpoints.newest_steps(session, ids) == {ids[1]: 8, ids[2]: 5, ids[4]: 8}
+        assert checkpoints.newest_steps(session, []) == {}
