@@ -103,6 +103,7 @@ def test_the_preview_comes_by_itself_and_changes_with_the_form(page, studio, sco
 def test_a_lambda_of_zero_is_refused_by_name(page, studio, scoring_id, complaints):
     with Previewer(studio):
         page.goto(f"/scorings/{scoring_id}")
+        expect(page.locator("#preview-result table").first).to_be_visible()  # what the page asks by itself has come
         page.get_by_label("λ grid").fill("0, 1")
         page.get_by_role("button", name="Preview").click()
         expect(page.locator("#preview-result").get_by_role("alert")).to_contain_text("lambda must be greater than 0, not 0.")
