@@ -9,8 +9,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
+from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.run import RunState
@@ -118,15 +120,24 @@ async def as_events(batches: AsyncIterator[Batch]) -> AsyncIterator[str]:
 
 async def as_texts(batches: AsyncIterator[Batch], to_text: Encoder, *, retry_ms: int) -> AsyncIterator[str]:
     """Server-sent events as `to_text` writes them, a comment where nothing happens, and the end."""
-    yield f"retry: {retry_ms}\n\n"
+    yield write_event(retry=retry_ms)
     async for batch in batches:
-        yield batch.encode(to_text) or ": still here\n\n"
-    yield "event: end\ndata: {}\n\n"
+        yield batch.encode(to_text) or write_event(comment="still here")
+    yield write_event(data_str="{}", event="end")
 
 
 def to_event(entry: JournalEntry) -> str:
     data = {"seq": entry.seq, "kind": entry.kind, "at": entry.at.isoformat(), "payload": entry.payload}
-    return f"id: {entry.seq}\nevent: {entry.kind}\ndata: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n"
+    return write_entry(entry, json.dumps(data, ensure_ascii=False, allow_nan=False))
+
+
+def write_entry(entry: JournalEntry, data: str) -> str:
+    """Return the entry as an event on its way to a reader: its seq is the id, its kind the event."""
+    return write_event(data_str=data, event=entry.kind, id=str(entry.seq))
+
+
+def write_event(**parts: Any) -> str:
+    return format_sse_event(**parts).decode()
 
 
 def position(request: Request, last_seq: int, after: int = 0) -> int:

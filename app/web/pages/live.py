@@ -11,14 +11,13 @@ from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 
 from app.domain.events import EVENT_KINDS, Event
 from app.store import runs as store
 from app.store.tables import JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.rendering import fragment
-from app.web.stream import STREAM_HEADERS, as_texts, follow, position
+from app.web.stream import STREAM_HEADERS, as_texts, follow, position, write_entry
 
 router = APIRouter()
 
@@ -70,4 +69,4 @@ def to_message(entry: JournalEntry) -> str:
     else:
         parts = PARTS.get(entry.kind, (entry.kind,))
         data = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
-    return format_sse_event(data_str=data, event=entry.kind, id=str(entry.seq)).decode()
+    return write_entry(entry, data)
