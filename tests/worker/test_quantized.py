@@ -17,7 +17,7 @@ from worker.models.load import load_policy
 
 SETTINGS = {"adaptation": "lora", "quantization": "nf4", "lora": {"rank": 4}}
 needs_package = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install 'var-studio[quantized]'"
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install -e '.[quantized]'"
 )
 
 

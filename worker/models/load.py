@@ -74,7 +74,10 @@ def _download(source: ModelSource, hub_dir: Path) -> Path:
             )
         )
     except RepositoryNotFoundError as error:
-        raise ModelInvalid(f"The hub has no model {named}, or it needs a sign-in. Check the name.") from error
+        raise ModelInvalid(
+            f"The hub has no model {named}, or it needs a sign-in. "
+            "Check the name; for a sign-in, set HF_TOKEN where the worker starts."
+        ) from error
     except RevisionNotFoundError as error:
         raise ModelInvalid(f"The hub has no revision {source.revision} of {source.path}.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:

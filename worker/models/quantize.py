@@ -6,6 +6,8 @@ result is rounded once to the policy's dtype. Merging into the original weights 
 Source: Dettmers et al., QLoRA, arXiv 2305.14314.
 """
 
+import shlex
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,8 +22,8 @@ def loading_options(dtype: torch.dtype, device: str) -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise RecipeInvalid.at(
             "policy.quantization",
-            "4-bit weights need the package bitsandbytes, which this worker does not have: install it with "
-            "pip install 'var-studio[quantized]', or set policy.quantization to none.",
+            "4-bit weights need the package bitsandbytes, which this worker does not have: on its machine, run "
+            f"{shlex.quote(sys.executable)} -m pip install bitsandbytes, or set policy.quantization to none.",
         )
     from transformers import BitsAndBytesConfig
 
