@@ -1,13 +1,11 @@
 // What every page needs: the theme switch, questions before something is lost, copying, errors of htmx requests.
 
+import { announce } from "./announce.js";
+
 const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-export const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-
-export function announce(text) {
-  document.getElementById("live").textContent = text;
-}
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
 
 document.getElementById("theme")?.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";

@@ -1,29 +1,17 @@
 // The chart of a sweep: reward gained against KL, a line per variant over its evaluations, the Pareto front dashed.
 // Its data stands in #poll, which is fetched again while runs go on.
 
+import { makeChart, paint } from "./canvas.js";
 import { number, signed } from "./format.js";
+import {
+  axisLabel, axisName, bareAxis, colours, endName, fontIn, gridLines, gridOf, lineOfAxis, markOf, seriesColour, thresholdLine, tooltip,
+} from "./palette.js";
 
-const ROLES = ["text", "muted", "line", "surface", "threshold", ...Array.from({ length: 8 }, (_, at) => `series-${at}`)];
-const SYMBOLS = ["circle", "rect", "triangle", "diamond"];
-const FONT = { fontFamily: "ui-sans-serif, system-ui, sans-serif", fontSize: 11 };
+const MARKS = ["circle", "rect", "triangle", "diamond"];
 const figure = document.getElementById("frontier");
-const plot = figure.querySelector(".plot");
 const logarithmic = document.getElementById("log-kl");
 const KL = 0;
-let colours = readColours();
 let shown = "";
-
-// A token of the style sheet as a colour that a canvas takes: the browser resolves light-dark().
-function readColours() {
-  const probe = document.createElement("span");
-  document.body.append(probe);
-  const found = Object.fromEntries(ROLES.map((role) => {
-    probe.style.color = `var(--${role})`;
-    return [role, getComputedStyle(probe).color];
-  }));
-  probe.remove();
-  return found;
-}
 
 // [KL, gain, step, variant, on the front] per variant; a logarithm has no place for the reference itself.
 function linesOf({ labels, points }) {
@@ -35,11 +23,14 @@ function linesOf({ labels, points }) {
 }
 
 function seriesOf(label, variant, points) {
-  const colour = colours[`series-${variant % 8}`];
+  const color = seriesColour(variant);
+  const onFront = { symbolSize: 10, itemStyle: { color, borderColor: colours.text, borderWidth: 1.5 } };
+  const behind = { symbolSize: 6, itemStyle: { color, borderColor: color, borderWidth: 0 } };
   return {
-    type: "line", name: label, animation: false, symbol: SYMBOLS[Math.floor(variant / 8) % 4], showAllSymbol: true, cursor: "pointer",
-    itemStyle: { color: colour }, lineStyle: { color: colour, width: 1.5, opacity: 0.55 }, emphasis: { focus: "series", scale: 1.4 }, blur: { itemStyle: { opacity: 0.25 } },
-    data: points.map((value) => ({ value, symbolSize: value[4] ? 10 : 6, itemStyle: { color: colour, borderColor: value[4] ? colours.text : colour, borderWidth: value[4] ? 1.5 : 0 } })),
+    type: "line", name: label, animation: false, symbol: markOf(variant, MARKS), showAllSymbol: true, cursor: "pointer",
+    itemStyle: { color }, lineStyle: { color, width: 1.5, opacity: 0.55 },
+    emphasis: { focus: "series", scale: 1.4 }, blur: { itemStyle: { opacity: 0.25 } },
+    data: points.map((value) => ({ value, ...(value[4] ? onFront : behind) })),
   };
 }
 
@@ -54,56 +45,50 @@ function frontOf(lines) {
 function budgetOf(budget) {
   if (budget === null || (logarithmic.checked && budget <= 0)) return undefined;
   return {
-    silent: true, symbol: "none", animation: false, lineStyle: { color: colours.threshold, type: "dashed", width: 1 },
-    label: { ...FONT, color: colours.threshold, formatter: `KL ${number(budget)}`, position: "insideEndTop" }, data: [{ xAxis: budget }],
+    silent: true, symbol: "none", animation: false, lineStyle: thresholdLine(), data: [{ xAxis: budget }],
+    label: { ...fontIn(colours.threshold), formatter: `KL ${number(budget)}`, position: "insideEndTop" },
   };
 }
 
 function axes() {
-  const label = { ...FONT, color: colours.muted, hideOverlap: true, formatter: (value) => number(value, 2) };
-  const name = { nameTextStyle: { ...FONT, color: colours.muted } };
+  const label = { ...axisLabel(), formatter: (value) => number(value, 2) };
+  const { axisLine, axisTick } = lineOfAxis();
   return {
     xAxis: {
-      type: logarithmic.checked ? "log" : "value", scale: true, name: "KL from the reference (nats)", nameLocation: "middle", nameGap: 24, ...name, axisLabel: label,
-      axisLine: { onZero: false, lineStyle: { color: colours.line } }, axisTick: { show: false }, splitLine: { show: false },
+      type: logarithmic.checked ? "log" : "value", scale: true, ...axisName("KL from the reference (nats)", 24), axisLabel: label,
+      axisLine: { ...axisLine, onZero: false }, axisTick, splitLine: { show: false },
     },
-    yAxis: {
-      type: "value", scale: true, name: "reward gained", nameLocation: "end", nameGap: 8, ...name, nameTextStyle: { ...name.nameTextStyle, align: "left" }, axisLabel: label,
-      axisLine: { show: false, onZero: false }, axisTick: { show: false }, splitLine: { lineStyle: { color: colours.line } },
-    },
+    yAxis: { type: "value", scale: true, ...endName("reward gained"), axisLabel: label, ...bareAxis, ...gridLines() },
   };
+}
+
+const legend = (data) => ({
+  type: "scroll", top: 0, left: 0, right: 0, itemWidth: 18, itemHeight: 8, itemGap: 12, data, textStyle: fontIn(colours.muted),
+  pageIconColor: colours.muted, pageIconInactiveColor: colours.line, pageTextStyle: fontIn(colours.muted), inactiveColor: colours.line,
+});
+
+function tell({ seriesName, value: [kl, gain, step, , isFront] }) {
+  return `${seriesName}\nstep ${step}: reward ${signed(gain)} at KL ${number(kl)}${isFront ? "\non the front" : ""}`;
 }
 
 function optionOf(data) {
   const lines = linesOf(data);
-  const series = lines.map((points, variant) => seriesOf(data.labels[variant], variant, points)).filter(({ data: points }) => points.length);
+  const series = lines.flatMap((points, variant) => (points.length ? [seriesOf(data.labels[variant], variant, points)] : []));
   const front = frontOf(lines);
   front.markLine = budgetOf(data.budget);
   return {
-    animation: false, ...axes(), series: [front, ...series],
-    grid: { left: 4, right: 18, top: 48, bottom: 20, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
-    legend: {
-      type: "scroll", top: 0, left: 0, right: 0, itemWidth: 18, itemHeight: 8, itemGap: 12, data: series.map(({ name }) => name), textStyle: { ...FONT, color: colours.muted },
-      pageIconColor: colours.muted, pageIconInactiveColor: colours.line, pageTextStyle: { ...FONT, color: colours.muted }, inactiveColor: colours.line,
-    },
-    tooltip: {
-      trigger: "item", renderMode: "richText", confine: true, backgroundColor: colours.surface, borderColor: colours.line, textStyle: { ...FONT, fontSize: 12, color: colours.text },
-      formatter: ({ seriesName, value: [kl, gain, step, , isFront] }) => `${seriesName}\nstep ${step}: reward ${signed(gain)} at KL ${number(kl)}${isFront ? "\non the front" : ""}`,
-    },
+    animation: false, ...axes(), series: [front, ...series], grid: gridOf(48, { right: 18, bottom: 20 }),
+    legend: legend(series.map(({ name }) => name)), tooltip: { ...tooltip(), trigger: "item", formatter: tell },
   };
 }
 
 function describe({ labels, points }) {
   if (!points.length) return "Reward against distance: nothing yet";
-  return `Reward against distance, ${points.length} evaluations of ${labels.length} variants. The table “On the front” holds the best of them.`;
+  const held = "The table “On the front” holds the best of them.";
+  return `Reward against distance, ${points.length} evaluations of ${labels.length} variants. ${held}`;
 }
 
-const canvas = document.createElement("div");
-canvas.className = "canvas";
-plot.prepend(canvas);
-plot.setAttribute("role", "img");
-const echarts = await import(figure.dataset.echarts);
-const chart = echarts.init(canvas, null, { renderer: "canvas" });
+const chart = makeChart(await import(figure.dataset.echarts), figure);
 
 function draw() {
   const text = document.getElementById("poll").dataset.frontier;
@@ -111,20 +96,14 @@ function draw() {
   const state = JSON.stringify([text, logarithmic.checked, colours]);
   if (state === shown) return;
   shown = state;
-  figure.dataset.points = data.points.length;
-  plot.querySelector(".plot-empty").hidden = data.points.length > 0;
-  plot.setAttribute("aria-label", describe(data));
-  if (data.points.length) chart.setOption(optionOf(data), { notMerge: true });
-  else chart.clear();
-  figure.dataset.drawn = data.points.length;
+  paint(figure, chart, data.points.length, describe(data), () => optionOf(data));
 }
 
 chart.on("click", ({ value }) => {
   const run = JSON.parse(document.getElementById("poll").dataset.frontier).runs[value?.[3]];
   if (run) location.assign(`/runs/${run}`);
 });
-new ResizeObserver(() => chart.resize()).observe(plot);
 logarithmic.addEventListener("change", draw);
-document.addEventListener("themechange", () => { colours = readColours(); draw(); });
+document.addEventListener("themechange", draw);
 document.addEventListener("htmx:afterSettle", draw);
 draw();

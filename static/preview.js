@@ -1,7 +1,7 @@
 // The launch form: "use this λ" fills it in place (without scripts that button sends the form instead), and what a swap of its
 // panel brings is told to readers of the screen.
 
-import { announce } from "./actions.js";
+import { announce } from "./announce.js";
 
 const form = document.querySelector("form.launch");
 const value = (name) => form.elements[name];

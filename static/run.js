@@ -1,8 +1,9 @@
 // The run page, live: it starts from what the server painted and goes on with the stream, event by event.
 
-import { announce } from "./actions.js";
+import { announce } from "./announce.js";
 import { WRITERS, count, duration, percent } from "./format.js";
-import { addSample } from "./samples.js";
+import { parse, place } from "./fragments.js";
+import { openGroup } from "./samples.js";
 import { makeStore } from "./series.js";
 
 const MAX_LOG_LINES = 500;
@@ -31,9 +32,7 @@ let moved = 0;
 async function refresh() {
   const answer = await fetch(`/runs/${data.run_id}/standing`);
   if (!answer.ok) return;
-  const template = document.createElement("template");
-  template.innerHTML = await answer.text();
-  const card = template.content.querySelector("#standing");
+  const card = parse(await answer.text()).querySelector("#standing");
   const old = byId("standing");
   if (Number(card.dataset.seq) < Number(old.dataset.seq)) return;
   // Steps that came while this was on its way are newer than its bar.
@@ -82,21 +81,6 @@ function onProgress(event) {
 
 // ----- fragments -----
 
-// The elements of a fragment; one whose id is on the page already takes that one's place.
-function place(html, list, { first = false } = {}) {
-  const template = document.createElement("template");
-  template.innerHTML = html;
-  const placed = [...template.content.children];
-  for (const element of placed) {
-    const old = element.id && byId(element.id);
-    if (old) old.replaceWith(element);
-    else if (first) list?.prepend(element);
-    else list?.append(element);
-    globalThis.htmx?.process(element);
-  }
-  return placed;
-}
-
 function onState(html) {
   const [status] = onLog(html);
   const { state } = status.dataset;
@@ -108,7 +92,7 @@ function onState(html) {
 function onLog(html) {
   const list = byId("log-list");
   const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 40;
-  const lines = place(html, list);
+  const lines = place(html, () => list);
   while (list.children.length > MAX_LOG_LINES) list.firstElementChild.remove();
   if (atEnd) list.scrollTop = list.scrollHeight;
   return lines;
@@ -120,27 +104,18 @@ function onResume(html) {
 }
 
 function onFinding(html) {
-  const [finding] = place(html, byId("finding-list"));
+  const [finding] = place(html, () => byId("finding-list"));
   byId("findings").hidden = false;
   announce(`Finding: ${finding.querySelector("h3").textContent}`);
 }
 
 function onArtifact(html) {
-  const template = document.createElement("template");
-  template.innerHTML = html;
-  const row = template.content.querySelector("tr");
-  const old = byId(row.id);
-  if (old) old.replaceWith(row);
-  else byId("artifact-list").append(row);
+  place(html, () => byId("artifact-list"));
   byId("artifact-table").hidden = false;
   byId("no-artifacts").hidden = true;
 }
 
-function onSample(html) {
-  const template = document.createElement("template");
-  template.innerHTML = html;
-  addSample(template.content.querySelector("article"));
-}
+const onSample = (html) => place(html, ({ dataset }) => openGroup(Number(dataset.step)));
 
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {

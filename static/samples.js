@@ -1,5 +1,7 @@
 // Side-by-side generations: one group per evaluation, chosen by a slider. It follows the newest until someone looks back.
 
+import { parse } from "./fragments.js";
+
 const section = document.getElementById("samples");
 const slider = document.getElementById("sample-step");
 const output = document.getElementById("sample-at");
@@ -27,18 +29,16 @@ async function show() {
   if (!groupOf(step)) {
     const answer = await fetch(`/runs/${section.dataset.run}/samples?step=${step}`);
     if (!answer.ok) return;
-    const holder = document.createElement("template");
-    holder.innerHTML = await answer.text();
-    if (!groupOf(step)) groups.append(holder.content.querySelector(".sample-group"));
+    const group = parse(await answer.text()).querySelector(".sample-group");
+    if (!groupOf(step)) groups.append(group);
   }
   if (asked === step) reveal(step);
 }
 
 slider.addEventListener("input", show);
 
-// A sample that has just been drawn, as an <article>.
-export function addSample(article) {
-  const step = Number(article.dataset.step);
+// The group of a step whose samples are being drawn, made with its first.
+export function openGroup(step) {
   const follow = isLast();
   if (!steps.includes(step)) {
     steps.push(step);
@@ -53,8 +53,6 @@ export function addSample(article) {
     group.hidden = true;
     groups.append(group);
   }
-  const old = document.getElementById(article.id);
-  if (old) old.replaceWith(article);
-  else groupOf(step)?.append(article);
   if (follow) { slider.value = steps.length - 1; label(); reveal(steps.at(-1)); }
+  return groupOf(step);
 }

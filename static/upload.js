@@ -59,7 +59,8 @@ function finish(request) {
   try { answer = JSON.parse(request.responseText); } catch { /* not ours: the status says enough */ }
   if (request.status === 201) { location.assign(`/datasets/${answer.id}`); return; }
   busy(false);
-  const atFile = answer.problems?.find(({ field }) => field === "file") ?? (request.status === 413 || request.status === 422 ? { message: answer.detail } : null);
+  const refused = request.status === 413 || request.status === 422;
+  const atFile = answer.problems?.find(({ field }) => field === "file") ?? (refused ? { message: answer.detail } : null);
   if (atFile) markFile(atFile.message);
   showError(answer.title ?? "The upload failed", answer.detail ?? `The server answered ${request.status}. Try again.`, answer.problems);
 }
@@ -68,11 +69,14 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   byId("upload-error").replaceChildren();
   markFile("");
-  if (!file.files.length) { markFile("Choose a file."); showError("No file", "Choose a file, or drop one onto the field."); file.focus(); return; }
+  if (!file.files.length) {
+    markFile("Choose a file.");
+    showError("No file", "Choose a file, or drop one onto the field.");
+    file.focus();
+    return;
+  }
   const request = new XMLHttpRequest(); // fetch can't tell how much has been sent
-  request.upload.addEventListener("progress", ({ loaded, total }) => {
-    showSent(loaded, total);
-  });
+  request.upload.addEventListener("progress", ({ loaded, total }) => showSent(loaded, total));
   request.addEventListener("load", () => finish(request));
   request.addEventListener("error", () => { busy(false); showError("The upload failed", "The connection was lost. Try again."); });
   request.addEventListener("abort", () => { busy(false); byId("upload-state").textContent = "The upload was stopped. Nothing was kept."; });

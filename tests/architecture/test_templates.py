@@ -42,3 +42,12 @@ def test_a_template_refers_only_to_templates_that_exist():
 @pytest.mark.parametrize("what", INLINE)
 def test_no_template_holds(what):
     assert [name_of(path) for path in TEMPLATES if INLINE[what].search(read(path))] == []
+
+
+def test_a_script_of_a_page_is_no_other_scripts_import():
+    """A page names it with the hash of its content, an import without: it would be loaded, and listen, twice."""
+    texts = {path.name: read(path) for path in list_files() if path.parts[0] == "static" and path.suffix == ".js"}
+    loaded = {name for path in TEMPLATES for name in re.findall(r"static_url\('([^']+\.js)'\)", read(path))}
+    imported = {name for text in texts.values() for name in re.findall(r"(?:from|import\()\s*\"\./([^\"]+)\"", text)}
+    assert imported <= texts.keys()
+    assert loaded & imported == set()

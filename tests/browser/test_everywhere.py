@@ -201,6 +201,17 @@ def test_the_theme_is_remembered(page, studio):
     assert page.evaluate(ground) == dark
 
 
+def test_the_theme_is_switched_by_one_click_on_every_page(page, hostile, complaints):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    for path in paths(hostile):
+        page.goto(path)
+        page.wait_for_timeout(150)
+        before = page.evaluate(ground)
+        page.get_by_role("button", name="Switch between light and dark").click()
+        assert (path, page.evaluate(ground)) != (path, before)
+    complaints[:] = [complaint for complaint in complaints if "404" not in complaint]
+
+
 def test_nothing_shifts_while_a_run_is_live(page, studio):
     run_id = studio.launch()
     writer = Writer(studio)
