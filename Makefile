@@ -44,17 +44,17 @@ $(BIN)/python:
 
 $(VENV)/.stamp-studio: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing the studio into $(VENV) (torch is the large part) ...'
-	@$(INSTALL) --editable '.[web,worker]' || $(NO_PACKAGES)
+	@$(INSTALL) --editable '.[worker]' || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-studio
 	@echo 'Installing the tools for development ...'
-	@$(INSTALL) --editable '.[web,worker,dev]' || $(NO_PACKAGES)
+	@$(INSTALL) --editable '.[worker,dev]' || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp-dev
 	@echo 'Installing what the studio is measured against ...'
-	@$(INSTALL) --editable '.[web,worker,dev,bench]' || $(NO_PACKAGES)
+	@$(INSTALL) --editable '.[worker,dev,bench]' || $(NO_PACKAGES)
 	@touch $@
 
 $(ASSETS): $(wildcard app/assets.py static/package*.json package*.json) | $(VENV)/.stamp-studio

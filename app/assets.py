@@ -12,11 +12,20 @@ from pathlib import Path
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 VENDOR = STATIC / "vendor"
+STAMP = VENDOR / ".lock-sha256"
 
 # What is served ← where npm puts it.
 SERVED = {
     "htmx.js": "htmx.org/dist/htmx.min.js",
     "echarts.js": "echarts/dist/echarts.esm.min.mjs",
+}
+# Their licences, which go wherever the files go: into a wheel, an image, a copy of the folder.
+LICENSES = {
+    "htmx.LICENSE.txt": "htmx.org/LICENSE",
+    "echarts.LICENSE.txt": "echarts/LICENSE",
+    "echarts.NOTICE.txt": "echarts/NOTICE",
+    "zrender.LICENSE.txt": "zrender/LICENSE",  # a part of echarts.js, as is the next
+    "tslib.LICENSE.txt": "tslib/LICENSE.txt",
 }
 
 
@@ -37,21 +46,29 @@ def main() -> int:
 
 def install() -> bool:
     """Fill static/vendor; False when it already holds the lock file's versions."""
-    stamp = VENDOR / ".lock-sha256"
-    digest = hashlib.sha256((STATIC / "package-lock.json").read_bytes()).hexdigest()
-    if installed() and stamp.is_file() and stamp.read_text() == digest:
+    if is_current():
         return False
     run_npm()
     VENDOR.mkdir(exist_ok=True)
-    for name, source in SERVED.items():
+    for name, source in (SERVED | LICENSES).items():
         shutil.copyfile(STATIC / "node_modules" / source, VENDOR / name)
-    stamp.write_text(digest)
+    STAMP.write_text(digest())
     return True
 
 
 def installed() -> bool:
     """Whether every served file is there."""
     return all((VENDOR / name).is_file() for name in SERVED)
+
+
+def is_current() -> bool:
+    """Whether static/vendor holds what the lock file and the lists above name."""
+    return installed() and STAMP.is_file() and STAMP.read_text() == digest()
+
+
+def digest() -> str:
+    """What is to be in static/vendor, in 64 characters."""
+    return hashlib.sha256((STATIC / "package-lock.json").read_bytes() + repr(SERVED | LICENSES).encode()).hexdigest()
 
 
 def run_npm() -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.domain.errors import StudioError, Unavailable
+from app.installation import find_untrainable
 from app.settings import Settings, explain
 from app.store.database import Database
 from app.store.queue import celery_config
@@ -105,6 +106,8 @@ def start_service(**_: Any) -> None:
 
     Celery goes on after an error of its signals' receivers: a worker that does nothing would look alive.
     """
+    if obstacle := find_untrainable():
+        sys.exit(f"This worker can't start. {obstacle}")
     try:
         service.start()
     except StudioError as error:

@@ -24,6 +24,7 @@ from app.domain.jobs import ModelSource, RunSpec
 from app.domain.problems import parse
 from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import EXIT_STATUS, Outcome
+from app.installation import find_untrainable
 from app.settings import Settings
 from app.store.files import Files, write_atomic
 
@@ -42,6 +43,8 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train by a recipe whose data set is a file and whose models are folders or hub names."""
+    if obstacle := find_untrainable():
+        raise CommandFailed(obstacle)
     settings = Settings()
     recipe = parse_recipe(read_document(recipe_file))
     refuse_device(device)

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from app.commands.client import CommandFailed, token_path
 from app.commands.terminal import err, out
 from app.domain.errors import Unauthenticated
+from app.installation import find_untrainable, list_missing_files, restore_command
 from app.services import accounts
 from app.settings import Settings
 from app.store.database import Database
@@ -46,10 +47,11 @@ def up(
     settings = Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     check_address(settings)
     open_files(settings)  # a store that can't be meant is said here, not by two processes that end
-    for sentence in describe_missing_roots(settings):
-        err.print(sentence, markup=False)
+    obstacle = "" if no_worker else find_untrainable()
+    for sentence in (*describe_missing_roots(settings), *describe_missing_parts(obstacle)):
+        err.print(sentence, markup=False, soft_wrap=True)
     secret = prepare(settings)
-    sys.exit(Children(settings, no_worker=no_worker).run(secret))
+    sys.exit(Children(settings, no_worker=no_worker or bool(obstacle)).run(secret))
 
 
 def check_address(settings: Settings) -> None:
@@ -84,6 +86,14 @@ def describe_missing_roots(settings: Settings) -> list[str]:
         for root in settings.model_roots
         if not root.is_dir()
     ]
+
+
+def describe_missing_parts(obstacle: str) -> list[str]:
+    """A sentence for what this installation lacks: a worker, by the `obstacle` to its start, and files of the pages."""
+    worker = [f"The studio starts without a worker: {obstacle}"] if obstacle else []
+    missing = list_missing_files()
+    files = [f"The pages won't work as meant, since {', '.join(missing)} can't be found: {restore_command()}"] if missing else []
+    return worker + files
 
 
 def is_loopback(host: str) -> bool:

@@ -23,6 +23,7 @@ from app.commands.runs import follow
 from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
 from app.demonstration.result import Answer, Result, show, verdict
+from app.installation import find_untrainable
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 from app.store.files import DEMONSTRATION
@@ -46,6 +47,8 @@ def demo(
 
     Exit status 0: the aligned policy is clearly better on held-out prompts; 1: it isn't, or something failed.
     """
+    if obstacle := find_untrainable():
+        raise CommandFailed(obstacle)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else MAX_WIDTH)
     settings = settle(console, port, data_dir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

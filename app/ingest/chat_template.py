@@ -19,6 +19,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from app.installation import ROOT
+
 CPU_SECONDS = 1  # a usual template takes a thousandth of it
 MEMORY_BYTES = 128 * 2**20
 MAX_CHARS = 2**20
@@ -45,7 +47,7 @@ def find_fault(templates: Sequence[str], tokens: Mapping[str, str]) -> str:
     if not templates:
         return ""
     question = json.dumps({"templates": list(templates), "tokens": dict(tokens)})
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "app.ingest.chat_template"]
     try:
         done = subprocess.run(

@@ -19,6 +19,7 @@ from typing import Any
 from app.domain.errors import ModelInvalid
 from app.ingest.chat_template import find_fault
 from app.ingest.model_files import Headers, Reader, Refused, as_object, read_weights
+from app.installation import ROOT
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_TOKENIZER_BYTES = 128 * 2**20
@@ -59,8 +60,7 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
     """
     question = json.dumps({"folder": str(folder), "roots": [str(root) for root in roots]})
     command = [sys.executable, "-m", "app.ingest.model_folder"]
-    package_root = str(Path(__file__).resolve().parents[2])
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": package_root}
+    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
             command, input=question, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment, check=False

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import StudioError
 from app.domain.run import FINAL_STATES, RunState
 from app.domain.verdict import Verdict, error, ok, warning
+from app.installation import find_folder, list_missing_files, restore_command
 from app.settings import Settings
 from app.store import migrations
 from app.store.broker import check_broker, shown_url
@@ -44,6 +45,7 @@ def check_all(settings: Settings, token: Path) -> list[Verdict]:
     """Every check, in the order in which they are read; `token`: the command line's token file."""
     checks: list[tuple[str, Callable[[], list[Verdict]]]] = [
         ("versions", check_versions),
+        ("files", check_files),
         ("sqlite", lambda: check_sqlite(settings)),
         ("database", lambda: check_database(settings)),
         ("broker", lambda: check_broker(settings)),
@@ -62,6 +64,16 @@ def _guarded(name: str, check: Callable[[], list[Verdict]]) -> list[Verdict]:
         return check()
     except Exception as failure:  # whatever it is, the other checks still run
         return [error(name, f"This could not be checked ({type(failure).__name__}).", "Look at the studio's log.")]
+
+
+def check_files() -> list[Verdict]:
+    """Templates, static files with the libraries of the pages, and migrations came with the installation."""
+    missing = list_missing_files()
+    if not missing:
+        return [ok("files", "Templates, static files and migrations are here.")]
+    if not find_folder("templates").is_dir() and "migrations/env.py" not in missing:  # the image of the workers
+        return [warning("files", "There are no pages here, so only workers run from this installation.", restore_command())]
+    return [error("files", f"{', '.join(missing)} can't be found, so the studio won't work as meant.", restore_command())]
 
 
 def check_database(settings: Settings) -> list[Verdict]:

@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from app.installation import ROOT
 from app.store.tables import Dataset, Model
 
 PACKAGES = ("var-studio", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "pyarrow")
-CHECKOUT = Path(__file__).resolve().parents[2]
 REVISION = re.compile(r"[0-9a-f]{40,64}")
 
 
@@ -50,7 +50,7 @@ def package_versions() -> dict[str, str]:
 @cache
 def own_revision() -> str | None:
     """The commit of the code that this process has loaded, as it was first asked for."""
-    return git_revision(CHECKOUT)
+    return git_revision(ROOT)
 
 
 def git_revision(checkout: Path) -> str | None:

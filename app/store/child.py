@@ -5,10 +5,10 @@ import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from app.installation import ROOT
+
 ENVIRONMENT = {  # nothing secret reaches the child
     "PYTHONPATH": str(ROOT),
     "PYTHONUTF8": "1",

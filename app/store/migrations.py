@@ -5,17 +5,17 @@ Whether it is needed is read without Alembic, whose 12 MB and tenth of a second 
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
 from app.domain.errors import StudioError
+from app.installation import find_folder
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-FOLDER = Path(__file__).resolve().parents[2] / "migrations"
+FOLDER = find_folder("migrations")
 LINK = re.compile(r'^(revision|down_revision) = (?:"(\w+)"|None)$', re.MULTILINE)
 VERSION_TABLE = "alembic_version"
 

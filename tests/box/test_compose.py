@@ -185,4 +185,4 @@ def test_an_image_installs_the_pinned_versions_and_runs_without_rights(path):
 
 def test_the_web_image_asks_for_no_torch():
     (install, _) = (rest for word, rest in read_dockerfile("app/Dockerfile") if word == "RUN" and "pip install" in rest)
-    assert "'.[web,s3]'" in install
+    assert "'.[s3]'" in install
