@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, FastAPI
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 from starlette.middleware.gzip import GZipMiddleware
@@ -16,9 +17,10 @@ from app import logs
 from app.domain.errors import StudioError
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
-from app.settings import Settings
+from app.settings import Settings, explain
 from app.store import parquet
 from app.store.database import Database
+from app.store.files import make_root
 from app.store.shared_files import open_files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
@@ -32,9 +34,8 @@ from app.web.stream import SharedReads
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
-    if settings is None:  # a process of its own, which nobody else has told how to log
-        settings = Settings()
-        logs.configure(settings.log_format, settings.log_level)
+    if settings is None:
+        return create_own_app()
     app = FastAPI(
         title="VAR Studio",
         version="1",
@@ -65,6 +66,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(inner_router())
     app.mount("/static", GZipMiddleware(StudioFiles(), minimum_size=1000, compresslevel=6), name="static")
     return app
+
+
+def create_own_app() -> FastAPI:
+    """The application of a process of its own, by the environment; ends the process with a sentence when that can't be."""
+    try:
+        settings = Settings()
+        logs.configure(settings.log_format, settings.log_level)
+        if fault := settings.find_public_url_fault():
+            sys.exit(fault)
+        make_root(settings.root)
+        return create_app(settings)
+    except ValidationError as error:
+        sys.exit(explain(error))
+    except StudioError as error:
+        sys.exit(error.detail)
 
 
 class PlainRefusal:
@@ -114,7 +130,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def prepare(app: FastAPI) -> None:
     """What must be true before the first request."""
     settings, database, files = app.state.settings, app.state.database, app.state.files
-    settings.root.mkdir(parents=True, exist_ok=True)  # a database elsewhere has not made it
+    make_root(settings.root)
     database.migrate()
     files.sweep_uploads()
     files.sweep_scorings()

@@ -1,8 +1,10 @@
 """Where we run: the only reader of the environment. Every setting has a default; no setting at all is a whole studio."""
 
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,6 +27,11 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1", "localhost", "[::1]"], description="Host headers that are answered."
+    )
+    forwarded_allow_ips: Annotated[list[str], NoDecode] = Field(
+        ["127.0.0.1", "::1"],
+        validation_alias="FORWARDED_ALLOW_IPS",
+        description="Reverse proxies whose X-Forwarded-For counts: addresses, networks, or * for all.",
     )
     model_roots: Annotated[list[Path], NoDecode] = Field(
         [], description="Folders that local models may be taken from, with a comma between two."
@@ -63,10 +70,20 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("allowed_hosts", "model_roots", mode="before")
+    @field_validator("allowed_hosts", "forwarded_allow_ips", "model_roots", mode="before")
     @classmethod
     def split_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def check_networks(cls, value: list[str]) -> list[str]:
+        for part in value if value != ["*"] else []:
+            try:
+                ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{error}; a proxy is an address like 10.0.0.5 or a network like 10.0.0.0/8.") from None
+        return value
 
     @cached_property
     def root(self) -> Path:
@@ -89,8 +106,29 @@ class Settings(BaseSettings):
     def url(self) -> str:
         return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
 
+    def find_public_url_fault(self) -> str:
+        """Why users can't come by `public_url`, as a sentence; empty when they can."""
+        if not self.public_url:
+            return ""
+        try:
+            public = urlsplit(self.public_url)
+            is_address = public.scheme in ("http", "https") and bool(public.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            return "STUDIO_PUBLIC_URL is not an address like https://studio.example.org."
+        if public.path.strip("/") or public.query or public.fragment:
+            return (
+                f"STUDIO_PUBLIC_URL is {self.public_url}, but the studio can't live below a path: give it a host name of its "
+                f"own, like {public.scheme}://studio.example.org, or a port of its own."
+            )
+        return ""
+
 
 def explain(error: ValidationError) -> str:
     """What is wrong with the first setting that can't be used, as a sentence that names its variable."""
     problem = problems_of(error)[0]
-    return f"STUDIO_{problem['field'].upper()}: {problem['message']}" if problem["field"] else problem["message"]
+    name = problem["field"].upper()
+    is_variable = any(name == field.validation_alias for field in Settings.model_fields.values())
+    variable = name if is_variable or not name else f"STUDIO_{name}"
+    return f"{variable}: {problem['message']}" if variable else problem["message"]

@@ -21,6 +21,7 @@ from app.domain.errors import StudioError, Unavailable
 from app.installation import find_untrainable
 from app.settings import Settings, explain
 from app.store.database import Database
+from app.store.files import make_root
 from app.store.queue import celery_config
 from app.store.shared_files import open_files
 from worker import tasks
@@ -72,6 +73,7 @@ class Service:
 
     def start(self) -> None:
         """Begin to supervise. Tables of the embedded broker are made first, so that no worker races for them."""
+        make_root(settings.root)
         database = Database(settings)
         database.queue.prepare()
         await_tables(database)

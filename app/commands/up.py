@@ -25,6 +25,7 @@ from app.installation import find_untrainable, list_missing_files, restore_comma
 from app.services import accounts
 from app.settings import Settings
 from app.store.database import Database
+from app.store.files import make_root
 from app.store.shared_files import open_files
 
 READY_SECONDS = 60.0
@@ -59,6 +60,8 @@ def check_address(settings: Settings) -> None:
 
     Raises: CommandFailed.
     """
+    if fault := settings.find_public_url_fault():
+        raise CommandFailed(fault)
     if not is_loopback(settings.host):
         default_hosts = Settings.model_fields["allowed_hosts"].default
         if not settings.public_url and settings.allowed_hosts == default_hosts:
@@ -105,7 +108,7 @@ def is_loopback(host: str) -> bool:
 
 def prepare(settings: Settings) -> str | None:
     """Tables, the first account, the command line's token; returns a login secret while nobody is signed in."""
-    settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_root(settings.root)
     database = Database(settings)
     try:
         database.migrate()
@@ -250,6 +253,7 @@ def web_command(settings: Settings) -> list[str]:
 def child_environment(settings: Settings) -> Mapping[str, str]:
     """Ours, with the choices of the command line. The embedded database is named by its folder."""
     chosen = {"STUDIO_HOST": settings.host, "STUDIO_PORT": str(settings.port), "STUDIO_DATA_DIR": str(settings.root)}
+    chosen["FORWARDED_ALLOW_IPS"] = ",".join(settings.forwarded_allow_ips)  # read by uvicorn itself, which knows no .env
     return {**os.environ, **chosen}
 
 

@@ -193,6 +193,22 @@ class Upload:
         self.discard()
 
 
+def make_root(root: Path) -> None:
+    """Make the data folder where it is missing, for its owner alone; raises Unavailable when nothing can be written there."""
+    reason = ""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if not reason and not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        reason = "Permission denied"
+    if reason:
+        raise Unavailable(
+            f"Nothing can be kept in the data folder {root} ({reason}). Give this user the right to write there, "
+            "or choose another folder: STUDIO_DATA_DIR."
+        )
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write the whole file or nothing: a temporary neighbour, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

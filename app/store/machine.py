@@ -224,9 +224,9 @@ def check_model_roots(settings: Settings) -> list[Verdict]:
 
 def check_addresses(settings: Settings) -> list[Verdict]:
     """How users reach the web fits where it listens."""
+    if fault := settings.find_public_url_fault():
+        return [error("addresses", fault, "Correct it: neither the web nor varstudio up starts before.")]
     public = urlsplit(settings.url)
-    if settings.public_url and (public.scheme not in ("http", "https") or not public.hostname):
-        return [error("addresses", "STUDIO_PUBLIC_URL is not an address like https://studio.example.org.", "Correct it.")]
     default_hosts = Settings.model_fields["allowed_hosts"].default
     if not is_loopback(settings.host) and not settings.public_url and settings.allowed_hosts == default_hosts:
         remedy = "Set STUDIO_PUBLIC_URL or STUDIO_ALLOWED_HOSTS, or listen on 127.0.0.1."

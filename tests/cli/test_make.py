@@ -22,7 +22,7 @@ def checkout() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="studio-clone-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        for path in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "app/__init__.py"):
+        for path in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "app/__init__.py", "app/wheel.py"):
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(ROOT / path, folder / path)
         (folder / "bin").mkdir()
@@ -80,5 +80,6 @@ def test_a_folder_that_can_not_be_written_is_named(checkout: Path) -> None:
 def test_without_a_package_index_the_sentence_says_what_it_takes(checkout: Path) -> None:
     away = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     told = make(checkout, "up", **away)
+    assert "No matching distribution found" in told
     assert "It takes a connection to a package index" in told
     assert not (checkout / ".venv/.stamp-studio").exists()

@@ -207,6 +207,8 @@ def test_secrets_that_others_can_read_are_an_error(settings: Settings) -> None:
         ({}, Level.OK),
         ({"host": "0.0.0.0"}, Level.ERROR),
         ({"public_url": "studio"}, Level.ERROR),
+        ({"public_url": "https://example.org/studio"}, Level.ERROR),
+        ({"public_url": "https://[example.org"}, Level.ERROR),
         ({"public_url": "http://studio.example.org"}, Level.WARNING),
         ({"host": "0.0.0.0", "public_url": "https://studio.example.org"}, Level.OK),
     ],
