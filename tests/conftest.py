@@ -230,9 +230,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, empty, with its credentials in our environment."""
-    s3_server.clear()
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a bucket, in our environment."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, credentials: None) -> S3Server:
+    """The server, empty, with its credentials in our environment."""
+    s3_server.clear()
     return s3_server

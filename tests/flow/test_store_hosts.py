@@ -33,7 +33,7 @@ class Place:
         self.environment = {"STUDIO_STORE_URL": url, "STUDIO_STORE_ENDPOINT": endpoint}
 
     def open(self) -> ObjectStore:
-        return ObjectStore(self.url, self.endpoint, pause_seconds=0.05)
+        return ObjectStore(self.url, self.endpoint)
 
 
 EITHER = pytest.mark.parametrize("place", ["file", "s3"], indirect=True)

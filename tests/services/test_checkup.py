@@ -250,7 +250,7 @@ def test_the_object_store_is_tried(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("no folder")
     for url, words in (
         ("s3:/bucket", "STUDIO_STORE_URL must be a URL"),
-        ("nowhere://bucket", "needs a package that is not installed"),
+        ("nowhere://bucket", "of a kind that is not known here; known are s3://,"),
         (f"file://{tmp_path}/occupied/store", "can't be reached"),
     ):
         verdict = check(url)

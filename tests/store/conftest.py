@@ -15,9 +15,9 @@ from tests.store.s3 import S3Server
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty store, in a folder and then in a bucket."""
     if request.param == "file":
-        return ObjectStore(f"file://{tmp_path / 'store'}", pause_seconds=0.01)
+        return ObjectStore(f"file://{tmp_path / 'store'}")
     server: S3Server = request.getfixturevalue("s3")
-    return ObjectStore(server.prefix, server.url, pause_seconds=0.01)
+    return ObjectStore(server.prefix, server.url)
 
 
 @pytest.fixture

@@ -1,17 +1,26 @@
 """The object store: whole files and folders or none, in a folder and in a bucket, and what is said when it fails."""
 
 import os
+import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import certifi
+import httpx
 import pytest
+import trustme
 
 from app.domain.errors import NotFound, Unavailable
 from app.store import objects
-from app.store.objects import Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
+from app.store.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
 from app.store.trees import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
-from tests.store.s3 import CREDENTIALS, S3Server
+from tests.conftest import CHECKOUT
+from tests.store.answering import answering
+from tests.store.s3 import BUCKET, CREDENTIALS, S3Server
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -32,12 +41,21 @@ def raise_enough() -> None:
     raise Enough
 
 
+def raise_after(num_calls: int) -> Check:
+    calls = iter(range(1000))
+
+    def check() -> None:
+        if next(calls) >= num_calls:
+            raise Enough
+
+    return check
+
+
 def test_a_file_comes_back_as_it_was_stored(store: ObjectStore, tmp_path: Path) -> None:
     source = write(tmp_path / "a" / "log.txt", b"line\n" * 1000)
     store.put_file(source, "runs/run_1/log.txt")
     store.fetch_file("runs/run_1/log.txt", tmp_path / "b" / "log.txt", sha256=hash_file(source))
     assert (tmp_path / "b" / "log.txt").read_bytes() == source.read_bytes()
-    assert store.exists("runs/run_1/log.txt")
     assert store.list_names("runs/run_1") == ["log.txt"]
     store.put_file(write(source, b"newer"), "runs/run_1/log.txt")
     assert store.read("runs/run_1/log.txt") == b"newer"
@@ -49,7 +67,7 @@ def test_what_is_not_there_is_not_found_and_leaves_nothing(store: ObjectStore, t
     assert list((tmp_path / "here").iterdir()) == []
     assert store.read("runs/x/log.txt") is None
     assert store.list_names("runs/x") == []
-    assert not store.exists("runs/x")
+    assert store.read("runs/x") is None
     store.remove("runs/x")
 
 
@@ -68,6 +86,15 @@ def test_a_removed_folder_is_gone_with_all_below_it_and_its_neighbour_stays(stor
     assert store.list_names("runs") == ["run_10"]
     assert find_tree(store, "runs/run_1") is None
     assert find_tree(store, "runs/run_10") is not None
+
+
+def test_with_a_folder_goes_what_a_killed_writer_had_begun(tmp_path: Path) -> None:
+    store = ObjectStore(f"file://{tmp_path / 'store'}")
+    store.write("runs/run_1/log.txt", b"all")
+    write(tmp_path / "store" / "runs" / "run_1" / "model#1", b"a part, as the client names it")
+    assert store.list_names("runs/run_1") == ["log.txt"]
+    store.remove("runs/run_1")
+    assert store.list_names("runs") == []
 
 
 def test_a_folder_is_stored_and_fetched_whole(store: ObjectStore, tmp_path: Path) -> None:
@@ -109,7 +136,7 @@ def test_only_what_has_changed_is_sent_again_and_old_files_go(store: ObjectStore
     second = put_tree(store, "runs/r/artifacts", {"big": big, "log": write(log, b"12")}, known=first)
     assert second.files["big"].place == first.files["big"].place
     assert second.files["log"].place != first.files["log"].place
-    assert not store.exists(f"runs/r/artifacts/{first.files['log'].place}")
+    assert store.read(f"runs/r/artifacts/{first.files['log'].place}") is None
     assert put_tree(store, "runs/r/artifacts", {"big": big, "log": log}, known=second) == second
     fetch_member(store, "runs/r/artifacts", second.files["log"], tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == b"12"
@@ -117,14 +144,8 @@ def test_only_what_has_changed_is_sent_again_and_old_files_go(store: ObjectStore
 
 def test_a_writer_that_ends_half_way_leaves_no_folder(store: ObjectStore, tmp_path: Path) -> None:
     files = {name: write(tmp_path / name, name.encode()) for name in "abc"}
-    calls = iter(range(100))
-
-    def stop_soon() -> None:
-        if next(calls) > 5:
-            raise Enough
-
     with pytest.raises(Enough):
-        put_tree(store, "scorings/s", files, check=stop_soon)
+        put_tree(store, "scorings/s", files, check=raise_after(6))
     assert find_tree(store, "scorings/s") is None
     with pytest.raises(NotFound):
         fetch_tree(store, "scorings/s", tmp_path / "copy")
@@ -168,41 +189,97 @@ def test_a_large_file_goes_in_pieces(s3: S3Server, tmp_path: Path, monkeypatch: 
     assert len(asked) >= 4
     store.fetch_file("big", tmp_path / "back", sha256=hash_file(source))
     with pytest.raises(Enough):
-        store.put_file(source, "other", check=raise_enough)
-    assert not store.exists("other")
+        store.put_file(source, "other", check=raise_after(3))
+    assert store.read("other") is None
+    assert "<Upload>" not in httpx.get(f"{s3.url}/{BUCKET}?uploads").text  # nor any part of it
 
 
-def test_a_store_that_can_not_be_reached_is_unavailable_after_a_few_tries(
-    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = ObjectStore(s3.prefix, "http://127.0.0.1:1", tries=2, pause_seconds=0.01)
+def test_a_store_that_can_not_be_reached_is_unavailable(s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = ObjectStore(s3.prefix, "http://127.0.0.1:1", tries=2)
     with pytest.raises(Unavailable, match="can't be reached") as raised:
         store.put_file(write(tmp_path / "a", b"a"), "a")
     assert raised.value.retry_after_seconds > 0
-    assert caplog.text.count("try") == 2
+    assert "can't be reached" in caplog.text
     for text in (caplog.text, str(raised.value)):
         assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in text
         assert CREDENTIALS["AWS_ACCESS_KEY_ID"] not in text
 
 
+@pytest.mark.parametrize(("num_failures", "ends_well"), [(3, True), (4, False)])
+def test_a_store_that_fails_is_asked_a_few_times(
+    credentials: None, monkeypatch: pytest.MonkeyPatch, num_failures: int, ends_well: bool
+) -> None:
+    monkeypatch.setattr(objects, "PAUSE", timedelta(milliseconds=1))
+    with answering(*[(500, b"")] * num_failures, (200, b"at last")) as server:
+        store = ObjectStore("s3://bucket/var", server.url)
+        if ends_well:
+            assert store.read("a") == b"at last"
+        else:
+            with pytest.raises(Unavailable, match=r"can't be reached \(it answers 500\)"):
+                store.read("a")
+        assert server.num_requests == 4
+
+
+@pytest.mark.parametrize("ask", [lambda store, path: store.read("a"), lambda store, path: store.put_file(path, "a"),
+                                 lambda store, path: store.list_names("a"), lambda store, path: store.remove("a")])  # fmt: skip
+def test_a_silent_store_is_unavailable_in_bounded_time(
+    credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[ObjectStore, Path], object]
+) -> None:
+    monkeypatch.setattr(objects, "SILENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(objects, "TRYING", timedelta(seconds=0.5))
+    monkeypatch.setattr(objects, "PAUSE", timedelta(milliseconds=1))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="can't be reached"):
+        ask(ObjectStore("s3://bucket/var", f"http://127.0.0.1:{silent.getsockname()[1]}"), write(tmp_path / "a", b"a"))
+
+
+@pytest.mark.parametrize(("answer", "sentence"), [
+    ((403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"), "refuses us: check its credentials"),
+    ((401, b""), "refuses us: check its credentials"),
+    ((404, b"<Error><Code>NoSuchBucket</Code></Error>"), "is not there"),
+    ((301, b""), "another region: set AWS_REGION"),
+])  # fmt: skip
+def test_what_a_store_answers_is_said_as_what_to_do(
+    credentials: None, tmp_path: Path, answer: tuple[int, bytes], sentence: str
+) -> None:
+    with answering(answer) as server:
+        store = ObjectStore("s3://bucket/var", server.url)
+        for ask in (lambda: store.put_file(write(tmp_path / "a", b"a"), "a"), lambda: store.list_names("a")):
+            with pytest.raises(Unavailable, match=sentence):
+                ask()
+
+
+def test_a_certificate_is_trusted_when_the_system_trusts_it_and_its_lack_is_said(credentials: None, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+
+    def ask(url: str, trusted: Path | str) -> "subprocess.CompletedProcess[str]":  # in a process, as trust is read once
+        program = f"from app.store.objects import ObjectStore; print(ObjectStore('s3://b/x', {url!r}, tries=1).read('a'))"
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CHECKOUT,
+            env={**os.environ, "SSL_CERT_FILE": str(trusted)},
+        )  # fmt: skip
+
+    with answering((200, b"in private"), context=context) as server:
+        assert "certificate that is not trusted" in ask(server.url, certifi.where()).stderr
+        assert ask(server.url, tmp_path / "authority.pem").stdout == "b'in private'\n"
+
+
 def test_a_bucket_that_is_not_there_is_said(s3: S3Server, tmp_path: Path) -> None:
     store = ObjectStore("s3://no-such-bucket/var", s3.url, tries=1)
-    with pytest.raises(Unavailable, match="is not there"):
-        store.put_file(write(tmp_path / "a", b"a"), "a")
+    for ask in (lambda: store.put_file(write(tmp_path / "a", b"a"), "a"), lambda: store.list_names("a")):
+        with pytest.raises(Unavailable, match="is not there"):
+            ask()
 
 
-@pytest.mark.parametrize("url", ["bucket", "s3://key:secret@bucket/x", ""])
+@pytest.mark.parametrize("url", ["bucket", "s3://key:secret@bucket/x", "", "nosuchthing://x"])
 def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(StoreMisconfigured) as raised:
         ObjectStore(url)
     assert "secret@" not in str(raised.value)
 
 
-def test_an_unknown_kind_of_store_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StoreMisconfigured, match="package"):
-        ObjectStore("nosuchthing://x").exists("a")
-
-
 def test_the_client_is_loaded_only_when_a_store_is_asked() -> None:
-    program = "import sys, app.store.objects, app.store.trees, app.main, worker.main; sys.exit('fsspec' in sys.modules)"
+    program = "import sys, app.store.objects, app.store.trees, app.main, worker.main; sys.exit('obstore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

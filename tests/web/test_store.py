@@ -33,12 +33,12 @@ def stored(tmp_path, s3: S3Server):
 
 
 def store_of(studio: Studio) -> ObjectStore:
-    return ObjectStore(studio.settings.store_url, studio.settings.store_endpoint, tries=2, pause_seconds=0.01)
+    return ObjectStore(studio.settings.store_url, studio.settings.store_endpoint, tries=2)
 
 
 def test_an_upload_lies_in_the_store_and_is_read_on_a_host_that_has_no_copy(stored: Studio) -> None:
     dataset = stored.upload()["id"]
-    assert store_of(stored).exists(f"datasets/{dataset}/.tree.json")
+    assert store_of(stored).read(f"datasets/{dataset}/.tree.json") is not None
     shutil.rmtree(stored.settings.root / "datasets")
     client = stored.client()
     assert len(client.get(f"/api/v1/datasets/{dataset}/examples").json()["items"]) == 20
@@ -109,7 +109,7 @@ def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored:
             may_end.set()
         answer = adding.result(60)
     assert answer.status_code == 201
-    assert store_of(stored).exists(f"models/{answer.json()['id']}/.tree.json")
+    assert store_of(stored).read(f"models/{answer.json()['id']}/.tree.json") is not None
 
 
 def test_a_model_that_could_not_be_added_leaves_nothing_in_folder_and_store(stored: Studio, monkeypatch) -> None:
