@@ -18,15 +18,15 @@ from app.domain.errors import StudioError
 from app.ingest.pool import IngestPool
 from app.services import accounts, datasets
 from app.settings import Settings, explain
-from app.store import parquet
 from app.store.database import Database
-from app.store.files import make_root
-from app.store.shared_files import open_files
+from app.store.files import parquet
+from app.store.files.files import make_root
+from app.store.files.shared_files import open_files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.dependencies import require_user
-from app.web.metrics import RequestMetrics
-from app.web.requests import Requests
+from app.web.prometheus import RequestMetrics
+from app.web.request_log import Requests
 from app.web.security import FailedTries, Guard, HideLoginSecrets
 from app.web.static import StudioFiles
 from app.web.stream import SharedReads

@@ -1,4 +1,4 @@
-// Numbers as app/web/format.py writes them, so that a live value looks like the first paint's.
+// Numbers as app/web/rendering/format.py writes them, so that a live value looks like the first paint's.
 
 const THIN = "\u2009";
 const NOTHING = "–";

@@ -21,7 +21,7 @@ from app.domain.dataset import Audit
 from app.domain.recipe import Recipe
 from app.settings import Settings
 from app.store.database import Database, now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Base, Dataset, Model, User
 from tests.store.s3 import CREDENTIALS, S3Server, running_s3
 

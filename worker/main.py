@@ -18,12 +18,12 @@ from pydantic import ValidationError
 
 from app import logs
 from app.domain.errors import StudioError, Unavailable
-from app.installation import find_untrainable
 from app.settings import Settings, explain
 from app.store.database import Database
-from app.store.files import make_root
-from app.store.queue import celery_config
-from app.store.shared_files import open_files
+from app.store.files.files import make_root
+from app.store.files.shared_files import open_files
+from app.store.signals.hints import celery_config
+from app.system.installation import find_untrainable
 from worker import tasks
 from worker.supervisor import RUNNER_COMMAND, Supervisor, name_worker
 

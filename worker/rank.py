@@ -12,9 +12,9 @@ from pathlib import Path
 
 from app.domain.events import OutcomeReached
 from app.domain.run import EXIT_STATUS, Outcome
-from worker.launcher import OUTCOME, rank_folder
 from worker.runner import judge, read_spec, run_alone
-from worker.stop import StopSignals
+from worker.running.ranks import OUTCOME, rank_folder
+from worker.running.stop import StopSignals
 
 
 def main(argv: list[str]) -> int:

@@ -4,7 +4,7 @@
 
 Reads spec.json there, appends events to events.jsonl, keeps checkpoints and artifacts in the run's folder, and ends with the
 exit status of its outcome (app.domain.run.EXIT_STATUS). It knows no database: it runs as well without any server.
-With several processes it starts them (worker.launcher), and says their common outcome.
+With several processes it starts them (worker.running.ranks), and says their common outcome.
 """
 
 import sys
@@ -19,10 +19,10 @@ from app.domain.errors import InvalidInput
 from app.domain.events import Event, LogWritten, OutcomeReached
 from app.domain.jobs import RunSpec
 from app.domain.run import EXIT_STATUS, UNWRITTEN_STATUS, Outcome
-from worker.failures import explain
-from worker.launcher import Crashed, die_like, run_ranks
-from worker.spool import Spool
-from worker.stop import Stopped, StopSignals
+from worker.running.failures import explain
+from worker.running.ranks import Crashed, die_like, run_ranks
+from worker.running.spool import Spool
+from worker.running.stop import Stopped, StopSignals
 
 if TYPE_CHECKING:
     from worker.models.parallel import Ranks
@@ -61,7 +61,7 @@ def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks
     spool = Spool(attempt_dir / "events.jsonl")
     try:
         from worker.models.parallel import ALONE
-        from worker.stages.course import run_course  # imports torch: seconds, and only now
+        from worker.stages.pipeline import run_course  # imports torch: seconds, and only now
 
         summary = run_course(spec, spool, stop, ranks or ALONE)
         return OutcomeReached.model_validate({"outcome": Outcome.SUCCEEDED, "summary": summary})

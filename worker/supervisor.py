@@ -18,18 +18,18 @@ from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, describe_shortage
 from app.services import attempts, provenance, retention
 from app.settings import Settings
-from app.store import line, runs
+from app.store import queue, runs, workers
 from app.store.database import Database, now
-from app.store.files import Files, sweep_temporary, write_atomic
-from app.store.shared_files import SharedFiles
-from worker.arrival import Arrival
-from worker.attempts import Patience, RunningAttempt, catch_up
-from worker.delivery import Delivery, sweep_carried
-from worker.devices import Device, UsageWatch, count_cores, list_gpus
-from worker.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
-from worker.leases import LeaseJudge
-from worker.previews import PREVIEW_COMMAND, Previewer
-from worker.process import RunnerProcess, kill_leftovers
+from app.store.files.files import Files, sweep_temporary, write_atomic
+from app.store.files.shared_files import SharedFiles
+from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
+from worker.supervision.attempt import Patience, RunningAttempt, catch_up
+from worker.supervision.devices import Device, UsageWatch, count_cores, list_gpus
+from worker.supervision.fetching import Arrival
+from worker.supervision.leases import LeaseJudge
+from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
+from worker.supervision.process import RunnerProcess, kill_leftovers
+from worker.supervision.sending import Delivery, sweep_carried
 
 RUNNER_COMMAND = (sys.executable, "-m", "worker.runner")
 TICK_SECONDS = 0.1
@@ -84,7 +84,7 @@ class Supervisor:
         self._gpus = list_gpus() if gpus is None else list(gpus)
         self._usage = UsageWatch(self._gpus)
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
-        self._num_places = runs.count_places(self._num_slots, len(self._gpus))
+        self._num_places = workers.count_places(self._num_slots, len(self._gpus))
         self._running: dict[int, RunningAttempt | Arrival] = {}  # by its first slot
         self._hinted = hinted or threading.Event()
         self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
@@ -254,7 +254,7 @@ class Supervisor:
     def _claim_into(self, slots: list[int]) -> bool:
         """Let the next run begin in some of the free slots, one for each of its processes; False when none can."""
         with self.database.reading() as session:  # so that an idle worker never takes the write lock
-            if not line.has_next(session, self.worker_id):
+            if not queue.has_next(session, self.worker_id):
                 return False
         with self.database.writing() as session:
             claim = attempts.begin(
@@ -279,9 +279,9 @@ class Supervisor:
     def _refuse_oversized(self) -> None:
         """Runs of more processes than any worker has places would wait forever: they fail with a sentence."""
         with self.database.reading() as session:
-            if not line.has_next(session, self.worker_id):
+            if not queue.has_next(session, self.worker_id):
                 return
-            most = max(self._num_places, runs.find_most_places(session) or 0)
+            most = max(self._num_places, workers.find_most_places(session) or 0)
         with self.database.writing() as session:
             claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds, more_than=most)
         if claim is not None:

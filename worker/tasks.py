@@ -5,7 +5,7 @@ import threading
 from celery import shared_task
 
 from app.services.previews import WARM_UP
-from app.store.queue import WAKE_TASK
+from app.store.signals.hints import WAKE_TASK
 
 hinted = threading.Event()
 previews_hinted = threading.Event()

@@ -10,9 +10,9 @@ from app.commands.terminal import err, out, size
 from app.domain.backup import Manifest
 from app.services import backups, restores
 from app.settings import Settings
-from app.store.archive import verify
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.archive import verify
+from app.store.files.files import Files
 
 MAX_MISSING = 10
 

@@ -7,8 +7,8 @@ import typer
 
 from app.commands.client import token_path
 from app.commands.terminal import out, plain
-from app.domain.verdict import Level, Verdict, has_error
-from app.services.checkup import as_of, check_all
+from app.domain.check_result import Level, Verdict, has_error
+from app.services.checkup.studio import as_of, check_all
 from app.settings import Settings
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}

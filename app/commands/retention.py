@@ -8,7 +8,7 @@ from app.commands.terminal import out, size, table
 from app.services import retention
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 
 
 def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:

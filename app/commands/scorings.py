@@ -12,7 +12,7 @@ from app.commands.datasets import read_recipe
 from app.commands.runs import follow, merge, named_as_typed, reward_of
 from app.commands.terminal import err, facts, out, plain, size, table
 from app.settings import Settings
-from app.web.format import percent, signed
+from app.web.rendering.format import percent, signed
 
 group = typer.Typer(no_args_is_help=True, help="Scorings: scores computed once, reused by every run, λ and preview.")
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -24,9 +24,9 @@ from app.domain.jobs import ModelSource, RunSpec
 from app.domain.problems import parse
 from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import EXIT_STATUS, Outcome
-from app.installation import find_untrainable
 from app.settings import Settings
-from app.store.files import Files, write_atomic
+from app.store.files.files import Files, write_atomic
+from app.system.installation import find_untrainable
 
 RUN_ID = "run"
 POLL_SECONDS = 0.2
@@ -88,8 +88,8 @@ def find_near(name: str, recipe_file: Path) -> Path | None:
 
 def read_data(source: Path, files: Files, mapping_file: Path | None, settings: Settings) -> Path:
     """The data set in the internal form; what was left out is told."""
+    from app.ingest.ingest import ingest
     from app.ingest.limits import Limits  # reading needs pyarrow, which the other commands don't
-    from app.ingest.process import ingest
 
     target = files.dataset_dir("data") / "examples.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)

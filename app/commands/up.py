@@ -21,12 +21,12 @@ from sqlalchemy.orm import Session
 from app.commands.client import CommandFailed, token_path
 from app.commands.terminal import err, out
 from app.domain.errors import Unauthenticated
-from app.installation import find_untrainable, list_missing_files, restore_command
 from app.services import accounts
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import make_root
-from app.store.shared_files import open_files
+from app.store.files.files import make_root
+from app.store.files.shared_files import open_files
+from app.system.installation import find_untrainable, list_missing_files, restore_command
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.2

@@ -23,10 +23,10 @@ from app.commands.runs import follow
 from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
 from app.demonstration.result import Answer, Result, show, verdict
-from app.installation import find_untrainable
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
-from app.store.files import DEMONSTRATION
+from app.store.files.files import DEMONSTRATION
+from app.system.installation import find_untrainable
 
 NAME = "Help desk"
 RUN_NAME = "Help desk, kind and specific"

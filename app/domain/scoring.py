@@ -61,7 +61,7 @@ class RewardCheck(Fact):
 class ScoringFacts(Fact):
     """What a finished scoring holds."""
 
-    index_key: str  # folder below scorings_dir with index.safetensors: which response stands where (worker.stages.scorings)
+    index_key: str  # folder below scorings_dir with index.safetensors: which response stands where (worker.stages.scoring.cache)
     batch_size: int
     num_batches: int
     num_examples: int

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from app.domain.dataset import ColumnMapping
 from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, Unavailable
+from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
-from app.ingest.process import ingest
 
 MEMORY_BYTES = 512 * 2**20  # on top of what the libraries take themselves
 TOO_MUCH_MEMORY = "Reading the file needs more memory than is allowed: single rows of it are too large or too deeply nested."

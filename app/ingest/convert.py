@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import ColumnMapping, DroppedRows, Shape
 from app.ingest import rows
-from app.ingest.drafts import Columns, Draft
+from app.ingest.examples import Columns, Draft
 from app.ingest.limits import Limits
 from app.ingest.lists import from_candidates, from_ranked, from_tree
 from app.ingest.pairs import from_alpaca, from_conversations, from_pair, from_transcripts, from_two

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.drafts import Answer, Columns, Draft, by_rating, prompt_of
+from app.ingest.examples import Answer, Columns, Draft, by_rating, prompt_of
 from app.ingest.messages import ROLES, Turn, check_prompt, clean_text, message_list, number, response_text
 from app.ingest.rows import Dropped
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.domain.dataset import NEITHER
 from app.ingest import rows
-from app.ingest.drafts import Answer, Columns, Draft, by_rating, pair, prompt_of, with_system
+from app.ingest.examples import Answer, Columns, Draft, by_rating, pair, prompt_of, with_system
 from app.ingest.messages import (
     ASSISTANT,
     Turn,

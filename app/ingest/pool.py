@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
-from app.store.child import Child
+from app.system.child import Child
 
 PRESPAWNED, MOST = 2, 6
 START_SECONDS = 0.5  # of a child, about

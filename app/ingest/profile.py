@@ -10,7 +10,7 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED, Audit
 from app.ingest.convert import Converted, Tally
-from app.ingest.drafts import Answer, Draft
+from app.ingest.examples import Answer, Draft
 from app.ingest.messages import Turn
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.drafts import Answer, Columns, Draft, by_rating, prompt_of, with_system
+from app.ingest.examples import Answer, Columns, Draft, by_rating, prompt_of, with_system
 from app.ingest.messages import check_prompt, conversation, number, response_text, split_answer
 from app.ingest.rows import Dropped
 

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
-from app.ingest.csv_rows import read_csv, read_header
-from app.ingest.json_rows import is_json_line, read_lines, read_list, read_values
+from app.ingest.formats.csv_rows import read_csv, read_header
+from app.ingest.formats.json_rows import is_json_line, read_lines, read_list, read_values
+from app.ingest.formats.parquet_rows import ParquetRows
+from app.ingest.formats.unpack import PARQUET, Unpacked
 from app.ingest.limits import Limits
-from app.ingest.parquet_rows import ParquetRows
 from app.ingest.rows import Row
-from app.ingest.unpack import PARQUET, Unpacked
 
 Numbering = Literal["line", "row"]
 

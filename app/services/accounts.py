@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, InvalidInput, Unauthenticated
 from app.store import accounts
 from app.store.database import now
-from app.store.identifiers import new_id
 from app.store.tables import Token, User
+from app.system.identifiers import new_id
 
 LOGIN_LINK_HOURS = 24
 ROLES = ("admin", "member")

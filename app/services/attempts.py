@@ -19,9 +19,9 @@ from app.domain.recipe import Recipe
 from app.domain.run import Outcome, RunKind, RunState
 from app.services.runs import hint, move
 from app.settings import Settings
-from app.store import journal, line
+from app.store import journal, queue
 from app.store.database import now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.runs import lock_run
 from app.store.tables import Attempt, Dataset, Model, Run, Worker
 
@@ -52,7 +52,7 @@ class Claim:
 def begin(
     session: Session, worker_id: str, lease_seconds: float, *, num_free: int = ANY, num_places: int = ANY, more_than: int = 0
 ) -> Claim | None:
-    """Claim the queued run that is next in line (see app.store.line). None when none can begin here now.
+    """Claim the queued run that is next in line (see app.store.queue). None when none can begin here now.
 
     Nothing begins on a worker that is paused; it passes over runs that are held, want another worker or avoid it.
 
@@ -61,8 +61,8 @@ def begin(
     `num_places` is passed over. With `more_than`, only runs of more processes than that count.
     """
     at = now(session)
-    first = line.first_in_line(session, worker_id, num_places=num_places, more_than=more_than)
-    may_begin = (line.may_begin(Run, worker_id), line.is_working(worker_id), line.num_processes() <= num_free)
+    first = queue.first_in_line(session, worker_id, num_places=num_places, more_than=more_than)
+    may_begin = (queue.may_begin(Run, worker_id), queue.is_working(worker_id), queue.num_processes() <= num_free)
     statement = (
         update(Run)
         .where(Run.id == first.scalar_subquery(), *may_begin)

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from app.domain.backup import Manifest, Member
 from app.domain.errors import Conflict, NotFound, StudioError
-from app.store import holdings, portable
-from app.store.archive import FILES, TABLES, ArchiveWriter
+from app.store import backup_contents, portable
+from app.store.backup_contents import Holdings, RunFacts
 from app.store.database import Database, now
-from app.store.files import Files
-from app.store.holdings import Holdings, RunFacts
+from app.store.files.archive import FILES, TABLES, ArchiveWriter
+from app.store.files.files import Files
 from app.store.migrations import find_revision, is_current
 
 
@@ -37,7 +37,7 @@ def back_up(database: Database, files: Files, target: Path, *, with_scorings: bo
             manifest = _begin(session, database, files, with_scorings)
             for table in portable.list_tables():
                 manifest.tables[table.name] = _copy_table(session, archive, table, target.parent)
-            held = holdings.find_holdings(session)
+            held = backup_contents.find_holdings(session)
         _copy_files(archive, manifest, files, held)
         archive.finish(manifest)
     return manifest
@@ -72,7 +72,7 @@ def _copy_table(session: Session, archive: ArchiveWriter, table: Table, folder: 
 
 
 def _copy_files(archive: ArchiveWriter, manifest: Manifest, files: Files, held: Holdings) -> None:
-    for path in holdings.list_files(files, held, with_scorings=manifest.with_scorings):
+    for path in backup_contents.list_files(files, held, with_scorings=manifest.with_scorings):
         _copy_file(archive, manifest, path, str(path.relative_to(files.root)))
     for run in held.runs:
         _copy_checkpoint(archive, manifest, files, run)
@@ -85,7 +85,7 @@ def _copy_file(archive: ArchiveWriter, manifest: Manifest, path: Path, name: str
         except OSError:
             manifest.missing.append(name)
             return
-        size = holdings.whole_size(path, file)
+        size = backup_contents.whole_size(path, file)
         member = archive.add(f"{FILES}{name}", file, size, os.fstat(file.fileno()).st_mtime)
     if member is None:
         manifest.missing.append(name)
@@ -95,8 +95,8 @@ def _copy_file(archive: ArchiveWriter, manifest: Manifest, path: Path, name: str
 
 def _copy_checkpoint(archive: ArchiveWriter, manifest: Manifest, files: Files, run: RunFacts) -> None:
     """The newest checkpoint that is there as a whole; the runner verifies its hashes when it resumes."""
-    for folder in holdings.list_checkpoints(files, run):
-        with holdings.open_checkpoint(folder) as opened:
+    for folder in backup_contents.list_checkpoints(files, run):
+        with backup_contents.open_checkpoint(folder) as opened:
             if opened is None:
                 continue
             for name, file in opened.items():

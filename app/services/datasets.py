@@ -18,12 +18,12 @@ from app.domain.dataset import ColumnMapping, DatasetState
 from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.store import datasets, scorings
-from app.store.after_commit import after_commit
 from app.store.database import Database, now
-from app.store.files import Files, Upload
-from app.store.identifiers import new_id
+from app.store.files.files import Files, Upload
+from app.store.files.object_folders import MARKER
+from app.store.signals.after_commit import after_commit
 from app.store.tables import Dataset
-from app.store.trees import MARKER
+from app.system.identifiers import new_id
 
 T = TypeVar("T")
 

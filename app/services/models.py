@@ -12,15 +12,15 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, ModelInvalid, NotFound
 from app.domain.recipe import Method
 from app.domain.run import RunState
-from app.ingest.model_folder import inspect_apart
+from app.ingest.models.folder import inspect_apart
 from app.settings import Settings
 from app.store import models, scorings
-from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import DEMONSTRATION, Files, remove_tree
-from app.store.identifiers import new_id
+from app.store.files.files import DEMONSTRATION, Files, remove_tree
 from app.store.runs import get_run
+from app.store.signals.after_commit import after_commit
 from app.store.tables import Model
+from app.system.identifiers import new_id
 
 KINDS = ("policy", "reward")
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")

@@ -23,10 +23,10 @@ from app.services.scorings import standing_of
 from app.store import previews as store
 from app.store.database import now
 from app.store.datasets import examples_path
-from app.store.files import Files
-from app.store.identifiers import new_id
+from app.store.files.files import Files
 from app.store.scorings import get_scoring
 from app.store.tables import Preview, Run, Scoring
+from app.system.identifiers import new_id
 
 KEEP_ANSWERS = 60  # of one scoring
 WARM_UP = "preview"  # the hint's word when no preview waits yet; the ids of previews begin with it too

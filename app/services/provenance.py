@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from app.installation import ROOT
 from app.store.tables import Dataset, Model
+from app.system.installation import ROOT
 
 PACKAGES = ("var-studio", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "pyarrow")
 REVISION = re.compile(r"[0-9a-f]{40,64}")

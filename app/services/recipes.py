@@ -11,8 +11,8 @@ from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.store import scorings
-from app.store.runs import find_most_places
 from app.store.tables import Dataset, Model, Scoring
+from app.store.workers import find_most_places
 
 NOT_READY = {
     DatasetState.PROCESSING: "is still being read: launch when it is ready",

@@ -31,7 +31,7 @@ from app.domain.scoring import ScoringFacts
 from app.services import scorings
 from app.services.attempts import stale
 from app.store import journal
-from app.store.runs import drop_metrics_after, write_metrics
+from app.store.metrics import drop_metrics_after, write_metrics
 from app.store.tables import Run
 
 OUTCOME = "outcome"

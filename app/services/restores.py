@@ -18,9 +18,9 @@ from app.domain.errors import Conflict, StudioError
 from app.domain.scoring import fingerprint
 from app.settings import Settings
 from app.store import migrations, portable
-from app.store.archive import FILES, TABLES, open_archive, verify
 from app.store.database import Database
-from app.store.files import DEMONSTRATION, fsync_dir, write_atomic
+from app.store.files.archive import FILES, TABLES, open_archive, verify
+from app.store.files.files import DEMONSTRATION, fsync_dir, write_atomic
 from app.store.scorings import contents_of
 from app.store.tables import Model, Scoring
 

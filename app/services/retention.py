@@ -21,11 +21,11 @@ from app.services import scorings
 from app.settings import Settings
 from app.store import journal
 from app.store import scorings as scoring_store
-from app.store.after_commit import after_commit
 from app.store.database import Database, now
-from app.store.disk import weigh
-from app.store.files import Files, remove_tree
+from app.store.files.disk import weigh
+from app.store.files.files import Files, remove_tree
 from app.store.runs import ALL_CHECKPOINTS_REMOVED, lock_run
+from app.store.signals.after_commit import after_commit
 from app.store.tables import Run, Scoring
 
 SET_ASIDE = ".removed-"

@@ -20,12 +20,12 @@ from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
 from app.services.recipes import Ingredients, find_ingredients
 from app.store import journal
-from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import Files
-from app.store.identifiers import new_id
+from app.store.files.files import Files
 from app.store.runs import get_run, has_lost_checkpoints, lock_run
+from app.store.signals.after_commit import after_commit
 from app.store.tables import Model, Run
+from app.system.identifiers import new_id
 
 KEY_LENGTH = 200
 NAME_LENGTH = 120

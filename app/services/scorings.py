@@ -18,13 +18,13 @@ from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_s
 from app.services import runs
 from app.services.recipes import find_ingredients
 from app.store import scorings as store
-from app.store.after_commit import after_commit
 from app.store.database import now
-from app.store.files import Files
-from app.store.identifiers import new_id
+from app.store.files.files import Files
 from app.store.runs import lock_run
 from app.store.scorings import find_for, get_scoring
+from app.store.signals.after_commit import after_commit
 from app.store.tables import Dataset, Model, Run, Scoring
+from app.system.identifiers import new_id
 
 __all__ = ["Standing", "delete", "find_for", "keep", "recipe_of", "request", "standing_of"]
 

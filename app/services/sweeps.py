@@ -18,10 +18,10 @@ from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refus
 from app.services import runs
 from app.services.recipes import Ingredients, find_ingredients
 from app.store.database import now
-from app.store.files import Files
-from app.store.identifiers import new_id
+from app.store.files.files import Files
 from app.store.sweeps import list_runs, lock_sweep
 from app.store.tables import Run, Sweep
+from app.system.identifiers import new_id
 
 NAME_LENGTH = 120
 

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, Forbidden, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import RunState
-from app.services.line import Actor
+from app.services.queue import Actor
 from app.services.runs import hint
 from app.store import journal, runs
 from app.store.database import now
-from app.store.disk import DiskGauge
+from app.store.files.disk import DiskGauge
 from app.store.tables import Run, Worker
+from app.store.workers import count_places, is_alive
 
 
 def get_worker(session: Session, worker_id: str) -> Worker:
@@ -56,7 +57,7 @@ def resume(session: Session, actor: Actor, worker_id: str) -> Worker:
 def forget(session: Session, actor: Actor, worker_id: str) -> None:
     """Take a worker that is gone off the list. Raises Forbidden for who is no admin, NotFound, Conflict while it is alive."""
     worker = _steer(session, actor, worker_id, "forget")
-    if runs.is_alive(worker, now(session)):
+    if is_alive(worker, now(session)):
         raise Conflict(f"Worker {worker_id} is alive: stop it first, or pause it.")
     session.delete(worker)
 
@@ -75,7 +76,7 @@ def explain_wait(run: Run, workers: Sequence[Worker], at: datetime) -> str:
         return ""
     if run.held_at is not None:
         return "It is paused and begins when it is released."
-    living = [worker for worker in workers if runs.is_alive(worker, at)]
+    living = [worker for worker in workers if is_alive(worker, at)]
     if run.wanted_worker is not None:
         return _explain_wanted(run.wanted_worker, living)
     if not living:
@@ -86,7 +87,7 @@ def explain_wait(run: Run, workers: Sequence[Worker], at: datetime) -> str:
     if all(worker.paused_at is not None for worker in allowed):
         but = f" but {run.avoided_worker}, which it is to stay off," if run.avoided_worker is not None else ""
         return f"Every worker that is alive{but} is paused: it begins when one is resumed."
-    places = max(runs.count_places(worker.slots, len(worker.devices)) for worker in allowed)
+    places = max(count_places(worker.slots, len(worker.devices)) for worker in allowed)
     if run.num_processes > places:
         return f"It wants {run.num_processes} devices, and no worker that may take it has more than {places}."
     return ""

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from app.domain.errors import InvalidInput, Unavailable
 from app.settings import Settings
 from app.store import migrations
-from app.store.after_commit import run_after_commit
-from app.store.bell import Bell
-from app.store.disk import DiskGauge
-from app.store.queue import HintQueue
+from app.store.files.disk import DiskGauge
+from app.store.signals.after_commit import run_after_commit
+from app.store.signals.bell import Bell
+from app.store.signals.hints import HintQueue
 
 BUSY_SECONDS = 15
 WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
@@ -134,9 +134,9 @@ def create_engine_for(settings: Settings) -> Engine:
         options = f"-c lock_timeout={BUSY_SECONDS}s -c timezone=UTC"
         arguments = {"connect_timeout": 5, "options": options}
         engine = create_engine(url, pool_pre_ping=True, max_overflow=30, pool_timeout=BUSY_SECONDS, connect_args=arguments)
-        from app.store import patience  # here, because psycopg's megabytes are for PostgreSQL alone
+        from app.store import postgres_timeout  # here, because psycopg's megabytes are for PostgreSQL alone
 
-        event.listen(engine, "do_connect", patience.connect)
+        event.listen(engine, "do_connect", postgres_timeout.connect)
         return engine
     settings.root.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS)
@@ -148,14 +148,14 @@ def create_engine_for(settings: Settings) -> Engine:
 @contextmanager
 def without_end(connection: Connection) -> Iterator[None]:
     """Let PostgreSQL take as long as it takes for what is done inside."""
-    from app.store import patience
+    from app.store import postgres_timeout
 
     driver = connection.connection.driver_connection
-    patience.be_patient(driver, without_end=True)
+    postgres_timeout.be_patient(driver, without_end=True)
     try:
         yield
     finally:
-        patience.be_patient(driver, without_end=False)
+        postgres_timeout.be_patient(driver, without_end=False)
 
 
 def prepare_sqlite(connection: Any, _record: object) -> None:

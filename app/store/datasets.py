@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import DatasetState, Example, Message, Response
 from app.domain.errors import NotFound
 from app.domain.run import RunKind
-from app.store import parquet
-from app.store.files import Files
+from app.store.files import parquet
+from app.store.files.files import Files
 from app.store.tables import Dataset, Run
 
 EXAMPLES, SOURCE, PREVIEW = "examples.parquet", "source", "preview.json"

@@ -1,6 +1,6 @@
 """The journal: the one record of a run. Each event has the run's own `seq`, dense from 1, whoever writes it.
 
-A first paint shows the journal up to N; the live stream goes on at N + 1.
+A first paint shows the journal up to N; the live stream goes on at N + 1. Samples and weight histograms are read from it too.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, union_all, update
+from sqlalchemy import Integer, column, func, insert, select, union_all, update, values
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -100,3 +100,56 @@ def find_step(session: Session, run_id: str, step: int) -> JournalEntry | None:
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == "step")
     query = query.where(JournalEntry.payload["step"].as_integer() == step)
     return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))
+
+
+def list_sample_steps(session: Session, run_id: str) -> list[int]:
+    """The steps at which samples were drawn, in order."""
+    step = JournalEntry.payload["step"].as_integer()
+    query = select(step.cast(Integer)).where(JournalEntry.run_id == run_id, JournalEntry.kind == "sample")
+    return sorted(set(session.scalars(query)))
+
+
+def list_samples(session: Session, run_id: str, step: int) -> list[JournalEntry]:
+    """The samples of one step by index; of one that was drawn again after a resume, the newer."""
+    query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == "sample")
+    query = query.where(JournalEntry.payload["step"].as_integer() == step).order_by(JournalEntry.seq)
+    newest = {entry.payload["index"]: entry for entry in session.scalars(query)}
+    return [newest[index] for index in sorted(newest)]
+
+
+Histogram = tuple[int, list[int]]  # step, counts per bin of app.domain.metrics.WEIGHT_EDGES
+
+
+def list_histograms(session: Session, run_id: str, columns: int = 200) -> list[Histogram]:
+    """At most about `columns` histograms, evenly spread over the journal, the newest always among them.
+
+    What an interrupted attempt logged after the checkpoint that the next one resumed from is left out.
+    """
+    resumes = select(JournalEntry.seq).where(JournalEntry.run_id == run_id, JournalEntry.kind == "resume")
+    seqs = [*_spread(session, run_id, columns), *session.scalars(resumes)]
+    query = select(JournalEntry.kind, JournalEntry.payload)
+    query = query.where(JournalEntry.run_id == run_id, JournalEntry.seq.in_(seqs)).order_by(JournalEntry.seq)
+    found: list[Histogram] = []
+    for kind, payload in session.execute(query):
+        step = int(payload["step"])
+        while found and found[-1][0] >= step + (kind == "resume"):
+            found.pop()
+        if kind == "step" and payload["histogram"]:
+            found.append((step, payload["histogram"]))
+    return found
+
+
+def _spread(session: Session, run_id: str, columns: int) -> list[int]:
+    """The seqs of all step events, or of the newest one in each of `columns` equal parts of the journal that has one.
+
+    A look into the index per part: the other events of a long run are never touched.
+    """
+    mine = (JournalEntry.run_id == run_id, JournalEntry.kind == "step")
+    few = list(session.scalars(select(JournalEntry.seq).where(*mine).order_by(JournalEntry.seq).limit(columns + 1)))
+    if len(few) <= columns:
+        return few
+    first, last = few[0], session.scalar(select(func.max(JournalEntry.seq)).where(*mine)) or 0
+    ends = [last - place * (last - first) // columns for place in range(columns)]
+    part = values(column("last", Integer), name="part").data([(end,) for end in ends]).cte()
+    newest = select(func.max(JournalEntry.seq)).where(*mine, JournalEntry.seq <= part.c.last).scalar_subquery()
+    return sorted(set(session.scalars(select(newest).select_from(part))))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from app.domain.errors import StudioError
-from app.installation import find_folder
+from app.system.installation import find_folder
 
 if TYPE_CHECKING:
     from alembic.config import Config

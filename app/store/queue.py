@@ -1,176 +1,147 @@
-"""The hint queue: Celery messages that say "look at the database", sent after the commit. Losing one costs seconds.
+"""The line: the queued runs in the order in which they begin.
 
-With Redis the messages go there; without, into a small SQLite file in the data folder (kombu's SQLAlchemy transport).
-Messages are sent from a thread of their own, so that a slow or absent broker never delays a request.
+First the highest priority. Among runs of one priority, first those of the owner who has the fewest running: each queued run
+counts as if the owner's runs before it were running already, so that two workers that begin at once take runs of two owners,
+and the line as a whole is what happens when workers become free one by one. Among equals the smaller `place`: seconds since
+1970, the time of queueing unless the run was moved.
 """
 
-import logging
-import sqlite3
-import threading
-import time
-from collections.abc import Iterable
-from contextlib import closing, suppress
-from functools import cached_property
-from queue import Empty, SimpleQueue
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from celery import Celery
-from redis import Redis
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, literal, literal_column, or_, select, union_all, update
+from sqlalchemy.orm import Session, aliased
 
-from app.settings import Settings
-from app.store.after_commit import after_commit
+from app.domain.run import RunKind, RunState
+from app.store.tables import Run, User, Worker
 
-QUEUE_NAME = "studio"
-WAKE_TASK = "worker.tasks.wake"
-KEEP_MESSAGES = 1000  # of the embedded broker
-IDLE_SECONDS = 5.0
-SEND_SECONDS = 3.0  # a broker that takes a connection and answers nothing has had its chance
-# A crowd of launches needs no crowd of hints: each wakes a worker, which then takes all it has room for.
-MOST_AT_ONCE = 4
-PAUSE_SECONDS = 0.1
-
-# The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
-# would race to make them.
-EMBEDDED_TABLES = """
-CREATE TABLE IF NOT EXISTS kombu_queue (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name VARCHAR(200), UNIQUE (name));
-CREATE TABLE IF NOT EXISTS kombu_message (
-    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, visible BOOLEAN, timestamp DATETIME, payload TEXT NOT NULL,
-    version SMALLINT NOT NULL, queue_id INTEGER,
-    CONSTRAINT FK_kombu_message_queue FOREIGN KEY (queue_id) REFERENCES kombu_queue (id));
-CREATE INDEX IF NOT EXISTS ix_kombu_message_visible ON kombu_message (visible);
-CREATE INDEX IF NOT EXISTS ix_kombu_message_timestamp ON kombu_message (timestamp);
-CREATE INDEX IF NOT EXISTS ix_kombu_message_timestamp_id ON kombu_message (timestamp, id);
-"""
-PRUNE = "DELETE FROM kombu_message WHERE visible = 0 OR id <= (SELECT max(id) FROM kombu_message) - ?"
-
-log = logging.getLogger(__name__)
+NUM_AT_ONCE = 8  # how many workers may begin runs of one owner in the same instant without missing one; SQLite has one writer
+QUEUED: ColumnElement[str] = literal_column(f"'{RunState.QUEUED}'")  # not a parameter, so that the index of waiting runs is used
 
 
-def celery_config(settings: Settings) -> dict[str, Any]:
-    """What sender and worker agree on: JSON only, no results, early acknowledgement, one queue."""
-    options: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-    options |= {"socket_connect_timeout": 2} if settings.has_redis else {"connect_args": {"timeout": 5}}
-    return {
-        "broker_url": settings.celery_broker_url,
-        "broker_transport_options": options,
-        "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
-        "task_default_queue": QUEUE_NAME,
-        "task_ignore_result": True,
-        "task_acks_late": False,
-        "task_serializer": "json",
-        "accept_content": ["json"],
-        "task_publish_retry": False,
-        "worker_enable_remote_control": False,
-        "worker_send_task_events": False,
-    }
+def num_processes(run: Any = Run) -> ColumnElement[int]:
+    """How many places of a worker the run takes; scores are made by one process."""
+    return case((run.kind == RunKind.SCORING, 1), else_=run.num_processes)
 
 
-def redis_url(settings: Settings) -> str:
-    """The broker's address as the Redis client spells it."""
-    return settings.broker_url.replace("valkey", "redis", 1)
+def may_begin(run: Any, worker_id: str) -> ColumnElement[bool]:
+    """Whether this worker may begin the run when it is its turn."""
+    return and_(
+        run.state == QUEUED,
+        run.held_at.is_(None),
+        or_(run.wanted_worker.is_(None), run.wanted_worker == worker_id),
+        or_(run.avoided_worker.is_(None), run.avoided_worker != worker_id),
+    )
 
 
-class HintQueue:
-    """Sends wake-up hints; failures are logged, never raised."""
+def is_working(worker_id: str) -> ColumnElement[bool]:
+    """Whether the worker may begin anything: it may unless it is paused."""
+    return ~select(Worker.id).where(Worker.id == worker_id, Worker.paused_at.is_not(None)).exists()
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._pending: SimpleQueue[str] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._sender: threading.Thread | None = None
 
-    @cached_property
-    def _celery(self) -> Celery:
-        app = Celery("studio", set_as_current=False)
-        app.conf.update(celery_config(self.settings))
-        if self.settings.has_redis:  # of the sender alone: a worker's connection is quiet until a hint comes
-            app.conf.broker_transport_options = {**app.conf.broker_transport_options, "socket_timeout": SEND_SECONDS}
-        return app
+def running_of_owners() -> Subquery:
+    """How many runs of each owner are running."""
+    query = select(Run.owner_id, func.count().label("num")).where(Run.state == RunState.RUNNING).group_by(Run.owner_id)
+    return query.subquery("running")
 
-    @property
-    def _is_embedded(self) -> bool:
-        return not self.settings.broker_url
 
-    def send_after_commit(self, session: Session, run_id: str) -> None:
-        """Once the transaction is committed, tell the workers to look at this run."""
-        after_commit(session, ("hint", run_id), lambda: self.send(run_id))
+def first_in_line(session: Session, worker_id: str, *, num_places: int, more_than: int) -> Select[str]:
+    """The id of the run that is next for this worker, locked; runs that another worker is just taking are passed over.
 
-    def send(self, run_id: str) -> None:
-        """Tell the workers to look at this run; returns at once."""
-        with self._lock:
-            self._pending.put(run_id)
-            if self._sender is None:
-                self._sender = threading.Thread(target=self._send_pending, name="hints", daemon=True)
-                self._sender.start()
+    Only the first few of each owner are looked at, by the index, so that a long queue costs nothing.
+    """
+    num_at_once = 1 if session.get_bind().dialect.name == "sqlite" else NUM_AT_ONCE
+    mine, waiting, running = aliased(Run), aliased(Run), running_of_owners()
+    size = num_processes(mine)
+    fitting = (mine.owner_id == User.id, may_begin(mine, worker_id), size <= num_places, size > more_than)
+    own = select(mine.id).where(*fitting).order_by(mine.priority.desc(), mine.place, mine.id).limit(1).correlate(User)
+    heads = union_all(
+        *(
+            select(User.id.label("owner_id"), own.offset(num).scalar_subquery().label("run_id"), literal(num).label("num_before"))
+            for num in range(num_at_once)
+        )
+    ).subquery("heads")
+    share = func.coalesce(running.c.num, 0) + heads.c.num_before
+    query = select(waiting.id).join(heads, heads.c.run_id == waiting.id)
+    query = query.outerjoin(running, running.c.owner_id == waiting.owner_id)
+    query = query.where(waiting.state == RunState.QUEUED, is_working(worker_id))
+    query = query.order_by(waiting.priority.desc(), share, waiting.place, waiting.id)
+    return query.limit(1).with_for_update(skip_locked=True, of=waiting)
 
-    def _send_pending(self) -> None:
-        while True:
-            try:
-                run_id = self._pending.get(timeout=IDLE_SECONDS)
-            except Empty:
-                with self._lock:
-                    if self._pending.empty():
-                        self._sender = None
-                        return
-                continue
-            for hint in self._gather(run_id):
-                self._publish(hint)
-            time.sleep(PAUSE_SECONDS)
 
-    def _gather(self, first: str) -> list[str]:
-        """The hints that wait with this one: each once, and of those for runs only the newest few."""
-        waiting = {first: None}
-        with suppress(Empty):
-            while True:
-                waiting[self._pending.get_nowait()] = None
-        runs = [hint for hint in waiting if hint.startswith("run_")]
-        return [hint for hint in waiting if hint not in set(runs[:-MOST_AT_ONCE])]
+def in_order() -> Subquery:
+    """All queued runs that are not held: id, owner_id and position, from 1."""
+    running = running_of_owners()
+    num_before = func.row_number().over(partition_by=Run.owner_id, order_by=(Run.priority.desc(), Run.place, Run.id))
+    share = (func.coalesce(running.c.num, 0) + num_before).label("share")
+    query = select(Run.id, Run.owner_id, Run.priority, Run.place, share)
+    query = query.outerjoin(running, running.c.owner_id == Run.owner_id)
+    line = query.where(Run.state == QUEUED, Run.held_at.is_(None)).subquery("shares")
+    position = func.row_number().over(order_by=(line.c.priority.desc(), line.c.share, line.c.place, line.c.id))
+    return select(line.c.id, line.c.owner_id, position.label("position")).subquery("line")
 
-    def _publish(self, run_id: str) -> None:
-        try:
-            self._celery.send_task(WAKE_TASK, args=[run_id], ignore_result=True, retry=False)
-        except Exception as error:  # every transport raises its own kinds; a hint may be lost
-            log.warning("the hint for run %s was not sent (workers will find it by themselves): %s", run_id, error)
 
-    def prepare(self) -> None:
-        """Make the embedded broker's tables and queue, and drop what is delivered or forgotten. Nothing to do with Redis.
+def has_next(session: Session, worker_id: str) -> bool:
+    """Whether any run waits that this worker might begin."""
+    query = select(Run.id).where(may_begin(Run, worker_id), is_working(worker_id)).limit(1)
+    return session.scalar(query) is not None
 
-        kombu's own making of the queue ends a worker that does it at the same moment as a sender.
-        """
-        if self._is_embedded:
-            self.settings.root.mkdir(parents=True, exist_ok=True)
-            self._execute([("PRAGMA journal_mode = WAL", ()), *((part, ()) for part in EMBEDDED_TABLES.split(";"))])
-            self._execute([("INSERT OR IGNORE INTO kombu_queue (name) VALUES (?)", (QUEUE_NAME,))])
-            self.prune()
 
-    def prune(self) -> None:
-        """Drop delivered messages and all but the newest waiting ones from the embedded broker."""
-        if self._is_embedded:
-            self._execute([(PRUNE, (KEEP_MESSAGES,))])
+@dataclass(frozen=True)
+class Queued:
+    """A queued run and its position from 1; None for one that is held."""
 
-    def _execute(self, statements: Iterable[tuple[str, tuple[int | str, ...]]]) -> None:
-        with closing(sqlite3.connect(self.settings.root / "broker.db", timeout=15, isolation_level=None)) as connection:
-            for statement, values in statements:
-                connection.execute(statement, values)
+    run: Run
+    position: int | None
 
-    def is_reachable(self) -> bool:
-        """Whether the broker answers within a second or two."""
-        try:
-            if self._is_embedded:
-                self._execute([("SELECT 1 FROM kombu_queue", ())])
-            elif self.settings.has_redis:
-                with Redis.from_url(redis_url(self.settings), socket_timeout=1, socket_connect_timeout=1) as redis:
-                    redis.ping()
-            else:
-                with self._celery.connection_for_write() as connection:
-                    connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-        except Exception:  # every transport raises its own kinds
-            return False
-        return True
 
-    def close(self) -> None:
-        """Close the connections to the broker."""
-        if "_celery" in self.__dict__:
-            self._celery.close()
+def list_line(session: Session, *, owner_id: str | None = None, after: int = 0, limit: int = 50) -> list[Queued]:
+    """The queued runs that are not held, in the order in which they begin, from the position behind `after`.
+
+    With an owner only those, at the positions they have among all.
+    """
+    line = in_order()
+    mine = [line.c.owner_id == owner_id] if owner_id is not None else []
+    page = select(line.c.id, line.c.position).where(line.c.position > after, *mine).order_by(line.c.position).limit(limit)
+    shown = page.subquery("shown")
+    rows = session.execute(select(Run, shown.c.position).join(shown, shown.c.id == Run.id).order_by(shown.c.position))
+    return [Queued(run, position) for run, position in rows]
+
+
+def list_held(session: Session, *, owner_id: str | None = None, limit: int = 50) -> list[Queued]:
+    """The queued runs that are held, by place."""
+    query = select(Run).where(Run.state == RunState.QUEUED, Run.held_at.is_not(None))
+    if owner_id is not None:
+        query = query.where(Run.owner_id == owner_id)
+    return [Queued(run, None) for run in session.scalars(query.order_by(Run.priority.desc(), Run.place, Run.id).limit(limit))]
+
+
+def count_line(session: Session) -> int:
+    """How many runs wait to begin, held ones apart."""
+    return session.scalar(select(func.count()).where(Run.state == RunState.QUEUED, Run.held_at.is_(None))) or 0
+
+
+def find_position(session: Session, run: Run) -> int | None:
+    """The run's position in the line, from 1; None when it isn't queued or is held."""
+    if run.state != RunState.QUEUED or run.held_at is not None:
+        return None
+    line = in_order()
+    return session.scalar(select(line.c.position).where(line.c.id == run.id))
+
+
+def lock_places(session: Session, run: Run, *, owner_id: str | None) -> dict[str, float]:
+    """The places of the queued runs of the same priority, by id and in their order, locked; with an owner only those."""
+    query = select(Run.id, Run.place).where(Run.state == QUEUED, Run.priority == run.priority)
+    if owner_id is not None:
+        query = query.where(Run.owner_id == owner_id)
+    # Locked in the order of their ids, so that two who move at once never wait for each other.
+    found = session.execute(query.order_by(Run.id).with_for_update()).all()
+    return {row.id: row.place for row in sorted(found, key=lambda row: (row.place, row.id))}
+
+
+def give_places(session: Session, places: Mapping[str, float], order: Sequence[str]) -> None:
+    """Give the places, smallest first, to the runs in this order; only those whose place changes are written."""
+    moved = [(run_id, place) for run_id, place in zip(order, places.values(), strict=True) if places[run_id] != place]
+    if moved:
+        session.execute(update(Run), [{"id": run_id, "place": place} for run_id, place in moved])

@@ -1,22 +1,18 @@
-"""Runs as they are kept: rows, metric series, attempts, workers, and the weights file of a run."""
+"""Runs as they are kept: rows, attempts, the weights file of a run, and the rows of lists with the names of what a run uses."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.domain.run import RunKind, RunState
-from app.store import parquet, spans
-from app.store.database import now
-from app.store.files import Files
-from app.store.spans import Point
-from app.store.tables import Attempt, JournalEntry, Metric, Run, Worker
+from app.store.files import parquet
+from app.store.files.files import Files
+from app.store.tables import Attempt, Dataset, JournalEntry, Metric, Model, Run, Sweep, User
 
-LEASE_SECONDS = 30.0  # of a worker whose beat does not tell its own
 ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says it in the journal
 
 
@@ -93,87 +89,77 @@ def list_attempts(session: Session, run_id: str) -> list[Attempt]:
     return list(session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)))
 
 
-def list_workers(session: Session) -> list[Worker]:
-    """All workers that are remembered, by name: an order that no heartbeat changes."""
-    return list(session.scalars(select(Worker).order_by(Worker.id)))
-
-
-def is_alive(worker: Worker, at: datetime) -> bool:
-    """Whether the worker was heard of within its lease, after which its runs go to others, and has not stopped in good order."""
-    lease = timedelta(seconds=float(worker.load.get("lease_seconds", LEASE_SECONDS)))
-    return worker.left_at is None and at - worker.beat_at < lease
-
-
-def list_living(session: Session) -> list[Worker]:
-    """The workers that are alive, paused ones too."""
-    at = now(session)
-    return [worker for worker in list_workers(session) if is_alive(worker, at)]
-
-
-def has_worker(session: Session) -> bool:
-    """Whether any worker is alive."""
-    return bool(list_living(session))
-
-
-def count_places(slots: int, num_devices: int) -> int:
-    """How many processes a worker can give one run: each on a GPU of its own, or in a slot where there is none."""
-    return min(slots, num_devices) if num_devices else slots
-
-
-def find_most_places(session: Session) -> int | None:
-    """The most processes that a worker that is alive can give one run; None when none is."""
-    return max((count_places(worker.slots, len(worker.devices)) for worker in list_living(session)), default=None)
-
-
-def metric_keys(session: Session, run_id: str) -> list[str]:
-    """The keys of the run's series, sorted. One look into the index per key, however long the series are."""
-    mine = select(func.min(Metric.key)).where(Metric.run_id == run_id)
-    found = mine.cte("found", recursive=True)
-    key = found.c[0]
-    found = found.union_all(select(mine.where(Metric.key > key).scalar_subquery()).where(key.is_not(None)))
-    return [key for key in session.scalars(select(found.c[0])) if key is not None]
-
-
-def list_metrics(session: Session, run_id: str, keys: Sequence[str], points: int = 500) -> dict[str, list[Point]]:
-    """The series of these keys, in step order, each of at most `points` points; unknown keys give an empty list.
-
-    A longer series is cut into at most points / 2 equal ranges of steps, of which the smallest and the largest value stay,
-    at their own steps, so that no peak is lost. A value that was not finite is None; in a longer series it stays where a
-    whole range has nothing else.
-    """
-    series: dict[str, list[Point]] = {}
-    for key in keys:
-        query = select(Metric.step, Metric.value).where(Metric.run_id == run_id, Metric.key == key).order_by(Metric.step)
-        found: list[Point] = [(step, value) for step, value in session.execute(query.limit(points + 1))]
-        if len(found) > points:
-            last = spans.last_steps(session, run_id, [key])[key]
-            found = spans.thin_out(session, run_id, key, found[0][0], last, max(1, points // 2))
-        series[key] = found
-    return series
-
-
-def write_metrics(session: Session, run_id: str, values: Mapping[tuple[str, int], float | None]) -> None:
-    """Write values by (key, step) in one statement; one that is there already is replaced."""
-    if not values:
-        return
-    is_sqlite = session.get_bind().dialect.name == "sqlite"
-    inserted = sqlite.insert(Metric) if is_sqlite else postgresql.insert(Metric)
-    statement = inserted.on_conflict_do_update(index_elements=["run_id", "key", "step"], set_={"value": inserted.excluded.value})
-    rows = [{"run_id": run_id, "key": key, "step": step, "value": value} for (key, step), value in values.items()]
-    known = spans.last_steps(session, run_id, {key for key, _ in values})
-    session.execute(statement, rows)
-    spans.keep(session, run_id, known, values)
-
-
-def drop_metrics_after(session: Session, run_id: str, step: int) -> None:
-    """Forget values of later steps: a resumed attempt makes them again."""
-    session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step > step))
-    spans.forget_after(session, run_id, step)
-
-
 def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
     """The responses of one batch of the plan, with their weights (columns of artifacts/weights.parquet).
 
     Raises NotFound while the run has not written the file; a batch outside the plan gives an empty list.
     """
     return parquet.read_value(files.artifact_path(run_id, "weights.parquet"), "batch", batch)
+
+
+Named = type[Dataset] | type[Model] | type[Sweep] | type[User]
+REWARD_GAIN = "eval/reward_gain"
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run beside the names its ids stand for; `reward_gain` is the newest evaluation's, None before the first."""
+
+    run: Run
+    dataset: str
+    policy: str
+    reward: str
+    sweep: str  # name of the sweep it belongs to
+    reward_gain: float | None
+
+
+def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
+    """The rows of these runs, in their order."""
+    datasets = names_of(session, Dataset, {run.dataset_id for run in runs})
+    models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
+    sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
+    gains = latest_values(session, [run.id for run in runs], REWARD_GAIN)
+    return [
+        RunRow(
+            run=run,
+            dataset=datasets.get(run.dataset_id, run.dataset_id),
+            policy=models.get(run.policy_id, run.policy_id),
+            reward=models.get(run.reward_id, run.reward_id) if run.reward_id else "",
+            sweep=sweeps.get(run.sweep_id, "") if run.sweep_id else "",
+            reward_gain=gains.get(run.id),
+        )
+        for run in runs
+    ]
+
+
+def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[str, float | None]:
+    """The value at the last step of one series, for each run that has it."""
+    last = (
+        select(Metric.run_id, func.max(Metric.step).label("step"))
+        .where(Metric.key == key, Metric.run_id.in_(run_ids))
+        .group_by(Metric.run_id)
+        .subquery()
+    )
+    query = (
+        select(Metric.run_id, Metric.value)
+        .join(last, (Metric.run_id == last.c.run_id) & (Metric.step == last.c.step))
+        .where(Metric.key == key)
+    )
+    return {row.run_id: row.value for row in session.execute(query)}
+
+
+def count_runs(session: Session, owner_id: str) -> dict[str, int]:
+    """How many of the owner's training runs are in each state; states without a run are left out."""
+    mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
+    query = select(Run.state, func.count().label("num_runs")).where(*mine).group_by(Run.state)
+    return {row.state: row.num_runs for row in session.execute(query)}
+
+
+def count_datasets(session: Session, owner_id: str) -> int:
+    return session.scalar(select(func.count()).where(Dataset.owner_id == owner_id)) or 0
+
+
+def names_of(
+    session: Session, table: type[Dataset] | type[Model] | type[Sweep] | type[User], ids: Iterable[str]
+) -> dict[str, str]:
+    return {row.id: row.name for row in session.execute(select(table.id, table.name).where(table.id.in_(list(ids))))}

@@ -11,7 +11,7 @@ from app.domain.errors import NotFound
 from app.domain.recipe import Recipe
 from app.domain.run import FINAL_STATES, RunKind
 from app.domain.scoring import ScoringFacts, fingerprint, scoring_settings
-from app.store.overview import names_of
+from app.store.runs import names_of
 from app.store.tables import Dataset, JournalEntry, Model, Run, Scoring
 
 

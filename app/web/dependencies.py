@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import accounts
-from app.services.line import Actor
+from app.services.queue import Actor
 from app.settings import Settings
 from app.store.database import BUSY_SECONDS, Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.web.security import SAFE_METHODS, SESSION_COOKIE
 
 P = ParamSpec("P")

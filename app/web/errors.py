@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from app.domain.errors import InvalidInput, StudioError, TooManyRequests, Unauthenticated, Unavailable
 from app.domain.problems import problems_of, summary
-from app.web.rendering import error_page
+from app.web.rendering.environment import error_page
 
 MACHINE_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 MAX_PROBLEMS = 100

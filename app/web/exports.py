@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from app.domain.dataset import CHOSEN, NEITHER, REJECTED, Example
 from app.store.datasets import read_examples
-from app.store.files import Files
+from app.store.files.files import Files
 
 BATCH = 1024  # rows of a row group of the internal form
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

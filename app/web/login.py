@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from app.domain.errors import Unauthenticated
 from app.services import accounts
 from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession, write_apart
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
 from app.web.security import SESSION_COOKIE, FailedTries
 
 router = APIRouter(include_in_schema=False)

@@ -13,9 +13,9 @@ from app.domain.preview import PreviewRequest
 from app.domain.problems import PREDICATES, parse
 from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
 from app.domain.sweep import BASELINES, SweepRequest, parse_request
-from app.web.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
-from app.web.format import exact
-from app.web.wording import option_text
+from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
+from app.web.rendering.format import exact
+from app.web.rendering.wording import option_text
 
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
 STARTING_VALUES = {"weights.lambda": "0.3", "sft.responses": "chosen", "sft.loss_norm": "token_mean", "preview.target_ess": "0.5"}

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app.installation import find_folder
+from app.system.installation import find_folder
 
 STATIC = find_folder("static")
 FOREVER = "public, max-age=31536000, immutable"

@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.domain.run import RunState
 from app.store import journal
-from app.store.bell import Bell
 from app.store.database import Database
+from app.store.signals.bell import Bell
 from app.store.tables import JournalEntry, Run
 
 BATCH = 200

@@ -21,7 +21,7 @@ from app.domain.problems import parse
 from app.services import datasets
 from app.services.datasets import process_within
 from app.store.database import Database
-from app.store.files import Files, Upload
+from app.store.files.files import Files, Upload
 from app.web.dependencies import write_apart
 
 FILE_FIELD = "file"

@@ -17,12 +17,13 @@ FLOORS = {
     "app/domain": {"pydantic", "pydantic_core"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/logs.py": set(),
-    "app/installation.py": set(),
+    "app/system": set(),
     "app/wheel.py": {"hatchling"},
     "app/ingest": {"pydantic", "pyarrow"},
     "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "obstore"},
-    "app/ingest/chat_template.py": {"jinja2"},
+    "app/ingest/models/chat_template.py": {"jinja2"},
     "app/services": {"sqlalchemy", "pydantic"},
+    "app/services/checkup": {"sqlalchemy", "redis"},
     "app/web": {
         "fastapi",
         "starlette",
@@ -53,7 +54,9 @@ FLOORS = {
     },
     "worker/stages": {"torch", "transformers", "safetensors", "huggingface_hub", "pyarrow", "numpy"},
     "worker/demonstration": {"torch", "transformers", "tokenizers", "safetensors", "pydantic"},
+    "worker/preview": {"torch", "pyarrow"},
     "worker/runner.py": {"torch", "transformers", "pydantic"},
+    "worker/rank.py": {"torch"},
     "worker": {"celery", "kombu", "sqlalchemy", "pydantic"},
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")

@@ -5,7 +5,7 @@ import re
 import pytest
 from jinja2 import meta
 
-from app.web.rendering import environment
+from app.web.rendering.environment import environment
 from tests.architecture.tree import list_files, read
 
 TEMPLATES = [path for path in list_files() if path.parts[0] == "templates" and path.suffix == ".html"]

@@ -18,7 +18,7 @@ from app.domain.recipe import Recipe
 from app.services import accounts, runs
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from tests.box.processes import Process
 from tests.conftest import Library, make_library
 from tests.flow.studio import free_port, wait_until

@@ -26,14 +26,14 @@ import torch
 
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
-from app.ingest.process import ingest
+from app.ingest.ingest import ingest
 from worker.demonstration.data import judge_answer
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
 from worker.models.reward import RewardModel
 from worker.runner import main as run_attempt
-from worker.stages.prepare import Lengths, prepare
-from worker.stages.score import score_logprobs
+from worker.stages.examples import Lengths, prepare
+from worker.stages.scoring.pairs import score_logprobs
 from worker.var.ranks import spearman
 
 PRESETS = ("paper", "length_normalised", "within_prompt", "reward_weighted")

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
-from app.ingest.process import ingest
+from app.ingest.ingest import ingest
 from worker.demonstration.models import Encoded, Plan, preference_loss, score_pairs, train
 from worker.models.load import load_tokenizer
 from worker.runner import main as run_attempt

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from app.services import runs as services
-from app.store import runs as store
+from app.store import metrics
 from app.store.database import Database, now
 from app.store.tables import JournalEntry, Metric, Run
 from tests.conftest import Library
@@ -47,7 +47,7 @@ def add_long_run(database: Database, library: Library, num_steps: int, keys: tup
     for first in range(1, num_steps + 1, BATCH):
         steps = range(first, min(first + BATCH, num_steps + 1))
         with database.writing() as session:
-            store.write_metrics(session, run.id, dict(values(keys, steps)))
+            metrics.write_metrics(session, run.id, dict(values(keys, steps)))
             session.execute(insert(JournalEntry), list(entries(run.id, steps, num_steps)))
     return run.id
 

@@ -24,11 +24,11 @@ from transformers.utils import logging
 from app.domain.recipe import TrainingSettings, WeightSettings
 from worker.models.adapter import LanguageModel, adapt
 from worker.stages.batches import split_batch
-from worker.stages.gradients import PairedBatch, accumulate_dpo, accumulate_weighted, run_rows
-from worker.stages.objectives import find_pairs
-from worker.stages.optimize import Optimizer
-from worker.stages.prepare import Encoded, EncodedResponse
-from worker.stages.weigh import weigh
+from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.training.gradients import PairedBatch, accumulate_dpo, accumulate_weighted, run_rows
+from worker.stages.training.objectives import find_pairs
+from worker.stages.training.optimizer import Optimizer
+from worker.stages.training.weights import weigh
 from worker.var.logprobs import sequence_sums, token_logprobs
 
 END, PAD = 0, 1

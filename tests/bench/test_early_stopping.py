@@ -20,8 +20,8 @@ from worker.models.load import load_policy
 from worker.models.prefix import run_continuations
 from worker.models.prompts import PromptFormat
 from worker.stages.batches import plan_batches
-from worker.stages.prepare import Encoded, Lengths, prepare
-from worker.stages.score import own_prompts, read_rewards
+from worker.stages.examples import Encoded, Lengths, prepare
+from worker.stages.scoring.pairs import own_prompts, read_rewards
 from worker.var.logprobs import token_logprobs
 
 pytestmark = [pytest.mark.bench, pytest.mark.shared, pytest.mark.timeout(900)]

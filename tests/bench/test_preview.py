@@ -17,9 +17,9 @@ import torch
 
 from app.domain.preview import PreviewJob, PreviewResult
 from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, own_prompts, write_dataset
-from worker.preview import answer
-from worker.stages.prepare import Encoded
-from worker.stages.preview_scores import KeptScorings
+from worker.preview.__main__ import answer
+from worker.preview.scores import KeptScorings
+from worker.stages.examples import Encoded
 from worker.var.candidates import Candidates
 from worker.var.lambdas import find_stacked_lambda, stack_alike
 from worker.var.stacks import weigh

@@ -21,18 +21,18 @@ from worker.models.adapter import LanguageModel, adapt
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
 from worker.runner import main, read_spec
-from worker.spool import Spool
+from worker.running.spool import Spool
+from worker.running.stop import StopSignals
 from worker.stages.attempt import Attempt
-from worker.stages.backends import NAIVE, SHARED, score_by
-from worker.stages.ground import lay_ground
-from worker.stages.index import keep_index, read_index
-from worker.stages.parts import lay_out
-from worker.stages.prepare import Encoded, EncodedResponse, Lengths, prepare
-from worker.stages.score import own_prompts, read_rewards, score_logprobs, score_pairs, score_until_hopeless
-from worker.stages.score_pass import score_all
-from worker.stages.scorings import CROSS, GROUP_SIZE, Wanted, read_scores, score_in_groups
-from worker.stages.weigh import weigh
-from worker.stop import StopSignals
+from worker.stages.examples import Encoded, EncodedResponse, Lengths, prepare
+from worker.stages.prepare import lay_ground
+from worker.stages.scoring.backends import NAIVE, SHARED, score_by
+from worker.stages.scoring.cache import CROSS, GROUP_SIZE, Wanted, read_scores, score_in_groups
+from worker.stages.scoring.cached import lay_out
+from worker.stages.scoring.index import keep_index, read_index
+from worker.stages.scoring.pairs import own_prompts, read_rewards, score_logprobs, score_pairs, score_until_hopeless
+from worker.stages.scoring.stage import score_all
+from worker.stages.training.weights import weigh
 from worker.var.certificate import logprob_floors
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]

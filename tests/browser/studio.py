@@ -28,9 +28,9 @@ from app.domain.run import Outcome
 from app.services import accounts, attempts, recordings, runs
 from app.settings import Settings
 from app.store.database import Database, now
-from app.store.files import Files
-from app.store.identifiers import new_id
+from app.store.files.files import Files
 from app.store.tables import Dataset, Model, User
+from app.system.identifiers import new_id
 from tests.flow.studio import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -23,7 +23,7 @@ from app.commands.datasets import places
 from app.commands.up import describe_missing_roots
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Run, Scoring
 from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port

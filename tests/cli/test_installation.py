@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from app import installation
 from app.commands.up import describe_missing_parts
-from app.domain.verdict import Level
-from app.services.checkup import check_files
+from app.domain.check_result import Level
+from app.services.checkup.studio import check_files
+from app.system import installation
 from tests.cli.test_cli import make_shell
 
-WITHOUT_TORCH = "import app.installation as here; here.TRAINING = ('no_such_package',); "
+WITHOUT_TORCH = "import app.system.installation as here; here.TRAINING = ('no_such_package',); "
 
 
 def test_a_folder_inside_the_package_comes_before_the_one_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import assets
-from app.installation import VENDORED
+from app.system.installation import VENDORED
 from tests.architecture.tree import ROOT, list_files, read
 from tests.cli.test_installation import WITHOUT_TORCH
 from tests.flow.studio import free_port, wait_until
@@ -102,7 +102,7 @@ def answers(url: str, studio: "subprocess.Popen[bytes]") -> bool:
 
 def test_the_installed_code_runs_and_knows_that_it_is_no_checkout(installed: Path, tmp_path: Path) -> None:
     program = (
-        "import json, app.installation as here; from app.services.provenance import own_revision; "
+        "import json, app.system.installation as here; from app.services.provenance import own_revision; "
         "print(json.dumps([str(here.ROOT), here.is_checkout(), here.list_missing_files(), own_revision()]))"
     )
     done = subprocess.run(

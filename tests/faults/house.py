@@ -18,9 +18,9 @@ import httpx
 
 from app.services import accounts
 from app.settings import Settings
-from app.store import runs
+from app.store import workers
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import User
 from tests.conftest import CHECKOUT, Library, make_library
 from tests.flow.studio import free_port, wait_until
@@ -116,7 +116,7 @@ class House:
 
     def worker_names(self) -> list[str]:
         with self.database.reading() as session:
-            return [worker.id for worker in runs.list_workers(session)]
+            return [worker.id for worker in workers.list_workers(session)]
 
     def launch(self, **headers: str) -> str:
         answer = self.http.post("/api/v1/runs", json=self.recipe, headers=headers)

@@ -22,7 +22,7 @@ from sqlalchemy import select
 from app.domain.errors import Conflict, StaleToken
 from app.domain.events import OutcomeReached, SpoolLine
 from app.domain.run import Outcome, RunState, can_move
-from app.services import attempts, line, recordings, workers
+from app.services import attempts, queue, recordings, workers
 from app.services import runs as services
 from app.store import journal
 from app.store import runs as rows
@@ -113,7 +113,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         self.lives: dict[str, Life] = {}
         self.processes: list[Process] = []
         self.paused: set[str] = set()
-        self.admin = line.Actor(self.library.user.id, is_admin=True)
+        self.admin = queue.Actor(self.library.user.id, is_admin=True)
         for worker in WORKERS:
             self.beat(worker)
         self.launch()
@@ -156,7 +156,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         run_id, life = self.pick_run(place)
         must = life.state.final or (life.cancel_wanted and not life.is_held)
         with self.refused_if(must), self.database.writing() as session:
-            line.pause(session, self.admin, run_id)
+            queue.pause(session, self.admin, run_id)
         life.is_held = life.is_held or not must
 
     @precondition(lambda self: any(life.is_held for life in self.lives.values()))
@@ -164,7 +164,7 @@ class LifeOfRuns(RuleBasedStateMachine):
     def release(self, place: int) -> None:
         run_id, life = self.pick_run(place)
         with self.refused_if(life.state.final), self.database.writing() as session:
-            line.release(session, self.admin, run_id)
+            queue.release(session, self.admin, run_id)
         life.is_held = False
 
     @rule(place=PLACES, worker=st.sampled_from([*WORKERS, ""]))
@@ -172,7 +172,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         """Keep the run off a worker, or take that wish back."""
         run_id, life = self.pick_run(place)
         with self.refused_if(life.state.final), self.database.writing() as session:
-            line.keep_off(session, self.admin, run_id, worker or None)
+            queue.keep_off(session, self.admin, run_id, worker or None)
         if not life.state.final:
             life.avoids = worker
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.services import attempts
 from app.services import runs as services
-from app.store import runs
+from app.store import workers
 from app.store.database import now
 from tests.conftest import CHECKOUT
 from tests.faults.conftest import SERVERS_IN_SOAK
@@ -110,4 +110,4 @@ def test_a_clock_that_jumps_by_an_hour_takes_no_run_from_a_worker_that_lives(
 
 def beat_of(house: House) -> float:
     with house.database.reading() as session:
-        return max(abs(worker.beat_at.timestamp()) for worker in runs.list_workers(session))
+        return max(abs(worker.beat_at.timestamp()) for worker in workers.list_workers(session))

@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 
-from app.store import runs
+from app.store import metrics
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Dataset, Model
 from tests.conftest import Library
 from tests.worker.workshop import Workshop
@@ -33,5 +33,5 @@ def read_result(database: Database, files: Files, run_id: str) -> tuple[str, Ser
     """Digest of the trained weights, and every series that is not a measurement of time."""
     weights = files.artifact_path(run_id, "model/model.safetensors").read_bytes()
     with database.reading() as session:
-        keys = [key for key in runs.metric_keys(session, run_id) if key not in TIMED]
-        return hashlib.sha256(weights).hexdigest(), runs.list_metrics(session, run_id, keys, points=10_000)
+        keys = [key for key in metrics.metric_keys(session, run_id) if key not in TIMED]
+        return hashlib.sha256(weights).hexdigest(), metrics.list_metrics(session, run_id, keys, points=10_000)

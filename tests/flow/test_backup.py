@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 
 from app.services import accounts, backups, restores
 from app.settings import Settings
-from app.store.archive import verify
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.archive import verify
+from app.store.files.files import Files
 from app.store.tables import Attempt, JournalEntry, Token, User
 from tests.conftest import create_postgres_database, make_library
 from tests.filled import read_all

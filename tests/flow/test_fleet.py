@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.services import line as steering
+from app.services import queue as steering
 from app.services import workers as fleet
-from app.services.line import Actor
+from app.services.queue import Actor
 from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Run, Worker
 from tests.conftest import Library
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until

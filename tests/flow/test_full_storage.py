@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from app.settings import Settings
-from app.store import disk
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files import disk
+from app.store.files.files import Files
 from tests.conftest import make_library
 from tests.flow.test_supervisor import STAND_IN
 from tests.flow.watching import fetch, launch, wait_for_end, wait_until

@@ -15,14 +15,14 @@ from app.services import previews, scorings
 from app.settings import Settings
 from app.store import previews as store
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Preview
 from tests.conftest import Library, make_library
 from tests.flow.watching import launch, wait_until
 from tests.scored import make_facts
-from worker import previews as previewing
 from worker import tasks
-from worker.previews import Previewer
+from worker.supervision import previewer as previewing
+from worker.supervision.previewer import Previewer
 from worker.supervisor import Supervisor
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_preview.py")))

@@ -15,9 +15,9 @@ import pytest
 from app.services import runs as services
 from app.settings import Settings
 from app.store.database import Database
-from app.store.objects import ObjectStore
-from app.store.shared_files import SharedFiles
-from app.store.trees import find_tree
+from app.store.files.object_folders import find_tree
+from app.store.files.objects import ObjectStore
+from app.store.files.shared_files import SharedFiles
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
 from tests.store.s3 import S3Server

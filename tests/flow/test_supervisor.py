@@ -14,7 +14,8 @@ from app.services import runs as services
 from app.settings import Settings
 from app.store import runs
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
+from app.store.workers import list_workers
 from tests.conftest import Library, make_library
 from tests.flow.watching import (
     assert_nothing_runs,
@@ -25,7 +26,7 @@ from tests.flow.watching import (
     wait_for_end,
     wait_until,
 )
-from worker.attempts import Patience
+from worker.supervision.attempt import Patience
 from worker.supervisor import Supervisor
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
@@ -253,12 +254,12 @@ def test_a_fresh_supervisor_leaves_other_workers_a_whole_lease_before_it_reaps(
 def test_a_worker_is_listed_while_it_lives(start: Start, database: Database) -> None:
     def listed() -> list[str]:
         with database.reading() as session:
-            return [worker.id for worker in runs.list_workers(session)]
+            return [worker.id for worker in list_workers(session)]
 
     supervisor = start(lease_seconds=77.0)
     wait_until(lambda: listed() == ["worker-0"])
     with database.reading() as session:
-        assert runs.list_workers(session)[0].load["lease_seconds"] == 77.0
+        assert list_workers(session)[0].load["lease_seconds"] == 77.0
     supervisor.stop()
     wait_until(lambda: listed() == [])
 

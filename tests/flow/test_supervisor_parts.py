@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from app.logs import LineFormatter
-from app.store.queue import QUEUE_NAME, WAKE_TASK
+from app.store.signals.hints import QUEUE_NAME, WAKE_TASK
 from worker import tasks
-from worker.attempts import explain
-from worker.devices import Device, parse_gpus
-from worker.process import RECORD, RunnerProcess, kill_leftovers, place, start_time
-from worker.spool_tail import MAX_LINES, SpoolTail, read_log_tail
+from worker.supervision.attempt import explain
+from worker.supervision.devices import Device, parse_gpus
+from worker.supervision.process import RECORD, RunnerProcess, kill_leftovers, place, start_time
+from worker.supervision.spool_tail import MAX_LINES, SpoolTail, read_log_tail
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
 

@@ -11,10 +11,10 @@ import pytest
 from app.services import runs as services
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from tests.conftest import Library
 from tests.flow.watching import fetch, wait_for_end, wait_until
-from worker.devices import Device
+from worker.supervision.devices import Device
 from worker.supervisor import Supervisor
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))

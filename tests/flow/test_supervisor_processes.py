@@ -14,13 +14,13 @@ import pytest
 
 from app.services import runs as services
 from app.settings import Settings
-from app.store import runs
+from app.store import workers
 from app.store.database import Database
-from app.store.files import Files
-from app.store.queue import WAKE_TASK
+from app.store.files.files import Files
+from app.store.signals.hints import WAKE_TASK
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
-from worker.process import start_time
+from worker.supervision.process import start_time
 
 Work = Callable[..., subprocess.Popen[bytes]]
 NO_BROKER = "redis://127.0.0.1:1/0"
@@ -66,7 +66,7 @@ def work(settings: Settings, database: Database, tmp_path: Path) -> Iterator[Wor
 
 def listed(database: Database) -> list[str]:
     with database.reading() as session:
-        return [worker.id for worker in runs.list_workers(session)]
+        return [worker.id for worker in workers.list_workers(session)]
 
 
 def runner_pid(files: Files, run_id: str, attempt: int) -> int:

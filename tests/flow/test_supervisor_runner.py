@@ -11,7 +11,7 @@ import pytest
 from app.services import runs as services
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from tests.conftest import Library
 from tests.flow.real_runs import read_result, stock
 from tests.flow.watching import fetch, read_journal, wait_for_end, wait_until

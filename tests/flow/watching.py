@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.services import runs as services
-from app.store import journal, runs
+from app.store import journal, metrics
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import JournalEntry, Run
 from tests.conftest import Library
 
@@ -48,7 +48,7 @@ def assert_whole(database: Database, run_id: str, steps: int = 20) -> None:
     entries = read_journal(database, run_id)
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     with database.reading() as session:
-        assert runs.list_metrics(session, run_id, ["loss"])["loss"] == [(step, 1.0 / step) for step in range(1, steps + 1)]
+        assert metrics.list_metrics(session, run_id, ["loss"])["loss"] == [(step, 1.0 / step) for step in range(1, steps + 1)]
     states = [entry.payload["state"] for entry in entries if entry.kind == "state"]
     assert states.count("succeeded") == 1
     assert states[-1] == "succeeded"

@@ -20,10 +20,10 @@ from transformers.utils import logging
 from app.domain.recipe import TrainingSettings, WeightSettings
 from tests.bench.steps import END, make_tokenizer, write
 from worker.models.adapter import adapt
-from worker.stages.gradients import accumulate_weighted
-from worker.stages.optimize import Optimizer
-from worker.stages.prepare import Encoded, EncodedResponse
-from worker.stages.weigh import weigh
+from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.training.gradients import accumulate_weighted
+from worker.stages.training.optimizer import Optimizer
+from worker.stages.training.weights import weigh
 
 VOCABULARY = 151_936
 SHAPES = {  # hidden, layers, intermediate, heads, key-value heads: those of Qwen2.5 0.5 B and 1.5 B

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.domain.dataset import Audit, ColumnMapping, Shape
+from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
-from app.ingest.process import ingest
 
 
 class Read(NamedTuple):

@@ -10,8 +10,8 @@ from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import StudioError
 from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES
 from app.ingest.convert import Tally, convert_rows
+from app.ingest.ingest import settle_mapping
 from app.ingest.limits import Limits
-from app.ingest.process import settle_mapping
 from app.ingest.rows import Row
 from app.ingest.survey import Survey
 

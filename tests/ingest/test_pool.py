@@ -15,7 +15,7 @@ from app.domain.errors import Unavailable
 from app.ingest.__main__ import as_studio_error
 from app.ingest.pool import MODULE, IngestPool
 from app.settings import Settings
-from app.store.child import Child
+from app.system.child import Child
 from tests.ingest.test_read import BAD_ROWS, REFUSED
 
 ROW = json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n"

@@ -4,7 +4,7 @@ import random
 
 from app.domain.dataset import ColumnMapping
 from app.ingest.convert import convert_each
-from app.ingest.drafts import Columns
+from app.ingest.examples import Columns
 from app.ingest.limits import Limits
 from app.ingest.profile import Distribution, Moments
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid, MappingNeeded
-from app.ingest.process import Ingested, ingest
+from app.ingest.ingest import Ingested, ingest
 
 pytestmark = pytest.mark.shared
 

@@ -6,10 +6,10 @@ import pytest
 from app.domain.dataset import ColumnMapping
 from app.domain.errors import DatasetInvalid
 from app.ingest.convert import Converted
-from app.ingest.drafts import Answer, Draft
+from app.ingest.examples import Answer, Draft
+from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
 from app.ingest.messages import Turn
-from app.ingest.process import ingest
 from app.ingest.write import SCHEMA, ExampleWriter
 
 

@@ -19,9 +19,9 @@ from app.domain.scoring import fingerprint
 from app.services import backups, restores
 from app.settings import Settings
 from app.store import migrations, portable
-from app.store.archive import ArchiveWriter, verify
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.archive import ArchiveWriter, verify
+from app.store.files.files import Files
 from app.store.scorings import contents_of
 from app.store.tables import JournalEntry, Model, Run, Scoring
 from tests.conftest import Library, create_postgres_database, make_library

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from app.domain.verdict import Level, Verdict
-from app.services.checkup import check_all, check_database, judge_clock
+from app.domain.check_result import Level, Verdict
+from app.services.checkup import machine
+from app.services.checkup.broker import check_broker
+from app.services.checkup.studio import check_all, check_database, judge_clock
 from app.settings import Settings
-from app.store import machine
-from app.store.broker import check_broker
 from app.store.database import Database, now
 from app.store.tables import Run, Worker
 from tests.conftest import make_library
@@ -76,7 +76,7 @@ def test_a_database_that_is_down_is_an_error_and_the_other_checks_still_run(sett
 def test_a_check_that_falls_over_is_a_verdict_of_its_own(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.checkup.check_gpus", lambda: 1 / 0)
+    monkeypatch.setattr("app.services.checkup.studio.check_gpus", lambda: 1 / 0)
     verdicts = check_all(settings, tmp_path / "no-token")
     assert "could not be checked (ZeroDivisionError)" in only(verdicts, "gpus").sentence
     assert levels(verdicts)["addresses"] is Level.OK

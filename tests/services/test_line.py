@@ -10,13 +10,14 @@ from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, RunState
 from app.services import attempts
-from app.services import line as service
+from app.services import queue as service
 from app.services import runs as services
 from app.services import workers as fleet
-from app.services.line import Actor
-from app.store import journal, line, runs
+from app.services.queue import Actor
+from app.store import journal, queue, runs
 from app.store.database import Database, now
 from app.store.tables import Run, User, Worker
+from app.store.workers import list_workers
 from tests.conftest import Library, make_library
 
 ADA, EVE = Actor("user_ada", is_admin=True), Actor("user_eve", is_admin=False)
@@ -53,7 +54,7 @@ def fetch(database: Database, run_id: str) -> Run:
 
 def show_line(database: Database) -> list[str]:
     with database.reading() as session:
-        return [queued.run.id for queued in line.list_line(session)]
+        return [queued.run.id for queued in queue.list_line(session)]
 
 
 def beat(database: Database, *workers: str, slots: int = 1) -> None:
@@ -102,8 +103,8 @@ def test_the_line_is_what_begins_whatever_else_runs_and_is_held(either_database:
     foreseen = show_line(either_database)
     assert sorted([*foreseen, *begun, ids[1]]) == sorted(ids)
     with either_database.reading() as session:
-        positions = [line.find_position(session, session.get_one(Run, run_id)) for run_id in foreseen]
-        own = line.list_line(session, owner_id="user_eve")
+        positions = [queue.find_position(session, session.get_one(Run, run_id)) for run_id in foreseen]
+        own = queue.list_line(session, owner_id="user_eve")
     assert positions == list(range(1, len(foreseen) + 1))
     assert {queued.run.id: queued.position for queued in own} == {
         run_id: foreseen.index(run_id) + 1 for run_id in foreseen if run_id in ids[5:10]
@@ -212,8 +213,8 @@ def test_a_held_run_begins_when_it_is_released_at_its_old_place(either_database:
         held_at = service.pause(session, ADA, first).held_at
     assert fetch(either_database, first).held_at == held_at  # asked twice, held once
     with either_database.reading() as session:
-        assert line.find_position(session, session.get_one(Run, first)) is None
-        assert [queued.run.id for queued in line.list_held(session)] == [first]
+        assert queue.find_position(session, session.get_one(Run, first)) is None
+        assert [queued.run.id for queued in queue.list_held(session)] == [first]
         assert [entry.payload["text"] for entry in journal.read(session, first, kinds=["log"])] == [
             "It was paused: it doesn't begin before it is released."
         ]
@@ -322,7 +323,7 @@ def test_wishes_for_what_is_not_there_are_refused_with_a_sentence(database: Data
 
 def explain(database: Database, run_id: str) -> str:
     with database.reading() as session:
-        return fleet.explain_wait(session.get_one(Run, run_id), runs.list_workers(session), now(session))
+        return fleet.explain_wait(session.get_one(Run, run_id), list_workers(session), now(session))
 
 
 def test_a_run_that_waits_says_what_for(database: Database, library: Library) -> None:
@@ -364,7 +365,7 @@ def test_only_an_admin_pauses_workers_and_one_that_lives_is_not_forgotten(databa
             fleet.forget(session, ADA, "a")
         session.get_one(Worker, "a").beat_at = now(session) - timedelta(minutes=5)
         fleet.forget(session, ADA, "a")
-        assert runs.list_workers(session) == []
+        assert list_workers(session) == []
 
 
 def test_a_paused_worker_takes_nothing_and_gives_back_its_runs_when_asked(either_database: Database) -> None:
@@ -373,7 +374,7 @@ def test_a_paused_worker_takes_nothing_and_gives_back_its_runs_when_asked(either
     assert (begin(either_database, "a"), begin(either_database, "b")) == (mine, other)
     with either_database.writing() as session:
         fleet.pause(session, ADA, "a")
-        assert not line.has_next(session, "a")
+        assert not queue.has_next(session, "a")
         watched = runs.watch(session, [mine, other])
         assert [watched[run_id].release_wanted for run_id in (mine, other)] == [False, False]
         fleet.pause(session, ADA, "a", give_back=True)
@@ -390,7 +391,7 @@ def test_a_paused_worker_takes_nothing_and_gives_back_its_runs_when_asked(either
 def test_a_long_queue_is_looked_at_by_its_index(database: Database, library: Library) -> None:
     launch(database, library)
     with database.writing() as session:
-        statement = line.first_in_line(session, "worker", num_places=1, more_than=0)
+        statement = queue.first_in_line(session, "worker", num_places=1, more_than=0)
         query = str(statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
         plan = " ".join(row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {query}")))
     assert "USING INDEX ix_runs_line (owner_id=?)" in plan

@@ -10,7 +10,7 @@ from app.domain.scoring import ScoringFacts
 from app.services import previews, scorings
 from app.store import previews as store
 from app.store.database import Database, now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Preview, Scoring
 from tests.conftest import Library, make_library
 from tests.scored import make_check, make_facts

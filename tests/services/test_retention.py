@@ -10,7 +10,7 @@ from app.services import retention, runs
 from app.settings import Settings
 from app.store import journal
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Run, Scoring
 from tests.conftest import Library, make_library
 from tests.flow.watching import fetch, launch, read_journal

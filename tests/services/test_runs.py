@@ -14,9 +14,9 @@ from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
 from app.services import attempts, provenance
 from app.services import runs as services
-from app.store import journal, runs
+from app.store import journal, metrics, runs
 from app.store.database import Database, now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Dataset, Model, Run
 from tests.conftest import Library, make_library
 
@@ -297,13 +297,13 @@ def test_deleting_an_ended_run_takes_journal_metrics_and_files(either_database: 
     end(either_database, Outcome.FAILED)
     files.artifacts_dir(run.id).mkdir(parents=True)
     with either_database.writing() as session:
-        runs.write_metrics(session, run.id, {("loss", 1): 1.0})
+        metrics.write_metrics(session, run.id, {("loss", 1): 1.0})
         services.delete(session, files, library.user.id, run.id)
         assert files.run_dir(run.id).exists()
     assert not files.run_dir(run.id).exists()
     with either_database.reading() as session:
         assert journal.read(session, run.id) == []
-        assert runs.metric_keys(session, run.id) == []
+        assert metrics.metric_keys(session, run.id) == []
         assert runs.list_attempts(session, run.id) == []
         with pytest.raises(NotFound):
             runs.get_run(session, library.user.id, run.id)

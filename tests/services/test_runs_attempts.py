@@ -12,9 +12,9 @@ from app.services import attempts
 from app.services import runs as services
 from app.services.attempts import Claim
 from app.settings import Settings
-from app.store import journal, runs
+from app.store import journal, runs, workers
 from app.store.database import Database, now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Run, Worker
 from tests.conftest import Library, make_library
 
@@ -297,17 +297,17 @@ def test_a_worker_is_noted_while_it_beats_and_forgotten_after_a_day(either_datab
     with either_database.writing() as session:
         old = attempts.beat(session, "old", hostname="h", devices=[], slots=1)
         started = attempts.beat(session, "new", hostname="h", devices=gpus, slots=2)
-        for worker in runs.list_workers(session):
+        for worker in workers.list_workers(session):
             if worker.id == "old":
                 worker.beat_at = old - timedelta(days=2)
     with either_database.writing() as session:
         assert attempts.beat(session, "new", hostname="h", devices=gpus, slots=2, started_at=started) == started
     with either_database.writing() as session:
-        (worker,) = runs.list_workers(session)
+        (worker,) = workers.list_workers(session)
         assert (worker.id, worker.devices, worker.slots) == ("new", gpus, 2)
         attempts.leave(session, "new")
     with either_database.reading() as session:
-        assert runs.list_workers(session) == []
+        assert workers.list_workers(session) == []
 
 
 def test_a_worker_stays_paused_over_beats_and_when_it_comes_back_under_its_name(either_database: Database) -> None:
@@ -328,7 +328,7 @@ def test_a_worker_stays_paused_over_beats_and_when_it_comes_back_under_its_name(
         assert worker.paused_at is not None
         attempts.leave(session, "named", comes_back=True)
         attempts.leave(session, "chance")
-        assert [(left.id, left.load) for left in runs.list_workers(session)] == [("named", {})]
+        assert [(left.id, left.load) for left in workers.list_workers(session)] == [("named", {})]
     launch(either_database, make_library(either_database))
     with either_database.writing() as session:
         beat()

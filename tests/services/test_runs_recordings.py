@@ -10,8 +10,9 @@ from app.domain.events import SpoolLine
 from app.services import attempts, recordings
 from app.services import runs as services
 from app.services.attempts import Claim
-from app.store import journal, runs
+from app.store import journal
 from app.store.database import Database
+from app.store.metrics import list_metrics
 from app.store.tables import JournalEntry, Run
 from tests.conftest import make_library
 
@@ -73,7 +74,7 @@ def test_lines_become_entries_values_and_the_rows_progress(either_database: Data
     assert (run.stage, run.step, run.num_steps, run.progress, run.seconds_left) == ("train", 2, 10, 0.2, 8.0)
     assert (run.spool_n, run.last_seq) == (4, 6)
     with either_database.reading() as session:
-        series = runs.list_metrics(session, claim.run_id, ["loss", "eval/kl"])
+        series = list_metrics(session, claim.run_id, ["loss", "eval/kl"])
     assert series == {"loss": [(1, 3.0), (2, 2.0)], "eval/kl": [(2, 0.5)]}
 
 
@@ -95,7 +96,7 @@ def test_a_stale_attempt_records_nothing(either_database: Database, claim: Claim
         record(either_database, claim, step(2, 2, loss=1.0))
     assert fetch(either_database, claim).last_seq == before
     with either_database.reading() as session:
-        assert runs.list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0)]
+        assert list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0)]
 
 
 def test_an_attempt_that_resumes_replaces_later_values(either_database: Database, claim: Claim) -> None:
@@ -111,7 +112,7 @@ def test_an_attempt_that_resumes_replaces_later_values(either_database: Database
     resume = line(1, "resume", attempt=2, step=3, checkpoint="step-000003")
     record(either_database, second, resume, step(2, 4, loss=40.0))
     with either_database.reading() as session:
-        assert runs.list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+        assert list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
     assert fetch(either_database, claim).step == 4
 
 
@@ -119,7 +120,7 @@ def test_values_before_a_resume_in_the_same_batch_are_replaced_too(either_databa
     resume = line(3, "resume", attempt=1, step=1)
     record(either_database, claim, step(1, 1, loss=1.0), step(2, 2, loss=2.0), resume, step(4, 2, loss=20.0))
     with either_database.reading() as session:
-        assert runs.list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0), (2, 20.0)]
+        assert list_metrics(session, claim.run_id, ["loss"])["loss"] == [(1, 1.0), (2, 20.0)]
 
 
 def test_the_outcome_is_left_to_finish_and_still_counts_as_read(either_database: Database, claim: Claim) -> None:

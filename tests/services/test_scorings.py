@@ -14,7 +14,7 @@ from app.store import journal
 from app.store import runs as run_store
 from app.store import scorings as store
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Run, Scoring
 from tests.conftest import Library, make_library
 from tests.scored import make_check, make_facts, make_part

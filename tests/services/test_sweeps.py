@@ -13,7 +13,7 @@ from app.services import attempts, runs, scorings
 from app.services import sweeps as services
 from app.store import sweeps
 from app.store.database import Database, now
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Model, Run
 from tests.conftest import Library, make_library
 from tests.scored import make_facts

@@ -20,7 +20,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.store.queue import HintQueue
+from app.store.signals.hints import HintQueue
 from tests.box.processes import Process
 from tests.soak.town import LEASE_SECONDS, Town, parent_of, runners_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.store.objects import ObjectStore
+from app.store.files.objects import ObjectStore
 from tests.store.s3 import S3Server
 
 

@@ -11,8 +11,8 @@ from app.domain.events import LogWritten
 from app.services import runs as services
 from app.settings import Settings
 from app.store import journal, runs
-from app.store.bell import Bell
 from app.store.database import Database
+from app.store.signals.bell import Bell
 from tests.conftest import Library
 
 
@@ -127,7 +127,7 @@ def test_without_the_redis_it_should_have_a_bell_is_late_but_rings(
 def test_without_redis_a_commit_of_another_process_is_heard_long_before_the_next_look(
     settings: Settings, database: Database, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.bell.POLL_SECONDS", 60.0)  # the clock: only SQLite's counter can tell in time
+    monkeypatch.setattr("app.store.signals.bell.POLL_SECONDS", 60.0)  # the clock: only SQLite's counter can tell in time
     other = Database(settings)
     heard, seconds = wait_while(
         database.bell, lambda: append(other, run_id), lambda: database.bell.wait(run_id, 1, timeout_seconds=40)

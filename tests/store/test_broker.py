@@ -3,9 +3,9 @@
 import pytest
 from redis import Redis
 
-from app.domain.verdict import Level
+from app.domain.check_result import Level
+from app.services.checkup.broker import check_broker
 from app.settings import Settings
-from app.store.broker import check_broker
 
 
 @pytest.mark.box

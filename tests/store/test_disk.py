@@ -7,8 +7,8 @@ import pytest
 
 from app.domain.errors import StorageFull
 from app.settings import Settings
-from app.store import disk
-from app.store.disk import DiskGauge, Storage, measure
+from app.store.files import disk
+from app.store.files.disk import DiskGauge, Storage, measure
 
 SIZES = {
     "datasets/data_1/source": ("datasets", 100),

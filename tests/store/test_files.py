@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.errors import NotFound, Unavailable
-from app.store.files import Files, write_atomic
+from app.store.files.files import Files, write_atomic
 
 TRICKS = ("../secret", "a/../../secret", "/etc/passwd", "..", "", ".", "link", "link/secret", "a\0b", "x" * 5000, "missing")
 
@@ -43,7 +43,7 @@ def test_sweeping_removes_what_a_killed_process_left_and_spares_what_is_being_wr
     program = f"""
 import os, signal
 from pathlib import Path
-from app.store.files import Files
+from app.store.files.files import Files
 upload = Files(Path({str(files.root)!r})).open_upload()
 upload.write(b"half")
 upload.flush()

@@ -1,4 +1,4 @@
-from app.store.identifiers import new_id
+from app.system.identifiers import new_id
 
 
 def test_identifiers_sort_in_the_order_they_were_made_and_never_repeat() -> None:

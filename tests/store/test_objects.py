@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from app.domain.errors import NotFound, Unavailable
-from app.store import objects
-from app.store.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
-from app.store.trees import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
+from app.store.files import objects
+from app.store.files.object_folders import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
+from app.store.files.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
 from tests.conftest import CHECKOUT
 from tests.store.answering import answering
 from tests.store.s3 import BUCKET, CREDENTIALS, S3Server
@@ -255,7 +255,7 @@ def test_a_certificate_is_trusted_when_the_system_trusts_it_and_its_lack_is_said
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
 
     def ask(url: str, trusted: Path | str) -> "subprocess.CompletedProcess[str]":  # in a process, as trust is read once
-        program = f"from app.store.objects import ObjectStore; print(ObjectStore('s3://b/x', {url!r}, tries=1).read('a'))"
+        program = f"from app.store.files.objects import ObjectStore; print(ObjectStore('s3://b/x', {url!r}, tries=1).read('a'))"
         return subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CHECKOUT,
             env={**os.environ, "SSL_CERT_FILE": str(trusted)},
@@ -281,5 +281,6 @@ def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(ur
 
 
 def test_the_client_is_loaded_only_when_a_store_is_asked() -> None:
-    program = "import sys, app.store.objects, app.store.trees, app.main, worker.main; sys.exit('obstore' in sys.modules)"
+    modules = "app.store.files.objects, app.store.files.object_folders, app.main, worker.main"
+    program = f"import sys, {modules}; sys.exit('obstore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

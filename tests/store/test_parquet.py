@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.domain.errors import Unavailable
-from app.store import parquet
+from app.store.files import parquet
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.services import attempts
 from app.services import runs as services
-from app.store import histograms, journal, overview, runs, samples
+from app.store import journal, metrics, runs
 from app.store.database import Database
 from tests.conftest import Library
 
@@ -22,7 +22,7 @@ def run_id(database: Database, library: Library) -> str:
     """A run with a series that is too long to be drawn whole."""
     with database.writing() as session:
         run = services.launch(session, library.user.id, library.recipe())
-        runs.write_metrics(session, run.id, {("loss", step): 1.0 for step in range(3000)})
+        metrics.write_metrics(session, run.id, {("loss", step): 1.0 for step in range(3000)})
     return run.id
 
 
@@ -51,17 +51,17 @@ READS: dict[str, Callable[[Session, str], Any]] = {
     "the list of runs": lambda session, _: runs.list_runs(session, "user_ada", limit=31),
     "the list of runs in a state": lambda session, _: runs.list_runs(session, "user_ada", state="failed", limit=31),
     "a later page of runs": lambda session, run_id: runs.list_runs(session, "user_ada", after=run_id, limit=31),
-    "how many runs are in each state": lambda session, _: overview.count_runs(session, "user_ada"),
-    "the rows of a page": lambda session, run_id: overview.describe_runs(session, [runs.get_run(session, "user_ada", run_id)]),
-    "a short series": lambda session, run_id: runs.list_metrics(session, run_id, ["loss"], points=4000),
-    "a long series": lambda session, run_id: runs.list_metrics(session, run_id, ["loss"], points=20),
-    "the keys of all series": lambda session, run_id: runs.metric_keys(session, run_id),
-    "histograms": lambda session, run_id: histograms.list_histograms(session, run_id, columns=1),
+    "how many runs are in each state": lambda session, _: runs.count_runs(session, "user_ada"),
+    "the rows of a page": lambda session, run_id: runs.describe_runs(session, [runs.get_run(session, "user_ada", run_id)]),
+    "a short series": lambda session, run_id: metrics.list_metrics(session, run_id, ["loss"], points=4000),
+    "a long series": lambda session, run_id: metrics.list_metrics(session, run_id, ["loss"], points=20),
+    "the keys of all series": lambda session, run_id: metrics.metric_keys(session, run_id),
+    "histograms": lambda session, run_id: journal.list_histograms(session, run_id, columns=1),
     "the log": lambda session, run_id: journal.read_last(session, run_id, LOG_KINDS, 300),
     "the next events": lambda session, run_id: journal.read(session, run_id, after=1),
     "events of a kind": lambda session, run_id: journal.read(session, run_id, kinds=["finding"]),
     "the newest event of a kind": lambda session, run_id: journal.latest(session, run_id, "step"),
-    "samples": lambda session, run_id: samples.list_sample_steps(session, run_id),
+    "samples": lambda session, run_id: journal.list_sample_steps(session, run_id),
     "what a worker looks at": lambda session, run_id: (runs.has_queued(session), runs.watch(session, [run_id])),
 }
 
@@ -78,7 +78,7 @@ def test_reading_it_walks_through_no_table(database: Database, run_id: str, what
 
 def test_recording_and_claiming_walk_through_no_table(database: Database, run_id: str) -> None:
     values = {("loss", step): 1.0 for step in range(2990, 3100)}
-    assert scans(plans_of(database, lambda session: runs.write_metrics(session, run_id, values), writing=True)) == []
+    assert scans(plans_of(database, lambda session: metrics.write_metrics(session, run_id, values), writing=True)) == []
     assert scans(plans_of(database, lambda session: attempts.reap(session), writing=True)) == []
 
 
@@ -96,9 +96,9 @@ def test_the_keys_of_a_run_are_sorted_and_only_its_own(either_database: Database
     library = make_library(either_database)
     with either_database.writing() as session:
         first, second = (services.launch(session, library.user.id, library.recipe()).id for _ in range(2))
-        runs.write_metrics(session, first, {(key, step): 1.0 for key in ("loss", "eval/kl", "weight/ess") for step in (1, 2)})
-        runs.write_metrics(session, second, {("dpo/margin", 1): 1.0})
+        metrics.write_metrics(session, first, {(key, step): 1.0 for key in ("loss", "eval/kl", "weight/ess") for step in (1, 2)})
+        metrics.write_metrics(session, second, {("dpo/margin", 1): 1.0})
     with either_database.reading() as session:
-        assert runs.metric_keys(session, first) == ["eval/kl", "loss", "weight/ess"]
-        assert runs.metric_keys(session, second) == ["dpo/margin"]
-        assert runs.metric_keys(session, "run_unknown") == []
+        assert metrics.metric_keys(session, first) == ["eval/kl", "loss", "weight/ess"]
+        assert metrics.metric_keys(session, second) == ["dpo/margin"]
+        assert metrics.metric_keys(session, "run_unknown") == []

@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings
 from app.store.database import Database
-from app.store.queue import KEEP_MESSAGES, QUEUE_NAME, HintQueue
+from app.store.signals.hints import KEEP_MESSAGES, QUEUE_NAME, HintQueue
 
 
 def count_messages(settings: Settings) -> int:

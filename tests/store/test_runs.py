@@ -10,9 +10,9 @@ import pytest
 from app.domain.errors import NotFound
 from app.domain.events import AttemptResumed, CheckpointSaved, LogWritten
 from app.services import runs as services
-from app.store import checkpoints, journal, runs
+from app.store import checkpoints, journal, metrics, runs
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from tests.conftest import Library, make_library
 
 
@@ -44,10 +44,13 @@ def test_somebody_elses_run_is_not_found(database: Database, run_id: str) -> Non
 
 def test_a_short_series_comes_whole_with_its_gaps(database: Database, run_id: str) -> None:
     with database.writing() as session:
-        runs.write_metrics(session, run_id, {("loss", 1): 3.0, ("loss", 2): None, ("loss", 3): 1.0, ("grad_norm", 1): 9.0})
+        metrics.write_metrics(session, run_id, {("loss", 1): 3.0, ("loss", 2): None, ("loss", 3): 1.0, ("grad_norm", 1): 9.0})
     with database.reading() as session:
-        assert runs.list_metrics(session, run_id, ["loss", "unknown"]) == {"loss": [(1, 3.0), (2, None), (3, 1.0)], "unknown": []}
-        assert runs.metric_keys(session, run_id) == ["grad_norm", "loss"]
+        assert metrics.list_metrics(session, run_id, ["loss", "unknown"]) == {
+            "loss": [(1, 3.0), (2, None), (3, 1.0)],
+            "unknown": [],
+        }
+        assert metrics.metric_keys(session, run_id) == ["grad_norm", "loss"]
 
 
 def test_a_long_series_keeps_its_peaks_at_their_steps(either_database: Database) -> None:
@@ -56,9 +59,9 @@ def test_a_long_series_keeps_its_peaks_at_their_steps(either_database: Database)
     values |= {("loss", 1234): 99.0, ("loss", 2345): -99.0}
     with either_database.writing() as session:
         run_id = services.launch(session, library.user.id, library.recipe()).id
-        runs.write_metrics(session, run_id, values)
+        metrics.write_metrics(session, run_id, values)
     with either_database.reading() as session:
-        points = runs.list_metrics(session, run_id, ["loss"], points=100)["loss"]
+        points = metrics.list_metrics(session, run_id, ["loss"], points=100)["loss"]
     assert 50 < len(points) <= 100
     assert points == sorted(points)
     assert {(1234, 99.0), (2345, -99.0)} <= set(points)
@@ -69,16 +72,16 @@ def test_a_value_that_is_written_again_is_replaced_and_later_ones_can_be_dropped
     library = make_library(either_database)
     with either_database.writing() as session:
         run_id = services.launch(session, library.user.id, library.recipe()).id
-        runs.write_metrics(session, run_id, {("loss", 1): 1.0, ("loss", 2): 2.0, ("loss", 3): 3.0})
-        runs.write_metrics(session, run_id, {("loss", 2): 2.5})
-        runs.drop_metrics_after(session, run_id, 2)
-        assert runs.list_metrics(session, run_id, ["loss"])["loss"] == [(1, 1.0), (2, 2.5)]
+        metrics.write_metrics(session, run_id, {("loss", 1): 1.0, ("loss", 2): 2.0, ("loss", 3): 3.0})
+        metrics.write_metrics(session, run_id, {("loss", 2): 2.5})
+        metrics.drop_metrics_after(session, run_id, 2)
+        assert metrics.list_metrics(session, run_id, ["loss"])["loss"] == [(1, 1.0), (2, 2.5)]
 
 
 def test_ten_thousand_values_are_written_in_well_under_a_second(database: Database, run_id: str) -> None:
     began = time.perf_counter()
     with database.writing() as session:
-        runs.write_metrics(session, run_id, {("loss", step): 1.0 for step in range(10_000)})
+        metrics.write_metrics(session, run_id, {("loss", step): 1.0 for step in range(10_000)})
     assert time.perf_counter() - began < 1.0
 
 

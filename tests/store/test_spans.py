@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
 from app.services import runs as services
-from app.store import runs, spans
+from app.store import metrics
 from app.store.database import Database
 from app.store.tables import MetricSpan
 from tests.conftest import make_library
@@ -61,27 +61,27 @@ def test_a_thinned_out_series_is_what_all_values_give_whatever_was_written_and_d
 ) -> None:
     series: Series = {}
     with either_database.writing() as session:
-        runs.drop_metrics_after(session, run_id, -1)
+        metrics.drop_metrics_after(session, run_id, -1)
         for what, step, stride, numbers in actions:
             if what == "drop":
-                runs.drop_metrics_after(session, run_id, step)
+                metrics.drop_metrics_after(session, run_id, step)
                 series = {at: value for at, value in series.items() if at <= step}
             else:
                 written = {step + place * stride: value for place, value in enumerate(numbers)}
-                runs.write_metrics(session, run_id, {("loss", at): value for at, value in written.items()})
+                metrics.write_metrics(session, run_id, {("loss", at): value for at, value in written.items()})
                 series |= written
     with either_database.reading() as session:
-        assert runs.list_metrics(session, run_id, ["loss"], points=points)["loss"] == plainly(series, points)
+        assert metrics.list_metrics(session, run_id, ["loss"], points=points)["loss"] == plainly(series, points)
 
 
 def test_a_long_series_written_step_by_step_is_drawn_from_few_rows(either_database: Database, run_id: str) -> None:
     series: Series = {step: None if step % 700 < 40 else float((step * 7919) % 1009) for step in range(1, 20_001)}
     for first in range(1, 20_001, 250):
         with either_database.writing() as session:
-            runs.write_metrics(session, run_id, {("loss", step): series[step] for step in range(first, first + 250)})
+            metrics.write_metrics(session, run_id, {("loss", step): series[step] for step in range(first, first + 250)})
     with either_database.reading() as session:
         for points in (4, 10, 100, 500, 5000):
-            assert runs.list_metrics(session, run_id, ["loss"], points=points)["loss"] == plainly(series, points)
+            assert metrics.list_metrics(session, run_id, ["loss"], points=points)["loss"] == plainly(series, points)
         kept = dict(session.execute(select(MetricSpan.width, func.count()).group_by(MetricSpan.width)).all())
     assert kept == {32: 20_000 // 32, 1024: 20_000 // 1024}
 
@@ -89,13 +89,13 @@ def test_a_long_series_written_step_by_step_is_drawn_from_few_rows(either_databa
 def test_series_of_an_earlier_version_get_their_spans_when_they_are_migrated(either_database: Database, run_id: str) -> None:
     series: Series = {step: None if step % 90 < 33 else float((step * 7919) % 1009) for step in range(5, 4000)}
     with either_database.writing() as session:
-        runs.write_metrics(session, run_id, {("loss", step): value for step, value in series.items()})
+        metrics.write_metrics(session, run_id, {("loss", step): value for step, value in series.items()})
     with either_database.reading() as session:
         columns = MetricSpan.__table__.columns
         before = session.execute(select(*columns).order_by(MetricSpan.width, MetricSpan.span)).all()
     with either_database.writing() as session:
         session.execute(text("DELETE FROM metric_spans"))
-        for width in spans.WIDTHS:
+        for width in metrics.WIDTHS:
             session.execute(text(migration().FILL.format(width=width)))
     with either_database.reading() as session:
         assert session.execute(select(*columns).order_by(MetricSpan.width, MetricSpan.span)).all() == before

@@ -11,9 +11,9 @@ from app.domain.sweep import parse_request
 from app.services import attempts
 from app.services import runs as run_services
 from app.services import sweeps as services
-from app.store import journal, results, runs, sweeps
+from app.store import journal, metrics, results, sweeps
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.results import EVALUATED, PER_STEP
 from app.store.tables import Attempt, JournalEntry, Run, Sweep
 from tests.conftest import Library, make_library
@@ -38,7 +38,7 @@ def evaluate(database: Database, sweep: Sweep, num_evaluations: int, num_steps: 
             for step in range(1, num_steps + 1):
                 values |= {(key, step): float(step % 2) for key in PER_STEP}
             run.step = num_steps
-            runs.write_metrics(session, run.id, values)
+            metrics.write_metrics(session, run.id, values)
 
 
 def queries_of(database: Database) -> list[str]:
@@ -86,7 +86,7 @@ def test_the_table_shows_the_newest_evaluation_and_means_over_the_newest_steps(e
     with either_database.writing() as session:
         run = sweeps.list_runs(session, sweep.id)[1]
         late = {(key, step): 100.0 for key in PER_STEP for step in range(1, 951)}  # not among the newest 50
-        runs.write_metrics(session, run.id, {**late, ("eval/kl", 30): None})
+        metrics.write_metrics(session, run.id, {**late, ("eval/kl", 30): None})
         run.step = 1000
     with either_database.reading() as session:
         first, second = results.list_results(session, sweep)

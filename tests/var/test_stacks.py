@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.var.batches import as_candidates, draw_batch
 from worker.var.candidates import Candidates, StackedCandidates, stack
 from worker.var.certificate import droppable, logprob_floors
+from worker.var.describe import describe_stack
 from worker.var.diagnostics import describe_weights, histogram
 from worker.var.lambdas import TargetUnreachable, find_lambda, find_stacked_lambda, stack_alike
-from worker.var.portrait import describe_stack
 from worker.var.ranks import average_ranks
 from worker.var.stacks import compute_stacked_weights, effective_sample_sizes
 from worker.var.weights import WeightChoices, compute_weights

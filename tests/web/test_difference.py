@@ -1,7 +1,7 @@
 """Marking where two responses differ, and saying why not."""
 
-from app.web.difference import Unmarked, mark_differences
-from app.web.format import holds
+from app.web.rendering.difference import Unmarked, mark_differences
+from app.web.rendering.format import holds
 
 
 def test_the_words_that_differ_are_marked_and_nothing_is_lost() -> None:

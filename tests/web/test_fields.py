@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from app.store.tables import Model
-from app.web.choices import model_choices
-from app.web.fields import RECIPE_FIELDS, Field
-from app.web.wording import LABELS, OPTIONS
+from app.web.rendering.choices import model_choices
+from app.web.rendering.fields import RECIPE_FIELDS, Field
+from app.web.rendering.wording import LABELS, OPTIONS
 
 MACHINE_WORDS = ("norm", "num ", "max ", "ess", "dtype", "logprob", "overlong", "grad ", "mean one")
 

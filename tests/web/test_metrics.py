@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.domain.events import SpoolLine
 from app.services import attempts, recordings
 from app.store.database import now
-from app.store.measures import Measures, WorkerMeasures
-from app.store.objects import ObjectStore
-from app.store.shared_files import SharedFiles
+from app.store.files.objects import ObjectStore
+from app.store.files.shared_files import SharedFiles
+from app.store.prometheus import Measures, WorkerMeasures
 from app.store.tables import Run, Worker
-from app.web.metrics import RequestMetrics, Studio, render
+from app.web.prometheus import RequestMetrics, Studio, render
 from tests.architecture.tree import ROOT
 from tests.flow.studio import wait_until
 

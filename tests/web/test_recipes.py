@@ -8,7 +8,6 @@ from app.domain.errors import RecipeInvalid
 from app.domain.preview import PreviewRequest
 from app.domain.recipe import Method, Recipe, parse_recipe
 from app.domain.sweep import SweepRequest
-from app.web.fields import RECIPE_FIELDS
 from app.web.recipes import (
     STARTING_VALUES,
     at_fields,
@@ -19,6 +18,7 @@ from app.web.recipes import (
     read_preview,
     read_scored,
 )
+from app.web.rendering.fields import RECIPE_FIELDS
 
 PLAIN = {**STARTING_VALUES, "dataset": "data_1", "policy.model": "model_1", "reward.source": "preference"}
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from app import logs
-from app.web.requests import choose_id
+from app.web.request_log import choose_id
 
 
 @pytest.fixture

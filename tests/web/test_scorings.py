@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.preview import PreviewResult
 from app.services import previews
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Preview, Run, Scoring
 from app.web.api import scorings
 from tests.scored import make_check, make_facts, make_part
@@ -135,7 +135,7 @@ def test_a_token_that_may_only_read_may_preview(studio, client):
 
 
 def test_without_a_worker_one_is_told_to_come_back(studio, client, monkeypatch):
-    monkeypatch.setattr("app.web.previewing.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("app.web.preview_requests.WAIT_SECONDS", 0.2)
     address = f"/api/v1/scorings/{make_ready(studio, client)}/preview"
     answer = client.get(address)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
@@ -192,7 +192,7 @@ def test_scores_that_are_gone_from_the_disk_can_be_asked_for_again(studio, clien
 
 def test_waiting_for_previews_holds_no_connection_and_no_thread(studio, client, monkeypatch):
     """Far more readers than there are threads (40) wait for one worker that doesn't come; pages go on meanwhile."""
-    monkeypatch.setattr("app.web.previewing.WAIT_SECONDS", 2.0)
+    monkeypatch.setattr("app.web.preview_requests.WAIT_SECONDS", 2.0)
     scoring_id = make_ready(studio, client)
     answers = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.domain.errors import Unavailable
 from app.settings import Settings
-from app.store.files import make_root
+from app.store.files.files import make_root
 from tests.architecture.tree import ROOT
 from tests.cli.test_cli import make_shell
 from tests.flow.studio import free_port, wait_until

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.store import disk
+from app.store.files import disk
 from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
 
 QUOTA = 50_000_000

@@ -16,9 +16,9 @@ from app.domain.run import Outcome
 from app.main import create_app
 from app.services import attempts
 from app.store import journal
-from app.store.objects import ObjectStore
+from app.store.files.object_folders import put_tree
+from app.store.files.objects import ObjectStore
 from app.store.runs import lock_run
-from app.store.trees import put_tree
 from tests.services.test_models import make_model
 from tests.store.s3 import S3Server
 from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings

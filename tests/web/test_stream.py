@@ -17,7 +17,7 @@ import pytest
 from app.domain.events import LogWritten, StateChanged
 from app.domain.run import RunState
 from app.store import journal
-from app.store.bell import Bell
+from app.store.signals.bell import Bell
 from app.store.tables import Run
 from app.web import stream
 from app.web.stream import SharedReads, follow, position

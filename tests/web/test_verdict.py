@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.web.verdict import judge, verdict_of
+from app.web.rendering.reward_verdict import judge, verdict_of
 from tests.scored import make_check
 
 NONE = {"num_pairs": 0, "num_ties": 0, "accuracy": None, "low": 0.0, "high": 1.0, "length_accuracy": None}

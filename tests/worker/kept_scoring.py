@@ -12,9 +12,9 @@ from torch import Tensor
 
 from app.domain.preview import PreviewJob
 from worker.stages.batches import plan_batches
-from worker.stages.index import keep_index
-from worker.stages.prepare import Encoded, EncodedResponse
-from worker.stages.scorings import CROSS, EARLY, OWN, Layout, Wanted, score_in_groups
+from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.scoring.cache import CROSS, EARLY, OWN, Layout, Wanted, score_in_groups
+from worker.stages.scoring.index import keep_index
 
 SPEC = torch.tensor([1.2, 1.8])  # nats a token: of the own prompt, of another one
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worker import rank
-from worker.launcher import rank_folder
+from worker.running.ranks import rank_folder
 
 
 def ask_for(folder: Path, num_processes: int, **training: Any) -> Path:

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from worker.devices import Device, UsageWatch, parse_gpus, parse_usage
+from worker.supervision.devices import Device, UsageWatch, parse_gpus, parse_usage
 
 GPUS = "0, GPU-aa, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bb, NVIDIA A10, Rev. 2, 23028\n"
 USAGE = "0, 40211, 97, 61\n1, 0, [N/A], [Not Supported]\n"

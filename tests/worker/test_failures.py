@@ -3,7 +3,7 @@ import errno
 import torch
 
 from app.domain.errors import ModelInvalid, RecipeInvalid
-from worker.failures import Diverged, explain
+from worker.running.failures import Diverged, explain
 
 
 def test_gpu_memory_names_the_settings_to_change_and_is_not_tried_again():

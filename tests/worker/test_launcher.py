@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.domain.run import Outcome
-from worker import launcher
-from worker.launcher import Crashed, run_ranks
-from worker.stop import StopSignals
+from worker.running import ranks
+from worker.running.ranks import Crashed, run_ranks
+from worker.running.stop import StopSignals
 
 PROGRAM = """
 import json, os, signal, socket, sys, time
@@ -32,7 +32,7 @@ def attempt(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "LAST_WORDS_SECONDS", 0.5)
+    monkeypatch.setattr(ranks, "LAST_WORDS_SECONDS", 0.5)
 
 
 def command(program: str) -> list[str]:

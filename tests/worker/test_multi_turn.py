@@ -10,10 +10,10 @@ from tests.worker.workshop import KIND, RUDE, make_recipe, read_events
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
 from worker.stages.batches import split_batch
-from worker.stages.gradients import accumulate_weighted
-from worker.stages.objectives import plain_batches
-from worker.stages.prepare import Lengths, prepare
-from worker.stages.reward_training import Reader
+from worker.stages.examples import Lengths, prepare
+from worker.stages.training.gradients import accumulate_weighted
+from worker.stages.training.objectives import plain_batches
+from worker.stages.training.reward_model import Reader
 
 EARLIER = "Since when does it do that?"
 

@@ -11,7 +11,7 @@ import pytest
 from app.domain.preview import PreviewJob, PreviewResult
 from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, write_dataset
 from tests.worker.workshop import CHECKOUT
-from worker.stages.preview import preview
+from worker.preview.grid import preview
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from app.domain.scoring import ScoringFacts
 from tests.worker.test_runner import outcome, read_events_safely, wait_for
 from tests.worker.workshop import fork_runner, read_events, start_runner
-from worker.stages.index import read_index
-from worker.stages.scorings import read_scores
+from worker.stages.scoring.cache import read_scores
+from worker.stages.scoring.index import read_index
 
 
 def scoring_of(folder: Path) -> ScoringFacts:
@@ -192,7 +192,7 @@ def test_the_reward_model_is_gone_before_the_policy_is_loaded(workshop, run, mon
     import weakref
 
     from worker.models.reward import RewardModel
-    from worker.stages import sources
+    from worker.stages.scoring import sources
 
     alive: list[weakref.ref[RewardModel]] = []
     seen = []

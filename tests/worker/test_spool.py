@@ -4,7 +4,7 @@ import resource
 import pytest
 
 from app.domain.events import LogWritten, StepLogged
-from worker.spool import Spool
+from worker.running.spool import Spool
 
 
 @pytest.fixture

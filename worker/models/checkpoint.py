@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker.failpoints import reach
+from worker.running.failpoints import reach
 
 FORMAT = 1
 CONTENT = frozenset({"tensors.safetensors", "state.json"})

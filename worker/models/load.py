@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from app.domain.errors import ModelInvalid
 from app.domain.jobs import ModelSource
-from app.ingest.model_folder import inspect_apart
+from app.ingest.models.folder import inspect_apart
 from worker.models.adapter import LanguageModel, adapt
 from worker.models.quantize import loading_options, settle
 

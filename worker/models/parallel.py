@@ -19,7 +19,7 @@ from torch import Tensor
 
 from app.domain.errors import InvalidInput, RecipeInvalid
 from app.domain.run import Outcome
-from worker.stop import Stopped
+from worker.running.stop import Stopped
 
 Result = TypeVar("Result")
 

@@ -1,0 +1,1 @@
+"""The stages of an attempt: prepare > score > train (with evaluations) > artifacts."""

@@ -11,11 +11,11 @@ from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten,
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import Stage
-from worker.failpoints import reach
 from worker.models.checkpoint import hash_file, sync_path
 from worker.models.parallel import ALONE, Ranks
-from worker.spool import Spool
-from worker.stop import StopSignals
+from worker.running.failpoints import reach
+from worker.running.spool import Spool
+from worker.running.stop import StopSignals
 
 PROGRESS_SECONDS = 1.0  # a progress event at most this often
 

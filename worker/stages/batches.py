@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.models.packed import Packing
-from worker.stages.prepare import Encoded
+from worker.stages.examples import Encoded
 
 PACKED_SHARE = 0.95  # rows are packed when that leaves at most this share of the padded rows' places
 

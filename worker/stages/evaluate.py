@@ -22,7 +22,7 @@ from worker.models.prompts import PromptFormat
 from worker.models.reward import RewardModel
 from worker.stages.attempt import Attempt, write_atomic
 from worker.stages.batches import collate, derive_seed, permute
-from worker.stages.prepare import Encoded, Lengths
+from worker.stages.examples import Encoded, Lengths
 from worker.var.logprobs import sequence_sums, token_logprobs
 
 LOSS_EXAMPLES = 64  # at least so many held-out examples (where there are as many) enter eval/loss

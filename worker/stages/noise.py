@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.domain.recipe import NoiseSettings
-from worker.stages.prepare import Encoded
+from worker.stages.examples import Encoded
 
 FLIPS, REWARDS = 1, 2  # streams of random numbers
 GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64's, as signed integers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.var.candidates import Candidates, WeightChoices
-from worker.var.portrait import describe_weighed
+from worker.var.describe import describe_weighed
 from worker.var.ranks import average_ranks, spearman
 from worker.var.weights import weigh_batch
 

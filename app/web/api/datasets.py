@@ -14,7 +14,7 @@ from app.domain.errors import NotFound
 from app.services import datasets as service
 from app.store import datasets as store
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Dataset
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (

@@ -11,7 +11,7 @@ from app.services import models as service
 from app.settings import Settings
 from app.store import models as store
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Model
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.errors import InvalidInput
 from app.domain.run import RunKind
-from app.services import line as service
+from app.services import queue as service
 from app.services import workers
-from app.store import line
-from app.store import runs as store
+from app.store import queue
 from app.store.database import now
+from app.store.workers import list_workers
 from app.web.api.paging import Limit, Page, to_page
 from app.web.api.runs import RunView, show
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
@@ -83,12 +83,12 @@ def list_queue(
     First the highest priority; then users take turns, who has fewest running first; then the order of queueing."""
     owner_id = None if actor.is_admin else actor.id
     if held:
-        rows = line.list_held(session, owner_id=owner_id, limit=limit)
+        rows = queue.list_held(session, owner_id=owner_id, limit=limit)
     else:
-        rows = line.list_line(session, owner_id=owner_id, after=after, limit=limit + 1)
-    known, at = store.list_workers(session), now(session)
+        rows = queue.list_line(session, owner_id=owner_id, after=after, limit=limit + 1)
+    known, at = list_workers(session), now(session)
 
-    def view(queued: line.Queued) -> QueuedView:
+    def view(queued: queue.Queued) -> QueuedView:
         run = queued.run
         shown = {name: getattr(run, name) for name in QueuedView.model_fields if name not in ("position", "waiting_for")}
         return QueuedView(position=queued.position, waiting_for=workers.describe_wait(session, run, known, at), **shown)

@@ -13,10 +13,10 @@ from app.domain.errors import InvalidInput, NotFound
 from app.domain.events import EVENT_KINDS
 from app.domain.metrics import CATALOGUE
 from app.domain.run import RunState
-from app.store import journal, samples
+from app.store import journal, metrics
 from app.store import runs as store
 from app.store.tables import JournalEntry
-from app.web import log
+from app.web import run_log
 from app.web.api.paging import AfterSeq
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession
 from app.web.stream import STREAM_HEADERS, as_events, follow, position
@@ -140,11 +140,11 @@ def get_metrics(
 ) -> dict[str, Series]:
     """Series by key, with what the key means."""
     store.get_run(session, user.id, run_id)
-    wanted = [key for key in keys.split(",") if key] or store.metric_keys(session, run_id)
+    wanted = [key for key in keys.split(",") if key] or metrics.metric_keys(session, run_id)
     unknown = [key for key in wanted if key not in CATALOGUE]
     if unknown:
         raise InvalidInput.at("keys", f'There is no metric "{unknown[0][:80]}"; there are {", ".join(sorted(CATALOGUE))}.')
-    series = store.list_metrics(session, run_id, wanted, points=points)
+    series = metrics.list_metrics(session, run_id, wanted, points=points)
     return {key: describe(key, values) for key, values in series.items()}
 
 
@@ -181,9 +181,9 @@ def get_weights(
 def list_samples(session: ReadSession, user: CurrentUser, run_id: str, step: Step = None) -> Samples:
     """The reference's and the policy's answers to the same held-out prompts. Without a step: the newest."""
     store.get_run(session, user.id, run_id)
-    steps = samples.list_sample_steps(session, run_id)
+    steps = journal.list_sample_steps(session, run_id)
     chosen = step if step is not None else (steps[-1] if steps else None)
-    entries = [] if chosen is None else samples.list_samples(session, run_id, chosen)
+    entries = [] if chosen is None else journal.list_samples(session, run_id, chosen)
     return Samples(steps=steps, step=chosen, items=[EventView.model_validate(entry) for entry in entries])
 
 
@@ -213,10 +213,10 @@ def read_log(
         if attempt > run.attempt:
             raise NotFound(f"There is no attempt {attempt}; the run has had {run.attempt}.")
         return PlainTextResponse(read_tail(files.log_path(run_id, attempt), tail_bytes))
-    numbers = range(max(1, run.attempt - log.MAX_ATTEMPTS + 1), run.attempt + 1)
+    numbers = range(max(1, run.attempt - run_log.MAX_ATTEMPTS + 1), run.attempt + 1)
     share = max(1, tail_bytes // max(1, len(numbers)))
     printed = {number: read_tail(files.log_path(run_id, number), share) for number in numbers}
-    return PlainTextResponse(log.log_of(journal.read_last(session, run_id, log.KINDS, log.MAX_ENTRIES), printed))
+    return PlainTextResponse(run_log.log_of(journal.read_last(session, run_id, run_log.KINDS, run_log.MAX_ENTRIES), printed))
 
 
 def read_tail(path: Path, num_bytes: int) -> str:

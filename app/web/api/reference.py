@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
 
 DESCRIPTION = """\
 Upload preference data, launch VAR runs, and watch weights, rewards and side-by-side generations.

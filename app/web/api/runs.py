@@ -9,14 +9,15 @@ from sqlalchemy.orm import Session
 
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState
-from app.services import line as line_service
+from app.services import queue as line_service
 from app.services import runs as service
 from app.services import workers
-from app.services.line import Actor
-from app.store import line
+from app.services.queue import Actor
+from app.store import queue
 from app.store import runs as store
 from app.store.database import Database, now
 from app.store.tables import Run
+from app.store.workers import list_workers
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
 
@@ -115,8 +116,8 @@ def show_detail(session: Session, run: Run) -> RunDetail:
         recipe=run.recipe,
         provenance=run.provenance,
         attempts=views,
-        position=line.find_position(session, run),
-        waiting_for=workers.describe_wait(session, run, store.list_workers(session), now(session)),
+        position=queue.find_position(session, run),
+        waiting_for=workers.describe_wait(session, run, list_workers(session), now(session)),
     )
 
 

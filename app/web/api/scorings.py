@@ -18,7 +18,7 @@ from app.store.scorings import ScoringRow
 from app.store.tables import Run, Scoring
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.previewing import PreviewQuery, answer, read_request, refuse_unknown
+from app.web.preview_requests import PreviewQuery, answer, read_request, refuse_unknown
 
 router = APIRouter(prefix="/scorings", tags=["scorings"])
 

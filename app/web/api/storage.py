@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.store.disk import Storage
+from app.store.files.disk import Storage
 from app.web.dependencies import CurrentDatabase
 
 router = APIRouter(prefix="/storage", tags=["system"])

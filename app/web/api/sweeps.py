@@ -15,8 +15,8 @@ from app.store import sweeps as store
 from app.store.tables import Sweep
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.runs import IdempotencyKey
-from app.web.comparison import Comparison, compare
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.rendering.comparison import Comparison, compare
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import Unavailable
-from app.store import measures, readiness
-from app.web import metrics
+from app.services.checkup import readiness
+from app.store.prometheus import ask_smallest, measure
+from app.web import prometheus
 from app.web.dependencies import CurrentDatabase, CurrentFiles, read_apart
 
 open_router = APIRouter(tags=["system"])
@@ -55,13 +56,13 @@ def get_readiness(database: CurrentDatabase, files: CurrentFiles) -> Readiness:
 async def get_process_metrics(request: Request, database: CurrentDatabase) -> Response:
     """Queue, runs, workers, GPUs, streams, requests and this process, in Prometheus' text format."""
 
-    def look() -> metrics.Studio:
+    def look() -> prometheus.Studio:
         with database.reading() as session:
             began = time.perf_counter()
-            measures.ask_smallest(session)
+            ask_smallest(session)
             seconds = time.perf_counter() - began
-            return metrics.Studio(measures.measure(session), round_trip_seconds=seconds)
+            return prometheus.Studio(measure(session), round_trip_seconds=seconds)
 
     studio = await read_apart(request, look)
-    text = await run_in_threadpool(metrics.render, request.app.state.metrics, studio)
-    return Response(text, media_type=metrics.CONTENT_TYPE)
+    text = await run_in_threadpool(prometheus.render, request.app.state.metrics, studio)
+    return Response(text, media_type=prometheus.CONTENT_TYPE)

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from app.services import workers as service
-from app.services.line import Actor
-from app.store import fleet
-from app.store.fleet import WorkerRow
+from app.services.queue import Actor
+from app.store import workers
+from app.store.workers import WorkerRow
 from app.web.api.paging import Page
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
 
@@ -72,13 +72,13 @@ def show(row: WorkerRow, actor: Actor) -> WorkerView:
 
 
 def show_one(session: Session, actor: Actor, worker_id: str) -> WorkerView:
-    return show(fleet.describe_worker(session, service.get_worker(session, worker_id)), actor)
+    return show(workers.describe_worker(session, service.get_worker(session, worker_id)), actor)
 
 
 @router.get("", operation_id="list_workers", summary="List workers")
 def list_workers(session: ReadSession, actor: CurrentActor) -> Page[WorkerView]:
     """All that were heard of within a day, by name, on one page."""
-    return Page(items=[show(row, actor) for row in fleet.describe_workers(session)], next=None)
+    return Page(items=[show(row, actor) for row in workers.describe_workers(session)], next=None)
 
 
 @router.get("/{worker_id}", operation_id="get_worker", summary="Get a worker")

@@ -5,22 +5,23 @@ from fastapi import APIRouter
 from app.web.pages import (
     datasets,
     launch,
-    live,
+    launch_preview,
     mapping,
     models,
-    previews,
     queue,
+    run_queue,  # fmt: skip
+    run_status,
+    run_stream,
     runs,
     scorings,
-    standing,
-    steering,
     storage,
     sweeps,
     workers,
-)  # fmt: skip
+)
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    launch, previews, live, standing, steering, runs, queue, workers, sweeps, scorings, mapping, datasets, models, storage,
+    launch, launch_preview, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping, datasets, models,
+    storage,
 ):  # fmt: skip
     router.include_router(page.router)

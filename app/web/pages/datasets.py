@@ -14,10 +14,10 @@ from app.services import datasets as service
 from app.store import datasets as store
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
-from app.web.difference import Piece, Unmarked, mark_differences
-from app.web.histogram import Histogram, lengths_of, ratings_of
 from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, kept, mapping_form
-from app.web.rendering import Context, render, variables
+from app.web.rendering.difference import Piece, Unmarked, mark_differences
+from app.web.rendering.environment import Context, render, variables
+from app.web.rendering.histogram import Histogram, lengths_of, ratings_of
 from app.web.uploads import take_dataset
 
 router = APIRouter()

@@ -16,13 +16,13 @@ from app.services import previews, sweeps
 from app.services import runs as service
 from app.store import datasets, models, scorings
 from app.store import runs as store
-from app.web.choices import Choice, dataset_choices, model_choices
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
-from app.web.fields import RECIPE_FIELDS, Field, fill, flatten
-from app.web.pages.panel import Panel, look
+from app.web.pages.launch_panel import Panel, look
 from app.web.recipes import FROM_PRESET, SFT_FIELDS, STARTING_VALUES, as_asked, at_fields, clone_values, methods_of, read_order
-from app.web.rendering import Context, render
-from app.web.wording import METHOD_TEXTS, PRESET_TEXTS, SOURCE_TEXTS, option_text
+from app.web.rendering.choices import Choice, dataset_choices, model_choices
+from app.web.rendering.environment import Context, render
+from app.web.rendering.fields import RECIPE_FIELDS, Field, fill, flatten
+from app.web.rendering.wording import METHOD_TEXTS, PRESET_TEXTS, SOURCE_TEXTS, option_text
 
 router = APIRouter()
 

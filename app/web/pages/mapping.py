@@ -16,12 +16,12 @@ from app.domain.errors import DatasetInvalid
 from app.ingest.columns import NEEDED_TOGETHER, SHAPE_OPTIONS, SHAPE_ROLES, Option, Role, names_of
 from app.services import datasets as service
 from app.store import datasets as store
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentIngest, CurrentUser, ReadSession
-from app.web.fields import write
-from app.web.format import words
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
+from app.web.rendering.fields import write
+from app.web.rendering.format import words
 
 router = APIRouter()
 

@@ -18,9 +18,9 @@ from app.store import models as store
 from app.store import runs
 from app.store.tables import Model, Run
 from app.web.api.models import add
-from app.web.choices import Choice, run_choices
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
-from app.web.rendering import Context, render
+from app.web.rendering.choices import Choice, run_choices
+from app.web.rendering.environment import Context, render
 
 router = APIRouter()
 

@@ -9,15 +9,15 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, Forbidden, InvalidInput
-from app.services import line as service
+from app.services import queue as service
 from app.services import workers
-from app.services.line import Actor
-from app.store import checkpoints, line, overview
-from app.store import runs as store
+from app.services.queue import Actor
+from app.store import checkpoints, queue, runs
 from app.store.database import now
 from app.store.tables import Run, User
+from app.store.workers import is_alive, list_workers
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
 
 router = APIRouter()
 
@@ -52,13 +52,13 @@ class QueuePage(Context):
 
 def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> QueuePage:
     owner_id = None if actor.is_admin else actor.id
-    found = line.list_line(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
-    shown, held = found[:PAGE_SIZE], line.list_held(session, owner_id=owner_id, limit=PAGE_SIZE)
-    known, at = store.list_workers(session), now(session)
+    found = queue.list_line(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
+    shown, held = found[:PAGE_SIZE], queue.list_held(session, owner_id=owner_id, limit=PAGE_SIZE)
+    known, at = list_workers(session), now(session)
     saved = checkpoints.newest_steps(session, [queued.run.id for queued in [*shown, *held]])
-    owners = overview.names_of(session, User, {queued.run.owner_id for queued in [*shown, *held]})
+    owners = runs.names_of(session, User, {queued.run.owner_id for queued in [*shown, *held]})
 
-    def row(queued: line.Queued, peers: list[line.Queued]) -> LineRow:
+    def row(queued: queue.Queued, peers: list[queue.Queued]) -> LineRow:
         run = queued.run
         same = [one.run.id for one in peers if (one.run.owner_id, one.run.priority) == (run.owner_id, run.priority)]
         at_index = same.index(run.id) if run.id in same else 0
@@ -75,11 +75,11 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
     return QueuePage(
         rows=[row(queued, shown) for queued in shown],
         held=[row(queued, []) for queued in held],
-        num_waiting=line.count_line(session),
+        num_waiting=queue.count_line(session),
         after=after,
         next_after=(shown[-1].position or 0) if len(found) > PAGE_SIZE else 0,
         sees_all=actor.is_admin,
-        has_worker=any(store.is_alive(worker, at) for worker in known),
+        has_worker=any(is_alive(worker, at) for worker in known),
         error=error,
     )
 

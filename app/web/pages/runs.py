@@ -12,17 +12,17 @@ from app.domain.metrics import WEIGHT_EDGES
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.services import runs as service
-from app.store import histograms, journal, overview, samples
+from app.store import journal, metrics, runs
 from app.store import runs as store
-from app.store.overview import RunRow
+from app.store.runs import RunRow
 from app.store.tables import Attempt, JournalEntry, Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.format import count
-from app.web.pages.live import Shown, show
+from app.web.pages.run_queue import Steering, steering_of
+from app.web.pages.run_status import Standing, method_of, shown_sections, standing_of
+from app.web.pages.run_stream import Shown, show
 from app.web.pages.sections import TILES, Section, Tile, keys
-from app.web.pages.standing import Standing, method_of, shown_sections, standing_of
-from app.web.pages.steering import Steering, steering_of
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
+from app.web.rendering.format import count
 
 router = APIRouter()
 
@@ -102,16 +102,16 @@ Step = Annotated[int, Query(ge=0, le=2**31)]
 def list_runs(request: Request, session: ReadSession, user: CurrentUser, state: str = "", after: After = "") -> HTMLResponse:
     wanted = state if state in list(RunState) else ""
     found = store.list_runs(session, user.id, state=wanted or None, after=after or None, limit=PAGE_SIZE + 1)
-    rows = overview.describe_runs(session, found[:PAGE_SIZE])
+    rows = runs.describe_runs(session, found[:PAGE_SIZE])
     context = RunsPage(
         rows=rows,
-        counts=overview.count_runs(session, user.id),
+        counts=runs.count_runs(session, user.id),
         state=wanted,
         states=[str(one) for one in RunState],
         after=after,
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         active_ids=active(rows),
-        num_datasets=overview.count_datasets(session, user.id),
+        num_datasets=runs.count_datasets(session, user.id),
     )
     return render(request, "runs/list.html", context)
 
@@ -122,7 +122,7 @@ def refresh_rows(
 ) -> HTMLResponse:
     """The moving cells of these runs, for the list to take in."""
     found = [run for id in ids.split(",")[:PAGE_SIZE] if id and (run := session.get(Run, id)) and run.owner_id == user.id]
-    rows = overview.describe_runs(session, found)
+    rows = runs.describe_runs(session, found)
     return render(request, "runs/_rows.html", RunRows(rows=rows, active_ids=active(rows)))
 
 
@@ -135,13 +135,13 @@ def show_run(
     request: Request, session: ReadSession, user: CurrentUser, run_id: str, sample_step: int | None = None
 ) -> HTMLResponse:
     run = store.get_run(session, user.id, run_id)
-    steps = samples.list_sample_steps(session, run_id)
+    steps = journal.list_sample_steps(session, run_id)
     chosen = sample_step if sample_step in steps else steps[-1] if steps else None
     method = method_of(run)
     step, evaluation, memory = (journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory"))
     context = RunPage(
         run=run,
-        row=overview.describe_runs(session, [run])[0],
+        row=runs.describe_runs(session, [run])[0],
         recipe=run.recipe,
         method=method,
         state=Shown.of(StateChanged(**state_of(run)), run),
@@ -152,7 +152,7 @@ def show_run(
         artifacts=newest_artifacts(session, run_id),
         sample_steps=steps,
         sample_step=chosen,
-        samples=[show(entry) for entry in samples.list_samples(session, run_id, chosen)] if chosen is not None else [],
+        samples=[show(entry) for entry in journal.list_samples(session, run_id, chosen)] if chosen is not None else [],
         attempts=store.list_attempts(session, run_id),
         sections=shown_sections(run),
         tiles=TILES[method] if run.kind == RunKind.TRAINING else (),
@@ -197,8 +197,8 @@ def series_data(session: ReadSession, run: Run) -> dict[str, Any]:
     """The series and the histograms, down-sampled."""
     wanted = keys(chart for section in shown_sections(run) for chart in section.charts)
     return {
-        "series": store.list_metrics(session, run.id, wanted, points=POINTS),
-        "histograms": histograms.list_histograms(session, run.id),
+        "series": metrics.list_metrics(session, run.id, wanted, points=POINTS),
+        "histograms": journal.list_histograms(session, run.id),
     }
 
 
@@ -225,7 +225,7 @@ def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
 @router.get("/runs/{run_id}/samples")
 def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_id: str, step: Step) -> HTMLResponse:
     store.get_run(session, user.id, run_id)
-    shown = [show(entry) for entry in samples.list_samples(session, run_id, step)]
+    shown = [show(entry) for entry in journal.list_samples(session, run_id, step)]
     return render(request, "runs/_samples.html", SamplesPart(run_id=run_id, sample_step=step, samples=shown))
 
 

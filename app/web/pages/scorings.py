@@ -20,13 +20,13 @@ from app.store import scorings as store
 from app.store.scorings import ScoringRow
 from app.store.tables import Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
-from app.web.pages.standing import progress_text, time_text
-from app.web.preview_tables import Tables, tables_of
-from app.web.previewing import OVERRIDE, answer, read_request
+from app.web.pages.run_status import progress_text, time_text
+from app.web.preview_requests import OVERRIDE, answer, read_request
 from app.web.recipes import as_number
-from app.web.rendering import Context, render
-from app.web.verdict import Verdict, verdict_of
-from app.web.wording import option_text
+from app.web.rendering.environment import Context, render
+from app.web.rendering.preview_tables import Tables, tables_of
+from app.web.rendering.reward_verdict import Verdict, verdict_of
+from app.web.rendering.wording import option_text
 
 router = APIRouter()
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from app.store.disk import Storage
+from app.store.files.disk import Storage
 from app.web.dependencies import CurrentDatabase
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
 
 router = APIRouter()
 

@@ -13,16 +13,16 @@ from app.domain.errors import InvalidInput
 from app.domain.frontier import FrontierPoint
 from app.domain.sweep import BASELINES, parse_request
 from app.services import sweeps as service
-from app.store import overview, results
+from app.store import results
 from app.store import sweeps as store
-from app.store.overview import RunRow
+from app.store.runs import RunRow, describe_runs
 from app.store.sweeps import SweepRow
 from app.store.tables import Sweep
-from app.web.comparison import Comparison, compare
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.format import exact
-from app.web.histogram import Histogram, weights_of
-from app.web.rendering import Context, render
+from app.web.rendering.comparison import Comparison, compare
+from app.web.rendering.environment import Context, render
+from app.web.rendering.format import exact
+from app.web.rendering.histogram import Histogram, weights_of
 
 router = APIRouter()
 
@@ -88,7 +88,7 @@ def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_
     context = SweepPage(
         **parts,
         recipe=sweep.variants[0]["recipe"],
-        names=overview.describe_runs(session, runs[:1])[0] if runs else None,
+        names=describe_runs(session, runs[:1])[0] if runs else None,
         grid=grid_of(sweep.request),
         baselines={name: title for name, (title, _) in BASELINES.items() if name not in there},
     )

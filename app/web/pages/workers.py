@@ -9,12 +9,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.services import workers as service
-from app.services.line import Actor
-from app.store import fleet, line
-from app.store.fleet import WorkerRow
+from app.services.queue import Actor
+from app.store import queue, workers
 from app.store.tables import Run
+from app.store.workers import WorkerRow
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
-from app.web.rendering import Context, render
+from app.web.rendering.environment import Context, render
 
 router = APIRouter()
 
@@ -64,14 +64,14 @@ class WorkersPage(Context):
 
 
 def read_workers(session: Session, actor: Actor) -> WorkersPage:
-    rows = fleet.describe_workers(session)
+    rows = workers.describe_workers(session)
     there = [row for row in rows if row.standing != "gone"]
     return WorkersPage(
         cards=[WorkerCard(row, [device_of(one) for one in row.worker.devices], running_of(row, actor)) for row in rows],
         num_alive=len(there),
         num_slots=sum(row.worker.slots for row in there),
         num_used=sum(row.num_used for row in there),
-        num_waiting=line.count_line(session),
+        num_waiting=queue.count_line(session),
         may_steer=actor.is_admin,
     )
 

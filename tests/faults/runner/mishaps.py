@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker import failpoints
+from worker.running import failpoints
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def poison() -> None:
 
 def poison_losses() -> None:
     """Make the loss NaN where the forward pass makes it, in the steps that `poison` marks."""
-    from worker.stages import gradients
+    from worker.stages.training import gradients
 
     real = gradients.weighted_nll
 

@@ -20,7 +20,7 @@ from app.main import create_app
 from app.services import accounts
 from app.settings import Settings
 from app.store.database import Database
-from app.store.files import Files
+from app.store.files.files import Files
 from app.store.tables import User
 from tests.conftest import Library, make_library
 from tests.faults.runner.mishaps import Mishap
@@ -28,8 +28,8 @@ from tests.flow import real_runs
 from tests.flow.real_runs import TIMED
 from tests.flow.watching import wait_until
 from tests.worker.workshop import Workshop
-from worker.attempts import Patience
-from worker.process import is_frozen
+from worker.supervision.attempt import Patience
+from worker.supervision.process import is_frozen
 from worker.supervisor import Supervisor
 
 URL = "http://127.0.0.1:8400"

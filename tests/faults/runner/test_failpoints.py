@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import CHECKOUT
-from worker import failpoints
+from worker.running import failpoints
 
 SOURCES = [path for top in ("app", "worker") for path in (CHECKOUT / top).rglob("*.py")]
 REACHED = re.compile(r'\breach\("([^"]+)"\)')
@@ -23,12 +23,12 @@ def test_nothing_of_the_product_listens() -> None:
     """Whoever wants the module's `listen` must import it from there, or the module itself."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "worker.failpoints":
+            if isinstance(node, ast.ImportFrom) and node.module == "worker.running.failpoints":
                 assert [name.name for name in node.names] == ["reach"], path
             if isinstance(node, ast.ImportFrom) and node.module == "worker":
                 assert "failpoints" not in [name.name for name in node.names], path
             if isinstance(node, ast.Import):
-                assert "worker.failpoints" not in [name.name for name in node.names], path
+                assert "worker.running.failpoints" not in [name.name for name in node.names], path
 
 
 def test_the_module_reads_neither_environment_nor_files_and_does_nothing_by_itself() -> None:

@@ -14,9 +14,9 @@ from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import STEPS, Result, Scene, assert_resumed_whole
 from tests.faults.runner.warm import Nursery, make_warm
 from tests.flow.watching import wait_until
-from worker.attempts import Patience
-from worker.process import start_time
-from worker.spool_tail import SpoolTail
+from worker.supervision.attempt import Patience
+from worker.supervision.process import start_time
+from worker.supervision.spool_tail import SpoolTail
 
 LEASE = 2.0
 

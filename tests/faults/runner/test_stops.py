@@ -10,8 +10,8 @@ from app.domain.run import RunState
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import Result, Scene
 from tests.flow.watching import wait_until
-from worker.attempts import Patience
-from worker.process import start_time
+from worker.supervision.attempt import Patience
+from worker.supervision.process import start_time
 
 LONG = {"steps": 2000, "checkpoint_every": 500}
 

@@ -13,7 +13,7 @@ from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import Result, Scene, assert_resumed_whole
 from tests.flow.watching import wait_until
 from tests.worker.workshop import Workshop
-from worker.process import start_time
+from worker.supervision.process import start_time
 
 REAL_WORKER = Path(__file__).with_name("real_worker.py")
 HELD_AT = 5  # the runner stands still after this step, until the test lets it go on

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from tests.conftest import CHECKOUT
 from tests.faults.runner import mishaps
-from worker.process import RunnerProcess
+from worker.supervision.process import RunnerProcess
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -102,7 +102,7 @@ def serve() -> None:
     import torch
     import transformers.models.llama.modeling_llama
 
-    import worker.stages.course  # noqa: F401  (all that a runner imports)
+    import worker.stages.pipeline  # noqa: F401  (all that a runner imports)
 
     torch.set_num_threads(1)
     assert transformers.models.llama.modeling_llama

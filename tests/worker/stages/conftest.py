@@ -10,7 +10,7 @@ from tests.worker.workshop import Workshop, make_recipe
 from worker.models.load import Policy, load_policy
 from worker.models.prompts import PromptFormat
 from worker.stages.batches import plan_batches
-from worker.stages.prepare import Encoded, Lengths, Prepared, prepare
+from worker.stages.examples import Encoded, Lengths, Prepared, prepare
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from tests.worker.test_scoring_runs import logs, scoring_of
 from tests.worker.workshop import read_events
 from worker.models import load
 from worker.models.adapter import LanguageModel
-from worker.stages import backends
-from worker.stages.backends import FLEX, NAIVE, SHARED, choose_backend, score_by
+from worker.stages.scoring import backends
+from worker.stages.scoring.backends import FLEX, NAIVE, SHARED, choose_backend, score_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*")
 

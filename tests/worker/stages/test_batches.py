@@ -10,10 +10,10 @@ from worker.models.adapter import add_lora
 from worker.models.load import load_policy
 from worker.models.packed import Packing
 from worker.stages.batches import collate, collate_packed, count_steps, order_epoch, plan_batches, split_batch
-from worker.stages.gradients import accumulate_weighted
-from worker.stages.prepare import Encoded, EncodedResponse
-from worker.stages.score import own_prompts
-from worker.stages.weigh import WeightedBatch
+from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.scoring.pairs import own_prompts
+from worker.stages.training.gradients import accumulate_weighted
+from worker.stages.training.weights import WeightedBatch
 from worker.var.candidates import Candidates
 
 

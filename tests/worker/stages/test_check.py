@@ -4,11 +4,11 @@ import torch
 from app.domain.errors import RecipeInvalid
 from app.domain.findings import wilson_interval
 from tests.worker.workshop import make_recipe
-from worker.stages.check import check_index, check_rewards, pair_up
-from worker.stages.index import keep_index, read_index
-from worker.stages.parts import gather_own, lay_out
-from worker.stages.score import read_rewards
-from worker.stages.score_pass import refuse_inverted
+from worker.stages.scoring.cached import gather_own, lay_out
+from worker.stages.scoring.index import keep_index, read_index
+from worker.stages.scoring.pairs import read_rewards
+from worker.stages.scoring.reward_check import check_index, check_rewards, pair_up
+from worker.stages.scoring.stage import refuse_inverted
 
 
 def check(pairs: list[tuple[float, float]], lengths: list[tuple[int, int]] | None = None):

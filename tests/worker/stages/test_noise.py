@@ -4,8 +4,8 @@ import torch
 from app.domain.recipe import NoiseSettings
 from tests.worker.workshop import make_recipe
 from worker.stages.noise import add_noise, draw_uniform, flip_labels, perturb_rewards
-from worker.stages.score import own_prompts, read_rewards
-from worker.stages.weigh import gather_own
+from worker.stages.scoring.pairs import own_prompts, read_rewards
+from worker.stages.training.weights import gather_own
 
 EXAMPLES = torch.arange(20_000)
 

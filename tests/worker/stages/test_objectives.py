@@ -8,9 +8,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from tests.worker.workshop import make_recipe
 from worker.models.adapter import adapt
 from worker.stages.evaluate import sequence_logprobs
-from worker.stages.gradients import PairedBatch, accumulate_dpo
-from worker.stages.objectives import PlainObjective, find_pairs, paired_batches, plain_batches
-from worker.stages.prepare import Encoded, EncodedResponse
+from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.training.gradients import PairedBatch, accumulate_dpo
+from worker.stages.training.objectives import PlainObjective, find_pairs, paired_batches, plain_batches
 
 
 def example(*labels: int | None, example_id: int = 0, seed: int = 0) -> Encoded:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from app.domain.recipe import TrainingSettings
-from worker.stages.optimize import Optimizer, learning_rate_at
+from worker.stages.training.optimizer import Optimizer, learning_rate_at
 
 
 def rates(schedule: str, num_steps: int = 10, **options) -> list[float]:

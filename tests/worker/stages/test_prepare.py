@@ -3,7 +3,7 @@ import pytest
 from app.domain.errors import DatasetInvalid
 from app.domain.recipe import TokenSettings
 from tests.worker.workshop import make_recipe
-from worker.stages.prepare import Lengths, fit_lengths, split
+from worker.stages.examples import Lengths, fit_lengths, split
 
 
 def test_every_prompt_is_wholly_on_one_side(workshop, prepare_rows):

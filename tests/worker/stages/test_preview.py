@@ -24,11 +24,11 @@ from tests.worker.kept_scoring import (
     own_prompts,
     write_dataset,
 )
+from worker.preview.grid import preview
+from worker.preview.scores import KeptScorings
+from worker.stages.examples import Encoded
 from worker.stages.noise import add_noise
-from worker.stages.prepare import Encoded
-from worker.stages.preview import preview
-from worker.stages.preview_scores import KeptScorings
-from worker.stages.weigh import weigh
+from worker.stages.training.weights import weigh
 from worker.var.certificate import droppable, logprob_floors
 
 PRESETS = ["paper", "length_normalised", "within_prompt", "reward_weighted"]

@@ -8,7 +8,7 @@ from tests.worker.workshop import make_recipe
 from worker.models import prefix
 from worker.models.load import load_policy
 from worker.models.reward import RewardModel
-from worker.stages.score import (
+from worker.stages.scoring.pairs import (
     hash_texts,
     hash_tokens,
     needs_cross_logprobs,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from app.domain.run import Outcome
-from worker.stages.artifacts import lock
-from worker.stages.index import keep_index, read_index
-from worker.stages.misses import explain_miss
-from worker.stages.scorings import CROSS, EARLY, GROUP_SIZE, OWN, Layout, Wanted, find_scoring, read_scores, score_in_groups
-from worker.stop import Stopped
+from worker.running.stop import Stopped
+from worker.stages.scoring.artifacts import lock
+from worker.stages.scoring.cache import CROSS, EARLY, GROUP_SIZE, OWN, Layout, Wanted, find_scoring, read_scores, score_in_groups
+from worker.stages.scoring.cached import explain_miss
+from worker.stages.scoring.index import keep_index, read_index
 
 FACTS = {
     "data": "d" * 64, "pool": "p" * 64, "held_out_share": "0.05", "held_out_seed": "0", "weights": "w" * 64, "dtype": "float32",

@@ -14,17 +14,17 @@ from tests.worker.test_third_party import POLICY, read_transcripts
 from tests.worker.workshop import make_recipe, read_events
 from worker.models import load
 from worker.runner import read_spec
-from worker.spool import Spool
-from worker.stages import score, stopping
+from worker.running.spool import Spool
+from worker.running.stop import StopSignals
 from worker.stages.attempt import Attempt
-from worker.stages.ground import lay_ground
-from worker.stages.score import score_logprobs, score_until_hopeless
-from worker.stages.score_pass import Scores, score_all
-from worker.stages.scorings import CROSS, EARLY
-from worker.stages.sources import ReferenceSource, RewardSource
-from worker.stages.stopping import find_stopping_lambda
-from worker.stages.weigh import Weighing, weigh
-from worker.stop import StopSignals
+from worker.stages.prepare import lay_ground
+from worker.stages.scoring import pairs, stopping
+from worker.stages.scoring.cache import CROSS, EARLY
+from worker.stages.scoring.pairs import score_logprobs, score_until_hopeless
+from worker.stages.scoring.sources import ReferenceSource, RewardSource
+from worker.stages.scoring.stage import Scores, score_all
+from worker.stages.scoring.stopping import find_stopping_lambda
+from worker.stages.training.weights import Weighing, weigh
 
 PAPER = {"preset": "paper"}
 
@@ -144,7 +144,7 @@ def test_larger_lambdas_of_a_sweep_find_everything(workshop, monkeypatch):
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_chunks_of_any_size_give_the_sums_of_whole_responses(workshop, batches, monkeypatch, size, kind):
-    monkeypatch.setattr(score, "CHUNK", size)
+    monkeypatch.setattr(pairs, "CHUNK", size)
     model = load.load_policy(workshop.policy(kind), dtype="float32", device="cpu").language_model
     batch = batches[0]
     want = score_logprobs(model, batch, cross=True)

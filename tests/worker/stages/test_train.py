@@ -5,9 +5,9 @@ import torch
 
 from app.domain.events import FindingRaised
 from tests.worker.workshop import read_events
-from worker.stages import gradients
-from worker.stages import train as stage
-from worker.stages.train import Progress, settled_findings
+from worker.stages.training import gradients
+from worker.stages.training import loop as stage
+from worker.stages.training.loop import Progress, settled_findings
 
 
 def finding(name: str) -> FindingRaised:

@@ -6,10 +6,10 @@ import torch
 
 from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import make_recipe
-from worker.stages.findings import data_findings
-from worker.stages.prepare import Prepared
-from worker.stages.score import own_prompts, read_rewards, score_logprobs
-from worker.stages.weigh import save_weights, weigh
+from worker.stages.examples import Prepared
+from worker.stages.scoring.pairs import own_prompts, read_rewards, score_logprobs
+from worker.stages.training.findings import data_findings
+from worker.stages.training.weights import save_weights, weigh
 from worker.var.weights import effective_sample_size
 
 

@@ -1,0 +1,1 @@
+"""Rows out of the bytes of a file: CSV, JSON and Parquet, packed or not."""

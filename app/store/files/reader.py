@@ -1,0 +1,57 @@
+"""The child process that reads our own Parquet files for the pages: `python -m app.store.files.reader`.
+
+Job: {"path", "start", "limit"} gives the rows from number `start` on; {"path", "column", "value"} those with that value.
+Reply: {"rows": [...]}, or {"missing": true} when there is no such file.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one job."""
+    path = Path(job["path"])
+    try:
+        rows = read_range(path, job["start"], job["limit"]) if "start" in job else read_value(path, job["column"], job["value"])
+    except FileNotFoundError:
+        return {"missing": True}
+    return {"rows": rows}
+
+
+def read_range(path: Path, start: int, limit: int) -> Rows:
+    """`limit` rows from `start` on; only the row groups that hold them are read."""
+    found: Rows = []
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            num_rows = file.metadata.row_group(index).num_rows
+            if first + num_rows > start:
+                group = file.read_row_group(index, use_threads=False)
+                found.extend(group.slice(max(start - first, 0), limit - len(found)).to_pylist())
+            first += num_rows
+            if len(found) >= limit:
+                break
+    return found
+
+
+def read_value(path: Path, column: str, value: int) -> Rows:
+    """The rows whose `column` is `value`."""
+    rows: Rows = pq.read_table(path, filters=[(column, "=", value)], use_threads=False).to_pylist()
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Behind the launch form's panel: the answer to "what would these settings weigh?", and "score now".
+
+Both take the whole form. Asked by htmx they answer with the panel alone, otherwise with the form's page, filled as it was.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from app.domain.errors import InvalidInput, Unavailable
+from app.services import scorings
+from app.store.database import Database
+from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
+from app.web.pages.launch import form_page, read_form
+from app.web.pages.launch_panel import Panel, look
+from app.web.preview_requests import answer
+from app.web.recipes import at_fields, read_scored
+from app.web.rendering.environment import Context, render
+
+router = APIRouter()
+
+WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the panel asks again
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelPart(Context):
+    """The panel; `is_new`: the launch needs another word than the page holds, so the form's end comes with it."""
+
+    panel: Panel
+    is_new: bool
+
+
+@router.post("/runs/new/preview")
+async def preview_launch(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
+    """What is known of these settings; a preview is waited for as long as one would wait for a page."""
+    values = dict(await read_form(request))
+    if taken := values.pop("take.lambda", ""):
+        values |= {"weights.lambda": taken, "weights.target_ess": ""}
+    return await respond(request, database, user.id, values)
+
+
+@router.post("/runs/new/score")
+async def score_now(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
+    """Start the scoring of these settings; the panel then follows it."""
+    values = await read_form(request)
+
+    def score() -> InvalidInput | None:
+        try:
+            with database.writing() as session:
+                scorings.request(session, user.id, read_scored(values))
+        except InvalidInput as error:
+            return error
+        return None
+
+    return await respond(request, database, user.id, values, error=await write_apart(request, score))
+
+
+async def respond(
+    request: Request, database: Database, owner_id: str, values: Mapping[str, str], *, error: InvalidInput | None = None
+) -> Response:
+    """The panel, with the preview when it comes while one waits."""
+    panel = await read_apart(request, find, database, owner_id, values)
+    if panel.state == "asked" and panel.scoring is not None and panel.request is not None:
+        try:
+            await answer(request, owner_id, panel.scoring.id, panel.request, wait_seconds=WAIT_SECONDS)
+            panel = await read_apart(request, find, database, owner_id, values)
+        except Unavailable as late:
+            panel = replace(panel, sentence=late.detail)
+        except InvalidInput as refusal:
+            panel = replace(panel, state="refused", problems=at_fields(refusal.problems), sentence=refusal.detail)
+    if error is not None:
+        panel = replace(panel, state="incomplete", problems=at_fields(error.problems))
+    if not request.headers.get("hx-request"):
+        return await read_apart(request, show_page, request, database, owner_id, values, panel)
+    is_new = values.get("launch.warned", "no") != ("yes" if panel.inverted else "no")
+    return render(request, "runs/_panel.html", PanelPart(panel=panel, is_new=is_new))
+
+
+def find(database: Database, owner_id: str, values: Mapping[str, str]) -> Panel:
+    with database.reading() as session:
+        return look(session, owner_id, values)
+
+
+def show_page(request: Request, database: Database, owner_id: str, values: Mapping[str, str], panel: Panel) -> HTMLResponse:
+    with database.reading() as session:
+        return form_page(request, session, owner_id, values, panel=panel)

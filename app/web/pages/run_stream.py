@@ -1,0 +1,72 @@
+"""The live stream of a run's page: the journal after what the page showed first, event by event.
+
+Numbers (step, evaluation, progress) travel as JSON for the charts; every other kind as the HTML of its fragment
+`templates/runs/_<kind>.html`, the same that the first paint uses; a state also gives a line of the log. The event's id is
+its seq, so a browser that lost the connection goes on where it stood.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+
+from app.domain.events import EVENT_KINDS, Event
+from app.store import runs as store
+from app.store.tables import JournalEntry, Run
+from app.web.dependencies import CurrentUser, ReadSession
+from app.web.rendering.environment import fragment
+from app.web.stream import STREAM_HEADERS, as_texts, follow, position, write_entry
+
+router = APIRouter()
+
+AS_JSON = frozenset({"step", "evaluation", "progress"})
+# What is shown in its own place and as a line of the log.
+PARTS = {"state": ("state", "state_line"), "memory": ("memory", "memory_line")}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An event as a fragment sees it. `seq` 0: made from the run's row, not from the journal."""
+
+    run_id: str
+    seq: int
+    at: datetime
+    kind: str
+    event: Event
+
+    @classmethod
+    def of(cls, event: Event, run: Run) -> Self:
+        return cls(run.id, 0, run.created_at, event.model_dump()["kind"], event)
+
+
+def show(entry: JournalEntry) -> Shown:
+    """The journal's entry with its typed event."""
+    return Shown(entry.run_id, entry.seq, entry.at, entry.kind, EVENT_KINDS[entry.kind].model_validate(entry.payload))
+
+
+def find_position(
+    request: Request, session: ReadSession, user: CurrentUser, run_id: str, after: Annotated[int, Query(ge=0, le=2**60)] = 0
+) -> int:
+    """Where this reader goes on. Raises NotFound before the stream begins."""
+    return position(request, store.get_run(session, user.id, run_id).last_seq, after)
+
+
+@router.get("/runs/{run_id}/live", response_class=StreamingResponse)
+async def follow_run(
+    request: Request, run_id: str, after: Annotated[int, Depends(find_position, scope="function")]
+) -> StreamingResponse:
+    texts = as_texts(follow(request, run_id, after), to_message, retry_ms=1500)
+    return StreamingResponse(texts, media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+def to_message(entry: JournalEntry) -> str:
+    """One entry on its way to the page, as a server-sent event."""
+    shown = show(entry)
+    if entry.kind in AS_JSON:
+        data = shown.event.model_dump_json()
+    else:
+        parts = PARTS.get(entry.kind, (entry.kind,))
+        data = "".join(fragment(f"runs/_{part}.html", shown=shown, event=shown.event) for part in parts)
+    return write_entry(entry, data)

@@ -1,0 +1,155 @@
+"""A preview over HTTP: the question from the query, and its answer, waited for without a thread and without a session."""
+
+import asyncio
+import difflib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+from starlette.datastructures import QueryParams
+
+from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, Unavailable
+from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.problems import parse
+from app.domain.recipe import Preset
+from app.services import previews
+from app.services.previews import GONE
+from app.store import previews as store
+from app.store import workers
+from app.store.database import Database
+from app.store.tables import Preview
+from app.web.dependencies import read_apart, write_apart
+
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.05
+OVERRIDE = "weights."
+NAMES = {"presets": "preset", "batch_sizes": "batch_size"}  # of the request's fields, in a query
+PASSING = (Unavailable("").code, StudioError("").code)
+NO_WORKER = "No worker is running, and a worker computes the preview: start one (varstudio up does), then ask again."
+STILL = "The preview is still being computed: ask again in a moment, the answer is kept."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preview is."""
+
+    state: str
+    result: PreviewResult | None = None
+    error: dict[str, Any] | None = None
+
+
+class PreviewQuery(BaseModel):
+    """What a query may ask; `preset`, `lambda` and `batch_size` may stand several times."""
+
+    preset: list[Preset] | None = Field(None, description="Up to 4; the default preset when left out.")
+    lambda_: list[float] | None = Field(None, alias="lambda", description="Up to 40 temperatures λ > 0.")
+    batch_size: list[int] | None = Field(None, description="Up to 10; the scored one when left out.")
+    target_ess: float | None = Field(None, description="Share of the batch that a λ is suggested for.")
+    label_flip_share: float | None = Field(None, description="Share of the labels that are swapped first.")
+    reward_std: float | None = Field(None, description="Noise on the rewards, in their standard deviations.")
+    noise_seed: int | None = Field(None, description="Chooses what is swapped, and the noise.")
+
+
+def read_request(values: Mapping[str, Any], query: QueryParams) -> PreviewRequest:
+    """The request of a query's `values` by their names there; `weights.X` in the query overrides a choice of every preset.
+
+    Raises InvalidInput naming the query's own parameters.
+    """
+    fields = {name: field for field, name in NAMES.items()}
+    asked = {fields.get(name, name): value for name, value in values.items() if value is not None}
+    asked["overrides"] = {
+        key.removeprefix(OVERRIDE): value.strip() for key, value in query.items() if key.startswith(OVERRIDE) and value.strip()
+    }
+    try:
+        return parse(PreviewRequest, asked, InvalidInput)
+    except InvalidInput as error:
+        raise in_query_words(error) from None
+
+
+def refuse_unknown(query: QueryParams) -> None:
+    """Raises InvalidInput for a parameter that a preview's query doesn't have, naming the one that is nearest to it."""
+    known = [field.alias or name for name, field in PreviewQuery.model_fields.items()]
+    for name in query:
+        if name in known or name.startswith(OVERRIDE):
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and {OVERRIDE}NAME."
+        raise InvalidInput.at(name, f"A preview has no parameter {name!r}: {meant}")
+
+
+def in_query_words(error: InvalidInput) -> InvalidInput:
+    """The same fault, with the names that a query has: `lambda`, where the request has `lambda.2`."""
+    if not error.problems:
+        return error
+    problems = [{**problem, "field": name_in_query(str(problem["field"]))} for problem in error.problems]
+    field = str(error.problems[0]["field"])
+    detail = problems[0]["field"] + error.detail.removeprefix(field) if error.detail.startswith(field) else error.detail
+    return InvalidInput(detail, problems=problems)
+
+
+def name_in_query(field: str) -> str:
+    name, _, rest = field.partition(".")
+    return f"{OVERRIDE}{rest}" if name == "overrides" else field if name == "weights" else NAMES.get(name, name)
+
+
+async def answer(
+    request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float | None = None
+) -> PreviewResult:
+    """The answer to a request, kept or computed now.
+
+    Raises InvalidInput when it can't be computed; Conflict while the scoring isn't ready; Unavailable when the time is over.
+    """
+    database: Database = request.app.state.database
+    known = await read_apart(request, find, database, owner_id, scoring_id, asked)
+    if known is not None:
+        return known
+    preview_id = await write_apart(request, ask, database, owner_id, scoring_id, asked)
+    deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
+    while True:
+        progress = await read_apart(request, look, database, preview_id)
+        if progress.result is not None:
+            return progress.result
+        if progress.state == store.FAILED:
+            raise explain(progress.error or {})
+        if time.monotonic() > deadline or await request.is_disconnected():
+            is_served = await read_apart(request, has_worker, database)
+            raise Unavailable(STILL if is_served else NO_WORKER, retry_after_seconds=2)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def find(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult | None:
+    with database.reading() as session:
+        return previews.find_answer(session, owner_id, scoring_id, asked)
+
+
+def ask(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> str:
+    with database.writing() as session:
+        return previews.ask(session, owner_id, scoring_id, asked).id
+
+
+def look(database: Database, preview_id: str) -> Progress:
+    """Raises NotFound when the scoring was deleted meanwhile."""
+    with database.reading() as session:
+        preview = session.get(Preview, preview_id)
+        if preview is None:
+            raise NotFound("The scoring was deleted meanwhile, and its preview with it.")
+        result = PreviewResult.model_validate(preview.result) if preview.state == store.DONE else None
+        return Progress(preview.state, result, preview.error)
+
+
+def has_worker(database: Database) -> bool:
+    with database.reading() as session:
+        return workers.has_worker(session)
+
+
+def explain(error: dict[str, Any]) -> StudioError:
+    """Why there is no answer, as an error: of the request, of scores that are gone, or of a moment that may pass."""
+    detail = str(error.get("detail") or "The preview could not be computed.")
+    if error.get("code") in PASSING:
+        return Unavailable(detail, retry_after_seconds=2)
+    if error.get("code") == GONE:
+        return Conflict(f"{detail} Ask for the scoring again.")
+    return in_query_words(InvalidInput(detail, problems=error.get("problems") or []))

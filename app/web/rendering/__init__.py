@@ -1,0 +1,1 @@
+"""From values to HTML: the Jinja environment, numbers and words, forms and small pictures."""

@@ -1,0 +1,160 @@
+"""The words of the recipe as people read them: labels of its settings, what each option of a choice means, names of the methods.
+
+An option keeps the recipe's own word where that helps to find it in a YAML file or in the documents.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.domain.recipe import Method, Preset
+from app.web.rendering import format
+
+LABELS = {  # where a field's own name is a word of the machine
+    "max_examples": "Number of examples",
+    "dataset": "Data set",
+    "policy.model": "Policy",
+    "policy.dtype": "Number type",
+    "policy.lora.rank": "LoRA rank",
+    "policy.lora.alpha": "LoRA alpha",
+    "policy.lora.dropout": "LoRA dropout",
+    "policy.lora.target_modules": "LoRA target modules",
+    "policy.quantization": "Bits of the frozen weights",
+    "policy.compile": "Compile the network",
+    "reward.revision": "Revision",
+    "reward.source": "Where rewards come from",
+    "reward.model": "Reward model",
+    "reward.judge": "Judge of evaluations",
+    "reward.accept_inverted": "I know, and mean it",
+    "weights.lambda": "Temperature λ",
+    "weights.target_ess": "Target effective sample size",
+    "weights.weight_form": "Form of the weight",
+    "weights.partition_scope": "Scope of Z(x)",
+    "weights.logprob_norm": "Log-probability of a response",
+    "weights.cross_reward": "Reward across prompts",
+    "weights.reward_norm": "Normalisation of rewards",
+    "weights.loss_norm": "Normalisation of the loss",
+    "weights.mean_one": "Rescale weights to mean 1",
+    "weights.responses": "Responses in the loss",
+    "noise.label_flip_share": "Share of swapped labels",
+    "noise.reward_std": "Noise on the rewards",
+    "noise.seed": "Seed of the noise",
+    "scoring.backend": "Way of scoring",
+    "scoring.early_stopping": "Drop pairs that cannot count",
+    "scoring.smallest_lambda": "Smallest λ to serve",
+    "dpo.beta": "β",
+    "online.every": "Steps between rounds",
+    "online.num_responses": "Fresh responses per prompt",
+    "online.max_new_tokens": "Longest fresh response",
+    "online.temperature": "Temperature of fresh responses",
+    "tokens.max_prompt": "Longest prompt",
+    "tokens.max_response": "Longest response",
+    "tokens.overlong": "Examples over these lengths",
+    "training.micro_batch_size": "Micro-batch size",
+    "training.schedule": "Learning-rate schedule",
+    "training.warmup_share": "Warm-up share",
+    "training.grad_clip": "Gradient clipping",
+    "training.num_processes": "Devices that train together",
+    "training.sharding": "What each device holds",
+    "training.checkpoint_every": "Steps between checkpoints",
+    "training.keep_checkpoints": "Checkpoints to keep",
+    "evaluation.share": "Held-out share",
+    "evaluation.every": "Steps between evaluations",
+    "evaluation.num_prompts": "Prompts to answer",
+    "evaluation.num_samples_shown": "Samples to keep",
+    "evaluation.max_new_tokens": "Longest answer",
+    "evaluation.temperature": "Temperature of answers",
+    "evaluation.top_p": "Top-p (nucleus)",
+}
+
+METHODS: dict[str, str] = {
+    Method.VAR: "VAR",
+    Method.SFT: "SFT",
+    Method.DPO: "DPO",
+    Method.REWARD_MODEL: "Reward model",
+}
+SWITCH = {"yes": "Yes", "no": "No"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "method": METHODS,
+    "reward.source": {"preference": "Preference label", "rating": "Rating", "model": "Reward model"},
+    "weights.preset": {
+        "length_normalised": "Length normalised",
+        "paper": "Paper",
+        "within_prompt": "Within prompt",
+        "reward_weighted": "Reward weighted",
+    },
+    "policy.adaptation": {"full": "All weights", "lora": "A LoRA adapter"},
+    "policy.dtype": {"float32": "32 bits (float32)", "bfloat16": "16 bits (bfloat16)"},
+    "policy.quantization": {"none": "As the number type says", "nf4": "4 bits (nf4, for QLoRA)"},
+    "weights.weight_form": {
+        "posterior": "Posterior over the candidates",
+        "ratio": "Importance ratio, exp(r/λ)/Z",
+        "reward": "Reward alone, exp(r/λ)",
+    },
+    "weights.partition_scope": {"batch": "The whole batch", "prompt": "The same prompt only"},
+    "weights.logprob_norm": {"sum": "Sum over its tokens", "mean": "Mean per token"},
+    "weights.cross_reward": {"score": "Ask the reward model (score)", "reuse": "Reuse the response's own (reuse)"},
+    "weights.reward_norm": {"none": "As they are", "zscore": "In standard deviations (zscore)"},
+    "weights.loss_norm": {
+        "token_mean": "Mean over all tokens (token_mean)",
+        "sequence_sum": "Sum per response (sequence_sum)",
+        "sequence_mean": "Mean per response (sequence_mean)",
+    },
+    "weights.responses": {"both": "Chosen and rejected", "chosen": "Chosen only"},
+    "scoring.backend": {
+        "auto": "The fastest that is right (auto)",
+        "shared": "Each prompt once (shared)",
+        "flex": "FlexAttention on a GPU (flex)",
+        "naive": "Every pair in full (naive)",
+    },
+    "tokens.overlong": {"truncate": "Cut to length (truncate)", "drop": "Leave out (drop)"},
+    "tokens.prompt_format": {
+        "auto": "Chat template, if there is one (auto)",
+        "chat": "Chat template (chat)",
+        "plain": "Human and Assistant turns (plain)",
+    },
+    "training.schedule": {"cosine": "Falls along a cosine", "linear": "Falls in a straight line", "constant": "Stays constant"},
+    "training.sharding": {"none": "The whole policy", "full": "Its share of everything (FSDP2)"},
+}
+
+METHOD_TEXTS: dict[str, str] = {
+    Method.VAR: "Reward-weighted fine-tuning: each response counts by its share of the best policy there is.",
+    Method.SFT: "Plain fine-tuning: every response counts alike. The baseline to beat.",
+    Method.DPO: "Direct preference optimisation on the preference pairs.",
+    Method.REWARD_MODEL: "Learns from the preference pairs to score responses; the result scores at once.",
+}
+PRESET_TEXTS: dict[str, str] = {
+    Preset.LENGTH_NORMALISED: "Posterior weights from the mean log-probability per token: long and short compete fairly.",
+    Preset.PAPER: "The published formula to the letter: summed log-probabilities. Tends to favour short responses.",
+    Preset.WITHIN_PROMPT: "Importance weights among the responses to the same prompt only. Cautious; needs pairs.",
+    Preset.REWARD_WEIGHTED: "exp(r/λ) without the reference's probability: the control to compare with.",
+}
+SOURCE_TEXTS = {
+    "preference": "The label of the data: +1 for chosen, −1 for rejected.",
+    "rating": "The rating column of the data set.",
+    "model": "A reward model scores every response.",
+}
+
+
+def method_name(method: str) -> str:
+    """The method as the pages name it."""
+    return METHODS[method]
+
+
+def settings_in_brief(recipe: Mapping[str, Any]) -> str:
+    """What a run of this recipe does, in a few words: the settings that its method turns on."""
+    method, weights = recipe.get("method", Method.VAR), recipe["weights"]
+    if method == Method.SFT:
+        return OPTIONS["weights.responses"][weights["responses"]].lower()
+    if method == Method.DPO:
+        return f"β {format.exact(recipe['dpo']['beta'])}"
+    if method == Method.REWARD_MODEL:
+        return "from preference pairs"
+    by_lambda = f"λ {format.exact(weights['lambda'])}" if weights["lambda"] is not None else ""
+    online = ", fresh responses" if (recipe.get("online") or {}).get("every") else ""
+    share = by_lambda or f"effective share {format.exact(weights['target_ess'])}"
+    return f"{weights['preset'].replace('_', ' ')}, {share}{online}"
+
+
+def option_text(path: str, option: str) -> str:
+    """An option of a setting in words; an option without words of its own stands for itself."""
+    return OPTIONS.get(path, SWITCH).get(option, option.replace("_", " "))

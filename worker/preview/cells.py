@@ -1,0 +1,134 @@
+"""The numbers of a preview: for one preset and batch size, the weights at every λ, with their means, histogram and extremes.
+
+Legend: S batches of a stack, M responses, N responses of all batches in the plan's order.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from app.domain.events import FindingRaised
+from app.domain.findings import diagnose_step
+from app.domain.metrics import WEIGHT_EDGES
+from app.domain.preview import PreviewCell, PreviewResponse
+from app.domain.weighting import Preset
+from worker.preview.batches import Part
+from worker.preview.scores import Noisy
+from worker.preview.texts import Excerpts
+from worker.var.candidates import WeightChoices
+from worker.var.describe import describe_weighed
+from worker.var.diagnostics import histogram
+from worker.var.stacks import weigh
+from worker.var.terms import make_terms
+
+NUM_EXTREMES = 10
+
+
+@dataclass
+class Tally:
+    """What adds up over the stacks at one λ. `weight_N` NaN: not in the loss."""
+
+    lambda_: float
+    weight_N: Tensor
+    totals: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    bins: list[int] = field(default_factory=lambda: [0] * (len(WEIGHT_EDGES) + 1))
+    largest_exponent: float = 0.0
+
+    def add(self, part: Part, found: dict[str, Tensor], weight_SM: Tensor, entering_SM: Tensor) -> None:
+        for key, value_S in found.items():
+            known_S = ~value_S.isnan()
+            self.totals[key] = self.totals.get(key, 0.0) + float(value_S.nan_to_num(0.0).sum())
+            self.counts[key] = self.counts.get(key, 0) + int(known_S.sum())
+        self.largest_exponent = max(self.largest_exponent, float(found["weight/largest_exponent"].max()))
+        entering = weight_SM[entering_SM]
+        self.bins = [a + b for a, b in zip(self.bins, histogram(entering, WEIGHT_EDGES), strict=True)]
+        self.weight_N[part.response_SM[entering_SM]] = entering
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the batches that have each metric."""
+        return {key: total / self.counts[key] for key, total in self.totals.items() if self.counts[key]}
+
+    def findings(self, others: Sequence[FindingRaised] = ()) -> list[FindingRaised]:
+        """What the rules say of the means; of |r/λ| the largest of all counts."""
+        found = diagnose_step({**self.metrics(), "weight/largest_exponent": self.largest_exponent})
+        return [*found, *others]
+
+    def extremes(self, *, largest: bool) -> list[int]:
+        """The ten heaviest or lightest responses in the loss; among equals the first in the plan."""
+        sign = -1.0 if largest else 1.0
+        key_N = (sign * self.weight_N).nan_to_num(math.inf, math.inf, -math.inf)
+        num = min(NUM_EXTREMES, int((~self.weight_N.isnan()).sum()))
+        if num == 0:
+            return []
+        limit = key_N.kthvalue(num).values
+        near = (key_N <= limit).nonzero()[:, 0]
+        chosen: list[int] = near[key_N[near].sort(stable=True).indices[:num]].tolist()
+        return chosen
+
+
+@torch.no_grad()
+def tally(noisy: Noisy, parts: Sequence[Part], choices: WeightChoices, lambdas: Sequence[float]) -> list[Tally]:
+    """The weights of all batches at each λ."""
+    num = len(noisy.own_reward_N)
+    tallies = [Tally(lambda_, torch.full((num,), torch.nan)) for lambda_ in lambdas]
+    for part in parts:
+        terms = make_terms(part.stack, choices, noisy.reward_mean, noisy.reward_std)
+        for one in tallies:
+            weighed = weigh(terms, one.lambda_)
+            found = describe_weighed(weighed, weighed.weight_SM, part.preference_SM)
+            one.add(part, found, weighed.weight_SM, weighed.entering_SM)
+    return tallies
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A cell without its texts."""
+
+    preset: Preset
+    batch_size: int
+    tally: Tally
+    heaviest: list[int]
+    lightest: list[int]
+    findings: list[FindingRaised]
+
+    def finish(self, noisy: Noisy, excerpts: Excerpts) -> PreviewCell:
+        show = _shower(noisy, self.tally.weight_N, excerpts)
+        return PreviewCell(
+            preset=self.preset,
+            lambda_=self.tally.lambda_,
+            batch_size=self.batch_size,
+            metrics=dict(self.tally.metrics()),
+            histogram=self.tally.bins,
+            findings=self.findings,
+            heaviest=[show(n) for n in self.heaviest],
+            lightest=[show(n) for n in self.lightest],
+        )
+
+
+def draft(preset: Preset, batch_size: int, one: Tally, others: Sequence[FindingRaised]) -> Draft:
+    """A cell of the preview, with the findings about its batches among its own."""
+    return Draft(preset, batch_size, one, one.extremes(largest=True), one.extremes(largest=False), one.findings(others))
+
+
+def _shower(noisy: Noisy, weight_N: Tensor, excerpts: Excerpts) -> Callable[[int], PreviewResponse]:
+    index = noisy.kept.index
+
+    def show(n: int) -> PreviewResponse:
+        example_id, response = int(index.example_id_N[n]), int(index.response_N[n])
+        prompt, content = excerpts.get((example_id, response), ("", ""))
+        return PreviewResponse(
+            example_id=example_id,
+            response=response,
+            preference=int(noisy.preference_N[n]) or None,
+            num_tokens=int(index.num_tokens_N[n]),
+            reward=float(noisy.own_reward_N[n]),
+            weight=float(weight_N[n]),
+            prompt=prompt,
+            content=content,
+        )
+
+    return show

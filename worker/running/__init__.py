@@ -1,0 +1,1 @@
+"""What every runner does, whatever its stage: its ranks, its spool, when it stops, why it failed."""

@@ -1,0 +1,51 @@
+"""The course of an attempt: prepare > score > train (with evaluations) > artifacts."""
+
+import json
+
+import torch
+from huggingface_hub.utils import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from app.domain.jobs import RunSpec
+from app.domain.recipe import Method
+from app.domain.run import RunKind
+from worker.models.parallel import ALONE, Ranks, require_device
+from worker.running.spool import Spool
+from worker.running.stop import StopSignals
+from worker.stages.attempt import Attempt
+from worker.stages.prepare import lay_ground
+from worker.stages.scoring.stage import refuse_inverted, score_all, summarize
+from worker.stages.training.methods import refuse_missing, train_policy, train_reward_model
+
+
+def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = ALONE) -> dict[str, float | None]:
+    """Run the whole attempt and return its summary; raises Stopped, StudioError, or what a library raises.
+
+    Of several processes the lead scores while the others wait; they find its scores in the cache then.
+    """
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    require_device(spec.device)
+    if spec.num_threads:
+        torch.set_num_threads(spec.num_threads)
+    attempt = Attempt(spec, spool, stop, ranks)
+    attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
+    attempt.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+    if attempt.ranks.is_lead:
+        attempt.sweep_leftovers()
+    recipe = json.dumps(spec.recipe.to_dict(), indent=2, ensure_ascii=False).encode()
+    attempt.write_artifact("recipe.json", "The recipe of this run", recipe)
+
+    ground = lay_ground(attempt)
+    if spec.kind is RunKind.TRAINING:
+        refuse_missing(spec.recipe, ground.batches)
+        if spec.recipe.method is Method.REWARD_MODEL:
+            return train_reward_model(attempt, ground)
+    with ranks.lead_first():
+        scores = score_all(attempt, ground)
+    if spec.kind is RunKind.SCORING:
+        return summarize(scores.facts)
+    if scores.facts is not None:
+        refuse_inverted(spec.recipe, scores.facts.check)
+    return train_policy(attempt, ground, scores)

@@ -1,0 +1,209 @@
+"""Stage 2: log π_ref(y_j|x_i) and r(x_i, y_j) for the fixed batches, once; every later run with the same content reuses them.
+
+Legend: B prompts, M responses of a batch, R rows (prompt i with response j), N response positions.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from app.domain.errors import ModelInvalid
+from app.domain.recipe import Recipe, WeightSettings
+from worker.models.adapter import LanguageModel
+from worker.models.prefix import Continued, run_continuations, run_in_chunks
+from worker.models.reward import RewardModel
+from worker.stages.examples import Encoded
+from worker.var.logprobs import sequence_sums, token_logprobs
+
+NAN = float("nan")
+CHUNK = 32  # tokens after which hopeless pairs are dropped
+
+
+def own_prompts(batch: Sequence[Encoded]) -> Tensor:
+    """own_M: the index of each response's prompt."""
+    return torch.tensor([i for i, example in enumerate(batch) for _ in example.responses])
+
+
+def needs_cross_logprobs(weights: WeightSettings) -> bool:
+    """Whether the weights read log π_ref of other prompts' responses."""
+    return weights.partition_scope == "batch" and weights.weight_form != "reward"
+
+
+def needs_cross_rewards(weights: WeightSettings) -> bool:
+    return needs_cross_logprobs(weights) and weights.cross_reward == "score"
+
+
+def hash_tokens(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
+    """Digest of every id in its place: covers data, tokenizer, template, lengths and batch plan at once."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for example in batch:
+            for ids in (example.prompt_ids, *(response.ids for response in example.responses)):
+                digest.update(len(ids).to_bytes(4))
+                digest.update(ids.tobytes())
+            digest.update(b"|")
+        digest.update(b"/")
+    return digest
+
+
+def hash_texts(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
+    """Digest of the texts in their places, which is what a reward model with its own tokenizer sees."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for example in batch:
+            for text in (*(part for turn in example.turns for part in turn), "", *(r.content for r in example.responses)):
+                data = text.encode("utf-8", "surrogatepass")
+                digest.update(len(data).to_bytes(8))
+                digest.update(data)
+            digest.update(b"|")
+        digest.update(b"/")
+    return digest
+
+
+def describe_plan(batches: Sequence[Sequence[Encoded]], held_out: Sequence[Encoded], recipe: Recipe) -> dict[str, str]:
+    """Facts about the scored examples and how they are batched, by the names that reasons of a miss use."""
+    scored = [example for batch in batches for example in batch]
+    return {
+        "data": _hash_examples(scored),
+        "pool": _hash_examples([*scored, *held_out]),
+        "held_out_share": f"{recipe.evaluation.share:g}",
+        "held_out_seed": str(recipe.evaluation.seed),
+        "batch_size": str(recipe.training.batch_size),
+        "seed": str(recipe.training.seed),
+    }
+
+
+def _hash_examples(examples: Sequence[Encoded]) -> str:
+    """Digest of the texts, whatever their order."""
+    digest = hashlib.sha256()
+    for example in sorted(examples, key=lambda example: example.example_id):
+        texts = [example.example_id, example.turns, [response.content for response in example.responses]]
+        digest.update(json.dumps(texts).encode())
+    return digest.hexdigest()
+
+
+def score_rewards(
+    model: RewardModel, batch: Sequence[Encoded], *, cross: bool, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """r(x_i, y_j) as [B, M] float32; without `cross` only own pairs are asked, the rest is NaN."""
+    own_M = own_prompts(batch)
+    contents = [response.content for example in batch for response in example.responses]
+    pairs = [(i, j) for i in range(len(batch)) for j in range(len(contents)) if cross or own_M[j] == i]
+    reward_BM = torch.full((len(batch), len(contents)), NAN)
+    index = torch.tensor(pairs)
+    reward_BM[index[:, 0], index[:, 1]] = torch.tensor(model.score([(batch[i].turns, contents[j]) for i, j in pairs], check))
+    return reward_BM
+
+
+def require_finite(score_BM: Tensor, batch: Sequence[Encoded], *, cross: bool, what: str) -> Tensor:
+    """The scores themselves; raises ModelInvalid when one that was asked for is not a finite number."""
+    asked_BM = torch.ones_like(score_BM, dtype=torch.bool)
+    if not cross:
+        asked_BM = own_prompts(batch) == torch.arange(len(batch))[:, None]
+    missing = (asked_BM & ~score_BM.isfinite()).nonzero()
+    if len(missing):
+        example = batch[int(missing[0, 0])]
+        raise ModelInvalid(
+            f"{what} gives a number that is not finite for the prompt of example {example.example_id}. "
+            "Its weights are damaged or overflow: try policy.dtype float32, or another model."
+        )
+    return score_BM
+
+
+def read_rewards(recipe: Recipe, batch: Sequence[Encoded]) -> Tensor:
+    """Rewards that stand in the data, as [B, M] float32 with NaN for other prompts' responses."""
+    own_M = own_prompts(batch)
+    column = [
+        float((response.rating if recipe.reward.source == "rating" else response.preference) or 0.0)
+        for example in batch
+        for response in example.responses
+    ]
+    reward_BM = torch.full((len(batch), len(column)), NAN)
+    reward_BM[own_M, torch.arange(len(column))] = torch.tensor(column)
+    return reward_BM
+
+
+@torch.inference_mode()
+def score_logprobs(
+    model: LanguageModel, batch: Sequence[Encoded], *, cross: bool, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """log π_ref(y_j|x_i), summed over tokens, as [B, M] float32 on the CPU; without `cross` only own pairs, the rest NaN."""
+    own_M = own_prompts(batch)
+    wanted_BM = torch.ones(len(batch), len(own_M), dtype=torch.bool)
+    if not cross:
+        wanted_BM = own_M == torch.arange(len(batch))[:, None]
+    return score_pairs(model, batch, wanted_BM, check)
+
+
+@torch.inference_mode()
+def score_pairs(
+    model: LanguageModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """log π_ref(y_j|x_i) of the marked pairs, summed over tokens, as [B, M] float32 on the CPU; NaN elsewhere."""
+    logprob_BM = torch.full(wanted_BM.shape, NAN)
+    pairs: list[tuple[int, int]] = [(i, j) for i, j in wanted_BM.nonzero().tolist()]
+    responses, beginnings, continuations = split_pairs(model, batch, pairs)
+    for part in run_continuations(model, beginnings, continuations, check):
+        chosen = [pairs[row] for row in part.rows]
+        index = torch.tensor(chosen)
+        logprob_BM[index[:, 0], index[:, 1]] = _sum_rows(model, part, [responses[j] for _, j in chosen]).cpu().float()
+    return logprob_BM
+
+
+@torch.inference_mode()
+def score_until_hopeless(
+    model: LanguageModel,
+    batch: Sequence[Encoded],
+    wanted_BM: Tensor,
+    floor_BM: Tensor,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """As score_pairs, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
+    if not model.shares_prefix:
+        return score_pairs(model, batch, wanted_BM, check)
+    sum_BM = torch.full(wanted_BM.shape, NAN, dtype=torch.float64).masked_fill(wanted_BM, 0.0)
+    pairs: list[tuple[int, int]] = [(i, j) for i, j in wanted_BM.nonzero().tolist()]
+    responses, beginnings, continuations = split_pairs(model, batch, pairs)
+    done = [0] * len(pairs)
+
+    def goes_on(part: Continued) -> Tensor:
+        chosen = torch.tensor([pairs[row] for row in part.rows])
+        i, j = chosen[:, 0], chosen[:, 1]
+        nums = part.length_R.tolist()
+        tokens = [responses[k][done[row] : done[row] + num] for k, row, num in zip(j.tolist(), part.rows, nums, strict=True)]
+        for row, num in zip(part.rows, nums, strict=True):
+            done[row] += num
+        sum_BM[i, j] += _sum_rows(model, part, tokens).cpu()
+        return sum_BM[i, j] >= floor_BM[i, j]
+
+    run_in_chunks(model, beginnings, continuations, CHUNK, goes_on, check)
+    return sum_BM.float()
+
+
+def split_pairs(
+    model: LanguageModel, batch: Sequence[Encoded], pairs: Sequence[tuple[int, int]]
+) -> tuple[list[Sequence[int]], list[Sequence[int]], list[tuple[int, Sequence[int]]]]:
+    """The batch's responses, its prompts as beginnings, and the pairs as continuations of them.
+
+    The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
+    """
+    responses: list[Sequence[int]] = [response.ids for example in batch for response in example.responses]
+    shared = model.shares_prefix
+    beginnings: list[Sequence[int]] = [example.prompt_ids[:-1] if shared else example.prompt_ids[:0] for example in batch]
+    continuations: list[tuple[int, Sequence[int]]] = [
+        (i, [*(batch[i].prompt_ids[-1:] if shared else batch[i].prompt_ids), *responses[j][:-1]]) for i, j in pairs
+    ]
+    return responses, beginnings, continuations
+
+
+def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequence[int]]) -> Tensor:
+    """Σ_t log π_ref(y_t|…) of each row: [R], added up in float64, as sums reach thousands and their differences count."""
+    num_R = torch.tensor([len(response) for response in responses], device=model.device)
+    target_N = torch.tensor([token for response in responses for token in response], device=model.device)
+    owner_N = torch.arange(len(responses), device=model.device).repeat_interleave(num_R)
+    head = model.head
+    logprob_N = token_logprobs(part.hidden_RTD[part.last(num_R)], head.weight_VD, target_N, **head.options())
+    return sequence_sums(logprob_N.double(), owner_N, len(responses))

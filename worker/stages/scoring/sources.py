@@ -1,0 +1,140 @@
+"""Where scores come from: the reward model and the reference policy, each loaded when first asked, and dropped when told."""
+
+import gc
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from app.domain.errors import InvalidInput
+from worker.models.adapter import LanguageModel
+from worker.models.load import hash_folder, hash_tokenizer, load_policy, resolve_folder
+from worker.models.reward import RewardModel
+from worker.stages.attempt import Attempt
+from worker.stages.evaluate import release_memory
+from worker.stages.examples import Encoded
+from worker.stages.prepare import Ground
+from worker.stages.scoring.backends import SHARED, choose_backend, score_by
+from worker.stages.scoring.cache import Wanted
+from worker.stages.scoring.pairs import describe_plan, hash_texts, hash_tokens, score_until_hopeless
+
+
+class RewardSource:
+    """The recipe's reward model. One of these and the reference are never loaded together: `release` before the other."""
+
+    def __init__(self, attempt: Attempt, ground: Ground) -> None:
+        if attempt.spec.reward is None:
+            raise InvalidInput.at(
+                "reward.model", "The recipe names a reward model, but the attempt's spec does not say where it is."
+            )
+        self._attempt, self._ground = attempt, ground
+        self._folder = resolve_folder(attempt.spec.reward, Path(attempt.spec.hub_dir))
+        self._model: RewardModel | None = None
+
+    @property
+    def model(self) -> RewardModel:
+        if self._model is None:
+            self._model = RewardModel(self._folder, dtype=self._attempt.recipe.policy.dtype, device=self._attempt.spec.device)
+            if self._model.remark:
+                self._attempt.log(self._model.remark, "warning")
+        return self._model
+
+    def release(self) -> None:
+        """Drop the model, which first tells of the conversations that it could not read whole."""
+        if self._model is not None and self._model.cut_remark:
+            self._attempt.log(self._model.cut_remark, "warning")
+        self._model = None
+        gc.collect()
+        release_memory()
+
+    @cached_property
+    def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What the numbers depend on, and the same with the plan for people."""
+        dtype = self._attempt.recipe.policy.dtype
+        facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
+        identity = {**facts, "texts": hash_texts(self._ground.batches).hexdigest()}
+        return identity, {**describe_plan(self._ground.batches, self._ground.prepared.held_out, self._attempt.recipe), **facts}
+
+    def want(self, extent: str, smallest_lambda: float | None = None, stopping: str = "") -> Wanted:
+        return Wanted("reward", *self._facts, extent, smallest_lambda, stopping)
+
+
+class ReferenceSource:
+    """The untrained policy, which is the reference."""
+
+    def __init__(self, attempt: Attempt, ground: Ground) -> None:
+        self._attempt, self._ground = attempt, ground
+        self.loaded: LanguageModel | None = None
+        self._backends: dict[bool, str] = {}
+
+    @property
+    def model(self) -> LanguageModel:
+        if self.loaded is None:
+            self.loaded = load_reference(self._attempt, self._ground)
+        return self.loaded
+
+    def release(self) -> None:
+        self.loaded = None
+        gc.collect()
+        release_memory()
+
+    @property
+    def backend(self) -> str:
+        """How the pairs were scored; "" when none was."""
+        return next(iter(self._backends.values()), "")
+
+    def score(self, batch: Sequence[Encoded], wanted_BM: Tensor) -> Tensor:
+        """log π_ref(y_j|x_i) of the marked pairs as [B, M] float32, NaN elsewhere."""
+        return score_by(self._choose(batch, chunks=False), self.model, batch, wanted_BM, self._attempt.stop.check)
+
+    def score_until_hopeless(self, batch: Sequence[Encoded], wanted_BM: Tensor, floor_BM: Tensor) -> Tensor:
+        """The same, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
+        if self._choose(batch, chunks=True) == SHARED:
+            return score_until_hopeless(self.model, batch, wanted_BM, floor_BM, self._attempt.stop.check)
+        return self.score(batch, wanted_BM)
+
+    def _choose(self, batch: Sequence[Encoded], *, chunks: bool) -> str:
+        """Checked on the first batch that is scored, and kept."""
+        if chunks not in self._backends:
+            wanted, attempt = self._attempt.recipe.scoring.backend, self._attempt
+            self._backends[chunks] = choose_backend(self.model, wanted, batch, attempt.log, attempt.stop.check, chunks=chunks)
+        return self._backends[chunks]
+
+    @cached_property
+    def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
+        policy, ground = self._attempt.recipe.policy, self._ground
+        model = {"weights": hash_folder(ground.policy_folder), "dtype": policy.dtype, "quantization": policy.quantization}
+        tokens = {
+            "tokenizer": hash_tokenizer(ground.policy_folder),
+            "format": "chat template" if ground.prompt_format.chat else "plain turns",
+            "max_prompt": str(ground.lengths.max_prompt),
+            "max_response": str(ground.lengths.max_response),
+        }
+        identity = {**model, "tokens": hash_tokens(ground.batches).hexdigest()}
+        return identity, {**describe_plan(ground.batches, ground.prepared.held_out, self._attempt.recipe), **tokens, **model}
+
+    def want(self, extent: str, smallest_lambda: float | None = None, stopping: str = "") -> Wanted:
+        return Wanted("logprob", *self._facts, extent, smallest_lambda, stopping)
+
+
+def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
+    """The untrained policy, which is the reference."""
+    policy = attempt.recipe.policy
+    loaded = load_policy(ground.policy_folder, dtype=policy.dtype, device=attempt.spec.device, quantization=policy.quantization)
+    return loaded.language_model
+
+
+def ask_pairs(
+    source: RewardSource, batch: Sequence[Encoded], reward_BM: Tensor, asked_BM: Tensor, check: Callable[[], None]
+) -> Tensor:
+    """`reward_BM` with the entries of the marked pairs filled in by the reward model, which is loaded only if there are any."""
+    contents = [response.content for example in batch for response in example.responses]
+    pairs: list[list[int]] = asked_BM.nonzero().tolist()
+    if not pairs:
+        return reward_BM
+    filled_BM, index = reward_BM.clone(), torch.tensor(pairs)
+    scores = source.model.score([(batch[i].turns, contents[j]) for i, j in pairs], check)
+    filled_BM[index[:, 0], index[:, 1]] = torch.tensor(scores)
+    return filled_BM

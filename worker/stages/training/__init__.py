@@ -1,0 +1,1 @@
+"""Stage 3: weights from scores, and one optimizer step after the other."""

@@ -1,0 +1,49 @@
+"""Findings that the data shows before the first step, from the weighing of a whole run."""
+
+from collections.abc import Hashable, Iterator, Sequence
+
+from app.domain.events import FindingRaised
+from app.domain.findings import diagnose_data
+from worker.stages.examples import Prepared
+from worker.stages.training.weights import Weighing, WeightedBatch, gather_own
+
+
+def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float = 0.0) -> list[FindingRaised]:
+    """What the rules of app.domain.findings say about rewards, λ, repetition, truncation and the held-out split."""
+    return diagnose_data(
+        rewards=weighing.own_rewards.tolist(),
+        pairs=[pair for batch in weighing.batches for pair in _reward_pairs(batch)],
+        lambda_=weighing.choices.lambda_,
+        zscore=weighing.choices.reward_norm == "zscore",
+        batches=_texts(weighing.batches),
+        num_pairs=prepared.num_pairs,
+        num_equal_pairs=prepared.num_equal_pairs,
+        num_train=len(prepared.train),
+        num_held_out=len(prepared.held_out),
+        held_out_share=held_out_share,
+    )
+
+
+def plan_findings(prepared: Prepared, held_out_share: float) -> list[FindingRaised]:
+    """What can be said before training without any reward: truncation and the held-out split."""
+    return diagnose_data(
+        num_pairs=prepared.num_pairs,
+        num_equal_pairs=prepared.num_equal_pairs,
+        num_train=len(prepared.train),
+        num_held_out=len(prepared.held_out),
+        held_out_share=held_out_share,
+    )
+
+
+def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:
+    """(chosen, rejected) rewards of every such pair within an example."""
+    rewards = iter(gather_own(batch.candidates.own_M, batch.candidates.reward_BM).tolist())
+    for example in batch.examples:
+        own = [(response.preference, next(rewards)) for response in example.responses]
+        yield from ((a, b) for label_a, a in own if label_a == 1 for label_b, b in own if label_b == -1)
+
+
+def _texts(batches: Sequence[WeightedBatch]) -> Iterator[tuple[list[Hashable], list[Hashable]]]:
+    for batch in batches:
+        prompts: list[Hashable] = [example.turns for example in batch.examples for _ in example.responses]
+        yield prompts, [response.content for example in batch.examples for response in example.responses]

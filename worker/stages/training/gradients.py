@@ -1,0 +1,177 @@
+"""Forward and backward over one batch: what each method adds to the gradients, and what it tells of the batch.
+
+All means are taken over the global batch beforehand, so passes over micro-batches, or over the shares of several processes
+(worker.stages.training.distribution), add up: each process gets the gradients of its share, and all are told the sums of the
+rest.
+Legend: R rows of a micro-batch, T tokens, N response positions, D hidden size, M responses of the batch, P pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from worker.models.adapter import Body, LanguageModel
+from worker.models.classifier import classify
+from worker.models.parallel import Ranks
+from worker.stages.batches import MicroBatch, Rows
+from worker.stages.examples import Encoded
+from worker.stages.training.distribution import share_batch
+from worker.var.bradley_terry import bradley_terry_loss
+from worker.var.dpo import dpo_terms
+from worker.var.logprobs import sequence_sums, token_logprobs, weighted_nll
+
+
+@dataclass
+class Pass:
+    """What a pass over a batch, or over a share of it, comes to: the loss, the tokens, and metrics by key; all of it adds up."""
+
+    loss: Tensor
+    num_tokens: int = 0
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, model: Body, *keys: str) -> "Pass":
+        zero = torch.zeros((), device=model.device)
+        return cls(zero, 0, dict.fromkeys(keys, zero))
+
+    def add(self, loss: Tensor, num_tokens: int, metrics: dict[str, Tensor] | None = None, share: float = 1.0) -> None:
+        """One more micro-batch; of one with `share` 0 nothing counts."""
+        self.loss = self.loss + share * loss.detach()
+        self.num_tokens += num_tokens if share else 0
+        for key, value in (metrics or {}).items():
+            self.metrics[key] = self.metrics[key] + share * value.detach()
+
+    def over(self, ranks: Ranks) -> "Pass":
+        """The sum of all processes' passes."""
+        if ranks.is_alone:
+            return self
+        values = torch.stack([self.loss.double(), self.loss.new_tensor(self.num_tokens).double(), *self.metrics.values()])
+        loss, num_tokens, *rest = ranks.sum(values)
+        return Pass(loss.float(), int(num_tokens), dict(zip(self.metrics, (value.float() for value in rest), strict=True)))
+
+
+class Weighted(Protocol):
+    """A batch whose every token has a factor that is known before training."""
+
+    @property
+    def examples(self) -> Sequence[Encoded]: ...
+    @property
+    def enters_M(self) -> Tensor: ...
+    @property
+    def coefficient_M(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PlainBatch:
+    """A batch for fine-tuning without rewards."""
+
+    index: int
+    examples: Sequence[Encoded]
+    enters_M: Tensor
+    coefficient_M: Tensor
+
+
+@dataclass(frozen=True)
+class PairedBatch:
+    """A batch for DPO: the pairs as indices of the batch's responses, and log π_ref of each response."""
+
+    index: int
+    examples: Sequence[Encoded]
+    chosen_P: Tensor
+    rejected_P: Tensor
+    reference_M: Tensor
+
+    @property
+    def enters_M(self) -> Tensor:
+        """The responses of any pair."""
+        enters_M = torch.zeros(len(self.reference_M), dtype=torch.bool)
+        enters_M[self.chosen_P] = enters_M[self.rejected_P] = True
+        return enters_M
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A batch for a reward model: ids of whole conversations, and the pairs as indices of them; prompt_M counts the prompts."""
+
+    index: int
+    ids: Sequence[Sequence[int]]
+    prompt_M: Tensor
+    chosen_P: Tensor
+    rejected_P: Tensor
+
+
+def accumulate_weighted(model: LanguageModel, batch: Weighted, micro_batch_size: int | None) -> Pass:
+    """VAR and plain fine-tuning: L = −Σ_j c_j Σ_t log π_θ(y_jt|…)."""
+    done = Pass.start(model)
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
+        rows = micro.rows.to(model.device)
+        coefficient_N = micro.share * batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
+        hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
+        part.backward()
+        done.add(part, rows.num_tokens if micro.share else 0)
+    return done.over(model.ranks)
+
+
+def accumulate_dpo(model: LanguageModel, batch: PairedBatch, micro_batch_size: int | None, beta: float) -> Pass:
+    """DPO on response positions alone: its slopes, known once the sums of log π_θ are, become the factors of the tokens."""
+    done = Pass.start(model, "dpo/accuracy", "dpo/margin", "dpo/gain_chosen", "dpo/gain_rejected")
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
+        rows = micro.rows.to(model.device)
+        hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
+        logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
+        chosen_P, rejected_P = (pairs.to(model.device) for pairs in select_pairs(batch, micro))
+        reference_R = batch.reference_M[micro.response_R].to(model.device)
+        terms = dpo_terms(logprob_R, reference_R, chosen_P, rejected_P, beta, len(batch.chosen_P))
+        coefficient_N = micro.share * terms.coefficient_M[rows.owner_N]
+        weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())[0].backward()
+        told = {
+            "dpo/accuracy": (terms.margin_P > 0).float(),
+            "dpo/margin": terms.margin_P,
+            "dpo/gain_chosen": terms.gain_M[chosen_P],
+            "dpo/gain_rejected": terms.gain_M[rejected_P],
+        }
+        means = {key: value.sum() / len(batch.chosen_P) for key, value in told.items()}
+        done.add(terms.loss, rows.num_tokens, means, micro.share)
+    return done.over(model.ranks)
+
+
+def accumulate_pairs(model: Body, batch: TextBatch, micro_batch_size: int | None) -> Pass:
+    """Bradley-Terry on whole conversations, scored by a classifier."""
+    done = Pass.start(model, "reward_model/accuracy", "reward_model/margin")
+    prompt_P, num_pairs = batch.prompt_M[batch.chosen_P], len(batch.chosen_P)
+    prompts = prompt_P.unique().tolist()
+    lengths = torch.tensor([len(row) for row in batch.ids])
+    mine = [prompts[k] for k in model.ranks.share([int(lengths[batch.prompt_M == prompt].sum()) for prompt in prompts])]
+    size = micro_batch_size or max(1, len(mine))
+    for start in range(0, len(mine), size):
+        here_P = torch.isin(prompt_P, torch.tensor(mine[start : start + size]))
+        members, place_P = torch.cat([batch.chosen_P[here_P], batch.rejected_P[here_P]]).unique(return_inverse=True)
+        rows = [batch.ids[k] for k in members.tolist()]
+        chosen_P, rejected_P = place_P.to(model.device).chunk(2)
+        loss, margin_P = bradley_terry_loss(classify(model, rows), chosen_P, rejected_P, num_pairs)
+        loss.backward()
+        told = {"reward_model/accuracy": (margin_P > 0).float(), "reward_model/margin": margin_P}
+        done.add(loss, sum(map(len, rows)), {key: value.sum() / num_pairs for key, value in told.items()})
+    return done.over(model.ranks)
+
+
+def select_pairs(batch: PairedBatch, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    """The pairs that stand in a micro-batch of whole prompts, as indices of its rows."""
+    row_M = torch.full((len(batch.reference_M),), -1)
+    row_M[micro.response_R] = torch.arange(len(micro.response_R))
+    chosen_P, rejected_P = row_M[batch.chosen_P], row_M[batch.rejected_P]
+    return chosen_P[chosen_P >= 0], rejected_P[rejected_P >= 0]
+
+
+def run_rows(model: LanguageModel, rows: Rows) -> Tensor:
+    """Hidden states of all places of the rows, one after another: [R·T, D]."""
+    if rows.packing is not None:
+        return model.run_packed(rows.ids_RT[0], rows.packing)
+    return model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)

@@ -1,0 +1,200 @@
+"""The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.domain.errors import RecipeInvalid
+from app.domain.recipe import Method, Recipe
+from worker.models.adapter import LanguageModel, add_lora
+from worker.models.classifier import build_classifier
+from worker.models.compiled import compile_layers
+from worker.models.load import DTYPES
+from worker.models.prompts import PromptFormat
+from worker.models.quantize import merge_adapter
+from worker.stages.attempt import Attempt
+from worker.stages.batches import count_steps, derive_seed
+from worker.stages.evaluate import evaluate, set_up
+from worker.stages.noise import add_noise, flip_batches, measure_noise
+from worker.stages.prepare import Batches, Ground
+from worker.stages.scoring.sources import load_reference
+from worker.stages.scoring.stage import Scores
+from worker.stages.training import loop as training_stage
+from worker.stages.training.distribution import find_whole, judge_by_lead, spread
+from worker.stages.training.findings import data_findings, plan_findings
+from worker.stages.training.objectives import (
+    DpoObjective,
+    Objective,
+    PlainObjective,
+    RewardObjective,
+    WeightedObjective,
+    find_pairs,
+    paired_batches,
+    plain_batches,
+)
+from worker.stages.training.online import OnlineObjective
+from worker.stages.training.reward_model import Reader, evaluate_pairs, take_pairs
+from worker.stages.training.weights import Weighing, save_weights, weigh
+
+# What the data's own responses are weighed by when fresh ones take their place in the loss.
+WITHIN_PROMPT = {"weight_form": "ratio", "partition_scope": "prompt", "cross_reward": "reuse"}
+
+
+def train_policy(attempt: Attempt, ground: Ground, scores: Scores) -> dict[str, float | None]:
+    """Train a language model by VAR, SFT or DPO, judge it on held-out prompts, and keep it; returns the summary."""
+    recipe = attempt.recipe
+    model = scores.policy or load_reference(attempt, ground)
+    with attempt.ranks.lead_first():
+        checkpoint = training_stage.find_checkpoint(attempt)
+    source = make_source(attempt, ground, scores)
+    with attempt.ranks.lead_first():
+        held_out = set_up(attempt, model, ground.prepared.held_out, ground.prompt_format, ground.lengths, ground.policy_folder)
+    if recipe.policy.adaptation == "lora":
+        model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
+    num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
+    model = spread(attempt, compile_layers(model, attempt.log) if recipe.policy.compile else model)
+    judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
+    objective = source(model, num_steps)
+    training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)
+    training_stage.train(training)
+    whole = find_whole(attempt, model, ground.policy_folder)
+    if attempt.ranks.is_lead:
+        write_artifacts(attempt, whole, ground)
+    return training.progress.summary
+
+
+def train_reward_model(attempt: Attempt, ground: Ground) -> dict[str, float | None]:
+    """Train the policy's body under a fresh head on the preference pairs, and keep it as a reward model; returns the summary."""
+    recipe, prepared, tokenizer = attempt.recipe, ground.prepared, ground.prompt_format.tokenizer
+    prompt_format = PromptFormat.choose(tokenizer)
+    if prompt_format.chat != ground.prompt_format.chat:
+        attempt.log("A reward model reads conversations by its tokenizer's chat template, whatever tokens.prompt_format says.")
+    reader = Reader(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
+    policy = load_reference(attempt, ground)
+    model = build_classifier(policy.network, tokenizer, derive_seed(recipe.training.seed, "head"))
+    with attempt.ranks.lead_first():
+        checkpoint = training_stage.find_checkpoint(attempt)
+    attempt.raise_findings(plan_findings(prepared, recipe.evaluation.share))
+    batches = flip_batches(ground.batches, recipe.noise)
+    tell_unpaired(attempt, batches)
+    read = [reader.read(batch, index) for index, batch in enumerate(batches)]
+    pairs = take_pairs(prepared.held_out)
+    model = spread(attempt, model)
+    judge = None
+    if pairs:
+        held_out = reader.read(pairs)
+        judge = judge_by_lead(
+            attempt, model, ground.policy_folder, lambda whole, step: evaluate_pairs(attempt, whole, held_out, step)
+        )
+    num_steps = count_steps(len(read), recipe.training.epochs, recipe.training.steps)
+    training = training_stage.start(attempt, model, RewardObjective(read, recipe.training), judge, num_steps, checkpoint)
+    training_stage.train(training)
+    if attempt.ranks.is_lead:
+        keep_network(attempt, model.network, tokenizer, "The trained reward model")
+        attempt.announce("metrics.jsonl", "Every metric of every step")
+    return training.progress.summary
+
+
+def make_source(attempt: Attempt, ground: Ground, scores: Scores) -> Callable[[LanguageModel, int], Objective[Any, Any]]:
+    """What makes the method's objective once the model stands; the findings that come before the first step are told now."""
+    recipe, settings = attempt.recipe, attempt.recipe.training
+    if recipe.method is not Method.VAR:
+        attempt.raise_findings(plan_findings(ground.prepared, recipe.evaluation.share))
+        batches = flip_batches(ground.batches, recipe.noise)
+        if recipe.method is Method.SFT:
+            plain = plain_batches(batches, recipe.weights)
+            return lambda _model, _num_steps: PlainObjective(plain, settings)
+        tell_unpaired(attempt, batches)
+        paired = paired_batches(batches, scores.logprobs)
+        return lambda _model, _num_steps: DpoObjective(paired, settings, recipe.dpo.beta)
+    weighing = make_weights(attempt, ground, scores)
+    if recipe.online.every is None:
+        return lambda _model, _num_steps: WeightedObjective(weighing.batches, settings, weighing)
+    noise_std = measure_noise(ground.batches, scores.rewards, recipe.noise)
+    return lambda model, num_steps: OnlineObjective(
+        weighing.batches, settings, weighing, attempt, model, ground, num_steps, noise_std
+    )
+
+
+def make_weights(attempt: Attempt, ground: Ground, scores: Scores) -> Weighing:
+    """Weights of every batch, written to weights.parquet, with the findings that can be told before the first step.
+
+    Online, the data's responses aren't trained on: they serve for λ and the rewards' scale, weighed within their prompts.
+    """
+    recipe = attempt.recipe
+    settings = recipe.weights if recipe.online.every is None else recipe.weights.model_copy(update=WITHIN_PROMPT)
+    batches, rewards = add_noise(ground.batches, scores.rewards, recipe.noise, recipe.reward.source)
+    weighing = weigh(batches, scores.logprobs, rewards, settings)
+    if settings.target_ess is not None:
+        attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective share {settings.target_ess:g}.")
+    found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
+    if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise
+        clean = weigh(ground.batches, scores.logprobs, scores.rewards, found)
+    attempt.raise_findings(data_findings(clean, ground.prepared, recipe.evaluation.share))
+    if recipe.online.every is None:
+        save_weights(attempt.artifacts_dir / "weights.parquet", weighing)
+        attempt.announce("weights.parquet", "Reference log-probability, reward and weight of every response")
+    return weighing
+
+
+def tell_unpaired(attempt: Attempt, batches: Batches) -> None:
+    """Say how many examples stay out of a loss on pairs; they keep their place, so that all methods have the same batches."""
+    examples = [example for batch in batches for example in batch]
+    num = sum(not len(find_pairs([example])[0]) for example in examples)
+    if num:
+        attempt.log(
+            f"{num} of {len(examples)} examples have no pair of a chosen and a rejected response: they teach nothing here."
+        )
+
+
+def refuse_missing(recipe: Recipe, batches: Batches) -> None:
+    """Raise RecipeInvalid when the training examples lack what the method needs, however they are labelled and rated."""
+    examples = [example for batch in batches for example in batch]
+    if recipe.method in (Method.DPO, Method.REWARD_MODEL) and not any(len(find_pairs([example])[0]) for example in examples):
+        raise RecipeInvalid.at(
+            "method", f"The data set has no pairs of a chosen and a rejected response, which {recipe.method} learns from."
+        )
+    chosen = any(response.preference == 1 for example in examples for response in example.responses)
+    if recipe.method is Method.SFT and recipe.weights.responses == "chosen" and not chosen:
+        raise RecipeInvalid.at("weights.responses", "The data set has no chosen responses to train on: use both.")
+    within = recipe.weights.partition_scope == "prompt" and recipe.weights.weight_form != "reward"
+    single = recipe.method is Method.VAR and recipe.online.every is None and all(len(e.responses) == 1 for e in examples)
+    if within and single:
+        raise RecipeInvalid.at(
+            "weights.partition_scope",
+            "The data set has one response per prompt and no pairs, so weights within a prompt are all alike: "
+            "use the scope batch, or another data set.",
+        )
+
+
+def write_artifacts(attempt: Attempt, model: LanguageModel, ground: Ground) -> None:
+    """What a user takes home: the policy, the adapter, metrics and samples."""
+    network = model.network
+    if model.lora is not None:
+        lora = model.lora
+        lora.peft_config["default"].base_model_name_or_path = attempt.recipe.policy.model
+        attempt.write_folder("adapter", "The LoRA adapter", lambda path: lora.save_pretrained(path, save_embedding_layers=False))
+        is_plain = attempt.recipe.policy.quantization == "none"
+        network = lora.merge_and_unload() if is_plain else merge_adapter(network, DTYPES[attempt.recipe.policy.dtype])
+    keep_network(attempt, network, ground.prompt_format.tokenizer, "The trained policy")
+    attempt.announce("metrics.jsonl", "Every metric of every step")
+    attempt.announce("samples.jsonl", "All answers to the held-out prompts")
+
+
+def keep_network(attempt: Attempt, network: Any, tokenizer: Any, title: str) -> None:
+    """The artifact `model/`, in Hugging Face's form, with its tokenizer."""
+
+    def write(path: Path) -> None:
+        _save_network(network, path)
+        tokenizer.save_pretrained(path)
+
+    attempt.write_folder("model", title, write)
+
+
+def _save_network(network: Any, path: Path) -> None:
+    try:
+        network.save_pretrained(path)
+    except ValueError:
+        # Some published models carry generation settings that their own library refuses to save again.
+        network.generation_config = type(network.generation_config)()
+        network.save_pretrained(path)

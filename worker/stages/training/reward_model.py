@@ -1,0 +1,93 @@
+"""A reward model from preference pairs: conversations as reward models read them, and the accuracy on held-out pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app.domain.errors import ModelInvalid
+from app.domain.events import EvaluationLogged
+from app.domain.findings import wilson_interval
+from app.domain.run import Stage
+from worker.models.adapter import Body
+from worker.models.classifier import classify
+from worker.models.prompts import PromptFormat, PromptRefused
+from worker.stages.attempt import Attempt
+from worker.stages.examples import Encoded
+from worker.stages.training.gradients import TextBatch
+from worker.stages.training.objectives import find_pairs
+from worker.var.bradley_terry import bradley_terry_loss
+
+MOST_PAIRS = 512  # of the held-out ones, the first so many judge
+ROW_TOKENS = 8_192
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How conversations become ids, as worker.models.reward makes them; what is over `limit` loses its start."""
+
+    prompt_format: PromptFormat
+    limit: int
+
+    def read(self, batch: Sequence[Encoded], index: int = 0) -> TextBatch:
+        """A batch of whole conversations, prompts of like length together; raises ModelInvalid."""
+        batch = sorted(batch, key=lambda example: (example.longest, example.example_id))
+        chosen_P, rejected_P = find_pairs(batch)
+        pairs = [(example.turns, response.content) for example in batch for response in example.responses]
+        try:
+            texts = [self.prompt_format.write_conversation(turns, content) for turns, content in pairs]
+        except PromptRefused as error:
+            raise ModelInvalid(f"A conversation of the data set can't be written for a reward model: {error}") from error
+        ids = self.prompt_format.tokenizer(texts, add_special_tokens=not self.prompt_format.chat)["input_ids"]
+        cut = [row if len(row) <= self.limit else row[:1] + row[len(row) - self.limit + 1 :] for row in ids]
+        prompt_M = torch.tensor([i for i, example in enumerate(batch) for _ in example.responses])
+        return TextBatch(index, cut, prompt_M, chosen_P, rejected_P)
+
+
+def evaluate_pairs(attempt: Attempt, model: Body, pairs: TextBatch, step: int) -> dict[str, float | None]:
+    """Accuracy on held-out pairs (ties count half) with its 95 % Wilson interval, margin and loss; reported as an evaluation."""
+    num = len(pairs.chosen_P)
+    attempt.start_stage(Stage.EVALUATE, total=num, unit="pairs")
+    reward_M = score_rows(model, pairs.ids, attempt)
+    loss, margin_P = bradley_terry_loss(reward_M, pairs.chosen_P, pairs.rejected_P, num)
+    right = float((margin_P > 0).sum() + 0.5 * (margin_P == 0).sum())
+    low, high = wilson_interval(right, num)
+    metrics = {
+        "eval/pair_accuracy": right / num,
+        "eval/pair_accuracy_low": low,
+        "eval/pair_accuracy_high": high,
+        "eval/pair_margin": float(margin_P.mean()),
+        "eval/pair_loss": float(loss),
+    }
+    evaluation = EvaluationLogged.model_validate({"step": step, "metrics": metrics})
+    attempt.emit(evaluation)
+    return evaluation.metrics
+
+
+@torch.inference_mode()
+def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: Attempt) -> torch.Tensor:
+    """Scores of rows of ids: [R] float32 on the CPU, those of like length together."""
+    was_training = model.network.training
+    model.network.eval()
+    scores = torch.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
+    at = 0
+    while at < len(order):
+        attempt.stop.check()
+        chosen = order[at : at + max(1, ROW_TOKENS // len(rows[order[at]]))]
+        scores[chosen] = classify(model, [rows[k] for k in chosen]).cpu()
+        at += len(chosen)
+    model.network.train(was_training)
+    return scores
+
+
+def take_pairs(examples: Sequence[Encoded]) -> list[Encoded]:
+    """The first examples that together have at most MOST_PAIRS pairs, and those without any left out."""
+    taken: list[Encoded] = []
+    total = 0
+    for example in examples:
+        num = len(find_pairs([example])[0])
+        if num and (not taken or total + num <= MOST_PAIRS):
+            taken.append(example)
+            total += num
+    return taken

@@ -1,0 +1,140 @@
+"""From scores to weights: the candidates of every batch, λ, the weights and what is wrong with them.
+
+Legend: B prompts, M responses of a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from app.domain.errors import RecipeInvalid
+from app.domain.metrics import WEIGHT_EDGES
+from app.domain.recipe import WeightSettings
+from worker.stages.examples import Encoded
+from worker.stages.scoring.pairs import own_prompts
+from worker.var.diagnostics import describe_weights, histogram
+from worker.var.lambdas import LAMBDA_BATCHES
+from worker.var.loss import token_coefficients
+from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda
+
+ROW_GROUP_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class WeightedBatch:
+    """A batch of the plan with its weights; `coefficient_M` is each token's factor in the loss."""
+
+    index: int
+    examples: Sequence[Encoded]
+    candidates: Candidates
+    preference_M: Tensor
+    weight_M: Tensor
+    coefficient_M: Tensor
+
+    @property
+    def enters_M(self) -> Tensor:
+        enters_M = self.candidates.enters_M
+        return torch.ones_like(self.preference_M, dtype=torch.bool) if enters_M is None else enters_M
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """All weighted batches of a run, with the choices and reward statistics behind them."""
+
+    batches: list[WeightedBatch]
+    choices: WeightChoices
+    reward_mean: float
+    reward_std: float
+
+    def describe(self, batch: WeightedBatch) -> dict[str, float]:
+        return describe_weights(
+            batch.candidates, batch.weight_M, self.choices, batch.preference_M,
+            reward_mean=self.reward_mean, reward_std=self.reward_std,
+        )  # fmt: skip
+
+    def histogram(self, batch: WeightedBatch) -> list[int]:
+        return histogram(batch.weight_M[batch.enters_M], WEIGHT_EDGES)
+
+    @cached_property
+    def own_rewards(self) -> Tensor:
+        return torch.cat([gather_own(b.candidates.own_M, b.candidates.reward_BM) for b in self.batches])
+
+
+def gather_own(own_M: Tensor, value_BM: Tensor) -> Tensor:
+    """value_M: each response's entry with its own prompt."""
+    return value_BM.gather(0, own_M[None])[0]
+
+
+def weigh(
+    batches: Sequence[Sequence[Encoded]], logprobs: Sequence[Tensor], rewards: Sequence[Tensor], settings: WeightSettings
+) -> Weighing:
+    """Weights of every batch; raises RecipeInvalid when target_ess can't be reached or no response enters the loss."""
+    candidates = [_make_candidates(*parts, settings) for parts in zip(batches, logprobs, rewards, strict=True)]
+    if not any(c.enters_M is None or bool(c.enters_M.any()) for c in candidates):
+        raise RecipeInvalid.at(
+            "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
+        )
+    own_rewards = torch.cat([gather_own(c.own_M, c.reward_BM) for c in candidates]).double()
+    mean, std = float(own_rewards.mean()), float(own_rewards.std(correction=0))
+    choices = choose_lambda(candidates, settings, mean, std)
+    weighted = []
+    for index, (batch, scored) in enumerate(zip(batches, candidates, strict=True)):
+        weight_M = compute_weights(scored, choices, reward_mean=mean, reward_std=std)
+        coefficient_M = token_coefficients(weight_M, scored.num_tokens_M, settings.loss_norm, enters_M=scored.enters_M)
+        preference_M = torch.tensor([r.preference or 0 for example in batch for r in example.responses])
+        weighted.append(WeightedBatch(index, batch, scored, preference_M, weight_M, coefficient_M))
+    return Weighing(weighted, choices, mean, std)
+
+
+def choose_lambda(candidates: Sequence[Candidates], settings: WeightSettings, mean: float, std: float) -> WeightChoices:
+    """The recipe's choices with its λ, or with the λ that gives target_ess."""
+    choices = WeightChoices(
+        settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
+        settings.reward_norm, settings.mean_one, settings.lambda_ or 1.0,
+    )  # fmt: skip
+    if settings.target_ess is None:
+        return choices
+    step = max(1, len(candidates) // LAMBDA_BATCHES)
+    try:
+        found = find_lambda(candidates[::step], choices, settings.target_ess, reward_mean=mean, reward_std=std)
+    except TargetUnreachable as error:
+        raise RecipeInvalid.at("weights.target_ess", str(error)) from error
+    return replace(choices, lambda_=found)
+
+
+def _make_candidates(batch: Sequence[Encoded], logprob_BM: Tensor, reward_BM: Tensor, settings: WeightSettings) -> Candidates:
+    responses = [response for example in batch for response in example.responses]
+    enters_M = torch.tensor([r.preference == 1 for r in responses]) if settings.responses == "chosen" else None
+    num_tokens_M = torch.tensor([len(response.ids) for response in responses])
+    return Candidates(own_prompts(batch), logprob_BM, num_tokens_M, reward_BM, enters_M)
+
+
+def save_weights(path: Path, weighing: Weighing) -> None:
+    """Write `weights.parquet`: one row per response of the batch plan, batches in order."""
+    schema = pa.schema(
+        [
+            ("batch", pa.int32()), ("example_id", pa.int64()), ("response", pa.int16()), ("preference", pa.int8()),
+            ("num_tokens", pa.int32()), ("logprob_ref", pa.float32()), ("reward", pa.float32()), ("weight", pa.float32()),
+        ]
+    )  # fmt: skip
+    columns: dict[str, list[float | int | None]] = {name: [] for name in schema.names}
+    for batch in weighing.batches:
+        responses = [(example.example_id, r) for example in batch.examples for r in example.responses]
+        columns["batch"] += [batch.index] * len(responses)
+        columns["example_id"] += [example_id for example_id, _ in responses]
+        columns["response"] += [r.number for _, r in responses]
+        columns["preference"] += [r.preference for _, r in responses]
+        columns["num_tokens"] += [len(r.ids) for _, r in responses]
+        columns["logprob_ref"] += gather_own(batch.candidates.own_M, batch.candidates.logprob_BM).tolist()
+        columns["reward"] += gather_own(batch.candidates.own_M, batch.candidates.reward_BM).tolist()
+        columns["weight"] += batch.weight_M.tolist()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    pq.write_table(pa.table(columns, schema=schema), temporary, row_group_size=ROW_GROUP_ROWS)
+    temporary.replace(path)

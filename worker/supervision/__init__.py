@@ -1,0 +1,1 @@
+"""What the supervisor does with the attempts that it started. No torch in here."""

@@ -1,0 +1,252 @@
+"""An attempt before it has a runner, where hosts share no folder: what it needs is fetched from the object store first.
+
+A thread fetches; meanwhile the lease is renewed, and cancelling, stopping and losing the run work as for a running attempt.
+Once all is here, the runner is started and the attempt goes on as a RunningAttempt.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.domain.errors import RecipeInvalid, StaleToken, StudioError, Unavailable
+from app.domain.events import OutcomeReached
+from app.domain.preview import PreviewJob
+from app.domain.recipe import Recipe
+from app.domain.run import Outcome
+from app.services import attempts
+from app.settings import Settings
+from app.store import checkpoints, scorings
+from app.store.database import Database
+from app.store.files.files import remove_tree
+from app.store.files.object_folders import fetch_tree, find_tree, list_files
+from app.store.files.objects import Check, Interruption
+from app.store.files.shared_files import SharedFiles
+from app.store.tables import Dataset, Model
+from worker.supervision.attempt import RunningAttempt
+from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all
+
+RETRY_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Abandoned(Interruption):
+    """The attempt shall not begin here any more."""
+
+
+class Arrival:
+    """`advance` as of a RunningAttempt.
+
+    `take_over` settles what earlier attempts left here and is told how to send what one of them made that had succeeded; True
+    when nothing is left to do.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, files: SharedFiles, claim: attempts.Claim, slots: Sequence[int], *,
+        take_over: Callable[[Callable[[], None]], bool], spawn: Callable[[Delivery], RunningAttempt],
+        give_up: Callable[[attempts.Claim, Exception], None],
+    ) -> None:  # fmt: skip
+        self.claim, self.slots = claim, tuple(slots)
+        self._database, self._settings, self._files = database, settings, files
+        self._take_over, self._spawn, self._give_up = take_over, spawn, give_up
+        self._attempt: RunningAttempt | None = None
+        self._is_cancelled = self._is_stopped = self._is_lost = False
+        self._is_settled = False
+        self._failure: Exception | None = None
+        self._began_at = time.monotonic()
+        self._renew_at = 0.0
+        self.log = logging.LoggerAdapter(log, {"run_id": claim.run_id, "attempt": claim.attempt})
+        self._thread = threading.Thread(target=self._run, name=f"arrival-{claim.run_id}", daemon=True)
+        self._thread.start()
+
+    def advance(self) -> bool:
+        """Do what is due. True when the attempt is over and the run is in other hands, or ended."""
+        if self._attempt is not None:
+            return self._attempt.advance()
+        try:
+            self._renew()
+            return not self._thread.is_alive() and self._conclude()
+        except StaleToken:
+            self.log.warning("another attempt owns the run now: it does not begin here")
+            self._is_lost = True
+            return True
+        except Unavailable as error:
+            self.log.warning("the database is away, the attempt waits: %s", error)
+            return False
+
+    def describe(self) -> dict[str, Any]:
+        """As of a RunningAttempt."""
+        if self._attempt is not None:
+            return self._attempt.describe()
+        own = {"run_id": self.claim.run_id, "attempt": self.claim.attempt, "slots": list(self.slots), "pid": 0}
+        return {**own, "spool_lag_bytes": 0, "spool_lag_seconds": 0.0}
+
+    def cancel(self) -> None:
+        """End the attempt for good."""
+        self._is_cancelled = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def stop(self) -> None:
+        """Leave the run to another worker, because this one goes."""
+        self._is_stopped = True
+        if self._attempt is not None:
+            self._attempt.stop()
+
+    def kill_as_stale(self) -> None:
+        """The run is in other hands: end without a word."""
+        self._is_lost = True
+        if self._attempt is not None:
+            self._attempt.kill_as_stale()
+
+    def _renew(self) -> None:
+        if time.monotonic() < self._renew_at:
+            return
+        with self._database.writing() as session:
+            wanted = attempts.renew(session, self.claim.run_id, self.claim.token, self._settings.lease_seconds)
+        self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
+        self._is_cancelled |= wanted
+
+    def _conclude(self) -> bool:
+        if self._is_settled:
+            return True
+        if self._is_cancelled or self._is_stopped:
+            kind = Outcome.CANCELLED if self._is_cancelled else Outcome.INTERRUPTED
+            self._end(OutcomeReached(outcome=kind, reason="" if self._is_cancelled else "The worker was stopped."))
+            return True
+        if isinstance(self._failure, Unavailable):
+            self._end(OutcomeReached(outcome=Outcome.INTERRUPTED, reason=self._failure.detail))
+            return True
+        try:
+            if self._failure is not None:
+                raise self._failure
+            self._attempt = self._spawn(Delivery(self._files, self.claim))
+        except (StudioError, OSError, ValueError) as error:
+            if isinstance(error, (StaleToken, Unavailable)):
+                raise
+            self.log.exception("the runner could not be started", exc_info=error)
+            self._give_up(self.claim, error)
+            return True
+        return False
+
+    def _end(self, outcome: OutcomeReached) -> None:
+        with self._database.writing() as session:
+            attempts.finish(session, self.claim.run_id, self.claim.token, outcome)
+
+    def _check(self) -> None:
+        if self._is_cancelled or self._is_stopped or self._is_lost:
+            raise Abandoned
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._check()
+                self._settle_and_fetch()
+            except Abandoned:
+                return
+            except Unavailable as error:
+                if time.monotonic() - self._began_at > PATIENCE_SECONDS:
+                    self._failure = error
+                    return
+                self.log.warning("the attempt can't begin yet: %s", error)
+                time.sleep(RETRY_SECONDS)
+            except Exception as error:  # told by the loop, which owns the claim
+                self._failure = error
+                return
+            else:
+                return
+
+    def _settle_and_fetch(self) -> None:
+        earlier = self.claim.spool_attempt
+        spool = self._files.attempt_dir(self.claim.run_id, earlier) / "events.jsonl"
+        was_here = bool(earlier) and spool.exists()
+        (self._files.run_dir(self.claim.run_id) / CARRIED).unlink(missing_ok=True)
+
+        def deliver() -> None:
+            delivery = Delivery(self._files, self.claim, earlier)
+            try:
+                deliver_all(delivery, spool, self._check)
+            finally:
+                delivery.close()
+
+        if self._take_over(deliver):
+            self._is_settled = True
+            return
+        if not was_here:
+            fetch_checkpoints(self._database, self._files, self.claim, self._check)
+        fetch_ingredients(self._database, self._files, self.claim, self._check)
+
+
+def fetch_ingredients(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
+    """The data set, the models that the studio keeps, and the scores that there are. Raises RecipeInvalid, Unavailable."""
+    recipe = Recipe.model_validate(claim.recipe)
+    with database.reading() as session:
+        dataset = session.get(Dataset, recipe.dataset)
+        named = {"policy.model": recipe.policy.model, "reward.model": recipe.reward.model, "reward.judge": recipe.reward.judge}
+        models = {field: session.get(Model, model_id) for field, model_id in named.items() if model_id}
+        keys = scorings.list_keys_for(session, recipe.dataset, recipe.policy.model)
+    if dataset is not None:
+        files.bring(files.dataset_dir(dataset.id), ["examples.parquet"], check)
+        if not (files.dataset_dir(dataset.id) / "examples.parquet").is_file():
+            raise RecipeInvalid.at(
+                "dataset", f"The data set “{dataset.name}” is not in the studio's store {files.store.url}: upload it again."
+            )
+    for field, model in models.items():
+        if model is not None:
+            _fetch_model(files, field, model, check)
+    for key in sorted(keys):
+        files.bring(files.scoring_dir(key), check=check)
+
+
+def _fetch_model(files: SharedFiles, field: str, model: Model, check: Check) -> None:
+    if model.source == "run":
+        files.bring(files.model_dir(model.id), check=check)
+        if not files.model_dir(model.id).is_dir():
+            raise RecipeInvalid.at(
+                field, f"The model “{model.name}” is not in the studio's store {files.store.url}: take it from its run again."
+            )
+    elif model.source == "folder" and not Path(model.path).is_dir():
+        raise RecipeInvalid.at(
+            field,
+            f"This worker has no folder {model.path} of the model “{model.name}”: folders under STUDIO_MODEL_ROOTS are not "
+            "copied, so put it at the same path on every worker, or take the model from the hub or from a run.",
+        )
+
+
+def fetch_checkpoints(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
+    """The newest checkpoints of the run's present line, in place of whatever an earlier attempt left on this host.
+
+    They come as they are in the store: the runner verifies them, names a damaged one, and goes on from the one before.
+    """
+    with database.reading() as session:
+        reached = checkpoints.list_reached(session, claim.run_id)
+    folder, artifacts = files.checkpoints_dir(claim.run_id), files.artifacts_dir(claim.run_id)
+    remove_tree(folder)
+    remove_tree(artifacts)
+    artifacts.mkdir(parents=True)
+    num_wanted = max(2, Recipe.model_validate(claim.recipe).training.keep_checkpoints)
+    for one in reached:
+        key = f"{files.key_of(files.attempt_dir(claim.run_id, one.attempt))}/checkpoints/{one.name}"
+        if num_wanted and find_tree(files.store, key) is not None:
+            fetch_tree(files.store, key, folder / one.name, check=check, trusting=True)
+            _take_logs(folder / one.name, artifacts)
+            num_wanted -= 1
+
+
+def _take_logs(checkpoint: Path, artifacts: Path) -> None:
+    """The records up to a checkpoint came with it; those of the newest are the ones to go on in."""
+    for name in LOGS:
+        path = list_files(checkpoint).get(f"log-{name}")
+        if path is not None:
+            path.replace(artifacts / name) if not (artifacts / name).exists() else path.unlink()
+
+
+def fetch_preview(files: SharedFiles, job: PreviewJob, check: Check) -> None:
+    """The scores that a preview is computed from, and the examples. Raises Unavailable."""
+    for key in (job.index_key, job.logprob_key, job.reward_key):
+        if key:
+            files.bring(files.scoring_dir(key), check=check)
+    files.bring(Path(job.dataset_path).parent, ["examples.parquet"], check)
