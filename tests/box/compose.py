@@ -43,6 +43,10 @@ def read_compose(variables: Mapping[str, str]) -> dict[str, Any]:
 
     document = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     services: dict[str, Any] = walk(document["services"])
+    for service in services.values():  # a variable without a value is passed on where it is set
+        for name in [name for name, value in service.get("environment", {}).items() if value is None]:
+            del service["environment"][name]
+            service["environment"] |= {name: variables[name]} if name in variables else {}
     return services
 
 
