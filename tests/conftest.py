@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Base, Dataset, Model, User
-from tests.store.s3 import CREDENTIALS, S3Server, running_s3
+from tests.store.files.s3 import CREDENTIALS, S3Server, running_s3
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -241,3 +241,24 @@ def s3(s3_server: S3Server, credentials: None) -> S3Server:
     """The server, empty, with its credentials in our environment."""
     s3_server.clear()
     return s3_server
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of our own."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.02)
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait()

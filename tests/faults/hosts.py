@@ -23,7 +23,7 @@ from tests.box.processes import Process, own_folder, unprivileged
 from tests.box.servers import PATH, find_postgresql
 from tests.conftest import CHECKOUT
 from tests.flow.studio import wait_until
-from tests.store.s3 import running_s3
+from tests.store.files.s3 import running_s3
 
 HUB = "10.77.0.1"
 WORKERS = {"host-a": "10.77.0.2", "host-b": "10.77.0.3"}

@@ -20,7 +20,7 @@ from app.store.files.objects import ObjectStore
 from app.store.files.shared_files import SharedFiles
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
-from tests.store.s3 import S3Server
+from tests.store.files.s3 import S3Server
 
 Work = Callable[..., "subprocess.Popen[bytes]"]
 

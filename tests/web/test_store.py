@@ -20,7 +20,7 @@ from app.store.files.object_folders import put_tree
 from app.store.files.objects import ObjectStore
 from app.store.runs import lock_run
 from tests.services.test_models import make_model
-from tests.store.s3 import S3Server
+from tests.store.files.s3 import S3Server
 from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
 
 

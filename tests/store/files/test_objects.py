@@ -19,8 +19,8 @@ from app.store.files import objects
 from app.store.files.object_folders import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
 from app.store.files.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
 from tests.conftest import CHECKOUT
-from tests.store.answering import answering
-from tests.store.s3 import BUCKET, CREDENTIALS, S3Server
+from tests.store.files.answering import answering
+from tests.store.files.s3 import BUCKET, CREDENTIALS, S3Server
 
 
 def write(path: Path, content: bytes) -> Path:

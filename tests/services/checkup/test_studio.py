@@ -20,7 +20,7 @@ from app.store.database import Database, now
 from app.store.tables import Run, Worker
 from tests.conftest import make_library
 from tests.flow.watching import launch
-from tests.store.s3 import S3Server
+from tests.store.files.s3 import S3Server
 
 
 @pytest.mark.parametrize(
