@@ -1,6 +1,7 @@
 """Files and functions stay short enough to be read in one go, and every file name is a noun of the studio."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.architecture.tree import list_files, list_modules, parse, read
 MODULE_LINES = {"app": 300, "worker": 350, "worker/var": 150}
 FUNCTION_LINES = 50
 PAGE_LINES, FRAGMENT_LINES = 150, 80
+LINE_WIDTH = {".css": 120, ".js": 140}
 NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "managers", "tools", "core"}
 
 
@@ -50,6 +52,22 @@ def test_a_function_stays_within_its_lines():
 def test_a_template_stays_within_its_lines():
     templates = [path for path in list_files() if path.parts[0] == "templates"]
     assert {str(path): lines for path in templates if (lines := count_lines(path)) > lines_of_template(path)} == {}
+
+
+def test_a_line_of_the_front_end_stays_within_its_width():
+    files = [path for path in list_files() if path.parts[0] in {"templates", "static"} and path.suffix in LINE_WIDTH]
+    wide = {
+        f"{path}:{number}": len(line)
+        for path in files
+        for number, line in enumerate(read(path).splitlines(), 1)
+        if len(line) > LINE_WIDTH[path.suffix]
+    }
+    assert wide == {}
+
+
+def test_the_style_sheet_has_one_declaration_a_line():
+    lines = read(Path("static/studio.css")).splitlines()
+    assert [line for line in lines if re.search(r"[;{}]\s*[^\s*/]", line)] == []
 
 
 def test_a_module_is_named_after_what_it_is_about():
