@@ -25,7 +25,7 @@ from app.demonstration.making import Making
 from app.demonstration.result import Answer, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
-from app.store.files.files import DEMONSTRATION
+from app.store.files.files import DEMONSTRATION, make_root
 from app.system.installation import find_untrainable
 
 NAME = "Help desk"
@@ -79,8 +79,8 @@ def settle(console: Console, port: int | None, data_dir: Path | None) -> Setting
     except CommandFailed:
         taken, settings = settings.port, settings.model_copy(update={"port": free_port(settings.host)})
         console.print(f"Port {taken} is taken, so the demonstration uses {settings.port}.")
-    for folder in (settings.root, workplace(settings)):  # `parents` would be readable by everybody
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_root(settings.root)
+    workplace(settings).mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("STUDIO_RUNNER_THREADS", "1")  # models this small gain nothing from more, and lose on a busy machine
     return settings
 

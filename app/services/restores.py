@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.store import migrations, portable
 from app.store.database import Database
 from app.store.files.archive import FILES, TABLES, open_archive, verify
-from app.store.files.files import DEMONSTRATION, fsync_dir, write_atomic
+from app.store.files.files import DEMONSTRATION, fsync_dir, make_root, write_atomic
 from app.store.scorings import contents_of
 from app.store.tables import Model, Scoring
 
@@ -40,7 +40,7 @@ def restore(settings: Settings, source: Path) -> Manifest:
             f"{source} is of a newer VAR Studio ({manifest.studio}, migration {manifest.revision}), which this one doesn't know: "
             "restore it with that version."
         )
-    settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_root(settings.root)
     if not _is_ours(settings.root, manifest):
         _refuse_files(settings.root)
     database = Database(settings)

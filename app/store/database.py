@@ -20,6 +20,7 @@ from app.domain.errors import InvalidInput, Unavailable
 from app.settings import Settings
 from app.store import migrations
 from app.store.files.disk import DiskGauge
+from app.store.files.files import make_root
 from app.store.signals.after_commit import run_after_commit
 from app.store.signals.bell import Bell
 from app.store.signals.hints import HintQueue
@@ -138,7 +139,7 @@ def create_engine_for(settings: Settings) -> Engine:
 
         event.listen(engine, "do_connect", postgres_timeout.connect)
         return engine
-    settings.root.mkdir(parents=True, exist_ok=True)
+    make_root(settings.root)
     engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS)
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)

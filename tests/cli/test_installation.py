@@ -83,3 +83,10 @@ def test_a_worker_says_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("This worker can't start. no_such_package is not installed here.")
+
+
+@pytest.mark.parametrize("command", [["demo", "--exit"], ["db", "upgrade"], ["tokens", "create"]], ids=" ".join)
+def test_a_data_folder_that_can_not_be_made_is_named_with_what_to_do(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file where the folder should be")
+    sentence = make_shell(tmp_path).fails(*command).replace("\n", " ")
+    assert sentence.startswith(f"Nothing can be kept in the data folder {tmp_path / 'var'} (File exists).")
