@@ -19,12 +19,13 @@ ARGS ?=
 # Of make soak.
 MINUTES ?= 30
 
-.PHONY: help demo up test check bench load gpu soak box assets constraints clean
+.PHONY: help demo up test test-lowest check bench load gpu soak box assets constraints clean
 
 help:
 	@echo 'make demo     a whole alignment from nothing, in the terminal and the browser (ARGS=--exit: stop when it is done)'
 	@echo 'make up       start the studio on http://127.0.0.1:8400, data in ./var'
 	@echo 'make test     all tests (ARGS="tests/var -x" to choose)'
+	@echo 'make test-lowest   part of them with the lowest versions that pyproject.toml allows'
 	@echo 'make check    ruff, mypy and the import rules'
 	@echo 'make bench    speed measurements        make soak   a studio under random kills (MINUTES=30)'
 	@echo 'make load     the studio under load: streams, uploads, charts, launches, lists (LOAD_MINUTES=60: an hour of metric rows)'
@@ -80,6 +81,20 @@ else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(ARGS)
 endif
 
+# The lowest versions that pyproject.toml allows, in an environment of their own (gigabytes: it is a torch with CUDA).
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/domain tests/var tests/ingest tests/store tests/services tests/web tests/worker/models tests/worker/test_runner.py
+
+$(LOWEST)/.stamp: pyproject.toml .ci/lowest | $(VENV)/.stamp-studio
+	@$(BIN)/python -m venv $(LOWEST)
+	@$(BIN)/python .ci/lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(LOWEST)/constraints.txt \
+		--editable '.[worker,quantized,s3]' pytest pytest-timeout hypothesis httpx2 || $(NO_PACKAGES)
+	@touch $@
+
+test-lowest: $(LOWEST)/.stamp $(ASSETS)
+	@OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m 'not bench and not soak and not browser' -W default $(LOWEST_TESTS) $(ARGS)
+
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -112,6 +127,6 @@ constraints: $(VENV)/.stamp-bench
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) static/vendor static/node_modules node_modules build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) static/vendor static/node_modules node_modules build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,6 @@ One thread, one loop, no torch. A hint wakes it; without any hint it looks by it
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from app.store import queue, runs, workers
 from app.store.database import Database, now
 from app.store.files.files import Files, sweep_temporary, write_atomic
 from app.store.files.shared_files import SharedFiles
+from app.system.installation import module_command
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
 from worker.supervision.devices import Device, UsageWatch, count_cores, list_gpus
@@ -31,7 +31,7 @@ from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
 from worker.supervision.process import RunnerProcess, kill_leftovers
 from worker.supervision.sending import Delivery, sweep_carried
 
-RUNNER_COMMAND = (sys.executable, "-m", "worker.runner")
+RUNNER_COMMAND = tuple(module_command("worker.runner"))
 TICK_SECONDS = 0.1
 IDLE_TICK_SECONDS = 0.25
 WATCH_SECONDS = 0.5

@@ -26,7 +26,7 @@ from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import EXIT_STATUS, Outcome
 from app.settings import Settings
 from app.store.files.files import Files, write_atomic
-from app.system.installation import find_untrainable
+from app.system.installation import find_untrainable, module_command
 
 RUN_ID = "run"
 POLL_SECONDS = 0.2
@@ -153,7 +153,7 @@ def digest_of(path: Path) -> str:
 
 def run_attempt(attempt_dir: Path, title: str) -> int:
     """Start the runner and show its events to the end; returns our exit status. Ctrl-C lets it save its state."""
-    command = [sys.executable, "-m", "worker.runner", str(attempt_dir)]
+    command = module_command("worker.runner", str(attempt_dir))
     with (attempt_dir / LOG).open("wb") as log, RunProgress(title, out) as progress:
         runner = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 

@@ -26,7 +26,7 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
-from app.system.installation import find_untrainable, list_missing_files, restore_command
+from app.system.installation import ROOT, find_untrainable, list_missing_files, module_command, restore_command
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.2
@@ -135,7 +135,7 @@ class Children:
 
     def __init__(self, settings: Settings, *, no_worker: bool) -> None:
         self.settings = settings
-        self.commands = {"web": web_command(settings)} | ({} if no_worker else {"worker": [sys.executable, "-m", "worker.main"]})
+        self.commands = {"web": web_command(settings)} | ({} if no_worker else {"worker": module_command("worker.main")})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ends: dict[str, list[float]] = {name: [] for name in self.commands}
         self.restart_at: dict[str, float] = {}
@@ -244,7 +244,7 @@ class Children:
 
 def web_command(settings: Settings) -> list[str]:
     return [
-        sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app",
+        *module_command("uvicorn"), "--app-dir", str(ROOT), "--factory", "app.main:create_app",
         "--host", settings.host, "--port", str(settings.port), "--timeout-graceful-shutdown", "5",
         "--log-level", "warning", "--no-access-log",
     ]  # fmt: skip

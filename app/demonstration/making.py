@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from app.commands.client import CommandFailed
 from app.commands.up import end_with_parent
+from app.system.installation import module_command
 
 STEP = re.compile(r"(?P<part>\w+): step (?P<done>\d+)/(?P<total>\d+)\s+(?P<rest>.*)")
 TITLES = {"policy": "Pretraining the policy", "reward": "Training the reward model"}
@@ -26,7 +26,7 @@ class Making:
 
     def __init__(self, folder: Path, log: Path, *, seed: int, scale: float) -> None:
         self.log = log
-        command = [sys.executable, "-m", "worker.demonstration", str(folder), "--seed", str(seed), "--scale", str(scale)]
+        command = module_command("worker.demonstration", str(folder), "--seed", str(seed), "--scale", str(scale))
         with log.open("wb") as complaints:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True, preexec_fn=end_with_parent

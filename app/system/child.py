@@ -3,11 +3,10 @@
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from typing import Any
 
-from app.system.installation import ROOT
+from app.system.installation import ROOT, module_command
 
 ENVIRONMENT = {  # nothing secret reaches the child
     "PYTHONPATH": str(ROOT),
@@ -23,7 +22,7 @@ class Child:
 
     def __init__(self, module: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            module_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@
 A wheel holds templates, static files and migrations inside the package `app`; a checkout has them beside it.
 """
 
+import sys
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,11 @@ def find_folder(name: str) -> Path:
     """Return where `templates`, `static` or `migrations` lies."""
     inside = PACKAGE / name
     return inside if inside.is_dir() else ROOT / name
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of our modules, whatever folder it starts in: a stranger's `app` there is not ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def is_checkout() -> bool:

@@ -71,8 +71,9 @@ def test_the_wheel_holds_nothing_of_the_workshop(wheel: Path) -> None:
 def test_the_installed_studio_serves_its_own_pages_without_checkout_and_torch(installed: Path, tmp_path: Path) -> None:
     port = free_port()
     environment = {**own_environment(installed, tmp_path), "STUDIO_PORT": str(port)}
+    put_strangers(tmp_path)
     with (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-c", f"{WITHOUT_TORCH}from app.cli import run; raise SystemExit(run(['up']))"]
+        command = [sys.executable, "-P", "-c", f"{WITHOUT_TORCH}from app.cli import run; raise SystemExit(run(['up']))"]
         studio = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -90,6 +91,13 @@ def test_the_installed_studio_serves_its_own_pages_without_checkout_and_torch(in
     said = (tmp_path / "log").read_text()
     assert status == 0, said
     assert "The studio starts without a worker: no_such_package is not installed here. To train here: pip install 'var-" in said
+
+
+def put_strangers(folder: Path) -> None:
+    """Packages of the same names in the folder where the studio is started."""
+    for name in ("app", "worker"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('a stranger')")
 
 
 def answers(url: str, studio: "subprocess.Popen[bytes]") -> bool:

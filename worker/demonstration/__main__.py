@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.domain.percent import percent
+from app.system.installation import module_command
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
 NUM_PAIRS = 800  # uploaded; a fifth of them is held out by the recipe
@@ -59,7 +60,7 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
     pairs = generate_pairs(seed, scaled(NUM_PAIRS, scale))
     write_pairs(out_dir / "preferences.jsonl", pairs)
     say("data", f"wrote {len(pairs)} preference pairs with different prompts")
-    command = [sys.executable, "-m", "worker.demonstration", str(out_dir), "--seed", str(seed), "--scale", str(scale), "--part"]
+    command = module_command("worker.demonstration", str(out_dir), "--seed", str(seed), "--scale", str(scale), "--part")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     children = [subprocess.Popen([*command, part], env=environment) for part in PARTS]
     try:

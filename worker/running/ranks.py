@@ -21,9 +21,10 @@ from pydantic import ValidationError
 
 from app.domain.events import OutcomeReached
 from app.domain.run import EXIT_STATUS, Outcome
+from app.system.installation import module_command
 from worker.running.stop import StopSignals
 
-RANK_COMMAND = (sys.executable, "-m", "worker.rank")
+RANK_COMMAND = tuple(module_command("worker.rank"))
 POLL_SECONDS = 0.05
 LAST_WORDS_SECONDS = 5.0  # after one has ended: for the others to find out, and to say why
 OUTCOME = "outcome.json"

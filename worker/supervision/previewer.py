@@ -9,7 +9,6 @@ import logging
 import os
 import selectors
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +27,12 @@ from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.files.objects import Interruption
 from app.store.files.shared_files import SharedFiles
+from app.system.installation import module_command
 from worker.supervision.devices import count_cores
 from worker.supervision.fetching import fetch_preview
 from worker.supervision.process import SECRETS, kill_group
 
-PREVIEW_COMMAND = (sys.executable, "-m", "worker.preview")
+PREVIEW_COMMAND = tuple(module_command("worker.preview"))
 POLL_SECONDS = 0.25  # with SQLite; with a server of its own every settings.poll_seconds, and at each hint
 ANSWER_SECONDS = 60.0
 LOOK_SECONDS = 0.2  # how often a waiting thread looks whether it shall stop

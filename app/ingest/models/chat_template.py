@@ -20,7 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.system.installation import ROOT
+from app.system.installation import ROOT, module_command
 
 CPU_SECONDS = 1  # a usual template takes a thousandth of it
 MEMORY_BYTES = 128 * 2**20
@@ -49,7 +49,7 @@ def find_fault(templates: Sequence[str], tokens: Mapping[str, str]) -> str:
         return ""
     question = json.dumps({"templates": list(templates), "tokens": dict(tokens)})
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "app.ingest.models.chat_template"]
+    command = module_command("app.ingest.models.chat_template")
     try:
         done = subprocess.run(
             command, input=question, capture_output=True, text=True, timeout=WAIT_SECONDS, env=environment, check=False

@@ -19,7 +19,7 @@ from typing import Any
 from app.domain.errors import ModelInvalid
 from app.ingest.models.chat_template import find_fault
 from app.ingest.models.files import Headers, Reader, Refused, as_object, read_weights
-from app.system.installation import ROOT
+from app.system.installation import ROOT, module_command
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_TOKENIZER_BYTES = 128 * 2**20
@@ -59,7 +59,7 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
     Raises: ModelInvalid with the field `path`.
     """
     question = json.dumps({"folder": str(folder), "roots": [str(root) for root in roots]})
-    command = [sys.executable, "-m", "app.ingest.models.folder"]
+    command = module_command("app.ingest.models.folder")
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
