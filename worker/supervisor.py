@@ -14,6 +14,7 @@ from datetime import datetime
 from app import logs
 from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
+from app.domain.jobs import FAST_PATHS
 from app.domain.run import Outcome, describe_shortage
 from app.services import attempts, provenance, retention
 from app.settings import Settings
@@ -25,6 +26,7 @@ from app.system.installation import module_command
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
 from worker.supervision.devices import Device, UsageWatch, count_cores, list_gpus
+from worker.supervision.fast_paths import find_obstacles
 from worker.supervision.fetching import Arrival
 from worker.supervision.leases import LeaseJudge
 from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
@@ -82,7 +84,7 @@ class Supervisor:
         self.worker_id = name_worker(settings)
         self._command, self._patience = tuple(runner_command), patience or Patience()
         self._gpus = list_gpus() if gpus is None else list(gpus)
-        self._usage = UsageWatch(self._gpus)
+        self._usage, self._off = UsageWatch(self._gpus), find_obstacles(bool(self._gpus))
         self._num_slots = settings.worker_slots or max(1, len(self._gpus))
         self._num_places = workers.count_places(self._num_slots, len(self._gpus))
         self._running: dict[int, RunningAttempt | Arrival] = {}  # by its first slot
@@ -113,6 +115,8 @@ class Supervisor:
     def run(self) -> None:
         """The loop. Returns when it was stopped and all runners are gone."""
         log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
+        for name, reason in self._off.items():
+            log.info("%s is off here: %s", FAST_PATHS[name], reason)
         self._previewer.start()
         self._usage.start()
         while self._running or not self._stopping.is_set():
@@ -186,6 +190,7 @@ class Supervisor:
                 load={
                     "lease_seconds": self.settings.lease_seconds,
                     "running": [attempt.describe() for attempt in self._running.values()],
+                    "off": self._off,
                 },
                 version=provenance.package_versions().get("var-studio", ""),
             )

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind
 
+# Quick ways to train that not every machine allows, by the key under which a worker says why one is off.
+FAST_PATHS = {"compile": "torch.compile", "flex": "FlexAttention", "nf4": "4-bit weights"}
+
 
 class ModelSource(BaseModel):
     """Where a model's files are: a hub name with revision, or a folder."""

@@ -202,7 +202,7 @@ def beat(
     """Note that the worker lives; with `started_at` None it has just started. Returns its start. Old ones are forgotten.
 
     `load` is what it does now: {"lease_seconds", "running": [{"run_id", "attempt", "slots", "pid", "spool_lag_bytes",
-    "spool_lag_seconds"}]}; it is alive for a lease after each beat.
+    "spool_lag_seconds"}], "off": {fast path: why its machine does not allow it}}; it is alive for a lease after each beat.
     Whether it is paused stays as it is.
     """
     at = now(session)

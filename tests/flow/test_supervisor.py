@@ -260,6 +260,7 @@ def test_a_worker_is_listed_while_it_lives(start: Start, database: Database) -> 
     wait_until(lambda: listed() == ["worker-0"])
     with database.reading() as session:
         assert list_workers(session)[0].load["lease_seconds"] == 77.0
+        assert "GPU" in list_workers(session)[0].load["off"]["flex"]
     supervisor.stop()
     wait_until(lambda: listed() == [])
 

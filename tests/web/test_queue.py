@@ -168,6 +168,16 @@ def test_a_run_is_sent_to_a_worker_and_the_wish_taken_back(studio, client):
     assert (refused.status_code, "No worker but a is alive" in refused.json()["detail"]) == (409, True)
 
 
+def test_a_worker_says_which_quick_way_its_machine_does_not_allow_and_why(studio, client):
+    beat(studio, "box", load={"off": {"flex": "it needs an NVIDIA GPU."}})
+    assert client.get(f"{WORKERS}/box").json()["off"] == {"flex": "it needs an NVIDIA GPU."}
+    card = studio.browser().get("/workers/cards").text
+    assert re.search(r"<dt>FlexAttention</dt><dd[^>]*>off: it needs an NVIDIA GPU\.</dd>", card)
+    beat(studio, "box")
+    assert client.get(f"{WORKERS}/box").json()["off"] == {}
+    assert "off:" not in studio.browser().get("/workers/cards").text
+
+
 def test_cards_of_workers_and_their_buttons_stay_where_they_are_whoever_beats(studio):
     browser = studio.browser()
 

@@ -5,9 +5,10 @@ Working on hidden states lets the caller send only response positions through th
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class Body:
     ranks: Ranks = ALONE
     is_sharded: bool = False
     flexes: bool = False  # packed rows go through FlexAttention, which gave the same numbers and gradients
+    flex_fault: str = ""  # why not, where a GPU would allow it
     is_compiled: bool = False
 
     @property
@@ -120,7 +122,10 @@ def adapt(network: Any) -> LanguageModel:
     model = LanguageModel(network, body, _takes_positions(body), shares_prefix=False)
     _check_head(model)
     model = replace(model, shares_prefix=_prefix_can_be_shared(model), packs=_rows_can_be_packed(model))
-    return replace(model, flexes=model.packs and model.device.type == "cuda" and flex_agrees(model))
+    if not model.packs or model.device.type != "cuda":
+        return model
+    fault = find_flex_fault(model)
+    return replace(model, flexes=not fault, flex_fault=fault)
 
 
 def adapt_body(network: Any) -> Body:
@@ -241,30 +246,43 @@ def _rows_can_be_packed(model: Body) -> bool:
     return True
 
 
-def flex_agrees(model: Body) -> bool:
-    """Whether FlexAttention gives packed rows the hidden states of attention part by part; on a GPU also the gradients.
+def find_flex_fault(model: Body) -> str:
+    """Why packed rows can't go through FlexAttention: it fails, or gives other hidden states than part by part; empty: they can.
 
-    On a CPU torch has no gradient of it.
+    On a GPU the gradients are compared too; on a CPU torch has none of it.
     """
     packing = Packing([[40, 30, 50], [20, 40], [7, 0, 3]])
     ids_N = _probe_ids(model, 1, sum(packing.sizes))[0]
-    scale_N1 = torch.linspace(-1, 1, len(ids_N), device=ids_N.device)[:, None]
     table, is_cuda = model.network.get_input_embeddings().weight, model.device.type == "cuda"
-    needed, found = table.requires_grad, []
+    needed = table.requires_grad
     try:
         with torch.set_grad_enabled(is_cuda):
             table.requires_grad_(is_cuda or needed)
-            for run in (run_packed, run_flex):
-                hidden_ND = run(model.body, ids_N, packing)
-                gradients = torch.autograd.grad((hidden_ND.float() * scale_N1).mean(), table) if is_cuda else ()
-                found.append((hidden_ND.detach(), *gradients))
-    except torch.OutOfMemoryError:
-        raise  # says nothing of the kernel
-    except Exception:  # compilers and kernels fail in their own ways; attention part by part is always there
-        return False
+            want = _states_and_gradients(model, run_packed, ids_N, packing)
+            try:
+                have = _states_and_gradients(model, run_flex, ids_N, packing)
+            except torch.OutOfMemoryError:
+                raise  # says nothing of the kernel
+            except Exception as error:  # compilers and kernels fail in their own ways; attention part by part is always there
+                return f"its kernel fails ({first_line(error)})."
     finally:
         table.requires_grad_(needed)
-    return all(_close(have, want, model) for want, have in zip(*found, strict=True))
+    return "" if all(map(partial(_close, model=model), have, want)) else "its numbers differ from attention part by part."
+
+
+def _states_and_gradients(
+    model: Body, run: Callable[[Any, Tensor, Packing], Tensor], ids_N: Tensor, packing: Packing
+) -> list[Tensor]:
+    hidden_ND = run(model.body, ids_N, packing)
+    scale_N1 = torch.linspace(-1, 1, len(ids_N), device=ids_N.device)[:, None]
+    table = model.network.get_input_embeddings().weight
+    gradients = torch.autograd.grad((hidden_ND.float() * scale_N1).mean(), table) if model.device.type == "cuda" else ()
+    return [hidden_ND.detach(), *gradients]
+
+
+def first_line(error: Exception) -> str:
+    """The first words of an error, or its name; a compiler's goes on for pages."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def find_layers(body: Any) -> Iterator[nn.Module]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from worker.models import packed
-from worker.models.adapter import Body, find_layers
+from worker.models.adapter import Body, find_layers, first_line
 
 Model = TypeVar("Model", bound=Body)
 
@@ -32,8 +32,7 @@ def compile_layers(model: Model, log: Callable[[str], None]) -> Model:
         have = _probe(model)
     except Exception as error:  # no compiler, no kernel, a construct that it does not know: all in their own ways
         _undo(layers)
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        log(f"torch.compile fails here, so the run goes on without it: {reason[:300]}")
+        log(f"torch.compile fails here, so the run goes on without it: {first_line(error)}")
         return model
     bound = 1e-3 if model.network.dtype == torch.float32 else 6e-2
     worst = max(float((a - b).abs().max() / (1.0 + b.abs().max())) for a, b in zip(have, want, strict=True))

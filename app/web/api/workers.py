@@ -35,6 +35,11 @@ class WorkerView(BaseModel):
     num_slots: int = Field(description="How many processes may train at once.")
     num_used: int = Field(description="How many do.")
     running: list[RunningView]
+    off: dict[str, str] = Field(
+        description="Quick ways to train that its machine does not allow, and why: compile (torch.compile), flex "
+        "(FlexAttention), nf4 (4-bit weights).",
+        examples=[{"flex": "it needs an NVIDIA GPU."}],
+    )
     version: str
     started_at: datetime
     beat_at: datetime = Field(description="When it was last heard of.")
@@ -66,8 +71,8 @@ def show(row: WorkerRow, actor: Actor) -> WorkerView:
         ))  # fmt: skip
     return WorkerView(
         id=worker.id, hostname=worker.hostname, standing=row.standing, devices=worker.devices, num_slots=worker.slots,
-        num_used=row.num_used, running=running, version=worker.version, started_at=worker.started_at, beat_at=worker.beat_at,
-        paused_at=worker.paused_at,
+        num_used=row.num_used, running=running, off=worker.load.get("off", {}), version=worker.version,
+        started_at=worker.started_at, beat_at=worker.beat_at, paused_at=worker.paused_at,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
+from app.domain.jobs import FAST_PATHS
 from app.services import workers as service
 from app.services.queue import Actor
 from app.store import queue, workers
@@ -46,6 +47,12 @@ class WorkerCard:
     row: WorkerRow
     devices: list[DeviceRow]
     running: list[RunningLine]
+
+    @property
+    def off(self) -> list[tuple[str, str]]:
+        """The quick ways to train that its machine does not allow, and why."""
+        told = self.row.worker.load.get("off", {})
+        return [(name, told[key]) for key, name in FAST_PATHS.items() if key in told]
 
     @property
     def key(self) -> str:

@@ -120,9 +120,11 @@ class ReferenceSource:
 
 
 def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
-    """The untrained policy, which is the reference."""
+    """The untrained policy, which is the reference; the log says when its quick way is off."""
     policy = attempt.recipe.policy
     loaded = load_policy(ground.policy_folder, dtype=policy.dtype, device=attempt.spec.device, quantization=policy.quantization)
+    if fault := loaded.language_model.flex_fault:
+        attempt.log(f"FlexAttention is off for this model, so packed rows take longer: {fault}", "warning")
     return loaded.language_model
 
 
