@@ -27,6 +27,26 @@ def test_every_link_of_a_document_leads_somewhere():
     ] == []
 
 
+def anchors(path: Path) -> set[str]:
+    """What a link may name behind `#`: the headings, as GitHub makes addresses of them."""
+    headings = re.findall(r"^#+ (.+)$", read(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_into_a_document_names_one_of_its_headings():
+    assert [
+        f"{path}: {target}"
+        for path in DOCUMENTS
+        for target in targets(path)
+        for file, _, anchor in [target.partition("#")]
+        if anchor and anchor not in anchors((ROOT / path.parent / file).resolve().relative_to(ROOT))
+    ] == []
+
+
+def test_the_readme_is_read_in_one_go():
+    assert len(read(Path("README.md")).splitlines()) <= 150
+
+
 def test_every_make_target_that_a_document_names_exists():
     made = set(re.findall(r"^([\w-]+):", read(Path("Makefile")), re.MULTILINE))
     named = {name for path in DOCUMENTS for name in re.findall(r"(?:`|^ {4})make (\w+)", read(path), re.MULTILINE)}
@@ -49,14 +69,15 @@ def test_every_command_that_a_document_names_exists():
     assert named <= commands()
 
 
-def test_every_file_that_the_readme_or_the_architecture_names_exists():
-    named = {
-        name
-        for path in ("README.md", "docs/architecture.md")
-        for name in re.findall(r"`([\w./-]+\.(?:py|html|yml|md|sh))`", read(Path(path)))
-    }
-    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "docs" / name).exists()}
-    assert missing == set()
+def test_every_file_and_folder_that_a_document_names_exists():
+    present = {str(above) for path in list_files() for above in [path, *path.parents]}
+    assert [
+        f"{path}: {name}"
+        for path in DOCUMENTS
+        if path.name != "CHANGELOG.md" and not path.is_relative_to("docs/log") and path != Path("docs/log.md")
+        for name in re.findall(r"`((?:app|worker|tests|templates|migrations|docs)/[\w./-]*)`", read(path))
+        if name.rstrip("/") not in present
+    ] == []
 
 
 def settings_table() -> str:
@@ -70,9 +91,9 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-def test_the_readme_lists_every_setting_as_the_code_has_it():
+def test_the_page_of_settings_lists_each_as_the_code_has_it():
     assert all(field.description for field in Settings.model_fields.values())
-    table = re.search(r"<!-- settings:.*?-->\n(.*?)\n<!-- end", read(Path("README.md")), re.DOTALL)
+    table = re.search(r"<!-- settings:.*?-->\n(.*?)\n<!-- end", read(Path("docs/settings.md")), re.DOTALL)
     assert table is not None
     assert table[1] == settings_table()
 
