@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,45 @@ from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Base, Dataset, Model, User
+from tests.evidence import add_logs, note_begin
 from tests.store.files.s3 import CREDENTIALS, S3Server, running_s3
+from tests.timing import Clock
+from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+# Whole studios and real runners: begun first, in whatever order, so that none of them is alone at the end.
+LONG = ("flow", "faults", "browser", "box", "demonstration", "cli", "worker")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of long tests first; within them the order stays as random as it is."""
+    items.sort(key=lambda item: item.path.relative_to(CHECKOUT).parts[1] not in LONG)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    note_begin(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the processes wrote that ran meanwhile."""
+    report = yield
+    if report.failed:
+        add_logs(item, report, item.config._tmp_path_factory.getbasetemp())
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How a failed order is repeated: the same files, in the same order, one after the other."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"The order of the tests: --randomly-seed={config.getoption('randomly_seed')}")
+
+
+@pytest.fixture(params=[pytest.param(False, id="untimed"), pytest.param(True, id="timed", marks=pytest.mark.bench)])
+def clock(request: pytest.FixtureRequest) -> Clock:
+    """Lets every second pass, then, in make bench, none beyond its limit."""
+    return Clock(request.param)
 
 
 @pytest.fixture
@@ -132,23 +167,19 @@ def postgres_url() -> Iterator[str]:
             [str(found[-1]), "-D", data, *options], stdout=log, stderr=log, user=user, group=user and "nogroup"
         )
     url = f"postgresql://studio@127.0.0.1:{port}/"
-    wait_for_postgres(f"{url}postgres")
+    wait_until(lambda: accepts_connections(f"{url}postgres"), "the start of PostgreSQL")
     yield url
     server.send_signal(signal.SIGQUIT)  # at once, without tidying up
     server.wait()
     shutil.rmtree(folder)
 
 
-def wait_for_postgres(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            psycopg.connect(url).close()
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline, "PostgreSQL does not start"
-            time.sleep(0.05)
-        else:
-            return
+def accepts_connections(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def create_postgres_database(server: str) -> str:
@@ -253,12 +284,12 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.02)
+    wait_until(lambda: is_open(port), "the start of Redis")
     yield f"redis://127.0.0.1:{port}/0"
     server.terminate()
     server.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -21,7 +21,8 @@ from app.store.database import Database
 from app.store.files.files import Files
 from tests.box.processes import Process
 from tests.conftest import Library, make_library
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ONLY_REPORT = bool(os.environ.get("LOAD_ONLY_REPORT"))  # for machines that do other work: measure, judge nothing

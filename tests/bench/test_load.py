@@ -32,7 +32,7 @@ from tests.bench.crowd import (
 )
 from tests.bench.seed import add_long_run, add_runs
 from tests.bench.steady import KEYS, STEPS_PER_SECOND
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(0)]
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.box.processes import Process
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.bench
 

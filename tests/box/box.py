@@ -16,7 +16,8 @@ import httpx
 from tests.box.compose import default_command, lay_out, read_compose
 from tests.box.processes import Process
 from tests.box.servers import start_postgresql, start_redis
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 LOGIN_LINK = re.compile(r"(http://\S+)/login/(\S+)")
 
@@ -50,9 +51,9 @@ class Box:
         migration = self._start("migrate", image="web")
         assert migration.popen.wait(60) == 0, migration.text
         self.web = self._start("web", keep=True)
-        wait_until(lambda: self.web.alive() and self._answers("/healthz"), seconds=60, what="the start of the web")
+        wait_until(lambda: self.web.alive() and self._answers("/healthz"), what="the start of the web")
         self.workers = [self._start("worker-cpu", number=number, keep=True) for number in range(1, self.num_workers + 1)]
-        wait_until(self._workers_are_ready, seconds=60, what="the start of the workers")
+        wait_until(self._workers_are_ready, what="the start of the workers")
 
     def _workers_are_ready(self) -> bool:
         """Each listens to the broker, and the container's health check finds them."""
@@ -121,7 +122,7 @@ class Box:
 
     def login_link(self) -> str:
         """The secret of the one-time link that the web printed at its first start."""
-        link = wait_until(lambda: LOGIN_LINK.search(self.web.text), seconds=10, what="the login link in the log of the web")
+        link = wait_until(lambda: LOGIN_LINK.search(self.web.text), what="the login link in the log of the web")
         assert link[1] == self.url
         return str(link[2])
 

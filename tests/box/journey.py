@@ -12,7 +12,7 @@ import httpx
 from app.domain.metrics import CATALOGUE
 from tests.box.box import Box
 from tests.box.tiny import write_models, write_pairs
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 Say = Callable[[str], None]
 
@@ -83,7 +83,7 @@ def travel_signed_in(client: httpx.Client, box: Box, say: Say) -> list[dict[str,
     pairs = write_pairs(box.folder / "pairs.jsonl")
     with pairs.open("rb") as file:
         dataset = checked(client.post("/api/v1/datasets", data={"name": "parcels"}, files={"file": (pairs.name, file)}), 201)
-    dataset = wait_until(lambda: ready(client, dataset["id"]), seconds=30, what="reading the data set")
+    dataset = wait_until(lambda: ready(client, dataset["id"]), what="reading the data set")
     say(f"data set {dataset['id']}: {dataset['num_examples']} examples")
     models = [
         checked(client.post("/api/v1/models", json={"source": "folder", "path": str(path), "kind": kind}), 201)["id"]

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 from tests.box.processes import Process, own_folder, unprivileged
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -43,9 +44,7 @@ def start_postgresql(folder: Path, *, user: str, database: str, password: str) -
     )  # fmt: skip
     command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
     process = Process("postgres", command, log=folder.parent / "postgres.log", environment=environment, cwd=folder, user=account)
-    wait_until(
-        lambda: process.alive() and "ready to accept connections" in process.text, seconds=30, what="the start of PostgreSQL"
-    )
+    wait_until(lambda: process.alive() and "ready to accept connections" in process.text, what="the start of PostgreSQL")
     create_database(port, user=user, database=database, password=password)
     return process, port
 
@@ -70,5 +69,5 @@ def start_redis(folder: Path, command: list[str], *, password: str) -> tuple[Pro
     process = Process(
         "redis", [*command[:-1], script], log=folder.parent / "redis.log", environment=environment, cwd=folder, user=account
     )
-    wait_until(lambda: process.alive() and "Ready to accept connections" in process.text, seconds=15, what="the start of Redis")
+    wait_until(lambda: process.alive() and "Ready to accept connections" in process.text, what="the start of Redis")
     return process, port

@@ -22,8 +22,8 @@ import httpx
 from tests.box.processes import Process, own_folder, unprivileged
 from tests.box.servers import PATH, find_postgresql
 from tests.conftest import CHECKOUT
-from tests.flow.studio import wait_until
 from tests.store.files.s3 import running_s3
+from tests.waiting import wait_until
 
 HUB = "10.77.0.1"
 WORKERS = {"host-a": "10.77.0.2", "host-b": "10.77.0.3"}
@@ -117,7 +117,7 @@ class Hosts:
             self.settings |= server.environment
         web = ["-m", "uvicorn", "--factory", "app.main:create_app", "--host", HUB, "--port", "8400"]
         process = self._start("hub", [sys.executable, *web])
-        wait_until(lambda: process.alive() and self._answers(), seconds=90, what="the start of the web")
+        wait_until(lambda: process.alive() and self._answers(), what="the start of the web")
         made = subprocess.run(
             [sys.executable, "-m", "app.cli", "tokens", "create", "--name", "hosts"], env=self._environment("hub"), cwd=CHECKOUT,
             capture_output=True, text=True, check=False,
@@ -194,7 +194,7 @@ class Hosts:
         command = [str(programs / "postgres"), "-D", str(data), "-h", HUB, "-k", str(folder), "-c", "fsync=off"]
         log = self.folder / "postgres.log"
         process = self._keep(Process("postgres", command, log=log, environment=environment, cwd=folder, user=account))
-        wait_until(lambda: process.alive() and "ready to accept" in process.text, seconds=30, what="the start of PostgreSQL")
+        wait_until(lambda: process.alive() and "ready to accept" in process.text, what="the start of PostgreSQL")
         return f"postgresql+psycopg://studio@{HUB}:5432/postgres"
 
 

@@ -23,7 +23,8 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import User
 from tests.conftest import CHECKOUT, Library, make_library
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import END_SECONDS, wait_until
 
 WORK = CHECKOUT / "tests" / "flow" / "work.py"
 QUICK = {"heartbeat_seconds": "0.5", "lease_seconds": "4", "poll_seconds": "0.5", "grace_seconds": "10"}
@@ -83,7 +84,7 @@ class House:
             "--log-level", "warning", "--timeout-graceful-shutdown", "1",
         ]  # fmt: skip
         self.web = self.start_process("web", command, self.environment(**settings))
-        wait_until(self.answers, seconds=60, what="the start of the web")
+        wait_until(self.answers, what="the start of the web")
         return self.web
 
     def answers(self) -> bool:
@@ -110,7 +111,7 @@ class House:
         worker = self.start_process(name, [sys.executable, str(program), *arguments], given)
         self.workers.append(worker)
         if wait:
-            wait_until(lambda: name in self.worker_names() or worker.poll() is not None, seconds=60, what=f"the start of {name}")
+            wait_until(lambda: name in self.worker_names() or worker.poll() is not None, what=f"the start of {name}")
             assert worker.poll() is None, self.log(name)
         return worker
 
@@ -128,18 +129,18 @@ class House:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait_for_end(self, run_id: str, seconds: float = 90.0) -> dict[str, Any]:
+    def wait_for_end(self, run_id: str, seconds: float = END_SECONDS) -> dict[str, Any]:
         """The run in a final state."""
 
         def ended() -> dict[str, Any] | None:
             run = self.run(run_id)
             return run if run["finished_at"] else None
 
-        found: dict[str, Any] = wait_until(ended, seconds=seconds, what=f"the end of {run_id}")
+        found: dict[str, Any] = wait_until(ended, f"the end of {run_id}", seconds=seconds)
         return found
 
-    def wait_for_step(self, run_id: str, step: int, seconds: float = 60.0) -> None:
-        wait_until(lambda: self.run(run_id)["step"] >= step, seconds=seconds, what=f"step {step} of {run_id}")
+    def wait_for_step(self, run_id: str, step: int) -> None:
+        wait_until(lambda: self.run(run_id)["step"] >= step, what=f"step {step} of {run_id}")
 
     def events(self, run_id: str) -> list[dict[str, Any]]:
         """The whole journal."""

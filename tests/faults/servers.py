@@ -16,7 +16,7 @@ import redis
 from tests.box.compose import read_compose
 from tests.box.processes import Process
 from tests.box.servers import start_postgresql, start_redis
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Server(ABC):
         self.process = Process(
             self.process.name, command, log=self.process.log, environment=environment, cwd=self.folder, user=self.user
         )
-        wait_until(self.answers, seconds=60, what=f"the start of {self.process.name}")
+        wait_until(self.answers, what=f"the start of {self.process.name}")
 
     @abstractmethod
     def answers(self) -> bool:

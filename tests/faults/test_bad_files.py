@@ -51,8 +51,6 @@ def test_a_bad_file_is_refused_in_a_sentence_or_read_with_a_report(web, case):
     web.forget()
     assert watch.web_mib < MAX_MIB
     assert 0 < watch.child_mib < MAX_MIB or not case.content
-    assert watch.cpu_seconds < MAX_SECONDS
-    assert watch.wall_seconds < 6 * MAX_SECONDS  # with room for a busy machine; `make bench` holds it strictly
 
 
 @pytest.mark.bench

@@ -22,7 +22,6 @@ from tests.faults.web_process import Web, running_web
 GIB = 2**30  # what each gzip bomb unpacks to
 MAX_MIB = 300
 MAX_P99_SECONDS = 0.2
-LENIENT_P99_SECONDS = 2.0  # on a machine that runs other tests too
 
 
 @cache
@@ -189,7 +188,6 @@ def test_pages_stay_usable_while_bombs_are_read(web):
         check_refused(web, "gzip 1000:1 in one line")
         check_refused(web, "parquet of repeated texts")
     assert prober.failures == []
-    assert prober.p99() < LENIENT_P99_SECONDS
 
 
 @pytest.mark.bench

@@ -15,7 +15,7 @@ import redis
 from tests.faults.conftest import Wiring
 from tests.faults.house import House
 from tests.faults.servers import Redis
-from tests.flow.studio import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 SHORT_SIGHTED = Path(__file__).with_name("short_sighted_worker.py")
 DEFAULT_POLL = {"poll_seconds": "2", "heartbeat_seconds": "5", "lease_seconds": "30"}  # what users have
@@ -59,7 +59,7 @@ def test_twenty_queued_runs_outlive_a_flush_of_redis(served: tuple[House, Wiring
     house.start_web()
     run_ids = [house.launch() for _ in range(20)]
     client = redis.Redis.from_url(house.settings.broker_url)
-    wait_until(lambda: client.llen("studio") > 0, seconds=20, what="the arrival of a hint in Redis")
+    wait_until(lambda: client.llen("studio") > 0, what="the arrival of a hint in Redis")
     time.sleep(1)  # hints for a crowd come in few messages; the last of them too
     client.flushall()
     assert client.dbsize() == 0
@@ -77,7 +77,7 @@ def test_a_broker_that_repeats_each_message_five_times_begins_each_run_once(
     house.start_web()
     ready = house.launch()
     client = redis.Redis.from_url(house.settings.broker_url)
-    wait_until(lambda: client.llen("studio") == 5, seconds=20, what="the arrival of five copies of one hint")
+    wait_until(lambda: client.llen("studio") == 5, what="the arrival of five copies of one hint")
     run_by_eight(house, [ready, *(house.launch() for _ in range(15))])
 
 
@@ -96,7 +96,7 @@ def test_an_embedded_broker_that_repeats_each_message_five_times_begins_each_run
         with closing(sqlite3.connect(embedded.settings.root / "broker.db")) as connection:
             return int(connection.execute("SELECT count(*) FROM kombu_message").fetchone()[0])
 
-    wait_until(lambda: count() == 5, seconds=20, what="the arrival of five copies of one hint")
+    wait_until(lambda: count() == 5, what="the arrival of five copies of one hint")
     run_by_eight(embedded, [ready, *(embedded.launch() for _ in range(15))])
 
 
@@ -104,7 +104,7 @@ def run_by_eight(house: House, run_ids: list[str]) -> None:
     """Eight workers; half of the runs wait already, the others come while all listen."""
     for _ in range(8):
         house.start_worker("pause=0.005", wait=False)
-    wait_until(lambda: len(house.worker_names()) == 8, seconds=90, what="the start of eight workers")
+    wait_until(lambda: len(house.worker_names()) == 8, what="the start of eight workers")
     run_ids = [*run_ids, *(house.launch() for _ in range(16))]
     for run_id in run_ids:
         house.wait_for_end(run_id)
@@ -141,7 +141,7 @@ def test_a_broker_that_swallows_everything_delays_no_launch_and_loses_no_run(
     house.wait_for_end(last)
     wait_until(
         lambda: client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0) > before,
-        seconds=30, what="a hint in Redis after the hole",
+        what="a hint in Redis after the hole",
     )  # fmt: skip
     for worker in house.workers:  # a broker that is away must not keep a worker from stopping
         worker.send_signal(signal.SIGTERM)
@@ -163,6 +163,6 @@ def test_a_run_longer_than_the_visibility_timeout_begins_once(
         house.start_worker(f"steps={steps}", "pause=0.1", **given)  # type: ignore[arg-type]
     run_id = house.launch()
     began = time.monotonic()
-    house.wait_for_end(run_id, seconds=400)
+    house.wait_for_end(run_id, seconds=END_SECONDS + steps * 0.2)
     assert time.monotonic() - began > 4 * visibility_seconds
     house.assert_whole(run_id, steps=steps)

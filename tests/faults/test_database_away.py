@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import Wiring
 from tests.faults.house import House
 from tests.faults.servers import Postgres
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 STEPS = 400
 
@@ -80,7 +80,7 @@ def test_a_locked_sqlite_answers_503_to_writers_and_readers_and_runner_go_on(emb
     for answer, seconds in answers:
         assert_unavailable(answer)
         assert seconds < 60
-    assert embedded.wait_for_end(run_id, seconds=200)["attempt"] == 1
+    assert embedded.wait_for_end(run_id)["attempt"] == 1
     embedded.assert_whole(run_id, steps=STEPS)
     assert worker.poll() is None
     later = embedded.launch()
@@ -99,7 +99,7 @@ def test_a_lock_longer_than_the_lease_takes_no_run_from_a_worker_that_lives(embe
     with locked(embedded):
         time.sleep(8)
     for run_id in run_ids:
-        embedded.wait_for_end(run_id, seconds=120)
+        embedded.wait_for_end(run_id)
         embedded.assert_whole(run_id, steps=250)
 
 
@@ -131,7 +131,7 @@ def test_a_postgresql_that_restarts_in_the_middle_of_a_run_costs_neither_attempt
         postgres_server.start()
     for answer in answers:
         assert_unavailable(answer)
-    assert house.wait_for_end(run_id, seconds=120)["attempt"] == 1
+    assert house.wait_for_end(run_id)["attempt"] == 1
     house.assert_whole(run_id, steps=300)
     assert worker.poll() is None
 
@@ -157,8 +157,8 @@ def test_a_postgresql_that_falls_silent_holds_no_request_for_long_and_costs_no_m
     assert house.http.get("/healthz").status_code == 200
     assert num_spooled(house, run_id) > spooled
     wiring.database.pass_on()
-    wait_until(lambda: house.http.get("/api/v1/runs").status_code == 200, seconds=60, what="the return of the API")
-    assert house.wait_for_end(run_id, seconds=200)["attempt"] == 1
+    wait_until(lambda: house.http.get("/api/v1/runs").status_code == 200, what="the return of the API")
+    assert house.wait_for_end(run_id)["attempt"] == 1
     house.assert_whole(run_id, steps=200)
     assert worker.poll() is None
     assert time.monotonic() - began > 20
@@ -172,6 +172,6 @@ def test_connections_to_postgresql_that_are_cut_every_second_cost_no_metric(serv
     for _ in range(6):
         time.sleep(1)
         wiring.database.cut()
-    run = house.wait_for_end(run_id, seconds=120)
+    run = house.wait_for_end(run_id)
     assert run["attempt"] == 1
     house.assert_whole(run_id, steps=200)

@@ -11,7 +11,7 @@ import pytest
 from tests.box.servers import find_postgresql, find_redis
 from tests.box.tiny import write_models, write_pairs
 from tests.faults.hosts import WORKERS, Hosts, why_not, with_hosts
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.box,
@@ -40,7 +40,7 @@ def succeeded(hosts: Hosts, run_id: str) -> dict[str, Any]:
         assert run["state"] not in ("failed", "cancelled"), (run, hosts.http.get(f"/api/v1/runs/{run_id}/log").text)
         return run if run["state"] == "succeeded" else None
 
-    found: dict[str, Any] = wait_until(ended, seconds=240, what=f"the success of {run_id}")
+    found: dict[str, Any] = wait_until(ended, what=f"the success of {run_id}")
     return found
 
 
@@ -67,13 +67,13 @@ def result(hosts: Hosts, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def lose_a_host(hosts: Hosts, run_id: str) -> None:
     """Cut the host that has the run, until another attempt has begun; then let it come back."""
-    wait_until(lambda: hosts.get(f"/runs/{run_id}")["step"] >= 24, seconds=180, what="step 24")
+    wait_until(lambda: hosts.get(f"/runs/{run_id}")["step"] >= 24, what="step 24")
     (lost,) = workers_of(hosts, run_id)
     hosts.cut(lost)
-    wait_until(lambda: len(workers_of(hosts, run_id)) == 2, seconds=120, what="the second attempt")
+    wait_until(lambda: len(workers_of(hosts, run_id)) == 2, what="the second attempt")
     hosts.join(lost)
     assert workers_of(hosts, run_id) == [lost, next(host for host in WORKERS if host != lost)]
-    wait_until(lambda: not hosts.runners(run_id, 1), seconds=180, what="the end of the old runner")
+    wait_until(lambda: not hosts.runners(run_id, 1), what="the end of the old runner")
 
 
 @pytest.mark.parametrize("has_store", [True, False], ids=["s3", "folder"])
@@ -88,7 +88,7 @@ def test_a_host_that_loses_its_network_loses_its_run_to_the_other_which_ends_it_
     def travel(hosts: Hosts) -> None:
         with pairs.open("rb") as file:
             dataset = hosts.post("/datasets", data={"name": "parcels"}, files={"file": (pairs.name, file)})["id"]
-        wait_until(lambda: hosts.get(f"/datasets/{dataset}")["state"] == "ready", seconds=60, what="reading the data set")
+        wait_until(lambda: hosts.get(f"/datasets/{dataset}")["state"] == "ready", what="reading the data set")
         policy = hosts.post("/models", json={"source": "folder", "path": str(policy_folder), "kind": "policy"})["id"]
         whole = [launch(hosts, dataset, policy, f"whole {number}") for number in range(2)]
         for run_id in whole:

@@ -41,16 +41,13 @@ def add(web, folder: Path, **changes):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_bad_folder_is_refused_when_it_is_added(web, place, name):
     folder = make_bad(place / "model", name)
-    with web.watched() as watch:
-        answer = add(web, folder)
+    answer = add(web, folder)
     assert answer.status_code == 422, answer.text
     problem = answer.json()
     assert problem["problems"][0]["field"] == "path"
     assert problem["detail"].endswith(".")
     assert FOLDERS[name].sentence in problem["detail"]
     assert not canary_of(folder).exists()
-    assert watch.cpu_seconds < MAX_SECONDS
-    assert watch.wall_seconds < 6 * MAX_SECONDS  # with room for a busy machine; `make bench` holds it strictly
     assert [one for one in web.http.get("/api/v1/models").json()["items"] if one["path"] == str(folder)] == []
 
 

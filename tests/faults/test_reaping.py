@@ -15,7 +15,7 @@ from app.store.database import now
 from tests.conftest import CHECKOUT
 from tests.faults.conftest import SERVERS_IN_SOAK
 from tests.faults.house import House
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 CLAIM_AND_DIE = """
 import os, signal
@@ -39,7 +39,7 @@ def test_a_worker_that_dies_before_its_first_heartbeat_is_noticed_and_its_run_go
     run = house.run(run_id)
     assert (run["state"], run["worker_id"], house.worker_names()) == ("running", "short-lived", [])
     house.start_worker()
-    house.wait_for_end(run_id, seconds=40)
+    house.wait_for_end(run_id)
     house.assert_whole(run_id, attempts=2)
     assert house.states(run_id) == ["queued", "running", "interrupted", "queued", "running", "succeeded"]
 
@@ -102,9 +102,9 @@ def test_a_clock_that_jumps_by_an_hour_takes_no_run_from_a_worker_that_lives(
     if house.database.is_sqlite:  # the jump is real: what the workers write carries the new time
         with house.database.reading() as session:
             here = now(session)
-        wait_until(lambda: abs(beat_of(house) - here.timestamp()) > 3000, seconds=30, what="a heartbeat after the jump")
+        wait_until(lambda: abs(beat_of(house) - here.timestamp()) > 3000, what="a heartbeat after the jump")
     for run_id in run_ids:
-        house.wait_for_end(run_id, seconds=120)
+        house.wait_for_end(run_id)
         house.assert_whole(run_id, steps=300)
 
 

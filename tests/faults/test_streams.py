@@ -16,6 +16,7 @@ from app.store.tables import Run
 from tests.faults.conftest import SERVERS_IN_SOAK
 from tests.faults.house import House, StreamReader, resident_bytes
 from tests.faults.proxy import Proxy
+from tests.waiting import END_SECONDS
 
 READER_BYTES = 10_000_000  # a batch of 200 entries of 10 kB, as rows, as text, and on its way out
 
@@ -42,7 +43,7 @@ def test_a_stream_that_is_cut_again_and_again_gives_each_event_once_and_in_order
         proxy.cut()
         num_cuts += 1
     proxy.max_bytes = None
-    house.wait_for_end(run_id, seconds=seconds * 10 + 60)
+    house.wait_for_end(run_id, seconds=END_SECONDS + seconds * 10)
     recorded = house.events(run_id)
     for reader in readers:
         reader.join(60)

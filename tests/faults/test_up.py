@@ -13,7 +13,8 @@ import pytest
 
 from tests.box.tiny import write_models, write_pairs
 from tests.faults.house import StreamReader
-from tests.flow.studio import Studio, running_studio, wait_until
+from tests.flow.studio import Studio, running_studio
+from tests.waiting import wait_until
 
 BACK_SECONDS = 5.0
 
@@ -60,7 +61,7 @@ def seconds_until_page(studio: Studio) -> float:
         except httpx.TransportError:
             return False
 
-    wait_until(answers, seconds=60, what="the page's return")
+    wait_until(answers, what="the page's return")
     return time.monotonic() - began
 
 
@@ -90,7 +91,7 @@ def test_kill_9_of_the_web_disturbs_no_training_and_loses_no_event(studio: Studi
     headers = {"authorization": studio.http.headers["authorization"]}
     reader = StreamReader(str(studio.http.base_url).rstrip("/"), headers, run_id)
     reader.start()
-    wait_until(lambda: studio.get(f"/api/v1/runs/{run_id}")["step"] >= 2, seconds=120, what="step 2")
+    wait_until(lambda: studio.get(f"/api/v1/runs/{run_id}")["step"] >= 2, what="step 2")
     web = child_of(studio, "uvicorn")
     os.kill(web, signal.SIGKILL)
     seconds = seconds_until_page(studio)
@@ -112,7 +113,7 @@ def test_kill_9_of_the_web_disturbs_no_training_and_loses_no_event(studio: Studi
 @pytest.mark.soak
 def test_kill_9_of_the_worker_is_made_good_by_a_new_one(studio: Studio, recipe: dict[str, Any]) -> None:
     run_id = studio.launch({**recipe, "name": "while the worker dies"})
-    wait_until(lambda: studio.get(f"/api/v1/runs/{run_id}")["step"] >= 2, seconds=120, what="step 2")
+    wait_until(lambda: studio.get(f"/api/v1/runs/{run_id}")["step"] >= 2, what="step 2")
     os.kill(child_of(studio, "worker.main"), signal.SIGKILL)
     run = studio.wait_for_state(run_id, "succeeded")
     assert run["attempt"] == 2

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.conftest import embedded_house
 from tests.faults.house import House
-from tests.flow.studio import wait_until
+from tests.waiting import wait_until
 
 ROWS = "".join(json.dumps({"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}."}) + "\n" for n in range(200))
 LIVING = ("uploads", "datasets")
@@ -59,9 +59,7 @@ def test_kill_9_of_the_web_during_an_upload_leaves_nothing_and_a_retry_works(hou
     house.start_web()
     with begin_upload(house, 5_000_000):
         folder = house.files.uploads_dir
-        wait_until(
-            lambda: any(path.stat().st_size > 1_000_000 for path in folder.glob("*.part")), seconds=30, what="a temporary file"
-        )
+        wait_until(lambda: any(path.stat().st_size > 1_000_000 for path in folder.glob("*.part")), what="a temporary file")
         house.kill_web()
     assert list(folder.glob("*.part"))
     house.start_web()
@@ -77,12 +75,12 @@ def test_kill_9_of_the_web_while_a_file_is_read_ends_in_a_whole_data_set(house: 
     num_rows = 60_000
     content = "".join(f'{{"prompt": "Question {n}?", "chosen": "Yes {n}.", "rejected": "No {n}."}}\n' for n in range(num_rows))
     sender = house.start_process("sender", send_command(house, content), house.environment())
-    wait_until(lambda: "processing" in states(house).values(), seconds=60, what="the reading of the file")
+    wait_until(lambda: "processing" in states(house).values(), what="the reading of the file")
     house.kill_web()
     sender.wait(30)
     house.start_web()
     (dataset_id,) = states(house)
-    wait_until(lambda: states(house)[dataset_id] == "ready", seconds=120, what="the data set")
+    wait_until(lambda: states(house)[dataset_id] == "ready", what="the data set")
     dataset = house.http.get(f"/api/v1/datasets/{dataset_id}").json()
     assert dataset["num_examples"] == num_rows
     assert [name for name in left_files(house) if "/." in name or name.endswith(".part")] == []
@@ -103,7 +101,7 @@ def test_kill_9_of_the_child_that_reads_a_file_is_said_and_leaves_nothing(embedd
     content = "".join(f'{{"prompt": "Question {n}?", "chosen": "Yes {n}.", "rejected": "No {n}."}}\n' for n in range(60_000))
     killed: set[int] = set()
     sender = embedded.start_process("sender", send_command(embedded, content), embedded.environment())
-    wait_until(lambda: "processing" in states(embedded).values(), seconds=60, what="the reading of the file")
+    wait_until(lambda: "processing" in states(embedded).values(), what="the reading of the file")
     for child in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split():
         if "app.ingest" in Path(f"/proc/{child}/cmdline").read_text():
             os.kill(int(child), signal.SIGKILL)
@@ -114,7 +112,7 @@ def test_kill_9_of_the_child_that_reads_a_file_is_said_and_leaves_nothing(embedd
     assert problem["status"] == 422
     assert "stopped" in problem["detail"]
     assert states(embedded) == {}
-    wait_until(lambda: left_files(embedded) == [], seconds=20, what="the end of its files")
+    wait_until(lambda: left_files(embedded) == [], what="the end of its files")
     assert upload(embedded).json()["state"] == "ready"
 
 

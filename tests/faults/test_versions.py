@@ -16,7 +16,8 @@ from app.store import migrations
 from app.store.database import Database
 from tests.conftest import CHECKOUT
 from tests.faults.house import WORK
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 KILLED = Path(__file__).with_name("killed_migration")
 
@@ -130,18 +131,18 @@ def test_a_worker_waits_with_a_sentence_for_the_tables_of_its_version(empty: Dat
     worker = start_worker(empty, log)
     try:
         if not empty.is_sqlite:
-            wait_until(lambda: "waiting for the web" in log.read_text(), seconds=60, what="the worker's sentence")
+            wait_until(lambda: "waiting for the web" in log.read_text(), what="the worker's sentence")
             time.sleep(2.5)
             assert worker.poll() is None
             assert log.read_text().count("waiting for the web") == 1
             empty.migrate()
-        wait_until(empty.is_current, seconds=60, what="the migration")
+        wait_until(empty.is_current, what="the migration")
 
         def has_beaten() -> bool:
             with empty.reading() as session:
                 return session.scalar(text("SELECT count(*) FROM workers")) == 1
 
-        wait_until(has_beaten, seconds=60, what="the worker's first beat")
+        wait_until(has_beaten, what="the worker's first beat")
         assert "Traceback" not in log.read_text()
     finally:
         worker.terminate()
@@ -155,7 +156,7 @@ def test_the_web_brings_an_old_database_up_to_date_when_it_starts(empty: Databas
     with (tmp_path / "web.log").open("wb") as log:
         web = subprocess.Popen(command, env=environment(empty), cwd=CHECKOUT, stdout=log, stderr=log)
     try:
-        wait_until(empty.is_current, seconds=60, what="the migration by the web")
+        wait_until(empty.is_current, what="the migration by the web")
     finally:
         web.terminate()
         web.wait(30)

@@ -17,7 +17,8 @@ from app.commands.client import token_path
 from app.commands.up import prepare
 from app.settings import Settings
 from tests.box.processes import Process
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 MIB = 2**20
 KEPT = {"source", "examples.parquet", "preview.json"}  # what a data set's folder may hold
@@ -155,7 +156,7 @@ def running_web(folder: Path, **settings: Any) -> Iterator[Web]:
     headers = {"authorization": f"Bearer {token_path(known).read_text().strip()}"}
     with httpx.Client(base_url=url, headers=headers, timeout=CASE_SECONDS * 2) as http:
         try:
-            wait_until(lambda: process.alive() and answers(http), seconds=60, what="the start of the web")
+            wait_until(lambda: process.alive() and answers(http), what="the start of the web")
             yield Web(process, known, http, url)
             assert "Traceback" not in process.text, process.text[-4000:]
         finally:

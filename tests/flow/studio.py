@@ -6,29 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.waiting import wait_until
+
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """The first true answer of `condition`; fails the test after `seconds` with `what` did not happen."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := condition():
-            return answer
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 class Studio:
@@ -56,7 +47,7 @@ class Studio:
                 [sys.executable, "-m", "app.cli", "up", "--port", str(self.port)],
                 env=self.environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        wait_until(self._ready, seconds=60, what=f"the start of the studio (see {self.data_dir / 'studio.log'})")
+        wait_until(self._ready, what=f"the start of the studio (see {self.data_dir / 'studio.log'})")
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -89,9 +80,7 @@ class Studio:
         answer = self.upload(path, **arguments)
         assert answer.status_code == 201, answer.text
         dataset_id = str(answer.json()["id"])
-        wait_until(
-            lambda: self.get(f"/api/v1/datasets/{dataset_id}")["state"] == "ready", seconds=60, what=f"reading {path.name}"
-        )
+        wait_until(lambda: self.get(f"/api/v1/datasets/{dataset_id}")["state"] == "ready", what=f"reading {path.name}")
         return dataset_id
 
     def model(self, folder: Path, kind: str) -> str:
@@ -114,7 +103,7 @@ class Studio:
         assert answer.status_code == status, answer.text
         return answer.json()
 
-    def wait_for_state(self, run_id: str, state: str, *, seconds: float = 180) -> dict[str, Any]:
+    def wait_for_state(self, run_id: str, state: str) -> dict[str, Any]:
         """The run once it is in `state`; fails at once when it ended in another."""
 
         def reached() -> dict[str, Any] | None:
@@ -125,7 +114,7 @@ class Studio:
             )
             return run if run["state"] == state else None
 
-        found: dict[str, Any] = wait_until(reached, seconds=seconds, what=f"state {state} of {run_id}")
+        found: dict[str, Any] = wait_until(reached, what=f"state {state} of {run_id}")
         return found
 
     def events(self, run_id: str) -> Iterator[dict[str, Any]]:

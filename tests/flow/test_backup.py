@@ -17,7 +17,8 @@ from app.store.files.files import Files
 from app.store.tables import Attempt, JournalEntry, Token, User
 from tests.conftest import create_postgres_database, make_library
 from tests.filled import read_all
-from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
+from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
+from tests.waiting import wait_until
 from worker.supervisor import Supervisor
 
 STEPS = 120

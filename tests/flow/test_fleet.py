@@ -17,7 +17,8 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Run, Worker
 from tests.conftest import Library
-from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
+from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
+from tests.waiting import wait_until
 from worker.supervisor import Supervisor
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))

@@ -11,7 +11,8 @@ from app.store.files import disk
 from app.store.files.files import Files
 from tests.conftest import make_library
 from tests.flow.test_supervisor import STAND_IN
-from tests.flow.watching import fetch, launch, wait_for_end, wait_until
+from tests.flow.watching import fetch, launch, wait_for_end
+from tests.waiting import wait_until
 from worker.supervisor import Supervisor
 
 QUOTA = 50_000_000

@@ -8,7 +8,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flow.studio import Studio, wait_until
+from tests.flow.studio import Studio
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.shared, pytest.mark.timeout(420)]
 
@@ -42,14 +43,14 @@ def test_a_killed_run_resumes_and_ends_bit_equal(studio: Studio, shared: Path, s
         "evaluation": {"share": 0.1, "every": 12, "num_prompts": 3, "num_samples_shown": 3, "max_new_tokens": 8},
     }
     whole = studio.launch(recipe)
-    studio.wait_for_state(whole, "succeeded", seconds=200)
+    studio.wait_for_state(whole, "succeeded")
 
     killed = studio.launch(recipe)
-    wait_until(lambda: studio.get(f"/api/v1/runs/{killed}")["step"] >= 9, seconds=120, what="step 9")
+    wait_until(lambda: studio.get(f"/api/v1/runs/{killed}")["step"] >= 9, what="step 9")
     runner = find_runner(killed)
     assert runner is not None
     os.kill(runner, signal.SIGKILL)
-    run = studio.wait_for_state(killed, "succeeded", seconds=200)
+    run = studio.wait_for_state(killed, "succeeded")
 
     assert run["attempt"] == 2
     assert read_result(studio, killed) == read_result(studio, whole)

@@ -18,8 +18,10 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Preview
 from tests.conftest import Library, make_library
-from tests.flow.watching import launch, wait_until
+from tests.flow.watching import launch
 from tests.scored import make_facts
+from tests.timing import Clock
+from tests.waiting import wait_until
 from worker import tasks
 from worker.supervision import previewer as previewing
 from worker.supervision.previewer import Previewer
@@ -70,8 +72,8 @@ def read(database: Database, preview_id: str) -> Preview:
         return store.get(session, "user_ada", preview_id)
 
 
-def wait_for(database: Database, preview_id: str, seconds: float = 20.0) -> Preview:
-    wait_until(lambda: read(database, preview_id).finished_at is not None, seconds)
+def wait_for(database: Database, preview_id: str) -> Preview:
+    wait_until(lambda: read(database, preview_id).finished_at is not None, f"the end of {preview_id}")
     return read(database, preview_id)
 
 
@@ -84,14 +86,13 @@ def is_dead(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_a_preview_is_answered_at_once_by_one_warm_child(either_database: Database, start: Start) -> None:
+def test_a_preview_is_answered_at_once_by_one_warm_child(either_database: Database, start: Start, clock: Clock) -> None:
     scoring_id = make_scoring(either_database, make_library(either_database))
     start(either_database)
     first = wait_for(either_database, ask(either_database, scoring_id))
     assert first.state == "done"
-    began = time.monotonic()
-    second = wait_for(either_database, ask(either_database, scoring_id, share=0.3))
-    assert time.monotonic() - began < 1.5
+    with clock.within(1.5):
+        second = wait_for(either_database, ask(either_database, scoring_id, share=0.3))
     assert child_of(first) == child_of(second)
 
 
@@ -166,7 +167,7 @@ def test_a_hint_of_a_preview_warms_the_child(database: Database, start: Start) -
     previewer = start(database, hinted=tasks.previews_hinted)
     tasks.hinted.clear()
     tasks.wake("preview")
-    wait_until(lambda: previewer._child is not None, 5)
+    wait_until(lambda: previewer._child is not None)
     assert not tasks.hinted.is_set()
 
 

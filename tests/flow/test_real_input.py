@@ -83,7 +83,7 @@ def test_a_run_on_human_preferences_succeeds_with_a_pretrained_policy(
             **SMALL,
         }
     )
-    run = studio.wait_for_state(run_id, "succeeded", seconds=240)
+    run = studio.wait_for_state(run_id, "succeeded")
     assert run["attempt"] == 1
     check_records(studio, run_id, 6)
 
@@ -99,7 +99,7 @@ def test_a_run_uses_the_rewards_that_stand_in_the_data(studio: Studio, shared: P
             **SMALL,
         }
     )
-    studio.wait_for_state(run_id, "succeeded", seconds=240)
+    studio.wait_for_state(run_id, "succeeded")
     check_records(studio, run_id, 6)
     rows = studio.get(f"/api/v1/runs/{run_id}/weights?step=1")["items"]
     assert len({round(row["reward"], 6) for row in rows}) > 2  # real scores, not labels

@@ -19,8 +19,9 @@ from app.store.files.object_folders import find_tree
 from app.store.files.objects import ObjectStore
 from app.store.files.shared_files import SharedFiles
 from tests.conftest import CHECKOUT, Library
-from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
+from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
 from tests.store.files.s3 import S3Server
+from tests.waiting import wait_until
 
 Work = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -214,7 +215,7 @@ def test_while_the_store_is_away_the_runner_goes_on_and_the_run_ends_when_it_is_
         assert (run.state, run.attempt) == ("running", 1)
     finally:
         s3.process.send_signal(signal.SIGCONT)
-    run = wait_for_end(database, run_id, 120)
+    run = wait_for_end(database, run_id)
     assert (run.state, run.attempt) == ("succeeded", 1)
     assert_whole(database, run_id, 30)
     assert read_record(web, run_id).count("\n") == 30
@@ -231,6 +232,6 @@ def test_a_cancel_ends_a_run_whose_files_wait_for_a_store_that_is_away(
         wait_until(lambda: fetch(database, run_id).step == 10)
         with database.writing() as session:
             services.request_cancel(session, library.user.id, run_id)
-        assert wait_for_end(database, run_id, 60).state == "cancelled"
+        assert wait_for_end(database, run_id).state == "cancelled"
     finally:
         s3.process.send_signal(signal.SIGCONT)

@@ -26,6 +26,7 @@ from tests.flow.watching import (
     wait_for_end,
     wait_until,
 )
+from tests.timing import Clock
 from worker.supervision.attempt import Patience
 from worker.supervisor import Supervisor
 
@@ -140,23 +141,27 @@ def test_a_torn_line_waits_for_its_end(start: Start, database: Database, run_id:
     assert [entry.payload["text"] for entry in read_journal(database, run_id, "log")] == ["in two halves"]
 
 
-def test_cancelling_stops_a_running_run_within_a_second(start: Start, database: Database, library: Library, run_id: str) -> None:
-    start("steps=2000", heartbeat_seconds=5.0)
+def test_cancelling_stops_a_running_run_within_a_second(
+    start: Start, database: Database, library: Library, run_id: str, clock: Clock
+) -> None:
+    start("steps=100000", heartbeat_seconds=600.0, lease_seconds=1800.0)
     wait_until(lambda: fetch(database, run_id).step > 3)
     with database.writing() as session:
         services.request_cancel(session, library.user.id, run_id)
-    run = wait_for_end(database, run_id, seconds=1.5)
+    with clock.within(1.5):
+        run = wait_for_end(database, run_id)
     assert run.state == "cancelled"
 
 
 def test_a_deaf_runner_is_killed_with_all_it_started(
-    start: Start, database: Database, files: Files, library: Library, run_id: str
+    start: Start, database: Database, files: Files, library: Library, run_id: str, clock: Clock
 ) -> None:
     start("deaf@3", "child@2", patience=Patience(cancel_terminate=0.2, cancel_kill=0.5))
     wait_until(lambda: fetch(database, run_id).step == 2)
     with database.writing() as session:
         services.request_cancel(session, library.user.id, run_id)
-    assert wait_for_end(database, run_id, seconds=5).state == "cancelled"
+    with clock.within(5):
+        assert wait_for_end(database, run_id).state == "cancelled"
     assert_nothing_runs(files, run_id)
 
 
@@ -186,11 +191,12 @@ def first_step(database: Database, run_id: str) -> int:
     return int(saved[-1].payload["step"])
 
 
-def test_a_deaf_runner_can_not_hold_up_a_stopping_worker(start: Start, database: Database, run_id: str) -> None:
+def test_a_deaf_runner_can_not_hold_up_a_stopping_worker(start: Start, database: Database, run_id: str, clock: Clock) -> None:
     supervisor = start("deaf@3", grace_seconds=0.5)
     wait_until(lambda: fetch(database, run_id).step == 2)
     supervisor.stop()
-    wait_until(lambda: fetch(database, run_id).state == "queued", 5)
+    with clock.within(5):
+        wait_until(lambda: fetch(database, run_id).state == "queued")
 
 
 def test_a_fenced_out_runner_is_ended_and_writes_nothing_more(start: Start, database: Database, run_id: str) -> None:
@@ -201,7 +207,7 @@ def test_a_fenced_out_runner_is_ended_and_writes_nothing_more(start: Start, data
         attempts.lose(session, run_id, run.token, "taken away by the test")
         claim = attempts.begin(session, "elsewhere", 60)
         assert claim is not None
-    wait_until(lambda: not first._running, 5)
+    wait_until(lambda: not first._running)
     run = fetch(database, run_id)
     assert (run.worker_id, run.token, run.state) == ("elsewhere", claim.token, "running")
     assert run.last_seq == read_journal(database, run_id)[-1].seq
@@ -232,7 +238,7 @@ def test_two_workers_share_ten_runs_and_each_runs_once(either_database: Database
     for _ in range(2):
         start("steps=3", "pause=0", on=database, worker_slots=2)
     for run_id in run_ids:
-        assert wait_for_end(database, run_id, 30).attempt == 1
+        assert wait_for_end(database, run_id).attempt == 1
         assert_whole(database, run_id, steps=3)
     with database.reading() as session:
         workers = {runs.list_attempts(session, run_id)[0].worker_id for run_id in run_ids}

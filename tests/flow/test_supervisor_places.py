@@ -13,7 +13,8 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import Files
 from tests.conftest import Library
-from tests.flow.watching import fetch, wait_for_end, wait_until
+from tests.flow.watching import fetch, wait_for_end
+from tests.waiting import wait_until
 from worker.supervision.devices import Device
 from worker.supervisor import Supervisor
 

@@ -19,7 +19,8 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.signals.hints import WAKE_TASK
 from tests.conftest import CHECKOUT, Library
-from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end, wait_until
+from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end
+from tests.waiting import wait_until
 from worker.supervision.process import start_time
 
 Work = Callable[..., subprocess.Popen[bytes]]
@@ -48,7 +49,7 @@ def work(settings: Settings, database: Database, tmp_path: Path) -> Iterator[Wor
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), "STUDIO_DATA_DIR": str(settings.root), **environment},
             )  # fmt: skip
         started.append(worker)
-        wait_until(lambda: name in listed(database) or worker.poll() is not None, 30)
+        wait_until(lambda: name in listed(database) or worker.poll() is not None)
         assert worker.poll() is None, (tmp_path / f"{name}.log").read_text()
         return worker
 
@@ -112,7 +113,7 @@ def test_hints_that_come_five_times_begin_a_run_once(work: Work, database: Datab
     for run_id in run_ids * 5:
         database.queue.send(run_id)
     for run_id in run_ids:
-        assert wait_for_end(database, run_id, 30).attempt == 1
+        assert wait_for_end(database, run_id).attempt == 1
         assert_whole(database, run_id)
 
 
@@ -129,7 +130,7 @@ def test_sigterm_saves_gives_back_and_ends_the_worker(work: Work, database: Data
     assert listed(database) == []
     saved = read_journal(database, run_id, "checkpoint")[-1].payload["step"]
     work("steps=200", "pause=0.005")
-    assert wait_for_end(database, run_id, 30).state == "succeeded"
+    assert wait_for_end(database, run_id).state == "succeeded"
     assert_whole(database, run_id, steps=200)
     assert [entry.payload["step"] for entry in read_journal(database, run_id, "resume")] == [saved]
 
@@ -163,7 +164,7 @@ def test_a_runner_that_outlives_its_worker_is_ended_before_the_next_attempt(
     worker.wait()
     assert start_time(left_behind) is not None
     work()
-    assert wait_for_end(database, run_id, 30).attempt == 2
+    assert wait_for_end(database, run_id).attempt == 2
     assert_nothing_runs(files, run_id)
 
 
@@ -175,7 +176,7 @@ def test_what_a_worker_killed_amid_a_write_left_in_an_attempts_folder_is_removed
     left.parent.mkdir(parents=True)
     left.write_bytes(b'{"pid": 1')
     work()
-    assert wait_for_end(database, run_id, 30).state == "succeeded"
+    assert wait_for_end(database, run_id).state == "succeeded"
     assert not left.exists()
 
 
@@ -188,11 +189,11 @@ def test_a_worker_that_froze_for_two_leases_is_refused_and_ends_its_runner(
     frozen.send_signal(signal.SIGSTOP)
     old = runner_pid(files, run_id, 1)
     work("steps=200", "pause=0.005")
-    wait_until(lambda: fetch(database, run_id).attempt == 2, 20)
+    wait_until(lambda: fetch(database, run_id).attempt == 2)
     frozen.send_signal(signal.SIGCONT)
-    assert wait_for_end(database, run_id, 30).state == "succeeded"
+    assert wait_for_end(database, run_id).state == "succeeded"
     assert_whole(database, run_id, steps=200)
-    wait_until(lambda: start_time(old) is None, 10)
+    wait_until(lambda: start_time(old) is None)
     assert frozen.poll() is None
     assert fetch(database, run_id).worker_id == "worker-1"
 
@@ -247,7 +248,7 @@ def test_cancelling_reaches_a_worker_through_the_hint(work: Work, database: Data
     wait_until(lambda: fetch(database, run_id).step >= 3)
     with database.writing() as session:
         services.request_cancel(session, library.user.id, run_id)
-    assert wait_for_end(database, run_id, seconds=2).state == "cancelled"
+    assert wait_for_end(database, run_id).state == "cancelled"
 
 
 def test_a_worker_says_nothing_but_its_own_lines_when_it_starts(work: Work, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from app.store.database import Database
 from app.store.files.files import Files
 from tests.conftest import Library
 from tests.flow.real_runs import read_result, stock
-from tests.flow.watching import fetch, read_journal, wait_for_end, wait_until
+from tests.flow.watching import fetch, read_journal, wait_for_end
+from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
 from worker.supervisor import Supervisor
 
@@ -44,11 +45,11 @@ def test_a_run_whose_runner_was_killed_ends_bit_equal_to_an_undisturbed_one(
     thread.start()
     try:
         undisturbed, killed = launch(database, tiny), launch(database, tiny)
-        assert wait_for_end(database, undisturbed, 120).state == "succeeded", fetch(database, undisturbed).error
-        wait_until(lambda: fetch(database, killed).step >= 7, 120)
+        assert wait_for_end(database, undisturbed).state == "succeeded", fetch(database, undisturbed).error
+        wait_until(lambda: fetch(database, killed).step >= 7)
         process = json.loads((files.attempt_dir(killed, 1) / "process.json").read_text())
         os.killpg(process["pid"], signal.SIGKILL)
-        run = wait_for_end(database, killed, 120)
+        run = wait_for_end(database, killed)
     finally:
         supervisor.stop()
         thread.join(60)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.box import tiny
-from tests.flow.studio import Studio, running_studio, wait_until
+from tests.flow.studio import Studio, running_studio
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -58,7 +59,7 @@ def ended(studio: Studio, sweep_id: str) -> dict[str, Any]:
         found = sweep(studio, sweep_id)
         return None if found["state"] in ("queued", "running") else found
 
-    found: dict[str, Any] = wait_until(look, seconds=300, what="the end of the sweep")
+    found: dict[str, Any] = wait_until(look, what="the end of the sweep")
     return found
 
 
@@ -72,8 +73,8 @@ def why(studio: Studio, found: dict[str, Any]) -> str:
 
 def test_a_sweep_scores_once_and_is_whole_after_a_stop_in_the_middle(studio: Studio, recipe: dict[str, Any]) -> None:
     sweep_id = launch(studio, {"recipe": recipe, "lambda": [0.1, 0.3, 1.0], "baselines": ["dpo"], "name": "Heat"})
-    wait_until(lambda: sweep(studio, sweep_id)["counts"].get("running", 0) == 2, seconds=60, what="two runs at once")
-    wait_until(lambda: sweep(studio, sweep_id)["counts"].get("succeeded", 0) >= 1, seconds=200, what="the first success")
+    wait_until(lambda: sweep(studio, sweep_id)["counts"].get("running", 0) == 2, what="two runs at once")
+    wait_until(lambda: sweep(studio, sweep_id)["counts"].get("succeeded", 0) >= 1, what="the first success")
     studio.post(f"/api/v1/sweeps/{sweep_id}/stop", status=202)
     stopped = ended(studio, sweep_id)
     assert stopped["state"] == "stopped", why(studio, stopped)

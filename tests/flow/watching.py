@@ -2,8 +2,6 @@
 
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from app.services import runs as services
@@ -12,6 +10,7 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import JournalEntry, Run
 from tests.conftest import Library
+from tests.waiting import wait_until
 
 
 def launch(database: Database, library: Library) -> str:
@@ -31,15 +30,8 @@ def read_journal(database: Database, run_id: str, *kinds: str) -> list[JournalEn
         return journal.read(session, run_id, kinds=kinds or None)
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def wait_for_end(database: Database, run_id: str, seconds: float = 90.0) -> Run:
-    wait_until(lambda: fetch(database, run_id).finished_at is not None, seconds)
+def wait_for_end(database: Database, run_id: str) -> Run:
+    wait_until(lambda: fetch(database, run_id).finished_at is not None, f"the end of {run_id}")
     return fetch(database, run_id)
 
 

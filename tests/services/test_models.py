@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -76,10 +75,8 @@ def add(session, files, settings, user, root):
 
 
 def refusal(add, path, kind="policy", **options) -> str:
-    started = time.monotonic()
     with pytest.raises(ModelInvalid) as caught:
         add(path, kind, **options)
-    assert time.monotonic() - started < 5
     assert caught.value.problems[0]["message"] == caught.value.detail
     return f"{caught.value.problems[0]['field']}: {caught.value.detail}"
 

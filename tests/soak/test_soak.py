@@ -18,7 +18,6 @@ import pytest
 from app.store.database import Database
 from tests.box.servers import find_postgresql, find_redis
 from tests.box.tiny import write_models, write_pairs
-from tests.flow.studio import wait_until
 from tests.soak.growth import Growth
 from tests.soak.mishaps import Mishaps
 from tests.soak.town import Town, processes_of
@@ -33,6 +32,7 @@ from tests.soak.verdict import (
     judge_files,
     judge_runs,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(0)]
 

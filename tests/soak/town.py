@@ -17,7 +17,8 @@ from tests.box.compose import read_compose
 from tests.box.processes import Process
 from tests.box.servers import start_postgresql, start_redis
 from tests.conftest import CHECKOUT
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 LEASE_SECONDS = 6.0
 NUM_WORKERS = 3

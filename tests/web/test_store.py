@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from app.store.files.objects import ObjectStore
 from app.store.runs import lock_run
 from tests.services.test_models import make_model
 from tests.store.files.s3 import S3Server
+from tests.timing import Clock
+from tests.waiting import END_SECONDS
 from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
 
 
@@ -87,13 +88,13 @@ def finished(studio: Studio) -> str:
     return run_id
 
 
-def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored: Studio, monkeypatch) -> None:
+def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored: Studio, monkeypatch, clock: Clock) -> None:
     run_id, files = finished(stored), stored.app.state.files
     started, may_end, share = threading.Event(), threading.Event(), files.share
 
     def slow(folder: Path) -> None:
         started.set()
-        assert may_end.wait(60)
+        assert may_end.wait(END_SECONDS)
         share(folder)
 
     monkeypatch.setattr(files, "share", slow)
@@ -101,13 +102,12 @@ def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored:
     with ThreadPoolExecutor() as pool:
         adding = pool.submit(stored.client().post, "/api/v1/models", json=body)
         try:
-            assert started.wait(60)
-            begun = time.monotonic()
-            stored.launch()
-            assert time.monotonic() - begun < 10  # a writer that waits for another gives up after 15 s
+            assert started.wait(END_SECONDS)
+            with clock.within(10):  # a writer that waits for another gives up after 15 s
+                stored.launch()
         finally:
             may_end.set()
-        answer = adding.result(60)
+        answer = adding.result(END_SECONDS)
     assert answer.status_code == 201
     assert store_of(stored).read(f"models/{answer.json()['id']}/.tree.json") is not None
 

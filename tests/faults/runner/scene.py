@@ -26,7 +26,7 @@ from tests.conftest import Library, make_library
 from tests.faults.runner.mishaps import Mishap
 from tests.flow import real_runs
 from tests.flow.real_runs import TIMED
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
 from worker.supervision.attempt import Patience
 from worker.supervision.process import is_frozen
@@ -101,7 +101,7 @@ class Scene:
         assert answer.status_code == 200
         return str(answer.text)
 
-    def wait_for_state(self, run_id: str, state: str, seconds: float = 120.0) -> dict[str, Any]:
+    def wait_for_state(self, run_id: str, state: str) -> dict[str, Any]:
         """The run once it is in `state`; fails at once when it ends in another."""
 
         def reached() -> bool:
@@ -109,11 +109,11 @@ class Scene:
             assert run["state"] == state or run["state"] not in ("succeeded", "failed", "cancelled"), self.explain(run_id)
             return bool(run["state"] == state)
 
-        wait_until(reached, seconds)
+        wait_until(reached, f"state {state} of {run_id}")
         return self.run(run_id)
 
-    def wait_for_step(self, run_id: str, step: int, seconds: float = 120.0) -> None:
-        wait_until(lambda: bool(self.run(run_id)["step"] >= step), seconds)
+    def wait_for_step(self, run_id: str, step: int) -> None:
+        wait_until(lambda: bool(self.run(run_id)["step"] >= step), f"step {step} of {run_id}")
 
     def explain(self, run_id: str) -> str:
         logs = sorted(self.files.run_dir(run_id).glob("attempts/*/log.txt"))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import CHECKPOINT_EVERY, Result, Scene, assert_resumed_whole, flip_byte, truncate
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 
 FILES = ("tensors.safetensors", "state.json", "manifest.json")
 DAMAGES = {"flip": flip_byte, "truncate": truncate, "delete": Path.unlink}

@@ -12,7 +12,7 @@ import pytest
 from app.settings import Settings
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import STEPS, Result, Scene
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 

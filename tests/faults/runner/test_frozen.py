@@ -13,7 +13,7 @@ from app.services import attempts, recordings
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import STEPS, Result, Scene, assert_resumed_whole
 from tests.faults.runner.warm import Nursery, make_warm
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 from worker.supervision.attempt import Patience
 from worker.supervision.process import start_time
 from worker.supervision.spool_tail import SpoolTail
@@ -113,7 +113,7 @@ def test_a_silent_runner_is_told_on_the_page_and_a_cancel_still_ends_it(scene: S
         found = scene.findings(run_id)["silent_runner"]
         page = scene.page(run_id)
         assert scene.rest.post(f"/api/v1/runs/{run_id}/cancel").status_code in (200, 202)
-        scene.wait_for_state(run_id, "cancelled", seconds=30)
+        scene.wait_for_state(run_id, "cancelled")
     assert (found["severity"], found["title"]) == ("warning", "Nothing is heard of the runner")
     assert "cancel the run" in found["remedy"]
     assert found["title"] in page

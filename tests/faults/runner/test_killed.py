@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import CHECKPOINT_EVERY, STEPS, Result, Scene, assert_resumed_whole
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 from worker.running.failpoints import CHECKPOINT_POINTS
 
 NUM_LINES = 30  # the spool of the tiny run has some more

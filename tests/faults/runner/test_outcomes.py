@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import Result, Scene
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 
 
 def test_a_run_that_crashes_at_its_start_fails_after_three_attempts_with_its_log_and_others_proceed(

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.house import House
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import Result, Scene, assert_resumed_whole
-from tests.flow.watching import wait_until
+from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
 from worker.supervision.process import start_time
 
@@ -80,7 +80,7 @@ def check(house: House, scene: Scene, undisturbed: Result, how: str) -> None:
     saved = end_worker(house, scene, run_id, how)
     assert scene.checkpoints(run_id)[-1] == f"step-{saved:06d}"
     house.start_worker(program=REAL_WORKER, **SETTINGS)
-    scene.wait_for_state(run_id, "succeeded", seconds=180)
+    scene.wait_for_state(run_id, "succeeded")
     assert_resumed_whole(scene, run_id, undisturbed)
     (resumed,) = scene.journal(run_id, "resume")
     assert resumed["payload"]["step"] == saved

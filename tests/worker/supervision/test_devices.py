@@ -1,20 +1,13 @@
 """What the worker learns of its GPUs: from nvidia-smi's words, and never at the price of a heartbeat."""
 
 import sys
-import time
 
+from tests.waiting import wait_until
 from worker.supervision.devices import Device, UsageWatch, parse_gpus, parse_usage
 
 GPUS = "0, GPU-aa, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bb, NVIDIA A10, Rev. 2, 23028\n"
 USAGE = "0, 40211, 97, 61\n1, 0, [N/A], [Not Supported]\n"
 CARD = Device(0, "NVIDIA A10", 2**30)
-
-
-def wait_for(watch: UsageWatch, name: str) -> None:
-    deadline = time.monotonic() + 30
-    while name not in watch.describe()[0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_devices_are_those_that_are_allowed_here():
@@ -37,7 +30,7 @@ def test_an_answer_that_is_no_table_is_no_usage():
 def test_the_beat_carries_what_was_heard_last():
     watch = UsageWatch([CARD], command=[sys.executable, "-c", "print('0, 512, 50, 40')"], every=60)
     watch.start()
-    wait_for(watch, "utilization_percent")
+    wait_until(lambda: "utilization_percent" in watch.describe()[0], "the answer of the command")
     watch.stop()
     assert watch.describe() == [
         {
@@ -47,13 +40,12 @@ def test_the_beat_carries_what_was_heard_last():
     ]  # fmt: skip
 
 
-def test_a_driver_that_hangs_delays_no_beat():
+def test_a_driver_that_hangs_delays_no_beat(clock):
     watch = UsageWatch([CARD], command=[sys.executable, "-c", "import time; time.sleep(600)"])
     watch.start()
-    began = time.monotonic()
-    assert watch.describe() == [CARD.to_dict()]
-    watch.stop()
-    assert time.monotonic() - began < 1
+    with clock.within(1):
+        assert watch.describe() == [CARD.to_dict()]
+        watch.stop()
 
 
 def test_a_machine_without_a_gpu_asks_nobody():
