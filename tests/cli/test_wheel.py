@@ -16,7 +16,8 @@ from app import assets
 from app.system.installation import VENDORED
 from tests.architecture.tree import ROOT, list_files, read
 from tests.cli.test_installation import WITHOUT_TORCH
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 NOWHERE = "http://127.0.0.1:9"  # npm and pip must not even ask
 FOLDERS = ("templates", "static", "migrations")

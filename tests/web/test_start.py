@@ -15,7 +15,8 @@ from app.settings import Settings
 from app.store.files.files import make_root
 from tests.architecture.tree import ROOT
 from tests.cli.test_cli import make_shell
-from tests.flow.studio import free_port, wait_until
+from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 NOBODY = 65534
 UNWRITABLE = "/sys/studio"  # of the kernel: not even root can make a folder there
