@@ -21,6 +21,8 @@ Next = Annotated[str, Query(max_length=2000)]
 
 @dataclass(frozen=True, kw_only=True)
 class LoginPage(Context):
+    template = "errors/login.html"
+
     next: str  # where to go afterwards: a path of ours
     secret: str  # of the link that was opened, for a button to send; empty: it is asked for
     detail: str  # why the last try failed; empty at first
@@ -100,7 +102,7 @@ def is_signed_in(request: Request, database: CurrentDatabase) -> bool:
 
 def login_page(request: Request, target: str, detail: str = "", *, secret: str = "") -> Response:
     page = LoginPage(next=target, detail=detail, secret=secret)
-    return render(request, "errors/login.html", page, status=401 if detail else 200)
+    return render(request, page, status=401 if detail else 200)
 
 
 def own_path(target: str) -> str:

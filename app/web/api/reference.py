@@ -54,6 +54,8 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencePage(Context):
+    template = "reference.html"
+
     text: list[str]
     groups: list[Group]
 
@@ -68,7 +70,7 @@ def show_reference(request: Request) -> HTMLResponse:
     """Every path with its parameters and a command to copy."""
     document, url = document_of(request.app), request.app.state.settings.url
     groups = [Group(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
-    return render(request, "reference.html", ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
+    return render(request, ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
 
 
 def document_of(app: FastAPI) -> dict[str, Any]:

@@ -37,12 +37,16 @@ class ShownExample:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetsPage(Context):
+    template = "datasets/list.html"
+
     datasets: list[Dataset]
     next_after: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class UploadPage(Context):
+    template = "datasets/new.html"
+
     max_bytes: int
     shapes: dict[str, str]
     title: str
@@ -52,6 +56,8 @@ class UploadPage(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPage(MappingForm):
+    template = "datasets/dataset.html"
+
     audit: Audit | None
     histograms: list[Histogram]
     examples: list[ShownExample]
@@ -68,7 +74,7 @@ def list_datasets(
 ) -> HTMLResponse:
     found = store.list_datasets(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
     next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
-    return render(request, "datasets/list.html", DatasetsPage(datasets=found[:PAGE_SIZE], next_after=next_after))
+    return render(request, DatasetsPage(datasets=found[:PAGE_SIZE], next_after=next_after))
 
 
 @router.get("/datasets/new")
@@ -98,7 +104,7 @@ def upload_page(request: Request, max_bytes: int, *, error: StudioError | None =
         detail=error.detail if error else "",
         problems=error.problems if error else [],
     )
-    return render(request, "datasets/new.html", context, status=error.status if error else 200)
+    return render(request, context, status=error.status if error else 200)
 
 
 @router.get("/datasets/{dataset_id}")
@@ -113,7 +119,7 @@ def show_dataset(
 ) -> HTMLResponse:
     dataset = store.get_dataset(session, user.id, dataset_id)
     context = dataset_page(files, dataset, start=start, shape=shape, values=kept(request.query_params))
-    return render(request, "datasets/dataset.html", context)
+    return render(request, context)
 
 
 def dataset_page(

@@ -72,6 +72,8 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchPage(Context):
+    template = "runs/new.html"
+
     dials: dict[str, Field]
     sft: dict[str, list[Option]]
     panel: Panel
@@ -176,7 +178,7 @@ def form_page(
         detail=error.detail if error else "",
         origin=origin,
     )
-    return render(request, "runs/new.html", context, status=422 if error else 200)
+    return render(request, context, status=422 if error else 200)
 
 
 def prepare(field: Field, values: Mapping[str, str], faults: list[dict[str, Any]]) -> Field:

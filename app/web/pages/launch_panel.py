@@ -23,7 +23,6 @@ from app.store.tables import Run, Scoring
 from app.web.pages.launch_memory import Memory, foresee
 from app.web.pages.run_status import progress_text, time_text
 from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas
-from app.web.rendering.environment import Context
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import Verdict, verdict_of
 
@@ -31,7 +30,7 @@ MOST_NEAR = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel(Context):
+class Panel:
     """`sentence` and `remedy`: why there is nothing more to show; `typed`: the λ of the form."""
 
     state: str

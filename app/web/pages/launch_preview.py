@@ -28,6 +28,8 @@ WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the panel asks 
 class PanelPart(Context):
     """The panel; `is_new`: the launch needs another word than the page holds, so the form's end comes with it."""
 
+    template = "runs/_panel.html"
+
     panel: Panel
     is_new: bool
 
@@ -75,7 +77,7 @@ async def respond(
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, owner_id, values, panel)
     is_new = values.get("launch.warned", "no") != ("yes" if panel.inverted else "no")
-    return render(request, "runs/_panel.html", PanelPart(panel=panel, is_new=is_new))
+    return render(request, PanelPart(panel=panel, is_new=is_new))
 
 
 def find(database: Database, owner_id: str, values: Mapping[str, str]) -> Panel:

@@ -19,7 +19,7 @@ from app.store import datasets as store
 from app.store.files.files import Files
 from app.store.tables import Dataset
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentIngest, CurrentUser, ReadSession
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render_part
 from app.web.rendering.fields import write
 from app.web.rendering.format import words
 
@@ -50,6 +50,9 @@ SHAPE_TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MappingForm(Context):
+    template = "datasets/_mapping.html"
+    part = "datasets/_mapping_roles.html"
+
     dataset: Dataset
     shapes: dict[str, tuple[str, str]]
     likely: list[str]
@@ -123,7 +126,7 @@ def show_mapping(
 ) -> HTMLResponse:
     """The inputs of one shape, for the form to take in."""
     dataset = store.get_dataset(session, user.id, dataset_id)
-    return render(request, "datasets/_mapping_roles.html", mapping_form(files, dataset, shape, kept(request.query_params)))
+    return render_part(request, mapping_form(files, dataset, shape, kept(request.query_params)))
 
 
 @router.post("/datasets/{dataset_id}/mapping")

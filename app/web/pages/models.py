@@ -30,6 +30,8 @@ EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": ""
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsPage(Context):
+    template = "models/list.html"
+
     models: list[Model]
     next_after: str
     roots: list[str]
@@ -115,4 +117,4 @@ def page(
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
         detail=error.detail if error else "",
     )
-    return render(request, "models/list.html", context, status=error.status if error else 200)
+    return render(request, context, status=error.status if error else 200)

@@ -17,7 +17,7 @@ from app.store.database import now
 from app.store.tables import Run, User
 from app.store.workers import is_alive, list_workers
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render, render_part
 
 router = APIRouter()
 
@@ -40,6 +40,9 @@ class LineRow:
 
 @dataclass(frozen=True, kw_only=True)
 class QueuePage(Context):
+    template = "queue/list.html"
+    part = "queue/_line.html"
+
     rows: list[LineRow]
     held: list[LineRow]
     num_waiting: int
@@ -86,13 +89,13 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
 
 @router.get("/queue")
 def show_queue(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
-    return render(request, "queue/list.html", read_queue(session, actor, after))
+    return render(request, read_queue(session, actor, after))
 
 
 @router.get("/queue/line")
 def show_line(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
     """The moving part, for the page to take in."""
-    return render(request, "queue/_line.html", read_queue(session, actor, after))
+    return render_part(request, read_queue(session, actor, after))
 
 
 def answer(request: Request, session: Session, actor: Actor, after: int, action: Callable[[], object]) -> Response:
@@ -108,7 +111,7 @@ def answer(request: Request, session: Session, actor: Actor, after: int, action:
         error, status = refusal.detail, refusal.status
     if not request.headers.get("hx-request"):
         return RedirectResponse("/queue", status_code=303)
-    return render(request, "queue/_line.html", read_queue(session, actor, after, error), status=status)
+    return render_part(request, read_queue(session, actor, after, error), status=status)
 
 
 @router.post("/queue/{run_id}/pause")

@@ -47,6 +47,8 @@ class Steering:
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringPart(Context):
+    template = "runs/_steering.html"
+
     steering: Steering
     error: str
 
@@ -85,7 +87,7 @@ def list_places(known: list[WorkerRow], wish: str) -> list[tuple[str, str]]:
 def show_steering(request: Request, session: ReadSession, user: CurrentUser, run_id: str) -> HTMLResponse:
     """The card, for the page to take in while the run goes on."""
     run = store.get_run(session, user.id, run_id)
-    return render(request, "runs/_steering.html", SteeringPart(steering=steering_of(session, run), error=""))
+    return render(request, SteeringPart(steering=steering_of(session, run), error=""))
 
 
 def answer(request: Request, session: Session, actor: Actor, run_id: str, action: Callable[[], object]) -> Response:
@@ -102,7 +104,7 @@ def answer(request: Request, session: Session, actor: Actor, run_id: str, action
         return RedirectResponse(f"/runs/{run_id}", status_code=303)
     run = store.get_run(session, actor.id, run_id)
     part = SteeringPart(steering=steering_of(session, run), error=error)
-    return render(request, "runs/_steering.html", part, status=status)
+    return render(request, part, status=status)
 
 
 @router.post("/runs/{run_id}/pause")

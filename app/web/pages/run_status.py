@@ -54,6 +54,8 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class StandingPart(Context):
+    template = "runs/_standing.html"
+
     standing: Standing
 
 
@@ -61,7 +63,7 @@ class StandingPart(Context):
 def show_standing(request: Request, session: ReadSession, user: CurrentUser, run_id: str) -> HTMLResponse:
     """The card of stages and progress, for the page to take in."""
     standing = standing_of(session, store.get_run(session, user.id, run_id))
-    return render(request, "runs/_standing.html", StandingPart(standing=standing))
+    return render(request, StandingPart(standing=standing))
 
 
 def standing_of(session: Session, run: Run) -> Standing:

@@ -35,6 +35,8 @@ STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the f
 
 @dataclass(frozen=True, kw_only=True)
 class RunsPage(Context):
+    template = "runs/list.html"
+
     rows: list[RunRow]
     counts: dict[str, int]
     state: str
@@ -47,12 +49,16 @@ class RunsPage(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class RunRows(Context):
+    template = "runs/_rows.html"
+
     rows: list[RunRow]
     active_ids: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage(Context):
+    template = "runs/run.html"
+
     run: Run
     row: RunRow
     recipe: dict[str, Any]
@@ -78,14 +84,16 @@ class RunPage(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesPart(Context):
-    run_id: str
+    template = "runs/_samples.html"
+
     sample_step: int
     samples: list[Shown]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPart(Context):
-    run_id: str
+    template = "runs/_weights.html"
+
     dataset_id: str
     step: int
     batch: int
@@ -113,7 +121,7 @@ def list_runs(request: Request, session: ReadSession, user: CurrentUser, state: 
         active_ids=active(rows),
         num_datasets=runs.count_datasets(session, user.id),
     )
-    return render(request, "runs/list.html", context)
+    return render(request, context)
 
 
 @router.get("/runs/rows")
@@ -123,7 +131,7 @@ def refresh_rows(
     """The moving cells of these runs, for the list to take in."""
     found = [run for id in ids.split(",")[:PAGE_SIZE] if id and (run := session.get(Run, id)) and run.owner_id == user.id]
     rows = runs.describe_runs(session, found)
-    return render(request, "runs/_rows.html", RunRows(rows=rows, active_ids=active(rows)))
+    return render(request, RunRows(rows=rows, active_ids=active(rows)))
 
 
 def active(rows: list[RunRow]) -> list[str]:
@@ -162,7 +170,7 @@ def show_run(
         has_weights=run.kind == RunKind.TRAINING and method is Method.VAR,
         has_samples=run.kind == RunKind.TRAINING and method is not Method.REWARD_MODEL,
     )
-    return render(request, "runs/run.html", context)
+    return render(request, context)
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -226,7 +234,7 @@ def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
 def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_id: str, step: Step) -> HTMLResponse:
     store.get_run(session, user.id, run_id)
     shown = [show(entry) for entry in journal.list_samples(session, run_id, step)]
-    return render(request, "runs/_samples.html", SamplesPart(run_id=run_id, sample_step=step, samples=shown))
+    return render(request, SamplesPart(sample_step=step, samples=shown))
 
 
 @router.get("/runs/{run_id}/weights")
@@ -244,8 +252,8 @@ def show_weights(
     batch = int(logged.payload["batch"])
     rows = store.read_weights(files, run_id, batch)
     largest = max((row["weight"] for row in rows), default=0.0)
-    context = WeightsPart(run_id=run_id, dataset_id=run.dataset_id, step=number, batch=batch, rows=rows, largest=largest)
-    return render(request, "runs/_weights.html", context)
+    context = WeightsPart(dataset_id=run.dataset_id, step=number, batch=batch, rows=rows, largest=largest)
+    return render(request, context)
 
 
 def steps_of(run: Run) -> str:

@@ -68,12 +68,16 @@ class ShownScoring:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringsPage(Context):
+    template = "scorings/list.html"
+
     scorings: list[ShownScoring]
     next_after: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressPart(Context):
+    template = "scorings/_progress.html"
+
     shown: ShownScoring
     run: Run | None
     progress: str
@@ -82,6 +86,8 @@ class ProgressPart(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPage(ProgressPart):
+    template = "scorings/scoring.html"
+
     users: list[Run]
     check: RewardCheck | None
     verdict: Verdict | None
@@ -89,15 +95,21 @@ class ScoringPage(ProgressPart):
     values: dict[str, list[str]]
     tables: Tables | None
     error: StudioError | None
+    panel: None = None  # the tables stand by themselves, not in the panel of the launch form
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewPart(Context):
+    template = "scorings/_preview.html"
+
     tables: Tables
+    panel: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingPart(Context):
+    template = "scorings/_waiting.html"
+
     address: str
     detail: str
 
@@ -114,7 +126,7 @@ def list_scorings(
     found = store.list_scorings(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
     shown = [show(row) for row in store.describe_scorings(session, found[:PAGE_SIZE])]
     next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
-    return render(request, "scorings/list.html", ScoringsPage(scorings=shown, next_after=next_after))
+    return render(request, ScoringsPage(scorings=shown, next_after=next_after))
 
 
 @router.get("/scorings/{scoring_id}")
@@ -123,7 +135,7 @@ def show_scoring(request: Request, session: ReadSession, user: CurrentUser, scor
     page = scoring_page(session, user.id, scoring_id, {})
     if page.shown.facts is not None:
         previews.expect(session)
-    return render(request, "scorings/scoring.html", page)
+    return render(request, page)
 
 
 @router.get("/scorings/{scoring_id}/progress")
@@ -132,7 +144,7 @@ def show_progress(request: Request, session: ReadSession, user: CurrentUser, sco
     part = progress_part(session, user.id, scoring_id)
     if not part.shown.is_moving:
         return Response(status_code=200, headers={"hx-refresh": "true"})
-    return render(request, "scorings/_progress.html", part)
+    return render(request, part)
 
 
 @router.get("/scorings/{scoring_id}/preview")
@@ -153,17 +165,17 @@ async def preview_scoring(request: Request, database: CurrentDatabase, user: Cur
     def whole() -> HTMLResponse:
         with database.reading() as session:
             page = scoring_page(session, user.id, scoring_id, values_of(query), tables=tables, error=error)
-        return render(request, "scorings/scoring.html", page, status=error.status if error else 200)
+        return render(request, page, status=error.status if error else 200)
 
     return await read_apart(request, whole)
 
 
 def show_part(request: Request, tables: Tables | None, error: StudioError | None) -> HTMLResponse:
     if tables is not None:
-        return render(request, "scorings/_preview.html", PreviewPart(tables=tables))
+        return render(request, PreviewPart(tables=tables))
     if isinstance(error, Unavailable):
         address = f"{request.url.path}?{request.url.query}"
-        return render(request, "scorings/_waiting.html", WaitingPart(address=address, detail=error.detail))
+        return render(request, WaitingPart(address=address, detail=error.detail))
     assert error is not None
     raise error
 

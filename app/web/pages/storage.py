@@ -41,6 +41,8 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class StoragePage(Context):
+    template = "storage.html"
+
     storage: Storage
     bars: list[Bar]
 
@@ -51,4 +53,4 @@ def show_storage(request: Request, database: CurrentDatabase) -> HTMLResponse:
     storage = database.disk.look()
     parts = sorted(storage.parts.items(), key=lambda part: -part[1])
     bars = [Bar(*NAMES[name], num_bytes) for name, num_bytes in parts]
-    return render(request, "storage.html", StoragePage(storage=storage, bars=bars))
+    return render(request, StoragePage(storage=storage, bars=bars))

@@ -34,6 +34,8 @@ Budget = Annotated[str, Query(max_length=30)]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepsPage(Context):
+    template = "sweeps/list.html"
+
     rows: list[SweepRow]
     grids: dict[str, str]
     after: str
@@ -45,7 +47,8 @@ class SweepsPage(Context):
 class LivePart(Context):
     """What moves while runs go on."""
 
-    sweep: Sweep
+    template = "sweeps/_live.html"
+
     row: SweepRow
     comparison: Comparison
     best_label: str
@@ -59,6 +62,8 @@ class LivePart(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPage(LivePart):
+    template = "sweeps/sweep.html"
+
     recipe: dict[str, Any]
     names: RunRow | None  # of data set and models; None when no run is left
     grid: str
@@ -76,7 +81,7 @@ def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, after
         next_after=rows[-1].id if len(found) > PAGE_SIZE else "",
         moves=any(not row.state.final for row in rows),
     )
-    return render(request, "sweeps/list.html", context)
+    return render(request, context)
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -92,14 +97,14 @@ def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_
         grid=grid_of(sweep.request),
         baselines={name: title for name, (title, _) in BASELINES.items() if name not in there},
     )
-    return render(request, "sweeps/sweep.html", context)
+    return render(request, context)
 
 
 @router.get("/sweeps/{sweep_id}/live")
 def refresh_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
     """The parts of the page that move, for it to take in."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    return render(request, "sweeps/_live.html", LivePart(**live_parts(session, sweep, kl)))
+    return render(request, LivePart(**live_parts(session, sweep, kl)))
 
 
 def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
@@ -108,7 +113,6 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
     best = comparison.best
     front = [one for one in comparison.front if one.step > 0]  # before its first step each variant is the reference
     return {
-        "sweep": sweep,
         "row": comparison.row,
         "comparison": comparison,
         "best_label": labels[best.variant] if best else "",

@@ -15,7 +15,7 @@ from app.store import queue, workers
 from app.store.tables import Run
 from app.store.workers import WorkerRow
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render, render_part
 
 router = APIRouter()
 
@@ -62,6 +62,9 @@ class WorkerCard:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersPage(Context):
+    template = "workers/list.html"
+    part = "workers/_cards.html"
+
     cards: list[WorkerCard]
     num_alive: int
     num_slots: int
@@ -107,13 +110,13 @@ def running_of(row: WorkerRow, actor: Actor) -> list[RunningLine]:
 
 @router.get("/workers")
 def show_workers(request: Request, session: ReadSession, actor: CurrentActor) -> HTMLResponse:
-    return render(request, "workers/list.html", read_workers(session, actor))
+    return render(request, read_workers(session, actor))
 
 
 @router.get("/workers/cards")
 def show_cards(request: Request, session: ReadSession, actor: CurrentActor) -> HTMLResponse:
     """The moving part, for the page to take in."""
-    return render(request, "workers/_cards.html", read_workers(session, actor))
+    return render_part(request, read_workers(session, actor))
 
 
 def answer(request: Request, session: Session, actor: Actor) -> Response:
@@ -121,7 +124,7 @@ def answer(request: Request, session: Session, actor: Actor) -> Response:
     if not request.headers.get("hx-request"):
         return RedirectResponse("/workers", status_code=303)
     session.flush()
-    return render(request, "workers/_cards.html", read_workers(session, actor))
+    return render_part(request, read_workers(session, actor))
 
 
 @router.post("/workers/{worker_id}/pause")

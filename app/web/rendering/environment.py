@@ -7,7 +7,7 @@ Texts of data sets and models are escaped always; how their white space looks is
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -24,15 +24,29 @@ TEMPLATES = find_folder("templates")
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What every page's context derives from; a page adds its own fields."""
+    """What every page's context derives from; a page adds its template and its own fields, all of which the template reads.
+
+    `part`: a fragment that its template includes, for when only that moves.
+    """
+
+    template: ClassVar[str]
+    part: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErrorPage(Context):
+class ErrorNotice(Context):
+    template = "errors/_notice.html"
+
     title: str
     detail: str
-    status: int
     problems: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorPage(ErrorNotice):
+    template = "errors/error.html"
+
+    status: int
 
 
 @cache
@@ -51,8 +65,17 @@ def environment() -> Environment:
     return made
 
 
-def render(request: Request, template: str, context: Context, *, status: int = 200) -> HTMLResponse:
-    """A page, or with a `_fragment` template a part of one."""
+def render(request: Request, context: Context, *, status: int = 200) -> HTMLResponse:
+    """Render a page, or a part of one where its template is a `_fragment`."""
+    return to_response(request, context.template, context, status)
+
+
+def render_part(request: Request, context: Context, *, status: int = 200) -> HTMLResponse:
+    """Render only the part of a page that moves."""
+    return to_response(request, context.part, context, status)
+
+
+def to_response(request: Request, template: str, context: Context, status: int) -> HTMLResponse:
     html = fragment(template, **variables(context), request=request, user=getattr(request.state, "user", None))
     return HTMLResponse(html, status_code=status, headers={"vary": "hx-request"})
 
@@ -75,6 +98,6 @@ def full_storage(request: Request) -> Storage | None:
 
 def error_page(request: Request, error: StudioError) -> HTMLResponse:
     """The page for an error; asked by htmx, only the notice that goes into the page."""
-    template = "errors/_notice.html" if request.headers.get("hx-request") else "errors/error.html"
-    context = ErrorPage(title=error.title, detail=error.detail, status=error.status, problems=error.problems)
-    return render(request, template, context, status=error.status)
+    notice = ErrorNotice(title=error.title, detail=error.detail, problems=error.problems)
+    is_part = "hx-request" in request.headers
+    return render(request, notice if is_part else ErrorPage(**variables(notice), status=error.status), status=error.status)
