@@ -165,13 +165,6 @@ def finish(
     return RunState(run.state)
 
 
-def interrupt(session: Session, run_id: str, token: int, reason: str) -> RunState:
-    """Give the run back, its state saved, for another worker: interrupted, then queued. No failure is counted."""
-    run = _owned(session, run_id, token)
-    _interrupt(session, run, reason)
-    return RunState(run.state)
-
-
 def lose(
     session: Session, run_id: str, token: int, reason: str, *,
     remedy: str = "", log_tail: str = "", max_attempts: int = MAX_ATTEMPTS,

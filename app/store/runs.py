@@ -47,11 +47,6 @@ def lock_run(session: Session, run_id: str) -> Run:
     return run
 
 
-def has_queued(session: Session) -> bool:
-    """Whether any run waits for a worker."""
-    return session.scalar(select(Run.id).where(Run.state == RunState.QUEUED).limit(1)) is not None
-
-
 class Watched(NamedTuple):
     """What the supervisor of a running run looks for."""
 

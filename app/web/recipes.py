@@ -14,7 +14,6 @@ from app.domain.problems import PREDICATES, parse
 from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
 from app.domain.sweep import BASELINES, SweepRequest, parse_request
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
-from app.web.rendering.format import exact
 from app.web.rendering.wording import option_text
 
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
@@ -206,8 +205,3 @@ def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
 def as_asked(field: Field) -> Field:
     """What the preset decides starts empty, which means: as the preset says."""
     return fill(field, {field.path: ""}, []) if field.path in FROM_PRESET else field
-
-
-def write_lambda(value: float) -> str:
-    """A temperature as one would type it: four digits are plenty."""
-    return exact(float(f"{value:.4g}"))

@@ -12,6 +12,7 @@ is missing. `python -m tests.bench.presets_table OUT.jsonl` makes the tables.
 import argparse
 import hashlib
 import json
+import math
 import re
 import shutil
 import statistics
@@ -33,8 +34,8 @@ from worker.models.prompts import PromptFormat
 from worker.models.reward import RewardModel
 from worker.runner import main as run_attempt
 from worker.stages.examples import Lengths, prepare
-from worker.stages.scoring.pairs import score_logprobs
-from worker.var.ranks import spearman
+from worker.stages.scoring.pairs import mark_pairs, score_pairs
+from worker.var.ranks import average_ranks, spearman_of_ranks
 
 PRESETS = ("paper", "length_normalised", "within_prompt", "reward_weighted")
 # Equal weights are plain fine-tuning; the chosen half is read twice as often, so that every method sees as many responses.
@@ -169,6 +170,12 @@ def measure(artifacts: Path) -> dict[str, Any]:
     }
 
 
+def spearman(left: torch.Tensor, right: torch.Tensor) -> float | None:
+    """Spearman's ρ of two series; None when either has no spread."""
+    rho = float(spearman_of_ranks(average_ranks(left), average_ranks(right)))
+    return None if math.isnan(rho) else rho
+
+
 def judge(artifacts: Path, world: Path) -> dict[str, float]:
     """What the second judge thinks of the same answers."""
     samples = [json.loads(line) for line in (artifacts / "samples.jsonl").read_text().splitlines()]
@@ -204,7 +211,9 @@ def measure_shift(spec: RunSpec, trained: Path, world: Path) -> dict[str, float]
     scores = iter(model.score([(example.turns, response.content) for example in examples for response in example.responses]))
     by_people, by_judge = [], []
     for example in examples:
-        after, before = (score_logprobs(one.language_model, [example], cross=False)[0] for one in (policy, reference))
+        after, before = (
+            score_pairs(one.language_model, [example], mark_pairs([example], cross=False))[0] for one in (policy, reference)
+        )
         grown = (after - before) / torch.tensor([float(len(response.ids)) for response in example.responses])
         chosen = [response.preference == 1 for response in example.responses].index(True)
         judged = [next(scores) for _ in example.responses]

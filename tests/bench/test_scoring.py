@@ -29,8 +29,8 @@ from worker.stages.prepare import lay_ground
 from worker.stages.scoring.backends import NAIVE, SHARED, score_by
 from worker.stages.scoring.cache import CROSS, GROUP_SIZE, Wanted, read_scores, score_in_groups
 from worker.stages.scoring.cached import lay_out
-from worker.stages.scoring.index import keep_index, read_index
-from worker.stages.scoring.pairs import own_prompts, read_rewards, score_logprobs, score_pairs, score_until_hopeless
+from worker.stages.scoring.index import keep_index
+from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs, score_until_hopeless
 from worker.stages.scoring.stage import score_all
 from worker.stages.training.weights import weigh
 from worker.var.certificate import logprob_floors
@@ -167,7 +167,7 @@ def test_what_dropping_pairs_half_way_spares_the_policy(tmp_path, shared):
     print()
     for name, model in (("stories260K", small.language_model), ("6 layers x 384", build(512, width=384))):
         full = seconds_of(lambda model=model: score_pairs(model, batch, cross_BM))
-        own_logprob_M = score_logprobs(model, batch, cross=False).gather(0, own_M[None])[0]
+        own_logprob_M = score_pairs(model, batch, mark_pairs(batch, cross=False)).gather(0, own_M[None])[0]
         floor_BM = logprob_floors(own_M, own_logprob_M, reward_M, 0.3, reward_M)
         never_BM = torch.full_like(floor_BM, -torch.inf)
         stopped = seconds_of(
@@ -248,8 +248,7 @@ def score_plan(model: LanguageModel, folder: Path, examples: list[Encoded], batc
         keep_index(folder, batches, "model")
 
     seconds = seconds_of(whole)
-    index = read_index(folder, keep_index(folder, batches, "model").key)
-    assert len(read_scores(folder, wanted.key).dense(index)) == layout.count_pairs(CROSS)
+    assert len(read_scores(folder, wanted.key).scores) == layout.count_pairs(CROSS)
     prompts = sum(len(example.prompt_ids) for example in examples)
     answers = sum(len(batch) * sum(len(r.ids) for e in batch for r in e.responses) for batch in batches)
     return seconds, layout.count_pairs(CROSS), prompts + answers

@@ -18,6 +18,7 @@ from app.store.files.files import Files
 from app.store.tables import Run, Worker
 from tests.conftest import Library, make_library
 
+STOPPED = OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped.")
 SUCCESS = OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"loss": 0.5})
 
 
@@ -65,7 +66,7 @@ def test_eight_workers_begin_forty_runs_once_each(either_database: Database) -> 
                 claimed.append(claim)
             else:
                 with either_database.reading() as session:  # another worker may hold the last one's lock for a moment
-                    if not runs.has_queued(session):
+                    if not runs.count_runs(session, "user_ada").get("queued"):
                         return
 
     threads = [threading.Thread(target=work, args=[f"worker-{n}"]) for n in range(8)]
@@ -205,7 +206,7 @@ def test_a_stale_token_changes_nothing(either_database: Database) -> None:
     for write in (
         lambda session: attempts.renew(session, run_id, old.token, 30),
         lambda session: attempts.finish(session, run_id, old.token, SUCCESS),
-        lambda session: attempts.interrupt(session, run_id, old.token, "x"),
+        lambda session: attempts.finish(session, run_id, old.token, STOPPED),
         lambda session: attempts.lose(session, run_id, old.token, "x"),
     ):
         with pytest.raises(StaleToken), either_database.writing() as session:
@@ -220,7 +221,7 @@ def test_an_interrupted_run_waits_again_at_its_old_place_and_no_failure_is_count
     first, second = launch(database, library, 2)
     claim = begin_one(database)
     with database.writing() as session:
-        assert attempts.interrupt(session, first, claim.token, "The worker was stopped.") == "queued"
+        assert attempts.finish(session, first, claim.token, STOPPED) == "queued"
     assert read_states(database, first) == ["queued", "running", "interrupted", "queued"]
     run = fetch(database, first)
     assert (run.num_failures, run.worker_id, run.lease_expires_at) == (0, None, None)

@@ -62,7 +62,7 @@ READS: dict[str, Callable[[Session, str], Any]] = {
     "events of a kind": lambda session, run_id: journal.read(session, run_id, kinds=["finding"]),
     "the newest event of a kind": lambda session, run_id: journal.latest(session, run_id, "step"),
     "samples": lambda session, run_id: journal.list_sample_steps(session, run_id),
-    "what a worker looks at": lambda session, run_id: (runs.has_queued(session), runs.watch(session, [run_id])),
+    "what a worker looks at": lambda session, run_id: runs.watch(session, [run_id]),
 }
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.domain.metrics import CATALOGUE, WEIGHT_EDGES
 from tests.var.batches import as_candidates, draw_batch
-from worker.var.diagnostics import average_ranks, describe_weights, histogram, spearman
+from worker.var.diagnostics import describe_weights, histogram
+from worker.var.ranks import average_ranks, spearman_of_ranks
 from worker.var.weights import Candidates, WeightChoices, compute_weights
 
 torch.set_num_threads(1)
@@ -181,6 +182,11 @@ def test_the_catalogues_edges_put_one_at_an_edge_and_span_ten_decades() -> None:
 
 def test_ties_share_the_mean_of_their_ranks() -> None:
     assert average_ranks(torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [4.0, 1.0, 4.0, 2.0, 4.0]
+
+
+def spearman(left: torch.Tensor, right: torch.Tensor) -> float | None:
+    rho = float(spearman_of_ranks(average_ranks(left), average_ranks(right)))
+    return None if math.isnan(rho) else rho
 
 
 def test_spearman_worked_by_hand() -> None:

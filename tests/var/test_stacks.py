@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tests.var.batches import as_candidates, draw_batch
 from worker.var.candidates import Candidates, StackedCandidates, stack
 from worker.var.certificate import droppable, logprob_floors
-from worker.var.describe import describe_stack
+from worker.var.describe import describe_weighed
 from worker.var.diagnostics import describe_weights, histogram
 from worker.var.lambdas import TargetUnreachable, find_lambda, find_stacked_lambda, stack_alike
 from worker.var.ranks import average_ranks
-from worker.var.stacks import compute_stacked_weights, effective_sample_sizes
+from worker.var.stacks import Weighed, effective_sample_sizes, weigh
+from worker.var.terms import make_terms
 from worker.var.weights import WeightChoices, compute_weights
 
 torch.set_num_threads(1)
@@ -43,6 +44,12 @@ def draw_ragged(shapes: list[list[int]], seed: int, *, some_enter: bool, ties: b
     return [replace(b, enters_M=torch.rand(len(b.own_M), generator=chance) < 0.6) if some_enter else b for b in batches]
 
 
+def weigh_stack(
+    stacked: StackedCandidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0
+) -> Weighed:
+    return weigh(make_terms(stacked, choices, reward_mean, reward_std), choices.lambda_)
+
+
 def pad(values: list[torch.Tensor]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
 
@@ -64,8 +71,9 @@ def test_any_stack_has_the_numbers_of_each(
 
 def compare_with_each(batches: list[Candidates], choices: WeightChoices) -> None:
     preferences = [torch.arange(len(b.own_M)) % 3 - 1 for b in batches]
-    weight_SM = compute_stacked_weights(stack(batches), choices, **SPREAD)
-    found = describe_stack(stack(batches), choices, pad(preferences), **SPREAD)
+    weighed = weigh_stack(stack(batches), choices, **SPREAD)
+    weight_SM = weighed.weight_SM
+    found = describe_weighed(weighed, weight_SM, pad(preferences))
     for s, (batch, preference_M) in enumerate(zip(batches, preferences, strict=True)):
         weight_M = compute_weights(batch, choices, **SPREAD)
         num = len(weight_M)
@@ -80,7 +88,7 @@ def test_a_batch_without_any_response_in_the_loss_weighs_nothing_beside_others()
     batches = draw_ragged([[2, 2], [1, 2]], 1, some_enter=False)
     nobody = replace(batches[1], enters_M=torch.zeros(3, dtype=torch.bool))
     for choices in EVERY_CHOICE[::7]:
-        weight_SM = compute_stacked_weights(stack([batches[0], nobody]), choices)
+        weight_SM = weigh_stack(stack([batches[0], nobody]), choices).weight_SM
         assert weight_SM[0].all()
         assert weight_SM[1].tolist() == [0.0] * 4
     assert effective_sample_sizes(weight_SM)[1] == 0
@@ -109,9 +117,9 @@ def in_order(batch: Candidates) -> Candidates:
 def test_rows_of_own_responses_alone_give_the_same_numbers_within_a_prompt(choices: WeightChoices) -> None:
     batch = in_order(as_candidates(draw_batch(4, sizes=(3, 1, 2, 2))))
     weight_M = compute_weights(batch, choices, **SPREAD)
-    weight_SM = compute_stacked_weights(only_own(batch), choices, **SPREAD)
-    assert weight_SM[0].tolist() == pytest.approx(weight_M.tolist(), rel=1e-9)
-    found = describe_stack(only_own(batch), choices, **SPREAD)
+    weighed = weigh_stack(only_own(batch), choices, **SPREAD)
+    assert weighed.weight_SM[0].tolist() == pytest.approx(weight_M.tolist(), rel=1e-9)
+    found = describe_weighed(weighed, weighed.weight_SM)
     expected = describe_weights(batch, weight_M, choices, **SPREAD)
     numbers = {key: float(value_S[0]) for key, value_S in found.items() if not value_S[0].isnan()}
     assert numbers == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -127,10 +135,11 @@ def test_one_row_stands_for_all_prompts_of_the_control(choices: WeightChoices) -
     )  # fmt: skip
     choices = replace(choices, partition_scope="batch")
     weight_M = compute_weights(batch, choices, **SPREAD)
-    assert compute_stacked_weights(row, choices, **SPREAD)[0].tolist() == pytest.approx(weight_M.tolist(), rel=1e-9)
+    weighed = weigh_stack(row, choices, **SPREAD)
+    assert weighed.weight_SM[0].tolist() == pytest.approx(weight_M.tolist(), rel=1e-9)
     expected = describe_weights(batch, weight_M, choices, **SPREAD)
     numbers = {
-        key: float(value_S[0]) for key, value_S in describe_stack(row, choices, **SPREAD).items() if not value_S[0].isnan()
+        key: float(value_S[0]) for key, value_S in describe_weighed(weighed, weighed.weight_SM).items() if not value_S[0].isnan()
     }
     assert numbers == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
@@ -157,9 +166,7 @@ def test_dropped_pairs_change_no_weight_and_their_rewards_are_not_read(cross_rew
     assert num_dropped > 10
     for lambda_ in (0.5, 1.0, 100.0):
         served = replace(choices, lambda_=lambda_)
-        assert torch.allclose(
-            compute_stacked_weights(stack(kept), served), compute_stacked_weights(stack(fulls), served), atol=1e-9
-        )
+        assert torch.allclose(weigh_stack(stack(kept), served).weight_SM, weigh_stack(stack(fulls), served).weight_SM, atol=1e-9)
         for full, part in zip(fulls, kept, strict=True):
             weight_M = compute_weights(part, served)
             assert (weight_M - compute_weights(full, served)).abs().max() < 1e-9

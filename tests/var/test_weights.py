@@ -19,7 +19,7 @@ from worker.var.weights import (
     compute_weights,
     effective_sample_size,
     find_lambda,
-    partition_shares,
+    weigh_batch,
 )
 
 SETTINGS = {
@@ -277,7 +277,7 @@ def test_foreign_entries_may_be_missing_within_a_prompt() -> None:
     for choices in FORMS:
         choices = replace(choices, partition_scope="prompt")
         assert torch.equal(compute_weights(holed, choices), compute_weights(batch, choices))
-        assert partition_shares(holed, choices).isfinite().all()
+        assert weigh_batch(holed, choices).share_SBC.isfinite().all()
 
 
 def test_foreign_rewards_may_be_missing_when_reused() -> None:

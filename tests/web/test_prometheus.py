@@ -9,7 +9,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.domain.events import SpoolLine
+from app.domain.events import OutcomeReached, SpoolLine
+from app.domain.run import Outcome
 from app.services import attempts, recordings
 from app.store.database import now
 from app.store.files.objects import ObjectStore
@@ -108,7 +109,7 @@ def test_queue_runs_and_attempts_are_those_of_the_database(studio, client):
     assert value(found, "studio_run_tokens_per_second", run_id=running) == 800
     assert value(found, "studio_worker_runs", worker="gpu-1") == 1
     with studio.database.writing() as session:
-        attempts.interrupt(session, running, again.token, "Enough.")
+        attempts.finish(session, running, again.token, OutcomeReached(outcome=Outcome.INTERRUPTED, reason="Enough."))
         session.get(Run, waiting).held_at = None
         session.get(Run, waiting).queued_at = now(session) - timedelta(seconds=90)
     later = scrape(client)

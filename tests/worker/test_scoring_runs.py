@@ -44,7 +44,7 @@ def test_a_scoring_run_scores_every_pair_and_trains_nothing(scored):
     for part in (facts.logprob, facts.reward):
         assert (part.hit, part.num_scored) == (False, part.num_pairs)
         assert part.miss_reason.endswith("kept yet.")
-        assert part.num_pairs == sum(index.sizes) == len(read_scores(scorings, part.key).dense(index))
+        assert part.num_pairs == sum(index.sizes) == len(read_scores(scorings, part.key).scores)
         assert part.size_bytes == (scorings / part.key / "scores.safetensors").stat().st_size
         assert part.seconds > 0
     assert facts.num_responses == len(index.own_N)

@@ -9,28 +9,14 @@ import math
 import torch
 from torch import Tensor
 
-from worker.var.candidates import StackedCandidates, WeightChoices
 from worker.var.ranks import average_ranks, spearman_of_ranks
-from worker.var.stacks import Weighed, effective_sample_sizes, weigh
-from worker.var.terms import allowed, make_terms, own_rewards
+from worker.var.stacks import Weighed, effective_sample_sizes
+from worker.var.terms import allowed, own_rewards
 
 ABOVE, BELOW = 0.99, 0.01
 CHOSEN, REJECTED = 1, -1
 EQUAL = 2e-6  # weights that differ by less are ties: where shares come near 1, the rest is float32's rounding
 QUANTILES = {"weight/p10": 0.1, "weight/p50": 0.5, "weight/p90": 0.9}
-
-
-def describe_stack(
-    stack: StackedCandidates,
-    choices: WeightChoices,
-    preference_SM: Tensor | None = None,
-    *,
-    reward_mean: float = 0.0,
-    reward_std: float = 1.0,
-) -> dict[str, Tensor]:
-    """All `weight/…` and `reward/…` metrics of every batch of a stack: the same numbers as describe_weights gives one by one."""
-    weighed = weigh(make_terms(stack, choices, reward_mean, reward_std), choices.lambda_)
-    return describe_weighed(weighed, weighed.weight_SM, preference_SM)
 
 
 @torch.no_grad()

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from worker.var.candidates import Candidates, WeightChoices
 from worker.var.describe import describe_weighed
-from worker.var.ranks import average_ranks, spearman
 from worker.var.weights import weigh_batch
-
-__all__ = ["average_ranks", "describe_weights", "histogram", "spearman"]
 
 
 @torch.no_grad()

@@ -33,12 +33,3 @@ def token_coefficients(weight_M: Tensor, num_tokens_M: Tensor, loss_norm: LossNo
     if loss_norm == "sequence_mean":
         return weight_M / (num_responses * num_tokens_M.clamp(min=1))
     raise ValueError(f"unknown loss_norm {loss_norm!r}: use token_mean, sequence_sum or sequence_mean")
-
-
-def weighted_loss(logits_NV: Tensor, target_N: Tensor, owner_N: Tensor, coefficient_M: Tensor) -> Tensor:
-    """The loss written out in full, L = −Σ_n c_owner(n) log softmax(z_n)[y_n]: the reference that the chunked one is held to.
-
-    `owner_N`: which response each token belongs to. Differentiable in the logits; makes the whole [N, V] table.
-    """
-    logprob_N = torch.log_softmax(logits_NV, dim=-1).gather(1, target_N[:, None])[:, 0]
-    return -(coefficient_M[owner_N] * logprob_N).sum()

@@ -21,12 +21,6 @@ def average_ranks(values: Tensor, counted: Tensor | None = None, *, tolerance: f
     return torch.empty_like(values).scatter(-1, order, (first + last).double() / 2 + 1)
 
 
-def spearman(left: Tensor, right: Tensor, counted: Tensor | None = None) -> float | None:
-    """Spearman's ρ of two series [N]; None when either has no spread."""
-    rho = spearman_of_ranks(average_ranks(left, counted), average_ranks(right, counted), counted)
-    return None if bool(rho.isnan()) else float(rho)
-
-
 def spearman_of_ranks(left: Tensor, right: Tensor, counted: Tensor | None = None) -> Tensor:
     """Spearman's ρ along the last dimension from average ranks: Pearson's correlation of them; NaN without spread."""
     counted = torch.ones_like(left, dtype=torch.bool) if counted is None else counted

@@ -11,14 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from worker.var.candidates import StackedCandidates, WeightChoices, stack
+from worker.var.candidates import StackedCandidates, stack
 from worker.var.terms import Terms, make_terms
 
 __all__ = [
     "StackedCandidates",
     "TooSmallLambda",
     "Weighed",
-    "compute_stacked_weights",
     "effective_sample_sizes",
     "make_terms",
     "stack",
@@ -90,16 +89,6 @@ def weigh(terms: Terms, lambda_: float) -> Weighed:
     else:
         own_SM = gather_own(term_SBC)
     return Weighed(terms, lambda_, term_SBC, own_SM - log_z_SB.gather(1, terms.stack.own_SM))
-
-
-def compute_stacked_weights(
-    stack: StackedCandidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0
-) -> Tensor:
-    """w_j of every response of every batch: float32 (float64 stays) [S, M], detached; 0 where a stack is only filled up.
-
-    The same numbers as compute_weights gives batch by batch, which is a stack of one.
-    """
-    return weigh(make_terms(stack, choices, reward_mean, reward_std), choices.lambda_).weight_SM
 
 
 def effective_sample_sizes(weight_SM: Tensor) -> Tensor:

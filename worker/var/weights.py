@@ -18,7 +18,6 @@ __all__ = [
     "compute_weights",
     "effective_sample_size",
     "find_lambda",
-    "partition_shares",
     "weigh_batch",
 ]
 
@@ -26,13 +25,6 @@ __all__ = [
 def weigh_batch(candidates: Candidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0) -> Weighed:
     """One batch with its weights and all that they are made of, as a stack of one."""
     return weigh(make_terms(stack([candidates]), choices, reward_mean, reward_std), choices.lambda_)
-
-
-def partition_shares(
-    candidates: Candidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0
-) -> Tensor:
-    """Each candidate's share of Z(x_i): softmax over j of [log prior_ij + r_ij/λ]; [B, M], rows sum to 1."""
-    return weigh_batch(candidates, choices, reward_mean=reward_mean, reward_std=reward_std).share_SBC[0]
 
 
 def compute_weights(

@@ -18,21 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worker.stages.scoring.artifacts import Manifest, keep, list_manifests, make_key, read_manifest, write_tensors
-from worker.stages.scoring.index import Index, read_index
-
-__all__ = [
-    "CROSS",
-    "EARLY",
-    "OWN",
-    "FlatScores",
-    "Layout",
-    "Wanted",
-    "find_scoring",
-    "read_dropped",
-    "read_index",
-    "read_scores",
-    "score_in_groups",
-]
 
 FILE = "scores.safetensors"
 GROUP_SIZE = 16  # batches; a kill loses at most one group
@@ -58,14 +43,6 @@ class FlatScores:
     def cross(self) -> bool:
         """Whether `scores` holds whole matrices [B, M]; otherwise one number per response, for its own prompt."""
         return self.manifest.extent != OWN
-
-    def dense(self, index: Index) -> Tensor:
-        """All matrices [B, M] row by row, end to end; NaN for pairs that were not asked for."""
-        if self.cross:
-            return self.scores
-        whole = torch.full((sum(index.sizes),), torch.nan)
-        whole[index.places] = self.scores
-        return whole
 
 
 def read_dropped(raw: Tensor) -> Tensor:

@@ -27,6 +27,12 @@ def own_prompts(batch: Sequence[Encoded]) -> Tensor:
     return torch.tensor([i for i, example in enumerate(batch) for _ in example.responses])
 
 
+def mark_pairs(batch: Sequence[Encoded], *, cross: bool) -> Tensor:
+    """Which pairs are asked for: all of a batch, or each response with its own prompt; bool [B, M]."""
+    own_BM = own_prompts(batch) == torch.arange(len(batch))[:, None]
+    return torch.ones_like(own_BM) if cross else own_BM
+
+
 def needs_cross_logprobs(weights: WeightSettings) -> bool:
     """Whether the weights read log π_ref of other prompts' responses."""
     return weights.partition_scope == "batch" and weights.weight_form != "reward"
@@ -86,24 +92,17 @@ def _hash_examples(examples: Sequence[Encoded]) -> str:
 
 
 def score_rewards(
-    model: RewardModel, batch: Sequence[Encoded], *, cross: bool, check: Callable[[], None] = lambda: None
+    model: RewardModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """r(x_i, y_j) as [B, M] float32; without `cross` only own pairs are asked, the rest is NaN."""
-    own_M = own_prompts(batch)
+    """r(x_i, y_j) of the marked pairs as [B, M] float32; NaN elsewhere."""
     contents = [response.content for example in batch for response in example.responses]
-    pairs = [(i, j) for i in range(len(batch)) for j in range(len(contents)) if cross or own_M[j] == i]
-    reward_BM = torch.full((len(batch), len(contents)), NAN)
-    index = torch.tensor(pairs)
-    reward_BM[index[:, 0], index[:, 1]] = torch.tensor(model.score([(batch[i].turns, contents[j]) for i, j in pairs], check))
-    return reward_BM
+    asked = [(batch[i].turns, contents[j]) for i, j in wanted_BM.nonzero().tolist()]
+    return torch.full(wanted_BM.shape, NAN).masked_scatter(wanted_BM, torch.tensor(model.score(asked, check)))
 
 
 def require_finite(score_BM: Tensor, batch: Sequence[Encoded], *, cross: bool, what: str) -> Tensor:
     """The scores themselves; raises ModelInvalid when one that was asked for is not a finite number."""
-    asked_BM = torch.ones_like(score_BM, dtype=torch.bool)
-    if not cross:
-        asked_BM = own_prompts(batch) == torch.arange(len(batch))[:, None]
-    missing = (asked_BM & ~score_BM.isfinite()).nonzero()
+    missing = (mark_pairs(batch, cross=cross) & ~score_BM.isfinite()).nonzero()
     if len(missing):
         example = batch[int(missing[0, 0])]
         raise ModelInvalid(
@@ -124,18 +123,6 @@ def read_rewards(recipe: Recipe, batch: Sequence[Encoded]) -> Tensor:
     reward_BM = torch.full((len(batch), len(column)), NAN)
     reward_BM[own_M, torch.arange(len(column))] = torch.tensor(column)
     return reward_BM
-
-
-@torch.inference_mode()
-def score_logprobs(
-    model: LanguageModel, batch: Sequence[Encoded], *, cross: bool, check: Callable[[], None] = lambda: None
-) -> Tensor:
-    """log π_ref(y_j|x_i), summed over tokens, as [B, M] float32 on the CPU; without `cross` only own pairs, the rest NaN."""
-    own_M = own_prompts(batch)
-    wanted_BM = torch.ones(len(batch), len(own_M), dtype=torch.bool)
-    if not cross:
-        wanted_BM = own_M == torch.arange(len(batch))[:, None]
-    return score_pairs(model, batch, wanted_BM, check)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """Where scores come from: the reward model and the reference policy, each loaded when first asked, and dropped when told."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
 from worker.stages.scoring.backends import SHARED, choose_backend, score_by
 from worker.stages.scoring.cache import Wanted
-from worker.stages.scoring.pairs import describe_plan, hash_texts, hash_tokens, score_until_hopeless
+from worker.stages.scoring.pairs import NAN, describe_plan, hash_texts, hash_tokens, score_rewards, score_until_hopeless
 
 
 class RewardSource:
@@ -48,6 +48,12 @@ class RewardSource:
         self._model = None
         gc.collect()
         release_memory()
+
+    def score(self, batch: Sequence[Encoded], wanted_BM: Tensor) -> Tensor:
+        """r(x_i, y_j) of the marked pairs as [B, M] float32, NaN elsewhere; where none is marked, no model is loaded."""
+        if not bool(wanted_BM.any()):
+            return torch.full(wanted_BM.shape, NAN)
+        return score_rewards(self.model, batch, wanted_BM, self._attempt.stop.check)
 
     @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -126,17 +132,3 @@ def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
     if fault := loaded.language_model.flex_fault:
         attempt.log(f"FlexAttention is off for this model, so packed rows take longer: {fault}", "warning")
     return loaded.language_model
-
-
-def ask_pairs(
-    source: RewardSource, batch: Sequence[Encoded], reward_BM: Tensor, asked_BM: Tensor, check: Callable[[], None]
-) -> Tensor:
-    """`reward_BM` with the entries of the marked pairs filled in by the reward model, which is loaded only if there are any."""
-    contents = [response.content for example in batch for response in example.responses]
-    pairs: list[list[int]] = asked_BM.nonzero().tolist()
-    if not pairs:
-        return reward_BM
-    filled_BM, index = reward_BM.clone(), torch.tensor(pairs)
-    scores = source.model.score([(batch[i].turns, contents[j]) for i, j in pairs], check)
-    filled_BM[index[:, 0], index[:, 1]] = torch.tensor(scores)
-    return filled_BM

@@ -22,11 +22,11 @@ from worker.stages.scoring.cache import CROSS, OWN, Layout
 from worker.stages.scoring.cached import Part, find_or_score, gather_own, lay_out
 from worker.stages.scoring.index import keep_index, read_index
 from worker.stages.scoring.pairs import (
+    mark_pairs,
     needs_cross_logprobs,
     needs_cross_rewards,
     read_rewards,
     require_finite,
-    score_rewards,
 )
 from worker.stages.scoring.reward_check import check_index
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
@@ -102,7 +102,7 @@ def get_rewards(attempt: Attempt, ground: Ground, layout: Layout, extent: str, s
 
     def score(k: int) -> tuple[Tensor, int]:
         batch = ground.batches[k]
-        reward_BM = score_rewards(source.model, batch, cross=cross, check=attempt.stop.check)
+        reward_BM = source.score(batch, mark_pairs(batch, cross=cross))
         reward_BM = require_finite(reward_BM, batch, cross=cross, what="The reward model")
         return reward_BM, int(reward_BM.isfinite().sum())
 
@@ -116,9 +116,8 @@ def get_logprobs(attempt: Attempt, ground: Ground, layout: Layout, extent: str, 
     cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
-        batch, own_M = ground.batches[k], layout.own[k]
-        wanted_BM = (own_M == torch.arange(len(batch))[:, None]) | cross
-        logprob_BM = reference.score(batch, wanted_BM)
+        batch = ground.batches[k]
+        logprob_BM = reference.score(batch, mark_pairs(batch, cross=cross))
         logprob_BM = require_finite(logprob_BM, batch, cross=cross, what="The policy")
         return logprob_BM, int(logprob_BM.isfinite().sum())
 

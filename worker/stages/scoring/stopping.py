@@ -23,8 +23,8 @@ from worker.stages.attempt import Attempt
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import EARLY, Layout, read_dropped
 from worker.stages.scoring.cached import Part, find_or_score, gather_own
-from worker.stages.scoring.pairs import needs_cross_rewards, require_finite
-from worker.stages.scoring.sources import ReferenceSource, RewardSource, ask_pairs
+from worker.stages.scoring.pairs import mark_pairs, needs_cross_rewards, require_finite
+from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import bound_rewards, droppable, holds_for, logprob_floors
 
@@ -111,7 +111,7 @@ def _score_logprobs(
     def score(k: int) -> tuple[Tensor, int]:
         batch, own_M = ground.batches[k], layout.own[k]
         if before is None:
-            own_BM = own_M == torch.arange(len(batch))[:, None]
+            own_BM = mark_pairs(batch, cross=False)
             raw_BM, wanted_BM = reference.score(batch, own_BM), ~own_BM
             floor_BM = certificates.floors(k, own_M, raw_BM)
         else:  # a pair comes back when what was known of it when it was dropped would no longer do
@@ -145,7 +145,8 @@ def _ask_survivors(
 
     def score(k: int) -> tuple[Tensor, int]:
         needed_BM, known_BM = raw.matrices[k] <= 0, before.matrices[k]
-        reward_BM = ask_pairs(reward, ground.batches[k], known_BM, needed_BM & known_BM.isnan(), attempt.stop.check)
+        asked_BM = needed_BM & known_BM.isnan()
+        reward_BM = torch.where(asked_BM, reward.score(ground.batches[k], asked_BM), known_BM)
         if not reward_BM[needed_BM].isfinite().all():
             raise ModelInvalid(
                 "The reward model gives a number that is not finite for a pair of the data set. "

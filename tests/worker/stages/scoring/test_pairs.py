@@ -11,12 +11,13 @@ from worker.models.reward import RewardModel
 from worker.stages.scoring.pairs import (
     hash_texts,
     hash_tokens,
+    mark_pairs,
     needs_cross_logprobs,
     needs_cross_rewards,
     own_prompts,
     read_rewards,
     require_finite,
-    score_logprobs,
+    score_pairs,
     score_rewards,
 )
 
@@ -39,20 +40,22 @@ def naive_logprobs(network, batch) -> torch.Tensor:
 def test_scores_equal_one_full_pass_per_pair(workshop, batches, kind, shared):
     model = replace(load_policy(workshop.policy(kind), dtype="float32", device="cpu").language_model, shares_prefix=shared)
     want = naive_logprobs(model.network, batches[0])
-    torch.testing.assert_close(score_logprobs(model, batches[0], cross=True), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(score_pairs(model, batches[0], mark_pairs(batches[0], cross=True)), want, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("budget", [1, 150, 500])
 def test_a_small_memory_budget_changes_nothing(policy, batches, monkeypatch, budget):
-    want = score_logprobs(policy.language_model, batches[1], cross=True)
+    want = score_pairs(policy.language_model, batches[1], mark_pairs(batches[1], cross=True))
     chunk, padded = prefix.chunk, prefix.chunk_padded
     monkeypatch.setattr(prefix, "chunk", lambda items, costs, kinds, _: chunk(items, costs, kinds, budget))
     monkeypatch.setattr(prefix, "chunk_padded", lambda items, widths, _: padded(items, widths, budget))
-    torch.testing.assert_close(score_logprobs(policy.language_model, batches[1], cross=True), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        score_pairs(policy.language_model, batches[1], mark_pairs(batches[1], cross=True)), want, rtol=1e-5, atol=1e-3
+    )
 
 
 def test_without_cross_terms_only_own_pairs_are_scored(policy, batches):
-    whole, own = (score_logprobs(policy.language_model, batches[0], cross=cross) for cross in (True, False))
+    whole, own = (score_pairs(policy.language_model, batches[0], mark_pairs(batches[0], cross=cross)) for cross in (True, False))
     is_own = own_prompts(batches[0]) == torch.arange(len(batches[0]))[:, None]
     assert torch.equal(~own.isnan(), is_own)
     torch.testing.assert_close(own[is_own], whole[is_own], rtol=1e-5, atol=1e-3)
@@ -60,7 +63,7 @@ def test_without_cross_terms_only_own_pairs_are_scored(policy, batches):
 
 def test_the_reward_model_is_asked_about_every_pair_or_only_about_own_ones(workshop, batches):
     model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
-    whole, own = (score_rewards(model, batches[0], cross=cross) for cross in (True, False))
+    whole, own = (score_rewards(model, batches[0], mark_pairs(batches[0], cross=cross)) for cross in (True, False))
     is_own = own_prompts(batches[0]) == torch.arange(len(batches[0]))[:, None]
     assert not whole.isnan().any()
     assert torch.equal(~own.isnan(), is_own)

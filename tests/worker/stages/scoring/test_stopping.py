@@ -20,7 +20,7 @@ from worker.stages.attempt import Attempt
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring import pairs, stopping
 from worker.stages.scoring.cache import CROSS, EARLY
-from worker.stages.scoring.pairs import score_logprobs, score_until_hopeless
+from worker.stages.scoring.pairs import mark_pairs, score_pairs, score_until_hopeless
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.scoring.stage import Scores, score_all
 from worker.stages.scoring.stopping import find_stopping_lambda
@@ -108,10 +108,12 @@ def test_a_bound_that_was_too_low_is_raised_and_what_it_uncovers_is_scored(works
     )  # fmt: skip
 
     # A reward model that praises other prompts' responses beyond anything it says of own ones.
-    def praise(source, batch, reward_BM, asked_BM, check):
-        return torch.where(asked_BM, reward_BM.nan_to_num(0.0) + 5.0, reward_BM)
+    def praise(source, batch, wanted_BM):
+        own_BM = mark_pairs(batch, cross=False)
+        return torch.where(wanted_BM & ~own_BM, 5.0, score(source, batch, wanted_BM & own_BM))
 
-    monkeypatch.setattr(stopping, "ask_pairs", praise)
+    score = RewardSource.score
+    monkeypatch.setattr(RewardSource, "score", praise)
     scores, _ = score_as_told(folder)
     texts = [event["payload"]["text"] for event in read_events(folder, "log")]
     assert any("is above the assumed bound of" in text for text in texts)
@@ -147,8 +149,8 @@ def test_chunks_of_any_size_give_the_sums_of_whole_responses(workshop, batches, 
     monkeypatch.setattr(pairs, "CHUNK", size)
     model = load.load_policy(workshop.policy(kind), dtype="float32", device="cpu").language_model
     batch = batches[0]
-    want = score_logprobs(model, batch, cross=True)
-    wanted = torch.ones_like(want, dtype=torch.bool)
+    wanted = mark_pairs(batch, cross=True)
+    want = score_pairs(model, batch, wanted)
     never = torch.full_like(want, -torch.inf)
     torch.testing.assert_close(score_until_hopeless(model, batch, wanted, never, go_on), want, rtol=1e-5, atol=1e-3)
     floor = want.mean() + never.nan_to_num(neginf=0.0)

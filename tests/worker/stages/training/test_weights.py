@@ -7,7 +7,7 @@ import torch
 from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import make_recipe
 from worker.stages.examples import Prepared
-from worker.stages.scoring.pairs import own_prompts, read_rewards, score_logprobs
+from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs
 from worker.stages.training.findings import data_findings
 from worker.stages.training.weights import save_weights, weigh
 from worker.var.weights import effective_sample_size
@@ -15,7 +15,7 @@ from worker.var.weights import effective_sample_size
 
 @pytest.fixture(scope="module")
 def scored(batches, policy):
-    logprobs = [score_logprobs(policy.language_model, batch, cross=True) for batch in batches]
+    logprobs = [score_pairs(policy.language_model, batch, mark_pairs(batch, cross=True)) for batch in batches]
     return batches, logprobs, [read_rewards(make_recipe(), batch) for batch in batches]
 
 
