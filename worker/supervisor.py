@@ -20,8 +20,9 @@ from app.services import attempts, provenance, retention
 from app.settings import Settings
 from app.store import queue, runs, workers
 from app.store.database import Database, now
-from app.store.files.files import Files, sweep_temporary, write_atomic
+from app.store.files.files import Files, write_atomic
 from app.store.files.shared_files import SharedFiles
+from app.system.files import remove_unfinished
 from app.system.installation import module_command
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
@@ -308,7 +309,7 @@ class Supervisor:
         """
         earlier = self.files.run_dir(claim.run_id) / "attempts"
         kill_leftovers(earlier)
-        sweep_temporary(earlier)
+        remove_unfinished(earlier)
         outcome = catch_up(self.database, self.files, claim)
         if deliver is not None and outcome is not None and outcome.outcome is Outcome.SUCCEEDED:
             deliver()

@@ -17,6 +17,7 @@ from app.commands.datasets import read_recipe
 from app.commands.progress import RunProgress
 from app.commands.terminal import err, out, table
 from app.settings import Settings
+from app.system.files import writing
 
 group = typer.Typer(no_args_is_help=True, help="VAR runs.")
 RETRY_SECONDS = 2.0
@@ -211,15 +212,11 @@ def fetch(client: Client, run_id: str, artifact: dict[str, Any], to: Path) -> No
     target = (to / artifact["name"]).resolve()
     if not target.is_relative_to(to.resolve()):
         raise CommandFailed(f"The studio names a file outside of {to}: {artifact['name']!r}.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, digest = target.with_name(f"{target.name}.part"), hashlib.sha256()
-    try:
+    digest = hashlib.sha256()
+    with writing(target) as partial:
         with client.stream(f"/runs/{run_id}/artifacts/{artifact['name']}") as response, partial.open("wb") as file:
             for chunk in response.iter_bytes(CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != artifact["sha256"]:
             raise CommandFailed(f"{artifact['name']} arrived damaged: its digest is not the one the run recorded.")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """`varstudio train`: one run without a server: read the data, write the spec, start the runner, follow its spool."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import EXIT_STATUS, Outcome
 from app.settings import Settings
 from app.store.files.files import Files, write_atomic
+from app.system.files import hash_file
 from app.system.installation import find_untrainable, module_command
 
 RUN_ID = "run"
@@ -120,7 +120,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
         attempt=number,
         recipe=recipe,
         dataset_path=str(examples),
-        dataset_sha256=digest_of(examples),
+        dataset_sha256=hash_file(examples),
         policy=policy,
         reward=reward,
         judge=judge,
@@ -144,11 +144,6 @@ def model_source(field: str, name: str, revision: str | None, recipe_file: Path)
     if name.startswith(("/", ".", "~")):
         raise RecipeInvalid.at(field, f"There is no folder {name}.")
     return ModelSource(source="hub", path=name, revision=revision)
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_attempt(attempt_dir: Path, title: str) -> int:

@@ -1,6 +1,5 @@
 """The demonstration's way through the studio: start, make, upload, register, launch, watch, judge, serve."""
 
-import hashlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from app.demonstration.result import Answer, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 from app.store.files.files import DEMONSTRATION, make_root
+from app.system.files import hash_file
 from app.system.installation import find_untrainable, module_command
 
 NAME = "Help desk"
@@ -171,7 +171,7 @@ def get_dataset(client: Client, path: Path) -> dict[str, Any]:
 
     Raises: CommandFailed.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hash_file(path)
     for known in client.get("/datasets", state="ready", limit=200)["items"]:
         if known["sha256"] == digest:
             return dict(known)

@@ -1,7 +1,6 @@
 """One file from upload to internal form: read, recognise, convert, write, audit."""
 
 import json
-import secrets
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ from app.ingest.rows import Row
 from app.ingest.shapes import candidate_shapes, detect
 from app.ingest.survey import Survey
 from app.ingest.write import ExampleWriter
+from app.system.files import writing
 
 PREVIEW = "preview.json"
 
@@ -98,9 +98,8 @@ def describe(survey: Survey) -> dict[str, Any]:
 
 def write_preview(survey: Survey, path: Path) -> None:
     """Keep what the mapping form shows, for a later change of the mapping."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    temporary.write_text(json.dumps(describe(survey)))
-    temporary.replace(path)
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(describe(survey)))
 
 
 def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:

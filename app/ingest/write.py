@@ -1,7 +1,5 @@
 """Examples into the internal Parquet form (see app.domain.dataset), in batches of bounded size; whole or not at all."""
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +10,7 @@ import pyarrow.parquet as pq
 
 from app.ingest.convert import Converted
 from app.ingest.limits import Limits
+from app.system.files import name_beside, put_in_place
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 RESPONSE = pa.struct([("content", pa.string()), ("rating", pa.float64()), ("preference", pa.int8())])
@@ -35,7 +34,7 @@ class ExampleWriter:
         self.num_examples = 0
         self._batch: list[Converted] = []
         self._chars = 0
-        self._temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        self._temporary = name_beside(target)
         self._file = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
 
     def __enter__(self) -> Self:
@@ -47,9 +46,7 @@ class ExampleWriter:
                 self._flush()
             self._file.close()
             if kind is None:
-                with self._temporary.open("rb") as written:
-                    os.fsync(written.fileno())
-                self._temporary.replace(self.target)
+                put_in_place(self._temporary, self.target)
         finally:
             self._temporary.unlink(missing_ok=True)
 

@@ -16,10 +16,11 @@ from app.ingest.models.folder import inspect_apart
 from app.settings import Settings
 from app.store import models, scorings
 from app.store.database import now
-from app.store.files.files import DEMONSTRATION, Files, remove_tree
+from app.store.files.files import DEMONSTRATION, Files
 from app.store.runs import get_run
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Model
+from app.system.files import link_or_copy, remove_tree
 from app.system.identifiers import new_id
 
 KINDS = ("policy", "reward")
@@ -247,13 +248,6 @@ def keep_files(folder: Path, to: Path) -> Path:
         remove_tree(to)
         raise
     return to
-
-
-def link_or_copy(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def check(session: Session, settings: Settings, owner_id: str, model_id: str) -> list[dict[str, Any]]:

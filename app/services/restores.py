@@ -5,7 +5,6 @@ restored, so that a second try knows its own half from files of somebody else's.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,9 +19,10 @@ from app.settings import Settings
 from app.store import migrations, portable
 from app.store.database import Database
 from app.store.files.archive import FILES, TABLES, open_archive, verify
-from app.store.files.files import DEMONSTRATION, fsync_dir, make_root, write_atomic
+from app.store.files.files import DEMONSTRATION, make_root, write_atomic
 from app.store.scorings import contents_of
 from app.store.tables import Model, Scoring
+from app.system.files import put_in_place
 
 NOTE = "restoring.json"
 HELD_FOLDERS = ("datasets", "models", "runs", "scorings", DEMONSTRATION)
@@ -115,10 +115,7 @@ def _put_files(root: Path, source: Path, manifest: Manifest) -> None:
             temporary = target.with_name(f".{target.name}.restored.tmp")
             with temporary.open("wb") as out:
                 shutil.copyfileobj(file, out, 2**20)
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(target)
-            fsync_dir(target.parent)
+            put_in_place(temporary, target)
 
 
 def _put_rows(connection: Connection, source: Path, manifest: Manifest) -> None:

@@ -23,10 +23,11 @@ from app.store import journal
 from app.store import scorings as scoring_store
 from app.store.database import Database, now
 from app.store.files.disk import weigh
-from app.store.files.files import Files, remove_tree
+from app.store.files.files import Files
 from app.store.runs import ALL_CHECKPOINTS_REMOVED, lock_run
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Run, Scoring
+from app.system.files import remove_tree
 
 SET_ASIDE = ".removed-"
 DONE, PLANNED = " were removed", " would be removed"  # of a dry run's sentences

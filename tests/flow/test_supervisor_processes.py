@@ -172,7 +172,7 @@ def test_what_a_worker_killed_amid_a_write_left_in_an_attempts_folder_is_removed
     work: Work, database: Database, files: Files, library: Library
 ) -> None:
     run_id = launch(database, library)
-    left = files.attempt_dir(run_id, 1) / ".process.json.00ff00ff00ff.tmp"
+    left = files.attempt_dir(run_id, 1) / ".process.json.00ff00ff00ff.part"
     left.parent.mkdir(parents=True)
     left.write_bytes(b'{"pid": 1')
     work()

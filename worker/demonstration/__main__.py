@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.domain.percent import percent
+from app.system.files import writing
 from app.system.installation import module_command
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
@@ -89,9 +90,8 @@ def write_pairs(path: Path, pairs: list[Pair]) -> None:
     """One JSON object a line; the true scores stay out, as no real data set has them."""
     keep = ("prompt", "chosen", "rejected", "chosen_style", "rejected_style")
     lines = [json.dumps({key: value for key, value in asdict(pair).items() if key in keep}) for pair in pairs]
-    part = path.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    part.replace(path)
+    with writing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:

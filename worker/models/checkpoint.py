@@ -4,9 +4,7 @@ checkpoints/step-000100/  tensors.safetensors  state.json  manifest.json (size a
 Written to a temporary folder, every file and the folder fsynced, then renamed: a name that exists is whole.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from app.system.files import filling, hash_file, name_beside, sync
 from worker.running.failpoints import reach
 
 FORMAT = 1
@@ -55,10 +54,8 @@ def save_checkpoint(
     `may_appear` is asked when all is written, just before the name appears: what it raises takes the checkpoint back.
     """
     name = name_checkpoint(step)
-    target, temporary = folder / name, folder / f".{name}.{os.getpid()}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    target = folder / name
+    with filling(target) as temporary:
         reach("checkpoint.begun")
         _write_tensors(temporary / "tensors.safetensors", tensors)
         reach("checkpoint.tensors_written")
@@ -70,19 +67,16 @@ def save_checkpoint(
         (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}))
         reach("checkpoint.manifest_written")
         for path in temporary.iterdir():
-            sync_path(path)
+            sync(path)
             reach("checkpoint.file_synced")
-        sync_path(temporary)
+        sync(temporary)
         reach("checkpoint.folder_synced")
         may_appear()
         if target.exists():  # the same step, saved by an earlier attempt
             _remove(target)
         temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     reach("checkpoint.renamed")
-    sync_path(folder)
+    sync(folder)
     reach("checkpoint.name_synced")
     return name, sum(path.stat().st_size for path in target.iterdir())
 
@@ -154,7 +148,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _remove(path: Path) -> None:
     """Take a checkpoint's name away at once, then its files: a half-removed one must never look like a damaged one."""
     reach("checkpoint.removing")
-    gone = path.with_name(f".{path.name}.{os.getpid()}.removed.part")
+    gone = name_beside(path)
     try:
         path.rename(gone)
     except OSError:
@@ -172,17 +166,3 @@ def sweep(folder: Path, keep: int, damaged: list[Damaged] | None = None) -> None
         _remove(folder / bad.name)
     for name in list_checkpoints(folder)[:-keep]:
         _remove(folder / name)
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_path(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

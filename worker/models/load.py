@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from app.domain.errors import ModelInvalid
 from app.domain.jobs import ModelSource
 from app.ingest.models.folder import inspect_apart
+from app.system.files import hash_file
 from worker.models.adapter import LanguageModel, adapt
 from worker.models.quantize import loading_options, settle
 
@@ -191,9 +192,7 @@ def hash_folder(folder: Path, patterns: tuple[str, ...] = ("*.safetensors", "con
     """Sha256 over the names and contents of the matching files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(json.dumps([path.name, content]).encode())
+        digest.update(json.dumps([path.name, hash_file(path)]).encode())
     return digest.hexdigest()
 
 

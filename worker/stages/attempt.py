@@ -1,6 +1,5 @@
 """What every stage of an attempt shares: the spec, the spool, the wish to stop, and where artifacts go."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten,
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import Stage
-from worker.models.checkpoint import hash_file, sync_path
+from app.system.files import filling, hash_file, remove_unfinished, sync, writing
 from worker.models.parallel import ALONE, Ranks
 from worker.running.failpoints import reach
 from worker.running.spool import Spool
@@ -52,12 +51,8 @@ class Attempt:
 
     def sweep_leftovers(self) -> None:
         """Remove the temporary files and folders that a killed attempt left among the artifacts and checkpoints."""
-        for folder in (self.artifacts_dir, self.checkpoints_dir):
-            for path in folder.rglob(".*.part"):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        remove_unfinished(self.artifacts_dir)
+        remove_unfinished(self.checkpoints_dir)
 
     def emit(self, event: Event) -> None:
         self.spool.write(event)
@@ -88,8 +83,17 @@ class Attempt:
 
     def write_artifact(self, name: str, title: str, data: bytes) -> None:
         """Write a file of the artifacts folder at once and announce it."""
-        write_atomic(self.artifacts_dir / name, data, may_appear=self.refuse_superseded)
+        self.write_file(self.artifacts_dir / name, data)
         self.announce(name, title)
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Write a file whole or not at all; a process that was superseded meanwhile leaves the file as it is."""
+        with writing(path, self._may_appear) as temporary:
+            temporary.write_bytes(data)
+
+    def _may_appear(self) -> None:
+        reach("artifact.written")
+        self.refuse_superseded()
 
     def announce(self, name: str, title: str) -> None:
         path = self.artifacts_dir / name
@@ -97,33 +101,14 @@ class Attempt:
 
     def write_folder(self, name: str, title: str, write: Callable[[Path], None]) -> None:
         """Fill a folder of the artifacts beside its place, then move it there whole, and announce its files."""
-        target, temporary = self.artifacts_dir / name, self.artifacts_dir / f".{name}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in temporary.rglob("*"):
-            sync_path(path)
-        reach("artifact.written")
-        self.refuse_superseded()
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        target = self.artifacts_dir / name
+        with filling(target) as temporary:
+            write(temporary)
+            for path in temporary.rglob("*"):
+                sync(path)
+            self._may_appear()
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
         reach("artifact.placed")
         for path in sorted(path for path in target.rglob("*") if path.is_file()):
             self.announce(str(path.relative_to(self.artifacts_dir)), title)
-
-
-def write_atomic(path: Path, data: bytes, *, may_appear: Callable[[], None]) -> None:
-    """Write a file so that its name never stands for a part of it; what `may_appear` raises just before takes it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        reach("artifact.written")
-        may_appear()
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

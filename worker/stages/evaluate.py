@@ -20,7 +20,7 @@ from worker.models.generate import Sampling, generate
 from worker.models.load import load_policy, resolve_folder
 from worker.models.prompts import PromptFormat
 from worker.models.reward import RewardModel
-from worker.stages.attempt import Attempt, write_atomic
+from worker.stages.attempt import Attempt
 from worker.stages.batches import collate, derive_seed, permute
 from worker.stages.examples import Encoded, Lengths
 from worker.var.logprobs import sequence_sums, token_logprobs
@@ -80,7 +80,7 @@ def set_up(
     if reference is None:
         ids = generate(model, [e.prompt_ids for e in prompts], sampling, attempt.stop.check)
         reference = judge(attempt, prompts, ids, prompt_format)
-        write_atomic(path, json.dumps(vars(reference)).encode(), may_appear=attempt.refuse_superseded)
+        attempt.write_file(path, json.dumps(vars(reference)).encode())
     return HeldOut(prompts, loss_examples, prompt_format, sampling, folder, reference)
 
 

@@ -20,11 +20,11 @@ from app.services import attempts
 from app.settings import Settings
 from app.store import checkpoints, scorings
 from app.store.database import Database
-from app.store.files.files import remove_tree
 from app.store.files.object_folders import fetch_tree, find_tree, list_files
 from app.store.files.objects import Check, Interruption
 from app.store.files.shared_files import SharedFiles
 from app.store.tables import Dataset, Model
+from app.system.files import remove_tree
 from worker.supervision.attempt import RunningAttempt
 from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all
 

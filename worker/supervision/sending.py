@@ -20,12 +20,12 @@ from app.domain.recipe import Recipe
 from app.services.attempts import Claim
 from app.services.recordings import read_event
 from app.store.database import Database
-from app.store.files.files import remove_tree
-from app.store.files.object_folders import Tree, link_or_copy, list_files, put_folder, put_tree
+from app.store.files.object_folders import Tree, list_files, put_folder, put_tree
 from app.store.files.objects import Check, Interruption
 from app.store.files.shared_files import SharedFiles
 from app.store.scorings import keys_of
 from app.store.tables import Run
+from app.system.files import link_or_copy, remove_tree
 from worker.supervision.spool_tail import SpoolTail
 
 LOGS = ("metrics.jsonl", "samples.jsonl")  # grown by every step: a resumed attempt goes on in them

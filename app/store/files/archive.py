@@ -7,8 +7,6 @@ A member that the manifest doesn't name (a file that changed while it was copied
 
 import hashlib
 import io
-import os
-import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +15,10 @@ from typing import IO, Protocol, Self
 
 from app.domain.backup import Manifest, Member, parse_manifest
 from app.domain.errors import InvalidInput
-from app.store.files.files import fsync_dir
+from app.system.files import name_beside, put_in_place
 
 MANIFEST = "manifest.json"
 TABLES, FILES = "tables/", "files/"
-CHUNK_BYTES = 2**20
 
 
 class Readable(Protocol):
@@ -35,7 +32,7 @@ class ArchiveWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        self._temporary = name_beside(path)
         self._file = self._temporary.open("xb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
@@ -54,9 +51,7 @@ class ArchiveWriter:
         self.add(MANIFEST, io.BytesIO(data), len(data))
         self._tar.close()
         self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self.path)
-        fsync_dir(self.path.parent)
+        put_in_place(self._temporary, self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +123,8 @@ def verify(path: Path) -> Manifest:
             if name == MANIFEST:
                 manifest = parse_manifest(str(path), file.read())
             else:
-                found[name] = _digest(file)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+                found[name] = (file.tell(), digest)
     if manifest is None:
         raise InvalidInput(f"{path} is cut off: the manifest at its end is missing. Take another backup.")
     for name, member in named_members(manifest):
@@ -144,11 +140,3 @@ def named_members(manifest: Manifest) -> Iterator[tuple[str, Member]]:
         yield f"{TABLES}{table}.jsonl", member
     for path, member in manifest.files.items():
         yield f"{FILES}{path}", member
-
-
-def _digest(file: IO[bytes]) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    while data := file.read(CHUNK_BYTES):
-        digest.update(data)
-        size += len(data)
-    return size, digest.hexdigest()

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from app.domain.errors import NotFound, Unavailable
+from app.system.files import remove_tree, sync, writing
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 DEMONSTRATION = "demonstration"  # what `varstudio demo` makes, below the root
@@ -178,7 +178,7 @@ class Upload:
         to.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(to)
         self._file.close()
-        fsync_dir(to.parent)
+        sync(to.parent)
 
     def discard(self) -> None:
         """Throw it away; nothing happens after a commit."""
@@ -210,39 +210,9 @@ def make_root(root: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing: a temporary neighbour, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with disk_full_is_unavailable(), temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_dir(path.parent)
-
-
-def sweep_temporary(folder: Path) -> None:
-    """Remove what `write_atomic` left anywhere below a folder when its process was killed; nobody may write there meanwhile."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; one that isn't there is no error."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
-
-
-def fsync_dir(path: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write the whole file or nothing. Raises Unavailable when the disk is full."""
+    with disk_full_is_unavailable(), writing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager

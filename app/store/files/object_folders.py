@@ -8,17 +8,16 @@ this machine carries the marker it was made from, which tells at the next use wh
 """
 
 import json
-import os
 import secrets
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from app.domain.errors import NotFound
-from app.store.files.files import fsync_dir, remove_tree, write_atomic
-from app.store.files.objects import Check, Damaged, ObjectStore, hash_file, never
+from app.store.files.files import write_atomic
+from app.store.files.objects import Check, Damaged, ObjectStore
+from app.system.files import filling, hash_file, link_or_copy, name_beside, never, remove_tree, sync
 
 MARKER = ".tree.json"
 
@@ -118,9 +117,7 @@ def fetch_tree(
         missing = [name for name in names if not (to / name).is_file()]
         _fetch_files(store, key, tree, missing, to, check, trusting)
         return tree
-    temporary = to.with_name(f".{to.name}.{secrets.token_hex(6)}.part")
-    temporary.mkdir(parents=True)
-    try:
+    with filling(to) as temporary:
         _keep_same(to, tree, names, temporary)
         try:
             _fetch_files(store, key, tree, names, temporary, check, trusting)
@@ -132,8 +129,6 @@ def fetch_tree(
             _fetch_files(store, key, tree, names, temporary, check, trusting)
         write_atomic(temporary / MARKER, tree.to_bytes())
         _swap(temporary, to)
-    finally:
-        remove_tree(temporary)
     return tree
 
 
@@ -158,11 +153,8 @@ def _get_tree(store: ObjectStore, key: str) -> Tree:
 
 def _fetch_files(store: ObjectStore, key: str, tree: Tree, names: Iterable[str], to: Path, check: Check, trusting: bool) -> None:
     for name in sorted(set(names) & set(tree.files)):
-        if (to / name).is_file():
-            continue
-        _fetch_one(store, key, tree.files[name], to / name, check, trusting)
-        if (to / name).exists():
-            _sync(to / name)
+        if not (to / name).is_file():
+            _fetch_one(store, key, tree.files[name], to / name, check, trusting)
 
 
 def read_local(folder: Path) -> Tree | None:
@@ -191,28 +183,12 @@ def _fetch_one(store: ObjectStore, key: str, file: Stored, to: Path, check: Chec
 
 
 def _swap(new: Path, place: Path) -> None:
-    old = place.with_name(f".{place.name}.{secrets.token_hex(6)}.old")
+    old = name_beside(place)
     if place.exists():
         place.rename(old)
     new.rename(place)
-    fsync_dir(place.parent)
+    sync(place.parent)
     remove_tree(old)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the file where the file system has such, a copy elsewhere."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _is_inside(name: Any) -> bool:

@@ -8,17 +8,17 @@ key. Nothing here names credentials: they come from the usual environment (AWS_A
 import hashlib
 import logging
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from app.domain.errors import NotFound, StudioError, Unavailable
-from app.store.files.files import disk_full_is_unavailable, remove_tree, write_atomic
+from app.store.files.files import disk_full_is_unavailable, write_atomic
+from app.system.files import never, read_pieces, remove_tree, writing
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -49,10 +49,6 @@ CAUSES = {
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-
-def never() -> None:
-    """A check that never ends a transfer."""
 
 
 class StoreMisconfigured(StudioError):
@@ -101,24 +97,15 @@ class ObjectStore:
 
         Raises NotFound; Unavailable also when what arrives is not what was stored.
         """
-        to.parent.mkdir(parents=True, exist_ok=True)
-        temporary = to.with_name(f".{to.name}.{secrets.token_hex(6)}.part")
         digest = hashlib.sha256()
-        try:
-            with (
-                self._asking(key, f"The studio's store holds no {key}."),
-                disk_full_is_unavailable(),
-                temporary.open("xb") as file,
-            ):
+        with self._asking(key, f"The studio's store holds no {key}."), disk_full_is_unavailable(), writing(to) as temporary:
+            with temporary.open("xb") as file:
                 for piece in self._client.get(key).stream(min_chunk_size=PIECE_BYTES):
                     check()
                     digest.update(piece)
                     file.write(piece)
             if sha256 and digest.hexdigest() != sha256:
                 raise Damaged(f"The studio's store holds {key} damaged: what arrives is not what was stored there.")
-            temporary.replace(to)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def read(self, key: str) -> bytes | None:
         """Return the content of a small file; None when there is none."""
@@ -192,19 +179,3 @@ def describe(url: str, failure: Exception) -> str:
             return f"The studio's store {url} {cause}"
     answer = f" (it answers {found[1]})" if (found := STATUS.search(said)) else ""
     return f"The studio's store {url} can't be reached{answer}: try again in a few seconds."
-
-
-def read_pieces(file: BinaryIO, piece_bytes: int, check: Check) -> Iterator[bytes]:
-    """Yield the file in pieces, and ask the check before each."""
-    while piece := file.read(piece_bytes):
-        check()
-        yield piece
-
-
-def hash_file(path: Path, check: Check = never) -> str:
-    """Return the file's sha256, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in read_pieces(file, 2**20, check):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from app.domain.errors import NotFound
 from app.settings import Settings
-from app.store.files.files import Files, remove_tree
+from app.store.files.files import Files
 from app.store.files.object_folders import Tree, fetch_member, fetch_tree, find_tree, put_folder
-from app.store.files.objects import Check, ObjectStore, never
+from app.store.files.objects import Check, ObjectStore
+from app.system.files import never, remove_tree
 
 FETCHED = "fetched"  # below a run's folder: what was fetched to be served, by content
 

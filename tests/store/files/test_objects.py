@@ -17,7 +17,8 @@ import trustme
 from app.domain.errors import NotFound, Unavailable
 from app.store.files import objects
 from app.store.files.object_folders import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
-from app.store.files.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured, hash_file
+from app.store.files.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured
+from app.system.files import hash_file
 from tests.conftest import CHECKOUT
 from tests.store.files.answering import answering
 from tests.store.files.s3 import BUCKET, CREDENTIALS, S3Server

@@ -47,7 +47,7 @@ def test_a_reader_that_died_is_replaced(table):
 
 
 def test_reading_loads_no_pyarrow_into_this_process(table):
-    code = "import sys; from pathlib import Path; from app.store import parquet; "
+    code = "import sys; from pathlib import Path; from app.store.files import parquet; "
     code += "print(len(parquet.read_range(Path(sys.argv[1]), 0, 9)), 'pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(table)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["7", "False"]

@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_temporary(tmp_path,
     def refuse(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, "sync_path", refuse)
+    monkeypatch.setattr(checkpoint, "sync", refuse)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 20)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]

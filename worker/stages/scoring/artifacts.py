@@ -21,7 +21,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worker.models.checkpoint import hash_file, sync_path
+from app.system.files import filling, hash_file, sync, writing
 
 VERSION = 2
 WAIT_SECONDS = 0.2
@@ -90,30 +90,26 @@ def list_manifests(folder: Path, kind: str) -> Iterator[Manifest]:
 
 def keep(folder: Path, manifest: Manifest, file: str, tensors: Mapping[str, Tensor]) -> Manifest:
     """Put a whole artifact in place at once; when another process was first, its equal result stays."""
-    temporary = folder / f".{manifest.key}.{os.getpid()}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    write_tensors(temporary / file, tensors)
-    size_bytes = (temporary / file).stat().st_size
-    whole = replace(manifest, size_bytes=size_bytes, sha256=hash_file(temporary / file))
-    (temporary / "manifest.json").write_text(json.dumps(asdict(whole)))
-    sync_path(temporary / "manifest.json")
-    sync_path(temporary)
-    try:
-        temporary.rename(folder / manifest.key)
-    except OSError:
-        if not (folder / manifest.key / "manifest.json").exists():
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
+    place = folder / manifest.key
+    with filling(place) as temporary:
+        write_tensors(temporary / file, tensors)
+        size_bytes = (temporary / file).stat().st_size
+        whole = replace(manifest, size_bytes=size_bytes, sha256=hash_file(temporary / file))
+        (temporary / "manifest.json").write_text(json.dumps(asdict(whole)))
+        sync(temporary / "manifest.json")
+        sync(temporary)
+        try:
+            temporary.rename(place)
+        except OSError:
+            if not (place / "manifest.json").exists():
+                raise
     return whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file so that its name never stands for a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    sync_path(temporary)
-    temporary.replace(path)
+    with writing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from app.domain.events import AttemptResumed, CheckpointSaved, FindingRaised, StepLogged, finite
 from app.domain.findings import diagnose_step, find_divergence
 from app.domain.run import Stage
+from app.system.files import sync
 from worker.models.adapter import Body
 from worker.models.checkpoint import (
     Checkpoint,
@@ -25,12 +26,11 @@ from worker.models.checkpoint import (
     name_checkpoint,
     save_checkpoint,
     sweep,
-    sync_path,
 )
 from worker.running.failpoints import reach
 from worker.running.failures import Diverged
 from worker.running.stop import Stopped
-from worker.stages.attempt import Attempt, write_atomic
+from worker.stages.attempt import Attempt
 from worker.stages.batches import derive_seed
 from worker.stages.training.memory import MemoryWatch
 from worker.stages.training.objectives import Batch, Objective
@@ -260,7 +260,7 @@ def save(training: Training) -> None:
     attempt.spool.sync()
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (attempt.artifacts_dir / name).exists():
-            sync_path(attempt.artifacts_dir / name)
+            sync(attempt.artifacts_dir / name)
     state = {"progress": asdict(progress), "raised": sorted(attempt.raised), "objective": training.objective.save()}
     name, size_bytes = save_checkpoint(
         attempt.checkpoints_dir, progress.step, tensors, state, may_appear=attempt.refuse_superseded
@@ -293,7 +293,7 @@ def rewind_log(attempt: Attempt, progress: Progress) -> None:
                     kept.append(text + "\n")
             except ValueError:
                 continue  # the torn last line of a killed attempt
-        write_atomic(path, "".join(kept).encode(), may_appear=attempt.refuse_superseded)
+        attempt.write_file(path, "".join(kept).encode())
 
 
 class _Pace:

@@ -16,6 +16,7 @@ from torch import Tensor
 from app.domain.errors import RecipeInvalid
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.recipe import WeightSettings
+from app.system.files import writing
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
 from worker.var.diagnostics import describe_weights, histogram
@@ -134,7 +135,5 @@ def save_weights(path: Path, weighing: Weighing) -> None:
         columns["logprob_ref"] += gather_own(batch.candidates.own_M, batch.candidates.logprob_BM).tolist()
         columns["reward"] += gather_own(batch.candidates.own_M, batch.candidates.reward_BM).tolist()
         columns["weight"] += batch.weight_M.tolist()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.table(columns, schema=schema), temporary, row_group_size=ROW_GROUP_ROWS)
-    temporary.replace(path)
+    with writing(path) as temporary:
+        pq.write_table(pa.table(columns, schema=schema), temporary, row_group_size=ROW_GROUP_ROWS)
