@@ -1,5 +1,6 @@
 """Where we run: the only reader of the environment. Every setting has a default; no setting at all is a whole studio."""
 
+import re
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
@@ -96,11 +97,16 @@ class Settings(BaseSettings):
 
     @property
     def celery_broker_url(self) -> str:
-        return self.broker_url or f"sqla+sqlite:///{self.root / 'broker.db'}"
+        return self.redis_url or self.broker_url or f"sqla+sqlite:///{self.root / 'broker.db'}"
 
     @property
     def has_redis(self) -> bool:
         return self.broker_url.startswith(("redis://", "rediss://", "valkey://"))
+
+    @property
+    def redis_url(self) -> str:
+        """The broker's address as the Redis client and Celery spell it; empty without Redis."""
+        return re.sub("^valkey:", "redis:", self.broker_url) if self.has_redis else ""
 
     @property
     def url(self) -> str:

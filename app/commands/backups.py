@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from app.commands.terminal import err, out, size
+from app.commands.terminal import err, out
 from app.domain.backup import Manifest
 from app.services import backups, restores
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.archive import verify
 from app.store.files.files import Files
+from app.system.sizes import describe_size
 
 MAX_MISSING = 10
 
@@ -53,7 +54,7 @@ def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio b
 def describe(manifest: Manifest) -> str:
     """What a backup holds, in one line."""
     parts = f"{manifest.num_rows:,} rows of {len(manifest.tables)} tables and {len(manifest.files):,} files"
-    return f"{parts} ({size(manifest.num_bytes)}) of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{parts} ({describe_size(manifest.num_bytes)}) of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def tell_missing(manifest: Manifest) -> None:

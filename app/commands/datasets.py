@@ -9,8 +9,9 @@ import typer
 import yaml
 
 from app.commands.client import Client, CommandFailed
-from app.commands.terminal import facts, size, table
+from app.commands.terminal import facts, table
 from app.settings import Settings
+from app.system.sizes import describe_size
 
 group = typer.Typer(no_args_is_help=True, help="Preference data.")
 MAX_DOCUMENT_BYTES = 2**20
@@ -68,7 +69,7 @@ def add(
 def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
     """List data sets, newest first."""
     found = Client(Settings()).get("/datasets", limit=limit)["items"]
-    rows = [(one["id"], one["name"], one["state"], one["num_examples"], size(one["size_bytes"])) for one in found]
+    rows = [(one["id"], one["name"], one["state"], one["num_examples"], describe_size(one["size_bytes"])) for one in found]
     table("id", "name", "state", "examples", "size", rows=rows)
 
 
@@ -98,7 +99,7 @@ def show_dataset(dataset: dict[str, Any]) -> None:
         ("id", dataset["id"]),
         ("name", dataset["name"]),
         ("state", dataset["state"]),
-        ("file", f"{dataset['filename']}, {size(dataset['size_bytes'])}, sha256 {dataset['sha256']}"),
+        ("file", f"{dataset['filename']}, {describe_size(dataset['size_bytes'])}, sha256 {dataset['sha256']}"),
     ]
     if dataset["mapping"]:
         rows.append(("mapping", f"{dataset['mapping']['shape']}: {json.dumps(dataset['mapping']['columns'])}"))

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from app.commands.terminal import out, size, table
+from app.commands.terminal import out, table
 from app.services import retention
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import Files
+from app.system.sizes import describe_size
 
 
 def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:
@@ -27,8 +28,8 @@ def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what
     finally:
         database.close()
     if removals:
-        table("of", "size", "what", rows=[(one.owner, size(one.num_bytes), one.sentence) for one in removals])
-    total = size(sum(one.num_bytes for one in removals))
+        table("of", "size", "what", rows=[(one.owner, describe_size(one.num_bytes), one.sentence) for one in removals])
+    total = describe_size(sum(one.num_bytes for one in removals))
     out.print(
         f"{'Would remove' if dry_run else 'Removed'} {total} from {len({one.owner for one in removals})} places.", markup=False
     )

@@ -10,8 +10,9 @@ import typer
 from app.commands.client import Client, CommandFailed, Unreachable
 from app.commands.datasets import read_recipe
 from app.commands.runs import follow, merge, named_as_typed, reward_of
-from app.commands.terminal import err, facts, out, plain, size, table
+from app.commands.terminal import err, facts, out, plain, table
 from app.settings import Settings
+from app.system.sizes import describe_size
 from app.web.rendering.format import percent, signed
 
 group = typer.Typer(no_args_is_help=True, help="Scorings: scores computed once, reused by every run, λ and preview.")
@@ -60,7 +61,7 @@ def list_(
             one["name"],
             one["state"],
             one["num_pairs"],
-            size(one["size_bytes"] or 0),
+            describe_size(one["size_bytes"] or 0),
             one["num_runs"],
             one["used_at"][:16],
         )
@@ -92,7 +93,7 @@ def describe_part(part: dict[str, Any]) -> str:
     if part["smallest_lambda"] is not None:
         told.append(f"stopped early for λ from {part['smallest_lambda']:g}")
     how = "found" if part["hit"] else f"made in {part['seconds']:.1f} s {part['backend']}".strip()
-    told += [size(part["size_bytes"]), how, part["key"]]
+    told += [describe_size(part["size_bytes"]), how, part["key"]]
     return ", ".join(told) + (f" ({part['miss_reason']})" if part["miss_reason"] else "")
 
 

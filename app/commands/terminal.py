@@ -43,11 +43,3 @@ def facts(rows: Sequence[tuple[str, object]]) -> None:
 def plain(text: str) -> str:
     """Text without what a terminal would take for an instruction."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"

@@ -1,7 +1,6 @@
 """`varstudio up`: the web and a worker on this machine, as two child processes. One that dies is started again."""
 
 import ctypes
-import ipaddress
 import os
 import signal
 import socket
@@ -26,6 +25,7 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
+from app.system.addresses import is_loopback
 from app.system.installation import ROOT, find_untrainable, list_missing_files, module_command, restore_command
 
 READY_SECONDS = 60.0
@@ -97,13 +97,6 @@ def describe_missing_parts(obstacle: str) -> list[str]:
     missing = list_missing_files()
     files = [f"The pages won't work as meant, since {', '.join(missing)} can't be found: {restore_command()}"] if missing else []
     return worker + files
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def prepare(settings: Settings) -> str | None:

@@ -40,9 +40,7 @@ def check_broker(settings: Settings) -> list[Verdict]:
 def _check_redis(settings: Settings) -> list[Verdict]:
     shown = shown_url(settings.broker_url)
     try:
-        with Redis.from_url(
-            settings.broker_url.replace("valkey", "redis", 1), socket_timeout=3, socket_connect_timeout=3
-        ) as redis:
+        with Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as redis:
             redis.ping()
             version = str(redis.info("server").get("redis_version", "?"))
             verdicts = [ok("broker", f"{shown} answers (version {version}).")]

@@ -1,6 +1,5 @@
 """Checks of the machine: versions, disk, GPUs, rights, folders, addresses. None needs the database."""
 
-import ipaddress
 import os
 import platform
 import secrets
@@ -17,6 +16,7 @@ from app.domain.errors import StudioError
 from app.settings import Settings
 from app.store.files.disk import DiskGauge
 from app.store.files.objects import ObjectStore
+from app.system.addresses import is_loopback
 
 PACKAGES = (
     "var-studio",
@@ -240,10 +240,3 @@ def check_addresses(settings: Settings) -> list[Verdict]:
             f"The web listens on {settings.host}:{settings.port}, and users reach it at {public.scheme}://{public.netloc.rpartition('@')[2]}.",
         )
     ]
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app.domain.errors import StorageFull
 from app.settings import Settings
+from app.system.sizes import describe_size
 
 FRESH_SECONDS = 30.0
 FRESH_SECONDS_FULL = 2.0  # whoever waits for room should not wait longer than it takes
@@ -63,13 +64,11 @@ class Storage:
     def reason(self) -> str:
         """Why nothing more may be begun, as a sentence; empty while there is room."""
         if self.quota_bytes and self.used_bytes >= self.quota_bytes:
-            used, quota = _size(self.used_bytes), _size(self.quota_bytes)
+            used, quota = describe_size(self.used_bytes), describe_size(self.quota_bytes)
             return f"The studio's files take {used} of the {quota} they may (STUDIO_DISK_QUOTA_BYTES)."
         if self.min_free_bytes and self.free_bytes < self.min_free_bytes:
-            return (
-                f"The studio's disk has {_size(self.free_bytes)} left, and {_size(self.min_free_bytes)} are to stay free "
-                "(STUDIO_MIN_FREE_BYTES)."
-            )
+            free, wanted = describe_size(self.free_bytes), describe_size(self.min_free_bytes)
+            return f"The studio's disk has {free} left, and {wanted} are to stay free (STUDIO_MIN_FREE_BYTES)."
         return ""
 
 
@@ -104,7 +103,7 @@ class DiskGauge:
             usage = self._usage  # perhaps something was deleted a moment ago
             storage = self._describe(self._measure(usage) if self._age(usage) > FRESH_SECONDS_FULL / 2 else usage)
         if self._lacks(storage, num_bytes):
-            reason = storage.reason or f"There is room for {_size(storage.room_bytes)} more."
+            reason = storage.reason or f"There is room for {describe_size(storage.room_bytes)} more."
             remedy = "Delete runs, data sets or scorings that nobody needs, or give more room."
             raise StorageFull(f"{what} can't be taken in: {reason} {remedy}")
 
@@ -180,11 +179,3 @@ def _space(root: Path) -> tuple[int, int]:
         root = root.parent
     facts = os.statvfs(root)
     return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"

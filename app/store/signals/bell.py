@@ -72,7 +72,7 @@ class Bell:
 
     def __init__(self, settings: Settings, database: Readable) -> None:
         self._database = database
-        self._url = settings.broker_url.replace("valkey", "redis", 1) if settings.has_redis else ""
+        self._url = settings.redis_url
         path = make_url(settings.sqlalchemy_url).database if settings.sqlalchemy_url.startswith("sqlite") else None
         self._commits = CommitCounter(Path(path)) if path else None
         self._redis: Redis | None = None

@@ -67,11 +67,6 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def redis_url(settings: Settings) -> str:
-    """The broker's address as the Redis client spells it."""
-    return settings.broker_url.replace("valkey", "redis", 1)
-
-
 class HintQueue:
     """Sends wake-up hints; failures are logged, never raised."""
 
@@ -161,7 +156,7 @@ class HintQueue:
             if self._is_embedded:
                 self._execute([("SELECT 1 FROM kombu_queue", ())])
             elif self.settings.has_redis:
-                with Redis.from_url(redis_url(self.settings), socket_timeout=1, socket_connect_timeout=1) as redis:
+                with Redis.from_url(self.settings.redis_url, socket_timeout=1, socket_connect_timeout=1) as redis:
                     redis.ping()
             else:
                 with self._celery.connection_for_write() as connection:

@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 
 import pytest
+from redis import Redis
 
 from app.settings import Settings
 from app.store.database import Database
@@ -102,3 +103,26 @@ def test_a_broker_that_is_away_delays_nobody_and_is_logged(
         queue.send("run_1")
     wait_until(lambda: "was not sent" in caplog.text, "the line in the log")
     queue.close()
+
+
+def test_a_valkey_gets_its_hints_as_a_redis_does(settings: Settings, redis_url: str) -> None:
+    queue = HintQueue(settings.model_copy(update={"broker_url": redis_url.replace("redis:", "valkey:")}))
+    assert queue.is_reachable()
+    queue.send("run_1")
+    with Redis.from_url(redis_url) as redis:
+        deadline = time.monotonic() + 20
+        while not redis.llen(QUEUE_NAME):
+            assert time.monotonic() < deadline, "no hint has come within 20 s"
+            time.sleep(0.02)
+    queue.close()
+
+
+def test_only_the_scheme_of_the_brokers_address_is_spelled_anew(settings: Settings) -> None:
+    for given, meant in (
+        ("valkey://valkey:6379/0", "redis://valkey:6379/0"),
+        ("redis://valkey:6379/0", "redis://valkey:6379/0"),
+        ("rediss://user:valkey@host/1", "rediss://user:valkey@host/1"),
+        ("amqp://valkey", ""),
+        ("", ""),
+    ):
+        assert settings.model_copy(update={"broker_url": given}).redis_url == meant
