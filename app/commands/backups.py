@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.commands.terminal import err, out
-from app.domain.backup import Manifest
+from app.domain.backup import BackupManifest
 from app.services import backups, restores
 from app.settings import Settings
 from app.store.database import Database
@@ -51,13 +51,13 @@ def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio b
     out.print(f"Restored {describe(manifest)} into {settings.root}. Start the studio with: varstudio up", markup=False)
 
 
-def describe(manifest: Manifest) -> str:
+def describe(manifest: BackupManifest) -> str:
     """What a backup holds, in one line."""
     parts = f"{manifest.num_rows:,} rows of {len(manifest.tables)} tables and {len(manifest.files):,} files"
     return f"{parts} ({describe_size(manifest.num_bytes)}) of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def tell_missing(manifest: Manifest) -> None:
+def tell_missing(manifest: BackupManifest) -> None:
     """Files that were deleted or changed while the backup was taken: they are not in it."""
     for name in manifest.missing[:MAX_MISSING]:
         err.print(f"Not in the backup, because it was removed or changed meanwhile: {name}", markup=False)

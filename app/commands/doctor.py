@@ -7,7 +7,7 @@ import typer
 
 from app.commands.client import token_path
 from app.commands.terminal import out, plain
-from app.domain.check_result import Level, Verdict, has_error
+from app.domain.check_result import CheckResult, Level, has_error
 from app.services.checkup.studio import as_of, check_all
 from app.settings import Settings
 
@@ -30,7 +30,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     return status
 
 
-def show(verdict: Verdict) -> None:
+def show(verdict: CheckResult) -> None:
     """A line for the check, and one for the remedy."""
     out.print(f"{verdict.level.value:<8}", style=STYLES[verdict.level], end="", markup=False)
     out.print(f"{verdict.check:<14}{plain(verdict.sentence)}", markup=False)

@@ -21,7 +21,7 @@ from app.commands.client import Client, CommandFailed, token_path
 from app.commands.runs import follow
 from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
-from app.demonstration.result import Answer, Result, show, verdict
+from app.demonstration.result import AnswerPair, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 from app.store.files.files import DEMONSTRATION, make_root
@@ -226,7 +226,9 @@ def collect(client: Client, run_id: str) -> Result:
     base_scores = judge(prompts, [sample["reference"] for sample in samples])
     aligned_scores = judge(prompts, [sample["policy"] for sample in samples])
     answers = [
-        Answer(prompt, sample["reference"], sample["policy"], sample["reference_reward"], sample["policy_reward"], base, aligned)
+        AnswerPair(
+            prompt, sample["reference"], sample["policy"], sample["reference_reward"], sample["policy_reward"], base, aligned
+        )
         for prompt, sample, base, aligned in zip(prompts, samples, base_scores, aligned_scores, strict=True)
     ]
     if not answers:

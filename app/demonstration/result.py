@@ -19,7 +19,7 @@ NEEDED_WIN_RATE = 0.75
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerPair:
     """One held-out prompt with the answers of the base and of the aligned policy, and what each is worth.
 
     Rewards come from the reward model; scores are the help desk's own, which no model has seen.
@@ -42,7 +42,7 @@ class Answer:
 class Result:
     """`metrics`: last value of each evaluation metric, mean over the steps of each weight metric."""
 
-    answers: Sequence[Answer]
+    answers: Sequence[AnswerPair]
     metrics: Mapping[str, float]
     findings: Sequence[Mapping[str, Any]]
 
@@ -134,14 +134,14 @@ def number(metrics: Mapping[str, float], key: str, form: str) -> str:
     return format(metrics[key], form) if key in metrics else "-"
 
 
-def choose_pairs(answers: Sequence[Answer]) -> list[tuple[str, Answer]]:
+def choose_pairs(answers: Sequence[AnswerPair]) -> list[tuple[str, AnswerPair]]:
     """The typical case, the best and the worst: nothing is hidden."""
     ordered = sorted(answers, key=lambda answer: answer.gain)
     chosen = (("A typical gain", len(ordered) // 2), ("The largest gain", -1), ("The largest loss", 0))
     return [(f"{title} ({ordered[place].gain:+.1f} reward)", ordered[place]) for title, place in chosen]
 
 
-def show_answer(answer: Answer, console: Console) -> None:
+def show_answer(answer: AnswerPair, console: Console) -> None:
     rows = (
         ("customer", answer.prompt, ""),
         (f"base {answer.base_reward:+.1f}", answer.base, "dim"),

@@ -18,7 +18,7 @@ class Member(BaseModel):
     num_rows: int = 0
 
 
-class Manifest(BaseModel):
+class BackupManifest(BaseModel):
     """What a backup holds and where it comes from; tables in the order in which they can be filled."""
 
     format: int = FORMAT
@@ -41,13 +41,13 @@ class Manifest(BaseModel):
         return sum(member.size_bytes for members in (self.tables, self.files) for member in members.values())
 
 
-def parse_manifest(archive: str, data: bytes) -> Manifest:
+def parse_manifest(archive: str, data: bytes) -> BackupManifest:
     """The manifest of an archive, whose name is for the sentence.
 
     Raises: InvalidInput when it isn't one, is of another format, or names a file outside the data folder.
     """
     try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = BackupManifest.model_validate_json(data)
     except ValidationError as error:
         raise InvalidInput(f"{archive} has a manifest that can't be read: it was not made by VAR Studio.") from error
     if manifest.format != FORMAT:

@@ -11,7 +11,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """The result of one check; `remedy` is empty when all is well."""
 
     check: str
@@ -23,17 +23,17 @@ class Verdict:
         return asdict(self)
 
 
-def ok(check: str, sentence: str) -> Verdict:
-    return Verdict(check, Level.OK, sentence)
+def ok(check: str, sentence: str) -> CheckResult:
+    return CheckResult(check, Level.OK, sentence)
 
 
-def warning(check: str, sentence: str, remedy: str) -> Verdict:
-    return Verdict(check, Level.WARNING, sentence, remedy)
+def warning(check: str, sentence: str, remedy: str) -> CheckResult:
+    return CheckResult(check, Level.WARNING, sentence, remedy)
 
 
-def error(check: str, sentence: str, remedy: str) -> Verdict:
-    return Verdict(check, Level.ERROR, sentence, remedy)
+def error(check: str, sentence: str, remedy: str) -> CheckResult:
+    return CheckResult(check, Level.ERROR, sentence, remedy)
 
 
-def has_error(verdicts: list[Verdict]) -> bool:
+def has_error(verdicts: list[CheckResult]) -> bool:
     return any(verdict.level is Level.ERROR for verdict in verdicts)

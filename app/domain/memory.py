@@ -54,7 +54,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A dense decoder's dimensions."""
 
     num_parameters: int
@@ -83,13 +83,13 @@ class Shape:
         return min(3, max(2, round((self.block - attention) / (self.hidden * self.intermediate))))
 
 
-def read_shape(facts: Mapping[str, Any]) -> Shape | None:
+def read_shape(facts: Mapping[str, Any]) -> ModelShape | None:
     """The dimensions among a model's facts; None when one is missing, as of a hub model that was not looked into."""
     if not all(type(facts.get(name)) is int and facts[name] > 0 for name in SHAPE):
         return None
     hidden, num_heads = facts["hidden_size"], facts["num_heads"]
     size = facts.get("head_size") or hidden // num_heads
-    return Shape(
+    return ModelShape(
         facts["num_parameters"], hidden, facts["num_layers"], facts["intermediate_size"], num_heads * size,
         (facts.get("num_kv_heads") or num_heads) * size, facts["vocab_size"], bool(facts.get("tied_embeddings")),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def worst_load(recipe: Recipe, window: int | None = None) -> Load:
     return Load(rows * (max_prompt + max_response), rows * max_response)
 
 
-def _at_backward(recipe: Recipe, shape: Shape, num_trained: int, load: Load) -> dict[str, float]:
+def _at_backward(recipe: Recipe, shape: ModelShape, num_trained: int, load: Load) -> dict[str, float]:
     width = _width(recipe)
     is_lora, is_sharded = recipe.policy.adaptation == "lora", recipe.training.sharding == "full"
     adapter = num_trained if is_lora else 0
@@ -143,7 +143,7 @@ def _at_backward(recipe: Recipe, shape: Shape, num_trained: int, load: Load) -> 
     }
 
 
-def _activations(recipe: Recipe, shape: Shape, load: Load) -> float:
+def _activations(recipe: Recipe, shape: ModelShape, load: Load) -> float:
     width, hidden = _width(recipe), shape.hidden
     layer = 2 * hidden * (4 + 2 * width) + 5 * shape.queries * width + 4 * shape.intermediate * width
     if recipe.policy.adaptation == "lora" and width < 4:  # each adapted matrix keeps its input as float32
@@ -153,7 +153,7 @@ def _activations(recipe: Recipe, shape: Shape, load: Load) -> float:
     return load.num_tokens * (kept + layer + ends)
 
 
-def _head(recipe: Recipe, shape: Shape, load: Load) -> float:
+def _head(recipe: Recipe, shape: ModelShape, load: Load) -> float:
     if recipe.method is Method.REWARD_MODEL:
         return 0.0
     width = _width(recipe)
@@ -163,7 +163,7 @@ def _head(recipe: Recipe, shape: Shape, load: Load) -> float:
     return chunk + rows + (4 * shape.table if is_extra else 0)
 
 
-def _count_trained(recipe: Recipe, shape: Shape) -> int:
+def _count_trained(recipe: Recipe, shape: ModelShape) -> int:
     if recipe.policy.adaptation == "full":
         return shape.num_parameters
     attention = 4 * shape.hidden + 2 * shape.queries + 2 * shape.keys  # inputs and outputs of q, k, v, o

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
-from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, Settings, Share, WeightSettings
+from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe"]
 
@@ -28,7 +28,7 @@ class Method(StrEnum):
     REWARD_MODEL = "reward_model"
 
 
-class LoraSettings(Settings):
+class LoraSettings(RecipePart):
     rank: int = Field(16, ge=1, le=1024, description="Rank of the low-rank update.")
     alpha: Positive = Field(32.0, description="Scale of the update; its factor is alpha / rank.")
     dropout: Share = Field(0.0, description="Dropout on the adapter's input.")
@@ -37,7 +37,7 @@ class LoraSettings(Settings):
     )
 
 
-class PolicySettings(Settings):
+class PolicySettings(RecipePart):
     model: Reference = Field(description="The policy: a registered model's id, or for `varstudio train` a folder or hub name.")
     revision: str | None = Field(None, max_length=120, description="Hub revision (branch, tag or commit).")
     adaptation: Literal["full", "lora"] = Field("full", description="Train all weights, or a LoRA adapter.")
@@ -50,7 +50,7 @@ class PolicySettings(Settings):
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower.")
 
 
-class RewardSettings(Settings):
+class RewardSettings(RecipePart):
     source: Literal["model", "rating", "preference"] = Field(
         "preference", description="A reward model, the data set's rating column, or the preference label (+1 / −1)."
     )
@@ -75,7 +75,7 @@ class RewardSettings(Settings):
         return self
 
 
-class NoiseSettings(Settings):
+class NoiseSettings(RecipePart):
     """A label-noise study: what the cached scores would be worth if labels or rewards were worse than they are."""
 
     label_flip_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
@@ -87,7 +87,7 @@ class NoiseSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="Chooses the pairs that are swapped, and the noise.")
 
 
-class ScoringSettings(Settings):
+class ScoringSettings(RecipePart):
     """How log π_ref and the rewards are computed; changes seconds, not results."""
 
     backend: Literal["auto", "shared", "flex", "naive"] = Field(
@@ -104,11 +104,11 @@ class ScoringSettings(Settings):
     )
 
 
-class DpoSettings(Settings):
+class DpoSettings(RecipePart):
     beta: Positive = Field(0.1, description="β of direct preference optimisation: larger stays nearer to the reference.")
 
 
-class OnlineSettings(Settings):
+class OnlineSettings(RecipePart):
     """Online VAR: fresh responses of the policy itself, weighted with a Z(x) over each prompt's fresh candidates."""
 
     every: int | None = Field(
@@ -121,7 +121,7 @@ class OnlineSettings(Settings):
     )
 
 
-class TokenSettings(Settings):
+class TokenSettings(RecipePart):
     max_prompt: int = Field(512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose their start.")
     max_response: int = Field(512, ge=1, le=1_000_000, description="Longest response, in tokens; longer ones lose their end.")
     overlong: Literal["truncate", "drop"] = Field("truncate", description="What happens to an example over these lengths.")
@@ -130,7 +130,7 @@ class TokenSettings(Settings):
     )
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(RecipePart):
     batch_size: int = Field(8, ge=1, le=65_536, description="B: prompts per optimizer step; Z(x) spans all of them.")
     micro_batch_size: int | None = Field(
         None,
@@ -172,7 +172,7 @@ class TrainingSettings(Settings):
         return self
 
 
-class EvaluationSettings(Settings):
+class EvaluationSettings(RecipePart):
     share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         0.05, description="Share of the examples held out of training."
     )
@@ -187,7 +187,7 @@ class EvaluationSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="Chooses the prompts that are answered, and the sampling of the answers.")
 
 
-class Recipe(Settings):
+class Recipe(RecipePart):
     """A whole run. Errors name the field's dotted path, as the form, REST and the YAML file spell it."""
 
     name: str = Field("", max_length=120, description="A name for people; empty: made from data set and policy.")

@@ -11,7 +11,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
+class RecipePart(BaseModel):
     """Base of every part of a recipe: frozen, unknown fields refused, aliases and names both accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_enum_values=False)
@@ -46,7 +46,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 DEFAULT_PRESET = Preset.LENGTH_NORMALISED
 
 
-class WeightSettings(Settings):
+class WeightSettings(RecipePart):
     """How w(x, y) is made: method.md section 2. `lambda` is the temperature λ, in units of the (normalised) reward."""
 
     preset: Preset = Field(DEFAULT_PRESET, description="A named set of the choices below.")

@@ -23,7 +23,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Option:
+class ShapeOption:
     """A switch of a shape."""
 
     name: str
@@ -111,14 +111,14 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
     ),
 }
 
-SHAPE_OPTIONS: dict[Shape, tuple[Option, ...]] = {
+SHAPE_OPTIONS: dict[Shape, tuple[ShapeOption, ...]] = {
     Shape.TWO_RESPONSES: (
-        Option("first", "1", "Label values that mean the first response is better, separated by commas."),
-        Option("second", "2", "Label values that mean the second response is better, separated by commas."),
-        Option("tie", "0", "Label values that mean neither is better, separated by commas."),
+        ShapeOption("first", "1", "Label values that mean the first response is better, separated by commas."),
+        ShapeOption("second", "2", "Label values that mean the second response is better, separated by commas."),
+        ShapeOption("tie", "0", "Label values that mean neither is better, separated by commas."),
     ),
-    Shape.RANKED: (Option("best_first", False, "The list itself is the ranking: best response first."),),
-    Shape.RATED: (Option("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),),
+    Shape.RANKED: (ShapeOption("best_first", False, "The list itself is the ranking: best response first."),),
+    Shape.RATED: (ShapeOption("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),),
 }
 
 NEEDED_TOGETHER: dict[Shape, tuple[tuple[tuple[str, ...], ...], ...]] = {  # one of each line's alternatives

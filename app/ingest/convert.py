@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import ColumnMapping, DroppedRows, Shape
 from app.ingest import rows
-from app.ingest.examples import Columns, Draft
+from app.ingest.examples import Columns, UnnumberedExample
 from app.ingest.limits import Limits
 from app.ingest.lists import from_candidates, from_ranked, from_tree
 from app.ingest.pairs import from_alpaca, from_conversations, from_pair, from_transcripts, from_two
@@ -32,11 +32,11 @@ class Converted(NamedTuple):
     """An example with the line it came from (the first one of a group) and what else its row carried."""
 
     line: int
-    draft: Draft
+    draft: UnnumberedExample
     meta: str
 
 
-class Tally:
+class RowCount:
     """Rows in = kept + dropped, by reason and with the first line numbers."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class Tally:
         return [DroppedRows(reason=r, count=n, lines=self._lines[r]) for r, n in self._counts.most_common()]
 
 
-def convert_rows(found: Iterator[Row], mapping: ColumnMapping, tally: Tally, limits: Limits) -> Iterator[Converted]:
+def convert_rows(found: Iterator[Row], mapping: ColumnMapping, tally: RowCount, limits: Limits) -> Iterator[Converted]:
     """The examples of all rows, in their order; rows that can't be used are counted in `tally`."""
     columns = Columns(mapping)
     converted = convert_each(found, columns, tally, limits)
     return group(converted, limits.max_responses) if mapping.options.get("group_by_prompt") is True else converted
 
 
-def convert_each(found: Iterator[Row], columns: Columns, tally: Tally, limits: Limits) -> Iterator[Converted]:
+def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits: Limits) -> Iterator[Converted]:
     """Row by row, without grouping."""
     convert = CONVERTERS[columns.shape]
     for row in found:
@@ -86,9 +86,9 @@ def convert_each(found: Iterator[Row], columns: Columns, tally: Tally, limits: L
             yield Converted(row.line, draft, meta)
 
 
-def convert_row(result: Any, limits: Limits) -> list[Draft]:
+def convert_row(result: Any, limits: Limits) -> list[UnnumberedExample]:
     """A converter's result as a list, with the number of responses checked."""
-    drafts: list[Draft] = [result] if isinstance(result, Draft) else result
+    drafts: list[UnnumberedExample] = [result] if isinstance(result, UnnumberedExample) else result
     if any(len(draft.answers) > limits.max_responses for draft in drafts):
         raise Dropped(rows.TOO_MANY_RESPONSES)
     return drafts

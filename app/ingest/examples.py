@@ -12,7 +12,7 @@ from app.ingest.rows import Dropped
 META_KEYS = 20
 
 
-class Answer(NamedTuple):
+class Candidate(NamedTuple):
     """One response."""
 
     content: str
@@ -20,11 +20,11 @@ class Answer(NamedTuple):
     preference: int | None = None
 
 
-class Draft(NamedTuple):
+class UnnumberedExample(NamedTuple):
     """One example; `notes` are counted in the audit."""
 
     prompt: list[Turn]
-    answers: list[Answer]
+    answers: list[Candidate]
     notes: tuple[str, ...] = ()
 
 
@@ -96,19 +96,19 @@ def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> lis
     return [Turn(SYSTEM, text), *(turn for turn in turns if turn.role != SYSTEM)]
 
 
-def pair(prompt: list[Turn], chosen: Answer, rejected: Answer, notes: tuple[str, ...] = ()) -> Draft:
+def pair(prompt: list[Turn], chosen: Candidate, rejected: Candidate, notes: tuple[str, ...] = ()) -> UnnumberedExample:
     """A chosen and a rejected response; identical ones tell nothing and are dropped."""
     if chosen.content.strip() == rejected.content.strip():
         raise Dropped(rows.IDENTICAL)
-    return Draft(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)
+    return UnnumberedExample(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)
 
 
-def by_rating(prompt: list[Turn], answers: list[Answer], notes: tuple[str, ...] = ()) -> Draft:
+def by_rating(prompt: list[Turn], answers: list[Candidate], notes: tuple[str, ...] = ()) -> UnnumberedExample:
     """Responses sorted by rating, best first. Best: chosen, worst: rejected, in between or all alike: neither."""
     ratings = [answer.rating for answer in answers if answer.rating is not None]
     best, worst = max(ratings), min(ratings)
     if best == worst:
-        return Draft(prompt, [answer._replace(preference=NEITHER) for answer in answers], (*notes, "tie"))
+        return UnnumberedExample(prompt, [answer._replace(preference=NEITHER) for answer in answers], (*notes, "tie"))
     marks = {best: CHOSEN, worst: REJECTED}
     marked = [answer._replace(preference=marks.get(answer.rating or 0.0, NEITHER)) for answer in answers]
-    return Draft(prompt, sorted(marked, key=lambda answer: -(answer.rating or 0.0)), notes)
+    return UnnumberedExample(prompt, sorted(marked, key=lambda answer: -(answer.rating or 0.0)), notes)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from app.domain.dataset import Audit, ColumnMapping, DroppedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
 from app.ingest.columns import ROLES_OF_REASONS, check_mapping
-from app.ingest.convert import Tally, convert_rows
+from app.ingest.convert import RowCount, convert_rows
 from app.ingest.limits import Limits
 from app.ingest.profile import Profile
 from app.ingest.read import Numbering, Source, open_rows
@@ -42,7 +42,7 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
             raise nothing_readable(head, opened.numbering)
         write_preview(survey, target.with_name(PREVIEW))
         given, mapping = mapping, settle_mapping(survey, mapping)
-        tally, profile = Tally(), Profile()
+        tally, profile = RowCount(), Profile()
         with ExampleWriter(target, limits) as writer:
             for item in convert_rows(chain(head, opened.rows), mapping, tally, limits):
                 profile.add(item)
@@ -106,14 +106,14 @@ def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:
     """The error for a file without a single readable row at its start."""
     if not head:
         return DatasetInvalid("The file holds no rows, so there is nothing to train on. Upload one that has some.")
-    tally = Tally()
+    tally = RowCount()
     for row in head:
         tally.num_rows += 1
         tally.drop(row.line, row.fault)
     return nothing_kept(tally, numbering)
 
 
-def nothing_kept(tally: Tally, numbering: Numbering, given: ColumnMapping | None = None) -> DatasetInvalid:
+def nothing_kept(tally: RowCount, numbering: Numbering, given: ColumnMapping | None = None) -> DatasetInvalid:
     """The error for a file none of whose rows can be used, with a problem per reason.
 
     `given`: the mapping that a user chose; a reason that speaks of one of its parts is then a problem of that part.

@@ -4,22 +4,22 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.examples import Answer, Columns, Draft, by_rating, prompt_of
+from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, prompt_of
 from app.ingest.messages import ROLES, Turn, check_prompt, clean_text, message_list, number, response_text
 from app.ingest.rows import Dropped
 
 
-def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Answer]:
+def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Candidate]:
     """Responses with a number each; equal texts count once, with their first number."""
     if len(texts) != len(ratings):
         raise Dropped(rows.LENGTHS_DIFFER)
-    found: dict[str, Answer] = {}
+    found: dict[str, Candidate] = {}
     for text, rating in zip(texts, ratings, strict=True):
         value = number(rating)
         if value is None:
             raise Dropped(rows.MISSING_RATING)
         content = response_text(text)
-        found.setdefault(content.strip(), Answer(content, value))
+        found.setdefault(content.strip(), Candidate(content, value))
     if len(texts) > 1 and len(found) == 1:
         raise Dropped(rows.IDENTICAL)
     if len(found) < 2:
@@ -39,7 +39,7 @@ def negated(ranks: list[Any]) -> list[float | None]:
     return [None if (value := number(rank)) is None else 0.0 - value for rank in ranks]
 
 
-def from_ranked(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_ranked(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """A list of responses with ratings or ranks, or in order of quality."""
     texts = list_of(columns.get(row, "responses"), rows.MISSING_RESPONSE)
     if columns.has("ratings"):
@@ -51,7 +51,7 @@ def from_ranked(columns: Columns, row: dict[str, Any]) -> Draft:
     return by_rating(prompt_of(columns, row), rating_answers(texts, ratings))
 
 
-def from_candidates(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_candidates(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Prefix, suffix and reward lists; the index of the people's choice, where given, decides the preference."""
     prefixes = list_of(columns.get(row, "prefix"), rows.MISSING_PROMPT)
     texts = list_of(columns.get(row, "suffix"), rows.MISSING_RESPONSE)
@@ -71,20 +71,20 @@ def from_candidates(columns: Columns, row: dict[str, Any]) -> Draft:
     return by_choice(dialogues[0], answers, wanted)
 
 
-def by_choice(prompt: list[Turn], answers: list[Answer], wanted: str) -> Draft:
+def by_choice(prompt: list[Turn], answers: list[Candidate], wanted: str) -> UnnumberedExample:
     """The chosen response first, the others after it, best rating first."""
     marked = [a._replace(preference=CHOSEN if a.content.strip() == wanted else REJECTED) for a in answers]
     marked.sort(key=lambda answer: (-(answer.preference or 0), -(answer.rating or 0.0)))
     best = max(answer.rating or 0.0 for answer in answers)
-    return Draft(prompt, marked, ("best rating is not the chosen one",) if (marked[0].rating or 0.0) < best else ())
+    return UnnumberedExample(prompt, marked, ("best rating is not the chosen one",) if (marked[0].rating or 0.0) < best else ())
 
 
-def from_tree(columns: Columns, row: dict[str, Any]) -> list[Draft]:
+def from_tree(columns: Columns, row: dict[str, Any]) -> list[UnnumberedExample]:
     """One example per message that has at least two ranked assistant replies; its prompt is the path to it."""
     root = columns.get(row, "tree")
     if not isinstance(root, dict):
         raise Dropped(rows.MISSING_PROMPT)
-    drafts: list[Draft] = []
+    drafts: list[UnnumberedExample] = []
     reasons: list[str] = []
     open_nodes: list[tuple[dict[str, Any], list[Turn]]] = [(root, [])]
     while open_nodes:
@@ -122,7 +122,7 @@ def live_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
     return [r for r in replies if isinstance(r, dict) and r.get("deleted") is not True] if isinstance(replies, list) else []
 
 
-def from_replies(path: list[Turn], replies: list[dict[str, Any]]) -> Draft:
+def from_replies(path: list[Turn], replies: list[dict[str, Any]]) -> UnnumberedExample:
     """An example out of the ranked replies to a message; unranked ones are left out."""
     ranked = [reply for reply in replies if number(reply.get("rank")) is not None]
     if len(replies) > 1 and not ranked:

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.domain.dataset import NEITHER
 from app.ingest import rows
-from app.ingest.examples import Answer, Columns, Draft, by_rating, pair, prompt_of, with_system
+from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, pair, prompt_of, with_system
 from app.ingest.messages import (
     ASSISTANT,
     Turn,
@@ -26,16 +26,16 @@ def ratings_of(columns: Columns, row: dict[str, Any], *roles: str) -> list[float
     return found if None not in found else [None for _ in roles]
 
 
-def rated_pair(columns: Columns, row: dict[str, Any], prompt: list[Turn], chosen: str, rejected: str) -> Draft:
+def rated_pair(columns: Columns, row: dict[str, Any], prompt: list[Turn], chosen: str, rejected: str) -> UnnumberedExample:
     """A pair with its ratings, where the row has them."""
     if not chosen.strip() or not rejected.strip():
         raise Dropped(rows.EMPTY_RESPONSE)
     high, low = ratings_of(columns, row, "rating_chosen", "rating_rejected")
     notes = ("rating tie",) if high is not None and high == low else ()
-    return pair(prompt, Answer(chosen, high), Answer(rejected, low), notes)
+    return pair(prompt, Candidate(chosen, high), Candidate(rejected, low), notes)
 
 
-def from_pair(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_pair(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Prompt, chosen and rejected; responses that repeat the prompt as messages are split."""
     chosen, rejected = columns.get(row, "chosen"), columns.get(row, "rejected")
     if holds_prompt(chosen) or holds_prompt(rejected):
@@ -44,7 +44,7 @@ def from_pair(columns: Columns, row: dict[str, Any]) -> Draft:
     return rated_pair(columns, row, prompt_of(columns, row, prompt_role), response_text(chosen), response_text(rejected))
 
 
-def from_alpaca(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_alpaca(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Instruction, input, chosen and rejected."""
     prompt = prompt_of(columns, row, "instruction")
     return rated_pair(
@@ -52,12 +52,12 @@ def from_alpaca(columns: Columns, row: dict[str, Any]) -> Draft:
     )
 
 
-def from_transcripts(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_transcripts(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Two whole dialogues that differ in the assistant's last turn."""
     return from_dialogues(columns, row, *(split_answer(transcript(cell(columns, row, role))) for role in ("chosen", "rejected")))
 
 
-def from_conversations(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_conversations(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Two message lists: whole conversations, or only the answers to an explicit prompt."""
     sides = [message_list(cell(columns, row, role)) for role in ("chosen", "rejected")]
     if not any(turn.role != ASSISTANT for side in sides for turn in side):
@@ -66,7 +66,7 @@ def from_conversations(columns: Columns, row: dict[str, Any]) -> Draft:
     return from_dialogues(columns, row, *(split_answer(side) for side in sides))
 
 
-def from_dialogues(columns: Columns, row: dict[str, Any], *sides: tuple[list[Turn], str]) -> Draft:
+def from_dialogues(columns: Columns, row: dict[str, Any], *sides: tuple[list[Turn], str]) -> UnnumberedExample:
     """A pair out of two (prompt, answer) with the same prompt."""
     (prompt, chosen), (other_prompt, rejected) = sides
     if prompt != other_prompt:
@@ -87,7 +87,7 @@ def holds_prompt(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1
 
 
-def from_two(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_two(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """Two responses with a label, votes or ratings; ties are kept, with preference 0 on both."""
     prompt, first, second = two_answers(columns, row)
     if first.content.strip() == second.content.strip():
@@ -102,19 +102,19 @@ def from_two(columns: Columns, row: dict[str, Any]) -> Draft:
     return by_rating(prompt, [first, second])
 
 
-def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Answer, Answer]:
+def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Candidate, Candidate]:
     """The prompt and both responses; whole conversations bring their prompt along."""
     values = [columns.get(row, role) for role in ("response_a", "response_b")]
     if not any(holds_prompt(value) for value in values):
-        first, second = (Answer(response_text(value)) for value in values)
+        first, second = (Candidate(response_text(value)) for value in values)
         return prompt_of(columns, row), first, second
     (prompt, a), (other_prompt, b) = (split_answer(message_list(value)) for value in values)
     if prompt != other_prompt:
         raise Dropped(rows.PROMPTS_DIFFER)
-    return with_system(columns, row, check_prompt(prompt)), Answer(response_text(a)), Answer(response_text(b))
+    return with_system(columns, row, check_prompt(prompt)), Candidate(response_text(a)), Candidate(response_text(b))
 
 
-def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Answer, second: Answer) -> Draft:
+def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Candidate, second: Candidate) -> UnnumberedExample:
     """What most labels say decides; labels that can't be read don't count, unless none is left."""
     labels = [columns.get(row, "label")] if columns.has("label") else columns.get_all(row, "votes")
     votes = Counter(vote for vote in (read_label(columns, label) for label in labels) if vote is not None)
@@ -122,7 +122,7 @@ def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: A
         raise Dropped(rows.MISSING_LABEL)
     notes = ("votes disagree",) if len(votes) > 1 else ()
     if votes[1] == votes[-1] or votes[0] >= max(votes[1], votes[-1]):
-        return Draft(prompt, [answer._replace(preference=NEITHER) for answer in (first, second)], (*notes, "tie"))
+        return UnnumberedExample(prompt, [answer._replace(preference=NEITHER) for answer in (first, second)], (*notes, "tie"))
     return pair(prompt, *((first, second) if votes[1] > votes[-1] else (second, first)), notes)
 
 

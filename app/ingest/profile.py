@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED, Audit
-from app.ingest.convert import Converted, Tally
-from app.ingest.examples import Answer, Draft
+from app.ingest.convert import Converted, RowCount
+from app.ingest.examples import Candidate, UnnumberedExample
 from app.ingest.messages import Turn
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows
@@ -135,7 +135,7 @@ class Profile:
             self._add_answer(answer)
         self._add_pair(draft.answers)
 
-    def _add_answer(self, answer: Answer) -> None:
+    def _add_answer(self, answer: Candidate) -> None:
         self.response_chars.add(len(answer.content))
         self.labels[answer.preference] += 1
         if answer.rating is not None:
@@ -143,7 +143,7 @@ class Profile:
             if len(self.rating_values) < 50 or answer.rating in self.rating_values:
                 self.rating_values[answer.rating] += 1
 
-    def _add_pair(self, answers: list[Answer]) -> None:
+    def _add_pair(self, answers: list[Candidate]) -> None:
         chosen = next((answer for answer in answers if answer.preference == CHOSEN), None)
         rejected = next((answer for answer in answers if answer.preference == REJECTED), None)
         if chosen is None or rejected is None:
@@ -157,7 +157,7 @@ class Profile:
         if chosen.rating is not None and rejected.rating is not None:
             self.rating_gaps.add(chosen.rating - rejected.rating)
 
-    def audit(self, tally: Tally) -> Audit:
+    def audit(self, tally: RowCount) -> Audit:
         """The finished audit."""
         return Audit(
             num_rows=tally.num_rows,
@@ -213,7 +213,7 @@ class Profile:
         }
 
 
-def marks_of(draft: Draft) -> set[str]:
+def marks_of(draft: UnnumberedExample) -> set[str]:
     """What kinds of unusual characters an example holds."""
     marks: set[str] = set()
     for text in texts_of(draft.prompt, draft.answers):
@@ -238,6 +238,6 @@ def rare(text: str) -> list[tuple[str, bool]]:
     ]
 
 
-def texts_of(prompt: list[Turn], answers: list[Answer]) -> list[str]:
+def texts_of(prompt: list[Turn], answers: list[Candidate]) -> list[str]:
     """All texts of an example."""
     return [turn.content for turn in prompt] + [answer.content for answer in answers]

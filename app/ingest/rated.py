@@ -4,7 +4,7 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.examples import Answer, Columns, Draft, by_rating, prompt_of, with_system
+from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, prompt_of, with_system
 from app.ingest.messages import check_prompt, conversation, number, response_text, split_answer
 from app.ingest.rows import Dropped
 
@@ -12,7 +12,7 @@ TRUE = frozenset({"true", "yes", "good", "desirable", "1"})
 FALSE = frozenset({"false", "no", "bad", "undesirable", "0"})
 
 
-def from_rated(columns: Columns, row: dict[str, Any]) -> Draft:
+def from_rated(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     """A prompt, a response, and a number or a verdict on it."""
     if columns.has("messages"):
         turns, text = split_answer(conversation(columns.get(row, "messages")))
@@ -26,7 +26,7 @@ def from_rated(columns: Columns, row: dict[str, Any]) -> Draft:
         raise Dropped(rows.MISSING_RATING)
     if columns.has("label") and verdict is None:
         raise Dropped(rows.MISSING_LABEL)
-    return Draft(prompt, [Answer(text, rating, verdict)])
+    return UnnumberedExample(prompt, [Candidate(text, rating, verdict)])
 
 
 def read_verdict(value: Any) -> int | None:
@@ -39,10 +39,10 @@ def read_verdict(value: Any) -> int | None:
     return REJECTED if text in FALSE else None
 
 
-def merge(drafts: list[Draft]) -> Draft:
+def merge(drafts: list[UnnumberedExample]) -> UnnumberedExample:
     """One example out of several with the same prompt: by rating, best first, or good ones before bad ones."""
     answers = [answer for draft in drafts for answer in draft.answers]
     if len(answers) > 1 and all(answer.rating is not None for answer in answers):
         return by_rating(drafts[0].prompt, answers)
     answers.sort(key=lambda answer: -(answer.preference or 0))
-    return Draft(drafts[0].prompt, answers, drafts[0].notes)
+    return UnnumberedExample(drafts[0].prompt, answers, drafts[0].notes)

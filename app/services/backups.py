@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
-from app.domain.backup import Manifest, Member
+from app.domain.backup import BackupManifest, Member
 from app.domain.errors import Conflict, NotFound, StudioError
 from app.store import backup_contents, portable
 from app.store.backup_contents import Holdings, RunFacts
@@ -22,7 +22,7 @@ from app.store.files.files import Files
 from app.store.migrations import find_revision, is_current
 
 
-def back_up(database: Database, files: Files, target: Path, *, with_scorings: bool = True) -> Manifest:
+def back_up(database: Database, files: Files, target: Path, *, with_scorings: bool = True) -> BackupManifest:
     """Write everything into the new file `target`; it appears whole or not at all.
 
     Raises: Conflict when the file is there; NotFound when its folder is not; StudioError when the tables are not of this
@@ -43,11 +43,11 @@ def back_up(database: Database, files: Files, target: Path, *, with_scorings: bo
     return manifest
 
 
-def _begin(session: Session, database: Database, files: Files, with_scorings: bool) -> Manifest:
+def _begin(session: Session, database: Database, files: Files, with_scorings: bool) -> BackupManifest:
     connection = session.connection()
     if not is_current(connection):
         raise StudioError("The database's tables are not those of this version: run varstudio db upgrade, then back up.")
-    return Manifest(
+    return BackupManifest(
         studio=metadata.version("var-studio"),
         revision=find_revision(connection) or "",
         database="sqlite" if database.is_sqlite else "postgresql",
@@ -71,14 +71,14 @@ def _copy_table(session: Session, archive: ArchiveWriter, table: Table, folder: 
     return member.model_copy(update={"num_rows": num_rows})
 
 
-def _copy_files(archive: ArchiveWriter, manifest: Manifest, files: Files, held: Holdings) -> None:
+def _copy_files(archive: ArchiveWriter, manifest: BackupManifest, files: Files, held: Holdings) -> None:
     for path in backup_contents.list_files(files, held, with_scorings=manifest.with_scorings):
         _copy_file(archive, manifest, path, str(path.relative_to(files.root)))
     for run in held.runs:
         _copy_checkpoint(archive, manifest, files, run)
 
 
-def _copy_file(archive: ArchiveWriter, manifest: Manifest, path: Path, name: str) -> None:
+def _copy_file(archive: ArchiveWriter, manifest: BackupManifest, path: Path, name: str) -> None:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))
@@ -93,7 +93,7 @@ def _copy_file(archive: ArchiveWriter, manifest: Manifest, path: Path, name: str
         manifest.files[name] = member
 
 
-def _copy_checkpoint(archive: ArchiveWriter, manifest: Manifest, files: Files, run: RunFacts) -> None:
+def _copy_checkpoint(archive: ArchiveWriter, manifest: BackupManifest, files: Files, run: RunFacts) -> None:
     """The newest checkpoint that is there as a whole; the runner verifies its hashes when it resumes."""
     for folder in backup_contents.list_checkpoints(files, run):
         with backup_contents.open_checkpoint(folder) as opened:

@@ -30,7 +30,7 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ModelCandidate:
     """A model that has been looked at and may be added."""
 
     kind: str
@@ -89,7 +89,7 @@ def examine(
     path: str = "",
     run_id: str = "",
     revision: str | None = None,
-) -> Candidate:
+) -> ModelCandidate:
     """Whether the studio can use this model, without adding it; a reading session is enough.
 
     Raises: as `register`.
@@ -107,22 +107,22 @@ def examine(
     raise ModelInvalid.at("source", f'There is no source "{source}"; choose hub, folder or run.')
 
 
-def examine_hub(kind: str, name: str, revision: str | None) -> Candidate:
+def examine_hub(kind: str, name: str, revision: str | None) -> ModelCandidate:
     """A name and a revision; the files are checked by the worker that downloads them."""
     if not HUB_NAME.fullmatch(name):
         raise ModelInvalid.at("name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M".')
     if revision and not REVISION.fullmatch(revision):
         raise ModelInvalid.at("revision", "A revision is a branch, a tag or a commit, of letters, digits and . _ - /.")
-    return Candidate(kind, "hub", name, name, revision or None, {})
+    return ModelCandidate(kind, "hub", name, name, revision or None, {})
 
 
-def examine_folder(kind: str, name: str, path: str, roots: Sequence[Path]) -> Candidate:
+def examine_folder(kind: str, name: str, path: str, roots: Sequence[Path]) -> ModelCandidate:
     folder = allowed_folder(path, roots)
     facts = check_folder(folder, roots, kind)
-    return Candidate(kind, "folder", name.strip()[:200] or folder.name, str(folder), None, facts)
+    return ModelCandidate(kind, "folder", name.strip()[:200] or folder.name, str(folder), None, facts)
 
 
-def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: str, run_id: str) -> Candidate:
+def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: str, run_id: str) -> ModelCandidate:
     run = get_run(session, owner_id, run_id)
     if run.state != RunState.SUCCEEDED:
         raise Conflict(f"Run {run.name} is {run.state}: only a succeeded run has a model to take.")
@@ -133,7 +133,7 @@ def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: 
     if kind != made:
         raise ModelInvalid.at("kind", f"Run {run.name} has trained a {made} model: add it as kind {made}.")
     facts = {**check_folder(folder, [folder], kind), "run_id": run_id}
-    return Candidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
+    return ModelCandidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
 
 
 def roots_of(settings: Settings) -> list[Path]:
@@ -185,7 +185,7 @@ def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, An
     return facts
 
 
-def keep(files: Files, candidate: Candidate) -> Candidate:
+def keep(files: Files, candidate: ModelCandidate) -> ModelCandidate:
     """A run's files in a folder of the model's own, so that the run may be deleted later; others stay where they are.
 
     Before the transaction that adds it: a large model takes minutes on its way into an object store.
@@ -203,13 +203,13 @@ def keep(files: Files, candidate: Candidate) -> Candidate:
     return replace(candidate, id=model_id, path=str(path))
 
 
-def discard(files: Files, candidate: Candidate) -> None:
+def discard(files: Files, candidate: ModelCandidate) -> None:
     """Removes what was kept for a candidate that could not be added."""
     if candidate.id:
         files.remove(files.model_dir(candidate.id))
 
 
-def add(session: Session, owner_id: str, candidate: Candidate) -> Model:
+def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
     """Adds an examined model whose files are kept.
 
     Raises: Conflict when the folder, with the same files, is there already.
@@ -232,7 +232,7 @@ def add(session: Session, owner_id: str, candidate: Candidate) -> Model:
     return model
 
 
-def refuse_same(known: Sequence[Model], candidate: Candidate) -> None:
+def refuse_same(known: Sequence[Model], candidate: ModelCandidate) -> None:
     """Raises: Conflict that names the model; a folder whose files have changed since is another model."""
     for model in known:
         if model.facts.get("sha256") == candidate.facts.get("sha256"):

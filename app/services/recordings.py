@@ -40,7 +40,7 @@ UNKEEPABLE = re.compile("[\0\ud800-\udfff]")  # PostgreSQL's text and JSON refus
 
 
 @dataclass
-class Batch:
+class Changes:
     """What a batch of events changes."""
 
     notes: list[journal.Note] = field(default_factory=list)
@@ -82,9 +82,9 @@ def record(session: Session, run_id: str, token: int, lines: Sequence[SpoolLine]
         scorings.keep(session, run_id, batch.scoring)
 
 
-def digest(lines: Sequence[SpoolLine]) -> Batch:
+def digest(lines: Sequence[SpoolLine]) -> Changes:
     """Read the lines in order and gather what they change."""
-    batch = Batch()
+    batch = Changes()
     for line in lines:
         if line.kind == OUTCOME:
             continue
@@ -105,7 +105,7 @@ def read_event(line: SpoolLine) -> Event:
         return LogWritten(level="warning", text=f"The runner wrote a {line.kind} event that can't be read: {error}")
 
 
-def _apply(batch: Batch, event: Event) -> None:
+def _apply(batch: Changes, event: Event) -> None:
     match event:
         case AttemptResumed():
             batch.drop_after = event.step if batch.drop_after is None else min(event.step, batch.drop_after)

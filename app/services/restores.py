@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection, MetaData, Table, select
 from sqlalchemy.orm import Session
 
-from app.domain.backup import Manifest
+from app.domain.backup import BackupManifest
 from app.domain.errors import Conflict, StudioError
 from app.domain.scoring import fingerprint
 from app.settings import Settings
@@ -28,7 +28,7 @@ NOTE = "restoring.json"
 HELD_FOLDERS = ("datasets", "models", "runs", "scorings", DEMONSTRATION)
 
 
-def restore(settings: Settings, source: Path) -> Manifest:
+def restore(settings: Settings, source: Path) -> BackupManifest:
     """Verify the whole backup, then fill the studio with it.
 
     Raises: InvalidInput when the backup is damaged, Conflict when the studio isn't empty, StudioError when the backup is of
@@ -60,11 +60,11 @@ def restore(settings: Settings, source: Path) -> Manifest:
     return manifest
 
 
-def _note(manifest: Manifest) -> bytes:
+def _note(manifest: BackupManifest) -> bytes:
     return json.dumps({"created_at": manifest.created_at.isoformat(), "data_dir": manifest.data_dir}).encode()
 
 
-def _is_ours(root: Path, manifest: Manifest) -> bool:
+def _is_ours(root: Path, manifest: BackupManifest) -> bool:
     """Whether a restore of this very backup was begun here."""
     try:
         return (root / NOTE).read_bytes() == _note(manifest)
@@ -81,7 +81,7 @@ def _refuse_files(root: Path) -> None:
         )
 
 
-def _is_done(database: Database, root: Path, manifest: Manifest) -> bool:
+def _is_done(database: Database, root: Path, manifest: BackupManifest) -> bool:
     """Whether an earlier try ended after its commit. Raises Conflict when rows of somebody else's are there."""
     with database.rebuilding() as connection:
         filled = _list_filled(connection)
@@ -104,7 +104,7 @@ def _own_tables(found: MetaData) -> list[Table]:
     return [table for table in found.sorted_tables if table.name in ours]
 
 
-def _put_files(root: Path, source: Path, manifest: Manifest) -> None:
+def _put_files(root: Path, source: Path, manifest: BackupManifest) -> None:
     with open_archive(source) as members:
         for name, file in members:
             path = name.removeprefix(FILES)
@@ -118,7 +118,7 @@ def _put_files(root: Path, source: Path, manifest: Manifest) -> None:
             put_in_place(temporary, target)
 
 
-def _put_rows(connection: Connection, source: Path, manifest: Manifest) -> None:
+def _put_rows(connection: Connection, source: Path, manifest: BackupManifest) -> None:
     """Tables of the backup's version, their rows, then the steps to this version."""
     if migrations.find_revision(connection) not in (None, manifest.revision):
         _drop_empty_tables(connection)

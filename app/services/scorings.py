@@ -26,13 +26,13 @@ from app.store.signals.after_commit import after_commit
 from app.store.tables import Dataset, Model, Run, Scoring
 from app.system.identifiers import new_id
 
-__all__ = ["Standing", "delete", "find_for", "keep", "recipe_of", "request", "standing_of"]
+__all__ = ["ScoringState", "delete", "find_for", "keep", "recipe_of", "request", "standing_of"]
 
 NAME_LENGTH = 120
 
 
 @dataclass(frozen=True)
-class Standing:
+class ScoringState:
     """How far a scoring is: "queued", "running", "ready", "failed" or "cancelled", and for the last two why."""
 
     state: str
@@ -93,20 +93,20 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
     return scoring
 
 
-def standing_of(scoring: Scoring, maker: Run | None) -> Standing:
+def standing_of(scoring: Scoring, maker: Run | None) -> ScoringState:
     """The state of a scoring; `maker`: the run of its run_id, None when that was deleted."""
     if scoring.facts is not None:
-        return Standing("ready")
+        return ScoringState("ready")
     if maker is None:
-        return Standing("failed", "The run that was to make it was deleted.", "Ask for the scoring again.")
+        return ScoringState("failed", "The run that was to make it was deleted.", "Ask for the scoring again.")
     state = RunState(maker.state)
     if not state.final:
-        return Standing("queued" if state is RunState.INTERRUPTED else state.value)
+        return ScoringState("queued" if state is RunState.INTERRUPTED else state.value)
     error = maker.error or {}
     if state is RunState.SUCCEEDED:
-        return Standing("failed", "Its scores are not there any more.", "Ask for the scoring again.")
+        return ScoringState("failed", "Its scores are not there any more.", "Ask for the scoring again.")
     reason = "Its run was cancelled." if state is RunState.CANCELLED else error.get("reason", "")
-    return Standing(state.value, reason, error.get("remedy", "") or "Ask for the scoring again.")
+    return ScoringState(state.value, reason, error.get("remedy", "") or "Ask for the scoring again.")
 
 
 def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:

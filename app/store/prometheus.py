@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.domain.run import RunState
 from app.store.database import now
 from app.store.tables import Attempt, Dataset, Metric, Run, Worker
-from app.store.workers import Standing, judge, list_workers
+from app.store.workers import WorkerState, judge, list_workers
 
 PER_RUN = ("step_seconds", "tokens_per_second")
 MOST_RUNNING = 200  # run ids that may become labels
@@ -24,7 +24,7 @@ class WorkerMeasures:
     """One worker, as of its last beat; bytes, seconds."""
 
     id: str
-    standing: Standing
+    standing: WorkerState
     heartbeat_age_seconds: float
     slots: int
     slots_used: int

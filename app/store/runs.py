@@ -47,7 +47,7 @@ def lock_run(session: Session, run_id: str) -> Run:
     return run
 
 
-class Watched(NamedTuple):
+class RunWishes(NamedTuple):
     """What the supervisor of a running run looks for."""
 
     token: int
@@ -55,11 +55,11 @@ class Watched(NamedTuple):
     release_wanted: bool
 
 
-def watch(session: Session, run_ids: Sequence[str]) -> dict[str, Watched]:
+def watch(session: Session, run_ids: Sequence[str]) -> dict[str, RunWishes]:
     """Of each run that is running: its fencing token, and whether it is to be cancelled, or to save and go back to the queue."""
     query = select(Run.id, Run.token, Run.cancel_requested_at, Run.release_requested_at)
     rows = session.execute(query.where(Run.id.in_(run_ids), Run.state == RunState.RUNNING))
-    return {run_id: Watched(token, cancel is not None, release is not None) for run_id, token, cancel, release in rows}
+    return {run_id: RunWishes(token, cancel is not None, release is not None) for run_id, token, cancel, release in rows}
 
 
 def list_running(session: Session, worker_id: str | None = None) -> list[Run]:

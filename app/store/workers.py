@@ -13,7 +13,7 @@ from app.store.database import now
 from app.store.runs import list_running
 from app.store.tables import Run, Worker
 
-Standing = Literal["alive", "paused", "gone"]
+WorkerState = Literal["alive", "paused", "gone"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RunningRow:
 @dataclass(frozen=True)
 class WorkerRow:
     worker: Worker
-    standing: Standing
+    standing: WorkerState
     silent_seconds: float
     running: list[RunningRow]
     num_used: int
@@ -49,7 +49,7 @@ def describe_worker(session: Session, worker: Worker) -> WorkerRow:
     return _describe(session, [worker], list_running(session, worker.id))[0]
 
 
-def judge(worker: Worker, at: datetime) -> Standing:
+def judge(worker: Worker, at: datetime) -> WorkerState:
     """Gone: not heard of within its lease, or stopped; paused: alive, and begins nothing."""
     if not is_alive(worker, at):
         return "gone"

@@ -33,7 +33,7 @@ STILL = "The preview is still being computed: ask again in a moment, the answer 
 
 
 @dataclass(frozen=True)
-class Progress:
+class PreviewProgress:
     """How far a preview is."""
 
     state: str
@@ -130,14 +130,14 @@ def ask(database: Database, owner_id: str, scoring_id: str, asked: PreviewReques
         return previews.ask(session, owner_id, scoring_id, asked).id
 
 
-def look(database: Database, preview_id: str) -> Progress:
+def look(database: Database, preview_id: str) -> PreviewProgress:
     """Raises NotFound when the scoring was deleted meanwhile."""
     with database.reading() as session:
         preview = session.get(Preview, preview_id)
         if preview is None:
             raise NotFound("The scoring was deleted meanwhile, and its preview with it.")
         result = PreviewResult.model_validate(preview.result) if preview.state == store.DONE else None
-        return Progress(preview.state, result, preview.error)
+        return PreviewProgress(preview.state, result, preview.error)
 
 
 def has_worker(database: Database) -> bool:

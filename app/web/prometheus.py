@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from app.domain.run import RunKind, RunState
 from app.store.prometheus import Measures, WorkerMeasures
-from app.store.workers import Standing
+from app.store.workers import WorkerState
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
@@ -81,7 +81,7 @@ class Studio:
         yield gauge("studio_run_tokens_per_second", "Newest throughput of a running run.", tokens, ("run_id",))
 
     def _workers(self) -> Iterator[Metric]:
-        standings = {(state,): self.measures.standings.get(state, 0) for state in get_args(Standing)}
+        standings = {(state,): self.measures.standings.get(state, 0) for state in get_args(WorkerState)}
         yield gauge("studio_workers", "Workers by state; gone: silent for longer than its lease.", standings, ("state",))
         yield gauge(
             "studio_slots_free", "Slots that nothing uses, of workers that are alive and not paused.",

@@ -39,7 +39,7 @@ class Requests:
             await self.app(scope, receive, send)
             return
         request_id = choose_id(Headers(scope=scope).get(HEADER, ""))
-        watched = Watched(scope, send, request_id, self.metrics)
+        watched = WatchedRequest(scope, send, request_id, self.metrics)
         with logs.bound(request_id=request_id):
             try:
                 await self.app(scope, receive, watched.send)
@@ -47,7 +47,7 @@ class Requests:
                 watched.finish()
 
 
-class Watched:
+class WatchedRequest:
     """One request on its way: notes the status, and that a stream of events has opened."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str, metrics: RequestMetrics) -> None:

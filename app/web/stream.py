@@ -31,7 +31,7 @@ Encoder = Callable[[JournalEntry], str]
 
 
 @dataclass(frozen=True)
-class Batch:
+class Entries:
     """Entries that follow each other, shared by all readers that stand before them."""
 
     entries: list[JournalEntry]
@@ -57,9 +57,9 @@ class SharedReads:
     """
 
     database: Database
-    under_way: dict[tuple[str, int], asyncio.Task[Batch]] = field(default_factory=dict)
+    under_way: dict[tuple[str, int], asyncio.Task[Entries]] = field(default_factory=dict)
 
-    async def read(self, run_id: str, after: int) -> Batch:
+    async def read(self, run_id: str, after: int) -> Entries:
         key = (run_id, after)
         task = self.under_way.get(key)
         if task is None:
@@ -74,25 +74,25 @@ class SharedReads:
         else:
             self.under_way.pop(key, None)
 
-    async def read_apart(self, run_id: str, after: int) -> Batch:
+    async def read_apart(self, run_id: str, after: int) -> Entries:
         return await run_in_threadpool(read_batch, self.database, run_id, after)
 
 
-def holds_entries(done: asyncio.Task[Batch]) -> bool:
+def holds_entries(done: asyncio.Task[Entries]) -> bool:
     return not done.cancelled() and done.exception() is None and bool(done.result().entries)
 
 
-def read_batch(database: Database, run_id: str, after: int) -> Batch:
+def read_batch(database: Database, run_id: str, after: int) -> Entries:
     with database.reading() as session:
         run = session.get(Run, run_id)
         if run is None:
-            return Batch([], finished=True)
+            return Entries([], finished=True)
         entries = journal.read(session, run_id, after=after, limit=BATCH)
         last = entries[-1].seq if entries else after
-        return Batch(entries, finished=RunState(run.state).final and last >= run.last_seq)
+        return Entries(entries, finished=RunState(run.state).final and last >= run.last_seq)
 
 
-async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Batch]:
+async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Entries]:
     """Batches of journal entries with seq > `after`, in order, without gaps; an empty one is a heartbeat.
 
     Ends after the final state of the run has been given, when the run is deleted, or when the reader is gone.
@@ -107,18 +107,18 @@ async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Bat
         if batch.finished:
             return
         if len(batch.entries) < BATCH and not await bell.wait(run_id, after, HEARTBEAT_SECONDS):
-            yield Batch([], finished=False)
+            yield Entries([], finished=False)
         if await request.is_disconnected():
             return
 
 
-async def as_events(batches: AsyncIterator[Batch]) -> AsyncIterator[str]:
+async def as_events(batches: AsyncIterator[Entries]) -> AsyncIterator[str]:
     """Server-sent events of JSON: id = seq, event = kind; `event: end` tells the reader not to come back."""
     async for text in as_texts(batches, to_event, retry_ms=2000):
         yield text
 
 
-async def as_texts(batches: AsyncIterator[Batch], to_text: Encoder, *, retry_ms: int) -> AsyncIterator[str]:
+async def as_texts(batches: AsyncIterator[Entries], to_text: Encoder, *, retry_ms: int) -> AsyncIterator[str]:
     """Server-sent events as `to_text` writes them, a comment where nothing happens, and the end."""
     yield write_event(retry=retry_ms)
     async for batch in batches:

@@ -1,12 +1,13 @@
 """One word per thing: metrics come from the catalogue, event kinds name their fragments, nouns name their files."""
 
+import ast
 import re
 
 import pytest
 
 from app.domain.events import EVENT_KINDS
 from app.domain.metrics import CATALOGUE
-from tests.architecture.tree import ROOT, list_modules, list_texts, read
+from tests.architecture.tree import ROOT, list_modules, list_texts, parse, read
 
 # Kinds that a page shows through another part of it instead of a fragment of their own.
 SHOWN_ELSEWHERE: dict[str, str] = {}
@@ -41,3 +42,12 @@ def test_a_noun_is_the_same_file_name_on_every_floor(noun):
     floors = {path.parent.as_posix() for path in list_modules("app") if path.stem == noun}
     assert floors >= {"app/store", "app/services", "app/web/api", "app/web/pages"}
     assert (ROOT / "templates" / noun).is_dir()
+
+
+def test_a_class_has_a_name_of_its_own():
+    named: dict[str, list[str]] = {}
+    for path in list_modules("app", "worker"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef):
+                named.setdefault(node.name, []).append(path.as_posix())
+    assert {name: paths for name, paths in named.items() if len(paths) > 1} == {}

@@ -23,7 +23,7 @@ from transformers.utils import logging
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
 from app.ingest.ingest import ingest
-from worker.demonstration.models import Encoded, Plan, preference_loss, score_pairs, train
+from worker.demonstration.models import Plan, Tokenized, preference_loss, score_pairs, train
 from worker.models.load import load_tokenizer
 from worker.runner import main as run_attempt
 
@@ -34,7 +34,7 @@ JUDGE_LAYERS = 3  # of stories260K's five
 PAD = 0  # stories260K has no padding token; its <unk> never occurs in a text, as unknown characters become bytes
 MOST_TOKENS = 256  # of a conversation, its end kept, while a reward model is trained
 READ_TWICE, BATCH = 2, 16
-Pair = tuple[Encoded, Encoded]
+Pair = tuple[Tokenized, Tokenized]
 
 
 def read_lines(path: Path, seed: int) -> list[str]:
@@ -63,11 +63,11 @@ def split_lines(lines: Sequence[str], *sizes: int) -> list[list[str]]:
     return parts
 
 
-def encode(tokenizer: Any, text: str) -> Encoded:
+def encode(tokenizer: Any, text: str) -> Tokenized:
     """A conversation as reward models read it, with its end kept; leading to the same ids as in a run."""
     head, answer = text.rsplit("\n\nAssistant:", 1)
     ids = tokenizer(f"{head}\n\nAssistant: {answer.strip()}")["input_ids"]
-    return Encoded(ids if len(ids) <= MOST_TOKENS else [*ids[:1], *ids[1 - MOST_TOKENS :]], 0)
+    return Tokenized(ids if len(ids) <= MOST_TOKENS else [*ids[:1], *ids[1 - MOST_TOKENS :]], 0)
 
 
 def encode_lines(tokenizer: Any, lines: Sequence[str]) -> list[Pair]:

@@ -23,7 +23,7 @@ from worker.models.prompts import PromptFormat
 from worker.runner import main, read_spec
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded, EncodedResponse, Lengths, prepare
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring.backends import NAIVE, SHARED, score_by
@@ -129,7 +129,7 @@ def test_early_stopping_on_real_text(tmp_path, shared):
         for early in (False, True):
             folder = workshop.attempt(**parts, weights=weights, scoring={"early_stopping": early})
             with closing(Spool(folder / "events.jsonl")) as spool:
-                attempt = Attempt(read_spec(folder), spool, StopSignals(folder))
+                attempt = AttemptContext(read_spec(folder), spool, StopSignals(folder))
                 ground = lay_ground(attempt)
                 began = time.process_time()
                 scored.append(score_all(attempt, ground))

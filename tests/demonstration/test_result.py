@@ -3,13 +3,13 @@ import io
 import pytest
 from rich.console import Console
 
-from app.demonstration.result import Answer, Result, choose_pairs, show, verdict
+from app.demonstration.result import AnswerPair, Result, choose_pairs, show, verdict
 
 
 def result_of(gains: list[float], **more) -> Result:
     """Base rewards −1 and 1 in turn (deviation about 1), each risen by its gain."""
     answers = [
-        Answer(f"Prompt {k}.", "Base.", "Aligned.", base, base + gain, 0.0, 1.0)
+        AnswerPair(f"Prompt {k}.", "Base.", "Aligned.", base, base + gain, 0.0, 1.0)
         for k, gain in enumerate(gains)
         for base in [(-1.0) ** k]
     ]
@@ -41,7 +41,7 @@ def test_a_tie_counts_half():
 
 
 def test_rewards_that_are_all_equal_give_no_division_by_zero():
-    answers = [Answer("Prompt.", "Same.", "Same.", 1.0, 1.0, 2.0, 2.0)] * 100
+    answers = [AnswerPair("Prompt.", "Same.", "Same.", 1.0, 1.0, 2.0, 2.0)] * 100
     result = Result(answers, {}, [])
     assert result.gain == result.score_gain == 0
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import StudioError
 from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES
-from app.ingest.convert import Tally, convert_rows
+from app.ingest.convert import RowCount, convert_rows
 from app.ingest.ingest import settle_mapping
 from app.ingest.limits import Limits
 from app.ingest.rows import Row
@@ -48,7 +48,7 @@ def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
     columns = {name: [name] if role.many else name for name, role in roles.items()}
     options = {option.name: option.default for option in SHAPE_OPTIONS.get(shape, ())}
     found = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(columns, VALUES)), max_size=4))
-    tally = Tally()
+    tally = RowCount()
     mapping = ColumnMapping(shape=shape, columns=columns, options=options)
     examples = list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), mapping, tally, Limits()))
     assert tally.num_rows == len(found) == tally.num_kept_rows + sum(item.count for item in tally.dropped())
@@ -68,5 +68,5 @@ def test_recognising_any_file_ends_in_a_mapping_or_a_sentence(found):
         said = f"{error.detail} {error.extra}".encode()
     else:
         said = mapping.model_dump_json().encode()
-        list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), mapping, Tally(), Limits()))
+        list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), mapping, RowCount(), Limits()))
     assert b"\0" not in said

@@ -6,7 +6,7 @@ import pytest
 from app.domain.dataset import ColumnMapping
 from app.domain.errors import DatasetInvalid
 from app.ingest.convert import Converted
-from app.ingest.examples import Answer, Draft
+from app.ingest.examples import Candidate, UnnumberedExample
 from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
 from app.ingest.messages import Turn
@@ -14,7 +14,7 @@ from app.ingest.write import SCHEMA, ExampleWriter
 
 
 def example(text: str) -> Converted:
-    return Converted(3, Draft([Turn("user", "Hi")], [Answer(text, 1.5, 1), Answer("no", None, -1)]), '{"a": 1}')
+    return Converted(3, UnnumberedExample([Turn("user", "Hi")], [Candidate(text, 1.5, 1), Candidate("no", None, -1)]), '{"a": 1}')
 
 
 def test_batches_are_bounded_in_rows_and_in_characters(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, text
 
-from app.domain.backup import Manifest
+from app.domain.backup import BackupManifest
 from app.domain.errors import Conflict, InvalidInput, StudioError
 from app.domain.scoring import fingerprint
 from app.services import backups, restores
@@ -179,7 +179,7 @@ class Vanishing:
 
 
 def test_a_file_that_shrinks_while_it_is_copied_does_not_count_and_does_not_stop_the_backup(tmp_path: Path) -> None:
-    manifest = Manifest.model_validate(
+    manifest = BackupManifest.model_validate(
         {"studio": "1", "revision": "r", "database": "sqlite", "data_dir": "/", "created_at": "2026-01-01T00:00:00Z"}
     )
     with ArchiveWriter(tmp_path / "a.tar") as archive:
@@ -292,7 +292,7 @@ def older_backup(target: Path, settings: Settings) -> str:
     """As the first version would have written it: its tables, one user. Returns the revision."""
     first = min(migrations.list_revisions(), key=age)
     member_lines = b'{"id":"user_1","name":"Ada","role":"admin","created_at":"2025-01-01T00:00:00.000000+00:00"}\n'
-    manifest = Manifest.model_validate(
+    manifest = BackupManifest.model_validate(
         {"studio": "0.0.1", "revision": first, "database": "sqlite", "data_dir": "/old", "created_at": "2025-01-01T00:00:00Z"}
     )
     with ArchiveWriter(target) as archive:

@@ -45,7 +45,7 @@ def work(database: Database, facts: ScoringFacts, outcome: Outcome = Outcome.SUC
     return claim.run_id
 
 
-def read(database: Database, scoring_id: str) -> tuple[Scoring, scorings.Standing]:
+def read(database: Database, scoring_id: str) -> tuple[Scoring, scorings.ScoringState]:
     with database.reading() as session:
         scoring = store.get_scoring(session, "user_ada", scoring_id)
         return scoring, scorings.standing_of(scoring, session.get(Run, scoring.run_id) if scoring.run_id else None)
@@ -106,7 +106,7 @@ def test_a_scoring_is_ready_once_its_run_told_what_it_holds(either_database: Dat
 def test_a_scoring_whose_run_failed_says_why_and_is_queued_again_when_asked_for(database: Database, library: Library) -> None:
     scoring = ask(database, library)
     work(database, make_facts(), Outcome.FAILED, "The policy overflows.")
-    assert read(database, scoring.id)[1] == scorings.Standing("failed", "The policy overflows.", "Ask for the scoring again.")
+    assert read(database, scoring.id)[1] == scorings.ScoringState("failed", "The policy overflows.", "Ask for the scoring again.")
     assert ask(database, library).run_id == scoring.run_id
     assert read(database, scoring.id)[1].state == "queued"
 

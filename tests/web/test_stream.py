@@ -176,7 +176,7 @@ class CountingReads(SharedReads):
 
     num_reads = 0
 
-    async def read_apart(self, run_id: str, after: int) -> stream.Batch:
+    async def read_apart(self, run_id: str, after: int) -> stream.Entries:
         self.num_reads += 1
         return await super().read_apart(run_id, after)
 

@@ -13,7 +13,7 @@ from worker.stages.batches import split_batch
 from worker.stages.examples import Lengths, prepare
 from worker.stages.training.gradients import accumulate_weighted
 from worker.stages.training.objectives import plain_batches
-from worker.stages.training.reward_model import Reader
+from worker.stages.training.reward_model import ConversationEncoder
 
 EARLIER = "Since when does it do that?"
 
@@ -81,7 +81,7 @@ def test_earlier_turns_are_read_but_not_trained_on(prepared, chat):
 
 def test_a_reward_model_reads_the_whole_conversation(prepared):
     _, prompt_format, examples = prepared
-    batch = Reader(prompt_format, 500).read(examples.train[:1])
+    batch = ConversationEncoder(prompt_format, 500).read(examples.train[:1])
     for ids, response in zip(batch.ids, examples.train[0].responses, strict=True):
         text = prompt_format.tokenizer.decode(ids)
         assert text.index("costs too much") < text.index(EARLIER) < text.index("arrived late") < text.index(response.content)

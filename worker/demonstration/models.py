@@ -45,20 +45,20 @@ class Plan(NamedTuple):
     warmup_steps: int = 10
 
 
-class Encoded(NamedTuple):
+class Tokenized(NamedTuple):
     """A conversation as token ids; the answer, with its end, starts at `start`."""
 
     ids: list[int]
     start: int
 
 
-def encode_turns(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> Encoded:
+def encode_turns(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> Tokenized:
     """Prompt and answer by the tokenizer's chat template."""
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     head = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    return Encoded(ids, len(tokenizer(head, add_special_tokens=False)["input_ids"]))
+    return Tokenized(ids, len(tokenizer(head, add_special_tokens=False)["input_ids"]))
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
@@ -91,7 +91,7 @@ def build_reward(tokenizer: PreTrainedTokenizerFast, size: Size, seed: int) -> L
     return LlamaForSequenceClassification(_config(tokenizer, size))
 
 
-def pad(rows: Sequence[Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(rows: Sequence[Tokenized], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """ids_BT and mask_BT (1 at tokens, 0 at padding)."""
     length = max(len(row.ids) for row in rows)
     ids_BT = torch.tensor([row.ids + [pad_id] * (length - len(row.ids)) for row in rows])
@@ -110,7 +110,7 @@ def emphasise_fitting(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     return emphasis_V
 
 
-def answer_loss(policy: LlamaForCausalLM, rows: Sequence[Encoded], pad_id: int, emphasis_V: torch.Tensor) -> torch.Tensor:
+def answer_loss(policy: LlamaForCausalLM, rows: Sequence[Tokenized], pad_id: int, emphasis_V: torch.Tensor) -> torch.Tensor:
     """Mean −log π(token) over the tokens of the answers, weighted by `emphasis_V`: the studio's own loss, before any reward."""
     ids_BT, mask_BT = pad(rows, pad_id)
     hidden_BTD = policy.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
@@ -124,7 +124,7 @@ def answer_loss(policy: LlamaForCausalLM, rows: Sequence[Encoded], pad_id: int, 
 
 
 def preference_loss(
-    reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Encoded, Encoded]], pad_id: int
+    reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Tokenized, Tokenized]], pad_id: int
 ) -> torch.Tensor:
     """Bradley-Terry: mean −log σ(r(chosen) − r(rejected))."""
     chosen_B, rejected_B = score_pairs(reward, pairs, pad_id)
@@ -132,7 +132,7 @@ def preference_loss(
 
 
 def score_pairs(
-    reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Encoded, Encoded]], pad_id: int
+    reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Tokenized, Tokenized]], pad_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewards of the chosen and of the rejected answers, each [B]."""
     ids_BT, mask_BT = pad([row for pair in pairs for row in pair], pad_id)
@@ -141,7 +141,7 @@ def score_pairs(
 
 
 @torch.no_grad()
-def pair_accuracy(reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Encoded, Encoded]], pad_id: int) -> float:
+def pair_accuracy(reward: LlamaForSequenceClassification, pairs: Sequence[tuple[Tokenized, Tokenized]], pad_id: int) -> float:
     """Share of pairs whose chosen answer gets the higher reward."""
     reward.eval()
     hits = 0
@@ -160,7 +160,7 @@ def train_policy(
     emphasis_V = emphasise_fitting(tokenizer)
     plan = Plan(steps=len(rows) // 8, batch_size=8, learning_rate=3e-3)
 
-    def loss_of(batch: list[Encoded], share_done: float) -> torch.Tensor:
+    def loss_of(batch: list[Tokenized], share_done: float) -> torch.Tensor:
         # The emphasis fades, since in the end it would make the model say the emphasised words too often.
         return answer_loss(policy, batch, tokenizer.pad_token_id, emphasis_V ** (1 - share_done))
 
@@ -226,7 +226,7 @@ def rate_at(step: int, plan: Plan) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * share)
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> list[tuple[Encoded, Encoded]]:
+def encode_pairs(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> list[tuple[Tokenized, Tokenized]]:
     """(chosen, rejected) of each pair as token ids."""
     return [
         (encode_turns(tokenizer, pair.prompt, pair.chosen), encode_turns(tokenizer, pair.prompt, pair.rejected)) for pair in pairs

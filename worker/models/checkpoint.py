@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint that is there but can't be trusted, and why."""
 
     name: str
@@ -91,14 +91,14 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, list[Damaged]]:
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
     """The newest checkpoint that verifies (None: start from 0), and the newer ones that don't."""
-    damaged: list[Damaged] = []
+    damaged: list[DamagedCheckpoint] = []
     for name in reversed(list_checkpoints(folder)):
         try:
             return _load(folder / name), damaged
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            damaged.append(Damaged(name, str(error) or type(error).__name__))
+            damaged.append(DamagedCheckpoint(name, str(error) or type(error).__name__))
     return None, damaged
 
 
@@ -156,7 +156,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def sweep(folder: Path, keep: int, damaged: list[Damaged] | None = None) -> None:
+def sweep(folder: Path, keep: int, damaged: list[DamagedCheckpoint] | None = None) -> None:
     """Remove what a killed writer left behind, damaged checkpoints, and all but the newest `keep`."""
     if not folder.is_dir():
         return

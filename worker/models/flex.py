@@ -24,12 +24,12 @@ BLOCK = 128  # rows are filled up to a multiple of it, which is the kernel's blo
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _FlexPlan:
     block_mask: BlockMask
     attend: Callable[..., Any]
 
 
-_plan: ContextVar[_Plan] = ContextVar("flex_plan")
+_plan: ContextVar[_FlexPlan] = ContextVar("flex_plan")
 
 
 def run_flex(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
@@ -47,7 +47,7 @@ def run_flex(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
         return same & (key <= query)
 
     mask = create_block_mask(sees, None, None, len(row_N), len(row_N), device=str(ids_N.device), BLOCK_SIZE=BLOCK)
-    with attending(body.config, NAME, _plan, _Plan(mask, _kernel(ids_N.device.type == "cuda"))):
+    with attending(body.config, NAME, _plan, _FlexPlan(mask, _kernel(ids_N.device.type == "cuda"))):
         result = body(input_ids=row_N[None], position_ids=positions_N[None], use_cache=False)
     return result.last_hidden_state[0, : len(ids_N)]
 

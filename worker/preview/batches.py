@@ -109,7 +109,7 @@ def _largest_share(batch_N: Tensor, value_N: Tensor, num_G: Tensor, *, copies: b
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchStack:
     """Some batches in one stack; `response_SM` says which response of the plan stands where (0 where one only fills up)."""
 
     stack: StackedCandidates
@@ -132,7 +132,7 @@ def layout_of(choices: WeightChoices) -> str:
 
 def stack_groups(
     noisy: Noisy, grouping: Grouping, layout: str, *, chosen_only: bool = False, groups: Tensor | None = None
-) -> Iterator[Part]:
+) -> Iterator[BatchStack]:
     """The batches (or those of `groups`), in stacks that fit a processor's cache; largest first."""
     groups = torch.arange(len(grouping.num_prompts_G)) if groups is None else groups
     num_responses, num_prompts = grouping.num_responses_G[groups], grouping.num_prompts_G[groups]
@@ -148,7 +148,7 @@ def stack_groups(
     yield _stack(noisy, grouping, layout, groups[start:], chosen_only)
 
 
-def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, chosen_only: bool) -> Part:
+def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, chosen_only: bool) -> BatchStack:
     num_S = grouping.num_responses_G[group_S]
     column_M = torch.arange(int(num_S.max()))
     present_SM = column_M < num_S[:, None]
@@ -159,7 +159,7 @@ def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, chose
     place = Place(noisy, grouping, group_S, response_SM, own_SM, present_SM, None if full else present_SM)
     enters_SM = present_SM & (preference_SM == 1) if chosen_only else place.mask_SM
     stack = {"whole": _whole_rows, "own": _own_rows, "one": _one_row}[layout](place, enters_SM)
-    return Part(stack, response_SM, preference_SM, group_S)
+    return BatchStack(stack, response_SM, preference_SM, group_S)
 
 
 @dataclass(frozen=True)

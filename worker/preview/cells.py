@@ -15,7 +15,7 @@ from app.domain.findings import diagnose_step
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.preview import PreviewCell, PreviewResponse
 from app.domain.weighting import Preset
-from worker.preview.batches import Part
+from worker.preview.batches import BatchStack
 from worker.preview.scores import Noisy
 from worker.preview.texts import Excerpts
 from worker.var.candidates import WeightChoices
@@ -28,7 +28,7 @@ NUM_EXTREMES = 10
 
 
 @dataclass
-class Tally:
+class WeightSums:
     """What adds up over the stacks at one λ. `weight_N` NaN: not in the loss."""
 
     lambda_: float
@@ -38,7 +38,7 @@ class Tally:
     bins: list[int] = field(default_factory=lambda: [0] * (len(WEIGHT_EDGES) + 1))
     largest_exponent: float = 0.0
 
-    def add(self, part: Part, found: dict[str, Tensor], weight_SM: Tensor, entering_SM: Tensor) -> None:
+    def add(self, part: BatchStack, found: dict[str, Tensor], weight_SM: Tensor, entering_SM: Tensor) -> None:
         for key, value_S in found.items():
             known_S = ~value_S.isnan()
             self.totals[key] = self.totals.get(key, 0.0) + float(value_S.nan_to_num(0.0).sum())
@@ -71,10 +71,10 @@ class Tally:
 
 
 @torch.no_grad()
-def tally(noisy: Noisy, parts: Sequence[Part], choices: WeightChoices, lambdas: Sequence[float]) -> list[Tally]:
+def tally(noisy: Noisy, parts: Sequence[BatchStack], choices: WeightChoices, lambdas: Sequence[float]) -> list[WeightSums]:
     """The weights of all batches at each λ."""
     num = len(noisy.own_reward_N)
-    tallies = [Tally(lambda_, torch.full((num,), torch.nan)) for lambda_ in lambdas]
+    tallies = [WeightSums(lambda_, torch.full((num,), torch.nan)) for lambda_ in lambdas]
     for part in parts:
         terms = make_terms(part.stack, choices, noisy.reward_mean, noisy.reward_std)
         for one in tallies:
@@ -85,12 +85,12 @@ def tally(noisy: Noisy, parts: Sequence[Part], choices: WeightChoices, lambdas: 
 
 
 @dataclass(frozen=True)
-class Draft:
+class CellNumbers:
     """A cell without its texts."""
 
     preset: Preset
     batch_size: int
-    tally: Tally
+    tally: WeightSums
     heaviest: list[int]
     lightest: list[int]
     findings: list[FindingRaised]
@@ -109,9 +109,9 @@ class Draft:
         )
 
 
-def draft(preset: Preset, batch_size: int, one: Tally, others: Sequence[FindingRaised]) -> Draft:
+def draft(preset: Preset, batch_size: int, one: WeightSums, others: Sequence[FindingRaised]) -> CellNumbers:
     """A cell of the preview, with the findings about its batches among its own."""
-    return Draft(preset, batch_size, one, one.extremes(largest=True), one.extremes(largest=False), one.findings(others))
+    return CellNumbers(preset, batch_size, one, one.extremes(largest=True), one.extremes(largest=False), one.findings(others))
 
 
 def _shower(noisy: Noisy, weight_N: Tensor, excerpts: Excerpts) -> Callable[[int], PreviewResponse]:

@@ -11,8 +11,8 @@ from app.domain.preview import MOST_CELLS, PreviewJob, PreviewRequest, PreviewRe
 from app.domain.problems import parse
 from app.domain.scoring import RewardCheck
 from app.domain.weighting import Preset, WeightSettings
-from worker.preview.batches import Grouping, Part, find_repetition, group, layout_of, stack_groups
-from worker.preview.cells import Draft, draft, tally
+from worker.preview.batches import BatchStack, Grouping, find_repetition, group, layout_of, stack_groups
+from worker.preview.cells import CellNumbers, draft, tally
 from worker.preview.scores import KeptScorings, Noisy, add_noise, find_broken_certificate
 from worker.preview.texts import read_excerpts
 from worker.stages.scoring.reward_check import check_rewards, pair_up
@@ -37,7 +37,7 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
     every = {preset: read_choices(preset, request, job.reward_source) for preset in request.presets}
     for preset, (choices, _) in every.items():
         check_served(noisy, preset, choices, request.lambdas, sizes, job.batch_size)
-    drafts: list[Draft] = []
+    drafts: list[CellNumbers] = []
     suggestions: list[Suggestion] = []
     for size in sizes:
         cells = Cells(noisy, group(noisy.kept.index, size, job.batch_size), size)
@@ -157,11 +157,11 @@ class Cells:
 
     def __init__(self, noisy: Noisy, grouping: Grouping, batch_size: int) -> None:
         self.noisy, self.grouping, self.batch_size = noisy, grouping, batch_size
-        self._parts: dict[tuple[str, bool], list[Part]] = {}
+        self._parts: dict[tuple[str, bool], list[BatchStack]] = {}
         repetition = find_repetition(grouping)
         self._findings = [raise_finding("low_diversity", repetition)] if repetition else []
 
-    def compute(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Iterator[Draft]:
+    def compute(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Iterator[CellNumbers]:
         """A draft for every λ; raises InvalidInput when no response enters the loss, or when r/λ is beyond all numbers."""
         if chosen_only and not bool((self.noisy.preference_N == 1).any()):
             raise InvalidInput.at(
@@ -191,7 +191,7 @@ class Cells:
             reason = str(error)
         return Suggestion(preset=preset, batch_size=self.batch_size, target_ess=target, lambda_=lambda_, reason=reason)
 
-    def _stack(self, layout: str, chosen_only: bool) -> list[Part]:
+    def _stack(self, layout: str, chosen_only: bool) -> list[BatchStack]:
         key = (layout, chosen_only)
         if key not in self._parts:
             self._parts[key] = list(stack_groups(self.noisy, self.grouping, layout, chosen_only=chosen_only))

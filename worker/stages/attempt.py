@@ -20,7 +20,7 @@ PROGRESS_SECONDS = 1.0  # a progress event at most this often
 
 
 @dataclass
-class Attempt:
+class AttemptContext:
     """One attempt at a run. Of several processes the lead's spool and artifacts are the run's; each other has its own."""
 
     spec: RunSpec

@@ -20,7 +20,7 @@ from worker.models.generate import Sampling, generate
 from worker.models.load import load_policy, resolve_folder
 from worker.models.prompts import PromptFormat
 from worker.models.reward import RewardModel
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import collate, derive_seed, permute
 from worker.stages.examples import Encoded, Lengths
 from worker.var.logprobs import sequence_sums, token_logprobs
@@ -59,7 +59,7 @@ class HeldOut:
 
 
 def set_up(
-    attempt: Attempt,
+    attempt: AttemptContext,
     model: LanguageModel,
     held_out: Sequence[Encoded],
     prompt_format: PromptFormat,
@@ -97,7 +97,7 @@ def end_ids(model: LanguageModel, eos_token_id: int | None) -> frozenset[int]:
     return frozenset(token for token in (eos_token_id, *listed) if token is not None)
 
 
-def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float | None]:
+def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float | None]:
     """Evaluate the policy as it is and report it: samples, then metrics (keys `eval/…`). Training's random state is untouched."""
     attempt.start_stage(Stage.EVALUATE, total=len(held_out.prompts), unit="prompts")
     metrics: dict[str, float] = {}
@@ -117,7 +117,7 @@ def evaluate(attempt: Attempt, model: LanguageModel, held_out: HeldOut, step: in
     return evaluation.metrics
 
 
-def judge(attempt: Attempt, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:
+def judge(attempt: AttemptContext, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:
     """Texts and rewards of answers; the judging model is loaded for this and released again."""
     texts = [prompt_format.decode_response(one) for one in ids]
     source = attempt.spec.judge or attempt.spec.reward
@@ -157,7 +157,7 @@ def compare(policy: Answers, reference: Answers) -> dict[str, float]:
     }
 
 
-def measure_kl(attempt: Attempt, model: LanguageModel, held_out: HeldOut, answers: Answers) -> float:
+def measure_kl(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, answers: Answers) -> float:
     """KL(π_θ‖π_ref) per response: the mean over the policy's own answers y of log π_θ(y|x) − log π_ref(y|x), in nats."""
     pairs = [(e.prompt_ids, ids) for e, ids in zip(held_out.prompts, answers.ids, strict=True) if ids]
     if not pairs:
@@ -213,7 +213,7 @@ def sequence_logprobs(
     return logprob_R
 
 
-def _report_samples(attempt: Attempt, held_out: HeldOut, answers: Answers, step: int) -> None:
+def _report_samples(attempt: AttemptContext, held_out: HeldOut, answers: Answers, step: int) -> None:
     """All samples go to samples.jsonl, the first few to the page as well."""
     reference = held_out.reference
     attempt.refuse_superseded()

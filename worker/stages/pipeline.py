@@ -12,7 +12,7 @@ from app.domain.run import RunKind
 from worker.models.parallel import ALONE, Ranks, require_device
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring.stage import refuse_inverted, score_all, summarize
 from worker.stages.training.methods import refuse_missing, train_policy, train_reward_model
@@ -29,7 +29,7 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
     require_device(spec.device)
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
-    attempt = Attempt(spec, spool, stop, ranks)
+    attempt = AttemptContext(spec, spool, stop, ranks)
     attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
     attempt.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     if attempt.ranks.is_lead:

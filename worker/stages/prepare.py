@@ -7,7 +7,7 @@ from pathlib import Path
 from app.domain.run import Stage
 from worker.models.load import context_window, load_config, load_tokenizer, resolve_folder
 from worker.models.prompts import PromptFormat
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import plan_batches
 from worker.stages.examples import Encoded, Lengths, Prepared, fit_lengths, prepare
 
@@ -25,7 +25,7 @@ class Ground:
     batches: Batches
 
 
-def lay_ground(attempt: Attempt) -> Ground:
+def lay_ground(attempt: AttemptContext) -> Ground:
     """Stage prepare: tokens, the held-out split and the batch plan."""
     recipe = attempt.recipe
     progress = attempt.start_stage(Stage.PREPARE, unit="examples")
@@ -44,7 +44,7 @@ def lay_ground(attempt: Attempt) -> Ground:
     return Ground(folder, prompt_format, lengths, prepared, [[prepared.train[i] for i in batch] for batch in plan])
 
 
-def _log_prepared(attempt: Attempt, prepared: Prepared) -> None:
+def _log_prepared(attempt: AttemptContext, prepared: Prepared) -> None:
     told = Counter({name: count for name, count in prepared.counts.items() if count})
     details = "".join(f"; {name}: {count}" for name, count in sorted(told.items()))
     attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details}.")

@@ -21,7 +21,7 @@ class Refused(Exception):
     """Why the folder can't be used, as a sentence."""
 
 
-class Reader:
+class FolderReader:
     """Reads small files of one folder, and never one whose links lead out of the allowed roots."""
 
     def __init__(self, folder: Path, roots: list[Path]) -> None:
@@ -69,7 +69,7 @@ def as_object(content: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def read_weights(reader: Reader) -> Headers:
+def read_weights(reader: FolderReader) -> Headers:
     """The headers of all weight files; every shard that the index names is there and holds what the index says."""
     weight_map: dict[str, str] = {}
     if reader.has("model.safetensors"):
@@ -86,7 +86,7 @@ def read_weights(reader: Reader) -> Headers:
     return headers
 
 
-def read_index(reader: Reader) -> dict[str, str]:
+def read_index(reader: FolderReader) -> dict[str, str]:
     index = as_object(reader.read("model.safetensors.index.json", MAX_INDEX_BYTES), "model.safetensors.index.json")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
@@ -109,7 +109,7 @@ def no_weights(folder: Path) -> str:
     return "There are no weights in the folder: neither model.safetensors nor model.safetensors.index.json."
 
 
-def read_tensors(reader: Reader, name: str) -> tuple[bytes, dict[str, Any]]:
+def read_tensors(reader: FolderReader, name: str) -> tuple[bytes, dict[str, Any]]:
     header = reader.read_header(name)
     tensors = as_object(header, f"The header of {name}")
     tensors.pop("__metadata__", None)

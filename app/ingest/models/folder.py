@@ -18,7 +18,7 @@ from typing import Any
 
 from app.domain.errors import ModelInvalid
 from app.ingest.models.chat_template import find_fault
-from app.ingest.models.files import Headers, Reader, Refused, as_object, read_weights
+from app.ingest.models.files import FolderReader, Headers, Refused, as_object, read_weights
 from app.system.installation import ROOT, module_command
 
 MAX_JSON_BYTES = 4 * 2**20
@@ -82,7 +82,7 @@ def inspect(folder: Path, roots: list[Path]) -> dict[str, Any]:
 
     Raises: Refused.
     """
-    reader = Reader(folder, roots)
+    reader = FolderReader(folder, roots)
     if not reader.has("config.json"):
         if reader.has("adapter_config.json"):
             raise Refused("This is a LoRA adapter without its base model. Merge it into the base model and give that folder.")
@@ -182,7 +182,7 @@ def num_labels(config: dict[str, Any], headers: Headers) -> int | None:
     return max(rows or 0, declared) or 2
 
 
-def facts_of_tokenizer(reader: Reader, headers: Headers) -> dict[str, Any]:
+def facts_of_tokenizer(reader: FolderReader, headers: Headers) -> dict[str, Any]:
     """Special tokens, chat template, and whether every token has a row in the model's embedding."""
     if not any(reader.has(name) for name in TOKENIZER_FILES):
         raise Refused("There is no tokenizer in the folder. Save it beside the model: tokenizer.save_pretrained(folder).")
@@ -204,7 +204,7 @@ def facts_of_tokenizer(reader: Reader, headers: Headers) -> dict[str, Any]:
     }
 
 
-def read_templates(reader: Reader, config: dict[str, Any]) -> list[str]:
+def read_templates(reader: FolderReader, config: dict[str, Any]) -> list[str]:
     """All chat templates of the folder: one text, named ones, a file of its own, a folder of files."""
     found = config.get("chat_template")
     named = [one.get("template") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
@@ -229,7 +229,7 @@ def token_text(value: Any) -> str | None:
     return text[:200] if isinstance(text, str) else None
 
 
-def count_tokens(reader: Reader) -> int | None:
+def count_tokens(reader: FolderReader) -> int | None:
     """One more than the largest id in tokenizer.json; None where there is no such file."""
     if not reader.has("tokenizer.json"):
         return None

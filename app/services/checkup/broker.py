@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import make_url
 
-from app.domain.check_result import Verdict, error, ok, warning
+from app.domain.check_result import CheckResult, error, ok, warning
 from app.settings import Settings
 
 WAITING_HINTS = 10_000
@@ -18,7 +18,7 @@ def shown_url(url: str) -> str:
     return make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
-def check_broker(settings: Settings) -> list[Verdict]:
+def check_broker(settings: Settings) -> list[CheckResult]:
     """Whether hints can be sent. Without a broker everything still runs, only seconds later."""
     if settings.has_redis:
         return _check_redis(settings)
@@ -37,7 +37,7 @@ def check_broker(settings: Settings) -> list[Verdict]:
     return [ok("broker", sentence)]
 
 
-def _check_redis(settings: Settings) -> list[Verdict]:
+def _check_redis(settings: Settings) -> list[CheckResult]:
     shown = shown_url(settings.broker_url)
     try:
         with Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as redis:
@@ -51,7 +51,7 @@ def _check_redis(settings: Settings) -> list[Verdict]:
         return [error("broker", f"{shown} doesn't answer ({type(failure).__name__}).", remedy)]
 
 
-def _check_eviction(redis: "Redis") -> list[Verdict]:
+def _check_eviction(redis: "Redis") -> list[CheckResult]:
     try:
         policy = str(redis.config_get("maxmemory-policy").get("maxmemory-policy", ""))
         saves = str(redis.config_get("appendonly").get("appendonly", ""))

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.domain.check_result import Verdict, error, ok, warning
+from app.domain.check_result import CheckResult, error, ok, warning
 from app.domain.errors import StudioError
 from app.settings import Settings
 from app.store.files.disk import DiskGauge
@@ -41,7 +41,7 @@ SLOW_PROBE_SECONDS = 1.0
 GPU_QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
-def check_versions() -> list[Verdict]:
+def check_versions() -> list[CheckResult]:
     """Python and the packages of this process; those of a worker may be missing on a web machine."""
     found = [f"Python {platform.python_version()}"]
     missing = []
@@ -54,7 +54,7 @@ def check_versions() -> list[Verdict]:
     return [ok("versions", f"{', '.join(found)}{absent}.")]
 
 
-def check_sqlite(settings: Settings, version: tuple[int, ...] = sqlite3.sqlite_version_info) -> list[Verdict]:
+def check_sqlite(settings: Settings, version: tuple[int, ...] = sqlite3.sqlite_version_info) -> list[CheckResult]:
     """Whether SQLite has the bug by which a checkpoint beside a commit may lose pages (sqlite.org/wal.html, WAL-reset bug)."""
     shown = ".".join(map(str, version))
     if settings.database_url and settings.broker_url:
@@ -79,7 +79,7 @@ def has_wal_bug(version: tuple[int, ...]) -> bool:
     return WAL_BUG_FIRST <= version[:3] < WAL_BUG_FIXED
 
 
-def check_disk(settings: Settings) -> list[Verdict]:
+def check_disk(settings: Settings) -> list[CheckResult]:
     """Space, inodes, limits, and whether a file can be written and reaches the disk."""
     root = settings.root
     if not root.is_dir():
@@ -95,7 +95,7 @@ def check_disk(settings: Settings) -> list[Verdict]:
     return [*verdicts, check_limits(settings), probe_writing(root), *check_file_system(settings, Path("/proc/mounts"))]
 
 
-def check_limits(settings: Settings) -> Verdict:
+def check_limits(settings: Settings) -> CheckResult:
     """Whether the studio's own limits (quota, minimum free) still let anything begin."""
     gauge = DiskGauge(settings)
     if not gauge.is_limited:
@@ -109,7 +109,7 @@ def check_limits(settings: Settings) -> Verdict:
     return error("limits", f"{storage.reason} Nothing new begins until there is room.", remedy)
 
 
-def check_store(settings: Settings) -> list[Verdict]:
+def check_store(settings: Settings) -> list[CheckResult]:
     """Whether the object store takes a small file and gives it back."""
     if not settings.store_url:
         return [ok("store", "None is set: all hosts share the data folder.")]
@@ -127,7 +127,7 @@ def check_store(settings: Settings) -> list[Verdict]:
     return [ok("store", f"{store.url} takes files and gives them back.")]
 
 
-def judge_space(free: int, size: int, min_free: int) -> Verdict:
+def judge_space(free: int, size: int, min_free: int) -> CheckResult:
     sentence = f"{free / 1e9:,.1f} GB of {size / 1e9:,.1f} GB are free."
     remedy = "Free some space: the page Storage shows what takes it."
     if free < max(min_free, 10**8):
@@ -137,7 +137,7 @@ def judge_space(free: int, size: int, min_free: int) -> Verdict:
     return ok("disk", sentence)
 
 
-def probe_writing(root: Path) -> Verdict:
+def probe_writing(root: Path) -> CheckResult:
     """Write a small file, wait for the disk, remove it."""
     probe = root / f".probe-{secrets.token_hex(6)}.tmp"
     start = time.monotonic()
@@ -158,7 +158,7 @@ def probe_writing(root: Path) -> Verdict:
     return ok("writing", sentence)
 
 
-def check_file_system(settings: Settings, mounts: Path) -> list[Verdict]:
+def check_file_system(settings: Settings, mounts: Path) -> list[CheckResult]:
     """SQLite in WAL mode needs memory that all its processes share: no network file system has that."""
     kind = find_file_system(settings.root, mounts)
     if kind.startswith(NETWORK_SYSTEMS) and not (settings.database_url and settings.broker_url):
@@ -179,7 +179,7 @@ def find_file_system(path: Path, mounts: Path) -> str:
     return max(holding)[1] if holding else ""
 
 
-def check_gpus() -> list[Verdict]:
+def check_gpus() -> list[CheckResult]:
     """What nvidia-smi says of this machine."""
     try:
         answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -192,7 +192,7 @@ def check_gpus() -> list[Verdict]:
     return [ok("gpus", f"{len(lines)}: {'; '.join(lines)}.")]
 
 
-def check_rights(settings: Settings, token: Path) -> list[Verdict]:
+def check_rights(settings: Settings, token: Path) -> list[CheckResult]:
     """Secrets and data are for the studio's user alone."""
     verdicts = []
     if token.exists() and _mode(token) & 0o077:
@@ -213,7 +213,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def check_model_roots(settings: Settings) -> list[Verdict]:
+def check_model_roots(settings: Settings) -> list[CheckResult]:
     """The folders that local models may come from are there."""
     missing = [str(root) for root in settings.model_roots if not root.is_dir()]
     if missing:
@@ -222,7 +222,7 @@ def check_model_roots(settings: Settings) -> list[Verdict]:
     return [ok("model roots", f"{len(settings.model_roots)} folders." if settings.model_roots else "None is set.")]
 
 
-def check_addresses(settings: Settings) -> list[Verdict]:
+def check_addresses(settings: Settings) -> list[CheckResult]:
     """How users reach the web fits where it listens."""
     if fault := settings.find_public_url_fault():
         return [error("addresses", fault, "Correct it: neither the web nor varstudio up starts before.")]

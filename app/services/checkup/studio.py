@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.domain.check_result import Verdict, error, ok, warning
+from app.domain.check_result import CheckResult, error, ok, warning
 from app.domain.errors import StudioError
 from app.domain.run import FINAL_STATES, RunState
 from app.services.checkup.broker import check_broker, shown_url
@@ -41,9 +41,9 @@ ORPHAN_SECONDS = 3600.0
 MIN_POSTGRES = 12
 
 
-def check_all(settings: Settings, token: Path) -> list[Verdict]:
+def check_all(settings: Settings, token: Path) -> list[CheckResult]:
     """Every check, in the order in which they are read; `token`: the command line's token file."""
-    checks: list[tuple[str, Callable[[], list[Verdict]]]] = [
+    checks: list[tuple[str, Callable[[], list[CheckResult]]]] = [
         ("versions", check_versions),
         ("files", check_files),
         ("sqlite", lambda: check_sqlite(settings)),
@@ -59,14 +59,14 @@ def check_all(settings: Settings, token: Path) -> list[Verdict]:
     return [verdict for name, check in checks for verdict in _guarded(name, check)]
 
 
-def _guarded(name: str, check: Callable[[], list[Verdict]]) -> list[Verdict]:
+def _guarded(name: str, check: Callable[[], list[CheckResult]]) -> list[CheckResult]:
     try:
         return check()
     except Exception as failure:  # whatever it is, the other checks still run
         return [error(name, f"This could not be checked ({type(failure).__name__}).", "Look at the studio's log.")]
 
 
-def check_files() -> list[Verdict]:
+def check_files() -> list[CheckResult]:
     """Templates, static files with the libraries of the pages, and migrations came with the installation."""
     missing = list_missing_files()
     if not missing:
@@ -76,7 +76,7 @@ def check_files() -> list[Verdict]:
     return [error("files", f"{', '.join(missing)} can't be found, so the studio won't work as meant.", restore_command())]
 
 
-def check_database(settings: Settings) -> list[Verdict]:
+def check_database(settings: Settings) -> list[CheckResult]:
     """Reachable, of this version, sound; and what its rows say of workers, runs and files."""
     if not settings.database_url and not (settings.root / "studio.db").exists():
         remedy = "Start the studio (varstudio up), or set STUDIO_DATA_DIR to its folder."
@@ -101,7 +101,7 @@ def check_database(settings: Settings) -> list[Verdict]:
         database.close()
 
 
-def _check_tables(session: Session) -> list[Verdict]:
+def _check_tables(session: Session) -> list[CheckResult]:
     connection = session.connection()
     revision = migrations.find_revision(connection)
     if migrations.is_current(connection):
@@ -115,7 +115,7 @@ def _check_tables(session: Session) -> list[Verdict]:
     ]
 
 
-def _check_sqlite_file(session: Session) -> list[Verdict]:
+def _check_sqlite_file(session: Session) -> list[CheckResult]:
     found = [str(row[0]) for row in session.execute(text("PRAGMA quick_check(3)"))]
     if found != ["ok"]:
         remedy = "Stop the studio, and restore the newest backup into a new folder (varstudio restore)."
@@ -134,14 +134,14 @@ def _check_sqlite_file(session: Session) -> list[Verdict]:
     return verdicts
 
 
-def _check_postgres(session: Session) -> list[Verdict]:
+def _check_postgres(session: Session) -> list[CheckResult]:
     version = str(session.execute(text("SHOW server_version")).scalar_one())
     if int(session.execute(text("SHOW server_version_num")).scalar_one()) // 10_000 < MIN_POSTGRES:
         return [warning("postgresql", f"PostgreSQL {version} is no longer maintained.", "Upgrade it.")]
     return [ok("postgresql", f"PostgreSQL {version}.")]
 
 
-def _check_clock(session: Session, lease_seconds: float) -> Verdict:
+def _check_clock(session: Session, lease_seconds: float) -> CheckResult:
     """Leases are in the database's time; pages compare it with this machine's."""
     before = time.time()
     there = now(session).timestamp()
@@ -149,7 +149,7 @@ def _check_clock(session: Session, lease_seconds: float) -> Verdict:
     return judge_clock(there - here, lease_seconds)
 
 
-def judge_clock(seconds: float, lease_seconds: float) -> Verdict:
+def judge_clock(seconds: float, lease_seconds: float) -> CheckResult:
     side = "ahead of" if seconds > 0 else "behind"
     sentence = f"The database's clock is {abs(seconds):.1f} s {side} this machine's."
     remedy = "Let both machines follow a time server (NTP)."
@@ -158,7 +158,7 @@ def judge_clock(seconds: float, lease_seconds: float) -> Verdict:
     return warning("clock", sentence, remedy) if abs(seconds) > CLOCK_SECONDS else ok("clock", sentence)
 
 
-def check_workers(session: Session) -> list[Verdict]:
+def check_workers(session: Session) -> list[CheckResult]:
     """Somebody is there to run what is queued."""
     living, known = list_living(session), list_workers(session)
     queued = session.scalar(select(func.count()).select_from(Run).where(Run.state == RunState.QUEUED)) or 0
@@ -171,7 +171,7 @@ def check_workers(session: Session) -> list[Verdict]:
     return [ok("workers", sentence)]
 
 
-def check_leases(session: Session) -> list[Verdict]:
+def check_leases(session: Session) -> list[CheckResult]:
     """Every running run has a worker that renews its lease, or one that takes it back."""
     at = now(session)
     running = session.scalars(select(Run).where(Run.state == RunState.RUNNING))
@@ -182,7 +182,7 @@ def check_leases(session: Session) -> list[Verdict]:
     return [ok("leases", "Every run that is running is held by a worker.")]
 
 
-def check_leftovers(session: Session, root: Path) -> list[Verdict]:
+def check_leftovers(session: Session, root: Path) -> list[CheckResult]:
     """What a crash left behind, and folders that no row knows."""
     verdicts = []
     if (root / "restoring.json").exists():

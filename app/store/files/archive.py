@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol, Self
 
-from app.domain.backup import Manifest, Member, parse_manifest
+from app.domain.backup import BackupManifest, Member, parse_manifest
 from app.domain.errors import InvalidInput
 from app.system.files import name_beside, put_in_place
 
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 TABLES, FILES = "tables/", "files/"
 
 
-class Readable(Protocol):
+class ByteSource(Protocol):
     """A source of bytes."""
 
     def read(self, size: int, /) -> bytes: ...
@@ -36,7 +36,7 @@ class ArchiveWriter:
         self._file = self._temporary.open("xb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
-    def add(self, name: str, content: Readable, size: int, modified_at: float = 0.0) -> Member | None:
+    def add(self, name: str, content: ByteSource, size: int, modified_at: float = 0.0) -> Member | None:
         """Copy `size` bytes; None when there were fewer, so that the member must not be named in the manifest."""
         counted = _Counted(content, size)
         info = tarfile.TarInfo(name)
@@ -45,7 +45,7 @@ class ArchiveWriter:
         _forget_members(self._tar)
         return None if counted.is_short else Member(size_bytes=size, sha256=counted.sha256)
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: BackupManifest) -> None:
         """Write the manifest, wait for the disk, and give the archive its name."""
         data = manifest.model_dump_json(indent=1).encode()
         self.add(MANIFEST, io.BytesIO(data), len(data))
@@ -64,7 +64,7 @@ class ArchiveWriter:
 class _Counted:
     """Hashes what is read; after an early end it gives zeros, because a tar member's size is written before it."""
 
-    def __init__(self, source: Readable, size: int) -> None:
+    def __init__(self, source: ByteSource, size: int) -> None:
         self._source, self._left = source, size
         self._digest = hashlib.sha256()
         self.is_short = False
@@ -111,13 +111,13 @@ def _forget_members(tar: tarfile.TarFile) -> None:
     tar.members.clear()  # type: ignore[attr-defined]
 
 
-def verify(path: Path) -> Manifest:
+def verify(path: Path) -> BackupManifest:
     """Read the whole archive and compare it with its manifest.
 
     Raises: InvalidInput with what is wrong: no backup, another format, cut off, or a member that isn't what was written.
     """
     found: dict[str, tuple[int, str]] = {}
-    manifest: Manifest | None = None
+    manifest: BackupManifest | None = None
     with open_archive(path) as members:
         for name, file in members:
             if name == MANIFEST:
@@ -134,7 +134,7 @@ def verify(path: Path) -> Manifest:
     return manifest
 
 
-def named_members(manifest: Manifest) -> Iterator[tuple[str, Member]]:
+def named_members(manifest: BackupManifest) -> Iterator[tuple[str, Member]]:
     """Every member that counts, by its name in the archive."""
     for table, member in manifest.tables.items():
         yield f"{TABLES}{table}.jsonl", member

@@ -16,7 +16,7 @@ from typing import Any
 
 from app.domain.errors import NotFound
 from app.store.files.files import write_atomic
-from app.store.files.objects import Check, Damaged, ObjectStore
+from app.store.files.objects import Check, ObjectDamaged, ObjectStore
 from app.system.files import filling, hash_file, link_or_copy, name_beside, never, remove_tree, sync
 
 MARKER = ".tree.json"
@@ -61,7 +61,7 @@ def find_tree(store: ObjectStore, key: str) -> Tree | None:
     try:
         return Tree.from_bytes(content)
     except ValueError as error:
-        raise Damaged(f"The studio's store holds {key} damaged: {error}.") from error
+        raise ObjectDamaged(f"The studio's store holds {key} damaged: {error}.") from error
 
 
 def put_tree(store: ObjectStore, key: str, files: Mapping[str, Path], *, known: Tree | None = None, check: Check = never) -> Tree:
@@ -124,7 +124,7 @@ def fetch_tree(
         except NotFound:  # perhaps replaced by a newer version meanwhile
             before, tree = tree, _get_tree(store, key)
             if tree == before:
-                raise Damaged(f"The studio's store holds {key} damaged: a file of it is missing.") from None
+                raise ObjectDamaged(f"The studio's store holds {key} damaged: a file of it is missing.") from None
             _keep_same(to, tree, (), temporary)
             _fetch_files(store, key, tree, names, temporary, check, trusting)
         write_atomic(temporary / MARKER, tree.to_bytes())
@@ -173,7 +173,7 @@ def fetch_member(store: ObjectStore, key: str, file: Stored, to: Path, check: Ch
 def _fetch_one(store: ObjectStore, key: str, file: Stored, to: Path, check: Check, trusting: bool) -> None:
     try:
         fetch_member(store, key, file, to, check)
-    except (Damaged, NotFound):
+    except (ObjectDamaged, NotFound):
         if not trusting:
             raise
         try:

@@ -57,7 +57,7 @@ class StoreMisconfigured(StudioError):
     title = "The studio's store is not set up"
 
 
-class Damaged(Unavailable):
+class ObjectDamaged(Unavailable):
     """What arrived is not what was stored."""
 
 
@@ -105,7 +105,7 @@ class ObjectStore:
                     digest.update(piece)
                     file.write(piece)
             if sha256 and digest.hexdigest() != sha256:
-                raise Damaged(f"The studio's store holds {key} damaged: what arrives is not what was stored there.")
+                raise ObjectDamaged(f"The studio's store holds {key} damaged: what arrives is not what was stored there.")
 
     def read(self, key: str) -> bytes | None:
         """Return the content of a small file; None when there is none."""

@@ -37,7 +37,7 @@ QUIET_SECONDS = 0.02  # bells that come together are answered by one look
 log = logging.getLogger(__name__)
 
 
-class Readable(Protocol):
+class JournalReader(Protocol):
     """The part of the database that the bell needs."""
 
     def reading(self) -> AbstractContextManager[Session]: ...
@@ -70,7 +70,7 @@ class CommitCounter:
 class Bell:
     """Rings from any thread of any process; waits in the event loop of one."""
 
-    def __init__(self, settings: Settings, database: Readable) -> None:
+    def __init__(self, settings: Settings, database: JournalReader) -> None:
         self._database = database
         self._url = settings.redis_url
         path = make_url(settings.sqlalchemy_url).database if settings.sqlalchemy_url.startswith("sqlite") else None

@@ -57,7 +57,7 @@ class DatasetDetail(DatasetView):
     audit: Audit | None
 
 
-class Preview(BaseModel):
+class MappingPreview(BaseModel):
     """What a mapping is chosen from."""
 
     columns: list[dict[str, Any]] = Field(description="name, type and an example of each column.")
@@ -142,10 +142,10 @@ def delete_dataset(session: WriteSession, files: CurrentFiles, user: CurrentUser
 
 
 @router.get("/{dataset_id}/preview", operation_id="preview_dataset", summary="See columns and first rows")
-def preview_dataset(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> Preview:
+def preview_dataset(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> MappingPreview:
     """What the file holds before any mapping."""
     store.get_dataset(session, user.id, dataset_id)
-    return Preview(**store.preview(files, dataset_id))
+    return MappingPreview(**store.preview(files, dataset_id))
 
 
 @router.post("/{dataset_id}/mapping", operation_id="map_dataset", summary="Map the columns")

@@ -103,14 +103,14 @@ async def add_model(
     return added
 
 
-def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.Candidate:
+def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.ModelCandidate:
     """The look takes a while, so it stands before the transaction that writes."""
     with database.reading() as session:
         candidate = service.examine(session, files, settings, owner_id=owner_id, **asked.model_dump())
     return service.keep(files, candidate)
 
 
-def add(database: Database, files: Files, owner_id: str, candidate: service.Candidate) -> ModelView:
+def add(database: Database, files: Files, owner_id: str, candidate: service.ModelCandidate) -> ModelView:
     try:
         with database.writing() as session:
             return show(service.add(session, owner_id, candidate))

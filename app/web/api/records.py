@@ -43,7 +43,7 @@ class Events(BaseModel):
     last_seq: int = Field(description="The newest seq of the run; pass the last item's seq as `after` until you have it.")
 
 
-class Series(BaseModel):
+class SeriesView(BaseModel):
     title: str
     unit: str
     better: str | None
@@ -137,7 +137,7 @@ def get_metrics(
     run_id: str,
     keys: Annotated[str, Query(max_length=4000, description="Comma-separated; empty: all.", examples=["loss,weight/ess"])] = "",
     points: Annotated[int, Query(ge=2, le=5000, description="A longer series is thinned out; peaks stay.")] = 500,
-) -> dict[str, Series]:
+) -> dict[str, SeriesView]:
     """Series by key, with what the key means."""
     store.get_run(session, user.id, run_id)
     wanted = [key for key in keys.split(",") if key] or metrics.metric_keys(session, run_id)
@@ -148,9 +148,9 @@ def get_metrics(
     return {key: describe(key, values) for key, values in series.items()}
 
 
-def describe(key: str, points: list[tuple[int, float | None]]) -> Series:
+def describe(key: str, points: list[tuple[int, float | None]]) -> SeriesView:
     metric = CATALOGUE[key]
-    return Series(title=metric.title, unit=metric.unit, better=metric.better, points=points)
+    return SeriesView(title=metric.title, unit=metric.unit, better=metric.better, points=points)
 
 
 @router.get("/weights", operation_id="get_weights", summary="Read the weights of one batch")

@@ -46,7 +46,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Group:
+class OperationGroup:
     name: str
     text: str
     operations: list[Operation]
@@ -57,7 +57,7 @@ class ReferencePage(Context):
     template = "reference.html"
 
     text: list[str]
-    groups: list[Group]
+    groups: list[OperationGroup]
 
 
 @router.get("/openapi.json")
@@ -69,7 +69,7 @@ def show_document(request: Request) -> dict[str, Any]:
 def show_reference(request: Request) -> HTMLResponse:
     """Every path with its parameters and a command to copy."""
     document, url = document_of(request.app), request.app.state.settings.url
-    groups = [Group(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
+    groups = [OperationGroup(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
     return render(request, ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
 
 

@@ -73,7 +73,7 @@ class ScoringDetail(ScoringView):
     runs: list[UserView] = Field(description="The newest training runs that use it.")
 
 
-class CheckView(RewardCheck):
+class RewardCheckView(RewardCheck):
     """What the rewards know of the labels, with the findings in words."""
 
     findings: list[FindingRaised]
@@ -175,10 +175,10 @@ def delete_scoring(
 
 
 @router.get("/{scoring_id}/check", operation_id="check_rewards", summary="Check the rewards of a scoring")
-def check_rewards(session: ReadSession, user: CurrentUser, scoring_id: str) -> CheckView:
+def check_rewards(session: ReadSession, user: CurrentUser, scoring_id: str) -> RewardCheckView:
     """How well the rewards agree with the preference labels, beside the rule "longer is better", and how they are spread."""
     check = facts_of(store.get_scoring(session, user.id, scoring_id)).check
-    return CheckView(**check.model_dump(), findings=judge(check))
+    return RewardCheckView(**check.model_dump(), findings=judge(check))
 
 
 def facts_of(scoring: Scoring) -> ScoringFacts:

@@ -49,7 +49,7 @@ MOST_CHOICES = 500
 
 
 @dataclass(frozen=True)
-class Group:
+class SettingGroup:
     """Settings folded away together; `open` when one of them is at fault or was changed."""
 
     id: str
@@ -61,7 +61,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Option:
+class SettingOption:
     """One of a row of choices, with what it means."""
 
     value: str
@@ -75,17 +75,17 @@ class LaunchPage(Context):
     template = "runs/new.html"
 
     dials: dict[str, Field]
-    sft: dict[str, list[Option]]
+    sft: dict[str, list[SettingOption]]
     panel: Panel
     target: str  # the effective share that a λ is suggested for
-    groups: list[Group]
+    groups: list[SettingGroup]
     datasets: list[Choice]
     policies: list[Choice]
     rewards: list[Choice]
-    methods: list[Option]
-    sources: list[Option]
-    presets: list[Option]
-    baselines: list[Option]
+    methods: list[SettingOption]
+    sources: list[SettingOption]
+    presets: list[SettingOption]
+    baselines: list[SettingOption]
     from_preset: frozenset[str]
     problems: list[dict[str, Any]]
     detail: str
@@ -161,7 +161,8 @@ def form_page(
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
         sft={
-            path: [Option(value, text, "", value == field.value) for value, text in field.choices] for path, field in sft.items()
+            path: [SettingOption(value, text, "", value == field.value) for value, text in field.choices]
+            for path, field in sft.items()
         },
         panel=panel or look(session, owner_id, values),
         target=values.get("preview.target_ess", STARTING_VALUES["preview.target_ess"]),
@@ -172,7 +173,9 @@ def form_page(
         methods=options_of(filled["method"], METHOD_TEXTS),
         sources=options_of(filled["reward.source"], SOURCE_TEXTS),
         presets=options_of(filled["weights.preset"], PRESET_TEXTS),
-        baselines=[Option(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()],
+        baselines=[
+            SettingOption(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()
+        ],
         from_preset=FROM_PRESET,
         problems=faults,
         detail=error.detail if error else "",
@@ -188,12 +191,12 @@ def prepare(field: Field, values: Mapping[str, str], faults: list[dict[str, Any]
     return replace(fill(as_asked(field), values, faults), methods=named)
 
 
-def options_of(field: Field, texts: Mapping[str, str]) -> list[Option]:
+def options_of(field: Field, texts: Mapping[str, str]) -> list[SettingOption]:
     """A field's options as a row of choices, in the order of their texts."""
-    return [Option(value, option_text(field.path, value), text, value == field.value) for value, text in texts.items()]
+    return [SettingOption(value, option_text(field.path, value), text, value == field.value) for value, text in texts.items()]
 
 
-def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> Group:
+def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> SettingGroup:
     """The settings of one fold; those that scale a run come from several parts of the recipe."""
     mine = [
         field for path, field in filled.items() if path not in DIALS and id == ("scale" if path in SCALE else path.split(".")[0])
@@ -202,4 +205,4 @@ def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> Gro
     changed = any(field.errors or field.value != plain[field.path] for field in mine)
     shared = any(not field.methods for field in mine)
     methods = "" if shared else " ".join(dict.fromkeys(method for field in mine for method in field.methods.split()))
-    return Group(id, title, text, mine, changed, methods)
+    return SettingGroup(id, title, text, mine, changed, methods)

@@ -24,7 +24,7 @@ from app.web.pages.launch_memory import Memory, foresee
 from app.web.pages.run_status import progress_text, time_text
 from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas
 from app.web.rendering.preview_tables import Tables, tables_of
-from app.web.rendering.reward_verdict import Verdict, verdict_of
+from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 
 MOST_NEAR = 50
 
@@ -46,7 +46,7 @@ class Panel:
     facts: ScoringFacts | None = None
     request: PreviewRequest | None = None
     tables: Tables | None = None
-    verdict: Verdict | None = None
+    verdict: RewardVerdict | None = None
     typed: tuple[float, ...] = ()
     near: list[Scoring] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 from app.domain import problems
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid
-from app.ingest.columns import NEEDED_TOGETHER, SHAPE_OPTIONS, SHAPE_ROLES, Option, Role, names_of
+from app.ingest.columns import NEEDED_TOGETHER, SHAPE_OPTIONS, SHAPE_ROLES, Role, ShapeOption, names_of
 from app.services import datasets as service
 from app.store import datasets as store
 from app.store.files.files import Files
@@ -58,7 +58,7 @@ class MappingForm(Context):
     likely: list[str]
     shape: str
     roles: tuple[Role, ...]
-    options: tuple[Option, ...]
+    options: tuple[ShapeOption, ...]
     columns: list[dict[str, str]]
     rows: list[dict[str, str]]
     needed: Mapping[str, str]

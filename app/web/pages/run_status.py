@@ -37,7 +37,7 @@ MARK_TEXTS = {"failed": "Failed here", "stopped": "Stopped here", "skipped": "No
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """`tone` colours the bar; `reasons` says for a chart's id or a metric's key why there is nothing to show."""
 
     seq: int
@@ -56,7 +56,7 @@ class Standing:
 class StandingPart(Context):
     template = "runs/_standing.html"
 
-    standing: Standing
+    standing: RunStatus
 
 
 @router.get("/runs/{run_id}/standing")
@@ -66,9 +66,9 @@ def show_standing(request: Request, session: ReadSession, user: CurrentUser, run
     return render(request, StandingPart(standing=standing))
 
 
-def standing_of(session: Session, run: Run) -> Standing:
+def standing_of(session: Session, run: Run) -> RunStatus:
     is_evaluated = journal.latest(session, run.id, "evaluation") is not None
-    return Standing(
+    return RunStatus(
         seq=run.last_seq,
         stages=[(str(stage), mark, MARK_TEXTS.get(mark) or text_of(stage, run)) for stage, mark in marks_of(run, is_evaluated)],
         text=progress_text(run),

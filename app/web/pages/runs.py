@@ -18,7 +18,7 @@ from app.store.runs import RunRow
 from app.store.tables import Attempt, JournalEntry, Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.pages.run_queue import Steering, steering_of
-from app.web.pages.run_status import Standing, method_of, shown_sections, standing_of
+from app.web.pages.run_status import RunStatus, method_of, shown_sections, standing_of
 from app.web.pages.run_stream import Shown, show
 from app.web.pages.sections import TILES, Section, Tile, keys
 from app.web.rendering.environment import Context, render
@@ -64,7 +64,7 @@ class RunPage(Context):
     recipe: dict[str, Any]
     method: Method
     state: Shown
-    standing: Standing
+    standing: RunStatus
     steering: Steering
     findings: list[Shown]
     log: list[Shown]

@@ -25,7 +25,7 @@ from app.web.preview_requests import OVERRIDE, answer, read_request
 from app.web.recipes import as_number
 from app.web.rendering.environment import Context, render
 from app.web.rendering.preview_tables import Tables, tables_of
-from app.web.rendering.reward_verdict import Verdict, verdict_of
+from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 from app.web.rendering.wording import option_text
 
 router = APIRouter()
@@ -42,7 +42,7 @@ class ShownScoring:
     """A scoring with its state and, once it is ready, its facts."""
 
     row: ScoringRow
-    standing: service.Standing
+    standing: service.ScoringState
     facts: ScoringFacts | None
 
     @property
@@ -90,7 +90,7 @@ class ScoringPage(ProgressPart):
 
     users: list[Run]
     check: RewardCheck | None
-    verdict: Verdict | None
+    verdict: RewardVerdict | None
     presets: dict[str, str]
     values: dict[str, list[str]]
     tables: Tables | None

@@ -30,7 +30,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Bar:
+class StorageBar:
     """One part of the data folder."""
 
     title: str
@@ -44,7 +44,7 @@ class StoragePage(Context):
     template = "storage.html"
 
     storage: Storage
-    bars: list[Bar]
+    bars: list[StorageBar]
 
 
 @router.get("/storage")
@@ -52,5 +52,5 @@ def show_storage(request: Request, database: CurrentDatabase) -> HTMLResponse:
     """The largest part first."""
     storage = database.disk.look()
     parts = sorted(storage.parts.items(), key=lambda part: -part[1])
-    bars = [Bar(*NAMES[name], num_bytes) for name, num_bytes in parts]
+    bars = [StorageBar(*NAMES[name], num_bytes) for name, num_bytes in parts]
     return render(request, StoragePage(storage=storage, bars=bars))

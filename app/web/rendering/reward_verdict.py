@@ -9,7 +9,7 @@ from app.web.rendering.histogram import Agreement, Histogram, agreement_of, rewa
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RewardVerdict:
     """The reward check in words and pictures; `tone` "good", "warn", "bad" or none."""
 
     tone: str
@@ -19,9 +19,9 @@ class Verdict:
     histogram: Histogram | None
 
 
-def verdict_of(check: RewardCheck, source: str) -> Verdict:
+def verdict_of(check: RewardCheck, source: str) -> RewardVerdict:
     """What the check means; `source` is the reward's."""
-    return Verdict(*judge(check, source), agreement_of(check), rewards_of(check))
+    return RewardVerdict(*judge(check, source), agreement_of(check), rewards_of(check))
 
 
 def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:

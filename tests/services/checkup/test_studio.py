@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from app.domain.check_result import Level, Verdict
+from app.domain.check_result import CheckResult, Level
 from app.services.checkup import machine
 from app.services.checkup.broker import check_broker
 from app.services.checkup.studio import check_all, check_database, judge_clock
@@ -42,11 +42,11 @@ def test_the_wal_reset_bug_is_nobodys_matter_on_the_box(settings: Settings) -> N
     assert verdict.level is Level.OK
 
 
-def levels(verdicts: list[Verdict]) -> dict[str, Level]:
+def levels(verdicts: list[CheckResult]) -> dict[str, Level]:
     return {verdict.check: verdict.level for verdict in verdicts}
 
 
-def only(verdicts: list[Verdict], check: str) -> Verdict:
+def only(verdicts: list[CheckResult], check: str) -> CheckResult:
     (found,) = [verdict for verdict in verdicts if verdict.check == check]
     return found
 
@@ -240,7 +240,7 @@ def test_a_limit_that_is_reached_is_an_error_with_the_remedy(settings: Settings)
 
 
 def test_the_object_store_is_tried(settings: Settings, tmp_path: Path) -> None:
-    def check(url: str) -> Verdict:
+    def check(url: str) -> CheckResult:
         (verdict,) = machine.check_store(settings.model_copy(update={"store_url": url}))
         return verdict
 

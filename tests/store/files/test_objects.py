@@ -17,7 +17,7 @@ import trustme
 from app.domain.errors import NotFound, Unavailable
 from app.store.files import objects
 from app.store.files.object_folders import MARKER, fetch_member, fetch_tree, find_tree, put_folder, put_tree
-from app.store.files.objects import Check, Damaged, Interruption, ObjectStore, StoreMisconfigured
+from app.store.files.objects import Check, Interruption, ObjectDamaged, ObjectStore, StoreMisconfigured
 from app.system.files import hash_file
 from tests.conftest import CHECKOUT
 from tests.store.files.answering import answering
@@ -165,7 +165,7 @@ def test_a_reader_that_ends_half_way_leaves_no_folder(store: ObjectStore, tmp_pa
 def test_a_damaged_file_is_named_and_never_put_in_place(store: ObjectStore, tmp_path: Path) -> None:
     tree = put_tree(store, "runs/r/checkpoints/step-000005", {"tensors": write(tmp_path / "t", b"right")})
     store.write(f"runs/r/checkpoints/step-000005/{tree.files['tensors'].place}", b"wrong")
-    with pytest.raises(Damaged, match=r"runs/r/checkpoints/step-000005/.* damaged"):
+    with pytest.raises(ObjectDamaged, match=r"runs/r/checkpoints/step-000005/.* damaged"):
         fetch_tree(store, "runs/r/checkpoints/step-000005", tmp_path / "c" / "step")
     assert list((tmp_path / "c").iterdir()) == []
     fetch_tree(store, "runs/r/checkpoints/step-000005", tmp_path / "c" / "step", trusting=True)
@@ -174,10 +174,10 @@ def test_a_damaged_file_is_named_and_never_put_in_place(store: ObjectStore, tmp_
 
 def test_a_marker_that_names_a_file_outside_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     store.write("models/m/.tree.json", b'{"version": "1", "files": {"../../x": {"place": "1/x", "size": 1, "sha256": ""}}}')
-    with pytest.raises(Damaged, match="outside its folder"):
+    with pytest.raises(ObjectDamaged, match="outside its folder"):
         fetch_tree(store, "models/m", tmp_path / "m")
     store.write("models/m/.tree.json", b"not json")
-    with pytest.raises(Damaged):
+    with pytest.raises(ObjectDamaged):
         fetch_tree(store, "models/m", tmp_path / "m")
 
 

@@ -29,7 +29,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what a file system 
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ScoreManifest:
     """What an artifact holds. `facts`: what it depends on, by name, for people and for reasons of a miss.
 
     extent        own: each response with its own prompt. cross: every pair of a batch. early: every pair, but those with a
@@ -60,10 +60,10 @@ def make_key(kind: str, identity: Mapping[str, object]) -> str:
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
 
 
-def read_manifest(folder: Path, key: str, file: str) -> Manifest | None:
+def read_manifest(folder: Path, key: str, file: str) -> ScoreManifest | None:
     """The manifest of a whole artifact, or None; a damaged artifact is removed."""
     try:
-        manifest = Manifest(**json.loads((folder / key / "manifest.json").read_text()))
+        manifest = ScoreManifest(**json.loads((folder / key / "manifest.json").read_text()))
         whole = manifest.version == VERSION and manifest.sha256 == hash_file(folder / key / file)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / key).is_dir():
@@ -77,18 +77,18 @@ def read_manifest(folder: Path, key: str, file: str) -> Manifest | None:
     return None
 
 
-def list_manifests(folder: Path, kind: str) -> Iterator[Manifest]:
+def list_manifests(folder: Path, kind: str) -> Iterator[ScoreManifest]:
     """The manifests of one kind, newest first; unreadable ones are passed over."""
     found = []
     for path in folder.glob(f"{kind}-*/manifest.json"):
         try:
-            found.append(Manifest(**json.loads(path.read_text())))
+            found.append(ScoreManifest(**json.loads(path.read_text())))
         except (OSError, ValueError, TypeError):
             continue
     yield from sorted((m for m in found if m.version == VERSION), key=lambda m: -m.made_at)
 
 
-def keep(folder: Path, manifest: Manifest, file: str, tensors: Mapping[str, Tensor]) -> Manifest:
+def keep(folder: Path, manifest: ScoreManifest, file: str, tensors: Mapping[str, Tensor]) -> ScoreManifest:
     """Put a whole artifact in place at once; when another process was first, its equal result stays."""
     place = folder / manifest.key
     with filling(place) as temporary:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worker.stages.scoring.artifacts import Manifest, keep, list_manifests, make_key, read_manifest, write_tensors
+from worker.stages.scoring.artifacts import ScoreManifest, keep, list_manifests, make_key, read_manifest, write_tensors
 
 FILE = "scores.safetensors"
 GROUP_SIZE = 16  # batches; a kill loses at most one group
@@ -32,7 +32,7 @@ class FlatScores:
     """
 
     raw: Tensor
-    manifest: Manifest
+    manifest: ScoreManifest
 
     @property
     def scores(self) -> Tensor:
@@ -123,7 +123,7 @@ class Wanted:
         ranked = [m.key for m in sorted(early, key=lambda m: -(m.smallest_lambda or 0.0))]
         return [*([self._name(OWN, {})] if self.extent == OWN else []), whole, *ranked]
 
-    def _served_by(self, early: Manifest) -> bool:
+    def _served_by(self, early: ScoreManifest) -> bool:
         """Own pairs are always scored in full; dropped ones are certain for the λ of the pass and every larger one."""
         stopping = early.facts.get("stopping", "")
         same = early.key == self._name(EARLY, {"smallest_lambda": early.smallest_lambda, "stopping": stopping})
@@ -186,7 +186,7 @@ def score_in_groups(
         num_scored += saved[1]
         progress(end, num_batches)
     facts = {**wanted.facts, **({"stopping": wanted.stopping} if wanted.extent == EARLY else {})}
-    manifest = Manifest(
+    manifest = ScoreManifest(
         wanted.key, wanted.kind, facts, wanted.extent, num_batches, layout.count_pairs(wanted.extent), num_scored,
         wanted.smallest_lambda if wanted.extent == EARLY else None, backend(), time.monotonic() - began,
     )  # fmt: skip

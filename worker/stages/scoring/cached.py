@@ -9,15 +9,15 @@ from torch import Tensor
 
 from app.domain.run import Stage
 from app.domain.scoring import ScorePart
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
-from worker.stages.scoring.artifacts import Manifest, list_manifests, lock
+from worker.stages.scoring.artifacts import ScoreManifest, list_manifests, lock
 from worker.stages.scoring.cache import CROSS, EARLY, OWN, FlatScores, Layout, Wanted, find_scoring, score_in_groups
 from worker.stages.scoring.pairs import own_prompts
 
 
 @dataclass(frozen=True)
-class Part:
+class CachedScores:
     """Matrices [B, M] by batch, as they were written (FlatScores.raw), and what is told of them.
 
     `told` is None when the scores stand in the data, so that no artifact is kept of them.
@@ -32,13 +32,13 @@ def lay_out(batches: Sequence[Sequence[Encoded]]) -> Layout:
 
 
 def find_or_score(
-    attempt: Attempt,
+    attempt: AttemptContext,
     wanted: Wanted,
     layout: Layout,
     score: Callable[[int], tuple[Tensor, int]],
     what: str,
     backend: Callable[[], str] = str,
-) -> Part:
+) -> CachedScores:
     """What is wanted from the cache, or scored and kept; while another process scores the same, wait for it.
 
     `score(k)` gives batch k's matrix and how many of its pairs were scored in full; `backend()` is asked after the last one.
@@ -60,13 +60,13 @@ def find_or_score(
         attempt.log(f"The {what} of {num_batches} batches are scored now. {reason}")
         progress = attempt.start_stage(Stage.SCORE, total=num_batches, unit=f"batches of {what}")
         made = score_in_groups(folder, wanted, layout, score, progress, backend=backend)
-    return Part(layout.unflatten(0, num_batches, made.raw, made.manifest.extent), describe(made, reason))
+    return CachedScores(layout.unflatten(0, num_batches, made.raw, made.manifest.extent), describe(made, reason))
 
 
-def _reuse(attempt: Attempt, layout: Layout, found: FlatScores, what: str) -> Part:
+def _reuse(attempt: AttemptContext, layout: Layout, found: FlatScores, what: str) -> CachedScores:
     num_batches = len(layout.own)
     attempt.log(f"The {what} of all {num_batches} batches were scored before and are reused.")
-    return Part(layout.unflatten(0, num_batches, found.raw, found.manifest.extent), describe(found, ""))
+    return CachedScores(layout.unflatten(0, num_batches, found.raw, found.manifest.extent), describe(found, ""))
 
 
 def describe(scores: FlatScores, miss_reason: str) -> ScorePart:
@@ -142,7 +142,7 @@ def _describe(name: str, wanted: str, kept: str) -> str:
     return f"{WORDS[name]} ({VALUES.get(kept, kept)} there, {VALUES.get(wanted, wanted)} here)"
 
 
-def _describe_extent(wanted: Wanted, kept: Manifest) -> str:
+def _describe_extent(wanted: Wanted, kept: ScoreManifest) -> str:
     if kept.extent == OWN and wanted.extent != OWN:
         return "know each response behind its own prompt only, and those of other prompts are needed too"
     if kept.extent == EARLY and wanted.extent == CROSS:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worker.stages.examples import Encoded
-from worker.stages.scoring.artifacts import Manifest, keep, make_key, read_manifest
+from worker.stages.scoring.artifacts import ScoreManifest, keep, make_key, read_manifest
 
 KIND, FILE = "index", "index.safetensors"
 WIDTHS = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -72,7 +72,7 @@ class Index:
         return starts_B[batch_N] + self.own_N.long() * self.num_responses_B[batch_N] + column_N
 
 
-def keep_index(folder: Path, batches: Sequence[Sequence[Encoded]], reward_source: str) -> Manifest:
+def keep_index(folder: Path, batches: Sequence[Sequence[Encoded]], reward_source: str) -> ScoreManifest:
     """Write the index of the plan, unless it is there already."""
     tensors = _tabulate(batches, reward_source)
     digest = hashlib.sha256()
@@ -84,7 +84,7 @@ def keep_index(folder: Path, batches: Sequence[Sequence[Encoded]], reward_source
     if kept is not None:
         return kept
     num_pairs = sum(len(batch) * sum(len(example.responses) for example in batch) for batch in batches)
-    manifest = Manifest(key, KIND, {}, extent="own", num_batches=len(batches), num_pairs=num_pairs, num_scored=0)
+    manifest = ScoreManifest(key, KIND, {}, extent="own", num_batches=len(batches), num_pairs=num_pairs, num_scored=0)
     return keep(folder, manifest, FILE, tensors)
 
 

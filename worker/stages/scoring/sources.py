@@ -12,7 +12,7 @@ from app.domain.errors import InvalidInput
 from worker.models.adapter import LanguageModel
 from worker.models.load import hash_folder, hash_tokenizer, load_policy, resolve_folder
 from worker.models.reward import RewardModel
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.evaluate import release_memory
 from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
@@ -24,7 +24,7 @@ from worker.stages.scoring.pairs import NAN, describe_plan, hash_texts, hash_tok
 class RewardSource:
     """The recipe's reward model. One of these and the reference are never loaded together: `release` before the other."""
 
-    def __init__(self, attempt: Attempt, ground: Ground) -> None:
+    def __init__(self, attempt: AttemptContext, ground: Ground) -> None:
         if attempt.spec.reward is None:
             raise InvalidInput.at(
                 "reward.model", "The recipe names a reward model, but the attempt's spec does not say where it is."
@@ -70,7 +70,7 @@ class RewardSource:
 class ReferenceSource:
     """The untrained policy, which is the reference."""
 
-    def __init__(self, attempt: Attempt, ground: Ground) -> None:
+    def __init__(self, attempt: AttemptContext, ground: Ground) -> None:
         self._attempt, self._ground = attempt, ground
         self.loaded: LanguageModel | None = None
         self._backends: dict[bool, str] = {}
@@ -125,7 +125,7 @@ class ReferenceSource:
         return Wanted("logprob", *self._facts, extent, smallest_lambda, stopping)
 
 
-def load_reference(attempt: Attempt, ground: Ground) -> LanguageModel:
+def load_reference(attempt: AttemptContext, ground: Ground) -> LanguageModel:
     """The untrained policy, which is the reference; the log says when its quick way is off."""
     policy = attempt.recipe.policy
     loaded = load_policy(ground.policy_folder, dtype=policy.dtype, device=attempt.spec.device, quantization=policy.quantization)

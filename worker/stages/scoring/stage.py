@@ -16,10 +16,10 @@ from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
 from worker.models.adapter import LanguageModel
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import CROSS, OWN, Layout
-from worker.stages.scoring.cached import Part, find_or_score, gather_own, lay_out
+from worker.stages.scoring.cached import CachedScores, find_or_score, gather_own, lay_out
 from worker.stages.scoring.index import keep_index, read_index
 from worker.stages.scoring.pairs import (
     mark_pairs,
@@ -74,7 +74,7 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
     )
 
 
-def score_all(attempt: Attempt, ground: Ground) -> Scores:
+def score_all(attempt: AttemptContext, ground: Ground) -> Scores:
     """The whole stage: scores that were made before are found, the others are made, and the run tells what it has."""
     recipe, layout = attempt.recipe, lay_out(ground.batches)
     needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
@@ -92,12 +92,14 @@ def score_all(attempt: Attempt, ground: Ground) -> Scores:
     return Scores(logprobs.matrices, rewards.matrices, facts, reference.loaded)
 
 
-def get_rewards(attempt: Attempt, ground: Ground, layout: Layout, extent: str, source: RewardSource | None) -> Part:
+def get_rewards(
+    attempt: AttemptContext, ground: Ground, layout: Layout, extent: str, source: RewardSource | None
+) -> CachedScores:
     """r(x_i, y_j) of every batch, from the cache, the reward model or the data; NaN when they are not needed."""
     if extent == NONE:
-        return Part(_nothing(layout))
+        return CachedScores(_nothing(layout))
     if source is None:
-        return Part([read_rewards(attempt.recipe, batch) for batch in ground.batches])
+        return CachedScores([read_rewards(attempt.recipe, batch) for batch in ground.batches])
     cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
@@ -111,7 +113,9 @@ def get_rewards(attempt: Attempt, ground: Ground, layout: Layout, extent: str, s
     return part
 
 
-def get_logprobs(attempt: Attempt, ground: Ground, layout: Layout, extent: str, reference: ReferenceSource) -> Part:
+def get_logprobs(
+    attempt: AttemptContext, ground: Ground, layout: Layout, extent: str, reference: ReferenceSource
+) -> CachedScores:
     """log π_ref(y_j|x_i) of every batch."""
     cross = extent == CROSS
 
@@ -128,7 +132,7 @@ def _nothing(layout: Layout) -> list[Tensor]:
     return [torch.full((num, len(own_M)), torch.nan) for num, own_M in zip(layout.num_prompts, layout.own, strict=True)]
 
 
-def tell(attempt: Attempt, ground: Ground, layout: Layout, rewards: Part, logprob: ScorePart) -> ScoringFacts:
+def tell(attempt: AttemptContext, ground: Ground, layout: Layout, rewards: CachedScores, logprob: ScorePart) -> ScoringFacts:
     """Keep the index, check the rewards, and emit the run's `scoring` event."""
     folder = Path(attempt.spec.scorings_dir)
     key = keep_index(folder, ground.batches, attempt.recipe.reward.source).key

@@ -19,10 +19,10 @@ from app.domain.errors import ModelInvalid
 from app.domain.percent import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import EARLY, Layout, read_dropped
-from worker.stages.scoring.cached import Part, find_or_score, gather_own
+from worker.stages.scoring.cached import CachedScores, find_or_score, gather_own
 from worker.stages.scoring.pairs import mark_pairs, needs_cross_rewards, require_finite
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.var.candidates import WeightChoices
@@ -67,8 +67,8 @@ class Certificates:
 
 
 def score_with_stopping(
-    attempt: Attempt, ground: Ground, layout: Layout, own: Part, reward: RewardSource | None, lambda_: float
-) -> tuple[Part, Part, ReferenceSource]:
+    attempt: AttemptContext, ground: Ground, layout: Layout, own: CachedScores, reward: RewardSource | None, lambda_: float
+) -> tuple[CachedScores, CachedScores, ReferenceSource]:
     """Log-probabilities and rewards for λ and larger ones, given the rewards of own pairs; the reference, if still loaded.
 
     Dropped pairs have the log-probability −inf, and a reward of NaN where the reward model would have been asked.
@@ -83,7 +83,7 @@ def score_with_stopping(
         _tell_dropped(attempt, layout, logprobs)
         return _decode(logprobs), own, reference
     bound = bound_rewards(own_reward_N)
-    raw: Part | None = None
+    raw: CachedScores | None = None
     rewards = own
     while True:
         reward.release()
@@ -104,8 +104,13 @@ def score_with_stopping(
 
 
 def _score_logprobs(
-    attempt: Attempt, ground: Ground, layout: Layout, reference: ReferenceSource, certificates: Certificates, before: Part | None
-) -> Part:
+    attempt: AttemptContext,
+    ground: Ground,
+    layout: Layout,
+    reference: ReferenceSource,
+    certificates: Certificates,
+    before: CachedScores | None,
+) -> CachedScores:
     """Raw log-probabilities, a positive number for a dropped pair; those of a pass with a lower R are gone on with."""
 
     def score(k: int) -> tuple[Tensor, int]:
@@ -129,18 +134,18 @@ def _score_logprobs(
     for k, raw_BM in enumerate(part.matrices):  # complete scores, or those of a smaller λ, still spare the reward model calls
         hopeless_BM = droppable(raw_BM, certificates.floors(k, layout.own[k], raw_BM)) & (raw_BM <= 0)
         dropped.append(torch.where(hopeless_BM, -raw_BM, raw_BM))
-    return Part(dropped, part.told)
+    return CachedScores(dropped, part.told)
 
 
 def _ask_survivors(
-    attempt: Attempt,
+    attempt: AttemptContext,
     ground: Ground,
     layout: Layout,
     reward: RewardSource,
-    raw: Part,
-    before: Part,
+    raw: CachedScores,
+    before: CachedScores,
     certificates: Certificates,
-) -> Part:
+) -> CachedScores:
     """Rewards of own pairs, which `before` has, and of the pairs that were not dropped; NaN for the others."""
 
     def score(k: int) -> tuple[Tensor, int]:
@@ -158,11 +163,11 @@ def _ask_survivors(
     return find_or_score(attempt, wanted, layout, score, "rewards")
 
 
-def _decode(raw: Part) -> Part:
-    return Part([read_dropped(raw_BM) for raw_BM in raw.matrices], raw.told)
+def _decode(raw: CachedScores) -> CachedScores:
+    return CachedScores([read_dropped(raw_BM) for raw_BM in raw.matrices], raw.told)
 
 
-def _tell_dropped(attempt: Attempt, layout: Layout, raw: Part, rewards: Part | None = None) -> None:
+def _tell_dropped(attempt: AttemptContext, layout: Layout, raw: CachedScores, rewards: CachedScores | None = None) -> None:
     num_pairs = layout.count_pairs(EARLY)
     num_dropped = sum(int((raw_BM > 0).sum()) for raw_BM in raw.matrices)
     text = f"Early stopping dropped {num_dropped} of {num_pairs} prompt-response pairs ({percent(num_dropped / num_pairs)})"

@@ -15,7 +15,7 @@ from worker.models.adapter import Body, LanguageModel, add_lora
 from worker.models.compiled import uncompiled
 from worker.models.load import load_policy
 from worker.models.sharding import gather_weights, shard
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import MicroBatch, split_batch
 from worker.stages.examples import Encoded
 
@@ -57,13 +57,13 @@ def share_batch(
     return mine
 
 
-def spread(attempt: Attempt, model: Model) -> Model:
+def spread(attempt: AttemptContext, model: Model) -> Model:
     """The network as all processes of the attempt train it together: whole on each, or cut into shards."""
     model = replace(model, ranks=attempt.ranks)
     return shard(model) if attempt.recipe.training.sharding == "full" and not attempt.ranks.is_alone else model
 
 
-def find_whole(attempt: Attempt, model: Model, folder: Path) -> Model:
+def find_whole(attempt: AttemptContext, model: Model, folder: Path) -> Model:
     """The network in one piece, for the lead to evaluate or to write: itself, or, of a sharded policy, a copy made anew.
 
     All processes must call this; what the others get is not to be used.
@@ -85,7 +85,7 @@ def find_whole(attempt: Attempt, model: Model, folder: Path) -> Model:
 
 
 def judge_by_lead(
-    attempt: Attempt, model: Model, folder: Path, judge: Callable[[Model, int], dict[str, float | None]]
+    attempt: AttemptContext, model: Model, folder: Path, judge: Callable[[Model, int], dict[str, float | None]]
 ) -> Callable[[int], dict[str, float | None]]:
     """`judge` on the whole network, by the lead alone while the others wait; these get no metrics."""
 

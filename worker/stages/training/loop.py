@@ -30,10 +30,10 @@ from worker.models.checkpoint import (
 from worker.running.failpoints import reach
 from worker.running.failures import Diverged
 from worker.running.stop import Stopped
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
 from worker.stages.training.memory import MemoryWatch
-from worker.stages.training.objectives import Batch, Objective
+from worker.stages.training.objectives import Objective, ObjectiveBatch
 from worker.stages.training.optimizer import Optimizer, learning_rate_at
 
 MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
@@ -47,7 +47,7 @@ SUMMARY_KEYS = (
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where the training stands; all of it is in every checkpoint."""
 
     step: int = 0
@@ -62,13 +62,13 @@ class Progress:
 class Training:
     """Everything the loop works with. `evaluate` reports on the model at a step; None when nothing is held out."""
 
-    attempt: Attempt
+    attempt: AttemptContext
     model: Any  # a LanguageModel, or the Body of a reward model: whichever the objective takes
     optimizer: Optimizer
     objective: Objective[Any, Any]
     evaluate: Callable[[int], dict[str, float | None]] | None
     num_steps: int
-    progress: Progress
+    progress: TrainingProgress
     memory: MemoryWatch
 
     @property
@@ -76,7 +76,7 @@ class Training:
         return self.attempt.recipe.evaluation.every or max(1, math.ceil(self.num_steps / 5))
 
 
-def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
+def find_checkpoint(attempt: AttemptContext) -> Checkpoint | None:
     """The checkpoint to go on from; says so in the journal, and names the damaged ones that were passed over."""
     checkpoint, damaged = load_newest(attempt.checkpoints_dir)
     if checkpoint is not None or attempt.spec.attempt > 1:
@@ -98,7 +98,7 @@ def find_checkpoint(attempt: Attempt) -> Checkpoint | None:
 
 
 def start(
-    attempt: Attempt,
+    attempt: AttemptContext,
     model: Body,
     objective: Objective[Any, Any],
     evaluate: Callable[[int], dict[str, float | None]] | None,
@@ -114,13 +114,13 @@ def start(
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizer = Optimizer(trainable, recipe.training, attempt.ranks)
     torch.manual_seed(derive_seed(recipe.training.seed, "train"))
-    progress = Progress()
+    progress = TrainingProgress()
     if checkpoint is not None:
         optimizer.restore(checkpoint.tensors)
         torch.set_rng_state(checkpoint.tensors["random/cpu"])
         if model.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"])
-        progress = Progress(**checkpoint.state["progress"])
+        progress = TrainingProgress(**checkpoint.state["progress"])
         objective.restore(checkpoint.state.get("objective", {}))
     rewind_log(attempt, progress)
     memory = MemoryWatch(attempt, model, optimizer, objective)
@@ -215,7 +215,7 @@ def usual(training: Training) -> Sequence[Mapping[str, float | None]]:
     return training.progress.recent if training.objective.is_steady else ()
 
 
-def record(training: Training, batch: Batch, metrics: Mapping[str, float], seconds_left: float | None) -> None:
+def record(training: Training, batch: ObjectiveBatch, metrics: Mapping[str, float], seconds_left: float | None) -> None:
     """Report one step: the event, the line of metrics.jsonl, and the findings that have held long enough."""
     attempt, progress = training.attempt, training.progress
     epoch = progress.step / len(training.objective.batches)
@@ -235,7 +235,7 @@ def record(training: Training, batch: Batch, metrics: Mapping[str, float], secon
     progress.recent = [*progress.recent, kept][-RECENT:]
 
 
-def settled_findings(progress: Progress, found: Sequence[FindingRaised], num_steps: int) -> list[FindingRaised]:
+def settled_findings(progress: TrainingProgress, found: Sequence[FindingRaised], num_steps: int) -> list[FindingRaised]:
     """The findings of this step that held in enough of the last steps; `divergence` is told at once."""
     now = {finding.name: finding for finding in found}
     settled = []
@@ -271,13 +271,13 @@ def save(training: Training) -> None:
     reach("checkpoint.swept")
 
 
-def append_log(attempt: Attempt, line: Mapping[str, Any]) -> None:
+def append_log(attempt: AttemptContext, line: Mapping[str, Any]) -> None:
     attempt.refuse_superseded()
     with (attempt.artifacts_dir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def rewind_log(attempt: Attempt, progress: Progress) -> None:
+def rewind_log(attempt: AttemptContext, progress: TrainingProgress) -> None:
     """Take out of metrics.jsonl and samples.jsonl what an earlier attempt wrote after the step that this one goes on from."""
     limits: dict[str, Callable[[dict[str, Any]], bool]] = {
         "metrics.jsonl": lambda line: line["step"] <= (progress.step if line["kind"] == "step" else progress.evaluated_step),

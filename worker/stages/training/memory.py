@@ -17,7 +17,7 @@ import torch
 from app.domain.events import MemoryPlanned
 from app.domain.memory import Load, plan_memory
 from worker.models.adapter import Body
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.training.distribution import share_batch
 from worker.stages.training.objectives import Objective
 from worker.stages.training.optimizer import Optimizer
@@ -29,7 +29,7 @@ FORGET_PEAK = "5"  # man proc_pid_clear_refs: reset the peak resident set size
 class MemoryWatch:
     """Made when the optimizer stands and before the first step: plans, calibrates, tells; then asked after every step."""
 
-    def __init__(self, attempt: Attempt, model: Body, optimizer: Optimizer, objective: Objective[Any, Any]) -> None:
+    def __init__(self, attempt: AttemptContext, model: Body, optimizer: Optimizer, objective: Objective[Any, Any]) -> None:
         self._attempt, self._device = attempt, model.device
         self._most = 0
         self._resident = _count_bytes(model, optimizer)
@@ -92,7 +92,7 @@ def facts_of(model: Body) -> dict[str, Any]:
     }
 
 
-def find_load(model: Body, batch: Any, attempt: Attempt) -> Load:
+def find_load(model: Body, batch: Any, attempt: AttemptContext) -> Load:
     """Tokens of the longest forward pass over the batch on this device."""
     size = attempt.recipe.training.micro_batch_size
     if not hasattr(batch, "examples"):  # conversations for a reward model

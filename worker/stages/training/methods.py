@@ -12,7 +12,7 @@ from worker.models.compiled import compile_layers
 from worker.models.load import DTYPES
 from worker.models.prompts import PromptFormat
 from worker.models.quantize import merge_adapter
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import count_steps, derive_seed
 from worker.stages.evaluate import evaluate, set_up
 from worker.stages.noise import add_noise, flip_batches, measure_noise
@@ -33,14 +33,14 @@ from worker.stages.training.objectives import (
     plain_batches,
 )
 from worker.stages.training.online import OnlineObjective
-from worker.stages.training.reward_model import Reader, evaluate_pairs, take_pairs
+from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, take_pairs
 from worker.stages.training.weights import Weighing, save_weights, weigh
 
 # What the data's own responses are weighed by when fresh ones take their place in the loss.
 WITHIN_PROMPT = {"weight_form": "ratio", "partition_scope": "prompt", "cross_reward": "reuse"}
 
 
-def train_policy(attempt: Attempt, ground: Ground, scores: Scores) -> dict[str, float | None]:
+def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dict[str, float | None]:
     """Train a language model by VAR, SFT or DPO, judge it on held-out prompts, and keep it; returns the summary."""
     recipe = attempt.recipe
     model = scores.policy or load_reference(attempt, ground)
@@ -63,13 +63,13 @@ def train_policy(attempt: Attempt, ground: Ground, scores: Scores) -> dict[str, 
     return training.progress.summary
 
 
-def train_reward_model(attempt: Attempt, ground: Ground) -> dict[str, float | None]:
+def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, float | None]:
     """Train the policy's body under a fresh head on the preference pairs, and keep it as a reward model; returns the summary."""
     recipe, prepared, tokenizer = attempt.recipe, ground.prepared, ground.prompt_format.tokenizer
     prompt_format = PromptFormat.choose(tokenizer)
     if prompt_format.chat != ground.prompt_format.chat:
         attempt.log("A reward model reads conversations by its tokenizer's chat template, whatever tokens.prompt_format says.")
-    reader = Reader(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
+    reader = ConversationEncoder(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
     policy = load_reference(attempt, ground)
     model = build_classifier(policy.network, tokenizer, derive_seed(recipe.training.seed, "head"))
     with attempt.ranks.lead_first():
@@ -95,7 +95,7 @@ def train_reward_model(attempt: Attempt, ground: Ground) -> dict[str, float | No
     return training.progress.summary
 
 
-def make_source(attempt: Attempt, ground: Ground, scores: Scores) -> Callable[[LanguageModel, int], Objective[Any, Any]]:
+def make_source(attempt: AttemptContext, ground: Ground, scores: Scores) -> Callable[[LanguageModel, int], Objective[Any, Any]]:
     """What makes the method's objective once the model stands; the findings that come before the first step are told now."""
     recipe, settings = attempt.recipe, attempt.recipe.training
     if recipe.method is not Method.VAR:
@@ -116,7 +116,7 @@ def make_source(attempt: Attempt, ground: Ground, scores: Scores) -> Callable[[L
     )
 
 
-def make_weights(attempt: Attempt, ground: Ground, scores: Scores) -> Weighing:
+def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Weighing:
     """Weights of every batch, written to weights.parquet, with the findings that can be told before the first step.
 
     Online, the data's responses aren't trained on: they serve for λ and the rewards' scale, weighed within their prompts.
@@ -137,7 +137,7 @@ def make_weights(attempt: Attempt, ground: Ground, scores: Scores) -> Weighing:
     return weighing
 
 
-def tell_unpaired(attempt: Attempt, batches: Batches) -> None:
+def tell_unpaired(attempt: AttemptContext, batches: Batches) -> None:
     """Say how many examples stay out of a loss on pairs; they keep their place, so that all methods have the same batches."""
     examples = [example for batch in batches for example in batch]
     num = sum(not len(find_pairs([example])[0]) for example in examples)
@@ -167,7 +167,7 @@ def refuse_missing(recipe: Recipe, batches: Batches) -> None:
         )
 
 
-def write_artifacts(attempt: Attempt, model: LanguageModel, ground: Ground) -> None:
+def write_artifacts(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> None:
     """What a user takes home: the policy, the adapter, metrics and samples."""
     network = model.network
     if model.lora is not None:
@@ -181,7 +181,7 @@ def write_artifacts(attempt: Attempt, model: LanguageModel, ground: Ground) -> N
     attempt.announce("samples.jsonl", "All answers to the held-out prompts")
 
 
-def keep_network(attempt: Attempt, network: Any, tokenizer: Any, title: str) -> None:
+def keep_network(attempt: AttemptContext, network: Any, tokenizer: Any, title: str) -> None:
     """The artifact `model/`, in Hugging Face's form, with its tokenizer."""
 
     def write(path: Path) -> None:

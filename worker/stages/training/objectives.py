@@ -30,13 +30,13 @@ from worker.stages.training.weights import Weighing, WeightedBatch
 from worker.var.loss import token_coefficients
 
 
-class Batch(Protocol):
+class ObjectiveBatch(Protocol):
     @property
     def index(self) -> int:
         """Place in the run's batch plan."""
 
 
-B = TypeVar("B", bound=Batch)
+B = TypeVar("B", bound=ObjectiveBatch)
 N = TypeVar("N", bound=Body)
 
 

@@ -20,7 +20,7 @@ from worker.models.compiled import uncompiled
 from worker.models.generate import Sampling, generate
 from worker.models.load import context_window, load_policy, resolve_folder
 from worker.models.reward import RewardModel
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
 from worker.stages.evaluate import end_ids, release_memory, sequence_logprobs
 from worker.stages.examples import Encoded, EncodedResponse
@@ -59,7 +59,7 @@ class Round:
 class OnlineObjective(WeightedObjective):
     """VAR on fresh answers. `weighing` and `batches` are those of the data, which give prompts, λ and the rewards' scale."""
 
-    attempt: Attempt
+    attempt: AttemptContext
     model: LanguageModel
     ground: Ground
     num_steps: int
@@ -147,7 +147,7 @@ def put_answers(example: Encoded, drawn: Drawn) -> Encoded:
     return replace(example, responses=tuple(EncodedResponse(array("i", ids), text, None, None, k) for k, (ids, text) in answers))
 
 
-def draw(attempt: Attempt, model: LanguageModel, ground: Ground, examples: Sequence[Encoded], first: int) -> list[Drawn]:
+def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples: Sequence[Encoded], first: int) -> list[Drawn]:
     """Fresh answers to the prompts of `examples`, scored; seeded by the run's seed and the round's first step."""
     settings, check = attempt.recipe.online, attempt.stop.check
     window, num = context_window(model.config), settings.num_responses
@@ -167,7 +167,7 @@ def draw(attempt: Attempt, model: LanguageModel, ground: Ground, examples: Seque
     return [Drawn(ids[g], texts[g], sampler[g], reference[g], rewards[g]) for g in groups]
 
 
-def score_texts(attempt: Attempt, asked: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
+def score_texts(attempt: AttemptContext, asked: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
     """Rewards of answers, from the reward model of the recipe, which is loaded for this; raises ModelInvalid."""
     source = attempt.spec.reward
     if source is None:
@@ -184,7 +184,7 @@ def score_texts(attempt: Attempt, asked: Sequence[Encoded], texts: Sequence[str]
     return rewards
 
 
-def score_reference(attempt: Attempt, model: LanguageModel, ground: Ground, pairs: Sequence[Pair]) -> list[float]:
+def score_reference(attempt: AttemptContext, model: LanguageModel, ground: Ground, pairs: Sequence[Pair]) -> list[float]:
     """log π_ref of answers: with LoRA from the policy without its adapter, otherwise from the reference, loaded for this."""
     if model.lora is not None:
         with model.as_reference() as reference:

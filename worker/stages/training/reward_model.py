@@ -12,7 +12,7 @@ from app.domain.run import Stage
 from worker.models.adapter import Body
 from worker.models.classifier import classify
 from worker.models.prompts import PromptFormat, PromptRefused
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
 from worker.stages.training.gradients import TextBatch
 from worker.stages.training.objectives import find_pairs
@@ -23,7 +23,7 @@ ROW_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
-class Reader:
+class ConversationEncoder:
     """How conversations become ids, as worker.models.reward makes them; what is over `limit` loses its start."""
 
     prompt_format: PromptFormat
@@ -44,7 +44,7 @@ class Reader:
         return TextBatch(index, cut, prompt_M, chosen_P, rejected_P)
 
 
-def evaluate_pairs(attempt: Attempt, model: Body, pairs: TextBatch, step: int) -> dict[str, float | None]:
+def evaluate_pairs(attempt: AttemptContext, model: Body, pairs: TextBatch, step: int) -> dict[str, float | None]:
     """Accuracy on held-out pairs (ties count half) with its 95 % Wilson interval, margin and loss; reported as an evaluation."""
     num = len(pairs.chosen_P)
     attempt.start_stage(Stage.EVALUATE, total=num, unit="pairs")
@@ -65,7 +65,7 @@ def evaluate_pairs(attempt: Attempt, model: Body, pairs: TextBatch, step: int) -
 
 
 @torch.inference_mode()
-def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: Attempt) -> torch.Tensor:
+def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: AttemptContext) -> torch.Tensor:
     """Scores of rows of ids: [R] float32 on the CPU, those of like length together."""
     was_training = model.network.training
     model.network.eval()

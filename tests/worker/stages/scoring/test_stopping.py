@@ -16,7 +16,7 @@ from worker.models import load
 from worker.runner import read_spec
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
-from worker.stages.attempt import Attempt
+from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring import pairs, stopping
 from worker.stages.scoring.cache import CROSS, EARLY
@@ -32,7 +32,7 @@ PAPER = {"preset": "paper"}
 def score_as_told(folder: Path) -> tuple[Scores, Weighing]:
     """Stages prepare and score of an attempt, and the weights that they give."""
     with closing(Spool(folder / "events.jsonl")) as spool:
-        attempt = Attempt(read_spec(folder), spool, StopSignals(folder))
+        attempt = AttemptContext(read_spec(folder), spool, StopSignals(folder))
         ground = lay_ground(attempt)
         scores = score_all(attempt, ground)
     return scores, weigh(ground.batches, scores.logprobs, scores.rewards, attempt.recipe.weights)

@@ -7,7 +7,7 @@ from app.domain.events import FindingRaised
 from tests.worker.workshop import read_events
 from worker.stages.training import gradients
 from worker.stages.training import loop as stage
-from worker.stages.training.loop import Progress, settled_findings
+from worker.stages.training.loop import TrainingProgress, settled_findings
 
 
 def finding(name: str) -> FindingRaised:
@@ -16,7 +16,7 @@ def finding(name: str) -> FindingRaised:
 
 def raised(pattern: str, name: str = "length_driven", num_steps: int = 100) -> list[int]:
     """At which steps a finding that shows at the steps marked x is told."""
-    progress, told = Progress(), []
+    progress, told = TrainingProgress(), []
     for step, mark in enumerate(pattern, start=1):
         progress.step = step
         if settled_findings(progress, [finding(name)] if mark == "x" else [], num_steps):
