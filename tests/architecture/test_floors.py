@@ -19,10 +19,10 @@ FLOORS = {
     "app/logs.py": set(),
     "app/system": set(),
     "app/wheel.py": {"hatchling"},
-    "app/ingest": {"pydantic", "pyarrow"},
+    "app/ingest": {"pydantic", "pyarrow", "psutil"},
     "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "obstore"},
     "app/ingest/models/chat_template.py": {"jinja2"},
-    "app/services": {"sqlalchemy", "pydantic"},
+    "app/services": {"sqlalchemy", "pydantic", "psutil"},
     "app/services/checkup": {"sqlalchemy", "redis"},
     "app/web": {
         "fastapi",
@@ -52,12 +52,12 @@ FLOORS = {
         "numpy",
         "jinja2",
     },
-    "worker/stages": {"torch", "transformers", "safetensors", "huggingface_hub", "pyarrow", "numpy"},
+    "worker/stages": {"torch", "transformers", "safetensors", "huggingface_hub", "pyarrow", "numpy", "psutil"},
     "worker/demonstration": {"torch", "transformers", "tokenizers", "safetensors", "pydantic"},
     "worker/preview": {"torch", "pyarrow"},
     "worker/runner.py": {"torch", "transformers", "pydantic"},
     "worker/rank.py": {"torch"},
-    "worker": {"celery", "kombu", "sqlalchemy", "pydantic"},
+    "worker": {"celery", "kombu", "sqlalchemy", "pydantic", "psutil"},
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
 

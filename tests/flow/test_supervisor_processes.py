@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.services import runs as services
@@ -21,7 +22,6 @@ from app.store.signals.hints import WAKE_TASK
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end
 from tests.waiting import wait_until
-from worker.supervision.process import start_time
 
 Work = Callable[..., subprocess.Popen[bytes]]
 NO_BROKER = "redis://127.0.0.1:1/0"
@@ -162,7 +162,7 @@ def test_a_runner_that_outlives_its_worker_is_ended_before_the_next_attempt(
     left_behind = runner_pid(files, run_id, 1)
     worker.kill()
     worker.wait()
-    assert start_time(left_behind) is not None
+    assert psutil.pid_exists(left_behind)
     work()
     assert wait_for_end(database, run_id).attempt == 2
     assert_nothing_runs(files, run_id)
@@ -193,7 +193,7 @@ def test_a_worker_that_froze_for_two_leases_is_refused_and_ends_its_runner(
     frozen.send_signal(signal.SIGCONT)
     assert wait_for_end(database, run_id).state == "succeeded"
     assert_whole(database, run_id, steps=200)
-    wait_until(lambda: start_time(old) is None)
+    wait_until(lambda: not psutil.pid_exists(old))
     assert frozen.poll() is None
     assert fetch(database, run_id).worker_id == "worker-1"
 

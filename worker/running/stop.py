@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from app.domain.run import Outcome
 
 SUPERSEDED = "a newer attempt owns this run"
@@ -71,10 +73,4 @@ class StopSignals:
             return False
         if self._is_child:
             return os.getppid() != self._supervisor_pid
-        try:
-            os.kill(self._supervisor_pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        return not psutil.pid_exists(self._supervisor_pid)

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from app.domain.check_result import CheckResult, error, ok, warning
 from app.domain.errors import StudioError
 from app.settings import Settings
@@ -92,7 +94,7 @@ def check_disk(settings: Settings) -> list[CheckResult]:
     if facts.f_files and facts.f_favail < LOW_SHARE * facts.f_files:
         remedy = "Delete many small files, or use a file system with more."
         verdicts.append(warning("inodes", f"The disk has {facts.f_favail:,} of {facts.f_files:,} inodes left.", remedy))
-    return [*verdicts, check_limits(settings), probe_writing(root), *check_file_system(settings, Path("/proc/mounts"))]
+    return [*verdicts, check_limits(settings), probe_writing(root), *check_file_system(settings)]
 
 
 def check_limits(settings: Settings) -> CheckResult:
@@ -158,9 +160,9 @@ def probe_writing(root: Path) -> CheckResult:
     return ok("writing", sentence)
 
 
-def check_file_system(settings: Settings, mounts: Path) -> list[CheckResult]:
+def check_file_system(settings: Settings) -> list[CheckResult]:
     """SQLite in WAL mode needs memory that all its processes share: no network file system has that."""
-    kind = find_file_system(settings.root, mounts)
+    kind = find_file_system(settings.root)
     if kind.startswith(NETWORK_SYSTEMS) and not (settings.database_url and settings.broker_url):
         remedy = "Set STUDIO_DATABASE_URL and STUDIO_BROKER_URL, or put the data folder on a disk of this machine."
         return [
@@ -169,14 +171,12 @@ def check_file_system(settings: Settings, mounts: Path) -> list[CheckResult]:
     return [ok("file system", f"The data folder is on {kind}.")] if kind else []
 
 
-def find_file_system(path: Path, mounts: Path) -> str:
-    """The type of the file system that holds the path; empty where the machine doesn't tell."""
-    try:
-        lines = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:
-        return ""
-    holding = [(len(place), kind) for _, place, kind, *_ in lines if path.is_relative_to(place.replace("\\040", " "))]
-    return max(holding)[1] if holding else ""
+def find_file_system(path: Path) -> str:
+    """Return the type of the file system that holds the path; empty where the machine doesn't tell."""
+    holding = [
+        (len(one.mountpoint), one.fstype) for one in psutil.disk_partitions(all=True) if path.is_relative_to(one.mountpoint)
+    ]
+    return max(holding, default=(0, ""))[1]
 
 
 def check_gpus() -> list[CheckResult]:

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.domain.errors import StaleToken
@@ -15,7 +16,6 @@ from tests.faults.runner.scene import STEPS, Result, Scene, assert_resumed_whole
 from tests.faults.runner.warm import Nursery, make_warm
 from tests.waiting import wait_until
 from worker.supervision.attempt import Patience
-from worker.supervision.process import start_time
 from worker.supervision.spool_tail import SpoolTail
 
 LEASE = 2.0
@@ -28,7 +28,7 @@ def test_a_runner_frozen_for_a_lease_is_ended_and_another_attempt_goes_on(either
         wait_until(lambda: scene.is_stopped(run_id))
         frozen = scene.runner_pid(run_id)
         scene.wait_for_state(run_id, "succeeded")
-    assert start_time(frozen) is None
+    assert not psutil.pid_exists(frozen)
     assert_resumed_whole(scene, run_id, undisturbed)
     (interrupted,) = [e["payload"] for e in scene.journal(run_id, "state") if e["payload"]["state"] == "interrupted"]
     assert "frozen" in interrupted["reason"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.house import House
@@ -13,7 +14,6 @@ from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import Result, Scene, assert_resumed_whole
 from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
-from worker.supervision.process import start_time
 
 REAL_WORKER = Path(__file__).with_name("real_worker.py")
 HELD_AT = 5  # the runner stands still after this step, until the test lets it go on
@@ -43,8 +43,8 @@ def wait_until_gone(pid: int) -> None:
         try:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            return start_time(pid) is None
-        return start_time(pid) is None
+            return not psutil.pid_exists(pid)
+        return not psutil.pid_exists(pid)
 
     wait_until(is_gone)
 
@@ -87,7 +87,7 @@ def check(house: House, scene: Scene, undisturbed: Result, how: str) -> None:
     first, second = (scene.spooled_steps(run_id, attempt) for attempt in (1, 2))
     assert datetime.fromisoformat(first[-1]["at"]) < datetime.fromisoformat(second[0]["at"])
     assert scene.runner_pid(run_id, 1) != scene.runner_pid(run_id, 2)
-    assert [process for process in map(start_time, pids(scene, run_id)) if process is not None] == []
+    assert [pid for pid in pids(scene, run_id) if psutil.pid_exists(pid)] == []
 
 
 def pids(scene: Scene, run_id: str) -> list[int]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from sqlalchemy import text, update
 
@@ -172,14 +174,17 @@ def test_the_space_of_a_disk_is_judged(free: float, min_free: int, level: Level)
     assert machine.judge_space(int(free), 10**12, min_free).level is level
 
 
-def test_sqlite_on_a_network_file_system_is_warned_of(settings: Settings, tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {settings.root.parent} nfs4 rw 0 0\n")
-    (verdict,) = machine.check_file_system(settings, mounts)
+def test_sqlite_on_a_network_file_system_is_warned_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, network = (
+        SimpleNamespace(mountpoint="/", fstype="ext4"),
+        SimpleNamespace(mountpoint=settings.root.parent, fstype="nfs4"),
+    )
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [disk, network])
+    (verdict,) = machine.check_file_system(settings)
     assert verdict.level is Level.WARNING
     assert "nfs4" in verdict.sentence
-    mounts.write_text("/dev/a / ext4 rw 0 0\n")
-    assert machine.check_file_system(settings, mounts)[0].level is Level.OK
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [disk])
+    assert machine.check_file_system(settings)[0].level is Level.OK
 
 
 def test_a_folder_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:

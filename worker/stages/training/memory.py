@@ -6,12 +6,12 @@ holds Python, libraries and what earlier stages left. Evaluations, which load ot
 
 import ctypes
 import gc
-import os
-from collections.abc import Mapping
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from app.domain.events import MemoryPlanned
@@ -23,6 +23,7 @@ from worker.stages.training.objectives import Objective
 from worker.stages.training.optimizer import Optimizer
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 FORGET_PEAK = "5"  # man proc_pid_clear_refs: reset the peak resident set size
 
 
@@ -35,7 +36,7 @@ class MemoryWatch:
         self._resident = _count_bytes(model, optimizer)
         states = _count_states(optimizer)
         self.reset()
-        self._held = _read(self._device, "VmRSS")
+        self._held = _read_held(self._device)
         largest = max(objective.batches, key=_count_tokens)
         growth = _try_step(model, optimizer, objective, largest, self._device, self._held)
         self.reset()
@@ -63,7 +64,7 @@ class MemoryWatch:
 
     def note(self) -> int:
         """The most memory held so far in training, in bytes."""
-        self._most = max(self._most, _read(self._device, "VmHWM"))
+        self._most = max(self._most, _read_peak(self._device))
         return self._most
 
     def tell_actual(self) -> None:
@@ -110,7 +111,7 @@ def _try_step(
     is_cuda = device.type == "cuda"
     states = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if is_cuda else None)
     objective.accumulate(model, batch)
-    growth = _read(device, "VmHWM") - held
+    growth = _read_peak(device) - held
     optimizer.forget_gradients()
     torch.set_rng_state(states[0])
     if states[1] is not None:
@@ -145,23 +146,20 @@ def _count(parameter: Any) -> int:
     return parameter.numel() if state is None else state.shape.numel()
 
 
-def _read(device: torch.device, field: str) -> int:
-    """Bytes held now (VmRSS) or at most (VmHWM)."""
+def _read_held(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def _read_peak(device: torch.device) -> int:
+    """The most bytes held since the last reset; where the system doesn't tell, those held now."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) if field == "VmHWM" else torch.cuda.memory_allocated(device)
-    status = _read_status()
-    return status[field] * 1024 if field in status else 0
-
-
-def _read_status() -> Mapping[str, int]:
-    if not STATUS.exists():
-        return {}
-    lines = (line.split() for line in STATUS.read_text().splitlines() if line.startswith(("VmRSS", "VmHWM")))
-    return {name.rstrip(":"): int(kibibytes) for name, kibibytes, _ in lines}
+        return torch.cuda.max_memory_allocated(device)
+    found = PEAK.search(STATUS.read_text()) if STATUS.exists() else None
+    return int(found[1]) * 1024 if found else _read_held(device)
 
 
 def _limit(device: torch.device) -> int:
     """What the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
