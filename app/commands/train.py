@@ -27,6 +27,7 @@ from app.settings import Settings
 from app.store.files.files import Files, write_atomic
 from app.system.files import hash_file
 from app.system.installation import find_untrainable, module_command
+from app.system.limits import count_cores
 
 RUN_ID = "run"
 POLL_SECONDS = 0.2
@@ -71,7 +72,7 @@ def refuse_device(device: str) -> None:
 
 def refuse_too_many(num_processes: int, device: str) -> None:
     """Raises RecipeInvalid when this machine has fewer cores than processes; GPUs are counted by the processes themselves."""
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = count_cores()
     if device == "cpu" and num_processes > num_cores:
         raise RecipeInvalid.at(
             "training.num_processes", f"{num_processes} processes are more than the {num_cores} cores of this machine: use fewer."

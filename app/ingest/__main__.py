@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from app.domain.dataset import ColumnMapping
 from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, Unavailable
 from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
+from app.system.limits import limit_memory, limit_processor
 
 MEMORY_BYTES = 512 * 2**20  # on top of what the libraries take themselves
 TOO_MUCH_MEMORY = "Reading the file needs more memory than is allowed: single rows of it are too large or too deeply nested."
@@ -36,7 +36,7 @@ def main() -> None:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     os.nice(5)  # pages come first
-    limit_memory()
+    limit_memory(MEMORY_BYTES)
     gc.disable()  # rows are trees, freed by counting; searching millions of them for cycles costs more than reading them
     gc.freeze()
     for line in sys.stdin:
@@ -48,21 +48,6 @@ def main() -> None:
         if not usable:
             return
         gc.collect()
-
-
-def limit_memory() -> None:
-    """Address space: what is mapped now, and a fixed amount more. No core dumps."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def limit_processor(seconds: int) -> None:
-    """Processor time for the next job; past it the kernel ends this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))
 
 
 def answer(job: dict[str, Any]) -> tuple[dict[str, Any], bool]:

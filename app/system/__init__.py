@@ -1,1 +1,1 @@
-"""What the machine gives: files that reach the disk, children that answer, addresses, identifiers. Standard library alone."""
+"""What the machine gives: files that reach the disk, children that answer, limits, identifiers. Only psutil beside Python."""

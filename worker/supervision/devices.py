@@ -102,8 +102,3 @@ class UsageWatch:
                 is_known = True
             if self._stopping.wait(self._every):
                 return
-
-
-def count_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))

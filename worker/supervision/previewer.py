@@ -28,7 +28,7 @@ from app.store.files.files import Files
 from app.store.files.objects import Interruption
 from app.store.files.shared_files import SharedFiles
 from app.system.installation import module_command
-from worker.supervision.devices import count_cores
+from app.system.limits import count_cores
 from worker.supervision.fetching import fetch_preview
 from worker.supervision.process import SECRETS, kill_group
 

@@ -7,11 +7,9 @@ A template that refuses a conversation or has a mistake is not judged here.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import nodes
@@ -21,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from app.system.installation import ROOT, module_command
+from app.system.limits import limit_memory, limit_processor
 
 CPU_SECONDS = 1  # a usual template takes a thousandth of it
 MEMORY_BYTES = 128 * 2**20
@@ -120,13 +119,8 @@ def date_of(_: str) -> str:
 def main() -> None:
     """Answer the question on stdin, within limits; past them the kernel ends this process."""
     question = json.load(sys.stdin)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    limit_memory(MEMORY_BYTES)
+    limit_processor(CPU_SECONDS)
     faults = (try_out(template, question["tokens"]) for template in question["templates"])
     json.dump({"message": next(filter(None, faults), "")}, sys.stdout)
 

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from app.domain.errors import ModelInvalid
 from app.ingest.models.chat_template import find_fault
 from app.ingest.models.files import FolderReader, Headers, Refused, as_object, read_weights
 from app.system.installation import ROOT, module_command
+from app.system.limits import limit_memory, limit_processor
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_TOKENIZER_BYTES = 128 * 2**20
@@ -245,8 +245,8 @@ def count_tokens(reader: FolderReader) -> int | None:
 
 def main() -> None:
     """Answer the question on stdin, within limits."""
-    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
+    limit_memory(CHILD_MEMORY_BYTES)
+    limit_processor(CHILD_SECONDS)
     question = json.load(sys.stdin)
     try:
         answer: dict[str, Any] = {"facts": inspect(Path(question["folder"]), [Path(root) for root in question["roots"]])}

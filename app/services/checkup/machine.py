@@ -173,10 +173,8 @@ def check_file_system(settings: Settings) -> list[CheckResult]:
 
 def find_file_system(path: Path) -> str:
     """Return the type of the file system that holds the path; empty where the machine doesn't tell."""
-    holding = [
-        (len(one.mountpoint), one.fstype) for one in psutil.disk_partitions(all=True) if path.is_relative_to(one.mountpoint)
-    ]
-    return max(holding, default=(0, ""))[1]
+    holding = [disk for disk in psutil.disk_partitions(all=True) if path.is_relative_to(disk.mountpoint)]
+    return max(holding, key=lambda disk: len(disk.mountpoint)).fstype if holding else ""
 
 
 def check_gpus() -> list[CheckResult]:

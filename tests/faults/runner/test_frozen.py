@@ -56,7 +56,7 @@ def begin_elsewhere(scene: Scene, nursery: Nursery, run_id: str, mishap: Mishap)
     (folder / "spec.json").write_text(spec.model_dump_json(by_alias=True))
     make_warm(nursery)([str(mishap)], folder, {})
     record = folder / "process.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "place": "another machine"}))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "mark": "of another machine"}))
     return claim
 
 

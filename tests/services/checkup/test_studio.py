@@ -175,10 +175,8 @@ def test_the_space_of_a_disk_is_judged(free: float, min_free: int, level: Level)
 
 
 def test_sqlite_on_a_network_file_system_is_warned_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, network = (
-        SimpleNamespace(mountpoint="/", fstype="ext4"),
-        SimpleNamespace(mountpoint=settings.root.parent, fstype="nfs4"),
-    )
+    disk = SimpleNamespace(mountpoint="/", fstype="ext4")
+    network = SimpleNamespace(mountpoint=str(settings.root.parent), fstype="nfs4")
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [disk, network])
     (verdict,) = machine.check_file_system(settings)
     assert verdict.level is Level.WARNING
