@@ -6,6 +6,7 @@ import time
 
 from tests.box.box import running_box
 from tests.box.journey import both_workers_took_part, travel
+from tests.box.servers import find_postgresql, find_redis
 
 
 def main() -> None:
@@ -13,6 +14,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="when the runs are done, leave the box running until Ctrl-C")
     parser.add_argument("--workers", type=int, default=2, help="how many workers (2)")
     chosen = parser.parse_args()
+    if missing := [name for name, found in (("postgresql", find_postgresql()), ("redis-server", find_redis())) if found is None]:
+        sys.exit(
+            f"The box needs {' and '.join(missing)}, which is not installed here. On Debian: apt-get install {' '.join(missing)}"
+        )
     start = time.monotonic()
 
     def say(text: str) -> None:

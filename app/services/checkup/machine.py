@@ -2,12 +2,14 @@
 
 import os
 import platform
+import re
 import secrets
 import sqlite3
 import stat
 import subprocess
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,6 +42,8 @@ LOW_SHARE = 0.05
 LOW_BYTES = 5 * 10**9
 PROBE_BYTES = 2**20
 SLOW_PROBE_SECONDS = 1.0
+DRIVERS = {"12": 525, "13": 580}  # by CUDA's major version, the first of the driver's on Linux (NVIDIA, CUDA compatibility)
+DRIVER_QUERY = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 GPU_QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
@@ -68,7 +72,9 @@ def check_sqlite(settings: Settings, version: tuple[int, ...] = sqlite3.sqlite_v
             "sqlite",
             f"SQLite {shown} has the WAL-reset bug: when several processes write at the same moment, a database in "
             "WAL mode may, very rarely, be damaged.",
-            "Use a Python with SQLite 3.51.3 or newer (or 3.50.7, 3.44.6), or PostgreSQL; and take backups (varstudio backup).",
+            "Where the system has no other SQLite (Debian 12), take a backup every night (varstudio backup), and give a "
+            "studio of several users PostgreSQL (STUDIO_DATABASE_URL). A Python with SQLite 3.51.3 or newer, 3.50.7 or 3.44.6 "
+            "is without it.",
         )
     ]
 
@@ -188,6 +194,37 @@ def check_gpus() -> list[CheckResult]:
         return [warning("gpus", "nvidia-smi is there but gives no answer, so runs on this machine use the CPU.", remedy)]
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     return [ok("gpus", f"{len(lines)}: {'; '.join(lines)}.")]
+
+
+def check_driver() -> list[CheckResult]:
+    """Whether the driver is new enough for the CUDA that torch was built for, both read without loading torch."""
+    cuda = find_cuda_of_torch()
+    needed = DRIVERS.get(cuda.partition(".")[0])
+    if needed is None:
+        return []
+    try:
+        answer = subprocess.run(DRIVER_QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []  # said of the GPUs
+    version = answer.strip().partition("\n")[0].strip()
+    sentence = f"NVIDIA's driver is {version}; CUDA {cuda}, for which torch here is built, needs {needed} or newer."
+    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) < needed:
+        return [
+            error("driver", sentence, "Update the driver on this machine (a container has its host's): runs can't use the GPUs.")
+        ]
+    return [ok("driver", sentence)]
+
+
+def find_cuda_of_torch() -> str:
+    """The CUDA version that the installed torch is built for; empty without torch, or where it is built for CPUs."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return ""
+    try:
+        found = re.search(r"^cuda\b[^=]*= *'([\d.]+)'", (Path(torch.origin).parent / "version.py").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def check_rights(settings: Settings, token: Path) -> list[CheckResult]:

@@ -19,6 +19,7 @@ from app.services.checkup.broker import check_broker, shown_url
 from app.services.checkup.machine import (
     check_addresses,
     check_disk,
+    check_driver,
     check_gpus,
     check_model_roots,
     check_rights,
@@ -52,6 +53,7 @@ def check_all(settings: Settings, token: Path) -> list[CheckResult]:
         ("disk", lambda: check_disk(settings)),
         ("store", lambda: check_store(settings)),
         ("gpus", check_gpus),
+        ("driver", check_driver),
         ("rights", lambda: check_rights(settings, token)),
         ("model roots", lambda: check_model_roots(settings)),
         ("addresses", lambda: check_addresses(settings)),

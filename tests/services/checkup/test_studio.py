@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -322,6 +323,36 @@ def test_gpus_are_told_with_memory_and_driver(fake_smi: Callable[[str], None]) -
     fake_smi("exit 9")
     (verdict,) = machine.check_gpus()
     assert verdict.level is Level.WARNING
+
+
+@pytest.fixture
+def torch_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A torch, first in the path, whose version file says which CUDA it is built for."""
+
+    def write(cuda: str) -> None:
+        (tmp_path / "torch").mkdir(exist_ok=True)
+        (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('torch is not to be loaded')")
+        (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\ncuda: Optional[str] = {cuda}\nhip = None\n")
+        monkeypatch.setattr(machine, "find_spec", lambda _: PathFinder.find_spec("torch", [str(tmp_path)]))
+
+    return write
+
+
+@pytest.mark.parametrize(("driver", "level"), [("570.86.15", Level.ERROR), ("580.65.06", Level.OK), ("590.1", Level.OK)])
+def test_a_driver_that_is_too_old_for_the_cuda_of_torch_is_an_error(
+    fake_smi: Callable[[str], None], torch_for: Callable[[str], None], driver: str, level: Level
+) -> None:
+    torch_for("'13.0'")
+    fake_smi(f"echo {driver}; echo {driver}")
+    (result,) = machine.check_driver()
+    assert result.level is level
+    assert f"driver is {driver}; CUDA 13.0, for which torch here is built, needs 580 or newer." in result.sentence
+
+
+def test_a_torch_for_cpus_needs_no_driver(fake_smi: Callable[[str], None], torch_for: Callable[[str], None]) -> None:
+    torch_for("None")
+    fake_smi("echo 470.1")
+    assert machine.check_driver() == []
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a driver")
