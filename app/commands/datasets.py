@@ -69,7 +69,10 @@ def add(
 def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
     """List data sets, newest first."""
     found = Client(Settings()).get("/datasets", limit=limit)["items"]
-    rows = [(one["id"], one["name"], one["state"], one["num_examples"], describe_size(one["size_bytes"])) for one in found]
+    rows = [
+        (dataset["id"], dataset["name"], dataset["state"], dataset["num_examples"], describe_size(dataset["size_bytes"]))
+        for dataset in found
+    ]
     table("id", "name", "state", "examples", "size", rows=rows)
 
 

@@ -34,7 +34,7 @@ def add(
 def list_(kind: Annotated[str | None, typer.Option(help="policy or reward")] = None) -> None:
     """List models, newest first."""
     found = Client(Settings()).get("/models", kind=kind, limit=200)["items"]
-    rows = [(one["id"], one["name"], one["kind"], one["source"], one["path"]) for one in found]
+    rows = [(model["id"], model["name"], model["kind"], model["source"], model["path"]) for model in found]
     table("id", "name", "kind", "source", "path", rows=rows)
 
 

@@ -20,8 +20,8 @@ def show(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
     client = Client(Settings())
     found = client.get("/queue", limit=limit)["items"] + client.get("/queue", limit=limit, held=True)["items"]
     rows = [
-        (one["position"] or "paused", one["id"], one["name"], one["priority"], one["num_processes"], one["waiting_for"])
-        for one in found
+        (run["position"] or "paused", run["id"], run["name"], run["priority"], run["num_processes"], run["waiting_for"])
+        for run in found
     ]
     table("place", "id", "name", "priority", "processes", "waits for", rows=rows)
 

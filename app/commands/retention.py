@@ -28,8 +28,14 @@ def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what
     finally:
         database.close()
     if removals:
-        table("of", "size", "what", rows=[(one.owner, describe_size(one.num_bytes), one.sentence) for one in removals])
-    total = describe_size(sum(one.num_bytes for one in removals))
+        table(
+            "of",
+            "size",
+            "what",
+            rows=[(removal.owner, describe_size(removal.num_bytes), removal.sentence) for removal in removals],
+        )
+    total = describe_size(sum(removal.num_bytes for removal in removals))
     out.print(
-        f"{'Would remove' if dry_run else 'Removed'} {total} from {len({one.owner for one in removals})} places.", markup=False
+        f"{'Would remove' if dry_run else 'Removed'} {total} from {len({removal.owner for removal in removals})} places.",
+        markup=False,
     )

@@ -106,7 +106,7 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     found = Client(Settings()).get("/runs", state=state, kind=kind, limit=limit)["items"]
-    rows = [(one["id"], one["name"], one["state"], one["stage"], f"{one['step']}/{one['num_steps']}") for one in found]
+    rows = [(run["id"], run["name"], run["state"], run["stage"], f"{run['step']}/{run['num_steps']}") for run in found]
     table("id", "name", "state", "stage", "step", rows=rows)
 
 

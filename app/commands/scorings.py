@@ -57,15 +57,15 @@ def list_(
     found = Client(Settings()).get("/scorings", dataset=dataset, limit=limit)["items"]
     rows = [
         (
-            one["id"],
-            one["name"],
-            one["state"],
-            one["num_pairs"],
-            describe_size(one["size_bytes"] or 0),
-            one["num_runs"],
-            one["used_at"][:16],
+            scoring["id"],
+            scoring["name"],
+            scoring["state"],
+            scoring["num_pairs"],
+            describe_size(scoring["size_bytes"] or 0),
+            scoring["num_runs"],
+            scoring["used_at"][:16],
         )
-        for one in found
+        for scoring in found
     ]
     table("id", "name", "state", "pairs", "size", "runs", "used", rows=rows)
 
@@ -146,9 +146,9 @@ def preview(
         return
     rows = [row_of(cell) for cell in answer["cells"]]
     table("preset", "B", "λ", "weights 1e-8 … 1e2", "ESS", "chosen", "ρ reward", "ρ length", "findings", rows=rows)
-    for one in answer["suggestions"]:
-        found = f"λ {one['lambda']:.3g}" if one["lambda"] is not None else f"no λ: {one['reason']}"
-        what = f"ESS {percent(one['target_ess'])}, {one['preset']}, B {one['batch_size']}"
+    for suggestion in answer["suggestions"]:
+        found = f"λ {suggestion['lambda']:.3g}" if suggestion["lambda"] is not None else f"no λ: {suggestion['reason']}"
+        what = f"ESS {percent(suggestion['target_ess'])}, {suggestion['preset']}, B {suggestion['batch_size']}"
         out.print(plain(f"{what}: {found}"), markup=False)
     show_findings(answer["findings"])
     if responses:
@@ -183,7 +183,7 @@ def overrides_of(choices: list[str]) -> dict[str, str]:
 def row_of(cell: dict[str, Any]) -> tuple[object, ...]:
     metrics = cell["metrics"]
     share, chosen = metrics.get("weight/ess_share"), metrics.get("weight/share_chosen")
-    follows = (signed(metrics.get(f"weight/spearman_{what}"), 2) for what in ("reward", "length"))
+    follows = (signed(metrics.get(f"weight/spearman_{rank}"), 2) for rank in ("reward", "length"))
     findings = ", ".join(finding["name"] for finding in cell["findings"])
     picture = spark(cell["histogram"])
     return (
@@ -215,9 +215,9 @@ def show_responses(cell: dict[str, Any]) -> None:
         out.print(f"\n{cell['preset']}, B {cell['batch_size']}, λ {cell['lambda']:g}: {title}", markup=False)
         sides = {1: "chosen", -1: "rejected", 0: "neither", None: ""}
         table("w", "reward", "tokens", "side", "example", "response", rows=[
-            (f"{one['weight']:.3g}", "" if one["reward"] is None else f"{one['reward']:.3g}", one["num_tokens"],
-             sides.get(one["preference"], ""), one["example_id"], json.dumps(one["content"][:60], ensure_ascii=False))
-            for one in cell[title]
+            (f"{row['weight']:.3g}", "" if row["reward"] is None else f"{row['reward']:.3g}", row["num_tokens"],
+             sides.get(row["preference"], ""), row["example_id"], json.dumps(row["content"][:60], ensure_ascii=False))
+            for row in cell[title]
         ])  # fmt: skip
 
 

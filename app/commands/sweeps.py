@@ -80,7 +80,7 @@ def read_value(text: str) -> Any:
 def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
     """List sweeps, newest first."""
     found = Client(Settings()).get("/sweeps", limit=limit)["items"]
-    rows = [(one["id"], one["name"], one["state"], done_of(one)) for one in found]
+    rows = [(sweep["id"], sweep["name"], sweep["state"], done_of(sweep)) for sweep in found]
     table("id", "name", "state", "succeeded", rows=rows)
 
 
@@ -98,7 +98,7 @@ def show(
         out.print_json(data=sweep)
         return
     out.print(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", markup=False)
-    table(*COLUMNS, rows=[row_of(one) for one in sweep["variants"]])
+    table(*COLUMNS, rows=[row_of(variant) for variant in sweep["variants"]])
     for line in verdict_of(sweep):
         out.print(line, markup=False)
 
@@ -161,7 +161,7 @@ def follow(client: Client, sweep_id: str) -> None:
             time.sleep(POLL_SECONDS)
             sweep = fetch(client, sweep_id)
     tell_changes(sweep, said)
-    table(*COLUMNS, rows=[row_of(one) for one in sweep["variants"]])
+    table(*COLUMNS, rows=[row_of(variant) for variant in sweep["variants"]])
     if sweep["state"] != "succeeded":
         raise CommandFailed(f"The sweep is {sweep['state']}: {done_of(sweep)} of its runs have succeeded.")
 
@@ -191,7 +191,7 @@ def tell_changes(sweep: dict[str, Any], said: dict[str, str]) -> None:
 
 
 def render(sweep: dict[str, Any]) -> RenderableType:
-    lines = lines_of(COLUMNS, [row_of(one) for one in sweep["variants"]])
+    lines = lines_of(COLUMNS, [row_of(variant) for variant in sweep["variants"]])
     return Group(Text(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", style="bold"), *map(Text, lines))
 
 

@@ -104,7 +104,9 @@ def read_data(source: Path, files: Files, mapping_file: Path | None, settings: S
 def show_audit(audit: Audit) -> None:
     out.print(f"{audit.num_examples} examples, {audit.num_responses} responses from {audit.num_rows} rows.")
     if audit.dropped:
-        table("left out", "reason", "first line", rows=[(one.count, one.reason, one.lines[0]) for one in audit.dropped])
+        table(
+            "left out", "reason", "first line", rows=[(reason.count, reason.reason, reason.lines[0]) for reason in audit.dropped]
+        )
 
 
 def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_file: Path, examples: Path, device: str) -> Path:

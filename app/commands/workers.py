@@ -16,14 +16,14 @@ def list_() -> None:
     """List workers, by name."""
     rows = [
         (
-            one["id"],
-            one["standing"],
-            one["hostname"],
-            ", ".join(device["name"] for device in one["devices"]) or "CPU",
-            f"{one['num_used']}/{one['num_slots']}",
-            ", ".join(run["run_id"] or "another user's" for run in one["running"]),
+            worker["id"],
+            worker["standing"],
+            worker["hostname"],
+            ", ".join(device["name"] for device in worker["devices"]) or "CPU",
+            f"{worker['num_used']}/{worker['num_slots']}",
+            ", ".join(run["run_id"] or "another user's" for run in worker["running"]),
         )
-        for one in Client(Settings()).get("/workers")["items"]
+        for worker in Client(Settings()).get("/workers")["items"]
     ]
     table("id", "standing", "host", "devices", "slots", "runs", rows=rows)
 

@@ -234,7 +234,7 @@ def collect(client: Client, run_id: str) -> Result:
     if not answers:
         raise CommandFailed("The run has drawn no samples, so there is nothing to compare.")
     series = client.get(f"/runs/{run_id}/metrics", keys=",".join(EVAL_METRICS + WEIGHT_METRICS), points=5000)
-    values = {key: [value for _, value in one["points"] if value is not None] for key, one in series.items()}
+    values = {key: [value for _, value in points["points"] if value is not None] for key, points in series.items()}
     metrics = {key: found[-1] if key in EVAL_METRICS else statistics.fmean(found) for key, found in values.items() if found}
     findings = [item["payload"] for item in client.get(f"/runs/{run_id}/findings")["items"]]
     return Result(answers, metrics, findings)

@@ -114,9 +114,9 @@ def figures(result: Result) -> Table:
     table = Table(title=f"{len(answers)} held-out prompts", title_justify="left", title_style="bold")
     for name in ("", "base", "VAR", "change"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    base, aligned = (statistics.fmean(getattr(a, f"{who}_reward") for a in answers) for who in ("base", "aligned"))
+    base, aligned = (statistics.fmean(getattr(a, f"{policy}_reward") for a in answers) for policy in ("base", "aligned"))
     table.add_row("mean reward", f"{base:.2f}", f"{aligned:.2f}", f"{result.gain:+.2f} sd of the base")
-    base, aligned = (statistics.fmean(getattr(a, f"{who}_score") for a in answers) for who in ("base", "aligned"))
+    base, aligned = (statistics.fmean(getattr(a, f"{policy}_score") for a in answers) for policy in ("base", "aligned"))
     table.add_row("mean true score", f"{base:.2f}", f"{aligned:.2f}", f"{result.score_gain:+.2f} sd of the base")
     table.add_row("standard deviation of rewards", f"{result.deviation:.2f}")
     table.add_row("win rate (95 % interval)", "", percent(result.win_rate, 1), f"{percent(low, 1)} to {percent(high, 1)}")
@@ -138,7 +138,7 @@ def choose_pairs(answers: Sequence[AnswerPair]) -> list[tuple[str, AnswerPair]]:
     """The typical case, the best and the worst: nothing is hidden."""
     ordered = sorted(answers, key=lambda answer: answer.gain)
     chosen = (("A typical gain", len(ordered) // 2), ("The largest gain", -1), ("The largest loss", 0))
-    return [(f"{title} ({ordered[place].gain:+.1f} reward)", ordered[place]) for title, place in chosen]
+    return [(f"{title} ({ordered[rank].gain:+.1f} reward)", ordered[rank]) for title, rank in chosen]
 
 
 def show_answer(answer: AnswerPair, console: Console) -> None:
@@ -150,6 +150,6 @@ def show_answer(answer: AnswerPair, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for who, text, style in rows:
-        table.add_row(Text(who), Text(text, style=style))
+    for policy, text, style in rows:
+        table.add_row(Text(policy), Text(text, style=style))
     console.print(Padding(table, (0, 0, 0, 2)))

@@ -145,10 +145,10 @@ def refuse(faults: Sequence[tuple[str, Sequence[Problem]]], num_variants: int) -
     problems: list[dict[str, Any]] = [{"field": field, "message": message} for field, message in sorted(in_all)]
     detail = summary(problems) if problems else _say_of(faults[0][0], summary(faults[0][1]))
     problems += [
-        {"field": one["field"], "message": _say_of(label, one["message"]), "variant": label}
+        {"field": problem["field"], "message": _say_of(label, problem["message"]), "variant": label}
         for label, found in faults
-        for one in found
-        if (one["field"], one["message"]) not in in_all
+        for problem in found
+        if (problem["field"], problem["message"]) not in in_all
     ]
     raise RecipeInvalid(detail, problems=problems)
 
@@ -188,7 +188,7 @@ def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
     values = ({LAMBDA: list(request.lambdas)} if request.lambdas else {}) | request.fields
     combinations = itertools.islice(itertools.product(*values.values()), MOST_VARIANTS + 1)
     changes = [dict(zip(values, combination, strict=True)) for combination in combinations]
-    return [(label_of(one) or _label_itself(request.recipe), one) for one in changes]
+    return [(label_of(change) or _label_itself(request.recipe), change) for change in changes]
 
 
 def _label_itself(recipe: Mapping[str, Any]) -> str:

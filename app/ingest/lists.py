@@ -47,7 +47,7 @@ def from_ranked(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     elif columns.has("ranks"):
         ratings = negated(list_of(columns.get(row, "ranks"), rows.MISSING_RATING))
     else:
-        ratings = [-float(place) for place in range(len(texts))]
+        ratings = [-float(rank) for rank in range(len(texts))]
     return by_rating(prompt_of(columns, row), rating_answers(texts, ratings))
 
 

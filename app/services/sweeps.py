@@ -117,7 +117,7 @@ def resume(session: Session, owner_id: str, sweep_id: str) -> Sweep:
     if stopping:
         raise Conflict(f"Not all runs have stopped yet (“{stopping[0].name}”): resume the sweep when they have.")
     again = [run for run in found.values() if run.state in (RunState.FAILED, RunState.CANCELLED)]
-    gone = {n: Variant.model_validate(one) for n, one in enumerate(sweep.variants) if n not in found}
+    gone = {n: Variant.model_validate(settings) for n, settings in enumerate(sweep.variants) if n not in found}
     if not again and not gone:
         raise Conflict("Nothing is missing: every run of this sweep has succeeded or is under way.")
     for run in again:

@@ -94,7 +94,7 @@ def explain_wait(run: Run, workers: Sequence[Worker], at: datetime) -> str:
 
 
 def _explain_wanted(worker_id: str, living: Sequence[Worker]) -> str:
-    worker = next((one for one in living if one.id == worker_id), None)
+    worker = next((living_worker for living_worker in living if living_worker.id == worker_id), None)
     if worker is None:
         return f"It waits for worker {worker_id}, which is not alive: start it, or take the wish back."
     if worker.paused_at is not None:

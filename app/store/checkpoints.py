@@ -32,9 +32,9 @@ def list_reached(session: Session, run_id: str) -> list[Reached]:
         if kind == "state":
             attempt = int(payload["attempt"]) if payload["state"] == RunState.RUNNING else attempt
         elif kind == "resume":
-            reached = [one for one in reached if one.step <= int(payload["step"])]
+            reached = [checkpoint for checkpoint in reached if checkpoint.step <= int(payload["step"])]
         else:
-            reached = [one for one in reached if one.step < int(payload["step"])]
+            reached = [checkpoint for checkpoint in reached if checkpoint.step < int(payload["step"])]
             reached.append(Reached(attempt, int(payload["step"]), str(payload["name"])))
     return reached[::-1]
 

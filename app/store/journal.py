@@ -90,7 +90,7 @@ def read_last(session: Session, run_id: str, kinds: Collection[str], limit: int)
         .subquery()
         for kind in sorted(kinds)
     ]
-    seqs = union_all(*(select(one.c.seq) for one in newest))
+    seqs = union_all(*(select(query_of_kind.c.seq) for query_of_kind in newest))
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.seq.in_(seqs))
     return list(session.scalars(query.order_by(JournalEntry.seq.desc()).limit(limit)))[::-1]
 

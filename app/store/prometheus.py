@@ -114,7 +114,9 @@ def _measure_workers(session: Session, measures: Measures, at: datetime, owners:
         _measure_worker(worker, at, owners.get(worker.id, 0)) for worker in list_workers(session) if worker.left_at is None
     ]
     measures.standings = Counter(worker.standing for worker in workers)
-    measures.num_free_slots = sum(max(0, one.slots - one.slots_used) for one in workers if one.standing == "alive")
+    measures.num_free_slots = sum(
+        max(0, measured.slots - measured.slots_used) for measured in workers if measured.standing == "alive"
+    )
     heard = sorted(workers, key=lambda worker: worker.heartbeat_age_seconds)[:MOST_WORKERS]
     measures.workers = sorted(heard, key=lambda worker: worker.id)
 

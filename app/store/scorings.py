@@ -91,21 +91,21 @@ def list_scorings(
 
 def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[ScoringRow]:
     """The rows of these scorings, in their order. Four queries, however many."""
-    datasets = names_of(session, Dataset, {one.dataset_id for one in scorings})
-    models = names_of(session, Model, {id for one in scorings for id in (one.policy_id, one.reward_id) if id})
-    makers = [one.run_id for one in scorings if one.run_id]
+    datasets = names_of(session, Dataset, {scoring.dataset_id for scoring in scorings})
+    models = names_of(session, Model, {id for scoring in scorings for id in (scoring.policy_id, scoring.reward_id) if id})
+    makers = [scoring.run_id for scoring in scorings if scoring.run_id]
     runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(makers)))}
-    counts = count_users(session, [one.id for one in scorings])
+    counts = count_users(session, [scoring.id for scoring in scorings])
     return [
         ScoringRow(
-            scoring=one,
-            dataset=datasets.get(one.dataset_id, one.dataset_id),
-            policy=models.get(one.policy_id, one.policy_id),
-            reward=models.get(one.reward_id, one.reward_id) if one.reward_id else "",
-            run=runs.get(one.run_id) if one.run_id else None,
-            num_runs=counts.get(one.id, 0),
+            scoring=scoring,
+            dataset=datasets.get(scoring.dataset_id, scoring.dataset_id),
+            policy=models.get(scoring.policy_id, scoring.policy_id),
+            reward=models.get(scoring.reward_id, scoring.reward_id) if scoring.reward_id else "",
+            run=runs.get(scoring.run_id) if scoring.run_id else None,
+            num_runs=counts.get(scoring.id, 0),
         )
-        for one in scorings
+        for scoring in scorings
     ]
 
 
@@ -155,7 +155,7 @@ def list_keys(session: Session, scoring: Scoring) -> set[str]:
     query = select(JournalEntry.payload).join(Run, Run.id == JournalEntry.run_id)
     told = session.scalars(query.where(Run.scoring_id == scoring.id, JournalEntry.kind == "scoring"))
     facts = [payload["scoring"] for payload in told] + ([scoring.facts] if scoring.facts else [])
-    return {key for one in facts for key in keys_of(ScoringFacts.model_validate(one))}
+    return {key for fact in facts for key in keys_of(ScoringFacts.model_validate(fact))}
 
 
 def list_keys_for(session: Session, dataset_id: str, policy_id: str, limit: int = 50) -> set[str]:

@@ -65,7 +65,7 @@ def _describe(session: Session, workers: Sequence[Worker], running: Sequence[Run
 
 
 def _row(worker: Worker, runs: Sequence[Run], at: datetime) -> WorkerRow:
-    told = {one["run_id"]: one for one in worker.load.get("running", [])}
+    told = {attempt["run_id"]: attempt for attempt in worker.load.get("running", [])}
     rows = [RunningRow(run, told.get(run.id, {}).get("slots", []), told.get(run.id, {}).get("spool_lag_seconds")) for run in runs]
     return WorkerRow(
         worker=worker,

@@ -55,7 +55,7 @@ class PromptFormat:
         """Ids of prompts, and whether each lost its start to fit; the beginning-of-text token stays in front."""
         head = self._beginning if not self.chat else []
         ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [_keep_end(head + one, max_tokens, len(head)) for one in ids]
+        return [_keep_end(head + text_ids, max_tokens, len(head)) for text_ids in ids]
 
     def encode_responses(self, contents: Sequence[str], max_tokens: int) -> list[tuple[list[int], bool]]:
         """Ids of answers ending in the end-of-text token (when there is one), and whether each lost its end to fit."""

@@ -45,7 +45,7 @@ class Shard:
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.is_lead else None
         dist.gather(padded, parts, dst=0)
-        return torch.empty(0) if parts is None else torch.cat([one.cpu() for one in parts])[: self.shape[0]]
+        return torch.empty(0) if parts is None else torch.cat([slice_.cpu() for slice_ in parts])[: self.shape[0]]
 
 
 def shard_of(parameter: nn.Parameter) -> Shard | None:

@@ -140,11 +140,11 @@ def stack_groups(
     groups, sizes = groups[order], num_responses[order].tolist()
     widths = num_prompts[order].tolist() if layout == "whole" else [1] * len(sizes)
     start = 0
-    for place, size in enumerate(sizes):
-        places = (place - start + 1) * sizes[start] * max(widths[start], widths[place])
-        if place > start and (places > STACKED_PLACES or size < LIKE_SIZES * sizes[start]):
-            yield _stack(noisy, grouping, layout, groups[start:place], chosen_only)
-            start = place
+    for index, size in enumerate(sizes):
+        places = (index - start + 1) * sizes[start] * max(widths[start], widths[index])
+        if index > start and (places > STACKED_PLACES or size < LIKE_SIZES * sizes[start]):
+            yield _stack(noisy, grouping, layout, groups[start:index], chosen_only)
+            start = index
     yield _stack(noisy, grouping, layout, groups[start:], chosen_only)
 
 

@@ -77,10 +77,10 @@ def tally(noisy: Noisy, parts: Sequence[BatchStack], choices: WeightChoices, lam
     tallies = [WeightSums(lambda_, torch.full((num,), torch.nan)) for lambda_ in lambdas]
     for part in parts:
         terms = make_terms(part.stack, choices, noisy.reward_mean, noisy.reward_std)
-        for one in tallies:
-            weighed = weigh(terms, one.lambda_)
+        for sums in tallies:
+            weighed = weigh(terms, sums.lambda_)
             found = describe_weighed(weighed, weighed.weight_SM, part.preference_SM)
-            one.add(part, found, weighed.weight_SM, weighed.entering_SM)
+            sums.add(part, found, weighed.weight_SM, weighed.entering_SM)
     return tallies
 
 

@@ -45,11 +45,11 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
             drafts += cells.compute(preset, choices, chosen_only)
             suggestions.append(cells.suggest(preset, choices, chosen_only))
     index = noisy.kept.index
-    shown = {n for one in drafts for n in (*one.heaviest, *one.lightest)}
+    shown = {n for cell in drafts for n in (*cell.heaviest, *cell.lightest)}
     excerpts = read_excerpts(Path(job.dataset_path), [(int(index.example_id_N[n]), int(index.response_N[n])) for n in shown])
     check, findings = judge_data(noisy, Grouping.whole(index))
     return PreviewResult(
-        cells=[one.finish(noisy, excerpts) for one in drafts],
+        cells=[cell.finish(noisy, excerpts) for cell in drafts],
         suggestions=suggestions,
         check=check,
         findings=findings,
@@ -172,8 +172,8 @@ class Cells:
             tallies = tally(self.noisy, parts, choices, self.noisy.request.lambdas)
         except TooSmallLambda as error:
             raise InvalidInput.at("lambda", str(error)) from error
-        for one in tallies:
-            yield draft(preset, self.batch_size, one, self._findings)
+        for sums in tallies:
+            yield draft(preset, self.batch_size, sums, self._findings)
 
     def suggest(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Suggestion:
         """The λ of the wanted effective sample size, looked for as a run with target_ess does."""

@@ -105,7 +105,10 @@ def _judge(outcomes: "Sequence[OutcomeReached | None]", statuses: Sequence[int],
     if first is not None and outcomes[first] is None:
         raise Crashed(first, size, statuses[first])
     told = [outcome for outcome in (outcomes[first or 0], *outcomes) if outcome is not None]
-    for outcome in (*(one for one in told if not one.retry), *told):  # a reason of its own before a lost connection
+    for outcome in (
+        *(outcome_told for outcome_told in told if not outcome_told.retry),
+        *told,
+    ):  # a reason of its own before a lost connection
         if outcome.outcome is Outcome.FAILED:
             return outcome
     raise Crashed(first or 0, size, statuses[first or 0])

@@ -119,7 +119,7 @@ def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, s
 
 def judge(attempt: AttemptContext, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:
     """Texts and rewards of answers; the judging model is loaded for this and released again."""
-    texts = [prompt_format.decode_response(one) for one in ids]
+    texts = [prompt_format.decode_response(answer_ids) for answer_ids in ids]
     source = attempt.spec.judge or attempt.spec.reward
     if source is None or not prompts:
         return Answers(ids, texts, None)

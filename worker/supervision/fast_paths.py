@@ -55,4 +55,4 @@ def find_package_obstacle(name: str) -> str:
 
 def _nearest(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -228,11 +228,11 @@ def fetch_checkpoints(database: Database, files: SharedFiles, claim: attempts.Cl
     remove_tree(artifacts)
     artifacts.mkdir(parents=True)
     num_wanted = max(2, Recipe.model_validate(claim.recipe).training.keep_checkpoints)
-    for one in reached:
-        key = f"{files.key_of(files.attempt_dir(claim.run_id, one.attempt))}/checkpoints/{one.name}"
+    for checkpoint in reached:
+        key = f"{files.key_of(files.attempt_dir(claim.run_id, checkpoint.attempt))}/checkpoints/{checkpoint.name}"
         if num_wanted and find_tree(files.store, key) is not None:
-            fetch_tree(files.store, key, folder / one.name, check=check, trusting=True)
-            _take_logs(folder / one.name, artifacts)
+            fetch_tree(files.store, key, folder / checkpoint.name, check=check, trusting=True)
+            _take_logs(folder / checkpoint.name, artifacts)
             num_wanted -= 1
 
 

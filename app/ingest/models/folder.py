@@ -207,7 +207,7 @@ def facts_of_tokenizer(reader: FolderReader, headers: Headers) -> dict[str, Any]
 def read_templates(reader: FolderReader, config: dict[str, Any]) -> list[str]:
     """All chat templates of the folder: one text, named ones, a file of its own, a folder of files."""
     found = config.get("chat_template")
-    named = [one.get("template") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    named = [entry.get("template") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
     values = [found] if isinstance(found, str) else list(found.values()) if isinstance(found, dict) else named
     files = ["chat_template.jinja"] if reader.has("chat_template.jinja") else []
     if (more := reader.path(MORE_TEMPLATES)).is_dir():

@@ -197,13 +197,13 @@ def check_leftovers(session: Session, root: Path) -> list[CheckResult]:
     for noun, table in (("datasets", Dataset), ("models", Model), ("runs", Run)):
         known = set(session.scalars(select(table.id)))
         unknown += [path for path in _older((root / noun).glob("*"), ORPHAN_SECONDS) if path.name not in known]
-    for what, paths, remedy in (
+    for reason, paths, remedy in (
         ("are left of something that was cut off", half, "They are removed when the studio starts, or the run goes on."),
         ("belong to no row of the database", unknown, "If no backup is being restored: they may be deleted."),
     ):
         if paths:
             names = ", ".join(str(path.relative_to(root)) for path in paths[:3])
-            verdicts.append(warning("leftovers", f"{len(paths)} files or folders {what}: {names}.", remedy))
+            verdicts.append(warning("leftovers", f"{len(paths)} files or folders {reason}: {names}.", remedy))
     return verdicts or [ok("leftovers", "None.")]
 
 

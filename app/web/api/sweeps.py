@@ -167,18 +167,18 @@ def get_sweep(session: ReadSession, user: CurrentUser, sweep_id: str, kl_budget:
 def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
     variants = [
         VariantView(
-            variant=one.variant,
-            label=one.label,
-            changes=one.changes,
-            run_id=one.run.id if one.run else None,
-            state=one.run.state if one.run else "deleted",
-            best=comparison.best is not None and comparison.best.variant == one.variant,
-            metrics=one.metrics,
-            findings=[RaisedFindingView(**asdict(finding)) for finding in one.findings],
-            seconds=one.seconds,
-            scores_from_cache=one.from_cache,
+            variant=result.variant,
+            label=result.label,
+            changes=result.changes,
+            run_id=result.run.id if result.run else None,
+            state=result.run.state if result.run else "deleted",
+            best=comparison.best is not None and comparison.best.variant == result.variant,
+            metrics=result.metrics,
+            findings=[RaisedFindingView(**asdict(finding)) for finding in result.findings],
+            seconds=result.seconds,
+            scores_from_cache=result.from_cache,
         )
-        for one in comparison.results
+        for result in comparison.results
     ]
     points = {
         point: FrontierPointView(

@@ -93,7 +93,7 @@ def list_near(session: Session, owner_id: str, recipe: Recipe) -> list[Scoring]:
     """A few scorings of the same data by the same models, with another batch size, seed or length."""
     known = list_scorings(session, owner_id, dataset_id=recipe.dataset, limit=MOST_NEAR)
     same = (recipe.policy.model, recipe.reward.model)
-    return [one for one in known if one.facts is not None and (one.policy_id, one.reward_id) == same][:3]
+    return [scoring for scoring in known if scoring.facts is not None and (scoring.policy_id, scoring.reward_id) == same][:3]
 
 
 def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:

@@ -152,7 +152,9 @@ async def map_columns(
 
 def kept(form: Any) -> dict[str, list[str]]:
     """What was chosen so far, as far as the next shape asks for the same."""
-    chosen = {name: [one for one in form.getlist(name) if one] for name in form if name.startswith(("columns.", "options."))}
+    chosen = {
+        name: [value for value in form.getlist(name) if value] for name in form if name.startswith(("columns.", "options."))
+    }
     return {name: values for name, values in chosen.items() if values}
 
 

@@ -63,7 +63,7 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
 
     def row(queued: queue.Queued, peers: list[queue.Queued]) -> LineRow:
         run = queued.run
-        same = [one.run.id for one in peers if (one.run.owner_id, one.run.priority) == (run.owner_id, run.priority)]
+        same = [peer.run.id for peer in peers if (peer.run.owner_id, peer.run.priority) == (run.owner_id, run.priority)]
         at_index = same.index(run.id) if run.id in same else 0
         return LineRow(
             run=run,

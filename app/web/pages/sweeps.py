@@ -88,8 +88,8 @@ def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, after
 def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
     sweep = store.get_sweep(session, user.id, sweep_id)
     parts = live_parts(session, sweep, kl)
-    runs = [one.run for one in parts["comparison"].results if one.run is not None]
-    there = {one.changes.get("baseline") for one in parts["comparison"].results}
+    runs = [variant.run for variant in parts["comparison"].results if variant.run is not None]
+    there = {variant.changes.get("baseline") for variant in parts["comparison"].results}
     context = SweepPage(
         **parts,
         recipe=sweep.variants[0]["recipe"],
@@ -111,14 +111,14 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
     comparison = compare(session, sweep, read_budget(kl))
     labels = [one.label for one in comparison.results]
     best = comparison.best
-    front = [one for one in comparison.front if one.step > 0]  # before its first step each variant is the reference
+    front = [point for point in comparison.front if point.step > 0]  # before its first step each variant is the reference
     return {
         "row": comparison.row,
         "comparison": comparison,
         "best_label": labels[best.variant] if best else "",
         "peers": [labels[variant] for variant in comparison.peers],
         "earlier_label": labels[comparison.earlier.variant] if comparison.earlier else "",
-        "front": [(labels[one.variant], one) for one in sorted(front, key=lambda one: (one.kl, one.variant))],
+        "front": [(labels[point.variant], point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
         "chart": chart_of(comparison, labels),
         "histograms": histograms_of(session, comparison),
         "budget": kl.strip(),
@@ -139,19 +139,19 @@ def read_budget(text: str) -> float | None:
 def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
     """What static/frontier.js draws: [variant, step, KL, reward gain, on the front], in digits enough for a picture."""
     points = [
-        [one.variant, one.step, float(f"{one.kl:.5g}"), float(f"{one.gain:.5g}"), one in comparison.front]
-        for one in comparison.points
+        [point.variant, point.step, float(f"{point.kl:.5g}"), float(f"{point.gain:.5g}"), point in comparison.front]
+        for point in comparison.points
     ]
-    runs = [one.run.id if one.run else None for one in comparison.results]
+    runs = [variant.run.id if variant.run else None for variant in comparison.results]
     return {"labels": list(labels), "runs": runs, "points": points, "budget": comparison.kl_budget}
 
 
 def histograms_of(session: ReadSession, comparison: Comparison) -> list[tuple[str, Histogram]]:
     """The weights of each variant's newest step, all over the same bins."""
-    shown = [one for one in comparison.results if one.run is not None][:MOST_HISTOGRAMS]
-    found = results.list_histograms(session, [one.run.id for one in shown if one.run])
-    mine = [(one, found[one.run.id]) for one in shown if one.run and one.run.id in found]
-    return [(one.label, drawn) for (one, _), drawn in zip(mine, weights_of([counts for _, counts in mine]), strict=True)]
+    shown = [variant for variant in comparison.results if variant.run is not None][:MOST_HISTOGRAMS]
+    found = results.list_histograms(session, [variant.run.id for variant in shown if variant.run])
+    mine = [(variant, found[variant.run.id]) for variant in shown if variant.run and variant.run.id in found]
+    return [(variant.label, drawn) for (variant, _), drawn in zip(mine, weights_of([counts for _, counts in mine]), strict=True)]
 
 
 def grid_of(request: dict[str, Any]) -> str:

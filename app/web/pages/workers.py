@@ -77,7 +77,7 @@ def read_workers(session: Session, actor: Actor) -> WorkersPage:
     rows = workers.describe_workers(session)
     there = [row for row in rows if row.standing != "gone"]
     return WorkersPage(
-        cards=[WorkerCard(row, [device_of(one) for one in row.worker.devices], running_of(row, actor)) for row in rows],
+        cards=[WorkerCard(row, [device_of(running) for running in row.worker.devices], running_of(row, actor)) for row in rows],
         num_alive=len(there),
         num_slots=sum(row.worker.slots for row in there),
         num_used=sum(row.num_used for row in there),
@@ -100,11 +100,11 @@ def device_of(told: dict[str, Any]) -> DeviceRow:
 
 def running_of(row: WorkerRow, actor: Actor) -> list[RunningLine]:
     lines = []
-    for one in row.running:
-        is_mine = one.run.owner_id == actor.id
-        slots = ", ".join(str(slot) for slot in one.slots)
-        shown = one.run if is_mine or actor.is_admin else None
-        lines.append(RunningLine(shown, one.run.attempt, slots, one.spool_lag_seconds, is_mine))
+    for running in row.running:
+        is_mine = running.run.owner_id == actor.id
+        slots = ", ".join(str(slot) for slot in running.slots)
+        shown = running.run if is_mine or actor.is_admin else None
+        lines.append(RunningLine(shown, running.run.attempt, slots, running.spool_lag_seconds, is_mine))
     return lines
 
 

@@ -17,7 +17,9 @@ class Choice:
 
 def dataset_choices(datasets: Sequence[Dataset]) -> list[Choice]:
     """With their sizes; of one name also with the day of the upload and the end of the id."""
-    return distinct([(one.id, one.name, dataset_facts(one), f"uploaded {one.created_at:%Y-%m-%d}") for one in datasets])
+    return distinct(
+        [(dataset.id, dataset.name, dataset_facts(dataset), f"uploaded {dataset.created_at:%Y-%m-%d}") for dataset in datasets]
+    )
 
 
 def dataset_facts(dataset: Dataset) -> str:
@@ -27,12 +29,14 @@ def dataset_facts(dataset: Dataset) -> str:
 
 def model_choices(models: Sequence[Model]) -> list[Choice]:
     """Of one name also with path, revision and the end of the id."""
-    return distinct([(one.id, one.name, "", one.path + (f" @ {one.revision}" if one.revision else "")) for one in models])
+    return distinct(
+        [(model.id, model.name, "", model.path + (f" @ {model.revision}" if model.revision else "")) for model in models]
+    )
 
 
 def run_choices(runs: Sequence[Run]) -> list[Choice]:
     """Of one name also with the day of the launch and the end of the id."""
-    return distinct([(one.id, one.name, "", f"launched {one.created_at:%Y-%m-%d}") for one in runs])
+    return distinct([(run.id, run.name, "", f"launched {run.created_at:%Y-%m-%d}") for run in runs])
 
 
 def distinct(found: Sequence[tuple[str, str, str, str]]) -> list[Choice]:

@@ -39,5 +39,7 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparis
 
 def win_rates_of(results: list[VariantResult]) -> dict[int, tuple[float, float]]:
     """The interval of each variant's last win rate, where there is one."""
-    bounds = {one.variant: (one.metrics.get("eval/win_rate_low"), one.metrics.get("eval/win_rate_high")) for one in results}
+    bounds = {
+        result.variant: (result.metrics.get("eval/win_rate_low"), result.metrics.get("eval/win_rate_high")) for result in results
+    }
     return {variant: (low, high) for variant, (low, high) in bounds.items() if low is not None and high is not None}

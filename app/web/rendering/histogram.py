@@ -45,7 +45,7 @@ def lengths_of(facts: Mapping[str, Any]) -> list[Histogram]:
     ]
     bias = facts.get("length_bias") or {}
     sides = [("chosen", bias.get("chosen_chars") or {}), ("rejected", bias.get("rejected_chars") or {})]
-    return [one for one in (*drawn, draw("Chosen and rejected", sides)) if one is not None]
+    return [histogram for histogram in (*drawn, draw("Chosen and rejected", sides)) if histogram is not None]
 
 
 def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
@@ -56,11 +56,11 @@ def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
     slot = min(WIDEST, WIDTH / len(values))
     highest = max(values.values())
     bars, labels = [], []
-    for place, (value, times) in enumerate(sorted(values.items())):
+    for index, (value, times) in enumerate(sorted(values.items())):
         height = round(HEIGHT * times / highest, 1)
-        bars.append(Bar(round((place + GAP / 2) * slot, 1), round(slot * (1 - GAP), 1), height, "", f"{value:g}: {count(times)}"))
-        if place % (1 + len(values) // 12) == 0:
-            labels.append(Label(round((place + 0.5) * slot, 1), f"{value:g}"))
+        bars.append(Bar(round((index + GAP / 2) * slot, 1), round(slot * (1 - GAP), 1), height, "", f"{value:g}: {count(times)}"))
+        if index % (1 + len(values) // 12) == 0:
+            labels.append(Label(round((index + 0.5) * slot, 1), f"{value:g}"))
     text = f"{counted(sum(values.values()), 'rating')}, {counted(len(values), 'different value')}"
     return Histogram("Ratings", text, WIDTH, bars, labels)
 
@@ -105,21 +105,21 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
     if not counted:
         return None
     edges = counted[0][1]["edges"]
-    used = [place for place in range(len(edges)) if any(facts["histogram"][place] for _, facts in counted)]
+    used = [index for index in range(len(edges)) if any(facts["histogram"][index] for _, facts in counted)]
     first, last = used[0], used[-1]
     slot = min(WIDEST, WIDTH / (last - first + 1))
     highest = max(max(facts["histogram"]) for _, facts in counted)
     bars = []
     for rank, (tone, facts) in enumerate(counted):
         width = slot * (1 - GAP) / len(counted)
-        for place in range(first, last + 1):
-            times = facts["histogram"][place]
-            x = (place - first) * slot + slot * GAP / 2 + rank * width
+        for index in range(first, last + 1):
+            times = facts["histogram"][index]
+            x = (index - first) * slot + slot * GAP / 2 + rank * width
             height = max(1.0, HEIGHT * times / highest) if times else 0.0
             bars.append(
-                Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, place)}: {count(times)}".strip())
+                Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, index)}: {count(times)}".strip())
             )
-    labels = [Label(round((place - first + 0.5) * slot, 1), span_label(edges, place)) for place in range(first, last + 1)]
+    labels = [Label(round((index - first + 0.5) * slot, 1), span_label(edges, index)) for index in range(first, last + 1)]
     facts = counted[0][1]
     text = f"median {count(facts['p50'])}, 90 % below {count(facts['p90'])}, longest {count(facts['max'])}"
     return Histogram(title, text, WIDTH, bars, labels, legend=len(counted) > 1)
@@ -180,13 +180,13 @@ def rewards_of(check: RewardCheck) -> Histogram | None:
     slot, highest = WIDTH / len(check.counts), max(check.counts)
     bars = [
         Bar(
-            round((place + GAP / 2) * slot, 1),
+            round((index + GAP / 2) * slot, 1),
             round(slot * (1 - GAP), 1),
             round(max(1.0, HEIGHT * times / highest) if times else 0.0, 1),
             "",
-            f"{number(check.edges[place], 2)} to {number(check.edges[place + 1], 2)}: {count(times)}",
+            f"{number(check.edges[index], 2)} to {number(check.edges[index + 1], 2)}: {count(times)}",
         )
-        for place, times in enumerate(check.counts)
+        for index, times in enumerate(check.counts)
     ]
     ends = (0, len(check.edges) // 2, len(check.edges) - 1)
     labels = [Label(min(max(edge * slot, 18), WIDTH - 18), number(check.edges[edge], 2)) for edge in ends]

@@ -66,7 +66,7 @@ def tables_of(
     groups: dict[tuple[str, int], list[PreviewCell]] = {}
     for cell in result.cells:
         groups.setdefault((str(cell.preset), cell.batch_size), []).append(cell)
-    suggested = {(str(one.preset), one.batch_size): one for one in result.suggestions}
+    suggested = {(str(suggestion.preset), suggestion.batch_size): suggestion for suggestion in result.suggestions}
 
     def use(preset: str, size: int, temperature: str) -> str:
         query = {"scoring": scoring_id, "weights.preset": preset, "weights.lambda": temperature}
@@ -102,7 +102,7 @@ def tables_of(
 def row_of(cell: PreviewCell, use_url: str, is_near_target: bool) -> CellRow:
     shares = {key: cell.metrics.get(f"weight/{key}") for key in ("ess_share", "share_chosen")}
     total = max(1, sum(cell.histogram))
-    middle = next((place for place in range(len(cell.histogram)) if 2 * sum(cell.histogram[: place + 1]) >= total), 0)
+    middle = next((index for index in range(len(cell.histogram)) if 2 * sum(cell.histogram[: index + 1]) >= total), 0)
     text = f"λ {exact(cell.lambda_)}: half of the weights {span(middle)}, effective share {percent(shares['ess_share'])}"
     return CellRow(cell, exact(cell.lambda_), bars_of(cell.histogram), text, use_url, is_near_target)
 
@@ -117,11 +117,11 @@ def bars_of(counts: list[int]) -> list[Bar]:
     """The bars of a weight histogram, each with what it counts; bins that hold anything are never quite flat."""
     slot, highest = WIDTH / max(1, len(counts)), max(counts, default=0)
     bars = []
-    for place, times in enumerate(counts):
+    for index, times in enumerate(counts):
         if times:
             height = max(1.5, HEIGHT * times / highest)
-            title = f"{count(times)} {'response' if times == 1 else 'responses'}: w {span(place)}"
-            bars.append(Bar(round(place * slot + GAP / 2, 1), round(slot - GAP, 1), round(height, 1), "", title))
+            title = f"{count(times)} {'response' if times == 1 else 'responses'}: w {span(index)}"
+            bars.append(Bar(round(index * slot + GAP / 2, 1), round(slot - GAP, 1), round(height, 1), "", title))
     return bars
 
 

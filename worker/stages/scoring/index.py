@@ -120,13 +120,13 @@ def _tabulate(batches: Sequence[Sequence[Encoded]], reward_source: str) -> dict[
         "num_prompts_B": [len(batch) for batch in batches],
         "num_responses_P": [len(example.responses) for example in examples],
         "example_id_P": [example.example_id for example in examples],
-        "prompt_P": [place for batch in batches for place in _first_places(example.turns for example in batch)],
+        "prompt_P": [index for batch in batches for index in _first_places(example.turns for example in batch)],
         "response_N": [response.number for response in responses],
         "preference_N": [response.preference or 0 for response in responses],
         "num_tokens_N": [len(response.ids) for response in responses],
-        "same_N": [place for batch in batches for place in _first_places(r.content for e in batch for r in e.responses)],
+        "same_N": [index for batch in batches for index in _first_places(r.content for e in batch for r in e.responses)],
         "same_ids_N": [
-            place for batch in batches for place in _first_places(r.ids.tobytes() for e in batch for r in e.responses)
+            index for batch in batches for index in _first_places(r.ids.tobytes() for e in batch for r in e.responses)
         ],
     }
     narrow = {name: _narrow(torch.tensor(values, dtype=torch.int64)) for name, values in tensors.items()}
@@ -139,7 +139,7 @@ def _tabulate(batches: Sequence[Sequence[Encoded]], reward_source: str) -> dict[
 def _first_places(values: Iterable[Hashable]) -> list[int]:
     """For each value, where it came first."""
     seen: dict[Hashable, int] = {}
-    return [seen.setdefault(value, place) for place, value in enumerate(values)]
+    return [seen.setdefault(value, index) for index, value in enumerate(values)]
 
 
 def _narrow(values: Tensor) -> Tensor:

@@ -34,11 +34,11 @@ def share_batch(
         return split_batch(batch, enters_M, micro_batch_size, packs=packs)
     enters = enters_M.tolist()
     families, first = [], 0
-    for place, example in enumerate(batch):
+    for index, example in enumerate(batch):
         chosen = [k for k in range(first, first + len(example.responses)) if enters[k]]
         if chosen:
             num_tokens = len(example.prompt_ids) + sum(len(example.responses[k - first].ids) for k in chosen)
-            families.append((place, list(range(first, first + len(example.responses))), num_tokens))
+            families.append((index, list(range(first, first + len(example.responses))), num_tokens))
         first += len(example.responses)
     shares = [replace(ranks, rank=rank).share([cost for _, _, cost in families]) for rank in range(ranks.size)]
 

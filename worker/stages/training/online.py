@@ -100,19 +100,21 @@ class OnlineObjective(WeightedObjective):
             drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
         if self.attempt.ranks.is_alone and drawn is not None:
             return drawn
-        return [Drawn(**one) for one in self.attempt.ranks.tell(drawn and [asdict(one) for one in drawn])]
+        return [Drawn(**answers) for answers in self.attempt.ranks.tell(drawn and [asdict(answers) for answers in drawn])]
 
     def weigh_fresh(self, batch: WeightedBatch, drawn: Sequence[Drawn], first: int) -> WeightedBatch:
         """The batch with its prompts' fresh answers in the place of the data's."""
-        examples = [put_answers(example, one) for example, one in zip(batch.examples, drawn, strict=True)]
-        own_M = torch.tensor([i for i, one in enumerate(drawn) for _ in one.ids])
-        num_tokens_M = torch.tensor([len(ids) for one in drawn for ids in one.ids])
+        examples = [put_answers(example, answers) for example, answers in zip(batch.examples, drawn, strict=True)]
+        own_M = torch.tensor([i for i, answers in enumerate(drawn) for _ in answers.ids])
+        num_tokens_M = torch.tensor([len(ids) for answers in drawn for ids in answers.ids])
         reference_M, sampler_M, reward_M = (
-            torch.tensor([value for one in drawn for value in getattr(one, name)], dtype=torch.float64)
+            torch.tensor([value for answers in drawn for value in getattr(answers, name)], dtype=torch.float64)
             for name in ("reference", "sampler", "rewards")
         )
         example_M = torch.tensor([example.example_id for example in examples for _ in example.responses])
-        number_M = torch.tensor([k for one in drawn for k in range(len(one.ids))]) + first * self.recipe.online.num_responses
+        number_M = (
+            torch.tensor([k for answers in drawn for k in range(len(answers.ids))]) + first * self.recipe.online.num_responses
+        )
         reward_M = perturb_rewards(reward_M, example_M, example_M, number_M, self.noise_std, self.recipe.noise.seed)
         candidates = online_candidates(own_M, reference_M, sampler_M, num_tokens_M, reward_M)
         mean, std = self.weighing.reward_mean, self.weighing.reward_std
@@ -158,8 +160,8 @@ def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples
     ends = end_ids(model, ground.prompt_format.tokenizer.eos_token_id)
     asked = [example for example in examples for _ in range(num)]
     ids = generate(model, [e.prompt_ids for e in asked], Sampling(limit, settings.temperature, 1.0, seed, ends), check)
-    texts = [ground.prompt_format.decode_response(one) for one in ids]
-    pairs = [(example.prompt_ids, one) for example, one in zip(asked, ids, strict=True)]
+    texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
+    pairs = [(example.prompt_ids, answer_ids) for example, answer_ids in zip(asked, ids, strict=True)]
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()
     rewards = score_texts(attempt, asked, texts)
     reference = score_reference(attempt, model, ground, pairs)
