@@ -239,7 +239,7 @@ def either_database(request: pytest.FixtureRequest, settings: Settings) -> Itera
     with psycopg.connect(url) as connection:
         connection.execute(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}")
     database = Database(settings.model_copy(update={"database_url": url}))
-    database.queue.prepare()
+    database.hints.prepare()
     yield database
     database.close()
 

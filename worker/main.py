@@ -75,7 +75,7 @@ class Service:
         """Begin to supervise. Tables of the embedded broker are made first, so that no worker races for them."""
         make_root(settings.root)
         database = Database(settings)
-        database.queue.prepare()
+        database.hints.prepare()
         await_tables(database)
         files = open_files(settings)
         self.supervisor = Supervisor(

@@ -157,7 +157,7 @@ class Supervisor:
 
     def _tidy(self) -> None:
         """Drop old hints; what the rules of retention let go, in a thread beside the loop."""
-        self.database.queue.prune()
+        self.database.hints.prune()
         if isinstance(self.files, SharedFiles):
             sweep_carried(self.database, self.files)
         if retention.has_rules(self.settings) and (self._pruning is None or not self._pruning.is_alive()):

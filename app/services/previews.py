@@ -59,7 +59,7 @@ def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewReques
     elif preview.state == store.FAILED:
         preview.state, preview.error, preview.created_at, preview.finished_at = store.WAITING, None, at, None
     if preview.state == store.WAITING:
-        session.info["queue"].send_after_commit(session, preview.id)
+        session.info["hints"].send_after_commit(session, preview.id)
     return preview
 
 
@@ -73,7 +73,7 @@ def find_answer(session: Session, owner_id: str, scoring_id: str, request: Previ
 
 def expect(session: Session) -> None:
     """Somebody is about to ask for a preview: hint a worker to have its previewing process warm."""
-    session.info["queue"].send(WARM_UP)
+    session.info["hints"].send(WARM_UP)
 
 
 def check_overrides(request: PreviewRequest) -> PreviewRequest:

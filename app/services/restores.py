@@ -50,7 +50,7 @@ def restore(settings: Settings, source: Path) -> BackupManifest:
             return manifest
         write_atomic(settings.root / NOTE, _note(manifest))
         _put_files(settings.root, source, manifest)
-        database.queue.prepare()
+        database.hints.prepare()
         with database.rebuilding() as connection:
             _put_rows(connection, source, manifest)
             _move_paths(connection, Path(manifest.data_dir), settings.root)

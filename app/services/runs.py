@@ -202,7 +202,7 @@ def move(session: Session, run: Run, state: RunState, *, reason: str = "", remed
 
 def hint(session: Session, run_id: str) -> None:
     """After the commit, wake the workers."""
-    session.info["queue"].send_after_commit(session, run_id)
+    session.info["hints"].send_after_commit(session, run_id)
 
 
 def _own(session: Session, owner_id: str, run_id: str) -> Run:

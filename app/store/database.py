@@ -40,7 +40,7 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._read_engine = self.engine.execution_options(postgresql_readonly=True)
         self._write_engine = self.engine.execution_options(**WRITE)
-        self.queue = HintQueue(settings)
+        self.hints = HintQueue(settings)
         self.bell = Bell(settings, self)
         self.disk = DiskGauge(settings)
 
@@ -69,7 +69,7 @@ class Database:
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
-        info = {"database": self, "bell": self.bell, "queue": self.queue, "disk": self.disk}
+        info = {"database": self, "bell": self.bell, "hints": self.hints, "disk": self.disk}
         with Session(engine, expire_on_commit=False, info=info) as session:
             try:
                 session.connection()  # the transaction begins here, so a locked database is met before any work
@@ -86,7 +86,7 @@ class Database:
 
         Raises StudioError when the database was made by a newer version, Unavailable when it can't be reached.
         """
-        self.queue.prepare()
+        self.hints.prepare()
         with self.rebuilding() as connection:
             migrations.upgrade(connection)
 
@@ -122,7 +122,7 @@ class Database:
 
     def close(self) -> None:
         """Give back all connections."""
-        self.queue.close()
+        self.hints.close()
         self.engine.dispose()
 
 

@@ -68,7 +68,7 @@ def test_a_killed_migration_leaves_the_old_tables_and_can_be_run_again(empty: Da
 
 def make_old(database: Database) -> None:
     """The tables of the first version, with a user in them."""
-    database.queue.prepare()
+    database.hints.prepare()
     with database.rebuilding() as connection:
         migrations.upgrade(connection, first_revision())
         connection.execute(text("INSERT INTO users (id, name, role, created_at) VALUES ('u', 'Ada', 'admin', '2026-01-01')"))

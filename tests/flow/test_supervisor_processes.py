@@ -111,7 +111,7 @@ def test_hints_that_come_five_times_begin_a_run_once(work: Work, database: Datab
     work()
     run_ids = [launch(database, library) for _ in range(4)]
     for run_id in run_ids * 5:
-        database.queue.send(run_id)
+        database.hints.send(run_id)
     for run_id in run_ids:
         assert wait_for_end(database, run_id).attempt == 1
         assert_whole(database, run_id)

@@ -55,7 +55,7 @@ def test_equal_requests_are_one_preview(either_database: Database, scoring_id: s
 def test_the_workers_are_hinted_at_it(database: Database, library: Library) -> None:
     scoring_id = make_scoring(database, library, make_facts())
     sent: list[str] = []
-    database.queue.send = sent.append  # type: ignore[method-assign]
+    database.hints.send = sent.append  # type: ignore[method-assign]
     assert sent == []
     preview = ask(database, scoring_id)
     assert sent == [preview.id]

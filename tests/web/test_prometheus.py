@@ -241,7 +241,7 @@ def test_readiness_names_what_is_missing(studio, client, monkeypatch):
 
 
 def test_a_broker_that_is_away_is_said_and_is_not_fatal(studio, client, monkeypatch, clock):
-    queue = studio.database.queue
+    queue = studio.database.hints
     monkeypatch.setattr(queue, "settings", queue.settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}))
     with clock.within(10):
         answer = client.get("/readyz")

@@ -65,7 +65,7 @@ def check_store(files: SharedFiles) -> Check:
 
 def check_broker(database: Database) -> Check:
     """Whether hints can be sent; without, workers find runs by looking."""
-    if database.queue.is_reachable():
+    if database.hints.is_reachable():
         return Check(True, needed=False)
     seconds = database.settings.poll_seconds
     return Check(False, f"The broker does not answer: runs start when a worker looks, every {seconds:g} s.", needed=False)

@@ -26,13 +26,13 @@ def wait_for_messages(settings: Settings, number: int) -> None:
 def test_a_hint_is_sent_after_the_commit_only(settings: Settings, database: Database) -> None:
     def fail() -> None:
         with database.writing() as session:
-            database.queue.send_after_commit(session, "run_lost")
+            database.hints.send_after_commit(session, "run_lost")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     with database.writing() as session:
-        database.queue.send_after_commit(session, "run_kept")
+        database.hints.send_after_commit(session, "run_kept")
     wait_for_messages(settings, 1)
     time.sleep(0.1)
     assert count_messages(settings) == 1
@@ -42,10 +42,10 @@ def test_a_crowd_of_launches_sends_a_few_hints_and_a_preview_always_one(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    monkeypatch.setattr(database.queue, "_publish", sent.append)
+    monkeypatch.setattr(database.hints, "_publish", sent.append)
     runs = [f"run_{number}" for number in range(100)]
     for hint in [*runs[:50], "preview", *runs[50:]]:
-        database.queue.send(hint)
+        database.hints.send(hint)
     wait_until(lambda: "run_99" in sent and "preview" in sent, "the last hint")
     assert len(sent) <= 20  # all come within a few pauses of the sender
     assert sent.count("preview") == 1
