@@ -16,15 +16,17 @@ NO_PACKAGES := { echo 'The packages could not be installed: the lines above say 
 # Front-end libraries are copied from npm into static/vendor; this stamp says that they are those of the lock file.
 ASSETS := static/vendor/.stamp
 ARGS ?=
+# Files of tests at a time, more than there are cores, as many of them wait; a file's tests share its studio. The long ones first.
+TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder
 # Of make soak.
 MINUTES ?= 30
 
-.PHONY: help demo up test test-lowest check bench load gpu soak box assets constraints clean
+.PHONY: help demo up test test-quick test-lowest check bench load gpu soak box assets constraints clean
 
 help:
 	@echo 'make demo     a whole alignment from nothing, in the terminal and the browser (ARGS=--exit: stop when it is done)'
 	@echo 'make up       start the studio on http://127.0.0.1:8400, data in ./var'
-	@echo 'make test     all tests (ARGS="tests/var -x" to choose)'
+	@echo 'make test     all tests (ARGS="tests/var -x" to choose)    make test-quick   those without processes and servers'
 	@echo 'make test-lowest   part of them with the lowest versions that pyproject.toml allows'
 	@echo 'make check    ruff, mypy and the import rules'
 	@echo 'make bench    speed measurements        make soak   a studio under random kills (MINUTES=30)'
@@ -73,13 +75,12 @@ up: $(VENV)/.stamp-studio $(ASSETS)
 
 test: $(VENV)/.stamp-dev $(ASSETS)
 	@.ci/test-tools
-ifeq ($(ARGS),)
-# Two at a time; then the browser's tests, whose event loop must not be other tests' own.
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak and not browser' -n 2 --dist loadfile
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not bench and not soak'
-else
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(ARGS)
-endif
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(or $(ARGS),$(TOGETHER))
+
+# What needs no processes and no servers of its own.
+test-quick: $(VENV)/.stamp-dev $(ASSETS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak and not box and not process' -n 2 --dist loadfile \
+		tests/domain tests/var tests/ingest tests/services tests/web $(ARGS)
 
 # The lowest versions that pyproject.toml allows, in an environment of their own (gigabytes: it is a torch with CUDA).
 LOWEST := .venv-lowest

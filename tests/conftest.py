@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Whole studios and real runners: begun first, in whatever order, so that none of them is alone at the end.
-LONG = ("flow", "faults", "browser", "box", "demonstration", "cli", "worker")
+LONG = {"flow", "faults", "browser", "box", "demonstration", "cli", "worker"}
 
 
 @pytest.hookimpl(trylast=True)

@@ -123,6 +123,20 @@ def test_findings_seconds_and_where_scores_came_from_are_told(either_database: D
     assert (second.findings, second.seconds, second.from_cache) == ([], None, None)
 
 
+def test_two_runs_that_made_a_part_each_both_made_scores_and_the_third_found_them(database: Database, library: Library) -> None:
+    """Of runs that begin together, one may make the rewards and another log π_ref."""
+    sweep = launch(database, library, 64)
+    made = [{"logprob": True, "reward": False}, {"logprob": False, "reward": True}, {"logprob": True, "reward": True}]
+    with database.writing() as session:
+        runs = sweeps.list_runs(session, sweep.id)
+        for variant, hits in enumerate(made):
+            note = {"scoring": {part: {"hit": hit} for part, hit in hits.items()}}
+            run = runs[variant]
+            session.add(JournalEntry(run_id=run.id, seq=90, kind="scoring", payload=note, at=run.created_at))
+    with database.reading() as session:
+        assert [one.from_cache for one in results.list_results(session, sweep)[:4]] == [False, False, True, None]
+
+
 def test_a_deleted_run_leaves_an_empty_row(database: Database, library: Library, files: Files) -> None:
     sweep = launch(database, library, 2)
     with database.writing() as session:

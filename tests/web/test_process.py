@@ -9,15 +9,18 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.flow.studio import free_port
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_MEMORY_BYTES = 120 * 10**6
 MAX_PAGE_SECONDS = 0.2
 
 
-def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
+@pytest.mark.process
+def test_the_web_process_is_small_quick_and_torch_free(tmp_path, clock):
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
@@ -37,8 +40,8 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "error"]
     web = subprocess.Popen(command, env=environment, cwd=tmp_path)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10) as client:
-            wait_until_up(client)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+            wait_until(lambda: is_up(client), "the start of the web")
             busy_before = busy_seconds(web.pid)
             started = time.perf_counter()
             assert client.get("/").status_code == 200
@@ -59,7 +62,7 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path):
     assert "libtorch" not in loaded
     assert "libarrow" not in loaded
     assert memory_bytes < MAX_MEMORY_BYTES
-    assert busy < MAX_PAGE_SECONDS  # the processor's time: the wall's depends on what else this machine does
+    clock.check(busy, MAX_PAGE_SECONDS)
 
 
 def busy_seconds(pid: int) -> float:
@@ -68,12 +71,8 @@ def busy_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_up(client: httpx.Client) -> None:
-    for _ in range(200):
-        try:
-            client.get("/healthz").raise_for_status()
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise TimeoutError("the web did not start")
+def is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False

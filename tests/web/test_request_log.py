@@ -134,6 +134,7 @@ def test_passwords_in_addresses_are_hidden():
     assert "@db:5432/studio" in told
 
 
+@pytest.mark.process
 def test_a_process_logs_as_its_settings_say(tmp_path):
     program = (
         "import logging; from app import logs; from app.settings import Settings; s = Settings();"

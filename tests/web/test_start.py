@@ -18,6 +18,8 @@ from tests.cli.test_cli import make_shell
 from tests.flow.studio import free_port
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 NOBODY = 65534
 UNWRITABLE = "/sys/studio"  # of the kernel: not even root can make a folder there
 WEB = ("uvicorn", "--factory", "app.main:create_app")

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import peft  # noqa: F401  # here, so that no forked process has to import it
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.waiting import END_SECONDS
 from worker import rank
 from worker.running.ranks import rank_folder
 
@@ -24,7 +26,7 @@ def ask_for(folder: Path, num_processes: int, **training: Any) -> Path:
     return folder
 
 
-def fork_ranks(folder: Path, size: int, seconds: float = 200.0) -> list[int | None]:
+def fork_ranks(folder: Path, size: int, seconds: float = END_SECONDS) -> list[int | None]:
     """Run an attempt by `size` forked processes; their exit statuses."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -48,6 +50,7 @@ def _run_rank(folder: Path, argv: list[str]) -> None:
     with (folder / "log.txt").open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        warnings.resetwarnings()  # they are errors of the tests, not of a runner
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         status = rank.main(argv)
     os._exit(status)

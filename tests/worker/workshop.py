@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def _run_forked(folder: Path) -> None:
     with (folder / "log.txt").open("wb", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        warnings.resetwarnings()  # they are errors of the tests, not of a runner
         status = main([str(folder)])
     os._exit(status)
 
