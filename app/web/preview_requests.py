@@ -36,6 +36,7 @@ STILL = "The preview is still being computed: ask again in a moment, the answer 
 class PreviewProgress:
     """How far a preview is."""
 
+    preview_id: str
     state: str
     result: PreviewResult | None = None
     error: dict[str, Any] | None = None
@@ -95,29 +96,31 @@ def name_in_query(field: str) -> str:
     return f"{OVERRIDE}{rest}" if name == "overrides" else field if name == "weights" else NAMES.get(name, name)
 
 
-async def answer(
+async def answer(request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult:
+    """The answer to a request, kept or computed now. Raises as `compute`."""
+    known = await read_apart(request, find, request.app.state.database, owner_id, scoring_id, asked)
+    return known or await compute(request, owner_id, scoring_id, asked)
+
+
+async def compute(
     request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float | None = None
 ) -> PreviewResult:
-    """The answer to a request, kept or computed now.
+    """The answer to a request of which none is kept, waited for.
 
     Raises InvalidInput when it can't be computed; Conflict while the scoring isn't ready; Unavailable when the time is over.
     """
     database: Database = request.app.state.database
-    known = await read_apart(request, find, database, owner_id, scoring_id, asked)
-    if known is not None:
-        return known
-    preview_id = await write_apart(request, ask, database, owner_id, scoring_id, asked)
+    progress = await write_apart(request, ask, database, owner_id, scoring_id, asked)
     deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
-    while True:
-        progress = await read_apart(request, look, database, preview_id)
-        if progress.result is not None:
-            return progress.result
+    while progress.result is None:
         if progress.state == store.FAILED:
             raise explain(progress.error or {})
         if time.monotonic() > deadline or await request.is_disconnected():
             is_served = await read_apart(request, has_worker, database)
             raise Unavailable(STILL if is_served else NO_WORKER, retry_after_seconds=2)
         await asyncio.sleep(POLL_SECONDS)
+        progress = await read_apart(request, look, database, progress.preview_id)
+    return progress.result
 
 
 def find(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult | None:
@@ -125,9 +128,9 @@ def find(database: Database, owner_id: str, scoring_id: str, asked: PreviewReque
         return previews.find_answer(session, owner_id, scoring_id, asked)
 
 
-def ask(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> str:
+def ask(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewProgress:
     with database.writing() as session:
-        return previews.ask(session, owner_id, scoring_id, asked).id
+        return describe(previews.ask(session, owner_id, scoring_id, asked))
 
 
 def look(database: Database, preview_id: str) -> PreviewProgress:
@@ -136,8 +139,12 @@ def look(database: Database, preview_id: str) -> PreviewProgress:
         preview = session.get(Preview, preview_id)
         if preview is None:
             raise NotFound("The scoring was deleted meanwhile, and its preview with it.")
-        result = PreviewResult.model_validate(preview.result) if preview.state == store.DONE else None
-        return PreviewProgress(preview.state, result, preview.error)
+        return describe(preview)
+
+
+def describe(preview: Preview) -> PreviewProgress:
+    result = PreviewResult.model_validate(preview.result) if preview.state == store.DONE else None
+    return PreviewProgress(preview.id, preview.state, result, preview.error)
 
 
 def has_worker(database: Database) -> bool:

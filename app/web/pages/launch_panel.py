@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
-from app.domain.preview import PreviewRequest
+from app.domain.preview import PreviewRequest, PreviewResult
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs
@@ -116,7 +116,13 @@ def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Ma
         told = " ".join(one["told"] for one in problems)
         return replace(panel, state="refused", problems=problems, sentence=told or error.detail)
     panel = replace(panel, state="asked", request=request, typed=tuple(float(text) for text in split_lambdas(values)))
-    if result is None:
-        return panel
-    tables = tables_of(result, scoring_id=scoring.id, dataset_id=scoring.dataset_id, batch_size=facts.batch_size)
+    return panel if result is None else add_answer(panel, result)
+
+
+def add_answer(panel: Panel, result: PreviewResult) -> Panel:
+    """The panel that was asked, with the answer."""
+    assert panel.scoring is not None
+    assert panel.facts is not None
+    scoring = panel.scoring
+    tables = tables_of(result, scoring_id=scoring.id, dataset_id=scoring.dataset_id, batch_size=panel.facts.batch_size)
     return replace(panel, state="ready", tables=tables)

@@ -14,8 +14,8 @@ from app.services import scorings
 from app.store.database import Database
 from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
 from app.web.pages.launch import form_page, read_form
-from app.web.pages.launch_panel import Panel, look
-from app.web.preview_requests import answer
+from app.web.pages.launch_panel import Panel, add_answer, look
+from app.web.preview_requests import compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render
 
@@ -66,8 +66,8 @@ async def respond(
     panel = await read_apart(request, find, database, owner_id, values)
     if panel.state == "asked" and panel.scoring is not None and panel.request is not None:
         try:
-            await answer(request, owner_id, panel.scoring.id, panel.request, wait_seconds=WAIT_SECONDS)
-            panel = await read_apart(request, find, database, owner_id, values)
+            result = await compute(request, owner_id, panel.scoring.id, panel.request, wait_seconds=WAIT_SECONDS)
+            panel = add_answer(panel, result)
         except Unavailable as late:
             panel = replace(panel, sentence=late.detail)
         except InvalidInput as refusal:
