@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, ModelInvalid, NotFound
+from app.domain.model import ModelRequest
 from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
@@ -23,7 +24,6 @@ from app.store.tables import Model
 from app.system.files import link_or_copy, remove_tree
 from app.system.identifiers import new_id
 
-KINDS = ("policy", "reward")
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -42,98 +42,48 @@ class ModelCandidate:
     id: str = ""  # once its files are kept
 
 
-def register(
-    session: Session,
-    files: Files,
-    settings: Settings,
-    *,
-    owner_id: str,
-    kind: str,
-    source: str,
-    name: str = "",
-    path: str = "",
-    run_id: str = "",
-    revision: str | None = None,
-) -> Model:
-    """Looks at a model and adds it: `source` hub with `name`, folder with `path`, or run with `run_id`.
-
-    In a folder or run, `name` is only what people call it. A look can take seconds: where others wait for the database,
-    call `examine` and `keep` before the transaction, `add` in it and `discard` when it fails.
-
-    Raises: ModelInvalid with the field; NotFound or Conflict for a run that isn't there or hasn't succeeded.
-    """
-    candidate = examine(
-        session,
-        files,
-        settings,
-        owner_id=owner_id,
-        kind=kind,
-        source=source,
-        name=name,
-        path=path,
-        run_id=run_id,
-        revision=revision,
-    )
-    return add(session, owner_id, keep(files, candidate))
-
-
-def examine(
-    session: Session,
-    files: Files,
-    settings: Settings,
-    *,
-    owner_id: str,
-    kind: str,
-    source: str,
-    name: str = "",
-    path: str = "",
-    run_id: str = "",
-    revision: str | None = None,
-) -> ModelCandidate:
+def examine(session: Session, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> ModelCandidate:
     """Whether the studio can use this model, without adding it; a reading session is enough.
 
-    Raises: as `register`.
+    A look can take seconds: where others wait for the database, call `keep` before the transaction, `add` in it, and `discard`
+    when it fails. Raises ModelInvalid with the field; NotFound or Conflict for a run that isn't there or hasn't succeeded.
     """
-    if kind not in KINDS:
-        raise ModelInvalid.at("kind", f'There is no kind "{kind}"; choose policy or reward.')
-    if revision and source != "hub":
+    if asked.revision and asked.source != "hub":
         raise ModelInvalid.at("revision", "Only a model of the hub has a revision; leave it empty.")
-    if source == "hub":
-        return examine_hub(kind, name, revision)
-    if source == "folder":
-        return examine_folder(kind, name, path, roots_of(settings))
-    if source == "run":
-        return examine_run(session, files, owner_id, kind, name, run_id)
-    raise ModelInvalid.at("source", f'There is no source "{source}"; choose hub, folder or run.')
+    if asked.source == "hub":
+        return examine_hub(asked)
+    if asked.source == "folder":
+        return examine_folder(asked, roots_of(settings))
+    return examine_run(session, files, owner_id, asked)
 
 
-def examine_hub(kind: str, name: str, revision: str | None) -> ModelCandidate:
+def examine_hub(asked: ModelRequest) -> ModelCandidate:
     """A name and a revision; the files are checked by the worker that downloads them."""
-    if not HUB_NAME.fullmatch(name):
+    if not HUB_NAME.fullmatch(asked.name):
         raise ModelInvalid.at("name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M".')
-    if revision and not REVISION.fullmatch(revision):
+    if asked.revision and not REVISION.fullmatch(asked.revision):
         raise ModelInvalid.at("revision", "A revision is a branch, a tag or a commit, of letters, digits and . _ - /.")
-    return ModelCandidate(kind, "hub", name, name, revision or None, {})
+    return ModelCandidate(asked.kind, "hub", asked.name, asked.name, asked.revision or None, {})
 
 
-def examine_folder(kind: str, name: str, path: str, roots: Sequence[Path]) -> ModelCandidate:
-    folder = allowed_folder(path, roots)
-    facts = check_folder(folder, roots, kind)
-    return ModelCandidate(kind, "folder", name.strip()[:200] or folder.name, str(folder), None, facts)
+def examine_folder(asked: ModelRequest, roots: Sequence[Path]) -> ModelCandidate:
+    folder = allowed_folder(asked.path, roots)
+    facts = check_folder(folder, roots, asked.kind)
+    return ModelCandidate(asked.kind, "folder", asked.name.strip() or folder.name[:200], str(folder), None, facts)
 
 
-def examine_run(session: Session, files: Files, owner_id: str, kind: str, name: str, run_id: str) -> ModelCandidate:
-    run = get_run(session, owner_id, run_id)
+def examine_run(session: Session, files: Files, owner_id: str, asked: ModelRequest) -> ModelCandidate:
+    run = get_run(session, owner_id, asked.run_id)
     if run.state != RunState.SUCCEEDED:
         raise Conflict(f"Run {run.name} is {run.state}: only a succeeded run has a model to take.")
-    folder = files.result_dir(run_id)
+    folder = files.result_dir(run.id)
     if not folder.is_dir():
         raise NotFound(f"Run {run.name} has left no model among its artifacts.")
     made = "reward" if run.recipe.get("method") == Method.REWARD_MODEL else "policy"
-    if kind != made:
+    if asked.kind != made:
         raise ModelInvalid.at("kind", f"Run {run.name} has trained a {made} model: add it as kind {made}.")
-    facts = {**check_folder(folder, [folder], kind), "run_id": run_id}
-    return ModelCandidate(kind, "run", name.strip()[:200] or run.name, str(folder), None, facts)
+    facts = {**check_folder(folder, [folder], asked.kind), "run_id": run.id}
+    return ModelCandidate(asked.kind, "run", asked.name.strip() or run.name, str(folder), None, facts)
 
 
 def roots_of(settings: Settings) -> list[Path]:

@@ -6,9 +6,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
+from app.domain.model import ModelRequest
 from app.domain.recipe import Recipe
 from app.web.api import models, runs
-from app.web.api.models import ModelRequest
 from tests.web.conftest import URL
 
 QUICK = hypothesis_settings(

@@ -1,12 +1,13 @@
 """REST: models. Taken from the hub, from an allowed folder or from a run, after a look at their files."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.model import ModelKind, ModelOrigin, ModelRequest
 from app.services import models as service
 from app.settings import Settings
 from app.store import models as store
@@ -27,7 +28,6 @@ from app.web.errors import Fault
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-Kind = Literal["policy", "reward"]
 EXAMPLE: dict[str, JsonValue] = {
     "id": "model_01kb4y7v3m2q8d5n6c9t0r1x2z",
     "name": "stories260K",
@@ -40,26 +40,13 @@ EXAMPLE: dict[str, JsonValue] = {
 }
 
 
-class ModelRequest(BaseModel):
-    """Where a model is: `hub` with `name` and perhaps `revision`, `folder` with `path`, or `run` with `run_id`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: Kind = Field(description="policy: a causal language model. reward: a sequence classifier with one label.")
-    source: Literal["hub", "folder", "run"]
-    name: str = Field("", max_length=200, description="The hub's name of the model; otherwise what people call it.")
-    path: str = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
-    run_id: str = Field("", max_length=80, description="A succeeded run, whose policy is taken.")
-    revision: str | None = Field(None, max_length=120, description="Branch, tag or commit on the hub.")
-
-
 class ModelView(BaseModel):
     model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [EXAMPLE]})
 
     id: str
     name: str
-    kind: Kind
-    source: Literal["hub", "folder", "run"]
+    kind: ModelKind
+    source: ModelOrigin
     path: str
     revision: str | None
     facts: dict[str, Any] = Field(description="What the files say: architecture, num_parameters, dtype, vocab_size, …")
@@ -106,7 +93,7 @@ async def add_model(
 def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.ModelCandidate:
     """The look takes a while, so it stands before the transaction that writes."""
     with database.reading() as session:
-        candidate = service.examine(session, files, settings, owner_id=owner_id, **asked.model_dump())
+        candidate = service.examine(session, files, settings, owner_id, asked)
     return service.keep(files, candidate)
 
 
@@ -121,7 +108,7 @@ def add(database: Database, files: Files, owner_id: str, candidate: service.Mode
 
 @router.get("", operation_id="list_models", summary="List models")
 def list_models(
-    session: ReadSession, user: CurrentUser, kind: Kind | None = None, after: After = None, limit: Limit = 50
+    session: ReadSession, user: CurrentUser, kind: ModelKind | None = None, after: After = None, limit: Limit = 50
 ) -> Page[ModelView]:
     """Newest first."""
     rows = store.list_models(session, user.id, kind=kind, after=after, limit=limit + 1)

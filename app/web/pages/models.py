@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import ModelInvalid, StudioError
+from app.domain.model import ModelRequest
+from app.domain.problems import parse
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.services import models as service
@@ -17,7 +19,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.tables import Model, Run
-from app.web.api.models import add
+from app.web.api.models import add, examine
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.choices import Choice, run_choices
 from app.web.rendering.environment import Context, render
@@ -68,11 +70,9 @@ async def register_model(
         values = {name: str(form.get(name, default))[:1000].strip() for name, default in EMPTY.items()}
 
     def register() -> Response:
-        asked: dict[str, Any] = {**values, "revision": values["revision"] or None}
         try:
-            with database.reading() as session:
-                candidate = service.examine(session, files, settings, owner_id=user.id, **asked)
-            add(database, files, user.id, service.keep(files, candidate))
+            asked = parse(ModelRequest, {**values, "revision": values["revision"] or None}, ModelInvalid)
+            add(database, files, user.id, examine(database, files, settings, user.id, asked))
         except StudioError as error:
             with database.reading() as session:
                 return page(request, session, user.id, settings, values, error=error)
