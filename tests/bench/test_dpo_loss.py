@@ -8,7 +8,7 @@ import torch
 
 from tests.bench.steps import BETA, PAIRS, build_network, check_same_rows, draw_examples, make_tokenizer, write
 from worker.models.adapter import adapt
-from worker.stages.evaluate import sequence_logprobs
+from worker.stages.scoring.pairs import sequence_logprobs
 from worker.stages.training.gradients import PairedBatch, accumulate_dpo
 from worker.stages.training.objectives import find_pairs
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.models.adapter import LanguageModel
+from worker.models.padding import group_rows, token_budget
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,15 @@ def generate(
     was_training = model.network.training
     model.network.eval()
     try:
-        for chosen in _group_rows(model, prompts, sampling.max_new_tokens):
+        widths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+        # A model that can't take left padding gets rows of equal length only.
+        for chosen in group_rows(widths, token_budget(model.device, on_cpu=16_384), alike=not model.shares_prefix):
             drawn = _generate_group(model, [prompts[i] for i in chosen], uniform_RT[chosen], sampling, check)
             for i, ids in zip(chosen, drawn, strict=True):
                 answers[i] = ids
     finally:
         model.network.train(was_training)
     return answers
-
-
-def _group_rows(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-    """Rows of like length together; models that can't take left padding get rows of equal length only."""
-    budget = 65_536 if model.device.type == "cuda" else 16_384
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    groups: list[list[int]] = []
-    for i in order:
-        group = groups[-1] if groups else None
-        if group is not None:
-            longest = len(prompts[group[0]])
-            fits = (len(group) + 1) * (longest + max_new_tokens) <= budget
-            if fits and (model.shares_prefix or len(prompts[i]) == longest):
-                group.append(i)
-                continue
-        groups.append([i])
-    return groups
 
 
 def _generate_group(

@@ -1,5 +1,6 @@
 """Load policies and their tokenizers: any Hugging Face causal LM, from a folder or the hub; safetensors only, no remote code."""
 
+import gc
 import hashlib
 import json
 from dataclasses import dataclass
@@ -176,6 +177,13 @@ def switch_dropout_off(model: nn.Module) -> None:
         for name in ("attention_dropout", "attn_dropout", "dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def release_memory() -> None:
+    """Give freed GPU memory back before the next model needs it."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def context_window(config: Any) -> int | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from worker.models.adapter import Body
+from worker.models.padding import group_rows, token_budget
 
 Ids = Sequence[int]
 
@@ -39,7 +40,7 @@ def run_continuations(
 
     A beginning may be empty. `check` is called between forward passes and may raise.
     """
-    budget = 65_536 if body.device.type == "cuda" else 2_048  # on a CPU, what stays in the cache is quickest
+    budget = token_budget(body.device)
     rows_of: dict[int, list[int]] = {}
     for row, (beginning, _) in enumerate(continuations):
         rows_of.setdefault(beginning, []).append(row)
@@ -64,7 +65,7 @@ def run_in_chunks(
     `goes_on(part)` gets the hidden states of the next tokens of some rows and answers for each whether it is still needed:
     bool [R]. Rows that are through are left out by themselves. Beginnings must not be empty.
     """
-    budget = 65_536 if body.device.type == "cuda" else 2_048
+    budget = token_budget(body.device)
     rows_of: dict[int, list[int]] = {}
     for row, (beginning, _) in enumerate(continuations):
         rows_of.setdefault(beginning, []).append(row)
@@ -114,12 +115,13 @@ def _run_group(
     check()
     cache, mask_GP = _encode(body, [beginnings[b] for b in group])
     place = {b: g for g, b in enumerate(group)}
-    rows = sorted((row for b in group for row in rows_of[b]), key=lambda row: -len(continuations[row][1]))
+    rows = [row for b in group for row in rows_of[b]]
     # A cached token costs a row less time than a token of its own, but as much memory, which is what counts on a GPU.
     cached = mask_GP.shape[1] if body.device.type == "cuda" else mask_GP.shape[1] // 4
     widths = [cached + len(continuations[row][1]) for row in rows]
-    for chosen in chunk_padded(rows, widths, budget):
+    for places in group_rows(widths, budget):
         check()
+        chosen = [rows[k] for k in places]
         own_cache = fork(cache)  # a pass writes into its cache
         place_R = torch.tensor([place[continuations[row][0]] for row in chosen], device=body.device)
         yield _continue(body, chosen, [continuations[row][1] for row in chosen], own_cache, mask_GP[place_R], place_R)
@@ -175,17 +177,4 @@ def chunk(items: Sequence[int], costs: Sequence[int], kinds: Sequence[bool], bud
         else:
             chunks.append([item])
             total, last = cost, kind
-    return chunks
-
-
-def chunk_padded(items: Sequence[int], widths: Sequence[int], budget: int) -> list[list[int]]:
-    """Consecutive items, widest first, that padded to the widest of them stay in the budget; one item at least."""
-    chunks: list[list[int]] = []
-    widest = 0
-    for item, width in zip(items, widths, strict=True):
-        if chunks and widest * (len(chunks[-1]) + 1) <= budget:
-            chunks[-1].append(item)
-        else:
-            chunks.append([item])
-            widest = width
     return chunks

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from app.domain.errors import ModelInvalid
 from worker.models.adapter import adapt_body, blame_not_finite
 from worker.models.load import context_window, load_classifier, load_tokenizer
+from worker.models.padding import group_rows, token_budget
 from worker.models.prefix import run_continuations
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
 
@@ -108,15 +109,10 @@ class RewardModel:
     @torch.inference_mode()
     def _score_plain(self, rows: Rows, check: Callable[[], None] = _go_on) -> list[float]:
         """Every row on its own, grouped by length so that little is padded."""
-        budget = 65_536 if self.body.device.type == "cuda" else 2_048
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
         scores = torch.zeros(len(rows))
-        at = 0
-        while at < len(order):
+        for chosen in group_rows([len(row) for row in rows], token_budget(self.body.device)):
             check()
-            chosen = order[at : at + max(1, budget // len(rows[order[at]]))]
             scores[chosen] = self._forward([rows[i] for i in chosen])
-            at += len(chosen)
         return scores.tolist()
 
     @property

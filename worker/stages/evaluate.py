@@ -3,30 +3,24 @@
 The reference's answers are made once, before the first step, when policy and reference are the same weights.
 """
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from app.domain.events import ChatMessage, EvaluationLogged, SampleDrawn
 from app.domain.findings import wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling, generate
-from worker.models.load import load_policy, resolve_folder
-from worker.models.prompts import PromptFormat
-from worker.models.reward import RewardModel
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import collate, derive_seed, permute
-from worker.stages.examples import Encoded, Lengths
-from worker.var.logprobs import sequence_sums, token_logprobs
+from worker.stages.batches import derive_seed, permute
+from worker.stages.examples import Encoded
+from worker.stages.prepare import Ground
+from worker.stages.scoring.pairs import sequence_logprobs
+from worker.stages.scoring.sources import ReferenceSource, RewardSource
 
 LOSS_EXAMPLES = 64  # at least so many held-out examples (where there are as many) enter eval/loss
-ROW_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,8 @@ class HeldOut:
 
     prompts: list[Encoded]
     loss_examples: list[Encoded]
-    prompt_format: PromptFormat
+    ground: Ground
     sampling: Sampling
-    policy_folder: Path
     reference: Answers
 
     @property
@@ -58,30 +51,22 @@ class HeldOut:
         return not self.prompts and not self.loss_examples
 
 
-def set_up(
-    attempt: AttemptContext,
-    model: LanguageModel,
-    held_out: Sequence[Encoded],
-    prompt_format: PromptFormat,
-    lengths: Lengths,
-    folder: Path,
-) -> HeldOut:
+def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> HeldOut:
     """Choose the prompts and let the reference (the untrained `model`) answer them, or take an earlier attempt's answers."""
-    settings = attempt.recipe.evaluation
+    settings, held_out = attempt.recipe.evaluation, ground.prepared.held_out
     prompts = choose_prompts(held_out, settings.num_prompts, settings.seed)
-    tokenizer = prompt_format.tokenizer
     sampling = Sampling(
-        lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed, "generate"),
-        end_ids(model, tokenizer.eos_token_id),
+        ground.lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed, "generate"),
+        end_ids(model, ground.prompt_format.tokenizer.eos_token_id),
     )  # fmt: skip
     loss_examples = list(held_out[: max(LOSS_EXAMPLES, settings.num_prompts)])
     path = attempt.checkpoints_dir / "reference.json"
     reference = _read_answers(path, len(prompts))
     if reference is None:
         ids = generate(model, [e.prompt_ids for e in prompts], sampling, attempt.stop.check)
-        reference = judge(attempt, prompts, ids, prompt_format)
+        reference = judge(attempt, ground, prompts, ids)
         attempt.write_file(path, json.dumps(vars(reference)).encode())
-    return HeldOut(prompts, loss_examples, prompt_format, sampling, folder, reference)
+    return HeldOut(prompts, loss_examples, ground, sampling, reference)
 
 
 def choose_prompts(held_out: Sequence[Encoded], num_prompts: int, seed: int) -> list[Encoded]:
@@ -107,7 +92,7 @@ def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, s
         answers = held_out.reference
         if step > 0:
             ids = generate(model, [e.prompt_ids for e in held_out.prompts], held_out.sampling, attempt.stop.check)
-            answers = judge(attempt, held_out.prompts, ids, held_out.prompt_format)
+            answers = judge(attempt, held_out.ground, held_out.prompts, ids)
         metrics |= compare(answers, held_out.reference)
         metrics["eval/kl"] = measure_kl(attempt, model, held_out, answers) if step > 0 else 0.0
         if step > 0:
@@ -117,25 +102,13 @@ def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, s
     return evaluation.metrics
 
 
-def judge(attempt: AttemptContext, prompts: Sequence[Encoded], ids: list[list[int]], prompt_format: PromptFormat) -> Answers:
+def judge(attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], ids: list[list[int]]) -> Answers:
     """Texts and rewards of answers; the judging model is loaded for this and released again."""
-    texts = [prompt_format.decode_response(answer_ids) for answer_ids in ids]
-    source = attempt.spec.judge or attempt.spec.reward
-    if source is None or not prompts:
+    texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
+    judging = attempt.spec.judge or attempt.spec.reward
+    if judging is None or not prompts:
         return Answers(ids, texts, None)
-    folder = resolve_folder(source, Path(attempt.spec.hub_dir))
-    model = RewardModel(folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device)
-    rewards = model.score([(e.turns, text) for e, text in zip(prompts, texts, strict=True)], attempt.stop.check)
-    del model
-    release_memory()
-    return Answers(ids, texts, rewards)
-
-
-def release_memory() -> None:
-    """Give freed GPU memory back before the next model needs it."""
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
+    return Answers(ids, texts, RewardSource(attempt, ground, judging).score_answers(prompts, texts))
 
 
 def compare(policy: Answers, reference: Answers) -> dict[str, float]:
@@ -162,55 +135,15 @@ def measure_kl(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut,
     pairs = [(e.prompt_ids, ids) for e, ids in zip(held_out.prompts, answers.ids, strict=True) if ids]
     if not pairs:
         return 0.0
-    policy = sum_logprobs(model, pairs)
-    if model.lora is not None:
-        with model.as_reference() as reference:
-            base = sum_logprobs(reference, pairs)
-    else:
-        recipe = attempt.recipe
-        loaded = load_policy(held_out.policy_folder, dtype=recipe.policy.dtype, device=attempt.spec.device)
-        base = sum_logprobs(loaded.language_model, pairs)
-        del loaded
-        release_memory()
-    return (policy - base) / len(held_out.prompts)
+    reference = ReferenceSource(attempt, held_out.ground).score_answers(model, pairs)
+    return float(sequence_logprobs(model, pairs).sum() - reference.sum()) / len(held_out.prompts)
 
 
 def measure_loss(model: LanguageModel, examples: Sequence[Encoded]) -> float:
     """Mean −log π_θ per token of each example's best response (the chosen one, or the best rated)."""
     best = [max(e.responses, key=lambda r: (r.preference or 0, r.rating or 0.0)) for e in examples]
     pairs = [(e.prompt_ids, response.ids) for e, response in zip(examples, best, strict=True)]
-    return -sum_logprobs(model, pairs) / sum(len(ids) for _, ids in pairs)
-
-
-def sum_logprobs(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
-    """Σ log π(y|x) over all the pairs, in nats."""
-    return float(sequence_logprobs(model, pairs).sum())
-
-
-@torch.inference_mode()
-def sequence_logprobs(
-    model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0
-) -> Tensor:
-    """log π(y|x) of each (prompt ids, response ids), in nats: [R] float64; at another temperature, that of tokens so drawn."""
-    was_training = model.network.training
-    model.network.eval()
-    head, options = model.head, model.head.options()
-    options["scale"] /= temperature
-    if options["softcap"]:  # cap · tanh(z/cap) / τ is a cap of cap/τ on z/τ
-        options["softcap"] /= temperature
-    logprob_R = torch.zeros(len(pairs), dtype=torch.float64)
-    order = sorted(range(len(pairs)), key=lambda k: -len(pairs[k][0]) - len(pairs[k][1]))
-    at = 0
-    while at < len(order):
-        first = pairs[order[at]]
-        chosen = order[at : at + max(1, ROW_TOKENS // (len(first[0]) + len(first[1])))]
-        rows = collate([pairs[k] for k in chosen]).to(model.device)
-        hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
-        logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **options).double()
-        logprob_R[chosen] = sequence_sums(logprob_N, rows.owner_N, len(chosen)).cpu()
-        at += len(chosen)
-    model.network.train(was_training)
-    return logprob_R
+    return -float(sequence_logprobs(model, pairs).sum()) / sum(len(ids) for _, ids in pairs)
 
 
 def _report_samples(attempt: AttemptContext, held_out: HeldOut, answers: Answers, step: int) -> None:

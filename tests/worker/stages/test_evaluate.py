@@ -9,6 +9,8 @@ from worker.models.generate import Sampling
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
 from worker.stages.evaluate import Answers, HeldOut, choose_prompts, compare, measure_kl, measure_loss
+from worker.stages.examples import Lengths, Prepared
+from worker.stages.prepare import Ground
 
 
 def answers(*rewards: float) -> Answers:
@@ -41,7 +43,8 @@ def held_out(workshop, batches, policy):
     sampling = Sampling(8, 1.0, 1.0, 0, frozenset())
     ids = [list(example.responses[0].ids) for example in prompts]
     reference = Answers(ids, [""] * len(ids), None)
-    return HeldOut(prompts, prompts, PromptFormat.choose(policy.tokenizer), sampling, workshop.policy(), reference)
+    ground = Ground(workshop.policy(), PromptFormat.choose(policy.tokenizer), Lengths(64, 48, 12), Prepared([], [], 0, 0), [])
+    return HeldOut(prompts, prompts, ground, sampling, reference)
 
 
 def attempt():

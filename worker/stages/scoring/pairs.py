@@ -13,8 +13,10 @@ from torch import Tensor
 from app.domain.errors import ModelInvalid
 from app.domain.recipe import Recipe, WeightSettings
 from worker.models.adapter import LanguageModel
+from worker.models.padding import BESIDE_TRAINING, group_rows
 from worker.models.prefix import Continued, run_continuations, run_in_chunks
 from worker.models.reward import RewardModel
+from worker.stages.batches import collate
 from worker.stages.examples import Encoded
 from worker.var.logprobs import sequence_sums, token_logprobs
 
@@ -194,3 +196,24 @@ def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequenc
     head = model.head
     logprob_N = token_logprobs(part.hidden_RTD[part.last(num_R)], head.weight_VD, target_N, **head.options())
     return sequence_sums(logprob_N.double(), owner_N, len(responses))
+
+
+@torch.inference_mode()
+def sequence_logprobs(
+    model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0
+) -> Tensor:
+    """log π(y|x) of each (prompt ids, response ids), in nats: [R] float64; at another temperature, that of tokens so drawn."""
+    was_training = model.network.training
+    model.network.eval()
+    head, options = model.head, model.head.options()
+    options["scale"] /= temperature
+    if options["softcap"]:  # cap · tanh(z/cap) / τ is a cap of cap/τ on z/τ
+        options["softcap"] /= temperature
+    logprob_R = torch.zeros(len(pairs), dtype=torch.float64)
+    for chosen in group_rows([len(prompt) + len(response) for prompt, response in pairs], BESIDE_TRAINING):
+        rows = collate([pairs[k] for k in chosen]).to(model.device)
+        hidden_ND = model.run(rows.ids_RT, rows.mask_RT).last_hidden_state.flatten(0, 1)[rows.place_N]
+        logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **options).double()
+        logprob_R[chosen] = sequence_sums(logprob_N, rows.owner_N, len(chosen)).cpu()
+    model.network.train(was_training)
+    return logprob_R

@@ -9,37 +9,50 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import InvalidInput
+from app.domain.jobs import ModelSource
 from worker.models.adapter import LanguageModel
-from worker.models.load import hash_folder, hash_tokenizer, load_policy, resolve_folder
+from worker.models.load import hash_folder, hash_tokenizer, load_policy, release_memory, resolve_folder
 from worker.models.reward import RewardModel
 from worker.stages.attempt import AttemptContext
-from worker.stages.evaluate import release_memory
 from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
 from worker.stages.scoring.backends import SHARED, choose_backend, score_by
 from worker.stages.scoring.cache import Wanted
-from worker.stages.scoring.pairs import NAN, describe_plan, hash_texts, hash_tokens, score_rewards, score_until_hopeless
+from worker.stages.scoring.pairs import (
+    NAN,
+    describe_plan,
+    hash_texts,
+    hash_tokens,
+    score_rewards,
+    score_until_hopeless,
+    sequence_logprobs,
+)
 
 
 class RewardSource:
     """The recipe's reward model. One of these and the reference are never loaded together: `release` before the other."""
 
-    def __init__(self, attempt: AttemptContext, ground: Ground) -> None:
-        if attempt.spec.reward is None:
+    def __init__(self, attempt: AttemptContext, ground: Ground, source: ModelSource | None = None) -> None:
+        """`source`: where the model is, for another than the recipe's."""
+        source = source or attempt.spec.reward
+        if source is None:
             raise InvalidInput.at(
                 "reward.model", "The recipe names a reward model, but the attempt's spec does not say where it is."
             )
         self._attempt, self._ground = attempt, ground
-        self._folder = resolve_folder(attempt.spec.reward, Path(attempt.spec.hub_dir))
+        self._folder = resolve_folder(source, Path(attempt.spec.hub_dir))
         self._model: RewardModel | None = None
 
     @property
     def model(self) -> RewardModel:
         if self._model is None:
-            self._model = RewardModel(self._folder, dtype=self._attempt.recipe.policy.dtype, device=self._attempt.spec.device)
+            self._model = self._load()
             if self._model.remark:
                 self._attempt.log(self._model.remark, "warning")
         return self._model
+
+    def _load(self) -> RewardModel:
+        return RewardModel(self._folder, dtype=self._attempt.recipe.policy.dtype, device=self._attempt.spec.device)
 
     def release(self) -> None:
         """Drop the model, which first tells of the conversations that it could not read whole."""
@@ -54,6 +67,14 @@ class RewardSource:
         if not bool(wanted_BM.any()):
             return torch.full(wanted_BM.shape, NAN)
         return score_rewards(self.model, batch, wanted_BM, self._attempt.stop.check)
+
+    def score_answers(self, prompts: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
+        """Rewards of a text for each prompt, from a model that is loaded for this and let go again."""
+        model = self._load()
+        rewards = model.score([(e.turns, text) for e, text in zip(prompts, texts, strict=True)], self._attempt.stop.check)
+        del model
+        release_memory()
+        return rewards
 
     @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -78,8 +99,14 @@ class ReferenceSource:
     @property
     def model(self) -> LanguageModel:
         if self.loaded is None:
-            self.loaded = load_reference(self._attempt, self._ground)
+            self.loaded = self._load()
+            if fault := self.loaded.flex_fault:
+                self._attempt.log(f"FlexAttention is off for this model, so packed rows take longer: {fault}", "warning")
         return self.loaded
+
+    def _load(self) -> LanguageModel:
+        policy, folder, device = self._attempt.recipe.policy, self._ground.policy_folder, self._attempt.spec.device
+        return load_policy(folder, dtype=policy.dtype, device=device, quantization=policy.quantization).language_model
 
     def release(self) -> None:
         self.loaded = None
@@ -100,6 +127,17 @@ class ReferenceSource:
         if self._choose(batch, chunks=True) == SHARED:
             return score_until_hopeless(self.model, batch, wanted_BM, floor_BM, self._attempt.stop.check)
         return self.score(batch, wanted_BM)
+
+    def score_answers(self, model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+        """log π_ref of pairs of ids: with LoRA from `model` without its adapter, else from one loaded for this."""
+        if model.lora is not None:
+            with model.as_reference() as reference:
+                return sequence_logprobs(reference, pairs)
+        loaded = self._load()
+        logprob_R = sequence_logprobs(loaded, pairs)
+        del loaded
+        release_memory()
+        return logprob_R
 
     def _choose(self, batch: Sequence[Encoded], *, chunks: bool) -> str:
         """Checked on the first batch that is scored, and kept."""
@@ -123,12 +161,3 @@ class ReferenceSource:
 
     def want(self, extent: str, smallest_lambda: float | None = None, stopping: str = "") -> Wanted:
         return Wanted("logprob", *self._facts, extent, smallest_lambda, stopping)
-
-
-def load_reference(attempt: AttemptContext, ground: Ground) -> LanguageModel:
-    """The untrained policy, which is the reference; the log says when its quick way is off."""
-    policy = attempt.recipe.policy
-    loaded = load_policy(ground.policy_folder, dtype=policy.dtype, device=attempt.spec.device, quantization=policy.quantization)
-    if fault := loaded.language_model.flex_fault:
-        attempt.log(f"FlexAttention is off for this model, so packed rows take longer: {fault}", "warning")
-    return loaded.language_model

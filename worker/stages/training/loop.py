@@ -179,7 +179,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
     """One optimizer step and its record."""
     attempt, progress, optimizer, objective = training.attempt, training.progress, training.optimizer, training.objective
     settings = attempt.recipe.training
-    batch = objective.batch_at(progress.step)
+    batch = objective.batch_at(progress.step, training.model)
     started = time.perf_counter()
     reach("step.begun")
     done = objective.accumulate(training.model, batch)

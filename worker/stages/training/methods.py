@@ -1,6 +1,5 @@
 """The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from worker.stages.batches import count_steps, derive_seed
 from worker.stages.evaluate import evaluate, set_up
 from worker.stages.noise import add_noise, flip_batches, measure_noise
 from worker.stages.prepare import Batches, Ground
-from worker.stages.scoring.sources import load_reference
+from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.scoring.stage import Scores
 from worker.stages.training import loop as training_stage
 from worker.stages.training.distribution import find_whole, judge_by_lead, spread
@@ -43,18 +42,17 @@ WITHIN_PROMPT = {"weight_form": "ratio", "partition_scope": "prompt", "cross_rew
 def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dict[str, float | None]:
     """Train a language model by VAR, SFT or DPO, judge it on held-out prompts, and keep it; returns the summary."""
     recipe = attempt.recipe
-    model = scores.policy or load_reference(attempt, ground)
+    model = scores.policy or ReferenceSource(attempt, ground).model
     with attempt.ranks.lead_first():
         checkpoint = training_stage.find_checkpoint(attempt)
-    source = make_source(attempt, ground, scores)
+    num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
+    objective = make_objective(attempt, ground, scores, num_steps)
     with attempt.ranks.lead_first():
-        held_out = set_up(attempt, model, ground.prepared.held_out, ground.prompt_format, ground.lengths, ground.policy_folder)
+        held_out = set_up(attempt, model, ground)
     if recipe.policy.adaptation == "lora":
         model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
-    num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
     model = spread(attempt, compile_layers(model, attempt.log) if recipe.policy.compile else model)
     judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
-    objective = source(model, num_steps)
     training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)
     training_stage.train(training)
     whole = find_whole(attempt, model, ground.policy_folder)
@@ -70,7 +68,7 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     if prompt_format.chat != ground.prompt_format.chat:
         attempt.log("A reward model reads conversations by its tokenizer's chat template, whatever tokens.prompt_format says.")
     reader = ConversationEncoder(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
-    policy = load_reference(attempt, ground)
+    policy = ReferenceSource(attempt, ground).model
     model = build_classifier(policy.network, tokenizer, derive_seed(recipe.training.seed, "head"))
     with attempt.ranks.lead_first():
         checkpoint = training_stage.find_checkpoint(attempt)
@@ -95,25 +93,21 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     return training.progress.summary
 
 
-def make_source(attempt: AttemptContext, ground: Ground, scores: Scores) -> Callable[[LanguageModel, int], Objective[Any, Any]]:
-    """What makes the method's objective once the model stands; the findings that come before the first step are told now."""
+def make_objective(attempt: AttemptContext, ground: Ground, scores: Scores, num_steps: int) -> Objective[Any, Any]:
+    """The method's objective, with the findings that come before the first step."""
     recipe, settings = attempt.recipe, attempt.recipe.training
     if recipe.method is not Method.VAR:
         attempt.raise_findings(plan_findings(ground.prepared, recipe.evaluation.share))
         batches = flip_batches(ground.batches, recipe.noise)
         if recipe.method is Method.SFT:
-            plain = plain_batches(batches, recipe.weights)
-            return lambda _model, _num_steps: PlainObjective(plain, settings)
+            return PlainObjective(plain_batches(batches, recipe.weights), settings)
         tell_unpaired(attempt, batches)
-        paired = paired_batches(batches, scores.logprobs)
-        return lambda _model, _num_steps: DpoObjective(paired, settings, recipe.dpo.beta)
+        return DpoObjective(paired_batches(batches, scores.logprobs), settings, recipe.dpo.beta)
     weighing = make_weights(attempt, ground, scores)
     if recipe.online.every is None:
-        return lambda _model, _num_steps: WeightedObjective(weighing.batches, settings, weighing)
+        return WeightedObjective(weighing.batches, settings, weighing)
     noise_std = measure_noise(ground.batches, scores.rewards, recipe.noise)
-    return lambda model, num_steps: OnlineObjective(
-        weighing.batches, settings, weighing, attempt, model, ground, num_steps, noise_std
-    )
+    return OnlineObjective(weighing.batches, settings, weighing, attempt, ground, num_steps, noise_std)
 
 
 def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Weighing:

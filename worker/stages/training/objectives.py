@@ -48,8 +48,8 @@ class Objective(ABC, Generic[N, B]):
     training: TrainingSettings
     is_steady = True
 
-    def batch_at(self, step: int) -> B:
-        """The batch of the step that follows `step` finished ones."""
+    def batch_at(self, step: int, model: N) -> B:
+        """The batch of the step that follows `step` finished ones, with the model as it then is."""
         epoch, place = divmod(step, len(self.batches))
         return self.batches[_cached_order(len(self.batches), self.training.seed, epoch)[place]]
 

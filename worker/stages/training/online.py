@@ -8,32 +8,30 @@ the other. A checkpoint within a round holds its answers, so that a resumed run 
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.domain.errors import InvalidInput, ModelInvalid
+from app.domain.errors import ModelInvalid
 from app.domain.recipe import Recipe
 from worker.models.adapter import LanguageModel
 from worker.models.compiled import uncompiled
 from worker.models.generate import Sampling, generate
-from worker.models.load import context_window, load_policy, resolve_folder
-from worker.models.reward import RewardModel
+from worker.models.load import context_window
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
-from worker.stages.evaluate import end_ids, release_memory, sequence_logprobs
+from worker.stages.evaluate import end_ids
 from worker.stages.examples import Encoded, EncodedResponse
 from worker.stages.noise import perturb_rewards
 from worker.stages.prepare import Ground
+from worker.stages.scoring.pairs import sequence_logprobs
+from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.training.distribution import find_whole
 from worker.stages.training.objectives import WeightedObjective
 from worker.stages.training.weights import WeightedBatch, gather_own
 from worker.var.loss import token_coefficients
 from worker.var.online import online_candidates, online_choices
 from worker.var.weights import compute_weights, effective_sample_size
-
-Pair = tuple[Sequence[int], Sequence[int]]  # ids of prompt and answer
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class OnlineObjective(WeightedObjective):
     """VAR on fresh answers. `weighing` and `batches` are those of the data, which give prompts, λ and the rewards' scale."""
 
     attempt: AttemptContext
-    model: LanguageModel
     ground: Ground
     num_steps: int
     noise_std: float = 0.0  # on every reward
@@ -73,19 +70,20 @@ class OnlineObjective(WeightedObjective):
     def recipe(self) -> Recipe:
         return self.attempt.recipe
 
-    def batch_at(self, step: int) -> WeightedBatch:
+    def batch_at(self, step: int, model: LanguageModel) -> WeightedBatch:
         every = self.recipe.online.every or 1
         first = step - step % every
         if self.round is None or self.round.first != first:
-            self.round = self.start_round(first, min(first + every, self.num_steps))
-        offset = sum(len(super(OnlineObjective, self).batch_at(k).examples) for k in range(first, step))
-        batch = super().batch_at(step)
+            self.round = self.start_round(model, first, min(first + every, self.num_steps))
+        offset = sum(len(super(OnlineObjective, self).batch_at(k, model).examples) for k in range(first, step))
+        batch = super().batch_at(step, model)
         return self.weigh_fresh(batch, self.round.drawn[offset : offset + len(batch.examples)], first)
 
-    def start_round(self, first: int, end: int) -> Round:
+    def start_round(self, model: LanguageModel, first: int, end: int) -> Round:
         """Let the policy answer all prompts of the steps `first` to `end`, and tell what came of it."""
-        examples = [example for step in range(first, end) for example in super(OnlineObjective, self).batch_at(step).examples]
-        made = Round(first, self.draw_together(examples, first))
+        batches = [super(OnlineObjective, self).batch_at(step, model) for step in range(first, end)]
+        examples = [example for batch in batches for example in batch.examples]
+        made = Round(first, self.draw_together(model, examples, first))
         rewards = torch.tensor([reward for drawn in made.drawn for reward in drawn.rewards], dtype=torch.float64)
         self.attempt.log(
             f"Step {first + 1}: the policy answered {len(examples)} prompts {self.recipe.online.num_responses} times each, "
@@ -93,10 +91,10 @@ class OnlineObjective(WeightedObjective):
         )
         return made
 
-    def draw_together(self, examples: Sequence[Encoded], first: int) -> list[Drawn]:
+    def draw_together(self, model: LanguageModel, examples: Sequence[Encoded], first: int) -> list[Drawn]:
         """The lead draws with the whole policy, and tells the other processes what it has drawn."""
-        whole = find_whole(self.attempt, self.model, self.ground.policy_folder)
-        with uncompiled(self.model):
+        whole = find_whole(self.attempt, model, self.ground.policy_folder)
+        with uncompiled(model):
             drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
         if self.attempt.ranks.is_alone and drawn is not None:
             return drawn
@@ -163,36 +161,9 @@ def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples
     texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
     pairs = [(example.prompt_ids, answer_ids) for example, answer_ids in zip(asked, ids, strict=True)]
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()
-    rewards = score_texts(attempt, asked, texts)
-    reference = score_reference(attempt, model, ground, pairs)
-    groups = [slice(k, k + num) for k in range(0, len(asked), num)]
-    return [Drawn(ids[g], texts[g], sampler[g], reference[g], rewards[g]) for g in groups]
-
-
-def score_texts(attempt: AttemptContext, asked: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
-    """Rewards of answers, from the reward model of the recipe, which is loaded for this; raises ModelInvalid."""
-    source = attempt.spec.reward
-    if source is None:
-        raise InvalidInput.at(
-            "reward.model", "Online VAR scores fresh answers: the attempt's spec must say where the reward model is."
-        )
-    folder = resolve_folder(source, Path(attempt.spec.hub_dir))
-    model = RewardModel(folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device)
-    rewards = model.score([(e.turns, text) for e, text in zip(asked, texts, strict=True)], attempt.stop.check)
-    del model
-    release_memory()
+    rewards = RewardSource(attempt, ground).score_answers(asked, texts)
     if not torch.tensor(rewards).isfinite().all():
         raise ModelInvalid("The reward model gives a fresh answer a reward that is not finite. Try policy.dtype float32.")
-    return rewards
-
-
-def score_reference(attempt: AttemptContext, model: LanguageModel, ground: Ground, pairs: Sequence[Pair]) -> list[float]:
-    """log π_ref of answers: with LoRA from the policy without its adapter, otherwise from the reference, loaded for this."""
-    if model.lora is not None:
-        with model.as_reference() as reference:
-            return sequence_logprobs(reference, pairs).tolist()
-    policy = load_policy(ground.policy_folder, dtype=attempt.recipe.policy.dtype, device=attempt.spec.device)
-    logprobs = sequence_logprobs(policy.language_model, pairs).tolist()
-    del policy
-    release_memory()
-    return logprobs
+    reference = ReferenceSource(attempt, ground).score_answers(model, pairs).tolist()
+    groups = [slice(k, k + num) for k in range(0, len(asked), num)]
+    return [Drawn(ids[g], texts[g], sampler[g], reference[g], rewards[g]) for g in groups]

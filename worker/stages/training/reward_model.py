@@ -11,6 +11,7 @@ from app.domain.findings import wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import Body
 from worker.models.classifier import classify
+from worker.models.padding import BESIDE_TRAINING, group_rows
 from worker.models.prompts import PromptFormat, PromptRefused
 from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
@@ -19,7 +20,6 @@ from worker.stages.training.objectives import find_pairs
 from worker.var.bradley_terry import bradley_terry_loss
 
 MOST_PAIRS = 512  # of the held-out ones, the first so many judge
-ROW_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,9 @@ def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: AttemptConte
     was_training = model.network.training
     model.network.eval()
     scores = torch.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
-    at = 0
-    while at < len(order):
+    for chosen in group_rows([len(row) for row in rows], BESIDE_TRAINING):
         attempt.stop.check()
-        chosen = order[at : at + max(1, ROW_TOKENS // len(rows[order[at]]))]
         scores[chosen] = classify(model, [rows[k] for k in chosen]).cpu()
-        at += len(chosen)
     model.network.train(was_training)
     return scores
 

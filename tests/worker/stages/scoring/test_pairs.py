@@ -46,9 +46,7 @@ def test_scores_equal_one_full_pass_per_pair(workshop, batches, kind, shared):
 @pytest.mark.parametrize("budget", [1, 150, 500])
 def test_a_small_memory_budget_changes_nothing(policy, batches, monkeypatch, budget):
     want = score_pairs(policy.language_model, batches[1], mark_pairs(batches[1], cross=True))
-    chunk, padded = prefix.chunk, prefix.chunk_padded
-    monkeypatch.setattr(prefix, "chunk", lambda items, costs, kinds, _: chunk(items, costs, kinds, budget))
-    monkeypatch.setattr(prefix, "chunk_padded", lambda items, widths, _: padded(items, widths, budget))
+    monkeypatch.setattr(prefix, "token_budget", lambda device: budget)
     torch.testing.assert_close(
         score_pairs(policy.language_model, batches[1], mark_pairs(batches[1], cross=True)), want, rtol=1e-5, atol=1e-3
     )

@@ -7,8 +7,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tests.worker.workshop import make_recipe
 from worker.models.adapter import adapt
-from worker.stages.evaluate import sequence_logprobs
 from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.scoring.pairs import sequence_logprobs
 from worker.stages.training.gradients import PairedBatch, accumulate_dpo
 from worker.stages.training.objectives import PlainObjective, find_pairs, paired_batches, plain_batches
 
@@ -56,7 +56,7 @@ def test_a_batch_without_pairs_moves_nothing(policy):
 def test_every_epoch_visits_all_batches_in_an_order_of_its_own():
     batches = plain_batches([[example(1)]] * 7, make_recipe(method="sft").weights)
     objective = PlainObjective(batches, make_recipe().training)
-    epochs = [[objective.batch_at(step).index for step in range(start, start + 7)] for start in (0, 7)]
+    epochs = [[objective.batch_at(step, None).index for step in range(start, start + 7)] for start in (0, 7)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(7))
     assert epochs[0] != epochs[1]
 
