@@ -106,8 +106,10 @@ def set_up_logging(**_: Any) -> None:
 def start_service(**_: Any) -> None:
     """Before the broker is even connected: runs are found in the database, with or without it.
 
-    Celery goes on after an error of its signals' receivers: a worker that does nothing would look alive.
+    Celery goes on after an error of its signals' receivers: a worker that does nothing would look alive. It sets up its log
+    later than this, too late for what the supervisor says first.
     """
+    set_up_logging()
     if obstacle := find_untrainable():
         sys.exit(f"This worker can't start. {obstacle}")
     try:

@@ -1,6 +1,7 @@
 """What a machine lacks for the quick ways to train is found by the supervisor, without torch."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from app.domain.jobs import FAST_PATHS
+from tests.architecture.tree import ROOT
 from worker.supervision import fast_paths
+from worker.supervision.devices import list_gpus
 from worker.supervision.fast_paths import find_obstacles
 
 PROGRAMS = ("gcc", "g++")
@@ -84,3 +87,23 @@ def test_every_obstacle_has_a_name_to_show(machine: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(fast_paths, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "")
     assert set(find_obstacles(has_gpu=True)) == set(FAST_PATHS)
+
+
+def test_a_worker_says_at_its_start_what_is_off(tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "STUDIO_DATA_DIR": str(tmp_path / "var")}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker.main"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert worker.stderr is not None
+    try:
+        said = ""
+        for line in worker.stderr:
+            said += line
+            if " ready." in line:
+                break
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
+    off = find_obstacles(has_gpu=bool(list_gpus()))
+    assert [name for name in off if f"{FAST_PATHS[name]} is off here: " not in said] == []
+    assert "slots" in said
