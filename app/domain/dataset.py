@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.texts import Keepable
+
 CHOSEN, NEITHER, REJECTED = 1, 0, -1
 
 
@@ -62,9 +64,9 @@ class Shape(StrEnum):
     RATED = "rated"  # one response with a rating or a boolean
 
 
-ColumnName = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+ColumnName = Annotated[Keepable, Field(min_length=1, max_length=500)]
 PartName = Annotated[str, Field(min_length=1, max_length=60)]
-OptionValue = bool | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+OptionValue = bool | Annotated[float, Field(allow_inf_nan=False)] | Annotated[Keepable, Field(max_length=500)]
 
 
 class ColumnMapping(Frozen):

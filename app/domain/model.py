@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.texts import Line
+
 ModelKind = Literal["policy", "reward"]
 ModelOrigin = Literal["hub", "folder", "run"]
 
@@ -15,7 +17,7 @@ class ModelRequest(BaseModel):
 
     kind: ModelKind = Field(description="policy: a causal language model. reward: a sequence classifier with one label.")
     source: ModelOrigin
-    name: str = Field("", max_length=200, description="The hub's name of the model; otherwise what people call it.")
-    path: str = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
-    run_id: str = Field("", max_length=80, description="A succeeded run, whose policy is taken.")
-    revision: str | None = Field(None, max_length=120, description="Branch, tag or commit on the hub.")
+    name: Line = Field("", max_length=200, description="The hub's name of the model; otherwise what people call it.")
+    path: Line = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
+    run_id: Line = Field("", max_length=80, description="A succeeded run, whose policy is taken.")
+    revision: Line | None = Field(None, max_length=120, description="Branch, tag or commit on the hub.")

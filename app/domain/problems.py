@@ -86,6 +86,8 @@ def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -
         return f"Must not be longer than {context['max_length']} {'characters' if kind.startswith('string') else 'entries'}."
     if kind in ("string_too_short", "too_short"):
         return "Must not be empty."
+    if kind in ("string_pattern_mismatch", "string_unicode"):
+        return "The text holds characters that can't be kept (NUL, or half a surrogate pair): remove them."
     if kind == "finite_number":
         return "Must be a finite number."
     wanted = _KINDS.get(kind.split("_")[0])

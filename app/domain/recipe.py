@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
+from app.domain.texts import ONE_LINE, Line
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe"]
 
-Reference = Annotated[str, Field(min_length=1, max_length=400)]
+Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]
 
 
 class Method(StrEnum):
@@ -39,7 +40,7 @@ class LoraSettings(RecipePart):
 
 class PolicySettings(RecipePart):
     model: Reference = Field(description="The policy: a registered model's id, or for `varstudio train` a folder or hub name.")
-    revision: str | None = Field(None, max_length=120, description="Hub revision (branch, tag or commit).")
+    revision: Line | None = Field(None, max_length=120, description="Hub revision (branch, tag or commit).")
     adaptation: Literal["full", "lora"] = Field("full", description="Train all weights, or a LoRA adapter.")
     lora: LoraSettings = LoraSettings()
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number type of weights and activations.")
@@ -55,7 +56,7 @@ class RewardSettings(RecipePart):
         "preference", description="A reward model, the data set's rating column, or the preference label (+1 / −1)."
     )
     model: Reference | None = Field(None, description="The reward model (source: model).")
-    revision: str | None = Field(None, max_length=120, description="Hub revision of the reward model (branch, tag or commit).")
+    revision: Line | None = Field(None, max_length=120, description="Hub revision of the reward model (branch, tag or commit).")
     judge: Reference | None = Field(
         None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
     )
@@ -190,7 +191,7 @@ class EvaluationSettings(RecipePart):
 class Recipe(RecipePart):
     """A whole run. Errors name the field's dotted path, as the form, REST and the YAML file spell it."""
 
-    name: str = Field("", max_length=120, description="A name for people; empty: made from data set and policy.")
+    name: Line = Field("", max_length=120, description="A name for people; empty: made from data set and policy.")
     method: Method = Field(
         Method.VAR,
         description="var: reward-weighted fine-tuning. sft: plain fine-tuning. dpo: direct preference optimisation. "

@@ -17,6 +17,7 @@ from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse, summary
 from app.domain.recipe import Recipe, parse_recipe
 from app.domain.run import FINAL_STATES, RunState
+from app.domain.texts import Line
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 
 MOST_VARIANTS = 64
@@ -61,9 +62,7 @@ class SweepRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    name: Annotated[str, Field(max_length=120, description="A name for people; empty: the recipe's, or data set and policy.")] = (
-        ""
-    )
+    name: Line = Field("", max_length=120, description="A name for people; empty: the recipe's, or data set and policy.")
     recipe: Annotated[dict[str, Any], Field(description="The recipe that every variant starts from.")]
     lambdas: Annotated[list[Positive], Field(max_length=40, alias="lambda", description="The temperatures λ > 0.")] = []
     fields: Annotated[
@@ -80,8 +79,6 @@ class SweepRequest(BaseModel):
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
             raise fault("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")
-        if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in self.name):
-            raise fault("name", "The text holds control characters: remove them.")
         if "name" in self.fields:
             raise fault("fields.name", "The sweep names its runs itself, by what they differ in: leave the name out.")
         if self.lambdas and LAMBDA in self.fields:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from app.domain.dataset import ColumnMapping
 from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, Unavailable
+from app.domain.texts import make_keepable
 from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
 from app.system.limits import limit_memory, limit_processor
@@ -78,14 +79,9 @@ def as_studio_error(error: OSError) -> StudioError:
 def refusal(error: StudioError) -> dict[str, Any]:
     """The reply that carries an error."""
     status = "needs_mapping" if isinstance(error, MappingNeeded) else "invalid"
-    problems = [{**problem, "message": storable(problem["message"])} for problem in error.problems]
-    facts = {"code": error.code, "detail": storable(error.detail), "problems": problems, "extra": error.extra}
+    problems = [{**problem, "message": make_keepable(problem["message"])} for problem in error.problems]
+    facts = {"code": error.code, "detail": make_keepable(error.detail), "problems": problems, "extra": error.extra}
     return {"status": status, "error": facts}
-
-
-def storable(text: str) -> str:
-    """A sentence that every database and page can hold, whatever it quotes from the file."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 if __name__ == "__main__":

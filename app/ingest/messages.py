@@ -5,6 +5,7 @@ import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from app.domain.texts import is_keepable
 from app.ingest import rows
 from app.ingest.rows import Dropped
 
@@ -52,13 +53,7 @@ def check_unicode(text: str) -> None:
 
 def is_label(text: str) -> bool:
     """Whether a text is short and can be kept."""
-    if len(text) > LABEL_CHARS or "\0" in text:
-        return False
-    try:
-        check_unicode(text)
-    except Dropped:
-        return False
-    return True
+    return len(text) <= LABEL_CHARS and is_keepable(text)
 
 
 def response_text(value: Any) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from app.domain.texts import make_keepable
 from app.ingest.messages import CONTENT_KEYS, ROLE_KEYS, TAGGED, is_label, is_message, is_transcript
 
 MAX_SHOWN_COLUMNS = 100
@@ -135,8 +136,7 @@ class Survey:
 
 def show(value: Any) -> str:
     """A value as a short text without characters that can't be stored or shown."""
-    text = shallow(value)
-    text = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    text = str(make_keepable(shallow(value).encode("utf-8", "replace").decode()))
     return text if len(text) <= PREVIEW_CHARS else text[: PREVIEW_CHARS - 1] + "…"
 
 

@@ -51,8 +51,6 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
     What only training needs, such as rewards that don't contradict the labels, is not asked of a scoring.
     """
     faults = Faults()
-    _check_text(recipe, faults)
-    faults.raise_any()
     dataset = _find_dataset(session, owner_id, recipe, kind, faults)
     models = {}
     for part, role, path, model_id in (
@@ -73,20 +71,6 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
     faults.raise_any()
     assert dataset is not None  # or there was a fault
     return Ingredients(dataset, models, scoring)
-
-
-def _check_text(recipe: Recipe, faults: Faults) -> None:
-    for path, text in (
-        ("name", recipe.name),
-        ("dataset", recipe.dataset),
-        ("policy.model", recipe.policy.model),
-        ("policy.revision", recipe.policy.revision or ""),
-        ("reward.model", recipe.reward.model or ""),
-        ("reward.judge", recipe.reward.judge or ""),
-        ("reward.revision", recipe.reward.revision or ""),
-    ):
-        if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
-            faults.add(path, "The text holds control characters: remove them.")
 
 
 def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None:

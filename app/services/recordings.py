@@ -4,7 +4,6 @@ Idempotent: lines up to `runs.spool_n` are there already. Fenced: the statement 
 names the token, so nothing of a stale attempt is ever written.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from app.domain.events import (
 )
 from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts
+from app.domain.texts import make_keepable
 from app.services import scorings
 from app.services.attempts import stale
 from app.store import journal
@@ -36,7 +36,6 @@ from app.store.tables import Run
 
 OUTCOME = "outcome"
 NOT_THE_RUNNERS = ("state", OUTCOME)
-UNKEEPABLE = re.compile("[\0\ud800-\udfff]")  # PostgreSQL's text and JSON refuse them
 
 
 @dataclass
@@ -89,7 +88,7 @@ def digest(lines: Sequence[SpoolLine]) -> Changes:
         if line.kind == OUTCOME:
             continue
         event = read_event(line)
-        batch.notes.append(journal.Note(event.model_dump()["kind"], keepable(journal.to_payload(event)), moment(line.at)))
+        batch.notes.append(journal.Note(event.model_dump()["kind"], make_keepable(journal.to_payload(event)), moment(line.at)))
         _apply(batch, event)
     return batch
 
@@ -124,17 +123,6 @@ def _apply(batch: Changes, event: Event) -> None:
             batch.scoring = event.scoring
         case EvaluationLogged():
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
-
-
-def keepable(value: Any) -> Any:
-    """The value with NUL and lone surrogates in its texts replaced by the replacement character."""
-    if isinstance(value, str):
-        return UNKEEPABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {keepable(key): keepable(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [keepable(part) for part in value]
-    return value
 
 
 def moment(text: str) -> datetime:

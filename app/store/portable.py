@@ -5,7 +5,6 @@ Tables are read from the database itself where rows go in, so that rows of an ol
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 from sqlalchemy import JSON, Column, Connection, DateTime, MetaData, Table, select
 from sqlalchemy.orm import Session
 
+from app.domain.texts import make_keepable
 from app.store.tables import Base
 
 BATCH_ROWS = 1000
 ESCAPED_UNKEEPABLE = (b"\\u0000", b"\\ud")  # how they begin in a line; most lines have none
-UNKEEPABLE = re.compile("[\\x00\ud800-\udfff]")
 
 
 def list_tables() -> list[Table]:
@@ -68,7 +67,7 @@ def load(connection: Connection, table: Table, lines: Iterable[bytes]) -> int:
     for line in lines:
         row = json.loads(line)
         if is_strict and any(escape in line for escape in ESCAPED_UNKEEPABLE):
-            row = without_unkeepable(row)
+            row = make_keepable(row)
         batch.append({name: from_json(columns[name], value) for name, value in row.items()})
         num_rows += 1
         if len(batch) >= BATCH_ROWS:
@@ -82,17 +81,6 @@ def load(connection: Connection, table: Table, lines: Iterable[bytes]) -> int:
 def from_json(column: Column[Any], value: Any) -> Any:
     if value is not None and isinstance(column.type, DateTime):
         return datetime.fromisoformat(value)
-    return value
-
-
-def without_unkeepable(value: Any) -> Any:
-    """The value with U+FFFD for every NUL and lone surrogate in its texts."""
-    if isinstance(value, str):
-        return UNKEEPABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {without_unkeepable(key): without_unkeepable(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_unkeepable(part) for part in value]
     return value
 
 

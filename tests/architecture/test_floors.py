@@ -1,5 +1,6 @@
 """The import rule: downwards, never upwards, never across towers; and no torch outside the runner."""
 
+import ast
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.tree import ROOT, imported_packages, list_modules
+from tests.architecture.tree import ROOT, imported_packages, list_modules, parse
 
 # What a floor may import besides the standard library, `app` and `worker` (those two are import-linter's, see pyproject.toml).
 FLOORS = {
@@ -109,6 +110,22 @@ def test_the_import_contracts_of_pyproject_are_kept():
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# How high a floor of `app` lies; the two in the middle are side by side.
+HEIGHTS = {"system": 0, "domain": 1, "ingest": 2, "store": 2, "services": 3, "web": 4}
+
+
+def test_no_module_starts_one_of_another_floor_by_its_name_unless_it_lies_below():
+    astray = []
+    for path in list_modules("app"):
+        own = path.parts[1]
+        for node in ast.walk(parse(path)) if own in HEIGHTS else ():
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            named = re.fullmatch(r"app\.(\w+)[\w.]*", text)
+            if named and named[1] in HEIGHTS and named[1] != own and HEIGHTS[named[1]] >= HEIGHTS[own]:
+                astray.append(f"{path}: {text}")
+    assert astray == []
 
 
 @pytest.mark.parametrize("module", ["app.main", "app.cli", "app.demonstration", "worker.main", "worker.supervisor"])

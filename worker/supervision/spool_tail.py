@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.domain.events import SpoolLine
+from app.domain.texts import make_keepable
 
 CHUNK_BYTES = 1 << 20
 MAX_LINES = 500
@@ -70,5 +71,5 @@ def read_log_tail(path: Path, num_lines: int = 40, num_bytes: int = 32_768) -> s
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - num_bytes))
-        text = file.read().decode("utf-8", errors="replace").replace("\0", "\ufffd")
+        text = str(make_keepable(file.read().decode("utf-8", errors="replace")))
     return "\n".join(text.splitlines()[-num_lines:])
