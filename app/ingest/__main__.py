@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from app.domain.errors import DatasetInvalid, MappingNeeded, StudioError, Unavai
 from app.domain.texts import make_keepable
 from app.ingest.ingest import ingest
 from app.ingest.limits import Limits
+from app.system.child import read_jobs
 from app.system.limits import limit_memory, limit_processor
 
 MEMORY_BYTES = 512 * 2**20  # on top of what the libraries take themselves
@@ -30,22 +30,19 @@ log = logging.getLogger("app.ingest")
 
 
 def main() -> None:
-    """Work until stdin ends. Replies go to the original stdout; anything printed by accident goes to stderr."""
+    """Work until stdin ends."""
     logging.basicConfig(format="ingest: %(levelname)s %(message)s")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     os.nice(5)  # pages come first
     limit_memory(MEMORY_BYTES)
     gc.disable()  # rows are trees, freed by counting; searching millions of them for cycles costs more than reading them
     gc.freeze()
-    for line in sys.stdin:
+    for line, reply in read_jobs():
         job = json.loads(line)
         limit_processor(job["cpu_seconds"])
-        reply, usable = answer(job)
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+        told, usable = answer(job)
+        reply(told)
         if not usable:
             return
         gc.collect()

@@ -13,12 +13,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.domain.errors import StudioError, Unavailable
 from app.settings import Settings
-from app.system.child import Child
+from app.system.child import Child, ReplyLost
+from app.system.installation import module_command
 
 PRESPAWNED, MOST = 2, 6
 START_SECONDS = 0.5  # of a child, about
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 10
-MODULE = "app.ingest"
+COMMAND = tuple(module_command("app.ingest"))
 STOPPED = {
     "status": "invalid",
     "error": {
@@ -48,7 +49,7 @@ class IngestPool:
 
     def start(self) -> None:
         """Start the first children, so that the first upload need not wait for them."""
-        children = [Child(MODULE) for _ in range(PRESPAWNED)]
+        children = [Child(COMMAND) for _ in range(PRESPAWNED)]
         with self._lock:
             self._idle.extend(children)
 
@@ -84,13 +85,16 @@ class IngestPool:
         full = {"max_unpacked_bytes": self.settings.max_unpacked_bytes, "cpu_seconds": seconds, **job}
         with self._places:
             child = self._take()
-            reply = child.ask(full, timeout or seconds * 10.0)
-            self._give_back(child)
-        if reply is None and self._closed:
-            raise Unavailable(CLOSING)
-        if reply is None:
-            log.warning("a child died over %s", job["source"])
-        return reply or STOPPED
+            try:
+                return child.ask(full, timeout or seconds * 10.0)
+            except ReplyLost as lost:
+                child.stop()
+                if self._closed:
+                    raise Unavailable(CLOSING) from None
+                log.warning("a child died over %s: %s", job["source"], lost)
+                return STOPPED
+            finally:
+                self._give_back(child)
 
     def _take(self) -> Child:
         """An idle child; a new one when none comes back sooner than a new one would be ready."""
@@ -100,7 +104,7 @@ class IngestPool:
                     self._lock.wait_for(lambda: self._idle or self._closed, START_SECONDS)
                 if self._closed:
                     raise Unavailable(CLOSING)
-                child = self._idle.pop() if self._idle else Child(MODULE)
+                child = self._idle.pop() if self._idle else Child(COMMAND)
                 if child.alive:
                     self._busy.add(child)
                     return child
@@ -110,7 +114,7 @@ class IngestPool:
         fresh = child
         if not child.alive:
             child.stop()
-            fresh = Child(MODULE)
+            fresh = Child(COMMAND)
         with self._lock:
             self._busy.discard(child)
             if not self._closed and len(self._idle) < PRESPAWNED:

@@ -1,12 +1,22 @@
-"""A child process that answers JSON lines: one job a line in, one reply a line out."""
+"""A child process that answers JSON lines: one job a line in, one reply a line out.
+
+child = Child(module_command("app.ingest"))                  for line, reply in read_jobs():
+reply = child.ask({"source": …}, 60)                             reply(answer(json.loads(line)))
+"""
 
 import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
-import threading
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Timer
+from typing import Any, Literal
 
-from app.system.installation import ROOT, module_command
+from app.system.files import never
+from app.system.installation import ROOT
 
 ENVIRONMENT = {  # nothing secret reaches the child
     "PYTHONPATH": str(ROOT),
@@ -15,51 +25,79 @@ ENVIRONMENT = {  # nothing secret reaches the child
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
+LOOK_SECONDS = 0.2  # how often whoever waits for a reply is called meanwhile
+LEAVE_SECONDS = 1.0  # from closing its output to the end
+READ_BYTES = 2**20
+MAX_REPLY_BYTES = 64 * 2**20
+
+
+class ReplyLost(Exception):
+    """A child gave no reply, so it must be stopped. `why`: it has ended, was too late, wrote too much, or no JSON object."""
+
+    def __init__(self, why: Literal["ended", "late", "large", "unreadable"], status: int | None = None) -> None:
+        super().__init__(f"{why}, exit status {status}")
+        self.why, self.status = why, status
 
 
 class Child:
-    """One process of `python -m <module>`; it ends when its stdin does."""
+    """A process in a session of its own; it ends when its stdin does."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> None:
         self._process = subprocess.Popen(
-            module_command(module),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            start_new_session=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, start_new_session=True
         )
+        self.pid = self._process.pid
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, job: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """The reply; None when the child died or was stopped after `timeout` seconds."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        timer = threading.Timer(timeout, self._process.kill)
-        timer.start()
+    def ask(self, job: Mapping[str, Any], seconds: float, meanwhile: Callable[[], None] = never) -> dict[str, Any]:
+        """Return the reply to one job. `meanwhile` is called now and then, and may raise. Raises ReplyLost."""
+        deadline, end = time.monotonic() + seconds, Timer(seconds, self.kill)
+        end.start()
         try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except OSError:
-            line = ""
+            reply = json.loads(self._exchange(json.dumps(job).encode() + b"\n", meanwhile))
+            if not isinstance(reply, dict):
+                raise ValueError
+        except (OSError, EOFError):
+            self._let_leave()
+            raise ReplyLost("late" if time.monotonic() >= deadline else "ended", self._process.poll()) from None
+        except (ValueError, RecursionError):
+            raise ReplyLost("unreadable") from None
+        else:
+            return reply
         finally:
-            timer.cancel()
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            self.stop()
-            return None
-        return reply if isinstance(reply, dict) else None
+            end.cancel()
+
+    def _exchange(self, job: bytes, meanwhile: Callable[[], None]) -> bytes:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(job)
+        stdin.flush()
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            meanwhile()
+            if not select.select([stdout], [], [], LOOK_SECONDS)[0]:
+                continue
+            piece = os.read(stdout.fileno(), READ_BYTES)
+            if not piece:
+                raise EOFError
+            line += piece
+            if len(line) > MAX_REPLY_BYTES:
+                raise ReplyLost("large")
+        return bytes(line)
+
+    def _let_leave(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LEAVE_SECONDS)
 
     def kill(self) -> None:
-        """End the process; whoever waits for its reply gets none."""
-        self._process.kill()
+        """End the process, with all it started; whoever waits for its reply gets none."""
+        if self._process.returncode is None:  # a number that was reaped may belong to a stranger
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -69,3 +107,32 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def ask_once(command: Sequence[str], job: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the reply of a child that lives for one job. Raises ReplyLost."""
+    child = Child(command)
+    try:
+        return child.ask(job, seconds)
+    finally:
+        child.stop()
+
+
+def read_jobs(idle_seconds: float | None = None) -> Iterator[tuple[bytes, Callable[[Mapping[str, Any]], None]]]:
+    """Yield, in the child, each line of stdin and what writes the reply; end with stdin, or when no line comes for so long.
+
+    What is printed by accident goes to stderr from then on.
+    """
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def reply(answer: Mapping[str, Any]) -> None:
+        replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+
+    waiting = bytearray()
+    while select.select([0], [], [], idle_seconds)[0] and (piece := os.read(0, READ_BYTES)):
+        waiting += piece
+        while b"\n" in waiting:
+            line, _, waiting = waiting.partition(b"\n")
+            yield bytes(line), reply

@@ -17,13 +17,13 @@ from app.store import previews as store
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Preview
+from app.system import child
 from tests.conftest import Library, make_library
 from tests.flow.watching import launch
 from tests.scored import make_facts
 from tests.timing import Clock
 from tests.waiting import wait_until
 from worker import tasks
-from worker.supervision import previewer as previewing
 from worker.supervision.previewer import Previewer
 from worker.supervisor import Supervisor
 
@@ -118,7 +118,7 @@ def test_many_workers_answer_each_preview_once(either_database: Database, start:
 def test_a_mishap_is_told_and_the_next_preview_is_answered(
     database: Database, start: Start, scoring_id: str, monkeypatch: pytest.MonkeyPatch, mishap: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(previewing, "MAX_ANSWER_BYTES", 2**22)
+    monkeypatch.setattr(child, "MAX_REPLY_BYTES", 2**22)
     start(database, answer_seconds=1.5)
     failed = wait_for(database, ask(database, scoring_id, mishap))
     assert failed.state == "failed"

@@ -13,7 +13,7 @@ import pytest
 
 from app.domain.errors import Unavailable
 from app.ingest.__main__ import as_studio_error
-from app.ingest.pool import MODULE, IngestPool
+from app.ingest.pool import COMMAND, IngestPool
 from app.settings import Settings
 from app.system.child import Child
 from tests.ingest.test_read import BAD_ROWS, REFUSED
@@ -59,9 +59,9 @@ def test_small_files_that_come_together_wait_for_the_children_that_are_there(tmp
     started = []
 
     class Counted(Child):
-        def __init__(self, module: str) -> None:
-            started.append(module)
-            super().__init__(module)
+        def __init__(self, command: tuple[str, ...]) -> None:
+            started.append(command)
+            super().__init__(command)
 
     monkeypatch.setattr("app.ingest.pool.Child", Counted)
     monkeypatch.setattr("app.ingest.pool.START_SECONDS", 60.0)  # the clock: no machine is too slow for this test
@@ -98,7 +98,7 @@ def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
     gzip.compress(b" " * 200 * 2**20),
 ])  # fmt: skip
 def test_a_bomb_is_refused_in_bounded_memory(tmp_path, bomb):
-    child = Child(MODULE)
+    child = Child(COMMAND)
     reply = child.ask({**job(tmp_path, bomb), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
     status = Path(f"/proc/{child._process.pid}/status").read_text()
     child.stop()
@@ -129,14 +129,14 @@ def test_fifty_small_files_a_second(pool, tmp_path, clock):
 
 def test_no_secret_reaches_a_child(pool, monkeypatch):
     monkeypatch.setenv("STUDIO_DATABASE_URL", "postgresql://secret")
-    child = Child(MODULE)
+    child = Child(COMMAND)
     environment = Path(f"/proc/{child._process.pid}/environ").read_bytes()
     child.stop()
     assert b"STUDIO" not in environment
 
 
 def test_no_bad_file_costs_much_time_or_memory(tmp_path, clock):
-    child = Child(MODULE)
+    child = Child(COMMAND)
     for content in (*(content for content, _ in REFUSED.values()), *(content for content, _ in BAD_ROWS.values())):
         reply = child.ask({**job(tmp_path, content), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
         assert reply is not None

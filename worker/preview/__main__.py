@@ -7,49 +7,29 @@ stdin ends.
 
 import json
 import logging
-import os
-import select
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from app.domain.errors import InvalidInput, StudioError
 from app.domain.preview import PreviewJob
 from app.domain.problems import parse
+from app.system.child import read_jobs
 from worker.preview.grid import preview
 from worker.preview.scores import KeptScorings
 
 IDLE_SECONDS = 600.0
-READ_BYTES = 1 << 16
 UNEXPECTED = "The preview could not be computed: something unexpected happened. The worker's log says what."
 MEMORY = "The preview needs more memory than there is: ask for fewer λ, presets or batch sizes."
 log = logging.getLogger("worker.preview")
 
 
 def main() -> None:
-    """Answer until stdin ends or nothing is asked for a while. What is printed by accident goes to stderr."""
+    """Answer until stdin ends or nothing is asked for a while."""
     logging.basicConfig(format="preview: %(levelname)s %(message)s")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
     kept = KeptScorings()
     idle_seconds = float(sys.argv[1]) if len(sys.argv) > 1 else IDLE_SECONDS
-    for line in read_lines(0, idle_seconds):
-        answers.write(json.dumps(answer(line, kept), ensure_ascii=False) + "\n")
-        answers.flush()
-
-
-def read_lines(descriptor: int, idle_seconds: float) -> Iterator[bytes]:
-    """Lines as they come; ends with the input, or when none has come for `idle_seconds`."""
-    waiting = bytearray()
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], idle_seconds)
-        piece = os.read(descriptor, READ_BYTES) if ready else b""
-        if not piece:
-            return
-        waiting += piece
-        while b"\n" in waiting:
-            line, _, waiting = waiting.partition(b"\n")
-            yield bytes(line)
+    for line, reply in read_jobs(idle_seconds):
+        reply(answer(line, kept))
 
 
 def answer(line: bytes, kept: KeptScorings) -> dict[str, Any]:

@@ -6,9 +6,6 @@ A template that refuses a conversation or has a mistake is not judged here.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +15,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.system.installation import ROOT, module_command
+from app.system.child import ReplyLost, ask_once, read_jobs
+from app.system.installation import module_command
 from app.system.limits import limit_memory, limit_processor
 
 CPU_SECONDS = 1  # a usual template takes a thousandth of it
@@ -46,17 +44,11 @@ def find_fault(templates: Sequence[str], tokens: Mapping[str, str]) -> str:
     """
     if not templates:
         return ""
-    question = json.dumps({"templates": list(templates), "tokens": dict(tokens)})
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
-    command = module_command("app.ingest.models.chat_template")
+    question = {"templates": list(templates), "tokens": dict(tokens)}
     try:
-        done = subprocess.run(
-            command, input=question, capture_output=True, text=True, timeout=WAIT_SECONDS, env=environment, check=False
-        )
-        message: str = json.loads(done.stdout)["message"]
-    except (subprocess.TimeoutExpired, ValueError):
+        return str(ask_once(module_command("app.ingest.models.chat_template"), question, WAIT_SECONDS)["message"])
+    except ReplyLost:
         return endless()
-    return message
 
 
 def endless() -> str:
@@ -118,11 +110,12 @@ def date_of(_: str) -> str:
 
 def main() -> None:
     """Answer the question on stdin, within limits; past them the kernel ends this process."""
-    question = json.load(sys.stdin)
-    limit_memory(MEMORY_BYTES)
-    limit_processor(CPU_SECONDS)
-    faults = (try_out(template, question["tokens"]) for template in question["templates"])
-    json.dump({"message": next(filter(None, faults), "")}, sys.stdout)
+    for line, reply in read_jobs():
+        question = json.loads(line)
+        limit_memory(MEMORY_BYTES)
+        limit_processor(CPU_SECONDS)
+        faults = (try_out(template, question["tokens"]) for template in question["templates"])
+        reply({"message": next(filter(None, faults), "")})
 
 
 if __name__ == "__main__":

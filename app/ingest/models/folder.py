@@ -8,9 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from typing import Any
 from app.domain.errors import ModelInvalid
 from app.ingest.models.chat_template import find_fault
 from app.ingest.models.files import FolderReader, Headers, Refused, as_object, read_weights
-from app.system.installation import ROOT, module_command
+from app.system.child import ReplyLost, ask_once, read_jobs
+from app.system.installation import module_command
 from app.system.limits import limit_memory, limit_processor
 
 MAX_JSON_BYTES = 4 * 2**20
@@ -58,17 +56,11 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
 
     Raises: ModelInvalid with the field `path`.
     """
-    question = json.dumps({"folder": str(folder), "roots": [str(root) for root in roots]})
-    command = module_command("app.ingest.models.folder")
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
+    question = {"folder": str(folder), "roots": [str(root) for root in roots]}
     try:
-        done = subprocess.run(
-            command, input=question, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment, check=False
-        )
-        answer = json.loads(done.stdout) if done.returncode == 0 else {}
-        if done.returncode:
-            log.warning("looking at %s ended with status %s: %s", folder, done.returncode, done.stderr[-500:])
-    except subprocess.TimeoutExpired:
+        answer = ask_once(module_command("app.ingest.models.folder"), question, CHILD_SECONDS)
+    except ReplyLost as lost:
+        log.warning("looking at %s came to nothing: %s", folder, lost)
         answer = {}
     if "facts" not in answer:
         message = answer.get("message", "The folder's files are too large or too deeply nested to be a model's.")
@@ -247,14 +239,14 @@ def main() -> None:
     """Answer the question on stdin, within limits."""
     limit_memory(CHILD_MEMORY_BYTES)
     limit_processor(CHILD_SECONDS)
-    question = json.load(sys.stdin)
-    try:
-        answer: dict[str, Any] = {"facts": inspect(Path(question["folder"]), [Path(root) for root in question["roots"]])}
-    except Refused as refused:
-        answer = {"message": str(refused)}
-    except OSError as error:
-        answer = {"message": f"The folder can't be read: {error.strerror}."}
-    json.dump(answer, sys.stdout)
+    for line, reply in read_jobs():
+        question = json.loads(line)
+        try:
+            reply({"facts": inspect(Path(question["folder"]), [Path(root) for root in question["roots"]])})
+        except Refused as refused:
+            reply({"message": str(refused)})
+        except OSError as error:
+            reply({"message": f"The folder can't be read: {error.strerror}."})
 
 
 if __name__ == "__main__":

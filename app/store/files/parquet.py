@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.errors import Unavailable
-from app.system.child import Child
+from app.system.child import Child, ReplyLost
+from app.system.installation import module_command
 
-MODULE = "app.store.files.reader"
+COMMAND = module_command("app.store.files.reader")
 SECONDS = 60.0
 
 _lock = threading.Lock()
@@ -39,10 +40,12 @@ def _ask(job: dict[str, Any]) -> list[dict[str, Any]]:
     global _reader
     with _lock:
         if _reader is None or not _reader.alive:
-            _reader = Child(MODULE)
-        reply = _reader.ask(job, SECONDS)
-    if reply is None:
-        raise Unavailable(f"The file {Path(job['path']).name} could not be read: try again in a few seconds.")
+            _reader = Child(COMMAND)
+        try:
+            reply = _reader.ask(job, SECONDS)
+        except ReplyLost:
+            _reader.stop()
+            raise Unavailable(f"The file {Path(job['path']).name} could not be read: try again in a few seconds.") from None
     if "missing" in reply:
         raise FileNotFoundError(job["path"])
     rows: list[dict[str, Any]] = reply["rows"]

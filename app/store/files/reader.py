@@ -5,20 +5,20 @@ Reply: {"rows": [...]}, or {"missing": true} when there is no such file.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from app.system.child import read_jobs
 
 Rows = list[dict[str, Any]]
 
 
 def main() -> None:
     """Answer until stdin ends."""
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    for line, reply in read_jobs():
+        reply(answer(json.loads(line)))
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
