@@ -7,9 +7,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.settings import Settings
-from app.store.columns import UtcDateTime
 from app.store.database import WRITE, create_engine_for
-from app.store.tables import Base
+from app.store.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: object, _context: object) -> str | bool:

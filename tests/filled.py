@@ -5,9 +5,8 @@ from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, Float, Integer, Table, select
 
-from app.store.columns import UtcDateTime
 from app.store.database import Database
-from app.store.tables import Base
+from app.store.tables import Base, UtcDateTime
 
 NUM_ROWS = 3
 FLOATS = (0.1 + 0.2, 5e-324, 1.7976931348623157e308)

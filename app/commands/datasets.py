@@ -6,42 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from app.commands.client import Client, CommandFailed
+from app.commands.recipes import read_document
 from app.commands.terminal import facts, table
 from app.settings import Settings
 from app.system.sizes import describe_size
 
 group = typer.Typer(no_args_is_help=True, help="Preference data.")
-MAX_DOCUMENT_BYTES = 2**20
 UPLOAD_SECONDS = 3600.0
 POLL_SECONDS = 1.0
 LINES_SHOWN = 5
-
-
-def read_document(path: Path) -> Any:
-    """A small YAML or JSON file.
-
-    Raises: CommandFailed.
-    """
-    if not path.is_file():
-        raise CommandFailed(f"There is no file {path}.")
-    if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise CommandFailed(f"{path} is larger than {MAX_DOCUMENT_BYTES:,} bytes.")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        raise CommandFailed(f"{path} can't be read as YAML{f' (line {where.line + 1})' if where else ''}.") from error
-
-
-def read_recipe(path: Path | None) -> dict[str, Any]:
-    """The settings in a recipe's file; none without one. Raises: CommandFailed."""
-    body = read_document(path) if path else {}
-    if not isinstance(body, dict):
-        raise CommandFailed(f"{path} should hold a recipe: settings by name.")
-    return body
 
 
 @group.command("add")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.metrics import CATALOGUE
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.domain.run import RunState
 
 SHOWN = (

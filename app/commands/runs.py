@@ -1,29 +1,21 @@
 """`varstudio runs`: launch, watch and steer runs over REST."""
 
 import hashlib
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 
 from app.commands import queue
-from app.commands.client import Client, CommandFailed, Unreachable
-from app.commands.datasets import read_recipe
-from app.commands.progress import RunProgress
-from app.commands.terminal import err, out, table
+from app.commands.client import Client, CommandFailed
+from app.commands.events import follow
+from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
+from app.commands.terminal import out, table
 from app.settings import Settings
 from app.system.files import writing
 
 group = typer.Typer(no_args_is_help=True, help="VAR runs.")
-RETRY_SECONDS = 2.0
-GIVE_UP_SECONDS = 300.0
 CHUNK_BYTES = 2**20
-OPTIONS = {"policy.model": "--policy", "reward.model": "--reward", "reward.source": "--reward"}  # named unlike their fields
 
 
 @group.command("launch")
@@ -60,44 +52,6 @@ def launch(
         follow(client, run["id"])
 
 
-@contextmanager
-def named_as_typed(sections: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """A refusal of what an option gave names that option, not the recipe's field."""
-    given = {
-        f"{section}.{key}".strip("."): OPTIONS.get(f"{section}.{key}", f"--{key.replace('_', '-')}")
-        for section, options in sections.items()
-        for key, value in options.items()
-        if value is not None
-    }
-    try:
-        yield
-    except CommandFailed as error:
-        fields = [str(problem.get("field", "")) for problem in error.problems]
-        problems = [{**problem, "field": given.get(field, field)} for problem, field in zip(error.problems, fields, strict=True)]
-        field, _, rest = error.detail.partition(" ")
-        raise CommandFailed(f"{given.get(field, field)} {rest}".strip(), problems=problems, extra=error.extra) from None
-
-
-def reward_of(reward: str | None) -> dict[str, Any]:
-    if reward in {None, "rating", "preference"}:
-        return {"source": reward}
-    return {"source": "model", "model": reward}
-
-
-def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The recipe with the options that were given."""
-    merged = dict(body)
-    for section, options in sections.items():
-        given = {key: value for key, value in options.items() if value is not None}
-        if not given:
-            continue
-        if section:
-            merged[section] = {**(merged.get(section) or {}), **given}
-        else:
-            merged |= given
-    return merged
-
-
 @group.command("list")
 def list_(
     state: Annotated[str | None, typer.Option()] = None,
@@ -120,52 +74,6 @@ def show(run_id: str) -> None:
 def watch(run_id: str) -> None:
     """Follow a run to its end, from its beginning; exit status 0 when it has succeeded."""
     follow(Client(Settings()), run_id)
-
-
-def follow(client: Client, run_id: str) -> None:
-    """Raises: CommandFailed when the run didn't succeed."""
-    run = client.get(f"/runs/{run_id}")
-    with RunProgress(run["name"], out) as progress:
-        for kind, payload in live_events(client, run_id):
-            progress.take(kind, payload)
-    if progress.state != "succeeded":
-        raise CommandFailed(progress.ending)
-
-
-def live_events(client: Client, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The run's events to its final state; a lost connection is taken up where it broke."""
-    seq, seen_at = 0, time.monotonic()
-    while True:
-        headers = {"last-event-id": str(seq)} if seq else {}
-        try:
-            with client.stream(f"/runs/{run_id}/stream", headers) as response:
-                if response.status_code == httpx.codes.NO_CONTENT:
-                    return
-                for event in parse_events(response.iter_lines()):
-                    if event.get("event") == "end":
-                        return
-                    entry = json.loads(event["data"])
-                    seq, seen_at = entry["seq"], time.monotonic()
-                    yield entry["kind"], entry["payload"]
-        except Unreachable:
-            if time.monotonic() - seen_at > GIVE_UP_SECONDS:
-                raise
-        err.print("The connection was lost; trying again …", style="dim")
-        time.sleep(RETRY_SECONDS)
-
-
-def parse_events(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    """Server-sent events as dictionaries of their fields; comments and empty ones are left out."""
-    event: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        if line and name:
-            event[name] = value.removeprefix(" ")
-        elif not line and "data" in event:
-            yield event
-            event = {}
-        elif not line:
-            event = {}
 
 
 @group.command("cancel")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client, CommandFailed, Unreachable
-from app.commands.datasets import read_recipe
-from app.commands.runs import follow, merge, named_as_typed, reward_of
+from app.commands.events import follow
+from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
+from app.domain.numbers import percent, signed
 from app.settings import Settings
 from app.system.sizes import describe_size
-from app.web.rendering.format import percent, signed
 
 group = typer.Typer(no_args_is_help=True, help="Scorings: scores computed once, reused by every run, λ and preview.")
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from app.commands.client import Client, CommandFailed, Unreachable
-from app.commands.datasets import read_document
+from app.commands.recipes import read_document
 from app.commands.terminal import err, lines_of, out, table
 from app.settings import Settings
 

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from app.commands.client import CommandFailed
-from app.commands.datasets import read_document
 from app.commands.progress import RunProgress
+from app.commands.recipes import read_document
 from app.commands.terminal import err, out, table
 from app.domain.dataset import Audit, ColumnMapping
 from app.domain.errors import DatasetInvalid, RecipeInvalid

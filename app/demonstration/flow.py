@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from app.commands.client import Client, CommandFailed, token_path
-from app.commands.runs import follow
+from app.commands.events import follow
 from app.commands.up import Children, check_address, prepare
 from app.demonstration.making import Making
 from app.demonstration.result import AnswerPair, Result, show, verdict

@@ -11,7 +11,7 @@ from statistics import fmean, median, pstdev, stdev
 from typing import TypeGuard
 
 from app.domain.events import FindingRaised
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.domain.scoring import FLAT_STD
 from app.domain.signatures import SIGNATURES
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.domain.recipe import Recipe
 
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing

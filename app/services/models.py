@@ -16,7 +16,7 @@ from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
 from app.settings import Settings
 from app.store import models, scorings
-from app.store.database import now
+from app.store.database import Database, now
 from app.store.files.files import DEMONSTRATION, Files
 from app.store.runs import get_run
 from app.store.signals.after_commit import after_commit
@@ -180,6 +180,29 @@ def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
     session.add(model)
     session.flush()
     return model
+
+
+def examine_within(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> ModelCandidate:
+    """Examine a model in a reading session of its own and keep its files, before the transaction that adds it.
+
+    Raises: as `examine`.
+    """
+    with database.reading() as session:
+        candidate = examine(session, files, settings, owner_id, asked)
+    return keep(files, candidate)
+
+
+def add_within(database: Database, files: Files, owner_id: str, candidate: ModelCandidate) -> Model:
+    """Add an examined model in a transaction of its own; its kept files go again when that fails.
+
+    Raises: as `add`.
+    """
+    try:
+        with database.writing() as session:
+            return add(session, owner_id, candidate)
+    except BaseException:
+        discard(files, candidate)
+        raise
 
 
 def refuse_same(known: Sequence[Model], candidate: ModelCandidate) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.system.files import writing
 from app.system.installation import module_command
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts

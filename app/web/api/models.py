@@ -9,10 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.domain.model import ModelKind, ModelOrigin, ModelRequest
 from app.services import models as service
-from app.settings import Settings
 from app.store import models as store
-from app.store.database import Database
-from app.store.files.files import Files
 from app.store.tables import Model
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (
@@ -84,26 +81,10 @@ async def add_model(
 ) -> ModelView:
     """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind. 409 names
     the model that a folder is already."""
-    candidate = await run_in_threadpool(examine, database, files, settings, user.id, asked)
-    added = await write_apart(request, add, database, files, user.id, candidate)
+    candidate = await run_in_threadpool(service.examine_within, database, files, settings, user.id, asked)
+    added = await write_apart(request, service.add_within, database, files, user.id, candidate)
     response.headers["location"] = f"/api/v1/models/{added.id}"
-    return added
-
-
-def examine(database: Database, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> service.ModelCandidate:
-    """The look takes a while, so it stands before the transaction that writes."""
-    with database.reading() as session:
-        candidate = service.examine(session, files, settings, owner_id, asked)
-    return service.keep(files, candidate)
-
-
-def add(database: Database, files: Files, owner_id: str, candidate: service.ModelCandidate) -> ModelView:
-    try:
-        with database.writing() as session:
-            return show(service.add(session, owner_id, candidate))
-    except BaseException:
-        service.discard(files, candidate)
-        raise
+    return show(added)
 
 
 @router.get("", operation_id="list_models", summary="List models")

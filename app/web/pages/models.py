@@ -19,7 +19,6 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.tables import Model, Run
-from app.web.api.models import add, examine
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.choices import Choice, run_choices
 from app.web.rendering.environment import Context, render
@@ -72,7 +71,7 @@ async def register_model(
     def register() -> Response:
         try:
             asked = parse(ModelRequest, {**values, "revision": values["revision"] or None}, ModelInvalid)
-            add(database, files, user.id, examine(database, files, settings, user.id, asked))
+            service.add_within(database, files, user.id, service.examine_within(database, files, settings, user.id, asked))
         except StudioError as error:
             with database.reading() as session:
                 return page(request, session, user.id, settings, values, error=error)

@@ -17,8 +17,7 @@ from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
-from app.web.pages import charts
-from app.web.pages.sections import TILES, Section, sections_of
+from app.web.pages.charts import JUDGED, TILES, Section, sections_of
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count, duration, percent
 
@@ -190,7 +189,7 @@ def reason_for(keys: Sequence[str], run: Run) -> str:
         return "Nothing is held out (the held-out share is 0), so nothing is evaluated."
     if is_answer and settings["num_prompts"] == 0:
         return "No held-out prompts are answered in this run."
-    if keys and set(keys) <= charts.JUDGED and not (reward["model"] or reward["judge"]):
+    if keys and set(keys) <= JUDGED and not (reward["model"] or reward["judge"]):
         why = f"this run's rewards come from the {reward['source']}" if method_of(run) is Method.VAR else "this run has neither"
         return f"Needs a reward model or a judge; {why}."
     what = "evaluation" if is_evaluation else "step"

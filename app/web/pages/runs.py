@@ -17,10 +17,10 @@ from app.store import runs as store
 from app.store.runs import RunRow
 from app.store.tables import Attempt, JournalEntry, Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.pages.charts import TILES, Section, Tile, keys
 from app.web.pages.run_queue import Steering, steering_of
 from app.web.pages.run_status import RunStatus, method_of, shown_sections, standing_of
 from app.web.pages.run_stream import Shown, show
-from app.web.pages.sections import TILES, Section, Tile, keys
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count
 

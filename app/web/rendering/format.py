@@ -1,29 +1,13 @@
 """How numbers, sizes, times and names are written on the pages; each is a Jinja filter of the same name."""
 
-import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
-NOTHING = "–"
-MINUS = "−"
-THIN = "\N{THIN SPACE}"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits; very small and large ones as a power of ten. `–` when there is no number."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return NOTHING
-    size = abs(value)
-    if value == 0:
-        return "0"
-    if size < 1e-3 or size >= 1e6:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa.replace('-', MINUS)}e{int(exponent)}".replace("e-", f"e{MINUS}")
-    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-    return f"{value:,.{min(decimals, 6)}f}".replace(",", THIN).replace("-", MINUS)
+from app.domain import numbers
+from app.domain.numbers import MINUS, NOTHING, THIN, number, signed
 
 
 def exact(value: float | None) -> str:
@@ -38,15 +22,9 @@ def count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}".replace(",", THIN)
 
 
-def signed(value: float | None, digits: int = 3) -> str:
-    """A difference, with its sign."""
-    text = number(value, digits)
-    return f"+{text}" if value is not None and value > 0 and text != NOTHING else text
-
-
 def percent(value: float | None, decimals: int = 0) -> str:
     """A share of one as per cent."""
-    return NOTHING if value is None else f"{value * 100:.{decimals}f}{THIN}%".replace("-", MINUS)
+    return numbers.percent(value, decimals).replace(" ", THIN).replace("-", MINUS)
 
 
 def size(value: float | None) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.metrics import WEIGHT_EDGES
+from app.domain.numbers import number
 from app.domain.scoring import RewardCheck
-from app.web.rendering.format import count, counted, number, percent
+from app.web.rendering.format import count, counted, percent
 
 WIDTH, HEIGHT, GAP, WIDEST = 360, 96, 0.12, 60
 LEFT, RIGHT = 4, 4  # of the scale of shares

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app.domain.errors import RecipeInvalid
 from app.domain.events import ScoringKept
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import ModelInvalid
-from app.domain.percent import percent
+from app.domain.numbers import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from worker.stages.attempt import AttemptContext
