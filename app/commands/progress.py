@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.metrics import CATALOGUE
-from app.domain.numbers import percent
 from app.domain.run import RunState
+from app.system.numbers import percent
 
 SHOWN = (
     "loss", "learning_rate", "grad_norm", "weight/ess_share", "weight/share_chosen", "weight/max", "reward/gap",

@@ -11,8 +11,8 @@ from app.commands.client import Client, CommandFailed, Unreachable
 from app.commands.events import follow
 from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
-from app.domain.numbers import percent, signed
 from app.settings import Settings
+from app.system.numbers import percent, signed
 from app.system.sizes import describe_size
 
 group = typer.Typer(no_args_is_help=True, help="Scorings: scores computed once, reused by every run, λ and preview.")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.domain.findings import wilson_interval
-from app.domain.numbers import percent
+from app.system.numbers import percent
 
 NEEDED_PROMPTS = 100
 NEEDED_GAIN = 1.0  # in standard deviations of the base's rewards

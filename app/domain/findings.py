@@ -11,9 +11,9 @@ from statistics import fmean, median, pstdev, stdev
 from typing import TypeGuard
 
 from app.domain.events import FindingRaised
-from app.domain.numbers import percent
 from app.domain.scoring import FLAT_STD
 from app.domain.signatures import SIGNATURES
+from app.system.numbers import percent
 
 Metrics = Mapping[str, float | None]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.domain.numbers import percent
 from app.domain.recipe import Recipe
+from app.system.numbers import percent
 
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
 

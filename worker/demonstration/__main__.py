@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from app.domain.numbers import percent
 from app.system.files import writing
 from app.system.installation import module_command
+from app.system.numbers import percent
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
 NUM_PAIRS = 800  # uploaded; a fifth of them is held out by the recipe

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from app.domain import numbers
-from app.domain.numbers import MINUS, NOTHING, THIN, number, signed
+from app.system import numbers
+from app.system.numbers import MINUS, NOTHING, THIN, number, signed
 
 
 def exact(value: float | None) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.numbers import number
 from app.domain.scoring import RewardCheck
+from app.system.numbers import number
 from app.web.rendering.format import count, counted, percent
 
 WIDTH, HEIGHT, GAP, WIDEST = 360, 96, 0.12, 60

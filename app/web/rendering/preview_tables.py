@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 from app.domain.events import FindingRaised
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.numbers import number
 from app.domain.preview import PreviewCell, PreviewResult, Suggestion
 from app.domain.scoring import RewardCheck
+from app.system.numbers import number
 from app.web.rendering.format import count, exact, percent
 from app.web.rendering.histogram import Bar
 from app.web.rendering.wording import option_text

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from app.domain.errors import RecipeInvalid
 from app.domain.events import ScoringKept
-from app.domain.numbers import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
+from app.system.numbers import percent
 from worker.models.adapter import LanguageModel
 from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground

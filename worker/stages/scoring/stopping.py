@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import ModelInvalid
-from app.domain.numbers import percent
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
+from app.system.numbers import percent
 from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import EARLY, Layout, read_dropped
