@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.domain.lengths import fit_window
 from app.domain.recipe import Method, Recipe
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # 4 bits, a byte per 64 values, a float32 per 256 of these bytes
@@ -177,3 +176,14 @@ def _shared(recipe: Recipe, value: float) -> float:
 
 def _width(recipe: Recipe) -> int:
     return 2 if recipe.policy.dtype == "bfloat16" else 4
+
+
+def fit_window(max_prompt: int, max_response: int, window: int | None) -> tuple[int, int]:
+    """The limits of prompt and response, in tokens, shrunk until both fit the context window; None: it has no limit.
+
+    The response keeps at least half of the window. The prompt's limit is 0 or less where the window leaves no room for one.
+    """
+    if window is None or max_prompt + max(max_response, 1) <= window:
+        return max_prompt, max_response
+    max_response = min(max_response, max(window - max_prompt, window // 2))
+    return min(max_prompt, window - max_response), max_response

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.memory import Load, plan_memory
+from app.domain.memory import Load, fit_window, plan_memory
 from app.domain.recipe import Recipe
 
 # Qwen2.5: their published configurations and parameter counts
@@ -101,3 +101,19 @@ def test_rows_are_no_longer_than_the_models_context_window() -> None:
 def test_a_model_of_unknown_shape_has_no_plan(missing: str) -> None:
     assert plan_memory(recipe(), {**SMALL, missing: None}) is None
     assert plan_memory(recipe(), {}) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "window", "fitted"),
+    [
+        ((512, 512), None, (512, 512)),
+        ((512, 512), 4096, (512, 512)),
+        ((512, 512), 512, (256, 256)),
+        ((64, 512), 512, (64, 448)),
+        ((512, 64), 512, (448, 64)),
+    ],
+)
+def test_limits_shrink_to_the_window_and_the_response_keeps_half_of_it(
+    limits: tuple[int, int], window: int | None, fitted: tuple[int, int]
+) -> None:
+    assert fit_window(*limits, window) == fitted

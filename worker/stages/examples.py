@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from app.domain.errors import DatasetInvalid, RecipeInvalid
-from app.domain.lengths import fit_window
+from app.domain.memory import fit_window
 from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.prompts import PromptFormat, PromptRefused, Turn
 
