@@ -34,8 +34,14 @@ LONG = {"flow", "faults", "browser", "box", "demonstration", "cli", "worker"}
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the folders of long tests first; within them the order stays as random as it is."""
+    """Put the folders of long tests first, and a story's tests in their order; the rest stays as random as it is."""
     items.sort(key=lambda item: item.path.relative_to(CHECKOUT).parts[1] not in LONG)
+    for path in {item.path for item in items if item.get_closest_marker("in_order")}:
+        places = [place for place, item in enumerate(items) if item.path == path]
+        for place, item in zip(
+            places, sorted((items[place] for place in places), key=lambda item: item.location[1]), strict=True
+        ):
+            items[place] = item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

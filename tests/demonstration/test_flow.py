@@ -12,6 +12,8 @@ import pytest
 
 from tests.flow.studio import free_port
 
+pytestmark = pytest.mark.in_order
+
 SCALE = "0.02"
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.flow.studio import Studio
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.shared, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.shared
 
 CLOCKED = {"step_seconds", "tokens_per_second", "peak_memory_bytes"}  # what no two runs have alike
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.flow.studio import Studio
 
-pytestmark = [pytest.mark.shared, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.shared, pytest.mark.in_order]
 
 HELPSTEER: dict[str, Any] = {
     "shape": "rated",

@@ -11,7 +11,7 @@ from tests.timing import Clock
 from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.in_order
 
 SMALL: dict[str, Any] = {
     "tokens": {"max_prompt": 64, "max_response": 48},

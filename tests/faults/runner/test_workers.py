@@ -19,8 +19,6 @@ REAL_WORKER = Path(__file__).with_name("real_worker.py")
 HELD_AT = 5  # the runner stands still after this step, until the test lets it go on
 SETTINGS = {"runner_threads": "1", "grace_seconds": "60", "lease_seconds": "3"}
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture
 def open_scene(workshop: Workshop) -> Iterator[Callable[[House], Scene]]:
