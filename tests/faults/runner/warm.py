@@ -29,7 +29,6 @@ class Nursery:
     """The process that forks runners, and this one as who adopts them."""
 
     def __init__(self) -> None:
-        adopt_orphans(True)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.runner.warm"],
             cwd=CHECKOUT,
@@ -44,13 +43,16 @@ class Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"command": list(command), "log": os.fspath(output.name), "parent": os.getpid(), "mark": mark}
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        return Adopted(int(self._process.stdout.readline()))
+        adopt_orphans(True)  # and not for longer: those of other tests are init's
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            return Adopted(int(self._process.stdout.readline()))
+        finally:
+            adopt_orphans(False)
 
     def close(self) -> None:
         self._process.communicate()
-        adopt_orphans(False)
 
 
 class Adopted:
