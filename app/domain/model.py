@@ -18,6 +18,6 @@ class ModelRequest(BaseModel):
     kind: ModelKind = Field(description="policy: a causal language model. reward: a sequence classifier with one label.")
     source: ModelOrigin
     name: Line = Field("", max_length=200, description="The hub's name of the model; otherwise what people call it.")
-    path: Line = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
+    path: str = Field("", max_length=1000, description="Full path of a folder below STUDIO_MODEL_ROOTS.")
     run_id: Line = Field("", max_length=80, description="A succeeded run, whose policy is taken.")
     revision: Line | None = Field(None, max_length=120, description="Branch, tag or commit on the hub.")

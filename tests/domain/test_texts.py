@@ -34,8 +34,8 @@ def test_sweeps_and_models_are_refused_as_recipes_are(text: str) -> None:
         parse_request({"name": text, "recipe": RECIPE, "lambda": [0.1]})
     assert fields_of(refused.value) == ["name"]
     with pytest.raises(InvalidInput) as refused:
-        parse(ModelRequest, {"kind": "policy", "source": "folder", "path": text}, InvalidInput)
-    assert fields_of(refused.value) == ["path"]
+        parse(ModelRequest, {"kind": "policy", "source": "hub", "name": text}, InvalidInput)
+    assert fields_of(refused.value) == ["name"]
 
 
 @pytest.mark.parametrize(("name", "is_known"), [("a\nb", True), ("a\0b", False), ("a\ud800b", False)])
