@@ -57,17 +57,17 @@ def install() -> bool:
 
 
 def installed() -> bool:
-    """Whether every served file is there."""
+    """Return whether every served file is there."""
     return all((VENDOR / name).is_file() for name in SERVED)
 
 
 def is_current() -> bool:
-    """Whether static/vendor holds what the lock file and the lists above name."""
+    """Return whether static/vendor holds what the lock file and the lists above name."""
     return installed() and STAMP.is_file() and STAMP.read_text() == digest()
 
 
 def digest() -> str:
-    """What is to be in static/vendor, in 64 characters."""
+    """Return what is to be in static/vendor, in 64 characters."""
     return hashlib.sha256((STATIC / "package-lock.json").read_bytes() + repr(SERVED | LICENSES).encode()).hexdigest()
 
 
@@ -81,7 +81,7 @@ def run_npm() -> None:
 
 
 def find_npm() -> list[str]:
-    """The start of an npm command line; raises AssetsMissing when there is none."""
+    """Return the start of an npm command line; raises AssetsMissing when there is none."""
     found = shutil.which("npm")
     if found:
         return [found]

@@ -31,7 +31,7 @@ _ids: ContextVar[dict[str, Any]] = ContextVar("log_ids", default={})  # noqa: B0
 
 @contextmanager
 def bound(**ids: Any) -> Iterator[None]:
-    """Every line that is logged inside carries these ids."""
+    """Provide every line that is logged inside carries these ids."""
     token = _ids.set({**_ids.get(), **ids})
     try:
         yield
@@ -54,7 +54,7 @@ class LineFormatter(logging.Formatter):
         return " ".join(f"{key}={quote(str(value))}" for key, value in fields.items())
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The line's fields in order, without those that are not known, and without secrets."""
+        """Return the line's fields in order, without those that are not known, and without secrets."""
         ids = {**self.fixed, **_ids.get(), **{name: value for name in IDS if (value := getattr(record, name, None)) is not None}}
         fields = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -77,14 +77,14 @@ class JsonFormatter(LineFormatter):
 
 
 def quote(value: str) -> str:
-    """The value, in quotes and escaped where it holds a separator or what is not printable: never more than one line."""
+    """Return the value, in quotes and escaped where it holds a separator or what is not printable: never more than one line."""
     if value and value.isprintable() and not NEEDS_QUOTES.search(value):
         return value
     return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def hide_secrets(text: str) -> str:
-    """The text without passwords in addresses, bearer tokens and login links."""
+    """Return the text without passwords in addresses, bearer tokens and login links."""
     for pattern, kept in SECRETS:
         text = pattern.sub(kept, text)
     return text

@@ -33,7 +33,7 @@ from app.web.stream import SharedReads
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
+    """Return the whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
     if settings is None:
         return create_own_app()
     app = FastAPI(
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def create_own_app() -> FastAPI:
-    """The application of a process of its own, by the environment; ends the process with a sentence when that can't be."""
+    """Return the application of a process of its own, by the environment; ends the process with a sentence when that can't be."""
     try:
         settings = Settings()
         logs.configure(settings.log_format, settings.log_level)
@@ -104,7 +104,7 @@ class PlainRefusal:
 
 
 def inner_router() -> APIRouter:
-    """All that one must be signed in for: default deny."""
+    """Return all that one must be signed in for: default deny."""
     router = APIRouter(dependencies=[Depends(require_user)])
     for inner in (login.inner_router, system.router, reference.router, api.router, pages.router):
         router.include_router(inner)

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
 
     def find_public_url_fault(self) -> str:
-        """Why users can't come by `public_url`, as a sentence; empty when they can."""
+        """Return why users can't come by `public_url`, as a sentence; empty when they can."""
         if not self.public_url:
             return ""
         try:
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with the first setting that can't be used, as a sentence that names its variable."""
+    """Return what is wrong with the first setting that can't be used, as a sentence that names its variable."""
     problem = problems_of(error)[0]
     name = problem["field"].upper()
     is_variable = any(name == field.validation_alias for field in Settings.model_fields.values())

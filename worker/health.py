@@ -16,7 +16,7 @@ from app.store.tables import Worker
 
 
 def main() -> int:
-    """The exit status; says on standard error why it is not 0."""
+    """Return the exit status; says on standard error why it is not 0."""
     settings = Settings()
     database = Database(settings)
     hostname = socket.gethostname()

@@ -75,7 +75,7 @@ def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks
 
 
 def judge(error: BaseException) -> OutcomeReached:
-    """The outcome of an attempt that ended with this exception."""
+    """Return the outcome of an attempt that ended with this exception."""
     if isinstance(error, Stopped):
         return OutcomeReached(outcome=error.outcome, reason=error.reason)
     _complain("".join(traceback.format_exception(error)))
@@ -105,7 +105,7 @@ def _say(attempt_dir: Path, event: Event) -> bool:
 
 
 def read_spec(attempt_dir: Path) -> RunSpec:
-    """The attempt's spec; raises InvalidInput."""
+    """Return the attempt's spec; raises InvalidInput."""
     try:
         return RunSpec.model_validate_json((attempt_dir / "spec.json").read_bytes())
     except OSError as error:

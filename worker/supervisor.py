@@ -237,7 +237,7 @@ class Supervisor:
         self._refuse_oversized()
 
     def _has_room(self) -> bool:
-        """Whether something new may be begun; the log says once why not, and once that it may again."""
+        """Return whether something new may be begun; the log says once why not, and once that it may again."""
         storage = self.database.disk.look() if self.database.disk.is_limited else None
         is_full = storage is not None and storage.is_full
         if storage is not None and is_full and not self._is_full:
@@ -248,14 +248,14 @@ class Supervisor:
         return not is_full
 
     def _find_free(self) -> list[int]:
-        """The free slots on GPUs of their own, or all free slots where there is no GPU."""
+        """Return the free slots on GPUs of their own, or all free slots where there is no GPU."""
         taken = {slot for attempt in self._running.values() for slot in attempt.slots}
         free = [slot for slot in range(self._num_slots) if slot not in taken]
         first = {self._gpu_of(slot): slot for slot in reversed(free)}
         return [slot for slot in free if slot == first[self._gpu_of(slot)]]
 
     def _gpu_of(self, slot: int) -> int:
-        """Which GPU the slot's process gets; without GPUs, the slot itself."""
+        """Return which GPU the slot's process gets; without GPUs, the slot itself."""
         return slot % len(self._gpus) if self._gpus else slot
 
     def _claim_into(self, slots: list[int]) -> bool:

@@ -18,7 +18,7 @@ UserName = Annotated[str, typer.Option("--user", help="Whose.")]
 
 
 def open_database(settings: Settings) -> Database:
-    """The database; the embedded one is made when it isn't there."""
+    """Return the database; the embedded one is made when it isn't there."""
     database = Database(settings)
     if not settings.database_url:
         database.migrate()

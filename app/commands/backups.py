@@ -52,7 +52,7 @@ def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio b
 
 
 def describe(manifest: BackupManifest) -> str:
-    """What a backup holds, in one line."""
+    """Return what a backup holds, in one line."""
     parts = f"{manifest.num_rows:,} rows of {len(manifest.tables)} tables and {len(manifest.files):,} files"
     return f"{parts} ({describe_size(manifest.num_bytes)}) of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
 

@@ -24,7 +24,7 @@ class Unreachable(CommandFailed):
 
 
 def token_path(settings: Settings) -> Path:
-    """Where `varstudio up` leaves a token for this machine's user."""
+    """Return where `varstudio up` leaves a token for this machine's user."""
     return settings.root / "cli-token"
 
 
@@ -72,7 +72,7 @@ class Client:
 
     @contextmanager
     def stream(self, path: str, headers: dict[str, str] | None = None, timeout_seconds: float = 60.0) -> Iterator[httpx.Response]:
-        """An answer that is read piece by piece.
+        """Provide an answer that is read piece by piece.
 
         Raises: CommandFailed.
         """

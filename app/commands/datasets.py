@@ -91,7 +91,7 @@ def show_dataset(dataset: dict[str, Any]) -> None:
 
 
 def places(dropped: dict[str, Any], numbering: str) -> str:
-    """Where rows were left out: "line 2", "rows 1, 4 …"."""
+    """Return where rows were left out: "line 2", "rows 1, 4 …"."""
     shown = dropped["lines"][:LINES_SHOWN]
     plural = "s" if len(shown) > 1 else ""
     return f"{numbering}{plural} {', '.join(map(str, shown))}{' …' if dropped['count'] > len(shown) else ''}"

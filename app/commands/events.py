@@ -26,7 +26,7 @@ def follow(client: Client, run_id: str) -> None:
 
 
 def live_events(client: Client, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The run's events to its final state; a lost connection is taken up where it broke."""
+    """Yield the run's events to its final state; a lost connection is taken up where it broke."""
     seq, seen_at = 0, time.monotonic()
     while True:
         headers = {"last-event-id": str(seq)} if seq else {}

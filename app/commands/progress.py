@@ -121,7 +121,7 @@ class RunProgress:
 
 
 def figure(key: str, value: float) -> str:
-    """A metric as people read it: `14 230 tokens/s`, `62.5 %`, `0.3172`; the unit only where the title doesn't say it."""
+    """Return a metric as people read it: `14 230 tokens/s`, `62.5 %`, `0.3172`; the unit only where the title doesn't say it."""
     unit = CATALOGUE[key].unit
     if unit == "share":
         return percent(value, 1)
@@ -130,12 +130,12 @@ def figure(key: str, value: float) -> str:
 
 
 def as_sentence(reason: str) -> str:
-    """A reason with a capital letter and a full stop."""
+    """Return a reason with a capital letter and a full stop."""
     return reason[:1].upper() + reason[1:] + ("" if reason.endswith((".", "!", "?", "…")) or not reason else ".")
 
 
 def note_of(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:
-    """An event as a line and its style; None for what the terminal doesn't show."""
+    """Return an event as a line and its style; None for what the terminal doesn't show."""
     if kind == "finding":
         style = {"info": "", "warning": "yellow", "error": "red"}[payload["severity"]]
         return f"{payload['title']}: {payload['evidence']} {payload['remedy']}", style

@@ -14,7 +14,7 @@ OPTIONS = {"policy.model": "--policy", "reward.model": "--reward", "reward.sourc
 
 
 def read_document(path: Path) -> Any:
-    """A small YAML or JSON file.
+    """Return a small YAML or JSON file.
 
     Raises: CommandFailed.
     """
@@ -30,7 +30,7 @@ def read_document(path: Path) -> Any:
 
 
 def read_recipe(path: Path | None) -> dict[str, Any]:
-    """The settings in a recipe's file; none without one. Raises: CommandFailed."""
+    """Return the settings in a recipe's file; none without one. Raises: CommandFailed."""
     body = read_document(path) if path else {}
     if not isinstance(body, dict):
         raise CommandFailed(f"{path} should hold a recipe: settings by name.")
@@ -39,7 +39,7 @@ def read_recipe(path: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def named_as_typed(sections: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """A refusal of what an option gave names that option, not the recipe's field."""
+    """Provide a refusal of what an option gave names that option, not the recipe's field."""
     given = {
         f"{section}.{key}".strip("."): OPTIONS.get(f"{section}.{key}", f"--{key.replace('_', '-')}")
         for section, options in sections.items()
@@ -62,7 +62,7 @@ def reward_of(reward: str | None) -> dict[str, Any]:
 
 
 def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The recipe with the options that were given."""
+    """Return the recipe with the options that were given."""
     merged = dict(body)
     for section, options in sections.items():
         given = {key: value for key, value in options.items() if value is not None}

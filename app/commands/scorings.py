@@ -157,7 +157,7 @@ def preview(
 
 
 def ask_patiently(client: Client, path: str, query: dict[str, Any]) -> Any:
-    """The answer; a worker that is busy or just starting is waited for."""
+    """Return the answer; a worker that is busy or just starting is waited for."""
     end = time.monotonic() + GIVE_UP_SECONDS
     while True:
         try:
@@ -199,7 +199,7 @@ def row_of(cell: dict[str, Any]) -> tuple[object, ...]:
 
 
 def spark(counts: list[int]) -> str:
-    """A histogram in one line; an empty bin is a space."""
+    """Return a histogram in one line; an empty bin is a space."""
     highest = max(counts, default=0)
     return "".join(BLOCKS[min(7, 8 * times // (highest + 1))] if times else " " for times in counts)
 

@@ -53,7 +53,7 @@ def launch(
 
 
 def grid_of(lambdas: list[float] | None, fields: list[str] | None, baselines: list[str] | None) -> dict[str, Any]:
-    """The options as a request has them.
+    """Return the options as a request has them.
 
     Raises: CommandFailed.
     """
@@ -69,7 +69,7 @@ def grid_of(lambdas: list[float] | None, fields: list[str] | None, baselines: li
 
 
 def read_value(text: str) -> Any:
-    """A number, true, false or null as such; everything else as text."""
+    """Return a number, true, false or null as such; everything else as text."""
     try:
         return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON
     except ValueError:
@@ -125,7 +125,7 @@ def number(value: float | None, form: str = ".3g") -> str:
 
 
 def verdict_of(sweep: dict[str, Any]) -> list[str]:
-    """The best, what isn't told apart from it, and what was better on the way, each as a line."""
+    """Return the best, what isn't told apart from it, and what was better on the way, each as a line."""
     labels = [one["label"] for one in sweep["variants"]]
     lines = [best_of(sweep, labels)] if sweep["best"] else []
     if peers := [labels[variant] for variant in sweep["not_told_apart"]]:
@@ -167,7 +167,7 @@ def follow(client: Client, sweep_id: str) -> None:
 
 
 def fetch(client: Client, sweep_id: str) -> dict[str, Any]:
-    """The sweep as it is now; a studio that is away for a while is waited for."""
+    """Return the sweep as it is now; a studio that is away for a while is waited for."""
     began = time.monotonic()
     while True:
         try:

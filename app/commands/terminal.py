@@ -27,7 +27,7 @@ def table(*columns: str, rows: Sequence[Sequence[object]]) -> None:
 
 
 def lines_of(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table, its head first."""
+    """Return the lines of a table, its head first."""
     cells = [list(columns), *([plain("" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

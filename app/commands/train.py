@@ -80,7 +80,7 @@ def refuse_too_many(num_processes: int, device: str) -> None:
 
 
 def find_near(name: str, recipe_file: Path) -> Path | None:
-    """A path as given, or beside the recipe."""
+    """Return a path as given, or beside the recipe."""
     for path in (Path(name).expanduser(), recipe_file.parent / name):
         if path.exists():
             return path.resolve()
@@ -88,7 +88,7 @@ def find_near(name: str, recipe_file: Path) -> Path | None:
 
 
 def read_data(source: Path, files: Files, mapping_file: Path | None, settings: Settings) -> Path:
-    """The data set in the internal form; what was left out is told."""
+    """Return the data set in the internal form; what was left out is told."""
     from app.ingest.ingest import ingest
     from app.ingest.limits import Limits  # reading needs pyarrow, which the other commands don't
 
@@ -110,7 +110,7 @@ def show_audit(audit: Audit) -> None:
 
 
 def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_file: Path, examples: Path, device: str) -> Path:
-    """The folder of the next attempt, with its spec."""
+    """Return the folder of the next attempt, with its spec."""
     number = 1 + len(list((files.run_dir(RUN_ID) / "attempts").glob("*")))
     attempt_dir = files.attempt_dir(RUN_ID, number)
     policy = model_source("policy.model", recipe.policy.model, recipe.policy.revision, recipe_file)
@@ -140,7 +140,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
 
 
 def model_source(field: str, name: str, revision: str | None, recipe_file: Path) -> ModelSource:
-    """A folder, when there is one of that name; else a name on the hub. `field`: where the recipe has the name."""
+    """Return a folder, when there is one of that name; else a name on the hub. `field`: where the recipe has the name."""
     folder = find_near(name, recipe_file)
     if folder is not None:
         return ModelSource(source="folder", path=str(folder))
@@ -171,7 +171,7 @@ def run_attempt(attempt_dir: Path, title: str) -> int:
 
 
 def follow_spool(path: Path, runner: subprocess.Popen[bytes]) -> Iterator[SpoolLine]:
-    """The spool's whole lines as they are written, until the runner has ended and all is read."""
+    """Yield the spool's whole lines as they are written, until the runner has ended and all is read."""
     offset = 0
     while True:
         ended = runner.poll() is not None
@@ -206,6 +206,6 @@ def tell_failure(attempt_dir: Path, status: int, progress: RunProgress) -> None:
 
 
 def can_go_on(attempt_dir: Path, progress: RunProgress) -> bool:
-    """Whether there is a checkpoint, and the same recipe may get further the next time."""
+    """Return whether there is a checkpoint, and the same recipe may get further the next time."""
     has_checkpoint = any((attempt_dir.parents[1] / "checkpoints").glob("step-*"))
     return has_checkpoint and (progress.state != Outcome.FAILED or progress.can_retry)

@@ -82,7 +82,9 @@ def check_address(settings: Settings) -> None:
 
 
 def describe_missing_roots(settings: Settings) -> list[str]:
-    """A sentence for each folder of STUDIO_MODEL_ROOTS that isn't there: models will be refused, and nothing else says why."""
+    """Return a sentence for each folder of STUDIO_MODEL_ROOTS that isn't there: models will be refused, and nothing else says
+    why.
+    """
     return [
         f"The folder {root} of STUDIO_MODEL_ROOTS does not exist, so no model can be taken from it. "
         "Several folders are written with a comma between two."
@@ -92,7 +94,7 @@ def describe_missing_roots(settings: Settings) -> list[str]:
 
 
 def describe_missing_parts(obstacle: str) -> list[str]:
-    """A sentence for what this installation lacks: a worker, by the `obstacle` to its start, and files of the pages."""
+    """Return a sentence for what this installation lacks: a worker, by the `obstacle` to its start, and files of the pages."""
     worker = [f"The studio starts without a worker: {obstacle}"] if obstacle else []
     missing = list_missing_files()
     files = [f"The pages won't work as meant, since {', '.join(missing)} can't be found: {restore_command()}"] if missing else []
@@ -197,7 +199,7 @@ class Children:
         return False
 
     def wait_for_an_end(self) -> str | None:
-        """The name of a child that ended by itself and can't be helped by a restart; None after a signal."""
+        """Return the name of a child that ended by itself and can't be helped by a restart; None after a signal."""
         while not self.stopping:
             for name, process in self.processes.items():
                 if name not in self.restart_at and process.poll() is not None and not self.plan_restart(name):

@@ -91,7 +91,7 @@ def workplace(settings: Settings) -> Path:
 
 
 def folder_of(settings: Settings, seed: int, scale: float) -> Path:
-    """Where data and models of this kind are; those of another seed stay as they are, since runs may use them."""
+    """Return where data and models of this kind are; those of another seed stay as they are, since runs may use them."""
     return workplace(settings) / f"seed-{seed}{'' if scale == 1 else f'-scale-{scale:g}'}"
 
 
@@ -103,7 +103,7 @@ def free_port(host: str) -> int:
 
 @contextmanager
 def studio(settings: Settings, console: Console) -> Iterator[Children]:
-    """The web and a worker, as `varstudio up` starts them; their output goes to a file.
+    """Provide the web and a worker, as `varstudio up` starts them; their output goes to a file.
 
     Raises: CommandFailed when one of them ends by itself.
     """
@@ -167,7 +167,7 @@ def align(settings: Settings, folder: Path, seed: int, console: Console) -> Resu
 
 
 def get_dataset(client: Client, path: Path) -> dict[str, Any]:
-    """The uploaded file: an earlier demonstration's when it is the same byte for byte.
+    """Return the uploaded file: an earlier demonstration's when it is the same byte for byte.
 
     Raises: CommandFailed.
     """
@@ -186,7 +186,7 @@ def get_dataset(client: Client, path: Path) -> dict[str, Any]:
 
 
 def get_model(client: Client, folder: Path, kind: str) -> dict[str, Any]:
-    """The registered model of this folder: an earlier one while its files are unchanged."""
+    """Return the registered model of this folder: an earlier one while its files are unchanged."""
     for known in client.get("/models", kind=kind, limit=200)["items"]:
         if known["path"] == str(folder) and client.get(f"/models/{known['id']}/check")["ok"]:
             return dict(known)
@@ -202,7 +202,9 @@ def cancel_unfinished(client: Client) -> None:
 
 
 def write_recipe(dataset: str, policy: str, reward: str, seed: int) -> dict[str, Any]:
-    """What is launched. λ = 0.4 keeps the weights healthy; 0.3 gains more, but now and then one response takes the batch."""
+    """Return what is launched. λ = 0.4 keeps the weights healthy; 0.3 gains more, but now and then one response takes the
+    batch.
+    """
     return {
         "name": RUN_NAME,
         "dataset": dataset,
@@ -241,7 +243,7 @@ def collect(client: Client, run_id: str) -> Result:
 
 
 def judge(prompts: list[str], answers: list[str]) -> list[float]:
-    """The true scores, asked of the worker's side, which made the help desk.
+    """Return the true scores, asked of the worker's side, which made the help desk.
 
     Raises: CommandFailed.
     """

@@ -72,7 +72,7 @@ class Result:
         return self.wins / len(self.answers)
 
     def missed(self) -> list[str]:
-        """What was needed and not reached, as clauses; empty when the aligned policy is clearly better."""
+        """Return what was needed and not reached, as clauses; empty when the aligned policy is clearly better."""
         clauses = []
         if len(self.answers) < NEEDED_PROMPTS:
             clauses.append(f"only {len(self.answers)} held-out prompts were answered, {NEEDED_PROMPTS} are needed")
@@ -135,7 +135,7 @@ def number(metrics: Mapping[str, float], key: str, form: str) -> str:
 
 
 def choose_pairs(answers: Sequence[AnswerPair]) -> list[tuple[str, AnswerPair]]:
-    """The typical case, the best and the worst: nothing is hidden."""
+    """Return the typical case, the best and the worst: nothing is hidden."""
     ordered = sorted(answers, key=lambda answer: answer.gain)
     chosen = (("A typical gain", len(ordered) // 2), ("The largest gain", -1), ("The largest loss", 0))
     return [(f"{title} ({ordered[rank].gain:+.1f} reward)", ordered[rank]) for title, rank in chosen]

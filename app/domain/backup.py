@@ -42,7 +42,7 @@ class BackupManifest(BaseModel):
 
 
 def parse_manifest(archive: str, data: bytes) -> BackupManifest:
-    """The manifest of an archive, whose name is for the sentence.
+    """Return the manifest of an archive, whose name is for the sentence.
 
     Raises: InvalidInput when it isn't one, is of another format, or names a file outside the data folder.
     """

@@ -28,13 +28,14 @@ EXPLOSION, FEWEST_STEPS, WINDOW = 100.0, 10, 20
 
 
 def raise_finding(name: str, evidence: str, step: int | None = None) -> FindingRaised:
-    """The event of a signature, with the sentence that holds the measured numbers."""
+    """Return the event of a signature, with the sentence that holds the measured numbers."""
     known = SIGNATURES[name]
     return FindingRaised(name=name, severity=known.severity, title=known.title, evidence=evidence, remedy=known.remedy, step=step)
 
 
 def diagnose_step(metrics: Metrics, *, recent: Sequence[Metrics] = (), step: int | None = None) -> list[FindingRaised]:
-    """What one step's metrics show; `divergence` first. Missing or None metrics are not judged, except a None loss or grad_norm.
+    """Return what one step's metrics show; `divergence` first. Missing or None metrics are not judged, except a None loss or
+    grad_norm.
 
     `recent`: metrics of the steps before, oldest first. Weights are then judged by their mean over the last 20 steps (the rank
     correlations of a single small batch are mostly noise), and divergence against the recent median.
@@ -58,7 +59,7 @@ def diagnose_data(
     num_held_out: int = 0,
     held_out_share: float = 0.0,
 ) -> list[FindingRaised]:
-    """What a scored data set shows before the first step.
+    """Return what a scored data set shows before the first step.
 
     `rewards`: of all responses; `pairs`: (chosen, rejected) rewards; `lambda_` and `zscore`: as the recipe has them;
     `batches`: for each batch of the plan, the prompt of each response and the responses, as anything that compares equal when
@@ -239,7 +240,7 @@ STEP_RULES: dict[str, Callable[[Metrics], str | None]] = {
 
 
 def _is_lone(metrics: Metrics) -> bool:
-    """A batch of one response, as the last of an epoch may be: it can neither spread nor differ."""
+    """Return a batch of one response, as the last of an epoch may be: it can neither spread nor differ."""
     return metrics.get("weight/ess") == 1.0 == metrics.get("weight/ess_share")
 
 

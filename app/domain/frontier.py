@@ -14,7 +14,7 @@ class FrontierPoint(NamedTuple):
 
 
 def find_front(points: Sequence[FrontierPoint]) -> set[FrontierPoint]:
-    """The Pareto front: the points that no other beats in one of reward and KL without losing in the other.
+    """Return the Pareto front: the points that no other beats in one of reward and KL without losing in the other.
 
     A KL is never negative; an estimate that is counts as 0.
     """
@@ -30,7 +30,7 @@ def find_front(points: Sequence[FrontierPoint]) -> set[FrontierPoint]:
 
 
 def find_best(points: Sequence[FrontierPoint], kl_budget: float | None) -> FrontierPoint | None:
-    """The variant that ends with the largest gain within the budget of KL (None: at any distance).
+    """Return the variant that ends with the largest gain within the budget of KL (None: at any distance).
 
     Judged by each variant's last evaluation, which is of the model that its run leaves; of equal ones the nearest to the
     reference. A variant that took no step yet is the reference, and not judged.
@@ -39,7 +39,9 @@ def find_best(points: Sequence[FrontierPoint], kl_budget: float | None) -> Front
 
 
 def find_earlier(points: Sequence[FrontierPoint], kl_budget: float | None) -> FrontierPoint | None:
-    """An evaluation on the way, within the budget, that gained more than any variant ends with; None when there is none."""
+    """Return an evaluation on the way, within the budget, that gained more than any variant ends with; None when there is
+    none.
+    """
     on_the_way = _largest(_within([point for point in points if point.step > 0], kl_budget))
     best = find_best(points, kl_budget)
     return on_the_way if on_the_way and (best is None or on_the_way.gain > best.gain) else None
@@ -48,7 +50,7 @@ def find_earlier(points: Sequence[FrontierPoint], kl_budget: float | None) -> Fr
 def find_peers(
     points: Sequence[FrontierPoint], kl_budget: float | None, win_rates: Mapping[int, tuple[float, float]]
 ) -> list[int]:
-    """The variants that the evaluations don't tell apart from the best: of the same gain, or with an overlapping interval.
+    """Return the variants that the evaluations don't tell apart from the best: of the same gain, or with an overlapping interval.
 
     `win_rates`: the 95 % intervals of the last win rates, by variant.
     """
@@ -61,7 +63,7 @@ def find_peers(
 
 
 def list_ends(points: Sequence[FrontierPoint], kl_budget: float | None) -> list[FrontierPoint]:
-    """The last evaluation of each variant that took a step, where it lies within the budget, by variant."""
+    """Return the last evaluation of each variant that took a step, where it lies within the budget, by variant."""
     last = {point.variant: point for point in sorted(points, key=lambda one: (one.variant, one.step)) if point.step > 0}
     return _within(list(last.values()), kl_budget)
 

@@ -83,7 +83,7 @@ class ModelShape:
 
 
 def read_shape(facts: Mapping[str, Any]) -> ModelShape | None:
-    """The dimensions among a model's facts; None when one is missing, as of a hub model that was not looked into."""
+    """Return the dimensions among a model's facts; None when one is missing, as of a hub model that was not looked into."""
     if not all(type(facts.get(name)) is int and facts[name] > 0 for name in SHAPE):
         return None
     hidden, num_heads = facts["hidden_size"], facts["num_heads"]
@@ -95,7 +95,7 @@ def read_shape(facts: Mapping[str, Any]) -> ModelShape | None:
 
 
 def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = None) -> MemoryPlan | None:
-    """The plan of a recipe for a model with these facts; None when they don't tell its shape.
+    """Return the plan of a recipe for a model with these facts; None when they don't tell its shape.
 
     `load` is what the batches really hold; without it, every prompt and response is as long as the recipe and the model's
     context window allow.
@@ -114,7 +114,7 @@ def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = No
 
 
 def worst_load(recipe: Recipe, window: int | None = None) -> Load:
-    """Every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter).
+    """Return every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter).
 
     `window`: what the model reads at most, in tokens; the run cuts to it as well.
     """
@@ -179,7 +179,7 @@ def _width(recipe: Recipe) -> int:
 
 
 def fit_window(max_prompt: int, max_response: int, window: int | None) -> tuple[int, int]:
-    """The limits of prompt and response, in tokens, shrunk until both fit the context window; None: it has no limit.
+    """Return the limits of prompt and response, in tokens, shrunk until both fit the context window; None: it has no limit.
 
     The response keeps at least half of the window. The prompt's limit is 0 or less where the window leaves no room for one.
     """

@@ -12,7 +12,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def fault(field: str, message: str) -> PydanticCustomError:
-    """An error for a validator to raise about another field than its own; `field` is relative to the validated model."""
+    """Return an error for a validator to raise about another field than its own; `field` is relative to the validated model."""
     return PydanticCustomError("fault", "{sentence}", {"sentence": message, "field": field})
 
 
@@ -21,7 +21,7 @@ class HasErrors(Protocol):
 
 
 def problems_of(error: HasErrors, *, skip: int = 0) -> list[dict[str, str]]:
-    """The faults as `{"field": dotted path, "message": sentence}`; the first `skip` parts of each path are left out."""
+    """Return the faults as `{"field": dotted path, "message": sentence}`; the first `skip` parts of each path are left out."""
     return [_problem(item, skip) for item in error.errors()]
 
 
@@ -71,7 +71,7 @@ def _problem(item: Mapping[str, Any], skip: int) -> dict[str, str]:
 
 
 def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -> str:
-    """What is wrong, to stand beside the field: it goes on from the field's name, or stands alone."""
+    """Return what is wrong, to stand beside the field: it goes on from the field's name, or stands alone."""
     kind, got = str(item["type"]), _short(item.get("input"))
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]

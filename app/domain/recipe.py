@@ -266,7 +266,7 @@ class Recipe(RecipePart):
 
 
 def parse_recipe(data: Any) -> Recipe:
-    """A recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
+    """Return a recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
     recipe = parse(Recipe, data, RecipeInvalid)
     idle = find_idle_flips(recipe)
     if idle:
@@ -275,7 +275,7 @@ def parse_recipe(data: Any) -> Recipe:
 
 
 def find_idle_flips(recipe: Recipe) -> str:
-    """Why this recipe's swapped labels would change nothing, in a sentence; empty when they do, or when none are swapped.
+    """Return why this recipe's swapped labels would change nothing, in a sentence; empty when they do, or when none are swapped.
 
     No validator of the class: runs that were made before this was refused must stay readable.
     """
@@ -285,7 +285,9 @@ def find_idle_flips(recipe: Recipe) -> str:
 
 
 def describe_idle_flips(source: str, instead: str) -> str:
-    """The sentence for labels that neither are the reward nor choose the responses; empty for rewards from the preference."""
+    """Return the sentence for labels that neither are the reward nor choose the responses; empty for rewards from the
+    preference.
+    """
     if source == "preference":
         return ""
     return (

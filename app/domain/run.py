@@ -38,7 +38,7 @@ MOVES: dict[RunState, frozenset[RunState]] = {
 
 
 def can_move(old: RunState, new: RunState) -> bool:
-    """Whether the life of a run allows the step from `old` to `new`."""
+    """Return whether the life of a run allows the step from `old` to `new`."""
     return new in MOVES[old]
 
 
@@ -74,7 +74,7 @@ UNWRITTEN_STATUS = 13
 
 
 def describe_shortage(num_processes: int, most: int) -> str:
-    """Why no worker can run so many processes, when the largest has places for `most`."""
+    """Return why no worker can run so many processes, when the largest has places for `most`."""
     return (
         f"The run wants {num_processes} devices to train together, but no worker has more than {most}: ask for fewer, or start "
         "a worker with more (a worker without GPUs has as many as STUDIO_WORKER_SLOTS says)."

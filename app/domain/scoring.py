@@ -72,13 +72,13 @@ class ScoringFacts(Fact):
 
 
 def has_all_pairs(facts: ScoringFacts) -> bool:
-    """Whether every preset and λ can be had from it: all prompts with all responses, none dropped on the way."""
+    """Return whether every preset and λ can be had from it: all prompts with all responses, none dropped on the way."""
     parts = [facts.logprob, *([facts.reward] if facts.reward else [])]
     return all(part.cross and part.smallest_lambda is None for part in parts)
 
 
 def describe_inverted(check: RewardCheck) -> str:
-    """The evidence of `inverted_rewards` as a sentence with the measured numbers."""
+    """Return the evidence of `inverted_rewards` as a sentence with the measured numbers."""
     return (
         f"The chosen response has the higher reward in only {percent(check.accuracy or 0.0)} "
         f"of {check.num_pairs - check.num_ties} pairs (95 % interval {percent(check.low)} to {percent(check.high)}), "
@@ -87,7 +87,7 @@ def describe_inverted(check: RewardCheck) -> str:
 
 
 def describe_flat(check: RewardCheck) -> str:
-    """The evidence of `flat_rewards` as a sentence with the measured numbers."""
+    """Return the evidence of `flat_rewards` as a sentence with the measured numbers."""
     if check.chosen_mean is None or check.rejected_mean is None or check.std < FLAT_STD:
         return f"The rewards' standard deviation is {check.std:.2g}: they hardly differ."
     gap = check.chosen_mean - check.rejected_mean
@@ -95,7 +95,7 @@ def describe_flat(check: RewardCheck) -> str:
 
 
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:
-    """The parts of a recipe that its scores depend on, as plain data."""
+    """Return the parts of a recipe that its scores depend on, as plain data."""
     whole = recipe.to_dict()
     return {
         "dataset": whole["dataset"],
@@ -109,6 +109,6 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def fingerprint(settings: Mapping[str, Any], contents: Sequence[str]) -> str:
-    """The identity of a scoring before it is made. `contents`: hashes of the data set and of the models' files."""
+    """Return the identity of a scoring before it is made. `contents`: hashes of the data set and of the models' files."""
     text = json.dumps([settings, list(contents)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

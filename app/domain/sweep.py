@@ -52,7 +52,7 @@ class SweepState(StrEnum):
 
 
 def is_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested in one another more than so many times."""
+    """Return whether lists and objects are nested in one another more than so many times."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return depth < 0 or any(is_deeper(one, depth - 1) for one in inner)
 
@@ -104,12 +104,12 @@ class Variant(BaseModel):
 
 
 def parse_request(data: Any) -> SweepRequest:
-    """A request from plain data; raises RecipeInvalid with every field at fault."""
+    """Return a request from plain data; raises RecipeInvalid with every field at fault."""
     return parse(SweepRequest, data, RecipeInvalid)
 
 
 def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Variant]:
-    """All variants, the grid first, then the baselines; with `beside`, those that aren't among these already.
+    """Return all variants, the grid first, then the baselines; with `beside`, those that aren't among these already.
 
     Their scores serve the smallest λ of all of them. Raises RecipeInvalid with every fault of every variant: `field` is a
     path in the recipe, `variant` the label of the one at fault (left out where all are).
@@ -151,12 +151,12 @@ def refuse(faults: Sequence[tuple[str, Sequence[Problem]]], num_variants: int) -
 
 
 def _say_of(label: str, message: str) -> str:
-    """The message with the label before it, unless it names the one value of the label itself."""
+    """Return the message with the label before it, unless it names the one value of the label itself."""
     return message if "," not in label and f"{label.rsplit(' ', 1)[-1]!r}" in message else f"{label}: {message}"
 
 
 def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> SweepState:
-    """The sweep's state from how many of its runs are in which; a variant without a run was deleted."""
+    """Return the sweep's state from how many of its runs are in which; a variant without a run was deleted."""
     num_going = sum(number for state, number in counts.items() if RunState(state) not in FINAL_STATES)
     if num_going:
         return SweepState.QUEUED if num_going == counts.get(RunState.QUEUED, 0) == num_variants else SweepState.RUNNING
@@ -168,7 +168,7 @@ def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> 
 
 
 def label_of(changes: Mapping[str, Any]) -> str:
-    """A variant's name among its siblings: `λ 0.3, batch_size 8`; empty without changes."""
+    """Return a variant's name among its siblings: `λ 0.3, batch_size 8`; empty without changes."""
     names = {LAMBDA: "λ", "weights.preset": "", "method": ""}
     parts = [f"{names.get(path, path.rsplit('.', 1)[-1])} {_write(value)}".strip() for path, value in changes.items()]
     return ", ".join(parts)
@@ -189,7 +189,7 @@ def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _label_itself(recipe: Mapping[str, Any]) -> str:
-    """What the recipe is called beside its baselines: `VAR, λ 0.3`."""
+    """Return what the recipe is called beside its baselines: `VAR, λ 0.3`."""
     if recipe.get("method", "var") != "var":
         return "the recipe itself"
     weights = recipe.get("weights")
@@ -198,7 +198,7 @@ def _label_itself(recipe: Mapping[str, Any]) -> str:
 
 
 def _vary(request: SweepRequest, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a variant, not yet validated."""
+    """Return the recipe of a variant, not yet validated."""
     data = copy.deepcopy(request.recipe)
     if "baseline" in changes:
         return _make_baseline(data, str(changes["baseline"]), request.lambdas)
@@ -235,7 +235,7 @@ def _forget_preset(data: dict[str, Any]) -> None:
 
 
 def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) -> dict[str, Any]:
-    """The recipe with another method; what only VAR's weights need is left out."""
+    """Return the recipe with another method; what only VAR's weights need is left out."""
     changes = BASELINES[name][1]
     weights = data["weights"] if isinstance(data.get("weights"), dict) else {}
     if "method" in changes:
@@ -250,7 +250,7 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
 
 
 def _bare(recipe: Recipe) -> dict[str, Any]:
-    """What makes one variant another one: all but its name and how it is scored."""
+    """Return what makes one variant another one: all but its name and how it is scored."""
     return {key: value for key, value in recipe.to_dict().items() if key not in ("name", "scoring")}
 
 

@@ -74,7 +74,7 @@ def as_studio_error(error: OSError) -> StudioError:
 
 
 def refusal(error: StudioError) -> dict[str, Any]:
-    """The reply that carries an error."""
+    """Return the reply that carries an error."""
     status = "needs_mapping" if isinstance(error, MappingNeeded) else "invalid"
     problems = [{**problem, "message": make_keepable(problem["message"])} for problem in error.problems]
     facts = {"code": error.code, "detail": make_keepable(error.detail), "problems": problems, "extra": error.extra}

@@ -142,12 +142,14 @@ ROLES_OF_REASONS: dict[str, tuple[str, ...]] = {  # why rows are left out, and t
 
 
 def names_of(value: str | list[str]) -> list[str]:
-    """A role's columns as a list."""
+    """Return a role's columns as a list."""
     return [value] if isinstance(value, str) else list(value)
 
 
 def pick(row: Any, path: str) -> Any:
-    """The value at a dotted path; a list on the way gives the list of its elements' values; None where there is nothing."""
+    """Return the value at a dotted path; a list on the way gives the list of its elements' values; None where there is
+    nothing.
+    """
     if isinstance(row, dict) and path in row:
         return row[path]
     value = row
@@ -206,7 +208,7 @@ def column_problems(mapping: ColumnMapping, found: Sequence[str], rows: Sequence
 
 
 def has_value(value: Any) -> bool:
-    """Whether a picked value holds anything."""
+    """Return whether a picked value holds anything."""
     return any(map(has_value, value)) if isinstance(value, list) else value is not None
 
 

@@ -53,12 +53,12 @@ class RowCount:
             lines.append(line)
 
     def dropped(self) -> list[DroppedRows]:
-        """The reasons, the most frequent first."""
+        """Return the reasons, the most frequent first."""
         return [DroppedRows(reason=r, count=n, lines=self._lines[r]) for r, n in self._counts.most_common()]
 
 
 def convert_rows(found: Iterator[Row], mapping: ColumnMapping, tally: RowCount, limits: Limits) -> Iterator[Converted]:
-    """The examples of all rows, in their order; rows that can't be used are counted in `tally`."""
+    """Yield the examples of all rows, in their order; rows that can't be used are counted in `tally`."""
     columns = Columns(mapping)
     converted = convert_each(found, columns, tally, limits)
     return group(converted, limits.max_responses) if mapping.options.get("group_by_prompt") is True else converted
@@ -87,7 +87,7 @@ def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits
 
 
 def convert_row(result: Any, limits: Limits) -> list[UnnumberedExample]:
-    """A converter's result as a list, with the number of responses checked."""
+    """Return a converter's result as a list, with the number of responses checked."""
     drafts: list[UnnumberedExample] = [result] if isinstance(result, UnnumberedExample) else result
     if any(len(draft.answers) > limits.max_responses for draft in drafts):
         raise Dropped(rows.TOO_MANY_RESPONSES)

@@ -38,20 +38,20 @@ class Columns:
         self._roots = {path.split(".")[0] for paths in self._paths.values() for path in paths}
 
     def get(self, row: dict[str, Any], role: str) -> Any:
-        """The value of a role's column; None when there is none."""
+        """Return the value of a role's column; None when there is none."""
         paths = self._paths.get(role)
         return pick(row, paths[0]) if paths else None
 
     def get_all(self, row: dict[str, Any], role: str) -> list[Any]:
-        """The values of a role's columns."""
+        """Return the values of a role's columns."""
         return [pick(row, path) for path in self._paths.get(role, ())]
 
     def has(self, *roles: str) -> bool:
-        """Whether all these roles are mapped."""
+        """Return whether all these roles are mapped."""
         return all(role in self._paths for role in roles)
 
     def values(self, option: str, default: str) -> frozenset[str]:
-        """The label values that an option lists."""
+        """Return the label values that an option lists."""
         return frozenset(part.strip().lower() for part in str(self.options.get(option, default)).split(",") if part.strip())
 
     def meta(self, row: dict[str, Any]) -> str:
@@ -69,7 +69,7 @@ class Columns:
 
 
 def prompt_of(columns: Columns, row: dict[str, Any], role: str = "prompt") -> list[Turn]:
-    """The prompt with its second part, history and system message. Raises Dropped."""
+    """Return the prompt with its second part, history and system message. Raises Dropped."""
     turns = conversation(columns.get(row, role))
     extra = columns.get(row, "input")
     if extra is not None and clean_text(extra).strip():
@@ -89,7 +89,7 @@ def history_of(value: Any) -> list[Turn]:
 
 
 def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> list[Turn]:
-    """The prompt after the system message of its own column, if there is one."""
+    """Return the prompt after the system message of its own column, if there is one."""
     text = columns.get(row, "system")
     if text is None or not clean_text(text).strip():
         return turns
@@ -97,7 +97,7 @@ def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> lis
 
 
 def pair(prompt: list[Turn], chosen: Candidate, rejected: Candidate, notes: tuple[str, ...] = ()) -> UnnumberedExample:
-    """A chosen and a rejected response; identical ones tell nothing and are dropped."""
+    """Return a chosen and a rejected response; identical ones tell nothing and are dropped."""
     if chosen.content.strip() == rejected.content.strip():
         raise Dropped(rows.IDENTICAL)
     return UnnumberedExample(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)

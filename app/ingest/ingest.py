@@ -56,7 +56,7 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
 
 
 def take_sample(opened: Source, limits: Limits) -> list[Row]:
-    """The first rows, at most so many and so large."""
+    """Return the first rows, at most so many and so large."""
     head: list[Row] = []
     start = opened.counter.bytes_read
     for row in opened.rows:
@@ -67,7 +67,7 @@ def take_sample(opened: Source, limits: Limits) -> list[Row]:
 
 
 def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMapping:
-    """The given mapping if it fits, else the recognised one."""
+    """Return the given mapping if it fits, else the recognised one."""
     if mapping is not None:
         check_mapping(mapping, list(survey.columns), survey.sample)
         return mapping
@@ -78,7 +78,7 @@ def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMappi
 
 
 def mapping_needed(survey: Survey) -> MappingNeeded:
-    """The error that the mapping form is made from; `extra` holds what `describe` tells."""
+    """Return the error that the mapping form is made from; `extra` holds what `describe` tells."""
     listed = ", ".join(survey.top())[:300]
     return MappingNeeded(
         f"The columns ({listed}) don't tell for certain which one is the prompt, which are the responses and what says which "
@@ -88,7 +88,9 @@ def mapping_needed(survey: Survey) -> MappingNeeded:
 
 
 def describe(survey: Survey) -> dict[str, Any]:
-    """What the mapping form shows: columns (name, type, example), the first rows as short texts, shapes, likelier ones first."""
+    """Return what the mapping form shows: columns (name, type, example), the first rows as short texts, shapes, likelier ones
+    first.
+    """
     return {
         "columns": survey.describe(),
         "rows": survey.preview(),
@@ -103,7 +105,7 @@ def write_preview(survey: Survey, path: Path) -> None:
 
 
 def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:
-    """The error for a file without a single readable row at its start."""
+    """Return the error for a file without a single readable row at its start."""
     if not head:
         return DatasetInvalid("The file holds no rows, so there is nothing to train on. Upload one that has some.")
     tally = RowCount()
@@ -114,7 +116,7 @@ def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:
 
 
 def nothing_kept(tally: RowCount, numbering: Numbering, given: ColumnMapping | None = None) -> DatasetInvalid:
-    """The error for a file none of whose rows can be used, with a problem per reason.
+    """Return the error for a file none of whose rows can be used, with a problem per reason.
 
     `given`: the mapping that a user chose; a reason that speaks of one of its parts is then a problem of that part.
     """
@@ -135,13 +137,13 @@ def drop_problems(dropped: list[DroppedRows], numbering: Numbering, given: Colum
 
 
 def told(item: DroppedRows, numbering: Numbering) -> str:
-    """A reason, how often it was met, and where first."""
+    """Return a reason, how often it was met, and where first."""
     times = f"{item.count} × " if item.count > 1 else ""
     return f"{times}{item.reason} (first in {numbering} {item.lines[0]})"
 
 
 def field_of(reason: str, given: ColumnMapping | None) -> str:
-    """The part of the given mapping that a reason speaks of; several may be meant; without one, the file."""
+    """Return the part of the given mapping that a reason speaks of; several may be meant; without one, the file."""
     roles = [role for role in ROLES_OF_REASONS.get(reason, ()) if given is not None and given.columns.get(role)]
     if not roles:
         return "file"
@@ -149,7 +151,7 @@ def field_of(reason: str, given: ColumnMapping | None) -> str:
 
 
 def rows_per_example(mapping: ColumnMapping) -> str:
-    """How rows and examples relate."""
+    """Return how rows and examples relate."""
     if mapping.options.get("group_by_prompt") is True:
         return "rows that follow each other and share a prompt are one example"
     return "a row holds one example for every message with ranked replies" if mapping.shape == "reply_tree" else "one"

@@ -28,7 +28,7 @@ def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Candidate]:
 
 
 def list_of(value: Any, reason: str) -> list[Any]:
-    """A list that has something in it."""
+    """Return a list that has something in it."""
     if not isinstance(value, list) or not value:
         raise Dropped(reason)
     return value
@@ -40,7 +40,7 @@ def negated(ranks: list[Any]) -> list[float | None]:
 
 
 def from_ranked(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
-    """A list of responses with ratings or ranks, or in order of quality."""
+    """Return a list of responses with ratings or ranks, or in order of quality."""
     texts = list_of(columns.get(row, "responses"), rows.MISSING_RESPONSE)
     if columns.has("ratings"):
         ratings = list_of(columns.get(row, "ratings"), rows.MISSING_RATING)
@@ -72,7 +72,7 @@ def from_candidates(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
 
 
 def by_choice(prompt: list[Turn], answers: list[Candidate], wanted: str) -> UnnumberedExample:
-    """The chosen response first, the others after it, best rating first."""
+    """Return the chosen response first, the others after it, best rating first."""
     marked = [a._replace(preference=CHOSEN if a.content.strip() == wanted else REJECTED) for a in answers]
     marked.sort(key=lambda answer: (-(answer.preference or 0), -(answer.rating or 0.0)))
     best = max(answer.rating or 0.0 for answer in answers)
@@ -108,7 +108,7 @@ def from_tree(columns: Columns, row: dict[str, Any]) -> list[UnnumberedExample]:
 
 
 def node_turn(node: dict[str, Any]) -> Turn | None:
-    """The message of a node; None when it can't be read, which leaves out what hangs below it."""
+    """Return the message of a node; None when it can't be read, which leaves out what hangs below it."""
     role = ROLES.get(str(node.get("role")).lower())
     try:
         return Turn(role, clean_text(node.get("text"))) if role else None
@@ -117,13 +117,13 @@ def node_turn(node: dict[str, Any]) -> Turn | None:
 
 
 def live_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """A node's replies without deleted ones."""
+    """Return a node's replies without deleted ones."""
     replies = node.get("replies")
     return [r for r in replies if isinstance(r, dict) and r.get("deleted") is not True] if isinstance(replies, list) else []
 
 
 def from_replies(path: list[Turn], replies: list[dict[str, Any]]) -> UnnumberedExample:
-    """An example out of the ranked replies to a message; unranked ones are left out."""
+    """Return an example out of the ranked replies to a message; unranked ones are left out."""
     ranked = [reply for reply in replies if number(reply.get("rank")) is not None]
     if len(replies) > 1 and not ranked:
         raise Dropped(rows.UNRANKED)

@@ -32,7 +32,7 @@ TAGGED = re.compile(r"\A(<\|(?:prompter|user|assistant|system)\|>)")
 
 
 def clean_text(value: Any) -> str:
-    """The text itself, if it can be kept and shown. Raises Dropped."""
+    """Return the text itself, if it can be kept and shown. Raises Dropped."""
     if not isinstance(value, str):
         raise Dropped(rows.NOT_TEXT)
     if "\0" in value:
@@ -52,12 +52,12 @@ def check_unicode(text: str) -> None:
 
 
 def is_label(text: str) -> bool:
-    """Whether a text is short and can be kept."""
+    """Return whether a text is short and can be kept."""
     return len(text) <= LABEL_CHARS and is_keepable(text)
 
 
 def response_text(value: Any) -> str:
-    """A response's text; empty ones are dropped."""
+    """Return a response's text; empty ones are dropped."""
     if value is None:
         raise Dropped(rows.MISSING_RESPONSE)
     if isinstance(value, dict):
@@ -74,7 +74,7 @@ def response_text(value: Any) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also written as text; None for anything else, booleans included."""
+    """Return a finite number, also written as text; None for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     try:
@@ -85,12 +85,12 @@ def number(value: Any) -> float | None:
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value is an object with a role and a content."""
+    """Return whether a value is an object with a role and a content."""
     return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in CONTENT_KEYS)
 
 
 def message(value: Any) -> Turn:
-    """A message written as {role, content}, {from, value} or {role, text}."""
+    """Return a message written as {role, content}, {from, value} or {role, text}."""
     if not is_message(value):
         raise Dropped(rows.NOT_MESSAGES)
     name = next(value[key] for key in ROLE_KEYS if key in value)
@@ -106,7 +106,7 @@ def message(value: Any) -> Turn:
 
 
 def message_list(value: Any) -> list[Turn]:
-    """A conversation: a list of messages, or of texts tagged <|prompter|> and <|assistant|>."""
+    """Return a conversation: a list of messages, or of texts tagged <|prompter|> and <|assistant|>."""
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list) or not value:
@@ -115,7 +115,7 @@ def message_list(value: Any) -> list[Turn]:
 
 
 def tagged(text: str) -> Turn:
-    """A text that starts with its role's tag."""
+    """Return a text that starts with its role's tag."""
     found = TAGGED.match(clean_text(text))
     if found is None:
         raise Dropped(rows.NOT_MESSAGES)
@@ -123,12 +123,14 @@ def tagged(text: str) -> Turn:
 
 
 def is_transcript(text: str) -> bool:
-    """Whether a text is a dialogue of "Human:" and "Assistant:" paragraphs."""
+    """Return whether a text is a dialogue of "Human:" and "Assistant:" paragraphs."""
     return TRANSCRIPT_TURN.match(text) is not None and "\n\nAssistant:" in text
 
 
 def transcript(text: Any) -> list[Turn]:
-    """The turns of a "\\n\\nHuman: …\\n\\nAssistant: …" text; white space around a turn is the format's, not the turn's."""
+    """Return the turns of a "\\n\\nHuman: …\\n\\nAssistant: …" text; white space around a turn is the format's, not the
+    turn's.
+    """
     text = clean_text(text)
     if not is_transcript(text):
         raise Dropped(rows.NOT_MESSAGES)
@@ -140,7 +142,7 @@ def transcript(text: Any) -> list[Turn]:
 
 
 def conversation(value: Any) -> list[Turn]:
-    """A conversation in any form: message list, one message, transcript, or plain text as one user turn."""
+    """Return a conversation in any form: message list, one message, transcript, or plain text as one user turn."""
     if value is None:
         raise Dropped(rows.MISSING_PROMPT)
     if not isinstance(value, str):
@@ -151,14 +153,14 @@ def conversation(value: Any) -> list[Turn]:
 
 
 def split_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
-    """A conversation's prompt and the assistant's last turn."""
+    """Return a conversation's prompt and the assistant's last turn."""
     if turns[-1].role != ASSISTANT:
         raise Dropped(rows.NO_ASSISTANT)
     return turns[:-1], turns[-1].content
 
 
 def check_prompt(turns: list[Turn]) -> list[Turn]:
-    """A prompt that asks something: at least one message that is not blank and does not come from the system."""
+    """Return a prompt that asks something: at least one message that is not blank and does not come from the system."""
     while turns and turns[-1].role == ASSISTANT and not turns[-1].content.strip():
         turns = turns[:-1]  # the open turn that a template ends with
     if not turns:

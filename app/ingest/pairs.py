@@ -21,13 +21,13 @@ from app.ingest.rows import Dropped
 
 
 def ratings_of(columns: Columns, row: dict[str, Any], *roles: str) -> list[float | None]:
-    """The numbers of two rating columns; both None unless both can be read."""
+    """Return the numbers of two rating columns; both None unless both can be read."""
     found = [number(columns.get(row, role)) for role in roles]
     return found if None not in found else [None for _ in roles]
 
 
 def rated_pair(columns: Columns, row: dict[str, Any], prompt: list[Turn], chosen: str, rejected: str) -> UnnumberedExample:
-    """A pair with its ratings, where the row has them."""
+    """Return a pair with its ratings, where the row has them."""
     if not chosen.strip() or not rejected.strip():
         raise Dropped(rows.EMPTY_RESPONSE)
     high, low = ratings_of(columns, row, "rating_chosen", "rating_rejected")
@@ -67,7 +67,7 @@ def from_conversations(columns: Columns, row: dict[str, Any]) -> UnnumberedExamp
 
 
 def from_dialogues(columns: Columns, row: dict[str, Any], *sides: tuple[list[Turn], str]) -> UnnumberedExample:
-    """A pair out of two (prompt, answer) with the same prompt."""
+    """Return a pair out of two (prompt, answer) with the same prompt."""
     (prompt, chosen), (other_prompt, rejected) = sides
     if prompt != other_prompt:
         raise Dropped(rows.PROMPTS_DIFFER)
@@ -75,7 +75,7 @@ def from_dialogues(columns: Columns, row: dict[str, Any], *sides: tuple[list[Tur
 
 
 def cell(columns: Columns, row: dict[str, Any], role: str) -> Any:
-    """A response's value, which must be there."""
+    """Return a response's value, which must be there."""
     value = columns.get(row, role)
     if value is None:
         raise Dropped(rows.MISSING_RESPONSE)
@@ -83,7 +83,7 @@ def cell(columns: Columns, row: dict[str, Any], role: str) -> Any:
 
 
 def holds_prompt(value: Any) -> bool:
-    """Whether a response is a message list with more than the assistant's answer."""
+    """Return whether a response is a message list with more than the assistant's answer."""
     return isinstance(value, list) and len(value) > 1
 
 
@@ -103,7 +103,7 @@ def from_two(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
 
 
 def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Candidate, Candidate]:
-    """The prompt and both responses; whole conversations bring their prompt along."""
+    """Return the prompt and both responses; whole conversations bring their prompt along."""
     values = [columns.get(row, role) for role in ("response_a", "response_b")]
     if not any(holds_prompt(value) for value in values):
         first, second = (Candidate(response_text(value)) for value in values)
@@ -115,7 +115,7 @@ def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Cand
 
 
 def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Candidate, second: Candidate) -> UnnumberedExample:
-    """What most labels say decides; labels that can't be read don't count, unless none is left."""
+    """Return what most labels say decides; labels that can't be read don't count, unless none is left."""
     labels = [columns.get(row, "label")] if columns.has("label") else columns.get_all(row, "votes")
     votes = Counter(vote for vote in (read_label(columns, label) for label in labels) if vote is not None)
     if not votes:
@@ -137,7 +137,7 @@ def read_label(columns: Columns, value: Any) -> int | None:
 
 
 def label_text(value: Any) -> str:
-    """A label in the form in which options write it: 1.0 and 1 are "1", True is "true"."""
+    """Return a label in the form in which options write it: 1.0 and 1 are "1", True is "true"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower()

@@ -77,7 +77,7 @@ class IngestPool:
         return future
 
     def run(self, job: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """The reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file.
+        """Return the reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file.
 
         Raises Unavailable when the pool is closed.
         """
@@ -97,7 +97,7 @@ class IngestPool:
                 self._give_back(child)
 
     def _take(self) -> Child:
-        """An idle child; a new one when none comes back sooner than a new one would be ready."""
+        """Return an idle child; a new one when none comes back sooner than a new one would be ready."""
         while True:
             with self._lock:
                 if self._busy:

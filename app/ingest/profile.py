@@ -50,7 +50,7 @@ class Distribution:
 
 
 def quantile(ordered: list[tuple[int, int]], count: int, share: float) -> int:
-    """The smallest value with at least this share of all values at or below it."""
+    """Return the smallest value with at least this share of all values at or below it."""
     seen = 0
     for value, times in ordered:
         seen += times
@@ -158,7 +158,7 @@ class Profile:
             self.rating_gaps.add(chosen.rating - rejected.rating)
 
     def audit(self, tally: RowCount) -> Audit:
-        """The finished audit."""
+        """Return the finished audit."""
         return Audit(
             num_rows=tally.num_rows,
             num_kept_rows=tally.num_kept_rows,
@@ -198,7 +198,7 @@ class Profile:
         }
 
     def _rating_values(self) -> dict[str, int]:
-        """How often each rating occurs, when there are few different ones."""
+        """Return how often each rating occurs, when there are few different ones."""
         few = len(self.rating_values) < 50
         return {f"{value:g}": n for value, n in sorted(self.rating_values.items())} if few else {}
 
@@ -214,7 +214,7 @@ class Profile:
 
 
 def marks_of(draft: UnnumberedExample) -> set[str]:
-    """What kinds of unusual characters an example holds."""
+    """Return what kinds of unusual characters an example holds."""
     marks: set[str] = set()
     for text in texts_of(draft.prompt, draft.answers):
         if "\r" in text:
@@ -239,5 +239,5 @@ def rare(text: str) -> list[tuple[str, bool]]:
 
 
 def texts_of(prompt: list[Turn], answers: list[Candidate]) -> list[str]:
-    """All texts of an example."""
+    """Return all texts of an example."""
     return [turn.content for turn in prompt] + [answer.content for answer in answers]

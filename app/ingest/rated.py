@@ -13,7 +13,7 @@ FALSE = frozenset({"false", "no", "bad", "undesirable", "0"})
 
 
 def from_rated(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
-    """A prompt, a response, and a number or a verdict on it."""
+    """Return a prompt, a response, and a number or a verdict on it."""
     if columns.has("messages"):
         turns, text = split_answer(conversation(columns.get(row, "messages")))
         prompt = with_system(columns, row, check_prompt(turns))

@@ -73,12 +73,12 @@ def read_text(source: Unpacked) -> tuple[str, Iterator[Row]]:
 
 
 def is_spread(line: bytes) -> bool:
-    """Whether a first line looks like the start of an object that goes on over the next lines."""
+    """Return whether a first line looks like the start of an object that goes on over the next lines."""
     return line.rstrip()[-1:] in b"{[,:" or line.strip() == b"{"
 
 
 def shorten(head: bytes) -> str:
-    """The first characters of a file, safe to show."""
+    """Return the first characters of a file, safe to show."""
     text = head.split(b"\n", 1)[0][:40].decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "·" for c in text)
 

@@ -52,7 +52,9 @@ WITHOUT_PREFERENCE = {
 
 
 def detect(survey: Survey) -> ColumnMapping | None:
-    """The mapping of a file whose shape is certain; None when it isn't. Raises DatasetInvalid for data without preferences."""
+    """Return the mapping of a file whose shape is certain; None when it isn't. Raises DatasetInvalid for data without
+    preferences.
+    """
     finders: tuple[Callable[[Survey], ColumnMapping | None], ...] = (
         find_pair, find_two, find_ranked, find_candidates, find_tree, find_rated,
     )  # fmt: skip
@@ -63,19 +65,21 @@ def detect(survey: Survey) -> ColumnMapping | None:
 
 
 def only(survey: Survey, names: tuple[str, ...]) -> str | None:
-    """The one column among these names; None when there is none or more than one."""
+    """Return the one column among these names; None when there is none or more than one."""
     found = [name for name in survey.top() if name.lower() in names and survey.kind(name) != "empty"]
     return found[0] if len(found) == 1 else None
 
 
 def only_pair(survey: Survey, pairs: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
-    """The one pair of columns that are both there."""
+    """Return the one pair of columns that are both there."""
     found = [pair for pair in pairs if pair[0] in survey.columns and pair[1] in survey.columns]
     return found[0] if len(found) == 1 else None
 
 
 def find_prompt(survey: Survey, kinds: tuple[str, ...] = (TEXT, TRANSCRIPT, MESSAGES)) -> Found | None:
-    """The columns of the prompt: exactly one candidate, or an instruction with its input; {} when there is no candidate."""
+    """Return the columns of the prompt: exactly one candidate, or an instruction with its input; {} when there is no
+    candidate.
+    """
     names = [name for name in survey.top() if name.lower() in PROMPT_NAMES]
     system = [name for name in ("system", "system_prompt") if survey.kind(name) == TEXT]
     extra: Found = {"system": system[0]} if len(system) == 1 else {}
@@ -138,7 +142,7 @@ def find_conversation_pair(survey: Survey, columns: Found) -> ColumnMapping | No
 
 
 def has_list(row: dict[str, object], columns: Found, side: str) -> bool:
-    """Whether a row holds a list in this column."""
+    """Return whether a row holds a list in this column."""
     return isinstance(row.get(str(columns[side])), list)
 
 
@@ -162,7 +166,7 @@ def find_two(survey: Survey) -> ColumnMapping | None:
 
 
 def find_words(values: set[str], names: tuple[str, str]) -> tuple[str, str, str] | None:
-    """Which label values mean first, second and tie; None when the values leave a doubt."""
+    """Return which label values mean first, second and tie; None when the values leave a doubt."""
     ties = {"tie", "draw", "equal", "neither", "both", "tie (bothbad)"}
     suffixes = (names[0][-1], names[1][-1])
     for first, second in (names, suffixes, ("a", "b"), ("model_a", "model_b"), ("first", "second"), ("1", "2")):
@@ -175,7 +179,7 @@ def find_words(values: set[str], names: tuple[str, str]) -> tuple[str, str, str]
 
 
 def find_ranked(survey: Survey) -> ColumnMapping | None:
-    """A list of texts beside one list of numbers, or a list of objects with one text and one rank or score."""
+    """Return a list of texts beside one list of numbers, or a list of objects with one text and one rank or score."""
     prompt = find_prompt(survey)
     if not prompt:
         return None
@@ -190,7 +194,7 @@ def find_ranked(survey: Survey) -> ColumnMapping | None:
 
 
 def known(name: str, names: tuple[str, ...]) -> bool:
-    """Whether the last part of a name, in singular or plural, is one of these."""
+    """Return whether the last part of a name, in singular or plural, is one of these."""
     last = name.rsplit(".", 1)[-1].lower()
     return last in names or last.removesuffix("s") in names
 
@@ -231,7 +235,7 @@ def find_rated(survey: Survey) -> ColumnMapping | None:
 
 
 def find_judgement(survey: Survey) -> Found | None:
-    """The one rating or verdict; None when any other number could be meant as well."""
+    """Return the one rating or verdict; None when any other number could be meant as well."""
     numbers = [name for name in survey.top() if survey.kind(name) == NUMBER and not ORDINARY.fullmatch(name)]
     verdicts = [name for name in survey.top() if name.lower() in VERDICT_NAMES and is_verdict(survey, name)]
     if len(verdicts) == 1 and not numbers:
@@ -242,7 +246,7 @@ def find_judgement(survey: Survey) -> Found | None:
 
 
 def is_verdict(survey: Survey, name: str) -> bool:
-    """Whether a column holds true and false, also as words."""
+    """Return whether a column holds true and false, also as words."""
     return survey.columns[name].is_only(BOOLEAN) or survey.columns[name].values in ({"true", "false"}, {"true"}, {"false"})
 
 
@@ -263,7 +267,7 @@ def refuse_without_preference(survey: Survey) -> None:
 
 
 def candidate_shapes(survey: Survey) -> list[Shape]:
-    """The shapes that could be meant, the likelier ones first, for the mapping form."""
+    """Return the shapes that could be meant, the likelier ones first, for the mapping form."""
     kinds = {survey.kind(name) for name in survey.columns}
     likely = [
         shape

@@ -20,7 +20,7 @@ WRITTEN_LISTS = tuple(f"[{{{quote}{key}{quote}" for quote in "'\"" for key in (*
 
 
 def kind_of(value: Any) -> str | None:
-    """What a value is, in the words shown in the mapping form; None for null and for empty texts and lists."""
+    """Return what a value is, in the words shown in the mapping form; None for null and for empty texts and lists."""
     if value is None or value in ("", [], {}):
         return None
     if isinstance(value, bool):
@@ -37,7 +37,7 @@ def kind_of(value: Any) -> str | None:
 
 
 def kind_of_list(value: list[Any]) -> str:
-    """The kind of a list that is not empty."""
+    """Return the kind of a list that is not empty."""
     if all(is_message(item) for item in value):
         return MESSAGES
     if all(isinstance(item, str) for item in value):
@@ -74,12 +74,12 @@ class Column:
         return self.kinds.most_common(1)[0][0] if self.kinds else "empty"
 
     def is_only(self, *kinds: str) -> bool:
-        """Whether there are values and all are of these kinds."""
+        """Return whether there are values and all are of these kinds."""
         return bool(self.kinds) and set(self.kinds) <= set(kinds)
 
 
 def plain(value: Any) -> str:
-    """A label value as options write it."""
+    """Return a label value as options write it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower()[:80]
@@ -112,22 +112,22 @@ class Survey:
                 self._add(f"{name}.{key}", [item.get(key) for item in value])
 
     def kind(self, name: str) -> str:
-        """The kind of a column; "" when there is none of that name."""
+        """Return the kind of a column; "" when there is none of that name."""
         return self.columns[name].kind if name in self.columns else ""
 
     def top(self) -> list[str]:
-        """The columns that are not nested."""
+        """Return the columns that are not nested."""
         return [name for name in dict.fromkeys(name for row in self.sample for name in row) if name in self.columns]
 
     def describe(self) -> list[dict[str, str]]:
-        """The columns for the mapping form: name, type, an example."""
+        """Return the columns for the mapping form: name, type, an example."""
         return [
             {"name": show(name), "type": column.kind, "example": column.example}
             for name, column in list(self.columns.items())[:MAX_SHOWN_COLUMNS]
         ]
 
     def preview(self) -> list[dict[str, str]]:
-        """The first rows as short texts."""
+        """Return the first rows as short texts."""
         return [
             {show(name): show(value) for name, value in list(row.items())[:MAX_SHOWN_COLUMNS]}
             for row in self.sample[:PREVIEW_ROWS]
@@ -135,7 +135,7 @@ class Survey:
 
 
 def show(value: Any) -> str:
-    """A value as a short text without characters that can't be stored or shown."""
+    """Return a value as a short text without characters that can't be stored or shown."""
     text = str(make_keepable(shallow(value).encode("utf-8", "replace").decode()))
     return text if len(text) <= PREVIEW_CHARS else text[: PREVIEW_CHARS - 1] + "…"
 

@@ -75,7 +75,7 @@ class ExampleWriter:
 
 
 def list_column(lists: Sequence[Sequence[tuple[Any, ...]]], element: pa.StructType) -> pa.ListArray:
-    """A column of lists of structs, from lists of tuples in the struct's field order."""
+    """Return a column of lists of structs, from lists of tuples in the struct's field order."""
     offsets = [0]
     for items in lists:
         offsets.append(offsets[-1] + len(items))

@@ -24,7 +24,7 @@ USER_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,79}")
 
 
 def ensure_admin(session: Session) -> User:
-    """The first administrator; made when there is none."""
+    """Return the first administrator; made when there is none."""
     return accounts.find_admin(session) or create_user(session, "admin", "admin")
 
 
@@ -43,7 +43,7 @@ def create_user(session: Session, name: str, role: str = "member") -> User:
 
 
 def create_login_link(session: Session, user: User) -> str:
-    """A secret that signs `user` in once, within a day; the user's older links end."""
+    """Return a secret that signs `user` in once, within a day; the user's older links end."""
     accounts.delete_tokens(session, user.id, "login")
     return issue(session, user, "login", timedelta(hours=LOGIN_LINK_HOURS))
 
@@ -80,7 +80,7 @@ def redeem_login(session: Session, secret: str, session_days: int = 30) -> str:
 
 
 def create_token(session: Session, user: User, name: str, scope: str = "write", days: int | None = None) -> str:
-    """A bearer token for the API; `days` None: it doesn't expire.
+    """Return a bearer token for the API; `days` None: it doesn't expire.
 
     Raises: InvalidInput for an unknown scope.
     """
@@ -90,7 +90,7 @@ def create_token(session: Session, user: User, name: str, scope: str = "write", 
 
 
 def authenticate(session: Session, secret: str, kind: str) -> tuple[User, Token]:
-    """The user behind a secret of `kind` ("api" | "session"). Reads only.
+    """Return the user behind a secret of `kind` ("api" | "session"). Reads only.
 
     Raises: Unauthenticated, in the same words whatever the reason.
     """

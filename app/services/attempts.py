@@ -91,7 +91,7 @@ def build_spec(
     session: Session, files: Files, settings: Settings, claim: Claim, device: str,
     *, num_threads: int | None = None, supervisor_pid: int | None = None,
 ) -> RunSpec:  # fmt: skip
-    """All that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone."""
+    """Return all that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone."""
     recipe = Recipe.model_validate(claim.recipe)
     dataset = session.get(Dataset, recipe.dataset)
     if dataset is None:
@@ -169,7 +169,7 @@ def lose(
     session: Session, run_id: str, token: int, reason: str, *,
     remedy: str = "", log_tail: str = "", max_attempts: int = MAX_ATTEMPTS,
 ) -> RunState:  # fmt: skip
-    """The attempt ended without a word: queue the run again, or fail it with the log's tail after `max_attempts`."""
+    """Return the attempt ended without a word: queue the run again, or fail it with the log's tail after `max_attempts`."""
     run = _owned(session, run_id, token)
     _lose(session, run, "lost", reason, remedy, log_tail, max_attempts)
     return RunState(run.state)
@@ -220,7 +220,7 @@ def leave(session: Session, worker_id: str, *, comes_back: bool = False) -> None
 
 
 def stale(run_id: str) -> StaleToken:
-    """The error of a worker that no longer owns the run."""
+    """Return the error of a worker that no longer owns the run."""
     return StaleToken(f"Another attempt owns run {run_id} now, or it has ended: this write was refused.")
 
 

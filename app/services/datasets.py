@@ -42,7 +42,9 @@ def upload(
     upload: Upload,
     mapping: ColumnMapping | None = None,
 ) -> Dataset:
-    """A new data set out of a finished upload, in state processing. The file moves into its folder. Raises DatasetInvalid."""
+    """Return a new data set out of a finished upload, in state processing. The file moves into its folder. Raises
+    DatasetInvalid.
+    """
     if upload.size == 0:
         raise DatasetInvalid.at("file", "The file is empty. Upload one that has rows.")
     filename = clean_name(PurePath(filename.replace("\\", "/")).name, 255) or "upload"
@@ -68,7 +70,7 @@ def upload(
 
 
 def clean_name(name: str, length: int) -> str:
-    """A name without characters that can't be stored or shown, cut to a length."""
+    """Return a name without characters that can't be stored or shown, cut to a length."""
     shown = name.encode("utf-8", "replace").decode()
     return "".join(c for c in shown if c.isprintable()).strip()[:length].strip()
 
@@ -86,7 +88,7 @@ def process(database: Database, files: Files, pool: IngestPool, dataset_id: str)
 
 
 def patiently(pool: IngestPool, action: Callable[[], T]) -> T:
-    """The action's result, tried again for as long as database or store are away: nobody else would take it up.
+    """Return the action's result, tried again for as long as database or store are away: nobody else would take it up.
 
     Raises Unavailable when the web is about to end; its next start goes on.
     """
@@ -100,7 +102,7 @@ def patiently(pool: IngestPool, action: Callable[[], T]) -> T:
 
 
 def find_job(database: Database, files: Files, dataset_id: str) -> dict[str, Any] | None:
-    """What the child is to read; None when there is nothing to do any more."""
+    """Return what the child is to read; None when there is nothing to do any more."""
     with database.reading() as session:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None or dataset.state != DatasetState.PROCESSING:

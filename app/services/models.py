@@ -43,7 +43,7 @@ class ModelCandidate:
 
 
 def examine(session: Session, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> ModelCandidate:
-    """Whether the studio can use this model, without adding it; a reading session is enough.
+    """Return whether the studio can use this model, without adding it; a reading session is enough.
 
     A look can take seconds: where others wait for the database, call `keep` before the transaction, `add` in it, and `discard`
     when it fails. Raises ModelInvalid with the field; NotFound or Conflict for a run that isn't there or hasn't succeeded.
@@ -58,7 +58,7 @@ def examine(session: Session, files: Files, settings: Settings, owner_id: str, a
 
 
 def examine_hub(asked: ModelRequest) -> ModelCandidate:
-    """A name and a revision; the files are checked by the worker that downloads them."""
+    """Return a name and a revision; the files are checked by the worker that downloads them."""
     if not HUB_NAME.fullmatch(asked.name):
         raise ModelInvalid.at("name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M".')
     if asked.revision and not REVISION.fullmatch(asked.revision):
@@ -87,13 +87,13 @@ def examine_run(session: Session, files: Files, owner_id: str, asked: ModelReque
 
 
 def roots_of(settings: Settings) -> list[Path]:
-    """The folders that models may be taken from: those of the settings, and what `varstudio demo` has made for us here."""
+    """Return the folders that models may be taken from: those of the settings, and what `varstudio demo` has made for us here."""
     ours = settings.root / DEMONSTRATION
     return [*settings.model_roots, *([ours] if ours.is_dir() else [])]
 
 
 def allowed_folder(path: str, roots: Sequence[Path]) -> Path:
-    """The folder with all links resolved, when it lies under one of the allowed roots.
+    """Return the folder with all links resolved, when it lies under one of the allowed roots.
 
     Whether a folder elsewhere exists is not told. Raises: ModelInvalid.
     """
@@ -118,7 +118,7 @@ def is_folder(path: Path) -> bool:
 
 
 def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, Any]:
-    """The facts of a folder that can serve as `kind`.
+    """Return the facts of a folder that can serve as `kind`.
 
     Raises: ModelInvalid.
     """
@@ -136,7 +136,7 @@ def check_folder(folder: Path, roots: Sequence[Path], kind: str) -> dict[str, An
 
 
 def keep(files: Files, candidate: ModelCandidate) -> ModelCandidate:
-    """A run's files in a folder of the model's own, so that the run may be deleted later; others stay where they are.
+    """Return a run's files in a folder of the model's own, so that the run may be deleted later; others stay where they are.
 
     Before the transaction that adds it: a large model takes minutes on its way into an object store.
     """
@@ -224,7 +224,7 @@ def keep_files(folder: Path, to: Path) -> Path:
 
 
 def check(session: Session, settings: Settings, owner_id: str, model_id: str) -> list[dict[str, Any]]:
-    """What is wrong with a registered model's files now; empty: nothing. A hub model's files are not here to look at."""
+    """Return what is wrong with a registered model's files now; empty: nothing. A hub model's files are not here to look at."""
     model = models.get_model(session, owner_id, model_id)
     if model.source == "hub":
         return []

@@ -43,7 +43,7 @@ class PreviewClaim:
 
 
 def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
-    """The preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
+    """Return the preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
 
     Raises InvalidInput naming an override that isn't one, or noise that would change nothing; Conflict while the scoring
     isn't ready.
@@ -64,7 +64,7 @@ def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewReques
 
 
 def find_answer(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> PreviewResult | None:
-    """The kept answer to this request, without asking for one. Raises as `ask`."""
+    """Return the kept answer to this request, without asking for one. Raises as `ask`."""
     scoring = get_scoring(session, owner_id, scoring_id)
     _, digest = _describe_job(session, scoring, check_overrides(request))
     preview = store.find(session, scoring_id, digest)
@@ -77,7 +77,7 @@ def expect(session: Session) -> None:
 
 
 def check_overrides(request: PreviewRequest) -> PreviewRequest:
-    """The request with its overrides as settings have them. Raises InvalidInput with the dotted field of each at fault."""
+    """Return the request with its overrides as settings have them. Raises InvalidInput with the dotted field of each at fault."""
     unknown = [name for name in request.overrides if name not in OVERRIDABLE]
     if unknown:
         choices = ", ".join(sorted(OVERRIDABLE))
@@ -110,7 +110,7 @@ def begin(session: Session, files: Files, worker_id: str, lease_seconds: float) 
 
 
 def build_job(session: Session, files: Files, preview: Preview) -> PreviewJob:
-    """The job with the paths of this machine."""
+    """Return the job with the paths of this machine."""
     scoring = session.get_one(Scoring, preview.scoring_id)
     paths = {"scorings_dir": str(files.scorings_dir), "dataset_path": str(examples_path(files, scoring.dataset_id))}
     return PreviewJob.model_validate({**preview.job, **paths})
@@ -152,7 +152,7 @@ def _write(session: Session, preview_id: str, worker_id: str, **values: Any) -> 
 
 
 def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -> tuple[dict[str, Any], str]:
-    """A PreviewJob as plain data, but for the paths, and its digest."""
+    """Return a PreviewJob as plain data, but for the paths, and its digest."""
     if scoring.facts is None:
         standing = standing_of(scoring, session.get(Run, scoring.run_id) if scoring.run_id else None)
         why = {

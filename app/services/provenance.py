@@ -49,12 +49,12 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def own_revision() -> str | None:
-    """The commit of the code that this process has loaded, as it was first asked for."""
+    """Return the commit of the code that this process has loaded, as it was first asked for."""
     return git_revision(ROOT)
 
 
 def git_revision(checkout: Path) -> str | None:
-    """The commit that is checked out, read from `.git` without running git; None when this isn't a checkout."""
+    """Return the commit that is checked out, read from `.git` without running git; None when this isn't a checkout."""
     git = checkout / ".git"
     try:
         head = (git / "HEAD").read_text().strip()

@@ -30,7 +30,9 @@ class Actor(NamedTuple):
 
 
 def check_priority(actor: Actor, priority: int, *, now_at: int = 0) -> int:
-    """The priority, when this user may give it. Raises InvalidInput out of range, Forbidden above 0 for who is no admin."""
+    """Return the priority, when this user may give it. Raises InvalidInput out of range, Forbidden above 0 for who is no
+    admin.
+    """
     if not LOWEST <= priority <= HIGHEST:
         raise InvalidInput.at("priority", f"A priority is a whole number from {LOWEST} to {HIGHEST}; {priority} is not.")
     if priority > max(0, now_at) and not actor.is_admin:
@@ -103,7 +105,7 @@ def move(session: Session, actor: Actor, run_id: str, *, to: str = "", before: s
 
 
 def _find_target(session: Session, actor: Actor, run: Run, before: str) -> Run:
-    """The run to be put before. Raises InvalidInput, Conflict."""
+    """Return the run to be put before. Raises InvalidInput, Conflict."""
     target = session.get(Run, before)
     if target is None or not _may_steer(actor, target):
         raise InvalidInput.at("before", f"There is no run {before!r} to move it before.")
@@ -183,7 +185,7 @@ def _may_steer(actor: Actor, run: Run) -> bool:
 
 
 def find_steered(session: Session, actor: Actor, run_id: str) -> Run:
-    """The run, if this user may steer it. Raises NotFound."""
+    """Return the run, if this user may steer it. Raises NotFound."""
     run = session.get(Run, run_id)
     if run is None or not _may_steer(actor, run):
         raise NotFound(f"There is no run {run_id!r}.")
@@ -191,7 +193,7 @@ def find_steered(session: Session, actor: Actor, run_id: str) -> Run:
 
 
 def _steer(session: Session, actor: Actor, run_id: str, cant: str) -> Run:
-    """The run, locked. Raises NotFound for somebody else's, Conflict when it has ended."""
+    """Return the run, locked. Raises NotFound for somebody else's, Conflict when it has ended."""
     find_steered(session, actor, run_id)
     run = lock_run(session, run_id)
     if RunState(run.state).final:

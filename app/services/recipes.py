@@ -46,7 +46,7 @@ class Faults:
 
 
 def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: RunKind = RunKind.TRAINING) -> Ingredients:
-    """The data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
+    """Return the data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
 
     What only training needs, such as rewards that don't contradict the labels, is not asked of a scoring.
     """

@@ -94,7 +94,7 @@ def digest(lines: Sequence[SpoolLine]) -> Changes:
 
 
 def read_event(line: SpoolLine) -> Event:
-    """The line's event; one that can't be understood becomes a warning in the log, so that nothing stops for it."""
+    """Return the line's event; one that can't be understood becomes a warning in the log, so that nothing stops for it."""
     event_class = EVENT_KINDS.get(line.kind)
     if event_class is None or line.kind in NOT_THE_RUNNERS:
         return LogWritten(level="warning", text=f"The runner wrote an event of the unknown kind {line.kind!r}.")
@@ -126,7 +126,7 @@ def _apply(batch: Changes, event: Event) -> None:
 
 
 def moment(text: str) -> datetime:
-    """The runner's time stamp; now, where it isn't one."""
+    """Return the runner's time stamp; now, where it isn't one."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:

@@ -65,7 +65,7 @@ def _note(manifest: BackupManifest) -> bytes:
 
 
 def _is_ours(root: Path, manifest: BackupManifest) -> bool:
-    """Whether a restore of this very backup was begun here."""
+    """Return whether a restore of this very backup was begun here."""
     try:
         return (root / NOTE).read_bytes() == _note(manifest)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def _refuse_files(root: Path) -> None:
 
 
 def _is_done(database: Database, root: Path, manifest: BackupManifest) -> bool:
-    """Whether an earlier try ended after its commit. Raises Conflict when rows of somebody else's are there."""
+    """Return whether an earlier try ended after its commit. Raises Conflict when rows of somebody else's are there."""
     with database.rebuilding() as connection:
         filled = _list_filled(connection)
     if not filled:

@@ -46,7 +46,7 @@ class Removal:
 
 
 def has_rules(settings: Settings) -> bool:
-    """Whether anything is ever to be removed."""
+    """Return whether anything is ever to be removed."""
     return bool(settings.keep_checkpoints or settings.checkpoints_days or settings.logs_days or settings.scorings_days)
 
 
@@ -75,7 +75,9 @@ def prune(database: Database, files: Files, settings: Settings, *, dry_run: bool
 
 
 def plan(files: Files, settings: Settings, run_id: str, finished_at: datetime | None, at: datetime) -> list[Removal]:
-    """What the rules let go of a run that has ended; nothing where files are in an object store, which has rules of its own."""
+    """Return what the rules let go of a run that has ended; nothing where files are in an object store, which has rules of its
+    own.
+    """
     if settings.store_url:
         return []
     age = at - finished_at if finished_at is not None else timedelta(0)
@@ -100,7 +102,9 @@ def plan(files: Files, settings: Settings, run_id: str, finished_at: datetime | 
 
 
 def _list_folders(parent: Path) -> list[Path]:
-    """The folders in there, oldest number first; what an earlier pruning set aside and had no time to remove comes first."""
+    """Return the folders in there, oldest number first; what an earlier pruning set aside and had no time to remove comes
+    first.
+    """
     with suppress(OSError):
         found = [path for path in parent.iterdir() if path.is_dir() and not path.name.endswith(".part")]
         return sorted(found, key=lambda path: (not path.name.startswith(SET_ASIDE), len(path.name), path.name))
@@ -134,7 +138,7 @@ def _prune_run(database: Database, files: Files, settings: Settings, run_id: str
 
 
 def _set_aside(path: Path) -> Path:
-    """A name in the same folder that nothing resumes from."""
+    """Return a name in the same folder that nothing resumes from."""
     if path.name.startswith(SET_ASIDE):
         return path
     aside = path.with_name(SET_ASIDE + path.name)
@@ -143,7 +147,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def list_unused_scorings(session: Session, settings: Settings, at: datetime) -> list[Scoring]:
-    """The scorings that no run has used for as long as the rule says."""
+    """Return the scorings that no run has used for as long as the rule says."""
     if not settings.scorings_days:
         return []
     query = select(Scoring).where(Scoring.used_at < at - timedelta(days=settings.scorings_days))
@@ -151,7 +155,7 @@ def list_unused_scorings(session: Session, settings: Settings, at: datetime) -> 
 
 
 def _plan_scoring(session: Session, files: Files, settings: Settings, scoring: Scoring) -> Removal:
-    """The scoring, the scores that no other one names, and the runs that made it."""
+    """Return the scoring, the scores that no other one names, and the runs that made it."""
     keys = scoring_store.list_keys(session, scoring)
     keys -= scoring_store.list_shared_keys(session, keys, but=scoring.id)
     paths = [files.scoring_dir(key) for key in sorted(keys)]

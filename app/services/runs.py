@@ -81,7 +81,7 @@ def check_key(key: str) -> None:
 
 
 def name_of(ingredients: Ingredients) -> str:
-    """The name of what has none: data set and policy."""
+    """Return the name of what has none: data set and policy."""
     return f"{ingredients.dataset.name} · {ingredients.models['policy'].name}"[:NAME_LENGTH]
 
 
@@ -97,7 +97,7 @@ def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run |
 def new_run(
     session: Session, owner_id: str, recipe: Recipe, ingredients: Ingredients, *, kind: RunKind = RunKind.TRAINING
 ) -> Run:
-    """A run of this recipe, not added to the session yet."""
+    """Return a run of this recipe, not added to the session yet."""
     dataset, models = ingredients.dataset, ingredients.models
     at = now(session)
     return Run(
@@ -169,7 +169,7 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
 
 
 def name_copy(session: Session, original: Run) -> str:
-    """The first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
+    """Return the first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
     stem = COPY_NUMBER.sub("", original.name)[: NAME_LENGTH - COPY_NUMBER_LENGTH].rstrip()
     mine = Run.owner_id == original.owner_id
     taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))

@@ -41,7 +41,7 @@ class ScoringState:
 
 
 def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
-    """The scoring of this recipe with all its pairs, made by a run of its own when it isn't there yet.
+    """Return the scoring of this recipe with all its pairs, made by a run of its own when it isn't there yet.
 
     Asking again gives the same one; one whose run failed or was cancelled is queued again. Raises RecipeInvalid with the
     dotted field of everything that doesn't fit.
@@ -94,7 +94,7 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
 
 
 def standing_of(scoring: Scoring, maker: Run | None) -> ScoringState:
-    """The state of a scoring; `maker`: the run of its run_id, None when that was deleted."""
+    """Return the state of a scoring; `maker`: the run of its run_id, None when that was deleted."""
     if scoring.facts is not None:
         return ScoringState("ready")
     if maker is None:
@@ -110,7 +110,7 @@ def standing_of(scoring: Scoring, maker: Run | None) -> ScoringState:
 
 
 def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
-    """A recipe that this scoring belongs to, to ask for it again: that of its run, or one whose weights are any."""
+    """Return a recipe that this scoring belongs to, to ask for it again: that of its run, or one whose weights are any."""
     if maker is not None:
         return Recipe.model_validate(maker.recipe)
     policy: dict[str, Any] = dict(scoring.settings["policy"])
@@ -179,7 +179,7 @@ def _find_or_add(
 
 
 def _says_more(facts: ScoringFacts, known: dict[str, Any] | None) -> bool:
-    """Whether new facts replace the known ones: never by less, and not by the mere news that the same was used again."""
+    """Return whether new facts replace the known ones: never by less, and not by the mere news that the same was used again."""
     if known is None:
         return True
     old = ScoringFacts.model_validate(known)
@@ -189,7 +189,7 @@ def _says_more(facts: ScoringFacts, known: dict[str, Any] | None) -> bool:
 
 
 def _reach(part: ScorePart | None) -> tuple[bool, float]:
-    """How much a part serves: cross pairs before own ones, then down to how small a λ."""
+    """Return how much a part serves: cross pairs before own ones, then down to how small a λ."""
     if part is None:
         return True, 0.0
     return part.cross, -(part.smallest_lambda or 0.0)

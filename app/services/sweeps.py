@@ -163,7 +163,7 @@ def _find_ingredients(session: Session, owner_id: str, variants: Sequence[Varian
 
 
 def _named(variant: Variant, name: str) -> Variant:
-    """The variant whose run is called after the sweep and what it differs in."""
+    """Return the variant whose run is called after the sweep and what it differs in."""
     room = max(0, NAME_LENGTH - len(variant.label) - 3)
     full = f"{name[:room].rstrip()} · {variant.label}"[:NAME_LENGTH]
     return variant.model_copy(update={"recipe": variant.recipe.model_copy(update={"name": full})})

@@ -22,7 +22,7 @@ from app.store.workers import count_places, is_alive
 
 
 def get_worker(session: Session, worker_id: str) -> Worker:
-    """The worker. Raises NotFound."""
+    """Return the worker. Raises NotFound."""
     worker = session.get(Worker, worker_id, populate_existing=True)
     if worker is None:
         raise NotFound(f"There is no worker {worker_id!r}; one that is not heard of for a day is forgotten.")
@@ -63,7 +63,7 @@ def forget(session: Session, actor: Actor, worker_id: str) -> None:
 
 
 def describe_wait(session: Session, run: Run, workers: Sequence[Worker], at: datetime) -> str:
-    """What a queued run waits for, a studio without room included; empty when it is merely its turn that has not come."""
+    """Return what a queued run waits for, a studio without room included; empty when it is merely its turn that has not come."""
     disk: DiskGauge = session.info["disk"]
     if run.state == RunState.QUEUED and run.held_at is None and disk.is_limited and disk.look().is_full:
         return "Nothing begins until there is room (see Storage)."
@@ -71,7 +71,7 @@ def describe_wait(session: Session, run: Run, workers: Sequence[Worker], at: dat
 
 
 def explain_wait(run: Run, workers: Sequence[Worker], at: datetime) -> str:
-    """What a queued run waits for when it is not merely its turn; empty otherwise. `workers` are all that are known."""
+    """Return what a queued run waits for when it is not merely its turn; empty otherwise. `workers` are all that are known."""
     if run.state != RunState.QUEUED:
         return ""
     if run.held_at is not None:

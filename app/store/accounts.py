@@ -22,7 +22,7 @@ def get_user(session: Session, name: str) -> User:
 
 
 def find_admin(session: Session) -> User | None:
-    """The first administrator, by age."""
+    """Return the first administrator, by age."""
     return session.scalar(select(User).where(User.role == "admin").order_by(User.created_at, User.id).limit(1))
 
 
@@ -38,7 +38,7 @@ def find_token(session: Session, digest: str, kind: str) -> tuple[User, Token] |
 
 
 def has_live_token(session: Session, kind: str, now: datetime) -> bool:
-    """Whether anybody holds a token of this kind that is good still."""
+    """Return whether anybody holds a token of this kind that is good still."""
     live = select(Token.digest).where(Token.kind == kind, Token.expires_at > now, Token.used_at.is_(None)).limit(1)
     return session.scalar(live) is not None
 

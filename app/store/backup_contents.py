@@ -46,7 +46,7 @@ class Holdings:
 
 
 def find_holdings(session: Session) -> Holdings:
-    """What the session's moment holds."""
+    """Return what the session's moment holds."""
     columns = (Run.id, Run.state, Run.attempt, Run.step)
     runs = [RunFacts(*row) for row in session.execute(select(*columns).order_by(Run.id))]
     datasets = list(session.scalars(select(Dataset.id).order_by(Dataset.id)))
@@ -54,7 +54,7 @@ def find_holdings(session: Session) -> Holdings:
 
 
 def list_files(files: Files, holdings: Holdings, *, with_scorings: bool) -> Iterator[Path]:
-    """The files to copy one by one, all but checkpoints."""
+    """Yield the files to copy one by one, all but checkpoints."""
     folders = [files.root / DEMONSTRATION]
     folders += [files.dataset_dir(dataset_id) for dataset_id in holdings.dataset_ids]
     folders += [files.model_dir(model_id) for model_id in holdings.model_ids]
@@ -67,7 +67,7 @@ def list_files(files: Files, holdings: Holdings, *, with_scorings: bool) -> Iter
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """The finished files below a folder, sorted; links are not followed, and a folder that goes is no error."""
+    """Yield the finished files below a folder, sorted; links are not followed, and a folder that goes is no error."""
     entries: list[os.DirEntry[str]] = []
     with suppress(OSError), os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
@@ -81,7 +81,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def whole_size(path: Path, file: IO[bytes]) -> int:
-    """How much of an open file to copy: of a spool that grows, its whole lines; else all that is there."""
+    """Return how much of an open file to copy: of a spool that grows, its whole lines; else all that is there."""
     size = os.fstat(file.fileno()).st_size
     if path.name != SPOOL:
         return size
@@ -99,7 +99,7 @@ def whole_size(path: Path, file: IO[bytes]) -> int:
 
 
 def list_checkpoints(files: Files, run: RunFacts) -> list[Path]:
-    """The run's checkpoints that may be kept, newest first.
+    """Return the run's checkpoints that may be kept, newest first.
 
     One of a later step than rows and spool know would leave a hole in the metrics of the run that resumes from it.
     """
@@ -111,7 +111,7 @@ def list_checkpoints(files: Files, run: RunFacts) -> list[Path]:
 
 
 def find_last_step(spool: Path) -> int:
-    """The last optimizer step among the last lines of a spool; 0 when there is none."""
+    """Return the last optimizer step among the last lines of a spool; 0 when there is none."""
     with suppress(OSError), spool.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
         for line in reversed(file.read().split(b"\n")):
@@ -124,7 +124,9 @@ def find_last_step(spool: Path) -> int:
 
 @contextmanager
 def open_checkpoint(folder: Path) -> Iterator[dict[str, IO[bytes]] | None]:
-    """All files of a checkpoint, held open so that they stay whole when it is removed; None when it went, or lacks one."""
+    """Provide all files of a checkpoint, held open so that they stay whole when it is removed; None when it went, or lacks
+    one.
+    """
     with ExitStack() as stack:
         try:
             place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

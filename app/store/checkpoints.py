@@ -23,7 +23,7 @@ class Reached:
 
 
 def list_reached(session: Session, run_id: str) -> list[Reached]:
-    """The checkpoints of the present line, newest first. What an attempt wrote past the step that a later one went on from
+    """Return the checkpoints of the present line, newest first. What an attempt wrote past the step that a later one went on from
     is left out: its steps are not in the metrics any more.
     """
     query = select(JournalEntry.kind, JournalEntry.payload).where(JournalEntry.run_id == run_id, JournalEntry.kind.in_(KINDS))

@@ -46,13 +46,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads, in one snapshot on SQLite."""
+        """Provide a session that only reads, in one snapshot on SQLite."""
         with self._session(self._read_engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that commits on success and rolls back on an error; what waits for the commit then leaves."""
+        """Provide a session that commits on success and rolls back on an error; what waits for the commit then leaves."""
         with self._session(self._write_engine) as session:
             yield session
             session.commit()
@@ -60,7 +60,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """A session that reads one moment of the database for as long as it likes, while others write."""
+        """Provide a session that reads one moment of the database for as long as it likes, while others write."""
         engine = self._read_engine
         if not self.is_sqlite:
             engine = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -91,12 +91,12 @@ class Database:
             migrations.upgrade(connection)
 
     def is_current(self) -> bool:
-        """Whether the tables are those of this version."""
+        """Return whether the tables are those of this version."""
         with self.reading() as session:
             return migrations.is_current(session.connection())
 
     def needs_migration(self) -> bool:
-        """Whether the tables are those of an older version, or not there yet.
+        """Return whether the tables are those of an older version, or not there yet.
 
         Raises StudioError when they are of a newer one, Unavailable when the database can't be reached.
         """
@@ -127,7 +127,7 @@ class Database:
 
 
 def create_engine_for(settings: Settings) -> Engine:
-    """The engine with the connection settings both databases need."""
+    """Return the engine with the connection settings both databases need."""
     url = make_url(settings.sqlalchemy_url)
     if url.get_backend_name() != "sqlite":
         if url.drivername in ("postgresql", "postgres"):
@@ -184,7 +184,7 @@ def begin_sqlite(connection: Connection) -> None:
 
 
 def now(session: Session) -> datetime:
-    """The database's clock, UTC: the one clock that all machines share."""
+    """Return the database's clock, UTC: the one clock that all machines share."""
     if session.get_bind().dialect.name == "sqlite":
         stamp = session.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(stamp).replace(tzinfo=UTC)

@@ -28,7 +28,7 @@ def get_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:
 def list_datasets(
     session: Session, owner_id: str, *, state: str | None = None, after: str | None = None, limit: int = 50
 ) -> list[Dataset]:
-    """An owner's data sets, newest first; `after` is the id of the last one of the page before."""
+    """Return an owner's data sets, newest first; `after` is the id of the last one of the page before."""
     query = select(Dataset).where(Dataset.owner_id == owner_id).order_by(Dataset.id.desc()).limit(limit)
     if state is not None:
         query = query.where(Dataset.state == state)
@@ -38,33 +38,35 @@ def list_datasets(
 
 
 def list_processing(session: Session) -> list[str]:
-    """The ids of all data sets that are being read, of any owner."""
+    """Return the ids of all data sets that are being read, of any owner."""
     return list(session.scalars(select(Dataset.id).where(Dataset.state == DatasetState.PROCESSING).order_by(Dataset.id)))
 
 
 def known_ids(session: Session) -> set[str]:
-    """The ids of all data sets."""
+    """Return the ids of all data sets."""
     return set(session.scalars(select(Dataset.id)))
 
 
 def count_runs(session: Session, dataset_id: str) -> int:
-    """How many training runs use a data set."""
+    """Return how many training runs use a data set."""
     uses = (Run.dataset_id == dataset_id, Run.kind == RunKind.TRAINING.value)
     return session.scalar(select(func.count()).select_from(Run).where(*uses)) or 0
 
 
 def examples_path(files: Files, dataset_id: str) -> Path:
-    """The data set's examples in the internal form."""
+    """Return the data set's examples in the internal form."""
     return files.dataset_dir(dataset_id) / EXAMPLES
 
 
 def source_path(files: Files, dataset_id: str) -> Path:
-    """The file as it was uploaded."""
+    """Return the file as it was uploaded."""
     return files.dataset_dir(dataset_id) / SOURCE
 
 
 def preview(files: Files, dataset_id: str) -> dict[str, Any]:
-    """What the mapping form shows: {"columns": [{"name", "type", "example"}], "rows": [{name: text}], "shapes": [shape]}."""
+    """Return what the mapping form shows: {"columns": [{"name", "type", "example"}], "rows": [{name: text}], "shapes":
+    [shape]}.
+    """
     files.bring(files.dataset_dir(dataset_id), [PREVIEW])
     try:
         found = json.loads((files.dataset_dir(dataset_id) / PREVIEW).read_text())
@@ -74,7 +76,7 @@ def preview(files: Files, dataset_id: str) -> dict[str, Any]:
 
 
 def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 20) -> list[Example]:
-    """The examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
+    """Return the examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
     files.bring(files.dataset_dir(dataset_id), [EXAMPLES])
     try:
         rows = parquet.read_range(examples_path(files, dataset_id), max(after + 1, 0), limit)
@@ -84,7 +86,7 @@ def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 2
 
 
 def as_example(row: dict[str, Any]) -> Example:
-    """A row of the internal form."""
+    """Return a row of the internal form."""
     return Example(
         example_id=row["example_id"],
         line=row["line"],

@@ -57,14 +57,14 @@ def write_notes(session: Session, run_id: str, last_seq: int, notes: Sequence[No
 
 
 def to_payload(event: Event) -> dict[str, Any]:
-    """The event without its kind, JSON-ready."""
+    """Return the event without its kind, JSON-ready."""
     return event.model_dump(mode="json", exclude={"kind"})
 
 
 def read(
     session: Session, run_id: str, after: int = 0, limit: int = 500, kinds: Collection[str] | None = None
 ) -> list[JournalEntry]:
-    """The next entries after seq `after`, in order; only these `kinds` where given."""
+    """Return the next entries after seq `after`, in order; only these `kinds` where given."""
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.seq > after)
     if kinds is not None:
         query = query.where(JournalEntry.kind.in_(kinds))
@@ -72,13 +72,13 @@ def read(
 
 
 def latest(session: Session, run_id: str, kind: str) -> JournalEntry | None:
-    """The newest entry of this kind, if there is one."""
+    """Return the newest entry of this kind, if there is one."""
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == kind)
     return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))
 
 
 def read_last(session: Session, run_id: str, kinds: Collection[str], limit: int) -> list[JournalEntry]:
-    """The newest `limit` entries of these kinds, oldest first.
+    """Return the newest `limit` entries of these kinds, oldest first.
 
     Each kind is looked up by itself: for all together a database would walk through the other kinds of a long run.
     """
@@ -96,21 +96,21 @@ def read_last(session: Session, run_id: str, kinds: Collection[str], limit: int)
 
 
 def find_step(session: Session, run_id: str, step: int) -> JournalEntry | None:
-    """The newest `step` entry of this optimizer step; None before it is logged."""
+    """Return the newest `step` entry of this optimizer step; None before it is logged."""
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == "step")
     query = query.where(JournalEntry.payload["step"].as_integer() == step)
     return session.scalar(query.order_by(JournalEntry.seq.desc()).limit(1))
 
 
 def list_sample_steps(session: Session, run_id: str) -> list[int]:
-    """The steps at which samples were drawn, in order."""
+    """Return the steps at which samples were drawn, in order."""
     step = JournalEntry.payload["step"].as_integer()
     query = select(step.cast(Integer)).where(JournalEntry.run_id == run_id, JournalEntry.kind == "sample")
     return sorted(set(session.scalars(query)))
 
 
 def list_samples(session: Session, run_id: str, step: int) -> list[JournalEntry]:
-    """The samples of one step by index; of one that was drawn again after a resume, the newer."""
+    """Return the samples of one step by index; of one that was drawn again after a resume, the newer."""
     query = select(JournalEntry).where(JournalEntry.run_id == run_id, JournalEntry.kind == "sample")
     query = query.where(JournalEntry.payload["step"].as_integer() == step).order_by(JournalEntry.seq)
     newest = {entry.payload["index"]: entry for entry in session.scalars(query)}
@@ -140,7 +140,7 @@ def list_histograms(session: Session, run_id: str, columns: int = 200) -> list[H
 
 
 def _spread(session: Session, run_id: str, columns: int) -> list[int]:
-    """The seqs of all step events, or of the newest one in each of `columns` equal parts of the journal that has one.
+    """Return the seqs of all step events, or of the newest one in each of `columns` equal parts of the journal that has one.
 
     A look into the index per part: the other events of a long run are never touched.
     """

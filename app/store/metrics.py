@@ -20,7 +20,7 @@ Piece = tuple[int, float | None, int | None, float | None, int | None]  # first 
 
 
 def last_steps(session: Session, run_id: str, keys: Collection[str]) -> dict[str, int]:
-    """The last step of each of these series that has one. One look into the index per key, in one query."""
+    """Return the last step of each of these series that has one. One look into the index per key, in one query."""
     wanted = values(column("key", String), name="wanted").data([(key,) for key in sorted(keys)]).cte()
     newest = select(func.max(Metric.step)).where(Metric.run_id == run_id, Metric.key == wanted.c.key).scalar_subquery()
     query = select(wanted.c.key, newest)
@@ -85,7 +85,7 @@ def _fill(session: Session, run_id: str, key: str, width: int, from_span: int, t
 
 
 def thin_out(session: Session, run_id: str, key: str, first: int, last: int, num_ranges: int) -> list[Point]:
-    """The smallest and the largest value of each of at most `num_ranges` equal ranges of steps, at their steps."""
+    """Return the smallest and the largest value of each of at most `num_ranges` equal ranges of steps, at their steps."""
     for width in reversed(WIDTHS):
         origin = first - first % width
         steps = -(-(last - origin + 1) // num_ranges)
@@ -96,7 +96,7 @@ def thin_out(session: Session, run_id: str, key: str, first: int, last: int, num
 
 
 def _pieces(session: Session, run_id: str, key: str, width: int) -> Iterator[Piece]:
-    """The kept spans, then the values after them."""
+    """Yield the kept spans, then the values after them."""
     kept = MetricSpan
     query = select(kept.first_step, kept.low, kept.low_step, kept.high, kept.high_step, kept.span)
     query = query.where(kept.run_id == run_id, kept.key == key, kept.width == width).order_by(kept.span)
@@ -147,7 +147,7 @@ def _points(piece: Piece) -> list[Point]:
 
 
 def metric_keys(session: Session, run_id: str) -> list[str]:
-    """The keys of the run's series, sorted. One look into the index per key, however long the series are."""
+    """Return the keys of the run's series, sorted. One look into the index per key, however long the series are."""
     mine = select(func.min(Metric.key)).where(Metric.run_id == run_id)
     found = mine.cte("found", recursive=True)
     key = found.c[0]
@@ -156,7 +156,7 @@ def metric_keys(session: Session, run_id: str) -> list[str]:
 
 
 def list_metrics(session: Session, run_id: str, keys: Sequence[str], points: int = 500) -> dict[str, list[Point]]:
-    """The series of these keys, in step order, each of at most `points` points; unknown keys give an empty list.
+    """Return the series of these keys, in step order, each of at most `points` points; unknown keys give an empty list.
 
     A longer series is cut into at most points / 2 equal ranges of steps, of which the smallest and the largest value stay,
     at their own steps, so that no peak is lost. A value that was not finite is None; in a longer series it stays where a

@@ -56,12 +56,12 @@ def refuse_newer(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the database is exactly at this version's last step."""
+    """Return whether the database is exactly at this version's last step."""
     return find_revision(connection) == head()
 
 
 def find_revision(connection: Connection) -> str | None:
-    """The last step that the database has had; None before the first."""
+    """Return the last step that the database has had; None before the first."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     revision: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
@@ -69,7 +69,7 @@ def find_revision(connection: Connection) -> str | None:
 
 
 def list_revisions() -> set[str]:
-    """Every step that this version knows."""
+    """Return every step that this version knows."""
     return set(_links())
 
 
@@ -82,7 +82,7 @@ def head() -> str:
 
 @cache
 def _links() -> dict[str, str]:
-    """Each step with the one before it, empty for the first."""
+    """Return each step with the one before it, empty for the first."""
     links = {}
     for path in (FOLDER / "versions").glob("*.py"):
         found = dict(LINK.findall(path.read_text(encoding="utf-8")))

@@ -29,13 +29,13 @@ def list_models(
 
 
 def find_same_folder(session: Session, owner_id: str, kind: str, path: str) -> list[Model]:
-    """The owner's models of this kind that are this folder, newest first."""
+    """Return the owner's models of this kind that are this folder, newest first."""
     same = (Model.owner_id == owner_id, Model.kind == kind, Model.source == "folder", Model.path == path)
     return list(session.scalars(select(Model).where(*same).order_by(Model.id.desc())))
 
 
 def find_run_using(session: Session, model_id: str) -> Run | None:
-    """A training run that names the model as policy, reward model or judge."""
+    """Return a training run that names the model as policy, reward model or judge."""
     judge = Run.recipe["reward"]["judge"].as_string()
     uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
     return session.scalar(select(Run).where(uses, Run.kind == RunKind.TRAINING.value).limit(1))

@@ -25,7 +25,7 @@ def list_tables() -> list[Table]:
 
 
 def dump(session: Session, table: Table) -> Iterator[bytes]:
-    """The rows of a table, a line each, in the order of the primary key; memory stays at one batch."""
+    """Yield the rows of a table, a line each, in the order of the primary key; memory stays at one batch."""
     query = select(table).order_by(*table.primary_key.columns)
     names = [column.name for column in table.columns]
     options = {"stream_results": True, "yield_per": BATCH_ROWS}
@@ -35,7 +35,7 @@ def dump(session: Session, table: Table) -> Iterator[bytes]:
 
 
 def to_json(value: Any) -> Any:
-    """A column's value, JSON-ready. Floats keep all their digits; a NaN or an infinity becomes None."""
+    """Return a column's value, JSON-ready. Floats keep all their digits; a NaN or an infinity becomes None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime):
@@ -48,7 +48,7 @@ def to_json(value: Any) -> Any:
 
 
 def read_tables(connection: Connection) -> MetaData:
-    """The tables that are there, whatever their version; a JSON column keeps None as NULL."""
+    """Return the tables that are there, whatever their version; a JSON column keeps None as NULL."""
     found = MetaData()
     found.reflect(connection)
     for table in found.tables.values():
@@ -85,6 +85,6 @@ def from_json(column: Column[Any], value: Any) -> Any:
 
 
 def list_filled(connection: Connection, tables: Iterable[Table]) -> list[str]:
-    """The names of those tables that have any row, sorted."""
+    """Return the names of those tables that have any row, sorted."""
     filled = (table.name for table in tables if connection.execute(select(table).limit(1)).first() is not None)
     return sorted(filled)

@@ -12,7 +12,7 @@ WAITING, COMPUTING, DONE, FAILED = "waiting", "computing", "done", "failed"
 
 
 def get(session: Session, owner_id: str, preview_id: str) -> Preview:
-    """A preview of one of the owner's scorings. Raises NotFound."""
+    """Return a preview of one of the owner's scorings. Raises NotFound."""
     preview = session.get(Preview, preview_id)
     scoring = session.get(Scoring, preview.scoring_id) if preview else None
     if preview is None or scoring is None or scoring.owner_id != owner_id:
@@ -21,18 +21,18 @@ def get(session: Session, owner_id: str, preview_id: str) -> Preview:
 
 
 def find(session: Session, scoring_id: str, digest: str) -> Preview | None:
-    """The preview of this request that was asked for before."""
+    """Return the preview of this request that was asked for before."""
     return session.scalar(select(Preview).where(Preview.scoring_id == scoring_id, Preview.digest == digest))
 
 
 def is_claimable(at: datetime) -> ColumnElement[bool]:
-    """Whether a worker may take it: nobody computes it, or not any more."""
+    """Return whether a worker may take it: nobody computes it, or not any more."""
     lost = and_(Preview.state == COMPUTING, Preview.lease_expires_at < at)
     return or_(Preview.state == WAITING, lost)
 
 
 def claimable(at: datetime) -> Select[str]:
-    """The ids of the previews that a worker may take, longest waiting first."""
+    """Return the ids of the previews that a worker may take, longest waiting first."""
     return select(Preview.id).where(is_claimable(at)).order_by(Preview.created_at, Preview.id)
 
 
@@ -41,6 +41,6 @@ def has_claimable(session: Session, at: datetime) -> bool:
 
 
 def list_old(session: Session, scoring_id: str, keep: int) -> list[Preview]:
-    """The answered previews of a scoring but the newest `keep`."""
+    """Return the answered previews of a scoring but the newest `keep`."""
     query = select(Preview).where(Preview.scoring_id == scoring_id, Preview.state.in_([DONE, FAILED]))
     return list(session.scalars(query.order_by(Preview.id.desc()).offset(keep)))

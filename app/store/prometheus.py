@@ -51,7 +51,7 @@ class Measures:
 
 
 def measure(session: Session) -> Measures:
-    """All of it, in about a dozen queries that read indexes or small tables."""
+    """Return all of it, in about a dozen queries that read indexes or small tables."""
     at = now(session)
     measures = Measures()
     measures.states = _count(session, Run.state)
@@ -69,7 +69,7 @@ def ask_smallest(session: Session) -> None:
 
 
 def _count(session: Session, column: InstrumentedAttribute[str]) -> dict[str, int]:
-    """How many rows there are for each value of the column."""
+    """Return how many rows there are for each value of the column."""
     return {row[0]: row[1] for row in session.execute(select(column, func.count()).group_by(column))}
 
 
@@ -84,7 +84,7 @@ def _measure_queue(session: Session, measures: Measures, at: datetime) -> None:
 
 
 def _measure_running(session: Session, measures: Measures) -> dict[str, int]:
-    """The newest values of running runs; returns how many runs each worker has."""
+    """Return the newest values of running runs; returns how many runs each worker has."""
     query = select(Run.id, Run.worker_id).where(Run.state == RunState.RUNNING).order_by(Run.id.desc())
     owners: dict[str, int] = defaultdict(int)
     running = list(session.execute(query))

@@ -21,12 +21,12 @@ QUEUED: ColumnElement[str] = literal_column(f"'{RunState.QUEUED}'")  # not a par
 
 
 def num_processes(run: Any = Run) -> ColumnElement[int]:
-    """How many places of a worker the run takes; scores are made by one process."""
+    """Return how many places of a worker the run takes; scores are made by one process."""
     return case((run.kind == RunKind.SCORING, 1), else_=run.num_processes)
 
 
 def may_begin(run: Any, worker_id: str) -> ColumnElement[bool]:
-    """Whether this worker may begin the run when it is its turn."""
+    """Return whether this worker may begin the run when it is its turn."""
     return and_(
         run.state == QUEUED,
         run.held_at.is_(None),
@@ -36,18 +36,18 @@ def may_begin(run: Any, worker_id: str) -> ColumnElement[bool]:
 
 
 def is_working(worker_id: str) -> ColumnElement[bool]:
-    """Whether the worker may begin anything: it may unless it is paused."""
+    """Return whether the worker may begin anything: it may unless it is paused."""
     return ~select(Worker.id).where(Worker.id == worker_id, Worker.paused_at.is_not(None)).exists()
 
 
 def running_of_owners() -> Subquery:
-    """How many runs of each owner are running."""
+    """Return how many runs of each owner are running."""
     query = select(Run.owner_id, func.count().label("num")).where(Run.state == RunState.RUNNING).group_by(Run.owner_id)
     return query.subquery("running")
 
 
 def first_in_line(session: Session, worker_id: str, *, num_places: int, more_than: int) -> Select[str]:
-    """The id of the run that is next for this worker, locked; runs that another worker is just taking are passed over.
+    """Return the id of the run that is next for this worker, locked; runs that another worker is just taking are passed over.
 
     Only the first few of each owner are looked at, by the index, so that a long queue costs nothing.
     """
@@ -71,7 +71,7 @@ def first_in_line(session: Session, worker_id: str, *, num_places: int, more_tha
 
 
 def in_order() -> Subquery:
-    """All queued runs that are not held: id, owner_id and position, from 1."""
+    """Return all queued runs that are not held: id, owner_id and position, from 1."""
     running = running_of_owners()
     num_before = func.row_number().over(partition_by=Run.owner_id, order_by=(Run.priority.desc(), Run.place, Run.id))
     share = (func.coalesce(running.c.num, 0) + num_before).label("share")
@@ -83,7 +83,7 @@ def in_order() -> Subquery:
 
 
 def has_next(session: Session, worker_id: str) -> bool:
-    """Whether any run waits that this worker might begin."""
+    """Return whether any run waits that this worker might begin."""
     query = select(Run.id).where(may_begin(Run, worker_id), is_working(worker_id)).limit(1)
     return session.scalar(query) is not None
 
@@ -97,7 +97,7 @@ class Queued:
 
 
 def list_line(session: Session, *, owner_id: str | None = None, after: int = 0, limit: int = 50) -> list[Queued]:
-    """The queued runs that are not held, in the order in which they begin, from the position behind `after`.
+    """Return the queued runs that are not held, in the order in which they begin, from the position behind `after`.
 
     With an owner only those, at the positions they have among all.
     """
@@ -110,7 +110,7 @@ def list_line(session: Session, *, owner_id: str | None = None, after: int = 0, 
 
 
 def list_held(session: Session, *, owner_id: str | None = None, limit: int = 50) -> list[Queued]:
-    """The queued runs that are held, by place."""
+    """Return the queued runs that are held, by place."""
     query = select(Run).where(Run.state == RunState.QUEUED, Run.held_at.is_not(None))
     if owner_id is not None:
         query = query.where(Run.owner_id == owner_id)
@@ -118,12 +118,12 @@ def list_held(session: Session, *, owner_id: str | None = None, limit: int = 50)
 
 
 def count_line(session: Session) -> int:
-    """How many runs wait to begin, held ones apart."""
+    """Return how many runs wait to begin, held ones apart."""
     return session.scalar(select(func.count()).where(Run.state == RunState.QUEUED, Run.held_at.is_(None))) or 0
 
 
 def find_position(session: Session, run: Run) -> int | None:
-    """The run's position in the line, from 1; None when it isn't queued or is held."""
+    """Return the run's position in the line, from 1; None when it isn't queued or is held."""
     if run.state != RunState.QUEUED or run.held_at is not None:
         return None
     line = in_order()
@@ -131,7 +131,7 @@ def find_position(session: Session, run: Run) -> int | None:
 
 
 def lock_places(session: Session, run: Run, *, owner_id: str | None) -> dict[str, float]:
-    """The places of the queued runs of the same priority, by id and in their order, locked; with an owner only those."""
+    """Return the places of the queued runs of the same priority, by id and in their order, locked; with an owner only those."""
     query = select(Run.id, Run.place).where(Run.state == QUEUED, Run.priority == run.priority)
     if owner_id is not None:
         query = query.where(Run.owner_id == owner_id)

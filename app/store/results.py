@@ -45,7 +45,7 @@ class VariantResult:
 
 
 def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
-    """A row for each variant, in their order."""
+    """Return a row for each variant, in their order."""
     runs = list_runs(session, sweep.id)
     ids = [run.id for run in runs.values()]
     evaluated, per_step = _newest(session, ids), _means(session, sweep.id)
@@ -63,7 +63,7 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
 
 
 def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
-    """Every evaluation of every run that has both a reward gain and a KL, by variant and step. One query."""
+    """Return every evaluation of every run that has both a reward gain and a KL, by variant and step. One query."""
     kl, gain = aliased(Metric), aliased(Metric)
     same = and_(gain.run_id == kl.run_id, gain.step == kl.step, gain.key == GAIN)
     query = (
@@ -78,7 +78,7 @@ def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
 
 
 def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:
-    """The weight histogram of each run's newest step that has one, by run."""
+    """Return the weight histogram of each run's newest step that has one, by run."""
     newest = (
         select(JournalEntry.run_id, func.max(JournalEntry.seq).label("seq"))
         .where(JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "step")
@@ -121,7 +121,7 @@ def _by_run(session: Session, query: Any) -> dict[str, dict[str, float | None]]:
 
 
 def _findings(session: Session, run_ids: Sequence[str]) -> dict[str, list[RaisedFinding]]:
-    """Each finding once, in the order in which they were raised first."""
+    """Return each finding once, in the order in which they were raised first."""
     query = select(JournalEntry.run_id, JournalEntry.payload).where(
         JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "finding"
     )
@@ -141,7 +141,7 @@ def _seconds(session: Session, run_ids: Sequence[str]) -> dict[str, float]:
 
 
 def _scores(session: Session, run_ids: Sequence[str]) -> dict[str, bool]:
-    """Whether a run found its scores; what counts is its first attempt that had them whole."""
+    """Return whether a run found its scores; what counts is its first attempt that had them whole."""
     query = select(JournalEntry.run_id, JournalEntry.payload).where(
         JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "scoring"
     )

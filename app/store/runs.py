@@ -17,7 +17,7 @@ ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says i
 
 
 def get_run(session: Session, owner_id: str, run_id: str) -> Run:
-    """The owner's run. Raises NotFound, for somebody else's too."""
+    """Return the owner's run. Raises NotFound, for somebody else's too."""
     run = session.get(Run, run_id)
     if run is None or run.owner_id != owner_id:
         raise NotFound(f"There is no run {run_id!r}.")
@@ -28,7 +28,7 @@ def list_runs(
     session: Session, owner_id: str, *, state: RunState | str | None = None, kind: RunKind | None = RunKind.TRAINING,
     after: str | None = None, limit: int = 50,
 ) -> list[Run]:  # fmt: skip
-    """The owner's runs of one kind (None: of any), newest first; `after` is the id of the last run of the page before."""
+    """Return the owner's runs of one kind (None: of any), newest first; `after` is the id of the last run of the page before."""
     query = select(Run).where(Run.owner_id == owner_id)
     if kind is not None:
         query = query.where(Run.kind == kind.value)
@@ -40,7 +40,7 @@ def list_runs(
 
 
 def lock_run(session: Session, run_id: str) -> Run:
-    """The run's row as it is now, locked until the transaction ends. Raises NotFound."""
+    """Return the run's row as it is now, locked until the transaction ends. Raises NotFound."""
     run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if run is None:
         raise NotFound(f"There is no run {run_id!r}.")
@@ -63,7 +63,7 @@ def watch(session: Session, run_ids: Sequence[str]) -> dict[str, RunWishes]:
 
 
 def list_running(session: Session, worker_id: str | None = None) -> list[Run]:
-    """The running runs, of one worker or of all, in the order of their ids."""
+    """Return the running runs, of one worker or of all, in the order of their ids."""
     query = select(Run).where(Run.state == RunState.RUNNING)
     if worker_id is not None:
         query = query.where(Run.worker_id == worker_id)
@@ -71,7 +71,7 @@ def list_running(session: Session, worker_id: str | None = None) -> list[Run]:
 
 
 def has_lost_checkpoints(session: Session, run_id: str) -> bool:
-    """Whether the journal says that the run's checkpoints were all removed, and of none since."""
+    """Return whether the journal says that the run's checkpoints were all removed, and of none since."""
     query = select(func.max(JournalEntry.seq)).where(JournalEntry.run_id == run_id)
     saved = session.scalar(query.where(JournalEntry.kind == "checkpoint")) or 0
     text = JournalEntry.payload["text"].as_string()
@@ -80,12 +80,12 @@ def has_lost_checkpoints(session: Session, run_id: str) -> bool:
 
 
 def list_attempts(session: Session, run_id: str) -> list[Attempt]:
-    """The run's attempts, first to last."""
+    """Return the run's attempts, first to last."""
     return list(session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)))
 
 
 def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
-    """The responses of one batch of the plan, with their weights (columns of artifacts/weights.parquet).
+    """Return the responses of one batch of the plan, with their weights (columns of artifacts/weights.parquet).
 
     Raises NotFound while the run has not written the file; a batch outside the plan gives an empty list.
     """
@@ -109,7 +109,7 @@ class RunRow:
 
 
 def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
-    """The rows of these runs, in their order."""
+    """Return the rows of these runs, in their order."""
     datasets = names_of(session, Dataset, {run.dataset_id for run in runs})
     models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
     sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
@@ -128,7 +128,7 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
 
 
 def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[str, float | None]:
-    """The value at the last step of one series, for each run that has it."""
+    """Return the value at the last step of one series, for each run that has it."""
     last = (
         select(Metric.run_id, func.max(Metric.step).label("step"))
         .where(Metric.key == key, Metric.run_id.in_(run_ids))
@@ -144,7 +144,7 @@ def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[st
 
 
 def count_runs(session: Session, owner_id: str) -> dict[str, int]:
-    """How many of the owner's training runs are in each state; states without a run are left out."""
+    """Return how many of the owner's training runs are in each state; states without a run are left out."""
     mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
     query = select(Run.state, func.count().label("num_runs")).where(*mine).group_by(Run.state)
     return {row.state: row.num_runs for row in session.execute(query)}

@@ -28,12 +28,12 @@ class ScoringRow:
 
 
 def fingerprint_of(recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None) -> str:
-    """The fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models."""
+    """Return the fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models."""
     return fingerprint(scoring_settings(recipe), _contents(dataset, policy, reward))
 
 
 def contents_of(session: Session, scoring: Scoring) -> list[str]:
-    """What the scoring's fingerprint says of its data set and models, by their rows of now."""
+    """Return what the scoring's fingerprint says of its data set and models, by their rows of now."""
     dataset, policy = session.get_one(Dataset, scoring.dataset_id), session.get_one(Model, scoring.policy_id)
     return _contents(dataset, policy, session.get_one(Model, scoring.reward_id) if scoring.reward_id else None)
 
@@ -49,7 +49,7 @@ def _identity(model: Model | None) -> str:
 
 
 def fingerprint_for(session: Session, owner_id: str, recipe: Recipe) -> str | None:
-    """The fingerprint, from the owner's rows that the recipe names; None when one of them isn't there."""
+    """Return the fingerprint, from the owner's rows that the recipe names; None when one of them isn't there."""
     dataset, policy = session.get(Dataset, recipe.dataset), session.get(Model, recipe.policy.model)
     reward = session.get(Model, recipe.reward.model) if recipe.reward.model else None
     if dataset is None or policy is None or (recipe.reward.model and reward is None):
@@ -60,7 +60,7 @@ def fingerprint_for(session: Session, owner_id: str, recipe: Recipe) -> str | No
 
 
 def find_for(session: Session, owner_id: str, recipe: Recipe) -> Scoring | None:
-    """The owner's scoring that a run of this recipe would use, made or in the making."""
+    """Return the owner's scoring that a run of this recipe would use, made or in the making."""
     known = fingerprint_for(session, owner_id, recipe)
     return None if known is None else find_by_fingerprint(session, owner_id, known)
 
@@ -70,7 +70,7 @@ def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> Sc
 
 
 def get_scoring(session: Session, owner_id: str, scoring_id: str) -> Scoring:
-    """The owner's scoring. Raises NotFound, for somebody else's too."""
+    """Return the owner's scoring. Raises NotFound, for somebody else's too."""
     scoring = session.get(Scoring, scoring_id)
     if scoring is None or scoring.owner_id != owner_id:
         raise NotFound(f"There is no scoring {scoring_id!r}.")
@@ -80,7 +80,7 @@ def get_scoring(session: Session, owner_id: str, scoring_id: str) -> Scoring:
 def list_scorings(
     session: Session, owner_id: str, *, dataset_id: str | None = None, after: str | None = None, limit: int = 50
 ) -> list[Scoring]:
-    """The owner's scorings, newest first; `after` is the id of the last one of the page before."""
+    """Return the owner's scorings, newest first; `after` is the id of the last one of the page before."""
     query = select(Scoring).where(Scoring.owner_id == owner_id)
     if dataset_id is not None:
         query = query.where(Scoring.dataset_id == dataset_id)
@@ -90,7 +90,7 @@ def list_scorings(
 
 
 def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[ScoringRow]:
-    """The rows of these scorings, in their order. Four queries, however many."""
+    """Return the rows of these scorings, in their order. Four queries, however many."""
     datasets = names_of(session, Dataset, {scoring.dataset_id for scoring in scorings})
     models = names_of(session, Model, {id for scoring in scorings for id in (scoring.policy_id, scoring.reward_id) if id})
     makers = [scoring.run_id for scoring in scorings if scoring.run_id]
@@ -110,26 +110,26 @@ def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[Sco
 
 
 def count_users(session: Session, scoring_ids: Collection[str]) -> dict[str, int]:
-    """How many training runs use each of these scorings."""
+    """Return how many training runs use each of these scorings."""
     query = select(Run.scoring_id, func.count().label("num_runs")).group_by(Run.scoring_id)
     query = query.where(Run.scoring_id.in_(scoring_ids), Run.kind == RunKind.TRAINING.value)
     return {row.scoring_id: row.num_runs for row in session.execute(query)}
 
 
 def list_users(session: Session, scoring_id: str, limit: int = 50) -> list[Run]:
-    """The training runs that use a scoring, newest first."""
+    """Return the training runs that use a scoring, newest first."""
     query = select(Run).where(Run.scoring_id == scoring_id, Run.kind == RunKind.TRAINING.value)
     return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
 
 
 def list_makers(session: Session, scoring_id: str) -> list[Run]:
-    """The runs of kind scoring that made it, or tried, newest first."""
+    """Return the runs of kind scoring that made it, or tried, newest first."""
     query = select(Run).where(Run.scoring_id == scoring_id, Run.kind == RunKind.SCORING.value)
     return list(session.scalars(query.order_by(Run.id.desc())))
 
 
 def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
-    """The runs that use the scoring and have not ended, also those that have not come as far as to say so."""
+    """Return the runs that use the scoring and have not ended, also those that have not come as far as to say so."""
     query = select(Run).where(
         Run.owner_id == scoring.owner_id,
         Run.dataset_id == scoring.dataset_id,
@@ -145,13 +145,13 @@ def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
 
 
 def keys_of(facts: ScoringFacts) -> set[str]:
-    """The folders below scorings_dir that the facts speak of."""
+    """Return the folders below scorings_dir that the facts speak of."""
     parts = {facts.index_key, facts.logprob.key} | ({facts.reward.key} if facts.reward else set())
     return parts - {""}
 
 
 def list_keys(session: Session, scoring: Scoring) -> set[str]:
-    """Every folder that a scoring's runs have ever made or used for it."""
+    """Return every folder that a scoring's runs have ever made or used for it."""
     query = select(JournalEntry.payload).join(Run, Run.id == JournalEntry.run_id)
     told = session.scalars(query.where(Run.scoring_id == scoring.id, JournalEntry.kind == "scoring"))
     facts = [payload["scoring"] for payload in told] + ([scoring.facts] if scoring.facts else [])
@@ -159,7 +159,7 @@ def list_keys(session: Session, scoring: Scoring) -> set[str]:
 
 
 def list_keys_for(session: Session, dataset_id: str, policy_id: str, limit: int = 50) -> set[str]:
-    """The folders of all scorings, the newest `limit`, that a run of this data set and policy may find its scores in."""
+    """Return the folders of all scorings, the newest `limit`, that a run of this data set and policy may find its scores in."""
     query = select(Scoring).where(Scoring.dataset_id == dataset_id, Scoring.policy_id == policy_id, Scoring.facts.is_not(None))
     newest = session.scalars(query.order_by(Scoring.id.desc()).limit(limit))
     return {key for scoring in newest for key in list_keys(session, scoring)}
@@ -178,6 +178,6 @@ def count_for_dataset(session: Session, dataset_id: str) -> int:
 
 
 def find_using_model(session: Session, model_id: str) -> Scoring | None:
-    """A scoring made with the model, if there is one."""
+    """Return a scoring made with the model, if there is one."""
     uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id)
     return session.scalar(select(Scoring).where(uses).limit(1))

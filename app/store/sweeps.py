@@ -35,7 +35,7 @@ class SweepRow:
 
 
 def get_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
-    """The owner's sweep. Raises NotFound, for somebody else's too."""
+    """Return the owner's sweep. Raises NotFound, for somebody else's too."""
     sweep = session.get(Sweep, sweep_id)
     if sweep is None or sweep.owner_id != owner_id:
         raise NotFound(f"There is no sweep {sweep_id!r}.")
@@ -43,7 +43,7 @@ def get_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
 
 
 def lock_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
-    """The sweep as it is now, locked until the transaction ends: nobody else adds or resumes runs meanwhile."""
+    """Return the sweep as it is now, locked until the transaction ends: nobody else adds or resumes runs meanwhile."""
     get_sweep(session, owner_id, sweep_id)
     sweep = session.get(Sweep, sweep_id, with_for_update=True, populate_existing=True)
     if sweep is None:
@@ -52,7 +52,7 @@ def lock_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
 
 
 def list_sweeps(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[SweepRow]:
-    """The owner's sweeps, newest first; `after` is the id of the last of the page before. Two queries, however many."""
+    """Return the owner's sweeps, newest first; `after` is the id of the last of the page before. Two queries, however many."""
     num_variants = _num_variants(session).label("num_variants")
     query = select(Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, num_variants, Sweep.request).where(
         Sweep.owner_id == owner_id
@@ -68,13 +68,13 @@ def list_sweeps(session: Session, owner_id: str, *, after: str | None = None, li
 
 
 def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
-    """The row of one sweep."""
+    """Return the row of one sweep."""
     counts = count_states(session, [sweep.id]).get(sweep.id, {})
     return SweepRow(sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts)
 
 
 def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many runs of each sweep are in each state."""
+    """Return how many runs of each sweep are in each state."""
     query = select(Run.sweep_id, Run.state, func.count().label("num_runs")).where(Run.sweep_id.in_(sweep_ids))
     counts: dict[str, dict[str, int]] = {}
     for sweep_id, state, num_runs in session.execute(query.group_by(Run.sweep_id, Run.state)):
@@ -83,7 +83,7 @@ def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[s
 
 
 def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:
-    """The runs there are, by their variant; where one was made anew, the newest."""
+    """Return the runs there are, by their variant; where one was made anew, the newest."""
     query = select(Run).where(Run.sweep_id == sweep_id).order_by(Run.id)
     return {run.variant: run for run in session.scalars(query) if run.variant is not None}
 

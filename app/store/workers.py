@@ -40,7 +40,7 @@ class WorkerRow:
 
 
 def describe_workers(session: Session) -> list[WorkerRow]:
-    """All workers, by name."""
+    """Return all workers, by name."""
     return _describe(session, list_workers(session), list_running(session))
 
 
@@ -80,32 +80,34 @@ LEASE_SECONDS = 30.0  # of a worker whose beat does not tell its own
 
 
 def list_workers(session: Session) -> list[Worker]:
-    """All workers that are remembered, by name: an order that no heartbeat changes."""
+    """Return all workers that are remembered, by name: an order that no heartbeat changes."""
     return list(session.scalars(select(Worker).order_by(Worker.id)))
 
 
 def is_alive(worker: Worker, at: datetime) -> bool:
-    """Whether the worker was heard of within its lease, after which its runs go to others, and has not stopped in good order."""
+    """Return whether the worker was heard of within its lease, after which its runs go to others, and has not stopped in good
+    order.
+    """
     lease = timedelta(seconds=float(worker.load.get("lease_seconds", LEASE_SECONDS)))
     return worker.left_at is None and at - worker.beat_at < lease
 
 
 def list_living(session: Session) -> list[Worker]:
-    """The workers that are alive, paused ones too."""
+    """Return the workers that are alive, paused ones too."""
     at = now(session)
     return [worker for worker in list_workers(session) if is_alive(worker, at)]
 
 
 def has_worker(session: Session) -> bool:
-    """Whether any worker is alive."""
+    """Return whether any worker is alive."""
     return bool(list_living(session))
 
 
 def count_places(slots: int, num_devices: int) -> int:
-    """How many processes a worker can give one run: each on a GPU of its own, or in a slot where there is none."""
+    """Return how many processes a worker can give one run: each on a GPU of its own, or in a slot where there is none."""
     return min(slots, num_devices) if num_devices else slots
 
 
 def find_most_places(session: Session) -> int | None:
-    """The most processes that a worker that is alive can give one run; None when none is."""
+    """Return the most processes that a worker that is alive can give one run; None when none is."""
     return max((count_places(worker.slots, len(worker.devices)) for worker in list_living(session)), default=None)

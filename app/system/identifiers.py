@@ -12,7 +12,7 @@ _last = 0
 
 
 def new_id(prefix: str) -> str:
-    """A new identifier: milliseconds since 1970 (48 bits), then randomness (80 bits).
+    """Return a new identifier: milliseconds since 1970 (48 bits), then randomness (80 bits).
 
     Within a process each one is larger than the one before, so that rows made in one millisecond keep their order.
     """

@@ -22,7 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A difference, with its sign."""
+    """Return a difference, with its sign."""
     text = number(value, digits)
     return f"+{text}" if value is not None and value > 0 and text != NOTHING else text
 

@@ -66,7 +66,7 @@ CurrentIngest = Annotated[IngestPool, Depends(get_ingest)]
 
 
 def require_user(request: Request, database: CurrentDatabase) -> Identity:
-    """The user of a bearer token or of the session cookie; stands before every route but login, health and static files.
+    """Return the user of a bearer token or of the session cookie; stands before every route but login, health and static files.
 
     Raises: Unauthenticated; Forbidden when a read-only token tries to change something.
     """
@@ -94,7 +94,7 @@ CurrentUser = Annotated[Identity, Depends(require_user)]
 
 
 async def find_actor(user: CurrentUser) -> Actor:
-    """The user as one who steers runs and workers."""
+    """Return the user as one who steers runs and workers."""
     return Actor(user.id, is_admin=user.role == "admin")
 
 
@@ -115,7 +115,7 @@ class Gates:
 
 
 def get_gates(request: Request) -> Gates:
-    """The gates of this event loop."""
+    """Return the gates of this event loop."""
     known: WeakKeyDictionary[asyncio.AbstractEventLoop, Gates] = request.app.state.gates
     loop = asyncio.get_running_loop()
     if loop not in known:

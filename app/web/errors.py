@@ -58,7 +58,7 @@ async def handle(request: Request, error: Exception) -> Response:
 
 
 def to_studio_error(error: Exception) -> StudioError:
-    """What a framework's error means in the studio's words."""
+    """Return what a framework's error means in the studio's words."""
     if isinstance(error, StudioError):
         return error
     if isinstance(error.__cause__, StudioError):  # raised while the body was read
@@ -73,7 +73,7 @@ def to_studio_error(error: Exception) -> StudioError:
 
 
 def from_validation(error: RequestValidationError) -> InvalidInput:
-    """The fields' faults, without the "body." before them."""
+    """Return the fields' faults, without the "body." before them."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return InvalidInput(f"The body isn't JSON: {first.get('ctx', {}).get('error', 'it ends too early')}.")
@@ -107,7 +107,7 @@ def is_for_machines(request: Request) -> bool:
 
 
 def answer(request: Request, error: StudioError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error: a problem, a page, or the way to the login page."""
+    """Return the response for an error: a problem, a page, or the way to the login page."""
     headers = {**(headers or {}), **headers_of(error)}
     if is_for_machines(request):
         return problem_response(request, error, headers)

@@ -65,7 +65,7 @@ def sign_out(request: Request, session: WriteSession) -> Response:
 
 
 def sign_in(request: Request, secret: str, target: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
-    """A session cookie for a good secret; the login page again, with the reason, for a bad one.
+    """Return a session cookie for a good secret; the login page again, with the reason, for a bad one.
 
     Raises: TooManyRequests.
     """

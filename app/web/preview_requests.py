@@ -55,7 +55,7 @@ class PreviewQuery(BaseModel):
 
 
 def read_request(values: Mapping[str, Any], query: QueryParams) -> PreviewRequest:
-    """The request of a query's `values` by their names there; `weights.X` in the query overrides a choice of every preset.
+    """Return the request of a query's `values` by their names there; `weights.X` in the query overrides a choice of every preset.
 
     Raises InvalidInput naming the query's own parameters.
     """
@@ -82,7 +82,7 @@ def refuse_unknown(query: QueryParams) -> None:
 
 
 def in_query_words(error: InvalidInput) -> InvalidInput:
-    """The same fault, with the names that a query has: `lambda`, where the request has `lambda.2`."""
+    """Return the same fault, with the names that a query has: `lambda`, where the request has `lambda.2`."""
     if not error.problems:
         return error
     problems = [{**problem, "field": name_in_query(str(problem["field"]))} for problem in error.problems]
@@ -97,7 +97,7 @@ def name_in_query(field: str) -> str:
 
 
 async def answer(request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult:
-    """The answer to a request, kept or computed now. Raises as `compute`."""
+    """Return the answer to a request, kept or computed now. Raises as `compute`."""
     known = await read_apart(request, find, request.app.state.database, owner_id, scoring_id, asked)
     return known or await compute(request, owner_id, scoring_id, asked)
 
@@ -105,7 +105,7 @@ async def answer(request: Request, owner_id: str, scoring_id: str, asked: Previe
 async def compute(
     request: Request, owner_id: str, scoring_id: str, asked: PreviewRequest, *, wait_seconds: float | None = None
 ) -> PreviewResult:
-    """The answer to a request of which none is kept, waited for.
+    """Return the answer to a request of which none is kept, waited for.
 
     Raises InvalidInput when it can't be computed; Conflict while the scoring isn't ready; Unavailable when the time is over.
     """
@@ -153,7 +153,7 @@ def has_worker(database: Database) -> bool:
 
 
 def explain(error: dict[str, Any]) -> StudioError:
-    """Why there is no answer, as an error: of the request, of scores that are gone, or of a moment that may pass."""
+    """Return why there is no answer, as an error: of the request, of scores that are gone, or of a moment that may pass."""
     detail = str(error.get("detail") or "The preview could not be computed.")
     if error.get("code") in PASSING:
         return Unavailable(detail, retry_after_seconds=2)

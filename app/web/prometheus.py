@@ -99,7 +99,7 @@ class Studio:
             yield gauge(name, meaning, {(worker.id,): getattr(worker, field) for worker in self._living()}, ("worker",))
 
     def _living(self) -> list[WorkerMeasures]:
-        """What a worker that is gone said last is true no more."""
+        """Return what a worker that is gone said last is true no more."""
         return [worker for worker in self.measures.workers if worker.standing != "gone"]
 
     def _devices(self) -> Iterator[Metric]:

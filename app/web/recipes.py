@@ -52,14 +52,14 @@ _SCORED_PARTS = ("dataset", "max_examples", "policy", "reward", "tokens", "train
 
 
 def methods_of(path: str) -> tuple[Method, ...]:
-    """The methods that read this setting."""
+    """Return the methods that read this setting."""
     parts = path.split(".")
     known = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((_OF_METHODS[prefix] for prefix in known if prefix in _OF_METHODS), tuple(Method))
 
 
 def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
-    """What the form asks for: one run, or a sweep of several λ or with baselines. Raises RecipeInvalid with all faults."""
+    """Return what the form asks for: one run, or a sweep of several λ or with baselines. Raises RecipeInvalid with all faults."""
     nested = read_settings(values)
     recipe = parse_recipe(nested)
     if recipe.method is not Method.VAR:
@@ -72,7 +72,7 @@ def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
 
 
 def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
-    """The nested settings that the method reads; of several λ the first stands in the recipe."""
+    """Return the nested settings that the method reads; of several λ the first stands in the recipe."""
     method = values.get("method") or Method.VAR
     fields = [field for field in RECIPE_FIELDS if method not in list(Method) or method in methods_of(field.path)]
     lambdas = split_lambdas(values)
@@ -87,7 +87,7 @@ def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_scored(values: Mapping[str, str]) -> Recipe:
-    """The recipe of the scoring that the form's settings lead to: it depends neither on λ nor on the weights.
+    """Return the recipe of the scoring that the form's settings lead to: it depends neither on λ nor on the weights.
 
     Raises RecipeInvalid.
     """
@@ -99,12 +99,12 @@ def read_scored(values: Mapping[str, str]) -> Recipe:
 
 
 def read_planned(values: Mapping[str, str]) -> Recipe:
-    """The recipe whose memory is planned: it depends on no λ. Raises RecipeInvalid."""
+    """Return the recipe whose memory is planned: it depends on no λ. Raises RecipeInvalid."""
     return parse_recipe(read_settings({**values, "weights.lambda": "1", "weights.target_ess": ""}))
 
 
 def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewRequest:
-    """The weights that the form would give, at its own λ and at a grid of the size of the rewards' `spread`.
+    """Return the weights that the form would give, at its own λ and at a grid of the size of the rewards' `spread`.
 
     Raises RecipeInvalid.
     """
@@ -124,25 +124,25 @@ def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewReque
 
 
 def grid_of(spread: float) -> list[float]:
-    """The λ that are always shown, in units of the power of ten nearest to the spread, as λ is in units of the reward."""
+    """Return the λ that are always shown, in units of the power of ten nearest to the spread, as λ is in units of the reward."""
     unit = 10.0 ** round(math.log10(spread)) if spread > 0 else 1.0
     return [float(f"{value * unit:.1g}") for value in PREVIEWED_LAMBDAS]
 
 
 def is_normalised(values: Mapping[str, str]) -> bool:
-    """Whether the weights see rewards in their standard deviations."""
+    """Return whether the weights see rewards in their standard deviations."""
     said = [settings["reward_norm"] for preset, settings in PRESETS.items() if preset == values.get("weights.preset")]
     return "zscore" in (values.get("weights.reward_norm") or said)
 
 
 def overrides_of(values: Mapping[str, str]) -> dict[str, Any]:
-    """The choices that were made against the preset."""
+    """Return the choices that were made against the preset."""
     fields = [field for field in RECIPE_FIELDS if field.path in FROM_PRESET]
     return {field.path.split(".")[1]: read(field, text) for field in fields if (text := values.get(field.path, "").strip())}
 
 
 def split_lambdas(values: Mapping[str, str]) -> list[str]:
-    """The temperatures that were typed, each once, as texts."""
+    """Return the temperatures that were typed, each once, as texts."""
     return list(dict.fromkeys(part for part in re.split(r"[,;\s]+", values.get("weights.lambda", "")) if part))
 
 
@@ -156,14 +156,14 @@ def at_fields(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tell(problem: Mapping[str, Any]) -> str:
-    """A fault as a sentence that stands alone: `λ: must be greater than 0, not 0.`"""
+    """Return a fault as a sentence that stands alone: `λ: must be greater than 0, not 0.`"""
     field, message = _BY_PATH.get(problem["field"]), str(problem["message"])
     going_on = f"{message[:1].lower()}{message[1:]}" if message.startswith(PREDICATES) else message
     return f"{field.label}: {going_on}" if field else message
 
 
 def in_form_words(message: str) -> str:
-    """A sentence about the recipe's settings, with the form's labels and options in their place."""
+    """Return a sentence about the recipe's settings, with the form's labels and options in their place."""
     return _NAMED.sub(_name_in_form, message)
 
 
@@ -181,7 +181,7 @@ def field_of(path: str) -> str:
 
 
 def as_number(text: str) -> float | str:
-    """A number; a text that isn't one stays, so that pydantic words the fault."""
+    """Return a number; a text that isn't one stays, so that pydantic words the fault."""
     try:
         return float(text)
     except ValueError:
@@ -189,7 +189,7 @@ def as_number(text: str) -> float | str:
 
 
 def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """A recipe as form values; what the preset says anyway is left to the preset."""
+    """Return a recipe as form values; what the preset says anyway is left to the preset."""
     values = flatten(recipe)
     if values.get("method", Method.VAR) != Method.VAR:
         plain = {path: value for path, value in values.items() if not path.startswith("weights.")}
@@ -203,5 +203,5 @@ def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_asked(field: Field) -> Field:
-    """What the preset decides starts empty, which means: as the preset says."""
+    """Return what the preset decides starts empty, which means: as the preset says."""
     return fill(field, {field.path: ""}, []) if field.path in FROM_PRESET else field

@@ -85,12 +85,12 @@ class WatchedRequest:
 
 
 def choose_id(given: str) -> str:
-    """The proxy's id where it can't be anything but a name, else a new one."""
+    """Return the proxy's id where it can't be anything but a name, else a new one."""
     return given if SAFE_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that answered, such as /api/v1/runs/{run_id}; static files are one route."""
+    """Return the template of the route that answered, such as /api/v1/runs/{run_id}; static files are one route."""
     if str(scope["path"]).startswith("/static/"):
         return "/static"
     return templates_of(scope["app"]).get(scope.get("endpoint"), UNMATCHED) if "app" in scope else UNMATCHED
@@ -98,5 +98,5 @@ def route_of(scope: Scope) -> str:
 
 @lru_cache(maxsize=8)
 def templates_of(app: FastAPI) -> dict[Any, str]:
-    """The whole path of each endpoint. A route itself knows only its part of it, without the prefixes of its routers."""
+    """Return the whole path of each endpoint. A route itself knows only its part of it, without the prefixes of its routers."""
     return {context.endpoint: str(context.path) for context in iter_route_contexts(app.routes) if context.endpoint is not None}

@@ -10,7 +10,7 @@ MAX_ATTEMPTS = 20
 
 
 def log_of(entries: Sequence[JournalEntry], printed: Mapping[int, str]) -> str:
-    """The text; `printed` holds the end of the output by attempt."""
+    """Return the text; `printed` holds the end of the output by attempt."""
     parts = ["".join(f"{line_of(entry)}\n" for entry in entries)]
     parts += [f"== Attempt {number}: the end of what its runner printed ==\n{text}" for number, text in printed.items() if text]
     return "\n".join(part for part in parts if part)

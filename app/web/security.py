@@ -82,7 +82,7 @@ UNEXPECTED = "An unexpected error occurred. It has been written to the server's 
 
 
 def answer_unexpected(request: Request) -> Response:
-    """The answer to what nobody foresaw, even when the error page itself is broken."""
+    """Return the answer to what nobody foresaw, even when the error page itself is broken."""
     error = StudioError(UNEXPECTED)
     try:
         return answer(request, error)
@@ -92,7 +92,7 @@ def answer_unexpected(request: Request) -> Response:
 
 
 def route_path(scope: MutableMapping[str, Any]) -> str:
-    """The path for the log; a login link is a secret until it is used."""
+    """Return the path for the log; a login link is a secret until it is used."""
     path = str(scope["path"])
     return "/login/…" if path.startswith("/login/") else path
 

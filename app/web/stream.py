@@ -42,7 +42,7 @@ class Entries:
         return iter(self.entries)
 
     def encode(self, to_text: Encoder) -> str:
-        """The entries as one text. Each is encoded once, however many readers ask."""
+        """Return the entries as one text. Each is encoded once, however many readers ask."""
         if to_text not in self.texts:
             self.texts[to_text] = "".join(map(to_text, self.entries))
         return self.texts[to_text]
@@ -141,7 +141,7 @@ def write_event(**parts: Any) -> str:
 
 
 def position(request: Request, last_seq: int, after: int = 0) -> int:
-    """Where a reader stands: its Last-Event-ID, else `after`. What can't be a seq of this run means a full replay."""
+    """Return where a reader stands: its Last-Event-ID, else `after`. What can't be a seq of this run means a full replay."""
     text = request.headers.get("last-event-id", "").strip()
     if not text:
         return after if 0 <= after <= last_seq else 0

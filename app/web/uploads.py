@@ -98,7 +98,7 @@ class Form:
         self.ended = True
 
     def text(self, name: str) -> str:
-        """A field as text; "" when it wasn't sent.
+        """Return a field as text; "" when it wasn't sent.
 
         Raises: InvalidInput.
         """
@@ -117,7 +117,7 @@ def as_text(value: bytes, name: str) -> str:
 
 @contextmanager
 def open_form(request: Request, files: Files, max_file_bytes: int) -> Iterator["Reception"]:
-    """A place for the request's file and fields; what isn't committed by the end of the block is discarded."""
+    """Provide a place for the request's file and fields; what isn't committed by the end of the block is discarded."""
     with files.open_upload() as upload:
         yield Reception(request, upload, Form(max_file_bytes))
 
@@ -157,7 +157,7 @@ class Reception:
 
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:
-    """The body in pieces of at most WRITE_BYTES, whatever the server hands over."""
+    """Yield the body in pieces of at most WRITE_BYTES, whatever the server hands over."""
     async for chunk in request.stream():
         for start in range(0, len(chunk), WRITE_BYTES):
             yield chunk[start : start + WRITE_BYTES]
@@ -182,7 +182,7 @@ WAITS = CapacityLimiter(16)  # threads of their own: uploads that wait for their
 
 
 async def take_dataset(request: Request, owner_id: str) -> str:
-    """A multipart request becomes a data set: `file`, `name`, and `mapping` as JSON, in any order. Returns its id.
+    """Make a data set of a multipart request: `file`, `name`, and `mapping` as JSON, in any order. Returns its id.
 
     Waits a little for the file to be read; the data set may be ready, need a mapping, or still be processing then.
     Raises: DatasetInvalid when the file can't be used, TooLarge, InvalidInput for a broken body; nothing is kept then.
@@ -200,7 +200,7 @@ async def take_dataset(request: Request, owner_id: str) -> str:
 
 
 def keep_dataset(database: Database, files: Files, owner_id: str, reception: Reception) -> str:
-    """The row and the file of a finished upload, in one transaction."""
+    """Return the row and the file of a finished upload, in one transaction."""
     form = reception.form
     fields = parse(UploadFields, {"name": form.text("name"), "mapping": as_json(form.text("mapping"))}, DatasetInvalid)
     filename, mapping = form.filename or "", fields.mapping
@@ -212,7 +212,7 @@ def keep_dataset(database: Database, files: Files, owner_id: str, reception: Rec
 
 
 def as_json(text: str) -> Any:
-    """The `mapping` field; empty: none."""
+    """Return the `mapping` field; empty: none."""
     try:
         return json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):

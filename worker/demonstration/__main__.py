@@ -76,7 +76,7 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
 
 
 def scaled(number: int, scale: float) -> int:
-    """The share `scale` of a number, but enough to go on with."""
+    """Return the share `scale` of a number, but enough to go on with."""
     return max(64, int(number * scale))
 
 

@@ -91,7 +91,7 @@ STYLES = tuple(Style(*levels) for levels in combinations(WARMTH, DETAIL, HONESTY
 
 
 def draw_case(random: Random) -> Case:
-    """A customer with a product, a trouble, an occasion and a deadline."""
+    """Return a customer with a product, a trouble, an occasion and a deadline."""
     slots = {
         "product": random.choice(PRODUCTS),
         "problem": random.choice(list(REPAIRS)),
@@ -103,12 +103,12 @@ def draw_case(random: Random) -> Case:
 
 
 def draw_style(random: Random, shares: tuple[float, float, float]) -> Style:
-    """Each trait by itself, so that most answers have something good and something bad."""
+    """Return each trait by itself, so that most answers have something good and something bad."""
     return Style(*(random.choices(list(levels), shares)[0] for levels in (WARMTH, DETAIL, HONESTY)))
 
 
 def write_answer(random: Random, case: Case, style: Style) -> str:
-    """An answer of four or five sentences; every style gives about the same length."""
+    """Return an answer of four or five sentences; every style gives about the same length."""
     advice = REPAIRS[case.problem] if style.detail == "specific" else ADVICE[style.detail]
     sentences = [
         random.choice(OPENINGS[style.warmth]),
@@ -162,7 +162,7 @@ def _draw_pair(random: Random, case: Case) -> Pair:
 
 
 def judge_answer(prompt: str, answer: str) -> float:
-    """The true score of any text as an answer to `prompt`: warmth + detail + honesty − faults; the best style has 5.5.
+    """Return the true score of any text as an answer to `prompt`: warmth + detail + honesty − faults; the best style has 5.5.
 
     Each sentence counts as the known sentence it resembles. Advice for another trouble, another customer's product,
     repetition, gibberish and a missing end cost points, so that praise alone, or length, cannot win.
@@ -192,7 +192,7 @@ def _value(sentence: Sentence, prompt: str) -> float:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with its final mark."""
+    """Return the sentences of a text, each with its final mark."""
     return [part for part in re.split(r"(?<=[.?!])\s+", text.strip()) if part]
 
 
@@ -205,7 +205,7 @@ def _slot_pattern() -> re.Pattern[str]:
 
 
 def mask_slots(text: str) -> str:
-    """The text with every product, event and deadline put back to its slot."""
+    """Return the text with every product, event and deadline put back to its slot."""
     return _slot_pattern().sub(lambda found: f"{{{found.lastgroup}}}", text)
 
 
@@ -216,7 +216,7 @@ def _known() -> dict[str, Sentence]:
 
 @cache
 def _recognise(masked: str) -> Sentence | None:
-    """The known sentence with these words, or the one that shares most of them, if most are shared."""
+    """Return the known sentence with these words, or the one that shares most of them, if most are shared."""
     if masked in _known():
         return _known()[masked]
     words = set(masked.lower().split())
@@ -230,12 +230,12 @@ def _overlap(left: set[str], right: set[str]) -> float:
 
 
 def drop_slots(text: str) -> str:
-    """The text without its slots."""
+    """Return the text without its slots."""
     return re.sub(r"{\w+}", " ", text)
 
 
 def list_texts() -> Iterable[str]:
-    """Every sentence and slot value of the world, with the slots left out: all words that a tokenizer has to know."""
+    """Return every sentence and slot value of the world, with the slots left out: all words that a tokenizer has to know."""
     for texts in (PRODUCTS, EVENTS, DEADLINES, tuple(REPAIRS), GREETINGS, COMPLAINTS, REMARKS, NEEDS):
         yield from map(drop_slots, texts)
     yield from (drop_slots(sentence.text) for sentence in list_sentences())

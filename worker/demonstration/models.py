@@ -80,13 +80,13 @@ def _config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
 
 
 def build_policy(tokenizer: PreTrainedTokenizerFast, size: Size, seed: int) -> LlamaForCausalLM:
-    """An untrained policy; the seed decides its first weights."""
+    """Return an untrained policy; the seed decides its first weights."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(_config(tokenizer, size))
 
 
 def build_reward(tokenizer: PreTrainedTokenizerFast, size: Size, seed: int) -> LlamaForSequenceClassification:
-    """An untrained reward model with the policy's body and one number as its output."""
+    """Return an untrained reward model with the policy's body and one number as its output."""
     torch.manual_seed(seed)
     return LlamaForSequenceClassification(_config(tokenizer, size))
 
@@ -154,7 +154,7 @@ def pair_accuracy(reward: LlamaForSequenceClassification, pairs: Sequence[tuple[
 def train_policy(
     tokenizer: PreTrainedTokenizerFast, answers: Sequence[tuple[str, str]], seed: int, report: Report, size: Size = BODY
 ) -> LlamaForCausalLM:
-    """A policy that has read each (prompt, answer) once."""
+    """Return a policy that has read each (prompt, answer) once."""
     policy = build_policy(tokenizer, size, seed)
     rows = [encode_turns(tokenizer, *answer) for answer in answers]
     emphasis_V = emphasise_fitting(tokenizer)
@@ -171,7 +171,7 @@ def train_policy(
 def train_reward(
     tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair], seed: int, report: Report, size: Size = BODY
 ) -> LlamaForSequenceClassification:
-    """A reward model that has read each pair once."""
+    """Return a reward model that has read each pair once."""
     reward = build_reward(tokenizer, size, seed)
     rows = encode_pairs(tokenizer, pairs)
     plan = Plan(steps=len(rows) // 16, batch_size=16, learning_rate=2e-3)

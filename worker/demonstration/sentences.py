@@ -216,7 +216,7 @@ HONESTY = {"honest": 1.5, "silent": 0.0, "boastful": -1.5}
 
 
 def list_sentences() -> list[Sentence]:
-    """Every sentence that an answer can hold, with what it is worth."""
+    """Return every sentence that an answer can hold, with what it is worth."""
     rows = [Sentence(text, "warmth", WARMTH[level]) for level in WARMTH for text in OPENINGS[level] + CLOSINGS[level]]
     rows += [Sentence(text, "detail", DETAIL[level]) for level, texts in ADVICE.items() for text in texts]
     rows += [Sentence(text, "detail", DETAIL["specific"], problem) for problem, texts in REPAIRS.items() for text in texts]

@@ -21,7 +21,9 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], context: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every word of `texts`; others become `<|unknown|>`. `context`: longest sequence, in tokens."""
+    """Return a tokenizer that knows every word of `texts`; others become `<|unknown|>`. `context`: longest sequence, in
+    tokens.
+    """
     splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(prepend_scheme="always", split=True),

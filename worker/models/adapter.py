@@ -106,7 +106,7 @@ class LanguageModel(Body):
 
     @contextmanager
     def as_reference(self) -> Iterator["LanguageModel"]:
-        """The frozen reference: with LoRA the same network without its adapter; without LoRA this is an error."""
+        """Provide the frozen reference: with LoRA the same network without its adapter; without LoRA this is an error."""
         if self.lora is None:
             raise RuntimeError("only a LoRA policy carries its reference inside; load the reference's own weights")
         with self.lora.disable_adapter():
@@ -129,7 +129,7 @@ def adapt(network: Any) -> LanguageModel:
 
 
 def adapt_body(network: Any) -> Body:
-    """The body of a network with any head, checked for whether beginnings can be shared."""
+    """Return the body of a network with any head, checked for whether beginnings can be shared."""
     body = Body(network, network.base_model, _takes_positions(network.base_model), shares_prefix=False)
     return replace(body, shares_prefix=_prefix_can_be_shared(body))
 
@@ -191,7 +191,7 @@ def _check_head(model: LanguageModel) -> None:
 
 
 def blame_not_finite(network: Any) -> ModelInvalid:
-    """Why a network's output is not finite: damaged weights, or finite ones that overflow."""
+    """Return why a network's output is not finite: damaged weights, or finite ones that overflow."""
     name, dtype = type(network).__name__, str(network.dtype).removeprefix("torch.")
     damaged = next((key for key, weight in network.named_parameters() if not weight.isfinite().all()), None)
     if damaged is None:
@@ -247,7 +247,8 @@ def _rows_can_be_packed(model: Body) -> bool:
 
 
 def find_flex_fault(model: Body) -> str:
-    """Why packed rows can't go through FlexAttention: it fails, or gives other hidden states than part by part; empty: they can.
+    """Return why packed rows can't go through FlexAttention: it fails, or gives other hidden states than part by part; empty:
+    they can.
 
     On a GPU the gradients are compared too; on a CPU torch has none of it.
     """
@@ -281,12 +282,12 @@ def _states_and_gradients(
 
 
 def first_line(error: Exception) -> str:
-    """The first words of an error, or its name; a compiler's goes on for pages."""
+    """Return the first words of an error, or its name; a compiler's goes on for pages."""
     return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def find_layers(body: Any) -> Iterator[nn.Module]:
-    """The blocks of a network: the elements of its outermost module lists."""
+    """Yield the blocks of a network: the elements of its outermost module lists."""
     for child in body.children():
         if isinstance(child, nn.ModuleList):
             yield from child

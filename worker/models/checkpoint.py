@@ -92,7 +92,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
-    """The newest checkpoint that verifies (None: start from 0), and the newer ones that don't."""
+    """Return the newest checkpoint that verifies (None: start from 0), and the newer ones that don't."""
     damaged: list[DamagedCheckpoint] = []
     for name in reversed(list_checkpoints(folder)):
         try:
@@ -131,7 +131,7 @@ def _load(path: Path) -> Checkpoint:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest's fields; raises ValueError that names the file, whatever is wrong with it."""
+    """Return the manifest's fields; raises ValueError that names the file, whatever is wrong with it."""
     if not path.is_file():
         raise ValueError("manifest.json is missing")
     try:

@@ -18,7 +18,7 @@ from worker.models.load import switch_dropout_off
 
 
 def build_classifier(policy: Any, tokenizer: Any, seed: int) -> Body:
-    """A sequence classifier with the policy's own body (not a copy) and a seeded head; raises ModelInvalid.
+    """Return a sequence classifier with the policy's own body (not a copy) and a seeded head; raises ModelInvalid.
 
     The pad token is the tokenizer's; where it has none, the end of text is made one in the configuration and in the tokenizer.
     """
@@ -67,7 +67,7 @@ def classify(model: Body, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def pad_id(model: Body, rows: Sequence[Sequence[int]]) -> int:
-    """What the model takes for padding; raises ModelInvalid when rows must be padded and it takes nothing for that."""
+    """Return what the model takes for padding; raises ModelInvalid when rows must be padded and it takes nothing for that."""
     declared: int | None = model.config.get_text_config().pad_token_id
     if declared is None and len({len(row) for row in rows}) > 1:
         raise ModelInvalid("The policy's tokenizer has no pad token and no end-of-text token: give it one in its folder.")

@@ -22,7 +22,9 @@ PROBE = (2, 24)  # rows and tokens
 
 
 def compile_layers(model: Model, log: Callable[[str], None]) -> Model:
-    """The model with compiled layers, in place; as it was, and a sentence in the log, where that fails or changes numbers."""
+    """Return the model with compiled layers, in place; as it was, and a sentence in the log, where that fails or changes
+    numbers.
+    """
     layers = list(find_layers(model.body))
     ALL_ATTENTION_FUNCTIONS.register(packed.NAME, torch.compiler.disable(packed.attend))
     want = _probe(model)

@@ -53,7 +53,7 @@ def run_flex(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
 
 
 def label_tokens(packing: Packing, filling: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each token's family and its part within it (0: the prompt), int32; the filling is a family of its own."""
+    """Return each token's family and its part within it (0: the prompt), int32; the filling is a family of its own."""
     parts = [(family, part, size) for family, sizes in enumerate(packing.families) for part, size in enumerate(sizes)]
     parts.append((len(packing.families), 0, filling))
     size_P = torch.tensor([size for *_, size in parts])
@@ -79,7 +79,7 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
+    """Return an attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
     require_plain(attention_mask, dropout, options)
     plan, grouped = _plan.get(), query.shape[1] != key.shape[1]
     result = plan.attend(query, key, value, block_mask=plan.block_mask, scale=scaling, enable_gqa=grouped)

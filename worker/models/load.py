@@ -37,7 +37,7 @@ class Policy:
 
 
 def resolve_folder(source: ModelSource, hub_dir: Path) -> Path:
-    """The folder with the model's files, downloaded first when it is on the hub; raises ModelInvalid."""
+    """Return the folder with the model's files, downloaded first when it is on the hub; raises ModelInvalid."""
     folder = Path(source.path) if source.source == "folder" else _download(source, hub_dir)
     if not folder.is_dir():
         raise ModelInvalid(f"The model folder {folder} does not exist. Check the path, or register the model again.")
@@ -99,7 +99,7 @@ def load_config(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer; raises ModelInvalid when there is none that works without extra code."""
+    """Return the folder's tokenizer; raises ModelInvalid when there is none that works without extra code."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         num_ids = len(tokenizer("a", add_special_tokens=False)["input_ids"])
@@ -187,7 +187,7 @@ def release_memory() -> None:
 
 
 def context_window(config: Any) -> int | None:
-    """The longest input in tokens, or None where the architecture sets no limit."""
+    """Return the longest input in tokens, or None where the architecture sets no limit."""
     text = config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(text, name, None)

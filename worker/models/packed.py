@@ -33,12 +33,12 @@ class Packing:
         return [size for family in self.families for size in family]
 
     def positions(self) -> Tensor:
-        """Each token's position behind its own beginning: int64 [N]."""
+        """Return each token's position behind its own beginning: int64 [N]."""
         starts = [0 if part == 0 else family[0] for family in self.families for part in range(len(family))]
         return torch.cat([torch.arange(start, start + size) for start, size in zip(starts, self.sizes, strict=True)])
 
     def offsets(self) -> list[int]:
-        """Where each part begins in the packed row."""
+        """Return where each part begins in the packed row."""
         return [0, *accumulate(self.sizes)][:-1]
 
 
@@ -69,7 +69,7 @@ def run_packed(body: Any, ids_N: Tensor, packing: Packing) -> Tensor:
 
 @contextmanager
 def attending(config: Any, name: str, variable: ContextVar[Plan], plan: Plan) -> Iterator[None]:
-    """The network attends by the function registered as `name`, which finds its plan in `variable`."""
+    """Provide the network attends by the function registered as `name`, which finds its plan in `variable`."""
     usual, token = config._attn_implementation, variable.set(plan)
     config._attn_implementation = name
     try:
@@ -96,7 +96,7 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
+    """Return an attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
     require_plain(attention_mask, dropout, options)
     plan, groups = _plan.get(), query.shape[1] // key.shape[1]
     if groups > 1:

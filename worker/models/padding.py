@@ -9,7 +9,7 @@ BESIDE_TRAINING = 8_192  # where a policy is trained, its gradients and moments 
 
 
 def token_budget(device: torch.device, on_cpu: int = ON_CPU) -> int:
-    """The tokens of one forward pass of a model that has the device for itself."""
+    """Return the tokens of one forward pass of a model that has the device for itself."""
     return ON_GPU if device.type == "cuda" else on_cpu
 
 

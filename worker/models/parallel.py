@@ -46,7 +46,7 @@ class Ranks:
         return self.size == 1
 
     def share(self, costs: Sequence[int]) -> list[int]:
-        """Which of the items are this process's: the shares' summed costs are as equal as a greedy choice makes them."""
+        """Return which of the items are this process's: the shares' summed costs are as equal as a greedy choice makes them."""
         loads: list[tuple[int, int]] = [(0, rank) for rank in range(self.size)]
         mine = []
         for item in sorted(range(len(costs)), key=lambda k: (-costs[k], k)):
@@ -67,13 +67,13 @@ class Ranks:
                 tensor.copy_(part.view_as(tensor))
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of the processes' values."""
+        """Return the sum of the processes' values."""
         total = value.clone() if not self.is_alone else value
         self.add_up([total])
         return total
 
     def tell(self, value: Any = None) -> Any:
-        """The lead's value (anything JSON can say), on every process. Waits for the lead."""
+        """Return the lead's value (anything JSON can say), on every process. Waits for the lead."""
         if self.is_alone:
             return value
         data = b"" if value is None or not self.is_lead else json.dumps(value).encode()
@@ -87,7 +87,7 @@ class Ranks:
 
     @contextmanager
     def lead_first(self) -> Iterator[None]:
-        """The lead runs the block while the others wait; then they run it, and find in the files what it has made."""
+        """Provide the lead runs the block while the others wait; then they run it, and find in the files what it has made."""
         if not self.is_lead:
             self.tell()
         yield
@@ -95,7 +95,9 @@ class Ranks:
             self.tell()
 
     def lead_alone(self, action: Callable[[], Result]) -> Result | None:
-        """The lead's result on the lead, None on the others, which wait. When the lead is stopped in it, all are stopped."""
+        """Return the lead's result on the lead, None on the others, which wait. When the lead is stopped in it, all are
+        stopped.
+        """
         stopped, result = None, None
         if self.is_lead:
             try:

@@ -128,7 +128,9 @@ def _run_group(
 
 
 def fork(cache: Any) -> Any:
-    """A cache that can be selected from and written to without changing this one; tensors that are only replaced are shared."""
+    """Return a cache that can be selected from and written to without changing this one; tensors that are only replaced are
+    shared.
+    """
     layers = getattr(cache, "layers", [None])
     if not all(type(layer) is DynamicLayer for layer in layers):
         return copy.deepcopy(cache)
@@ -138,7 +140,7 @@ def fork(cache: Any) -> Any:
 
 
 def _encode(body: Body, beginnings: Sequence[Ids]) -> tuple[Any, Tensor]:
-    """The cache of left-padded beginnings (None when they are empty) and their mask [G, P]."""
+    """Return the cache of left-padded beginnings (None when they are empty) and their mask [G, P]."""
     width = max(len(ids) for ids in beginnings)
     mask_GP = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in beginnings], device=body.device)
     if width == 0:

@@ -40,13 +40,13 @@ class PromptFormat:
         return cls(tokenizer, has_template and wanted != "plain")
 
     def write_prompt(self, turns: Sequence[Turn]) -> str:
-        """The text up to where the answer begins; raises PromptRefused."""
+        """Return the text up to where the answer begins; raises PromptRefused."""
         if not self.chat:
             return write_plain(turns) + PLAIN_ENDING
         return self._render(turns, add_generation_prompt=True)
 
     def write_conversation(self, turns: Sequence[Turn], response: str) -> str:
-        """The whole text with its answer, as a reward model reads it; raises PromptRefused."""
+        """Return the whole text with its answer, as a reward model reads it; raises PromptRefused."""
         if not self.chat:
             return write_plain(turns) + PLAIN_ENDING + _spaced(response)
         return self._render([*turns, ("assistant", response)], add_generation_prompt=False)

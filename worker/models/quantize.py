@@ -41,7 +41,7 @@ def settle(network: nn.Module) -> None:
 
 
 def merge_adapter(network: Any, dtype: torch.dtype) -> Any:
-    """The network, in place, with plain linear layers of `dtype`: W = round(dequantised + adapter's update)."""
+    """Return the network, in place, with plain linear layers of `dtype`: W = round(dequantised + adapter's update)."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             is_adapted = hasattr(layer, "get_base_layer")

@@ -85,7 +85,7 @@ class RewardModel:
         return rows
 
     def _cut(self, rows: Rows) -> Rows:
-        """What is longer than the model's window loses its start, but for the first token."""
+        """Return what is longer than the model's window loses its start, but for the first token."""
         window = self._window or max((len(row) for row in rows), default=0)
         return [row if len(row) <= window else row[:1] + row[len(row) - window + 1 :] for row in rows]
 
@@ -108,7 +108,7 @@ class RewardModel:
 
     @torch.inference_mode()
     def _score_plain(self, rows: Rows, check: Callable[[], None] = _go_on) -> list[float]:
-        """Every row on its own, grouped by length so that little is padded."""
+        """Return every row on its own, grouped by length so that little is padded."""
         scores = torch.zeros(len(rows))
         for chosen in group_rows([len(row) for row in rows], token_budget(self.body.device)):
             check()
@@ -156,7 +156,7 @@ class RewardModel:
 
     @torch.inference_mode()
     def _reads_last_token(self) -> bool:
-        """Whether the score is a linear map of the last token's hidden state, as it is for decoders."""
+        """Return whether the score is a linear map of the last token's hidden state, as it is for decoders."""
         rows = [row for row in self._probe_rows() if row[-1] != self._pad_id]
         if not rows or not isinstance(getattr(self.network, "score", None), nn.Linear):
             return False
@@ -169,13 +169,13 @@ class RewardModel:
 
 
 def common_length(rows: Rows) -> int:
-    """How many ids all rows begin with, leaving each at least one of its own."""
+    """Return how many ids all rows begin with, leaving each at least one of its own."""
     first, last = min(rows), max(rows)  # what these two share, all rows between them share
     same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return min(same, min(len(row) for row in rows) - 1)
 
 
 def absent_id(rows: Rows, num_ids: int) -> int:
-    """The highest id that occurs in none of the rows."""
+    """Return the highest id that occurs in none of the rows."""
     used: set[Any] = {token for row in rows for token in row}
     return next(token for token in range(num_ids - 1, -1, -1) if token not in used)

@@ -36,11 +36,11 @@ class Shard:
         return whole[self.start : self.start + len(self.local)]
 
     def part_of(self, gradient: Tensor) -> Tensor:
-        """The slice within a sharded gradient."""
+        """Return the slice within a sharded gradient."""
         return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
     def gather(self, part: Tensor, ranks: Ranks) -> Tensor:
-        """The whole tensor that the processes' parts make, on the CPU of the lead; an empty tensor on the others."""
+        """Return the whole tensor that the processes' parts make, on the CPU of the lead; an empty tensor on the others."""
         padded = part.new_zeros(self.num_rows, *self.shape[1:])
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.is_lead else None
@@ -49,7 +49,7 @@ class Shard:
 
 
 def shard_of(parameter: nn.Parameter) -> Shard | None:
-    """The slice behind a sharded parameter; None when the parameter is whole."""
+    """Return the slice behind a sharded parameter; None when the parameter is whole."""
     if not isinstance(parameter, DTensor):
         return None
     mesh = parameter.device_mesh
@@ -88,7 +88,7 @@ def shard(model: Model) -> Model:
 
 
 def gather_weights(model: Body) -> dict[str, Tensor]:
-    """All trained weights as whole tensors on the CPU of the lead; nothing on the others, which must call this as well."""
+    """Return all trained weights as whole tensors on the CPU of the lead; nothing on the others, which must call this as well."""
     found = {}
     for name, parameter in model.network.named_parameters():
         if parameter.requires_grad:

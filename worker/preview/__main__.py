@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def answer(line: bytes, kept: KeptScorings) -> dict[str, Any]:
-    """The reply to one job."""
+    """Return the reply to one job."""
     try:
         job = parse(PreviewJob, json.loads(line), InvalidInput)
         return {"result": preview(job, kept).model_dump(mode="json", by_alias=True)}

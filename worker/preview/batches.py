@@ -31,7 +31,7 @@ class Grouping:
 
     @classmethod
     def whole(cls, index: Index) -> "Grouping":
-        """The batches as they were scored."""
+        """Return the batches as they were scored."""
         return cls(index, torch.tensor([0, *index.num_prompts_B.tolist()]).cumsum(0))
 
     @cached_property
@@ -72,7 +72,7 @@ class Grouping:
 
 
 def group(index: Index, batch_size: int, scored_size: int) -> Grouping:
-    """The batches of `batch_size` prompts or one less, from a plan of `scored_size`."""
+    """Return the batches of `batch_size` prompts or one less, from a plan of `scored_size`."""
     if batch_size > scored_size:
         return Grouping(index, torch.tensor(_edges(int(index.num_prompts_B.sum()), batch_size)))
     edges, offset = [0], 0
@@ -124,7 +124,9 @@ class BatchStack:
 
 
 def layout_of(choices: WeightChoices) -> str:
-    """Which rows the choices need. whole: all responses in every row. own: a prompt's own ones. one: one row for all prompts."""
+    """Return which rows the choices need. whole: all responses in every row. own: a prompt's own ones. one: one row for all
+    prompts.
+    """
     if choices.partition_scope == "prompt":
         return "own"
     return "one" if choices.weight_form == "reward" else "whole"
@@ -133,7 +135,7 @@ def layout_of(choices: WeightChoices) -> str:
 def stack_groups(
     noisy: Noisy, grouping: Grouping, layout: str, *, chosen_only: bool = False, groups: Tensor | None = None
 ) -> Iterator[BatchStack]:
-    """The batches (or those of `groups`), in stacks that fit a processor's cache; largest first."""
+    """Yield the batches (or those of `groups`), in stacks that fit a processor's cache; largest first."""
     groups = torch.arange(len(grouping.num_prompts_G)) if groups is None else groups
     num_responses, num_prompts = grouping.num_responses_G[groups], grouping.num_prompts_G[groups]
     order = (num_responses * (num_prompts.max() + 1) + num_prompts).argsort(descending=True, stable=True)

@@ -53,12 +53,12 @@ class WeightSums:
         return {key: total / self.counts[key] for key, total in self.totals.items() if self.counts[key]}
 
     def findings(self, others: Sequence[FindingRaised] = ()) -> list[FindingRaised]:
-        """What the rules say of the means; of |r/λ| the largest of all counts."""
+        """Return what the rules say of the means; of |r/λ| the largest of all counts."""
         found = diagnose_step({**self.metrics(), "weight/largest_exponent": self.largest_exponent})
         return [*found, *others]
 
     def extremes(self, *, largest: bool) -> list[int]:
-        """The ten heaviest or lightest responses in the loss; among equals the first in the plan."""
+        """Return the ten heaviest or lightest responses in the loss; among equals the first in the plan."""
         sign = -1.0 if largest else 1.0
         key_N = (sign * self.weight_N).nan_to_num(math.inf, math.inf, -math.inf)
         num = min(NUM_EXTREMES, int((~self.weight_N.isnan()).sum()))
@@ -72,7 +72,7 @@ class WeightSums:
 
 @torch.no_grad()
 def tally(noisy: Noisy, parts: Sequence[BatchStack], choices: WeightChoices, lambdas: Sequence[float]) -> list[WeightSums]:
-    """The weights of all batches at each λ."""
+    """Return the weights of all batches at each λ."""
     num = len(noisy.own_reward_N)
     tallies = [WeightSums(lambda_, torch.full((num,), torch.nan)) for lambda_ in lambdas]
     for part in parts:
@@ -110,7 +110,7 @@ class CellNumbers:
 
 
 def draft(preset: Preset, batch_size: int, one: WeightSums, others: Sequence[FindingRaised]) -> CellNumbers:
-    """A cell of the preview, with the findings about its batches among its own."""
+    """Return a cell of the preview, with the findings about its batches among its own."""
     return CellNumbers(preset, batch_size, one, one.extremes(largest=True), one.extremes(largest=False), one.findings(others))
 
 

@@ -23,7 +23,7 @@ from worker.var.stacks import TooSmallLambda
 
 
 def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
-    """The whole preview. Raises InvalidInput when the scores can't serve the request, NotFound when they are gone.
+    """Return the whole preview. Raises InvalidInput when the scores can't serve the request, NotFound when they are gone.
 
     `kept` holds scorings that were read before.
     """
@@ -60,7 +60,7 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
 
 
 def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) -> tuple[WeightChoices, bool]:
-    """What a recipe with this preset and the request's overrides would choose, and whether only chosen responses enter."""
+    """Return what a recipe with this preset and the request's overrides would choose, and whether only chosen responses enter."""
     data = {"preset": preset, "lambda": 1.0, **request.overrides}
     if reward_source != "model" and "cross_reward" not in request.overrides:
         data["cross_reward"] = "reuse"  # as in a recipe: the data say nothing of other prompts' responses
@@ -139,7 +139,7 @@ def _check_certificates(noisy: Noisy, preset: Preset, choices: WeightChoices, la
 
 
 def _smallest_served(noisy: Noisy, choices: WeightChoices) -> float | None:
-    """The smallest λ that scores which were stopped early serve; None when they were not."""
+    """Return the smallest λ that scores which were stopped early serve; None when they were not."""
     raw = _smallest_raw(noisy)
     if raw is None:
         return None
@@ -147,7 +147,7 @@ def _smallest_served(noisy: Noisy, choices: WeightChoices) -> float | None:
 
 
 def _smallest_raw(noisy: Noisy) -> float | None:
-    """The same in units of the raw reward."""
+    """Return the same in units of the raw reward."""
     manifests = [part.manifest for part in (noisy.kept.logprobs, noisy.kept.rewards) if part is not None]
     return max((m.smallest_lambda for m in manifests if m.smallest_lambda is not None), default=None)
 
@@ -162,7 +162,7 @@ class Cells:
         self._findings = [raise_finding("low_diversity", repetition)] if repetition else []
 
     def compute(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Iterator[CellNumbers]:
-        """A draft for every λ; raises InvalidInput when no response enters the loss, or when r/λ is beyond all numbers."""
+        """Yield a draft for every λ; raises InvalidInput when no response enters the loss, or when r/λ is beyond all numbers."""
         if chosen_only and not bool((self.noisy.preference_N == 1).any()):
             raise InvalidInput.at(
                 "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
@@ -176,7 +176,7 @@ class Cells:
             yield draft(preset, self.batch_size, sums, self._findings)
 
     def suggest(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Suggestion:
-        """The λ of the wanted effective sample size, looked for as a run with target_ess does."""
+        """Return the λ of the wanted effective sample size, looked for as a run with target_ess does."""
         target, noisy = self.noisy.request.target_ess, self.noisy
         groups = self.grouping.spread(LAMBDA_BATCHES)
         parts = stack_groups(noisy, self.grouping, layout_of(choices), chosen_only=chosen_only, groups=groups)
@@ -199,7 +199,7 @@ class Cells:
 
 
 def judge_data(noisy: Noisy, grouping: Grouping) -> tuple[RewardCheck, list[FindingRaised]]:
-    """The reward check and the findings about the data as a whole, with the request's noise on labels and rewards."""
+    """Return the reward check and the findings about the data as a whole, with the request's noise on labels and rewards."""
     index, reward_N = noisy.kept.index, noisy.own_reward_N
     check = check_rewards(reward_N, noisy.preference_N, index.num_tokens_N, grouping.prompt_N)
     chosen_P, rejected_P = pair_up(noisy.preference_N, grouping.prompt_N)

@@ -53,7 +53,7 @@ class Kept:
 
 
 def find_broken_certificate(kept: Kept, lambda_: float) -> bool:
-    """Whether a pair that was dropped has a known reward that its certificate did not reckon with.
+    """Return whether a pair that was dropped has a known reward that its certificate did not reckon with.
 
     A pass for reused rewards bounds each cross pair by the response's own reward; rewards that were asked for another time
     may lie above. Pairs that were never asked (NaN) can't be judged.
@@ -102,7 +102,7 @@ class Noisy:
 
 
 def add_noise(kept: Kept, request: PreviewRequest) -> Noisy:
-    """The noise of worker.stages.noise.add_noise, on flat tensors."""
+    """Return the noise of worker.stages.noise.add_noise, on flat tensors."""
     index, clean_N = kept.index, kept.own_reward_N
     example_N = index.example_id_N
     preference_N = flip_labels(index.preference_N, example_N, request.label_flip_share, request.noise_seed)
@@ -122,7 +122,7 @@ class KeptScorings:
         self._kept: OrderedDict[tuple[str, str, str, str | None], Kept] = OrderedDict()
 
     def load(self, job: PreviewJob) -> Kept:
-        """The job's scoring; raises NotFound when its files are gone, InvalidInput when they don't fit one another."""
+        """Return the job's scoring; raises NotFound when its files are gone, InvalidInput when they don't fit one another."""
         name = (job.scorings_dir, job.index_key, job.logprob_key, job.reward_key)
         kept = self._kept.pop(name, None) or _read(job)
         self._kept[name] = kept

@@ -34,7 +34,7 @@ def read_excerpts(path: Path, wanted: Iterable[tuple[int, int]]) -> Excerpts:
 
 
 def _locate(file: pq.ParquetFile, examples: Mapping[int, Any]) -> dict[int, list[int]]:
-    """The row groups that hold the examples, with their rows in each; ids are compared before any text is read."""
+    """Return the row groups that hold the examples, with their rows in each; ids are compared before any text is read."""
     places: dict[int, list[int]] = {}
     wanted = pa.array(list(examples), pa.int64())
     for group in range(file.metadata.num_row_groups):

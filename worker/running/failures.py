@@ -14,7 +14,7 @@ class Diverged(Exception):
 
 
 def explain(error: BaseException) -> OutcomeReached:
-    """The outcome that a failed attempt reports."""
+    """Return the outcome that a failed attempt reports."""
     reason, remedy, retry = _explain(error)
     return OutcomeReached(outcome=Outcome.FAILED, reason=reason, remedy=remedy, retry=retry)
 
@@ -41,13 +41,13 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether it says that a disk or a quota has no room left."""
+    """Return whether it says that a disk or a quota has no room left."""
     told = error.__cause__ if isinstance(error, Unavailable) else error
     return isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def remedy_of(error: StudioError) -> str:
-    """Which settings of the recipe to change, where the error names them and its sentence doesn't say to set them."""
+    """Return which settings of the recipe to change, where the error names them and its sentence doesn't say to set them."""
     named = dict.fromkeys(problem["field"] for problem in error.problems if problem.get("field"))
     fields = [field for field in named if f"set {field}" not in error.detail]
     return f"Change {' and '.join(fields)} in the recipe, then launch it again." if fields else ""

@@ -98,7 +98,7 @@ def _watch(ranks: "Sequence[subprocess.Popen[bytes]]", stop: StopSignals) -> int
 
 
 def _judge(outcomes: "Sequence[OutcomeReached | None]", statuses: Sequence[int], first: int | None) -> OutcomeReached:
-    """The lead decides unless it failed; else the process that died of itself; else the failure that came first."""
+    """Return the lead decides unless it failed; else the process that died of itself; else the failure that came first."""
     lead, size = outcomes[0], len(outcomes)
     if lead is not None and lead.outcome is not Outcome.FAILED:
         return lead

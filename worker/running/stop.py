@@ -46,7 +46,7 @@ class StopSignals:
         self._is_child = supervisor_pid is not None and os.getppid() == supervisor_pid
 
     def find(self) -> Stopped | None:
-        """Why to stop now, or None."""
+        """Return why to stop now, or None."""
         if self._cancel.exists():
             return Stopped(Outcome.CANCELLED, "cancelled by the user")
         if self._terminated:

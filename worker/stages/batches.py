@@ -20,7 +20,7 @@ PACKED_SHARE = 0.95  # rows are packed when that leaves at most this share of th
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A seed of its own for each use, so that changing one never shifts another."""
+    """Return a seed of its own for each use, so that changing one never shifts another."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 2**63
 
@@ -31,7 +31,7 @@ def permute(num: int, seed: int) -> list[int]:
 
 
 def plan_batches(num_examples: int, batch_size: int, seed: int) -> list[list[int]]:
-    """The fixed batches of a run: positions of examples, shuffled once.
+    """Return the fixed batches of a run: positions of examples, shuffled once.
 
     Sizes differ by at most one and never exceed `batch_size`: a short last batch would have an easy partition function
     (alone, a response has weight 1), so the shortage is spread over all batches instead.

@@ -70,13 +70,13 @@ def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> Hel
 
 
 def choose_prompts(held_out: Sequence[Encoded], num_prompts: int, seed: int) -> list[Encoded]:
-    """A fixed, seeded choice of different held-out prompts."""
+    """Return a fixed, seeded choice of different held-out prompts."""
     unique = list({example.turns: example for example in reversed(held_out)}.values())[::-1]
     return [unique[i] for i in permute(len(unique), derive_seed(seed, "prompts"))[:num_prompts]]
 
 
 def end_ids(model: LanguageModel, eos_token_id: int | None) -> frozenset[int]:
-    """The tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
     declared = getattr(getattr(model.network, "generation_config", None), "eos_token_id", None)
     listed = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in (eos_token_id, *listed) if token is not None)
@@ -168,7 +168,7 @@ def _report_samples(attempt: AttemptContext, held_out: HeldOut, answers: Answers
 
 
 def _read_answers(path: Path, num_prompts: int) -> Answers | None:
-    """The answers an earlier attempt kept, or None."""
+    """Return the answers an earlier attempt kept, or None."""
     try:
         answers = Answers(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

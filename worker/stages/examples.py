@@ -167,7 +167,7 @@ def _encode_rows(
 
 
 def _usable(responses: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, dict[str, Any]]]:
-    """The responses that have what the reward source needs, with their numbers. Plain fine-tuning needs no labels."""
+    """Return the responses that have what the reward source needs, with their numbers. Plain fine-tuning needs no labels."""
     column = {"rating": "rating", "preference": "preference", "model": None}[recipe.reward.source]
     if recipe.method is Method.SFT and column == "preference":
         column = None

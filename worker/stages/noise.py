@@ -63,19 +63,19 @@ def add_noise(
 
 
 def measure_noise(batches: Sequence[Sequence[Encoded]], rewards: Sequence[Tensor], noise: NoiseSettings) -> float:
-    """The deviation of the noise on every reward: `reward_std` times that of the clean rewards of own pairs."""
+    """Return the deviation of the noise on every reward: `reward_std` times that of the clean rewards of own pairs."""
     own = [torch.tensor([i for i, example in enumerate(batch) for _ in example.responses]) for batch in batches]
     clean = torch.cat([reward_BM.gather(0, own_M[None])[0] for own_M, reward_BM in zip(own, rewards, strict=True)]).double()
     return noise.reward_std * float(clean.std(correction=0))
 
 
 def flip_batches(batches: Sequence[Sequence[Encoded]], noise: NoiseSettings) -> list[list[Encoded]]:
-    """The batches with their labels as the noise leaves them."""
+    """Return the batches with their labels as the noise leaves them."""
     return [[flip_example(example, noise) for example in batch] for batch in batches]
 
 
 def flip_example(example: Encoded, noise: NoiseSettings) -> Encoded:
-    """The example with its labels as the noise leaves them."""
+    """Return the example with its labels as the noise leaves them."""
     before_K = torch.tensor([response.preference or 0 for response in example.responses])
     after_K = flip_labels(before_K, torch.full_like(before_K, example.example_id), noise.label_flip_share, noise.seed)
     if torch.equal(before_K, after_K):
@@ -88,7 +88,9 @@ def flip_example(example: Encoded, noise: NoiseSettings) -> Encoded:
 
 
 def draw_uniform(seed: int, stream: int, *ids: Tensor) -> Tensor:
-    """A number in [0, 1) for each tuple of ids, float64: splitmix64 (Steele, Lea and Flood 2014) over seed, stream and ids."""
+    """Return a number in [0, 1) for each tuple of ids, float64: splitmix64 (Steele, Lea and Flood 2014) over seed, stream and
+    ids.
+    """
     state = _scramble(torch.tensor([seed, stream], dtype=torch.int64)).cumsum(0)[-1]
     for number in ids:
         state = _scramble(state + GOLDEN + number.to(torch.int64))
@@ -102,5 +104,5 @@ def _scramble(value: Tensor) -> Tensor:
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right of 64 bits; torch's own fills up with the sign."""
+    """Return a logical shift to the right of 64 bits; torch's own fills up with the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)

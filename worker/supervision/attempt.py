@@ -115,7 +115,7 @@ class RunningAttempt:
         return False
 
     def describe(self) -> dict[str, Any]:
-        """What the workers page shows of it; the lag is what the runner wrote and the journal doesn't have yet."""
+        """Return what the workers page shows of it; the lag is what the runner wrote and the journal doesn't have yet."""
         lag_bytes = max(0, self._tail.size_bytes - self._recorded_bytes)
         return {
             "run_id": self.claim.run_id,
@@ -182,7 +182,9 @@ class RunningAttempt:
                 attempts.note(session, self.claim.run_id, self.claim.token, finding)
 
     def _is_delivered(self) -> bool:
-        """Whether all that the attempt has made is where everybody sees it; a request to go or to cancel ends the waiting."""
+        """Return whether all that the attempt has made is where everybody sees it; a request to go or to cancel ends the
+        waiting.
+        """
         if self._delivery is None or self._delivery.finish():
             return True
         if self._cancelled_at is not None and self._gives_up_at is None:
@@ -196,7 +198,7 @@ class RunningAttempt:
             self._delivery.close()
 
     def _undelivered(self, outcome: OutcomeReached | None) -> OutcomeReached | None:
-        """The outcome, or that of an attempt whose files are not in the store: it can't have succeeded."""
+        """Return the outcome, or that of an attempt whose files are not in the store: it can't have succeeded."""
         if self._delivery is None or (self._delivery.finish() and not self._delivery.failure):
             return outcome
         if self._delivery.failure:
@@ -250,7 +252,7 @@ class RunningAttempt:
         self.log.info("the attempt is over (exit status %d): the run is %s", status, state.value)
 
     def _guess_outcome(self, status: int) -> OutcomeReached | None:
-        """The outcome of a runner that could not say it: it was asked to go, or its exit status tells."""
+        """Return the outcome of a runner that could not say it: it was asked to go, or its exit status tells."""
         if self._cancelled_at is not None:
             return OutcomeReached(outcome=Outcome.CANCELLED)
         if self._stopped_at is not None:
@@ -278,7 +280,7 @@ def catch_up(database: Database, files: Files, claim: attempts.Claim) -> Outcome
 
 
 def find_outcome(lines: Sequence[SpoolLine]) -> OutcomeReached | None:
-    """The runner's last word among these lines."""
+    """Return the runner's last word among these lines."""
     for line in lines:
         if line.kind == recordings.OUTCOME:
             try:

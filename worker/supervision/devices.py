@@ -33,7 +33,7 @@ class Device:
 
 
 def list_gpus() -> list[Device]:
-    """The NVIDIA GPUs this process may use; none when there is no driver. CUDA_VISIBLE_DEVICES is respected."""
+    """Return the NVIDIA GPUs this process may use; none when there is no driver. CUDA_VISIBLE_DEVICES is respected."""
     try:
         answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -42,7 +42,7 @@ def list_gpus() -> list[Device]:
 
 
 def parse_gpus(answer: str, allowed: str | None) -> list[Device]:
-    """The devices of nvidia-smi's answer that `allowed` names by index or UUID; None allows all."""
+    """Return the devices of nvidia-smi's answer that `allowed` names by index or UUID; None allows all."""
     wanted = None if allowed is None else {part.strip() for part in allowed.split(",")}
     gpus = []
     for line in answer.splitlines():
@@ -84,7 +84,7 @@ class UsageWatch:
         self._stopping.set()
 
     def describe(self) -> list[dict[str, Any]]:
-        """The devices with what was heard of them lately."""
+        """Return the devices with what was heard of them lately."""
         is_fresh = time.monotonic() - self._asked_at < USAGE_LASTS_SECONDS
         usage = self._usage if is_fresh else {}
         return [{**gpu.to_dict(), **usage.get(gpu.index, {})} for gpu in self._gpus]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 
 def find_obstacles(has_gpu: bool) -> dict[str, str]:
-    """Why torch.compile (`compile`), FlexAttention (`flex`) or 4-bit weights (`nf4`) is off here; what works is left out."""
+    """Return why torch.compile (`compile`), FlexAttention (`flex`) or 4-bit weights (`nf4`) is off here; what works is left
+    out.
+    """
     compiling = find_compiling_obstacle(has_gpu)
     reasons = {
         "compile": compiling,
@@ -22,7 +24,7 @@ def find_obstacles(has_gpu: bool) -> dict[str, str]:
 
 
 def find_compiling_obstacle(has_gpu: bool) -> str:
-    """Why no kernel can be compiled and loaded here; empty when one can."""
+    """Return why no kernel can be compiled and loaded here; empty when one can."""
     compilers = [("g++", [os.environ.get("CXX", "g++")])]
     if has_gpu:  # triton's own choice
         compilers.append(("gcc", [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]))
@@ -42,7 +44,7 @@ def find_compiling_obstacle(has_gpu: bool) -> str:
 
 
 def may_load_from(folder: Path) -> bool:
-    """Whether programs may be written there and loaded: not on a file system that is read-only or mounted noexec."""
+    """Return whether programs may be written there and loaded: not on a file system that is read-only or mounted noexec."""
     is_noexec = os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
     return os.access(folder, os.W_OK | os.X_OK) and not is_noexec
 
@@ -54,5 +56,5 @@ def find_package_obstacle(name: str) -> str:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
+    """Return the folder, or the nearest above it that exists."""
     return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -23,7 +23,7 @@ class LeaseJudge:
         return self._before is not None
 
     def doubt(self, at: datetime, waited_seconds: float) -> str:
-        """Why nothing may be taken back now; empty when leases can be trusted.
+        """Return why nothing may be taken back now; empty when leases can be trusted.
 
         `at`: the database's time; `waited_seconds`: how long the database let us wait for our transaction.
         """
@@ -53,7 +53,7 @@ class Liveness:
         self._heard_at, self._is_told = time.monotonic(), False
 
     def is_lost(self) -> bool:
-        """Whether the process has been frozen for as long as a worker may be silent: it then owns its run no longer."""
+        """Return whether the process has been frozen for as long as a worker may be silent: it then owns its run no longer."""
         if not is_frozen(self._pid):
             self._frozen_since = None
             return False

@@ -191,7 +191,7 @@ def describe_loss(lost: Exception) -> str:
 
 
 def read_error(error: Any) -> dict[str, Any]:
-    """What the child says is wrong, as the preview keeps it."""
+    """Return what the child says is wrong, as the preview keeps it."""
     if not isinstance(error, dict) or not error.get("detail"):
         return {"code": PASSING, "detail": UNEXPECTED, "problems": []}
     return {"code": str(error.get("code", "")), "detail": str(error["detail"]), "problems": list(error.get("problems") or [])}

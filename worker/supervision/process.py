@@ -57,7 +57,7 @@ class RunnerProcess:
         )
 
     def poll(self) -> int | None:
-        """The exit status (negative: the signal that ended it), None while it runs. Reaps it."""
+        """Return the exit status (negative: the signal that ended it), None while it runs. Reaps it."""
         return self._popen.poll()
 
     def terminate(self) -> None:

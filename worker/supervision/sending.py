@@ -78,7 +78,7 @@ class Delivery:
                 self._take_aside(event.name)
 
     def finish(self) -> bool:
-        """The runner has ended: send all that is left. True when it is in the store, or `failure` says why it won't be."""
+        """Send all that is left of a runner that has ended. True when it is in the store, or `failure` says why it won't be."""
         with self._changed:
             if not self._is_last:
                 self._is_last = True
@@ -141,7 +141,7 @@ class Delivery:
         remove_tree(self._folder / OUTGOING)
 
     def _next(self) -> Callable[[], None] | None:
-        """What is to be sent now, by its use to others; None at the end."""
+        """Return what is to be sent now, by its use to others; None at the end."""
         with self._changed:
             while not self._closed and not self._delivered:
                 if self._scorings:

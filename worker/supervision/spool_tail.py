@@ -25,7 +25,7 @@ class SpoolTail:
         self._waiting: list[bytes] = []
 
     def read(self) -> Sequence[SpoolLine]:
-        """The next lines, at most MAX_LINES; empty when there is no whole one. A line that is no event is left out."""
+        """Return the next lines, at most MAX_LINES; empty when there is no whole one. A line that is no event is left out."""
         while self._waiting or (waiting := self._read_lines()):
             self._waiting = self._waiting or waiting
             raw, self._waiting = self._waiting[:MAX_LINES], self._waiting[MAX_LINES:]
@@ -66,7 +66,7 @@ class SpoolTail:
 
 
 def read_log_tail(path: Path, num_lines: int = 40, num_bytes: int = 32_768) -> str:
-    """The last lines of a log file; empty when there is none."""
+    """Return the last lines of a log file; empty when there is none."""
     if not path.exists():
         return ""
     with path.open("rb") as file:

@@ -9,6 +9,8 @@ from torch.nn.functional import logsigmoid
 
 
 def bradley_terry_loss(reward_M: Tensor, chosen_P: Tensor, rejected_P: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """The loss (scalar) and the detached margins r_c − r_r [P]; `num_pairs` counts the global batch's, so that parts add up."""
+    """Return the loss (scalar) and the detached margins r_c − r_r [P]; `num_pairs` counts the global batch's, so that parts
+    add up.
+    """
     margin_P = reward_M[chosen_P] - reward_M[rejected_P]
     return -logsigmoid(margin_P).sum() / num_pairs, margin_P.detach()

@@ -29,7 +29,7 @@ TAU = 25.0
 
 
 def holds_for(choices: "WeightChoices") -> bool:
-    """Whether pairs that were dropped with this certificate may be missing from Z(x) under these choices."""
+    """Return whether pairs that were dropped with this certificate may be missing from Z(x) under these choices."""
     return (choices.weight_form, choices.partition_scope, choices.logprob_norm) == ("posterior", "batch", "sum")
 
 
@@ -49,7 +49,7 @@ def logprob_floors(
     *,
     tau: float = TAU,
 ) -> Tensor:
-    """The log-probability below which a pair can be dropped: float64 [B, M], best_i − τ − R/λ; −inf for own pairs.
+    """Return the log-probability below which a pair can be dropped: float64 [B, M], best_i − τ − R/λ; −inf for own pairs.
 
     `own_logprob_M`, `own_reward_M`: ℓ and r of every response with its own prompt, complete. `lambda_`: the smallest λ that is to
     be served, in units of the reward as given (a z-scored λ times the rewards' standard deviation). `reward_bound`: R, or one
@@ -67,7 +67,9 @@ def logprob_floors(
 
 
 def droppable(partial_BM: Tensor, floor_BM: Tensor) -> Tensor:
-    """Which pairs may be dropped, given their log-probability so far (0 before the first token): bool, never an own pair."""
+    """Return which pairs may be dropped, given their log-probability so far (0 before the first token): bool, never an own
+    pair.
+    """
     return partial_BM < floor_BM
 
 

@@ -21,7 +21,7 @@ QUANTILES = {"weight/p10": 0.1, "weight/p50": 0.5, "weight/p90": 0.9}
 
 @torch.no_grad()
 def describe_weighed(weighed: Weighed, weight_SM: Tensor, preference_SM: Tensor | None = None) -> dict[str, Tensor]:
-    """The metrics of weights that are there already; `preference_SM` int: 1 chosen, −1 rejected, anything else neither."""
+    """Return the metrics of weights that are there already; `preference_SM` int: 1 chosen, −1 rejected, anything else neither."""
     stack = weighed.terms.stack
     weight_SM, reward_SM = weight_SM.double(), own_rewards(stack).double()
     present_SM = torch.ones_like(weight_SM, dtype=torch.bool) if stack.present_SM is None else stack.present_SM

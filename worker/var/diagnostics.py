@@ -24,7 +24,7 @@ def describe_weights(
     reward_mean: float = 0.0,
     reward_std: float = 1.0,
 ) -> dict[str, float]:
-    """All `weight/…` and `reward/…` metrics of one batch, finite floats.
+    """Return all `weight/…` and `reward/…` metrics of one batch, finite floats.
 
     `weight_M` as compute_weights made it; `preference_M` int: 1 chosen, −1 rejected, anything else neither.
     Statistics of w are over the responses that enter the loss; those of Z(x) over every prompt of the batch.
@@ -35,7 +35,9 @@ def describe_weights(
 
 
 def histogram(weights: Tensor, edges: Sequence[float]) -> list[int]:
-    """How many weights lie in each bin: len(edges) + 1 counts; bin k holds edges[k−1] ≤ w < edges[k], the outer two are open."""
+    """Return how many weights lie in each bin: len(edges) + 1 counts; bin k holds edges[k−1] ≤ w < edges[k], the outer two are
+    open.
+    """
     edge_E = torch.tensor(edges, dtype=torch.float64, device=weights.device)
     counts: list[int] = (
         torch.bucketize(weights.double().flatten(), edge_E, right=True).bincount(minlength=len(edges) + 1).tolist()

@@ -27,7 +27,7 @@ def find_lambda(
     reward_std: float = 1.0,
     tolerance: float = 1e-3,
 ) -> float:
-    """The λ whose mean effective sample size over the batches is `target_ess`; see find_stacked_lambda."""
+    """Return the λ whose mean effective sample size over the batches is `target_ess`; see find_stacked_lambda."""
     return find_stacked_lambda(
         stack_alike(batches), choices, target_ess, reward_mean=reward_mean, reward_std=reward_std, tolerance=tolerance
     )
@@ -43,7 +43,7 @@ def find_stacked_lambda(
     tolerance: float = 1e-3,
     smallest_lambda: float = SMALLEST_LAMBDA,
 ) -> float:
-    """The λ whose mean effective sample size over the batches is `target_ess` (a share of the responses in the loss).
+    """Return the λ whose mean effective sample size over the batches is `target_ess` (a share of the responses in the loss).
 
     The share need not grow with λ for every form (a summed log π_ref takes over when λ is large), so the λ axis is walked
     first, from small to large, and the first crossing is bisected on log λ until the share is within `tolerance`.
@@ -78,7 +78,7 @@ def find_stacked_lambda(
 
 
 def stack_alike(batches: Sequence[Candidates]) -> list[StackedCandidates]:
-    """The batches in stacks of like sizes, so that little is only filled up; their order is lost."""
+    """Return the batches in stacks of like sizes, so that little is only filled up; their order is lost."""
     ordered = sorted(batches, key=lambda batch: batch.reward_BM.shape[::-1])
     stacks, waiting = [], list[Candidates]()
     for batch in reversed(ordered):  # largest first: it sets the shape of its stack

@@ -44,7 +44,7 @@ def weighted_nll(
     scale: float = 1.0,
     chunk_size: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """The loss −Σ_n c_n log p_n (float32 scalar) and log p (float32 [N], detached).
+    """Return the loss −Σ_n c_n log p_n (float32 scalar) and log p (float32 [N], detached).
 
     Its gradient for hidden, head and bias is formed chunk by chunk within the forward pass, which the c_n allow as they are
     known before it: logits are made once. What needs no gradient (a frozen head under LoRA) gets none.
@@ -131,7 +131,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> 
 def _chunks(
     hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, softcap: float | None, scale: float, chunk_size: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The logits of `chunk_size` positions at a time, in one reused buffer: the caller may overwrite it."""
+    """Yield the logits of `chunk_size` positions at a time, in one reused buffer: the caller may overwrite it."""
     num_rows, wide = len(hidden_ND), _wide(hidden_ND.dtype)
     buffer_CV = hidden_ND.new_empty((min(chunk_size, num_rows), len(head_VD)))
     for start in range(0, num_rows, chunk_size):

@@ -14,7 +14,7 @@ LossNorm = Literal["token_mean", "sequence_sum", "sequence_mean"]
 
 @torch.no_grad()
 def token_coefficients(weight_M: Tensor, num_tokens_M: Tensor, loss_norm: LossNorm, *, enters_M: Tensor | None = None) -> Tensor:
-    """The factor c_j of each token's −log π_θ: same dtype as the weights, [M].
+    """Return the factor c_j of each token's −log π_θ: same dtype as the weights, [M].
 
     token_mean      c_j = w_j / Σ_k T_k       mean over the tokens in the loss
     sequence_sum    c_j = w_j / M             mean over the responses of Σ_t log π_θ: the literal log π_θ(y|x)

@@ -17,7 +17,7 @@ from worker.var.candidates import Candidates, WeightChoices
 
 
 def online_choices(choices: WeightChoices) -> WeightChoices:
-    """The choices for fresh responses: Z(x) over the prompt's own ones, weights of mean 1, their own rewards.
+    """Return the choices for fresh responses: Z(x) over the prompt's own ones, weights of mean 1, their own rewards.
 
     `posterior` and `ratio` become the importance weights above; `reward` stays without π_ref and π_s: u = e^(r/λ).
     `logprob_norm` takes log π_ref/π_s as it takes log π_ref: `sum` is the ratio above, `mean` its T-th root, the ratio per token,

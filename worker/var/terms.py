@@ -38,7 +38,7 @@ class Terms:
 
 @torch.no_grad()
 def make_terms(stack: StackedCandidates, choices: WeightChoices, reward_mean: float = 0.0, reward_std: float = 1.0) -> Terms:
-    """The terms of many batches; raises ValueError when an entry that the choices need is missing."""
+    """Return the terms of many batches; raises ValueError when an entry that the choices need is missing."""
     dropped_SBC = _dropped(stack, choices)
     standing_SBC = allowed(stack, choices)
     if dropped_SBC is not None:
@@ -54,7 +54,9 @@ def make_terms(stack: StackedCandidates, choices: WeightChoices, reward_mean: fl
 
 
 def allowed(stack: StackedCandidates, choices: WeightChoices) -> Tensor | None:
-    """Which candidates stand in Z(x_i): bool, as far as it broadcasts; None: all. Those of the batch, or the prompt's own."""
+    """Return which candidates stand in Z(x_i): bool, as far as it broadcasts; None: all. Those of the batch, or the prompt's
+    own.
+    """
     if choices.partition_scope == "batch" or stack.candidate_SBC is not None:
         return stack.present_SBC
     return stack.own_SBC if stack.present_SBC is None else stack.own_SBC & stack.present_SBC
@@ -99,7 +101,7 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _mask(values_SBC: Tensor, standing_SBC: Tensor | None, what: str) -> Tensor:
-    """The values, −inf where nothing stands."""
+    """Return the values, −inf where nothing stands."""
     finite_SBC = values_SBC.isfinite()
     missing_SBC = ~finite_SBC if standing_SBC is None else standing_SBC & ~finite_SBC
     if bool(missing_SBC.any()):

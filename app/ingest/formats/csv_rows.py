@@ -26,12 +26,12 @@ def decode_lines(source: Unpacked) -> Iterator[str]:
 
 
 def find_delimiter(header: str) -> str:
-    """The delimiter that splits the header into the most fields."""
+    """Return the delimiter that splits the header into the most fields."""
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
 
 
 def read_header(source: Unpacked) -> list[str]:
-    """The columns' names, looked up in the first chunk without reading on."""
+    """Return the columns' names, looked up in the first chunk without reading on."""
     first = source.head.decode("utf-8", "replace").lstrip("\r\n").split("\n", 1)[0]
     try:
         return next(csv.reader([first], delimiter=find_delimiter(first)), [])
@@ -86,7 +86,7 @@ def read_csv(source: Unpacked) -> Iterator[Row]:
 
 
 def read_cell(text: str) -> Any:
-    """A cell as it is, unless it holds a message list as JSON."""
+    """Return a cell as it is, unless it holds a message list as JSON."""
     if not text.startswith('[{"'):
         return text
     try:

@@ -48,7 +48,7 @@ class RowDecoder:
         return value
 
     def decode_line(self, line: int, data: bytes) -> Row:
-        """The row of one line."""
+        """Return the row of one line."""
         self.fault = ""
         try:
             value = self._json.decode(data.decode())
@@ -61,7 +61,7 @@ class RowDecoder:
         return Row(line, value, self.fault)
 
     def decode_at(self, text: str, start: int) -> tuple[Any, int]:
-        """The value at `start` and where it ends; ValueError when it is broken or not complete."""
+        """Return the value at `start` and where it ends; ValueError when it is broken or not complete."""
         self.fault = ""
         return self._json.raw_decode(text, start)
 
@@ -100,7 +100,7 @@ class Buffer:
         self.text = "".join(parts)
 
     def peek(self) -> str:
-        """The next character that is not white space; "" at the end."""
+        """Return the next character that is not white space; "" at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in SPACE:
                 self.at += 1
@@ -111,12 +111,14 @@ class Buffer:
             self.grow(1)
 
     def here(self) -> int:
-        """The line of the current place."""
+        """Return the line of the current place."""
         return self.line + self.text.count("\n", 0, self.at)
 
 
 def read_value(buffer: Buffer, decoder: RowDecoder, number: int) -> Row:
-    """The next value, as row `number`; what is broken here ends the reading, since nothing marks where the next row starts."""
+    """Return the next value, as row `number`; what is broken here ends the reading, since nothing marks where the next row
+    starts.
+    """
     limit = buffer.source.limits.max_row_bytes
     while True:
         try:
@@ -146,7 +148,7 @@ def read_value(buffer: Buffer, decoder: RowDecoder, number: int) -> Row:
 
 
 def describe(failure: ValueError, buffer: Buffer) -> str:
-    """What the parser said, with the line in the file."""
+    """Return what the parser said, with the line in the file."""
     if isinstance(failure, json.JSONDecodeError):
         line = buffer.line + buffer.text.count("\n", 0, failure.pos)
         return f"{failure.msg[:1].lower()}{failure.msg[1:]}, line {line}"
@@ -154,7 +156,7 @@ def describe(failure: ValueError, buffer: Buffer) -> str:
 
 
 def read_list(source: Unpacked) -> Iterator[Row]:
-    """The elements of one top-level list."""
+    """Yield the elements of one top-level list."""
     buffer, decoder = Buffer(source), RowDecoder()
     buffer.peek()
     buffer.at += 1  # the opening bracket
@@ -191,7 +193,7 @@ def read_values(source: Unpacked) -> Iterator[Row]:
 
 
 def is_json_line(line: bytes) -> bool:
-    """Whether a line is a complete JSON object."""
+    """Return whether a line is a complete JSON object."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

@@ -64,7 +64,7 @@ def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def explain(error: Exception) -> str:
-    """A sentence for what Arrow said."""
+    """Return a sentence for what Arrow said."""
     text = str(error)
     if "crypt" in text.lower():
         return "The Parquet file is encrypted. Upload it without encryption."

@@ -103,7 +103,7 @@ class Unpacked:
             ) from error
 
     def read(self, size: int = CHUNK) -> bytes:
-        """The next bytes of the text; b"" at the end."""
+        """Return the next bytes of the text; b"" at the end."""
         if self.head:
             head, self.head = self.head, b""
             return head
@@ -125,7 +125,7 @@ class Unpacked:
 
 
 def explain(error: Exception) -> str:
-    """A sentence for what gzip said."""
+    """Return a sentence for what gzip said."""
     if isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file"):
         return "The gzip data is followed or interrupted by something that is not gzip. Pack the file again."
     return "The gzip data is damaged and can't be unpacked. Pack the file again."
@@ -152,7 +152,7 @@ def refuse_foreign(head: bytes) -> None:
 
 
 def iter_lines(source: Unpacked, max_bytes: int) -> Iterator[bytes | None]:
-    """The text's lines without their line feeds; None stands for a line longer than `max_bytes`."""
+    """Yield the text's lines without their line feeds; None stands for a line longer than `max_bytes`."""
     pending: list[bytes] = []
     size = 0
     while chunk := source.read():

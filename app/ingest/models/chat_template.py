@@ -38,7 +38,7 @@ CONVERSATIONS = (([QUESTION], True), ([QUESTION, ANSWER, MORE], True), ([SYSTEM,
 
 
 def find_fault(templates: Sequence[str], tokens: Mapping[str, str]) -> str:
-    """What is wrong with these templates, in a sentence; "" when all of them end, soon and with a text of a sane length.
+    """Return what is wrong with these templates, in a sentence; "" when all of them end, soon and with a text of a sane length.
 
     `tokens`: the special tokens that templates may name, such as bos_token.
     """
@@ -66,7 +66,7 @@ class Generation(Extension):
 
 
 def try_out(template: str, tokens: Mapping[str, str]) -> str:
-    """What is wrong with one template; runs it in this process."""
+    """Return what is wrong with one template; runs it in this process."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )

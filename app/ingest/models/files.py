@@ -46,7 +46,7 @@ class FolderReader:
         return content
 
     def read_header(self, name: str) -> bytes:
-        """The JSON header of a safetensors file: 8 bytes of its length, then the header."""
+        """Return the JSON header of a safetensors file: 8 bytes of its length, then the header."""
         path = self.path(name)
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -70,7 +70,7 @@ def as_object(content: bytes, name: str) -> dict[str, Any]:
 
 
 def read_weights(reader: FolderReader) -> Headers:
-    """The headers of all weight files; every shard that the index names is there and holds what the index says."""
+    """Return the headers of all weight files; every shard that the index names is there and holds what the index says."""
     weight_map: dict[str, str] = {}
     if reader.has("model.safetensors"):
         names = ["model.safetensors"]
@@ -123,7 +123,7 @@ def read_tensors(reader: FolderReader, name: str) -> tuple[bytes, dict[str, Any]
 
 
 def fits(entry: Any, num_data_bytes: int) -> bool:
-    """Whether a header's entry is well-formed and its bytes lie inside the file."""
+    """Return whether a header's entry is well-formed and its bytes lie inside the file."""
     if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")

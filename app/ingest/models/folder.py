@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
-    """The facts of a model folder, found out in a child process.
+    """Return the facts of a model folder, found out in a child process.
 
     Raises: ModelInvalid with the field `path`.
     """
@@ -70,7 +70,8 @@ def inspect_apart(folder: Path, roots: list[Path]) -> dict[str, Any]:
 
 
 def inspect(folder: Path, roots: list[Path]) -> dict[str, Any]:
-    """The facts of a model folder: architecture, sizes, tokenizer. Every file read lies under one of `roots`, links resolved.
+    """Return the facts of a model folder: architecture, sizes, tokenizer. Every file read lies under one of `roots`, links
+    resolved.
 
     Raises: Refused.
     """
@@ -197,7 +198,7 @@ def facts_of_tokenizer(reader: FolderReader, headers: Headers) -> dict[str, Any]
 
 
 def read_templates(reader: FolderReader, config: dict[str, Any]) -> list[str]:
-    """All chat templates of the folder: one text, named ones, a file of its own, a folder of files."""
+    """Return all chat templates of the folder: one text, named ones, a file of its own, a folder of files."""
     found = config.get("chat_template")
     named = [entry.get("template") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
     values = [found] if isinstance(found, str) else list(found.values()) if isinstance(found, dict) else named

@@ -14,12 +14,12 @@ WAITING_HINTS = 10_000
 
 
 def shown_url(url: str) -> str:
-    """A URL without its password, and without options that may hold another."""
+    """Return a URL without its password, and without options that may hold another."""
     return make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
 def check_broker(settings: Settings) -> list[CheckResult]:
-    """Whether hints can be sent. Without a broker everything still runs, only seconds later."""
+    """Return whether hints can be sent. Without a broker everything still runs, only seconds later."""
     if settings.has_redis:
         return _check_redis(settings)
     if settings.broker_url:

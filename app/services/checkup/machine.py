@@ -61,7 +61,9 @@ def check_versions() -> list[CheckResult]:
 
 
 def check_sqlite(settings: Settings, version: tuple[int, ...] = sqlite3.sqlite_version_info) -> list[CheckResult]:
-    """Whether SQLite has the bug by which a checkpoint beside a commit may lose pages (sqlite.org/wal.html, WAL-reset bug)."""
+    """Return whether SQLite has the bug by which a checkpoint beside a commit may lose pages (sqlite.org/wal.html, WAL-reset
+    bug).
+    """
     shown = ".".join(map(str, version))
     if settings.database_url and settings.broker_url:
         return [ok("sqlite", f"SQLite {shown}, which is not used here.")]
@@ -104,7 +106,7 @@ def check_disk(settings: Settings) -> list[CheckResult]:
 
 
 def check_limits(settings: Settings) -> CheckResult:
-    """Whether the studio's own limits (quota, minimum free) still let anything begin."""
+    """Return whether the studio's own limits (quota, minimum free) still let anything begin."""
     gauge = DiskGauge(settings)
     if not gauge.is_limited:
         return ok("limits", "None is set for the data folder.")
@@ -118,7 +120,7 @@ def check_limits(settings: Settings) -> CheckResult:
 
 
 def check_store(settings: Settings) -> list[CheckResult]:
-    """Whether the object store takes a small file and gives it back."""
+    """Return whether the object store takes a small file and gives it back."""
     if not settings.store_url:
         return [ok("store", "None is set: all hosts share the data folder.")]
     key, content = f".probe-{secrets.token_hex(6)}", b"probe"
@@ -184,7 +186,7 @@ def find_file_system(path: Path) -> str:
 
 
 def check_gpus() -> list[CheckResult]:
-    """What nvidia-smi says of this machine."""
+    """Return what nvidia-smi says of this machine."""
     try:
         answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
     except FileNotFoundError:
@@ -197,7 +199,7 @@ def check_gpus() -> list[CheckResult]:
 
 
 def check_driver() -> list[CheckResult]:
-    """Whether the driver is new enough for the CUDA that torch was built for, both read without loading torch."""
+    """Return whether the driver is new enough for the CUDA that torch was built for, both read without loading torch."""
     cuda = find_cuda_of_torch()
     needed = DRIVERS.get(cuda.partition(".")[0])
     if needed is None:
@@ -216,7 +218,7 @@ def check_driver() -> list[CheckResult]:
 
 
 def find_cuda_of_torch() -> str:
-    """The CUDA version that the installed torch is built for; empty without torch, or where it is built for CPUs."""
+    """Return the CUDA version that the installed torch is built for; empty without torch, or where it is built for CPUs."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return ""
@@ -249,7 +251,7 @@ def _mode(path: Path) -> int:
 
 
 def check_model_roots(settings: Settings) -> list[CheckResult]:
-    """The folders that local models may come from are there."""
+    """Return the folders that local models may come from are there."""
     missing = [str(root) for root in settings.model_roots if not root.is_dir()]
     if missing:
         remedy = "Make them, or correct STUDIO_MODEL_ROOTS (several folders are written with a comma between two)."
@@ -258,7 +260,7 @@ def check_model_roots(settings: Settings) -> list[CheckResult]:
 
 
 def check_addresses(settings: Settings) -> list[CheckResult]:
-    """How users reach the web fits where it listens."""
+    """Return how users reach the web fits where it listens."""
     if fault := settings.find_public_url_fault():
         return [error("addresses", fault, "Correct it: neither the web nor varstudio up starts before.")]
     public = urlsplit(settings.url)

@@ -22,14 +22,14 @@ class Check:
 
 
 def check(database: Database, files: Files) -> dict[str, Check]:
-    """All checks by name."""
+    """Return all checks by name."""
     reached, tables = check_database(database)
     checks = {"database": reached, "tables": tables, "data_folder": check_folder(files), "broker": check_broker(database)}
     return checks | ({"store": check_store(files)} if isinstance(files, SharedFiles) else {})
 
 
 def check_database(database: Database) -> tuple[Check, Check]:
-    """Whether it answers, and whether its tables are those of this version."""
+    """Return whether it answers, and whether its tables are those of this version."""
     try:
         with database.reading() as session:
             session.execute(text("SELECT 1")).scalar_one()
@@ -42,7 +42,7 @@ def check_database(database: Database) -> tuple[Check, Check]:
 
 
 def check_folder(files: Files) -> Check:
-    """Whether a file can be written into the data folder and read again."""
+    """Return whether a file can be written into the data folder and read again."""
     probe = files.root / f".readiness-{secrets.token_hex(8)}"
     try:
         probe.write_bytes(b"ready")
@@ -55,7 +55,7 @@ def check_folder(files: Files) -> Check:
 
 
 def check_store(files: SharedFiles) -> Check:
-    """Whether the object store answers."""
+    """Return whether the object store answers."""
     try:
         files.store.list_names("readiness")
     except StudioError as error:
@@ -64,7 +64,7 @@ def check_store(files: SharedFiles) -> Check:
 
 
 def check_broker(database: Database) -> Check:
-    """Whether hints can be sent; without, workers find runs by looking."""
+    """Return whether hints can be sent; without, workers find runs by looking."""
     if database.hints.is_reachable():
         return Check(True, needed=False)
     seconds = database.settings.poll_seconds

@@ -43,7 +43,7 @@ MIN_POSTGRES = 12
 
 
 def check_all(settings: Settings, token: Path) -> list[CheckResult]:
-    """Every check, in the order in which they are read; `token`: the command line's token file."""
+    """Return every check, in the order in which they are read; `token`: the command line's token file."""
     checks: list[tuple[str, Callable[[], list[CheckResult]]]] = [
         ("versions", check_versions),
         ("files", check_files),
@@ -174,7 +174,7 @@ def check_workers(session: Session) -> list[CheckResult]:
 
 
 def check_leases(session: Session) -> list[CheckResult]:
-    """Every running run has a worker that renews its lease, or one that takes it back."""
+    """Say whether every running run has a worker that renews its lease, or one that takes it back."""
     at = now(session)
     running = session.scalars(select(Run).where(Run.state == RunState.RUNNING))
     late = [run.id for run in running if run.lease_expires_at and (at - run.lease_expires_at).total_seconds() > LATE_SECONDS]
@@ -185,7 +185,7 @@ def check_leases(session: Session) -> list[CheckResult]:
 
 
 def check_leftovers(session: Session, root: Path) -> list[CheckResult]:
-    """What a crash left behind, and folders that no row knows."""
+    """Return what a crash left behind, and folders that no row knows."""
     verdicts = []
     if (root / "restoring.json").exists():
         remedy = "Run the same varstudio restore again, or delete the folder and begin anew."
@@ -213,5 +213,5 @@ def _older(paths: object, seconds: float) -> list[Path]:
 
 
 def as_of() -> str:
-    """The time of a report, UTC."""
+    """Return the time of a report, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

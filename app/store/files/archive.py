@@ -86,7 +86,7 @@ class _Counted:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
-    """The members of an archive in their order, each to be read before the next.
+    """Provide the members of an archive in their order, each to be read before the next.
 
     Raises: InvalidInput when it is no archive, or ends too early.
     """
@@ -135,7 +135,7 @@ def verify(path: Path) -> BackupManifest:
 
 
 def named_members(manifest: BackupManifest) -> Iterator[tuple[str, Member]]:
-    """Every member that counts, by its name in the archive."""
+    """Yield every member that counts, by its name in the archive."""
     for table, member in manifest.tables.items():
         yield f"{TABLES}{table}.jsonl", member
     for path, member in manifest.files.items():

@@ -86,7 +86,7 @@ class DiskGauge:
         return bool(self._quota or self._min_free)
 
     def look(self) -> Storage:
-        """The state now; the walk behind it is a few seconds old at most, older where it takes long."""
+        """Return the state now; the walk behind it is a few seconds old at most, older where it takes long."""
         usage = self._usage
         if usage is None:
             usage = self._measure()

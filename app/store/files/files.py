@@ -65,7 +65,7 @@ class Files:
         return self.run_dir(run_id) / "artifacts"
 
     def artifact_path(self, run_id: str, name: str) -> Path:
-        """The file of an artifact; `name` is its path inside the artifacts folder.
+        """Return the file of an artifact; `name` is its path inside the artifacts folder.
 
         Raises NotFound when it isn't there, isn't a file, or would lead out of the folder (`..`, absolute, a link).
         """
@@ -93,11 +93,11 @@ class Files:
         return True
 
     def result_dir(self, run_id: str) -> Path:
-        """The folder of the model that a run has trained; it may not be there."""
+        """Return the folder of the model that a run has trained; it may not be there."""
         return self.artifacts_dir(run_id) / "model"
 
     def log_path(self, run_id: str, number: int) -> Path:
-        """What an attempt's runner printed; it may not be there."""
+        """Return what an attempt's runner printed; it may not be there."""
         return self.attempt_dir(run_id, number) / "log.txt"
 
     def bring(self, folder: Path, only: Collection[str] | None = None) -> None:
@@ -111,7 +111,7 @@ class Files:
         remove_tree(folder)
 
     def open_upload(self) -> "Upload":
-        """A new temporary file to stream an upload into."""
+        """Return a new temporary file to stream an upload into."""
         self.uploads_dir.mkdir(parents=True, exist_ok=True)
         return Upload(self.uploads_dir / f"{secrets.token_hex(16)}.part")
 

@@ -54,7 +54,7 @@ class Tree:
 
 
 def find_tree(store: ObjectStore, key: str) -> Tree | None:
-    """The folder as its marker says; None when it isn't there, or not whole. Raises Unavailable."""
+    """Return the folder as its marker says; None when it isn't there, or not whole. Raises Unavailable."""
     content = store.read(f"{key}/{MARKER}")
     if content is None:
         return None
@@ -97,7 +97,7 @@ def put_folder(store: ObjectStore, key: str, folder: Path, check: Check = never)
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """The files of a local folder by their path in it; hidden ones, and what lies in hidden folders, are passed over."""
+    """Return the files of a local folder by their path in it; hidden ones, and what lies in hidden folders, are passed over."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     names = {str(path.relative_to(folder)): path for path in paths}
     return {name: path for name, path in sorted(names.items()) if not any(part.startswith(".") for part in name.split("/"))}
@@ -158,7 +158,7 @@ def _fetch_files(store: ObjectStore, key: str, tree: Tree, names: Iterable[str],
 
 
 def read_local(folder: Path) -> Tree | None:
-    """What the copy on this machine was made from; None when it was made here, or isn't there."""
+    """Return what the copy on this machine was made from; None when it was made here, or isn't there."""
     try:
         return Tree.from_bytes((folder / MARKER).read_bytes())
     except (OSError, ValueError):

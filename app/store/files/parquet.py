@@ -22,7 +22,7 @@ def read_range(path: Path, start: int, limit: int) -> list[dict[str, Any]]:
 
 
 def read_value(path: Path, column: str, value: int) -> list[dict[str, Any]]:
-    """The rows whose integer `column` is `value`. Raises as `read_range` does."""
+    """Return the rows whose integer `column` is `value`. Raises as `read_range` does."""
     return _ask({"path": str(path), "column": column, "value": value})
 
 

@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
-    """The reply to one job."""
+    """Return the reply to one job."""
     path = Path(job["path"])
     try:
         rows = read_range(path, job["start"], job["limit"]) if "start" in job else read_value(path, job["column"], job["value"])
@@ -48,7 +48,7 @@ def read_range(path: Path, start: int, limit: int) -> Rows:
 
 
 def read_value(path: Path, column: str, value: int) -> Rows:
-    """The rows whose `column` is `value`."""
+    """Return the rows whose `column` is `value`."""
     rows: Rows = pq.read_table(path, filters=[(column, "=", value)], use_threads=False).to_pylist()
     return rows
 

@@ -22,7 +22,7 @@ FETCHED = "fetched"  # below a run's folder: what was fetched to be served, by c
 
 
 def open_files(settings: Settings) -> Files:
-    """The studio's files as the settings place them."""
+    """Return the studio's files as the settings place them."""
     if not settings.store_url:
         return Files(settings.root)
     return SharedFiles(settings.root, ObjectStore(settings.store_url, settings.store_endpoint))

@@ -52,7 +52,7 @@ class CommitCounter:
         self._known = 0
 
     def has_moved(self) -> bool:
-        """Whether another connection has committed since the last glance. False, too, when it can't be told."""
+        """Return whether another connection has committed since the last glance. False, too, when it can't be told."""
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
-    """What sender and worker agree on: JSON only, no results, early acknowledgement, one queue."""
+    """Return what sender and worker agree on: JSON only, no results, early acknowledgement, one queue."""
     options: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
     options |= {"socket_connect_timeout": 2} if settings.has_redis else {"connect_args": {"timeout": 5}}
     return {
@@ -115,7 +115,7 @@ class HintQueue:
             time.sleep(PAUSE_SECONDS)
 
     def _gather(self, first: str) -> list[str]:
-        """The hints that wait with this one: each once, and of those for runs only the newest few."""
+        """Return the hints that wait with this one: each once, and of those for runs only the newest few."""
         waiting = {first: None}
         with suppress(Empty):
             while True:
@@ -151,7 +151,7 @@ class HintQueue:
                 connection.execute(statement, values)
 
     def is_reachable(self) -> bool:
-        """Whether the broker answers within a second or two."""
+        """Return whether the broker answers within a second or two."""
         try:
             if self._is_embedded:
                 self._execute([("SELECT 1 FROM kombu_queue", ())])

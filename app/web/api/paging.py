@@ -26,6 +26,6 @@ class Page(BaseModel, Generic[T]):
 
 
 def to_page(rows: Sequence[Row], limit: int, view: Callable[[Row], T], key: Callable[[Row], str]) -> Page[T]:
-    """A page from up to `limit` + 1 rows: the one too many only tells that there are more."""
+    """Return a page from up to `limit` + 1 rows: the one too many only tells that there are more."""
     shown = rows[:limit]
     return Page(items=[view(row) for row in shown], next=key(shown[-1]) if len(rows) > limit else None)

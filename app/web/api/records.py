@@ -106,7 +106,7 @@ def list_events(
 
 
 def find_start(request: Request, session: ReadSession, user: CurrentUser, run_id: str, after: AfterSeq = 0) -> int | None:
-    """The seq after which this reader goes on; None when the run has ended and it has seen all."""
+    """Return the seq after which this reader goes on; None when the run has ended and it has seen all."""
     run = store.get_run(session, user.id, run_id)
     start = position(request, run.last_seq, after)
     return None if RunState(run.state).final and start >= run.last_seq else start

@@ -74,7 +74,7 @@ def show_reference(request: Request) -> HTMLResponse:
 
 
 def document_of(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; its problems have the media type that they are sent with."""
+    """Return the OpenAPI document; its problems have the media type that they are sent with."""
     document: dict[str, Any] = app.openapi()
     for entry in (entry for methods in document["paths"].values() for entry in methods.values()):
         for response in entry["responses"].values():
@@ -115,7 +115,7 @@ def show_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
 
 
 def command_of(method: str, url: str, entry: dict[str, Any]) -> str:
-    """The request as a curl command, with the first example of its body."""
+    """Return the request as a curl command, with the first example of its body."""
     parts = ["curl", '-H "Authorization: Bearer $STUDIO_TOKEN"']
     if method != "get":
         parts.append(f"-X {method.upper()}")

@@ -105,7 +105,7 @@ def show(run: Run) -> RunView:
 
 
 def show_at_launch(run: Run) -> RunView:
-    """The run as it was accepted."""
+    """Return the run as it was accepted."""
     return show(run).model_copy(update={**AT_LAUNCH, "queued_at": run.created_at})
 
 

@@ -189,7 +189,7 @@ def facts_of(scoring: Scoring) -> ScoringFacts:
 
 
 def judge(check: RewardCheck) -> list[FindingRaised]:
-    """What is wrong with the rewards as a whole."""
+    """Return what is wrong with the rewards as a whole."""
     found = []
     if check.inverted:
         found.append(raise_finding("inverted_rewards", describe_inverted(check)))

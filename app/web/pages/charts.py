@@ -375,11 +375,11 @@ OF_FRESH = Section("fresh", "Fresh responses", "What the policy answers on the w
 
 
 def sections_of(method: str, *, is_online: bool = False) -> tuple[Section, ...]:
-    """The charts of a run of this method, under their headings."""
+    """Return the charts of a run of this method, under their headings."""
     sections = SECTIONS[method]
     return (*sections[:-1], OF_FRESH, sections[-1]) if is_online else sections
 
 
 def keys(charts: Iterable[Chart]) -> list[str]:
-    """Every series that these charts draw."""
+    """Return every series that these charts draw."""
     return list(dict.fromkeys(key for chart in charts for key in (*(line.key for line in chart.lines), *(chart.band or ()))))

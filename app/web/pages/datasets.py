@@ -125,7 +125,7 @@ def show_dataset(
 def dataset_page(
     files: CurrentFiles, dataset: Dataset, *, start: int = 0, shape: str = "", values: Mapping[str, list[str]] | None = None
 ) -> DatasetPage:
-    """All that the page of a data set shows, whatever state it is in."""
+    """Return all that the page of a data set shows, whatever state it is in."""
     is_ready = dataset.state == DatasetState.READY and dataset.audit is not None
     audit = Audit.model_validate(dataset.audit) if is_ready else None
     found = store.read_examples(files, dataset.id, after=start - 1, limit=EXAMPLES_SHOWN) if is_ready else []

@@ -138,7 +138,7 @@ async def launch_run(request: Request, database: CurrentDatabase, user: CurrentU
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """What was typed, by the inputs' names."""
+    """Return what was typed, by the inputs' names."""
     async with request.form(max_fields=300, max_files=0) as form:
         return {name: str(value) for name, value in form.items()}
 
@@ -153,7 +153,7 @@ def form_page(
     origin: tuple[str, str] = ("", ""),
     panel: Panel | None = None,
 ) -> HTMLResponse:
-    """The page with these values; `panel`: what is known before the launch, looked up when it isn't given."""
+    """Return the page with these values; `panel`: what is known before the launch, looked up when it isn't given."""
     faults = at_fields(error.problems) if error else []
     filled = {field.path: prepare(field, values, faults) for field in RECIPE_FIELDS}
     ready = datasets.list_datasets(session, owner_id, state=DatasetState.READY, limit=MOST_CHOICES)
@@ -185,19 +185,19 @@ def form_page(
 
 
 def prepare(field: Field, values: Mapping[str, str], faults: list[dict[str, Any]]) -> Field:
-    """The field as the form shows it: with what was typed, what is wrong with that, and the methods that read it."""
+    """Return the field as the form shows it: with what was typed, what is wrong with that, and the methods that read it."""
     methods = methods_of(field.path)
     named = " ".join(methods) if len(methods) < len(Method) else ""
     return replace(fill(as_asked(field), values, faults), methods=named)
 
 
 def options_of(field: Field, texts: Mapping[str, str]) -> list[SettingOption]:
-    """A field's options as a row of choices, in the order of their texts."""
+    """Return a field's options as a row of choices, in the order of their texts."""
     return [SettingOption(value, option_text(field.path, value), text, value == field.value) for value, text in texts.items()]
 
 
 def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> SettingGroup:
-    """The settings of one fold; those that scale a run come from several parts of the recipe."""
+    """Return the settings of one fold; those that scale a run come from several parts of the recipe."""
     mine = [
         field for path, field in filled.items() if path not in DIALS and id == ("scale" if path in SCALE else path.split(".")[0])
     ]

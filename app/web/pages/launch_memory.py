@@ -55,7 +55,7 @@ class Memory:
 
 
 def foresee(session: Session, owner_id: str, values: Mapping[str, str]) -> Memory:
-    """The plan for these form values, as far as they say what is trained."""
+    """Return the plan for these form values, as far as they say what is trained."""
     try:
         recipe = read_planned(values)
     except RecipeInvalid:
@@ -66,7 +66,7 @@ def foresee(session: Session, owner_id: str, values: Mapping[str, str]) -> Memor
 
 
 def compare(recipe: Recipe, facts: Mapping[str, Any], workers: Sequence[Worker], at: datetime) -> Memory:
-    """The plan of a recipe beside the devices of the workers that are alive."""
+    """Return the plan of a recipe beside the devices of the workers that are alive."""
     plan = plan_memory(recipe, facts)
     sentence = "" if plan else "The policy's dimensions aren't known before a worker has it, so neither is the memory it takes."
     alive = [worker for worker in workers if is_alive(worker, at)]
@@ -82,7 +82,9 @@ def compare(recipe: Recipe, facts: Mapping[str, Any], workers: Sequence[Worker],
 
 
 def find_shortage(num_processes: int, num_devices: Sequence[int]) -> str:
-    """Why this many processes can't start on any worker; empty when they can, or when a worker without devices may take them."""
+    """Return why this many processes can't start on any worker; empty when they can, or when a worker without devices may take
+    them.
+    """
     most = max(num_devices, default=0)
     if num_processes == 1 or most == 0 or num_processes <= most:
         return ""

@@ -67,7 +67,7 @@ class Panel:
 
 
 def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
-    """What is known of these form values, without asking a worker anything."""
+    """Return what is known of these form values, without asking a worker anything."""
     panel = Panel(
         state="other",
         memory=foresee(session, owner_id, values),
@@ -90,14 +90,14 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
 
 
 def list_near(session: Session, owner_id: str, recipe: Recipe) -> list[Scoring]:
-    """A few scorings of the same data by the same models, with another batch size, seed or length."""
+    """Return a few scorings of the same data by the same models, with another batch size, seed or length."""
     known = list_scorings(session, owner_id, dataset_id=recipe.dataset, limit=MOST_NEAR)
     same = (recipe.policy.model, recipe.reward.model)
     return [scoring for scoring in known if scoring.facts is not None and (scoring.policy_id, scoring.reward_id) == same][:3]
 
 
 def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
-    """The panel while there are no scores yet, or when making them came to nothing."""
+    """Return the panel while there are no scores yet, or when making them came to nothing."""
     standing, run = standing_of(scoring, panel.run), panel.run
     if run is not None and standing.state in ("queued", "running"):
         return replace(panel, state="scoring")
@@ -105,7 +105,7 @@ def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
 
 
 def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Mapping[str, str]) -> Panel:
-    """The panel once the scores are there: with the answer, where it was given before."""
+    """Return the panel once the scores are there: with the answer, where it was given before."""
     facts = ScoringFacts.model_validate(scoring.facts)
     panel = replace(panel, facts=facts, verdict=verdict_of(facts.check, scoring.settings["reward"]["source"]))
     try:
@@ -120,7 +120,7 @@ def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Ma
 
 
 def add_answer(panel: Panel, result: PreviewResult) -> Panel:
-    """The panel that was asked, with the answer."""
+    """Return the panel that was asked, with the answer."""
     assert panel.scoring is not None
     assert panel.facts is not None
     scoring = panel.scoring

@@ -62,7 +62,7 @@ async def score_now(request: Request, database: CurrentDatabase, user: CurrentUs
 async def respond(
     request: Request, database: Database, owner_id: str, values: Mapping[str, str], *, error: InvalidInput | None = None
 ) -> Response:
-    """The panel, with the preview when it comes while one waits."""
+    """Return the panel, with the preview when it comes while one waits."""
     panel = await read_apart(request, find, database, owner_id, values)
     if panel.state == "asked" and panel.scoring is not None and panel.request is not None:
         try:

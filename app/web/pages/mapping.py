@@ -67,7 +67,9 @@ class MappingForm(Context):
 
 
 def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str, list[str]] | None = None) -> MappingForm:
-    """The form for one shape: with `values`, else with the mapping that was tried, else with columns that bear a role's name."""
+    """Return the form for one shape: with `values`, else with the mapping that was tried, else with columns that bear a role's
+    name.
+    """
     preview = store.preview(files, dataset.id)
     names = {column["name"] for column in preview["columns"]}
     tried = dataset.mapping or {}
@@ -96,7 +98,7 @@ def shape_title(shape: Shape) -> str:
 
 
 def tried_values(mapping: Mapping[str, Any]) -> dict[str, list[str]]:
-    """A stored mapping as its form's values."""
+    """Return a stored mapping as its form's values."""
     columns = {f"columns.{role}": names_of(value) for role, value in (mapping.get("columns") or {}).items()}
     options = {f"options.{name}": [write(value)] for name, value in (mapping.get("options") or {}).items()}
     return {**columns, **options}
@@ -151,7 +153,7 @@ async def map_columns(
 
 
 def kept(form: Any) -> dict[str, list[str]]:
-    """What was chosen so far, as far as the next shape asks for the same."""
+    """Return what was chosen so far, as far as the next shape asks for the same."""
     chosen = {
         name: [value for value in form.getlist(name) if value] for name in form if name.startswith(("columns.", "options."))
     }
@@ -159,7 +161,7 @@ def kept(form: Any) -> dict[str, list[str]]:
 
 
 def read_mapping(form: FormData) -> ColumnMapping:
-    """The submitted mapping. Raises DatasetInvalid for an unknown shape."""
+    """Return the submitted mapping. Raises DatasetInvalid for an unknown shape."""
     columns: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name in form:

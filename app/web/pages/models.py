@@ -55,7 +55,7 @@ def list_models(
 
 
 def values_for(run: Run) -> dict[str, str]:
-    """The form that registers what a run has trained."""
+    """Return the form that registers what a run has trained."""
     is_reward = run.recipe.get("method") == Method.REWARD_MODEL
     return {**EMPTY, "kind": "reward" if is_reward else "policy", "source": "run", "run_id": run.id, "name": run.name}
 
@@ -87,7 +87,7 @@ def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, 
 
 
 def list_trained(session: Session, owner_id: str, wanted: str) -> list[Run]:
-    """The newest runs that have a model to take, and the wanted one however old it is."""
+    """Return the newest runs that have a model to take, and the wanted one however old it is."""
     found = [
         run for run in runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=200) if run.kind == RunKind.TRAINING
     ]

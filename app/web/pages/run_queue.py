@@ -72,7 +72,7 @@ def steering_of(session: Session, run: Run) -> Steering:
 
 
 def list_places(known: list[WorkerRow], wish: str) -> list[tuple[str, str]]:
-    """Where a run may be sent: onto any worker that is there or was wished for, or off it."""
+    """Return where a run may be sent: onto any worker that is there or was wished for, or off it."""
     shown = [(row.worker.id, row.standing) for row in known if row.standing != "gone" or wish.endswith(f":{row.worker.id}")]
     names = {worker_id: worker_id if standing == "alive" else f"{worker_id} ({standing})" for worker_id, standing in shown}
     _, colon, wished = wish.partition(":")

@@ -82,12 +82,12 @@ def standing_of(session: Session, run: Run) -> RunStatus:
 
 
 def method_of(run: Run) -> Method:
-    """The method of its recipe; recipes older than the other methods don't name it."""
+    """Return the method of its recipe; recipes older than the other methods don't name it."""
     return Method(run.recipe.get("method", Method.VAR))
 
 
 def text_of(stage: Stage, run: Run) -> str:
-    """What happens in a stage."""
+    """Return what happens in a stage."""
     if stage is Stage.TRAIN:
         return TRAINING_TEXTS[method_of(run)]
     is_judged = stage is Stage.EVALUATE and method_of(run) is Method.REWARD_MODEL
@@ -95,7 +95,7 @@ def text_of(stage: Stage, run: Run) -> str:
 
 
 def links_of(session: Session, run: Run) -> list[tuple[str, str, str]]:
-    """The pages beside the run's own."""
+    """Return the pages beside the run's own."""
     scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
     sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     links = [("Scores", f"/scorings/{scoring.id}", scoring.name)] if scoring else []
@@ -103,7 +103,7 @@ def links_of(session: Session, run: Run) -> list[tuple[str, str, str]]:
 
 
 def stages_of(run: Run) -> list[Stage]:
-    """The stages this run goes through, by its kind and its method."""
+    """Return the stages this run goes through, by its kind and its method."""
     if run.kind == RunKind.SCORING:
         return [Stage.PREPARE, Stage.SCORE]
     has_scores = method_of(run) not in WITHOUT_SCORES or run.stage == Stage.SCORE
@@ -111,7 +111,7 @@ def stages_of(run: Run) -> list[Stage]:
 
 
 def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:
-    """Each stage as done, now, todo, failed, stopped or skipped."""
+    """Return each stage as done, now, todo, failed, stopped or skipped."""
     stages = stages_of(run)
     here = stages.index(Stage(run.stage)) if run.stage else 0 if run.state == RunState.FAILED else -1
     at_here = {"running": "now", "succeeded": "done", "failed": "failed"}.get(run.state, "stopped")
@@ -123,7 +123,7 @@ def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:
 
 
 def counts_steps(run: Run) -> bool:
-    """Whether the bar counts optimizer steps rather than the stage's own units."""
+    """Return whether the bar counts optimizer steps rather than the stage's own units."""
     return run.num_steps > 0 and (run.stage in ("train", "evaluate") or run.state == "succeeded")
 
 
@@ -175,7 +175,7 @@ def tile_keys(run: Run) -> list[str]:
 
 
 def shown_sections(run: Run) -> tuple[Section, ...]:
-    """The charts of the run's page; a run that only scores has none."""
+    """Return the charts of the run's page; a run that only scores has none."""
     if run.kind == RunKind.SCORING:
         return ()
     return sections_of(method_of(run), is_online=bool((run.recipe.get("online") or {}).get("every")))

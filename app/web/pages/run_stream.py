@@ -42,14 +42,14 @@ class Shown:
 
 
 def show(entry: JournalEntry) -> Shown:
-    """The journal's entry with its typed event."""
+    """Return the journal's entry with its typed event."""
     return Shown(entry.run_id, entry.seq, entry.at, entry.kind, EVENT_KINDS[entry.kind].model_validate(entry.payload))
 
 
 def find_position(
     request: Request, session: ReadSession, user: CurrentUser, run_id: str, after: Annotated[int, Query(ge=0, le=2**60)] = 0
 ) -> int:
-    """Where this reader goes on. Raises NotFound before the stream begins."""
+    """Return where this reader goes on. Raises NotFound before the stream begins."""
     return position(request, store.get_run(session, user.id, run_id).last_seq, after)
 
 

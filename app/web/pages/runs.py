@@ -185,12 +185,12 @@ def state_of(run: Run) -> dict[str, Any]:
 
 
 def latest_values(*entries: JournalEntry | None) -> dict[str, float | None]:
-    """The metrics of the newest events, by key."""
+    """Return the metrics of the newest events, by key."""
     return {key: value for entry in entries if entry is not None for key, value in entry.payload["metrics"].items()}
 
 
 def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
-    """What the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
+    """Return what the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
     return {
         "run_id": run.id,
         "state": run.state,
@@ -202,7 +202,7 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
 
 
 def series_data(session: ReadSession, run: Run) -> dict[str, Any]:
-    """The series and the histograms, down-sampled."""
+    """Return the series and the histograms, down-sampled."""
     wanted = keys(chart for section in shown_sections(run) for chart in section.charts)
     return {
         "series": metrics.list_metrics(session, run.id, wanted, points=POINTS),
@@ -226,7 +226,7 @@ def newest_artifacts(session: ReadSession, run_id: str) -> list[Shown]:
 
 
 def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
-    """The newest lines, oldest first."""
+    """Return the newest lines, oldest first."""
     return [show(entry) for entry in journal.read_last(session, run_id, LOG_KINDS, LOG_LINES)]
 
 
@@ -261,7 +261,7 @@ def steps_of(run: Run) -> str:
 
 
 def no_such_step(run: Run, step: int) -> str:
-    """Why a step has no batch to show."""
+    """Return why a step has no batch to show."""
     if not RunState(run.state).final:
         return f"Step {count(step)} isn't logged yet" + (f"; choose a step {steps_of(run)}." if run.step else ".")
     if run.step == 0:

@@ -181,7 +181,7 @@ def show_part(request: Request, tables: Tables | None, error: StudioError | None
 
 
 def read_form(query: QueryParams) -> PreviewRequest:
-    """The form's values: lists are typed with commas, an empty input counts as none."""
+    """Return the form's values: lists are typed with commas, an empty input counts as none."""
     values: dict[str, Any] = {}
     for name in STARTING_VALUES:
         texts = [part.strip() for text in query.getlist(name) for part in text.split(",") if part.strip()]

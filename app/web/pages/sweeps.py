@@ -126,7 +126,7 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
 
 
 def read_budget(text: str) -> float | None:
-    """The budget of KL that was typed; None without one. Raises InvalidInput."""
+    """Return the budget of KL that was typed; None without one. Raises InvalidInput."""
     try:
         value = float(text.strip().replace(",", ".")) if text.strip() else None
     except ValueError:
@@ -137,7 +137,7 @@ def read_budget(text: str) -> float | None:
 
 
 def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
-    """What static/frontier.js draws: [variant, step, KL, reward gain, on the front], in digits enough for a picture."""
+    """Return what static/frontier.js draws: [variant, step, KL, reward gain, on the front], in digits enough for a picture."""
     points = [
         [point.variant, point.step, float(f"{point.kl:.5g}"), float(f"{point.gain:.5g}"), point in comparison.front]
         for point in comparison.points
@@ -147,7 +147,7 @@ def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def histograms_of(session: ReadSession, comparison: Comparison) -> list[tuple[str, Histogram]]:
-    """The weights of each variant's newest step, all over the same bins."""
+    """Return the weights of each variant's newest step, all over the same bins."""
     shown = [variant for variant in comparison.results if variant.run is not None][:MOST_HISTOGRAMS]
     found = results.list_histograms(session, [variant.run.id for variant in shown if variant.run])
     mine = [(variant, found[variant.run.id]) for variant in shown if variant.run and variant.run.id in found]
@@ -155,7 +155,7 @@ def histograms_of(session: ReadSession, comparison: Comparison) -> list[tuple[st
 
 
 def grid_of(request: dict[str, Any]) -> str:
-    """What the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
+    """Return what the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
     parts = [f"λ {', '.join(map(exact, request['lambda']))}"] if request["lambda"] else []
     parts += [f"{path.rsplit('.', 1)[-1]} {', '.join(map(str, values))}" for path, values in request["fields"].items()]
     if request["baselines"]:

@@ -87,7 +87,7 @@ def read_workers(session: Session, actor: Actor) -> WorkersPage:
 
 
 def device_of(told: dict[str, Any]) -> DeviceRow:
-    """What the worker's beat said of a device."""
+    """Return what the worker's beat said of a device."""
     percent = told.get("utilization_percent")
     return DeviceRow(
         name=str(told.get("name", "device")),

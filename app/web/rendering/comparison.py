@@ -38,7 +38,7 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparis
 
 
 def win_rates_of(results: list[VariantResult]) -> dict[int, tuple[float, float]]:
-    """The interval of each variant's last win rate, where there is one."""
+    """Return the interval of each variant's last win rate, where there is one."""
     bounds = {
         result.variant: (result.metrics.get("eval/win_rate_low"), result.metrics.get("eval/win_rate_high")) for result in results
     }

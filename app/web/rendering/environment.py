@@ -51,7 +51,7 @@ class ErrorPage(ErrorNotice):
 
 @cache
 def environment() -> Environment:
-    """The one Jinja environment of the process."""
+    """Return the one Jinja environment of the process."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -81,7 +81,7 @@ def to_response(request: Request, template: str, context: Context, status: int) 
 
 
 def fragment(template: str, **values: Any) -> str:
-    """The HTML of one template with these variables."""
+    """Return the HTML of one template with these variables."""
     return environment().get_template(template).render(**values)
 
 
@@ -90,14 +90,14 @@ def variables(context: Context) -> dict[str, Any]:
 
 
 def full_storage(request: Request) -> Storage | None:
-    """The state of the storage for the page's banner; None while there is room, or no limit is set."""
+    """Return the state of the storage for the page's banner; None while there is room, or no limit is set."""
     disk = request.app.state.database.disk
     storage: Storage | None = disk.look() if disk.is_limited else None
     return storage if storage is not None and storage.is_full else None
 
 
 def error_page(request: Request, error: StudioError) -> HTMLResponse:
-    """The page for an error; asked by htmx, only the notice that goes into the page."""
+    """Return the page for an error; asked by htmx, only the notice that goes into the page."""
     notice = ErrorNotice(title=error.title, detail=error.detail, problems=error.problems)
     is_part = "hx-request" in request.headers
     return render(request, notice if is_part else ErrorPage(**variables(notice), status=error.status), status=error.status)

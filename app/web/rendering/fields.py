@@ -42,7 +42,7 @@ class Field:
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
-    """Every setting of the class and of the classes within it, in their order."""
+    """Yield every setting of the class and of the classes within it, in their order."""
     for name, info in model.model_fields.items():
         path = f"{prefix}{info.alias or name}"
         kind, options, inner = describe(info.annotation)
@@ -67,7 +67,7 @@ def make_field(path: str, info: FieldInfo, kind: Kind, options: tuple[str, ...])
 
 
 def describe(annotation: Any) -> tuple[Kind, tuple[str, ...], type[BaseModel] | None]:
-    """How a type is asked for: the kind of its input, its choices, or the class whose fields stand in its place."""
+    """Return how a type is asked for: the kind of its input, its choices, or the class whose fields stand in its place."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return describe(parts[0])
@@ -88,7 +88,7 @@ def describe(annotation: Any) -> tuple[Kind, tuple[str, ...], type[BaseModel] | 
 
 
 def write(value: Any) -> str:
-    """A value as its input shows it."""
+    """Return a value as its input shows it."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -99,7 +99,7 @@ def write(value: Any) -> str:
 
 
 def read(field: Field, text: str) -> Any:
-    """An input's text as pydantic takes it; numbers that aren't stay texts, so that pydantic words the fault."""
+    """Return an input's text as pydantic takes it; numbers that aren't stay texts, so that pydantic words the fault."""
     text = text.strip()
     if field.kind == "switch":
         return {"yes": True, "no": False}.get(text, text)
@@ -114,7 +114,7 @@ def read(field: Field, text: str) -> Any:
 
 
 def collect(fields: list[Field], form: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dictionary of a submitted form. Left empty, an optional field is None and another one is left out."""
+    """Return the nested dictionary of a submitted form. Left empty, an optional field is None and another one is left out."""
     nested: dict[str, Any] = {}
     for field in fields:
         if field.path not in form:
@@ -131,13 +131,13 @@ def collect(fields: list[Field], form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fill(field: Field, values: Mapping[str, str], problems: list[dict[str, Any]]) -> Field:
-    """The field with what was typed into it, and what is wrong with that."""
+    """Return the field with what was typed into it, and what is wrong with that."""
     errors = tuple(str(problem["message"]) for problem in problems if problem.get("field") == field.path)
     return replace(field, value=values.get(field.path, field.value), errors=errors)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A recipe as the values of its form's inputs."""
+    """Return a recipe as the values of its form's inputs."""
     flat: dict[str, str] = {}
     for name, inner in value.items():
         if isinstance(inner, dict):

@@ -23,7 +23,7 @@ def count(value: int | None) -> str:
 
 
 def percent(value: float | None, decimals: int = 0) -> str:
-    """A share of one as per cent."""
+    """Return a share of one as per cent."""
     return numbers.percent(value, decimals).replace(" ", THIN).replace("-", MINUS)
 
 
@@ -64,7 +64,7 @@ def ago(at: datetime | None) -> str:
 
 
 def clock(at: datetime | str | None) -> str:
-    """The time of day, UTC, to the second."""
+    """Return the time of day, UTC, to the second."""
     moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     return NOTHING if moment is None else f"{moment.astimezone(UTC):%H:%M:%S}"
 
@@ -80,7 +80,7 @@ def words(name: str) -> str:
 
 
 def metric(metrics: Mapping[str, Any] | None, key: str) -> float | None:
-    """A metric of an event's payload or of a run's summary, None when it wasn't measured."""
+    """Return a metric of an event's payload or of a run's summary, None when it wasn't measured."""
     value = (metrics or {}).get(key)
     return value if isinstance(value, int | float) else None
 
@@ -91,7 +91,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def holds(audit: Mapping[str, Any] | None) -> str:
-    """What says in a data set which response is better: pairs, ratings, or labels of single responses."""
+    """Return what says in a data set which response is better: pairs, ratings, or labels of single responses."""
     facts = audit or {}
     parts = [
         counted(facts["num_pairs"], "pair") if facts.get("num_pairs") else "",

@@ -39,7 +39,7 @@ class Histogram:
 
 
 def lengths_of(facts: Mapping[str, Any]) -> list[Histogram]:
-    """The length distributions of an audit: prompts, responses, and chosen beside rejected where there are pairs."""
+    """Return the length distributions of an audit: prompts, responses, and chosen beside rejected where there are pairs."""
     drawn = [
         draw("Prompts", [("", facts.get("prompt_chars") or {})]),
         draw("Responses", [("", facts.get("response_chars") or {})]),
@@ -50,7 +50,7 @@ def lengths_of(facts: Mapping[str, Any]) -> list[Histogram]:
 
 
 def ratings_of(facts: Mapping[str, Any]) -> Histogram | None:
-    """How often each rating occurs, where there are few different ones."""
+    """Return how often each rating occurs, where there are few different ones."""
     values = {float(value): int(times) for value, times in ((facts.get("ratings") or {}).get("values") or {}).items()}
     if len(values) < 2:
         return None
@@ -157,7 +157,7 @@ class Agreement:
 
 
 def agreement_of(check: RewardCheck) -> Agreement | None:
-    """The rewards' agreement with the labels beside the rule "longer is better"; None without pairs."""
+    """Return the rewards' agreement with the labels beside the rule "longer is better"; None without pairs."""
     measured = [
         ("Reward", "policy", check.accuracy, check.low, check.high),
         ("Longer is better", "reference", check.length_accuracy, check.length_low, check.length_high),
@@ -175,7 +175,7 @@ def place(share: float) -> float:
 
 
 def rewards_of(check: RewardCheck) -> Histogram | None:
-    """The rewards of all responses; None when they are all alike."""
+    """Return the rewards of all responses; None when they are all alike."""
     if len(check.counts) < 2 or not any(check.counts):
         return None
     slot, highest = WIDTH / len(check.counts), max(check.counts)

@@ -63,7 +63,7 @@ class Tables:
 def tables_of(
     result: PreviewResult, *, scoring_id: str, dataset_id: str, batch_size: int, overrides: Mapping[str, str | bool] | None = None
 ) -> Tables:
-    """The tables of a result; `batch_size` is the scored one, `overrides` are carried on into the launch form."""
+    """Return the tables of a result; `batch_size` is the scored one, `overrides` are carried on into the launch form."""
     groups: dict[tuple[str, int], list[PreviewCell]] = {}
     for cell in result.cells:
         groups.setdefault((str(cell.preset), cell.batch_size), []).append(cell)
@@ -109,13 +109,13 @@ def row_of(cell: PreviewCell, use_url: str, is_near_target: bool) -> CellRow:
 
 
 def nearest_to(cells: list[PreviewCell], target: float) -> PreviewCell | None:
-    """The λ of the grid whose effective share is nearest to the wanted one."""
+    """Return the λ of the grid whose effective share is nearest to the wanted one."""
     known = [cell for cell in cells if cell.metrics.get("weight/ess_share") is not None]
     return min(known, key=lambda cell: abs((cell.metrics["weight/ess_share"] or 0.0) - target), default=None)
 
 
 def bars_of(counts: list[int]) -> list[Bar]:
-    """The bars of a weight histogram, each with what it counts; bins that hold anything are never quite flat."""
+    """Return the bars of a weight histogram, each with what it counts; bins that hold anything are never quite flat."""
     slot, highest = WIDTH / max(1, len(counts)), max(counts, default=0)
     bars = []
     for index, times in enumerate(counts):
@@ -127,7 +127,7 @@ def bars_of(counts: list[int]) -> list[Bar]:
 
 
 def span(place: int) -> str:
-    """The bin of the weight histogram in words."""
+    """Return the bin of the weight histogram in words."""
     if place == 0:
         return f"below {power_of_ten(-8)}"
     if place == len(WEIGHT_EDGES):
@@ -136,7 +136,7 @@ def span(place: int) -> str:
 
 
 def place_of(weight: float) -> float:
-    """Where a weight that is an edge stands on the histogram's axis."""
+    """Return where a weight that is an edge stands on the histogram's axis."""
     place = min(range(len(WEIGHT_EDGES)), key=lambda edge: abs(WEIGHT_EDGES[edge] - weight)) + 1
     return round(place * WIDTH / (len(WEIGHT_EDGES) + 1), 1)
 

@@ -20,7 +20,7 @@ class RewardVerdict:
 
 
 def verdict_of(check: RewardCheck, source: str) -> RewardVerdict:
-    """What the check means; `source` is the reward's."""
+    """Return what the check means; `source` is the reward's."""
     return RewardVerdict(*judge(check, source), agreement_of(check), rewards_of(check))
 
 
@@ -54,7 +54,7 @@ def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:
 
 
 def length_of(check: RewardCheck) -> tuple[float, float, float, str]:
-    """The better of the two rules about length: its agreement, its interval, and its name."""
+    """Return the better of the two rules about length: its agreement, its interval, and its name."""
     share = check.length_accuracy
     if share is None:  # every pair is of equal length
         return 0.5, 0.5, 0.5, "length"

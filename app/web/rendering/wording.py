@@ -136,12 +136,12 @@ SOURCE_TEXTS = {
 
 
 def method_name(method: str) -> str:
-    """The method as the pages name it."""
+    """Return the method as the pages name it."""
     return METHODS[method]
 
 
 def settings_in_brief(recipe: Mapping[str, Any]) -> str:
-    """What a run of this recipe does, in a few words: the settings that its method turns on."""
+    """Return what a run of this recipe does, in a few words: the settings that its method turns on."""
     method, weights = recipe.get("method", Method.VAR), recipe["weights"]
     if method == Method.SFT:
         return OPTIONS["weights.responses"][weights["responses"]].lower()
@@ -156,5 +156,5 @@ def settings_in_brief(recipe: Mapping[str, Any]) -> str:
 
 
 def option_text(path: str, option: str) -> str:
-    """An option of a setting in words; an option without words of its own stands for itself."""
+    """Return an option of a setting in words; an option without words of its own stands for itself."""
     return OPTIONS.get(path, SWITCH).get(option, option.replace("_", " "))

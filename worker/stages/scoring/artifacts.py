@@ -55,13 +55,13 @@ class ScoreManifest:
 
 
 def make_key(kind: str, identity: Mapping[str, object]) -> str:
-    """The name of an artifact: its kind, and sha256 of what it depends on."""
+    """Return the name of an artifact: its kind, and sha256 of what it depends on."""
     text = json.dumps({"version": VERSION, "kind": kind, **identity}, sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
 
 
 def read_manifest(folder: Path, key: str, file: str) -> ScoreManifest | None:
-    """The manifest of a whole artifact, or None; a damaged artifact is removed."""
+    """Return the manifest of a whole artifact, or None; a damaged artifact is removed."""
     try:
         manifest = ScoreManifest(**json.loads((folder / key / "manifest.json").read_text()))
         whole = manifest.version == VERSION and manifest.sha256 == hash_file(folder / key / file)
@@ -78,7 +78,7 @@ def read_manifest(folder: Path, key: str, file: str) -> ScoreManifest | None:
 
 
 def list_manifests(folder: Path, kind: str) -> Iterator[ScoreManifest]:
-    """The manifests of one kind, newest first; unreadable ones are passed over."""
+    """Yield the manifests of one kind, newest first; unreadable ones are passed over."""
     found = []
     for path in folder.glob(f"{kind}-*/manifest.json"):
         try:
@@ -132,7 +132,7 @@ def lock(folder: Path, key: str, *, check: Callable[[], None], waiting: Callable
 
 
 def _take(path: Path) -> int | None:
-    """The locked file, or None while another process holds it. The system drops the lock of a process that dies."""
+    """Return the locked file, or None while another process holds it. The system drops the lock of a process that dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,7 +37,7 @@ def score_by(backend: str, model: LanguageModel, batch: Sequence[Encoded], wante
 def choose_backend(
     model: LanguageModel, wanted: str, batch: Sequence[Encoded], log: Callable[[str], None], check: Check, *, chunks: bool = False
 ) -> str:
-    """The backend to use: `wanted`, or for auto the quickest, unless its numbers on a few pairs of `batch` are wrong.
+    """Return the backend to use: `wanted`, or for auto the quickest, unless its numbers on a few pairs of `batch` are wrong.
 
     `chunks`: pairs will be scored a few tokens at a time, which only the shared cache can do.
     """
@@ -54,7 +54,7 @@ def choose_backend(
 
 
 def find_fault(backend: str, model: LanguageModel, batch: Sequence[Encoded], check: Check) -> str | None:
-    """What is wrong with the backend's numbers on a few pairs, compared with full passes; None when they are right."""
+    """Return what is wrong with the backend's numbers on a few pairs, compared with full passes; None when they are right."""
     own_M = own_prompts(batch)
     wanted_BM = torch.zeros(len(batch), len(own_M), dtype=torch.bool)
     for i in range(min(SAMPLE, len(batch))):
@@ -105,7 +105,7 @@ def _score_packed(model: LanguageModel, batch: Sequence[Encoded], wanted_BM: Ten
 
 
 def _fill_rows(batch: Sequence[Encoded], lengths: Sequence[int], wanted_BM: Tensor) -> list[list[tuple[int, int]]]:
-    """The marked pairs, prompt by prompt, in rows of at most ROW_TOKENS tokens (one pair at least)."""
+    """Return the marked pairs, prompt by prompt, in rows of at most ROW_TOKENS tokens (one pair at least)."""
     rows: list[list[tuple[int, int]]] = []
     total = ROW_TOKENS
     for i, j in wanted_BM.nonzero().tolist():

@@ -51,7 +51,7 @@ def read_dropped(raw: Tensor) -> Tensor:
 
 
 def read_scores(folder: Path, key: str) -> FlatScores:
-    """The artifact kept as `key`; raises FileNotFoundError when it is gone or damaged."""
+    """Return the artifact kept as `key`; raises FileNotFoundError when it is gone or damaged."""
     found = _load(folder, key)
     if found is None:
         raise FileNotFoundError(f"The scores {key} are gone or damaged. Make the scoring again.")
@@ -76,7 +76,7 @@ class Layout:
         return torch.cat([matrix_BM.gather(0, own_M[None])[0] for own_M, matrix_BM in zip(own, matrices, strict=True)])
 
     def unflatten(self, start: int, end: int, scores: Tensor, extent: str) -> list[Tensor]:
-        """The matrices [B, M] of batches start … end − 1; raises ValueError when the number of scores does not fit."""
+        """Return the matrices [B, M] of batches start … end − 1; raises ValueError when the number of scores does not fit."""
         own, nums = self.own[start:end], self.num_prompts[start:end]
         sizes = [len(own_M) * (1 if extent == OWN else num) for own_M, num in zip(own, nums, strict=True)]
         if len(scores) != sum(sizes):
@@ -133,7 +133,7 @@ class Wanted:
 
 
 def find_scoring(folder: Path, wanted: Wanted) -> FlatScores | None:
-    """A finished artifact that holds what is wanted, or None; a damaged one is removed and made again."""
+    """Return a finished artifact that holds what is wanted, or None; a damaged one is removed and made again."""
     for key in wanted.serving_keys(folder):
         found = _load(folder, key)
         if found is not None:

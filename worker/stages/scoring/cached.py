@@ -39,7 +39,7 @@ def find_or_score(
     what: str,
     backend: Callable[[], str] = str,
 ) -> CachedScores:
-    """What is wanted from the cache, or scored and kept; while another process scores the same, wait for it.
+    """Return what is wanted from the cache, or scored and kept; while another process scores the same, wait for it.
 
     `score(k)` gives batch k's matrix and how many of its pairs were scored in full; `backend()` is asked after the last one.
     """
@@ -70,7 +70,7 @@ def _reuse(attempt: AttemptContext, layout: Layout, found: FlatScores, what: str
 
 
 def describe(scores: FlatScores, miss_reason: str) -> ScorePart:
-    """What is told of an artifact; `miss_reason` is empty for a hit."""
+    """Return what is told of an artifact; `miss_reason` is empty for a hit."""
     manifest, hit = scores.manifest, not miss_reason
     return ScorePart(
         key=manifest.key,

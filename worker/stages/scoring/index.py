@@ -89,7 +89,7 @@ def keep_index(folder: Path, batches: Sequence[Sequence[Encoded]], reward_source
 
 
 def read_index(folder: Path, key: str) -> Index:
-    """The index kept as `key`; raises FileNotFoundError when it is gone or damaged."""
+    """Return the index kept as `key`; raises FileNotFoundError when it is gone or damaged."""
     if read_manifest(folder, key, FILE) is None:
         raise FileNotFoundError(f"The scoring's index {key} is gone or damaged. Make the scoring again.")
     kept = load_file(folder / key / FILE)

@@ -30,13 +30,13 @@ def own_prompts(batch: Sequence[Encoded]) -> Tensor:
 
 
 def mark_pairs(batch: Sequence[Encoded], *, cross: bool) -> Tensor:
-    """Which pairs are asked for: all of a batch, or each response with its own prompt; bool [B, M]."""
+    """Return which pairs are asked for: all of a batch, or each response with its own prompt; bool [B, M]."""
     own_BM = own_prompts(batch) == torch.arange(len(batch))[:, None]
     return torch.ones_like(own_BM) if cross else own_BM
 
 
 def needs_cross_logprobs(weights: WeightSettings) -> bool:
-    """Whether the weights read log π_ref of other prompts' responses."""
+    """Return whether the weights read log π_ref of other prompts' responses."""
     return weights.partition_scope == "batch" and weights.weight_form != "reward"
 
 
@@ -103,7 +103,7 @@ def score_rewards(
 
 
 def require_finite(score_BM: Tensor, batch: Sequence[Encoded], *, cross: bool, what: str) -> Tensor:
-    """The scores themselves; raises ModelInvalid when one that was asked for is not a finite number."""
+    """Return the scores themselves; raises ModelInvalid when one that was asked for is not a finite number."""
     missing = (mark_pairs(batch, cross=cross) & ~score_BM.isfinite()).nonzero()
     if len(missing):
         example = batch[int(missing[0, 0])]
@@ -175,7 +175,7 @@ def score_until_hopeless(
 def split_pairs(
     model: LanguageModel, batch: Sequence[Encoded], pairs: Sequence[tuple[int, int]]
 ) -> tuple[list[Sequence[int]], list[Sequence[int]], list[tuple[int, Sequence[int]]]]:
-    """The batch's responses, its prompts as beginnings, and the pairs as continuations of them.
+    """Return the batch's responses, its prompts as beginnings, and the pairs as continuations of them.
 
     The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
     """

@@ -14,7 +14,7 @@ NUM_BINS = 20
 
 
 def check_index(index: Index, reward_N: Tensor) -> RewardCheck:
-    """The check of a kept scoring; `reward_N` are the rewards of own pairs, in the index's order."""
+    """Return the check of a kept scoring; `reward_N` are the rewards of own pairs, in the index's order."""
     first_B = index.num_prompts_B.long().cumsum(0) - index.num_prompts_B
     prompt_N = first_B[index.batch_N.long()] + index.own_N
     return check_rewards(reward_N, index.preference_N, index.num_tokens_N, prompt_N)
@@ -60,7 +60,7 @@ def check_rewards(reward_N: Tensor, preference_N: Tensor, num_tokens_N: Tensor, 
 
 
 def pair_up(preference_N: Tensor, prompt_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Every chosen response with every rejected one of its prompt: indices chosen_P, rejected_P."""
+    """Return every chosen response with every rejected one of its prompt: indices chosen_P, rejected_P."""
     chosen, rejected = (preference_N == 1).nonzero()[:, 0], (preference_N == -1).nonzero()[:, 0]
     order = prompt_N[rejected].argsort(stable=True)
     rejected = rejected[order]

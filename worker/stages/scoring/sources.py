@@ -123,7 +123,7 @@ class ReferenceSource:
         return score_by(self._choose(batch, chunks=False), self.model, batch, wanted_BM, self._attempt.stop.check)
 
     def score_until_hopeless(self, batch: Sequence[Encoded], wanted_BM: Tensor, floor_BM: Tensor) -> Tensor:
-        """The same, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
+        """Return the same, but a pair is left off once its sum is below `floor_BM`: its entry is then the sum up to there."""
         if self._choose(batch, chunks=True) == SHARED:
             return score_until_hopeless(self.model, batch, wanted_BM, floor_BM, self._attempt.stop.check)
         return self.score(batch, wanted_BM)

@@ -75,7 +75,7 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
 
 
 def score_all(attempt: AttemptContext, ground: Ground) -> Scores:
-    """The whole stage: scores that were made before are found, the others are made, and the run tells what it has."""
+    """Return the whole stage: scores that were made before are found, the others are made, and the run tells what it has."""
     recipe, layout = attempt.recipe, lay_out(ground.batches)
     needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
     source = RewardSource(attempt, ground) if recipe.reward.source == "model" and needs.rewards != NONE else None
@@ -164,7 +164,7 @@ def refuse_inverted(recipe: Recipe, check: RewardCheck) -> None:
 
 
 def summarize(facts: ScoringFacts | None) -> dict[str, float | None]:
-    """The last word of a run that only scores, in metrics of the catalogue."""
+    """Return the last word of a run that only scores, in metrics of the catalogue."""
     if facts is None:
         return {}
     check = facts.check

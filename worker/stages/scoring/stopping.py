@@ -30,7 +30,7 @@ from worker.var.certificate import bound_rewards, droppable, holds_for, logprob_
 
 
 def find_stopping_lambda(recipe: Recipe, kind: RunKind) -> float | None:
-    """The smallest λ that the scores shall serve, or None where pairs may not be dropped.
+    """Return the smallest λ that the scores shall serve, or None where pairs may not be dropped.
 
     Noise changes the rewards that a certificate rests on; a target for the effective sample size looks at every λ; and a scoring
     is made for every later use.

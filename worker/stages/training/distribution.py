@@ -58,13 +58,13 @@ def share_batch(
 
 
 def spread(attempt: AttemptContext, model: Model) -> Model:
-    """The network as all processes of the attempt train it together: whole on each, or cut into shards."""
+    """Return the network as all processes of the attempt train it together: whole on each, or cut into shards."""
     model = replace(model, ranks=attempt.ranks)
     return shard(model) if attempt.recipe.training.sharding == "full" and not attempt.ranks.is_alone else model
 
 
 def find_whole(attempt: AttemptContext, model: Model, folder: Path) -> Model:
-    """The network in one piece, for the lead to evaluate or to write: itself, or, of a sharded policy, a copy made anew.
+    """Return the network in one piece, for the lead to evaluate or to write: itself, or, of a sharded policy, a copy made anew.
 
     All processes must call this; what the others get is not to be used.
     """

@@ -9,7 +9,7 @@ from worker.stages.training.weights import Weighing, WeightedBatch, gather_own
 
 
 def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float = 0.0) -> list[FindingRaised]:
-    """What the rules of app.domain.findings say about rewards, λ, repetition, truncation and the held-out split."""
+    """Return what the rules of app.domain.findings say about rewards, λ, repetition, truncation and the held-out split."""
     return diagnose_data(
         rewards=weighing.own_rewards.tolist(),
         pairs=[pair for batch in weighing.batches for pair in _reward_pairs(batch)],
@@ -25,7 +25,7 @@ def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float 
 
 
 def plan_findings(prepared: Prepared, held_out_share: float) -> list[FindingRaised]:
-    """What can be said before training without any reward: truncation and the held-out split."""
+    """Return what can be said before training without any reward: truncation and the held-out split."""
     return diagnose_data(
         num_pairs=prepared.num_pairs,
         num_equal_pairs=prepared.num_equal_pairs,

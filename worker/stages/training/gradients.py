@@ -45,7 +45,7 @@ class Pass:
             self.metrics[key] = self.metrics[key] + share * value.detach()
 
     def over(self, ranks: Ranks) -> "Pass":
-        """The sum of all processes' passes."""
+        """Return the sum of all processes' passes."""
         if ranks.is_alone:
             return self
         values = torch.stack([self.loss.double(), self.loss.new_tensor(self.num_tokens).double(), *self.metrics.values()])
@@ -163,7 +163,7 @@ def accumulate_pairs(model: Body, batch: TextBatch, micro_batch_size: int | None
 
 
 def select_pairs(batch: PairedBatch, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-    """The pairs that stand in a micro-batch of whole prompts, as indices of its rows."""
+    """Return the pairs that stand in a micro-batch of whole prompts, as indices of its rows."""
     row_M = torch.full((len(batch.reference_M),), -1)
     row_M[micro.response_R] = torch.arange(len(micro.response_R))
     chosen_P, rejected_P = row_M[batch.chosen_P], row_M[batch.rejected_P]

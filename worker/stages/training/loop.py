@@ -77,7 +77,7 @@ class Training:
 
 
 def find_checkpoint(attempt: AttemptContext) -> Checkpoint | None:
-    """The checkpoint to go on from; says so in the journal, and names the damaged ones that were passed over."""
+    """Return the checkpoint to go on from; says so in the journal, and names the damaged ones that were passed over."""
     checkpoint, damaged = load_newest(attempt.checkpoints_dir)
     if checkpoint is not None or attempt.spec.attempt > 1:
         name, step = (checkpoint.name, checkpoint.step) if checkpoint else ("", 0)
@@ -211,7 +211,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
 
 
 def usual(training: Training) -> Sequence[Mapping[str, float | None]]:
-    """The recent steps that the next is compared with; none where a loss far above the usual one is nothing odd."""
+    """Return the recent steps that the next is compared with; none where a loss far above the usual one is nothing odd."""
     return training.progress.recent if training.objective.is_steady else ()
 
 
@@ -236,7 +236,7 @@ def record(training: Training, batch: ObjectiveBatch, metrics: Mapping[str, floa
 
 
 def settled_findings(progress: TrainingProgress, found: Sequence[FindingRaised], num_steps: int) -> list[FindingRaised]:
-    """The findings of this step that held in enough of the last steps; `divergence` is told at once."""
+    """Return the findings of this step that held in enough of the last steps; `divergence` is told at once."""
     now = {finding.name: finding for finding in found}
     settled = []
     for name in sorted({*progress.history, *now}):

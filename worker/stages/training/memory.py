@@ -63,7 +63,7 @@ class MemoryWatch:
             CLEAR.write_text(FORGET_PEAK)
 
     def note(self) -> int:
-        """The most memory held so far in training, in bytes."""
+        """Return the most memory held so far in training, in bytes."""
         self._most = max(self._most, _read_peak(self._device))
         return self._most
 
@@ -76,7 +76,7 @@ class MemoryWatch:
 
 
 def facts_of(model: Body) -> dict[str, Any]:
-    """The dimensions of a loaded network, as app.ingest.models.folder names them."""
+    """Return the dimensions of a loaded network, as app.ingest.models.folder names them."""
     config, network = model.config.get_text_config(), model.network
     head, table = network.get_output_embeddings(), network.get_input_embeddings().weight
     hidden = getattr(config, "hidden_size", None)
@@ -107,7 +107,9 @@ def find_load(model: Body, batch: Any, attempt: AttemptContext) -> Load:
 def _try_step(
     model: Body, optimizer: Optimizer, objective: Objective[Any, Any], batch: Any, device: torch.device, held: int
 ) -> int:
-    """What forward and backward pass over a batch add to the memory. Gradients and random states are as before it afterwards."""
+    """Return what forward and backward pass over a batch add to the memory. Gradients and random states are as before it
+    afterwards.
+    """
     is_cuda = device.type == "cuda"
     states = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if is_cuda else None)
     objective.accumulate(model, batch)
@@ -132,7 +134,7 @@ def _count_bytes(model: Body, optimizer: Optimizer) -> int:
 
 
 def _count_states(optimizer: Optimizer) -> int:
-    """What AdamW's moments will take; nothing once a checkpoint has brought them."""
+    """Return what AdamW's moments will take; nothing once a checkpoint has brought them."""
     return 0 if optimizer.adam.state else sum(8 * master.numel() for master in optimizer.masters.values())
 
 
@@ -151,7 +153,7 @@ def _read_held(device: torch.device) -> int:
 
 
 def _read_peak(device: torch.device) -> int:
-    """The most bytes held since the last reset; where the system doesn't tell, those held now."""
+    """Return the most bytes held since the last reset; where the system doesn't tell, those held now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     found = PEAK.search(STATUS.read_text()) if STATUS.exists() else None
@@ -159,7 +161,7 @@ def _read_peak(device: torch.device) -> int:
 
 
 def _limit(device: torch.device) -> int:
-    """What the device has."""
+    """Return what the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total

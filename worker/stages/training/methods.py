@@ -94,7 +94,7 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
 
 
 def make_objective(attempt: AttemptContext, ground: Ground, scores: Scores, num_steps: int) -> Objective[Any, Any]:
-    """The method's objective, with the findings that come before the first step."""
+    """Return the method's objective, with the findings that come before the first step."""
     recipe, settings = attempt.recipe, attempt.recipe.training
     if recipe.method is not Method.VAR:
         attempt.raise_findings(plan_findings(ground.prepared, recipe.evaluation.share))

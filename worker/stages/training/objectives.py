@@ -49,7 +49,7 @@ class Objective(ABC, Generic[N, B]):
     is_steady = True
 
     def batch_at(self, step: int, model: N) -> B:
-        """The batch of the step that follows `step` finished ones, with the model as it then is."""
+        """Return the batch of the step that follows `step` finished ones, with the model as it then is."""
         epoch, place = divmod(step, len(self.batches))
         return self.batches[_cached_order(len(self.batches), self.training.seed, epoch)[place]]
 
@@ -62,11 +62,11 @@ class Objective(ABC, Generic[N, B]):
         return {}
 
     def histogram(self, batch: B) -> list[int]:
-        """The weights' counts over app.domain.metrics.WEIGHT_EDGES; empty for methods without weights."""
+        """Return the weights' counts over app.domain.metrics.WEIGHT_EDGES; empty for methods without weights."""
         return []
 
     def save(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside weights and step, as JSON-ready values."""
+        """Return what a checkpoint must hold beside weights and step, as JSON-ready values."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class OnlineObjective(WeightedObjective):
         return made
 
     def draw_together(self, model: LanguageModel, examples: Sequence[Encoded], first: int) -> list[Drawn]:
-        """The lead draws with the whole policy, and tells the other processes what it has drawn."""
+        """Return the lead draws with the whole policy, and tells the other processes what it has drawn."""
         whole = find_whole(self.attempt, model, self.ground.policy_folder)
         with uncompiled(model):
             drawn = self.attempt.ranks.lead_alone(lambda: draw(self.attempt, whole, self.ground, examples, first))
@@ -101,7 +101,7 @@ class OnlineObjective(WeightedObjective):
         return [Drawn(**answers) for answers in self.attempt.ranks.tell(drawn and [asdict(answers) for answers in drawn])]
 
     def weigh_fresh(self, batch: WeightedBatch, drawn: Sequence[Drawn], first: int) -> WeightedBatch:
-        """The batch with its prompts' fresh answers in the place of the data's."""
+        """Return the batch with its prompts' fresh answers in the place of the data's."""
         examples = [put_answers(example, answers) for example, answers in zip(batch.examples, drawn, strict=True)]
         own_M = torch.tensor([i for i, answers in enumerate(drawn) for _ in answers.ids])
         num_tokens_M = torch.tensor([len(ids) for answers in drawn for ids in answers.ids])
@@ -142,7 +142,7 @@ class OnlineObjective(WeightedObjective):
 
 
 def put_answers(example: Encoded, drawn: Drawn) -> Encoded:
-    """The example with fresh answers in the place of its responses."""
+    """Return the example with fresh answers in the place of its responses."""
     answers = enumerate(zip(drawn.ids, drawn.texts, strict=True))
     return replace(example, responses=tuple(EncodedResponse(array("i", ids), text, None, None, k) for k, (ids, text) in answers))
 

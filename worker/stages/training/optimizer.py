@@ -115,7 +115,7 @@ class Optimizer:
 
 
 def _master_of(parameter: nn.Parameter, shard: Shard | None) -> nn.Parameter:
-    """What AdamW works on: the weight itself, its shard, or a float32 copy of either."""
+    """Return what AdamW works on: the weight itself, its shard, or a float32 copy of either."""
     if shard is not None:
         return nn.Parameter(shard.local if parameter.dtype == torch.float32 else shard.local.float())
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())

@@ -30,7 +30,7 @@ class ConversationEncoder:
     limit: int
 
     def read(self, batch: Sequence[Encoded], index: int = 0) -> TextBatch:
-        """A batch of whole conversations, prompts of like length together; raises ModelInvalid."""
+        """Return a batch of whole conversations, prompts of like length together; raises ModelInvalid."""
         batch = sorted(batch, key=lambda example: (example.longest, example.example_id))
         chosen_P, rejected_P = find_pairs(batch)
         pairs = [(example.turns, response.content) for example in batch for response in example.responses]
@@ -78,7 +78,7 @@ def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: AttemptConte
 
 
 def take_pairs(examples: Sequence[Encoded]) -> list[Encoded]:
-    """The first examples that together have at most MOST_PAIRS pairs, and those without any left out."""
+    """Return the first examples that together have at most MOST_PAIRS pairs, and those without any left out."""
     taken: list[Encoded] = []
     total = 0
     for example in examples:

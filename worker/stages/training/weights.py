@@ -94,7 +94,7 @@ def weigh(
 
 
 def choose_lambda(candidates: Sequence[Candidates], settings: WeightSettings, mean: float, std: float) -> WeightChoices:
-    """The recipe's choices with its λ, or with the λ that gives target_ess."""
+    """Return the recipe's choices with its λ, or with the λ that gives target_ess."""
     choices = WeightChoices(
         settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
         settings.reward_norm, settings.mean_one, settings.lambda_ or 1.0,
