@@ -115,7 +115,7 @@ class Supervisor:
         self._hinted.set()
 
     def run(self) -> None:
-        """The loop. Returns when it was stopped and all runners are gone."""
+        """Go round the loop; return when it was stopped and all runners are gone."""
         log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
         for name, reason in self._off.items():
             log.info("%s is off here: %s", FAST_PATHS[name], reason)

@@ -66,7 +66,7 @@ def answer(job: dict[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def as_studio_error(error: OSError) -> StudioError:
-    """A full disk is not the file's fault."""
+    """Tell a full disk, which is not the file's fault, from a bad file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Unavailable(DISK_FULL, retry_after_seconds=60)
     log.error("the system says: %s", error)

@@ -101,14 +101,14 @@ def authenticate(session: Session, secret: str, kind: str) -> tuple[User, Token]
 
 
 def revoke(session: Session, secret: str, kind: str) -> None:
-    """Ends one secret; unknown ones are no error."""
+    """End one secret; unknown ones are no error."""
     found = accounts.find_token(session, digest_of(secret), kind)
     if found is not None:
         session.delete(found[1])
 
 
 def issue(session: Session, user: User, kind: str, lifetime: timedelta | None, *, name: str = "", scope: str = "write") -> str:
-    """Stores the digest of a fresh secret and returns the secret."""
+    """Store the digest of a fresh secret and return the secret."""
     secret = secrets.token_urlsafe(32)
     moment = now(session)
     session.add(

@@ -154,13 +154,13 @@ def keep(files: Files, candidate: ModelCandidate) -> ModelCandidate:
 
 
 def discard(files: Files, candidate: ModelCandidate) -> None:
-    """Removes what was kept for a candidate that could not be added."""
+    """Remove what was kept for a candidate that could not be added."""
     if candidate.id:
         files.remove(files.model_dir(candidate.id))
 
 
 def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
-    """Adds an examined model whose files are kept.
+    """Add an examined model whose files are kept.
 
     Raises: Conflict when the folder, with the same files, is there already.
     """

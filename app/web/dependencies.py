@@ -81,7 +81,7 @@ def require_user(request: Request, database: CurrentDatabase) -> Identity:
 
 
 def find_credential(request: Request) -> tuple[str, str]:
-    """A bearer token goes before the cookie: the origin check trusts that it is the one that counts."""
+    """Prefer a bearer token to the cookie: the origin check trusts that it is the one that counts."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret.strip():
         return secret.strip(), "api"

@@ -131,7 +131,7 @@ class Reception:
     form: Form
 
     async def read(self) -> None:
-        """Reads the whole body; memory stays at about one write's size.
+        """Read the whole body; memory stays at about one write's size.
 
         Raises: InvalidInput for a broken body or one without a file; TooLarge; ClientDisconnect when the sender leaves.
         """

@@ -51,3 +51,22 @@ def test_a_class_has_a_name_of_its_own():
             if isinstance(node, ast.ClassDef):
                 named.setdefault(node.name, []).append(path.as_posix())
     assert {name: paths for name, paths in named.items() if len(paths) > 1} == {}
+
+
+NAMES_A_THING = re.compile(r"(The|A|An|What|Whether|How|Which|All|Every|Each|Where|Why)\b")
+SHOWN_TO_USERS = re.compile(r"router|command|\.(get|post|put|delete|callback)\(|property|validator|middleware")
+
+
+def test_a_docstring_says_what_a_function_does():
+    """`Return the run`, not `The run`; properties and what the API's document or a command's help shows are let be."""
+    named = [
+        f"{path}: {node.name}"
+        for path in list_modules("app", "worker")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.returns is not None
+        and ast.unparse(node.returns) != "None"
+        and not SHOWN_TO_USERS.search(" ".join(map(ast.unparse, node.decorator_list)))
+        and NAMES_A_THING.match(ast.get_docstring(node) or "")
+    ]
+    assert named == []

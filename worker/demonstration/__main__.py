@@ -123,7 +123,7 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
 
 
 def reporter(part: str) -> Callable[[int, int, float], None]:
-    """Prints about twelve lines over a training, which ends when the process that asked for it is gone."""
+    """Print about twelve lines over a training, which ends when the process that asked for it is gone."""
     started, parent = time.monotonic(), os.getppid()
 
     def report(step: int, num_steps: int, loss: float) -> None:

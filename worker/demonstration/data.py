@@ -187,7 +187,7 @@ def judge_answer(prompt: str, answer: str) -> float:
 
 
 def _value(sentence: Sentence, prompt: str) -> float:
-    """A repair step is worth something only for the trouble it cures."""
+    """Return what a step is worth: a repair step is worth something only for the trouble it cures."""
     return -sentence.credit if sentence.problem and sentence.problem not in prompt else sentence.credit
 
 

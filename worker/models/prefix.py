@@ -28,7 +28,7 @@ class Continued:
     length_R: Tensor
 
     def last(self, num_R: Tensor) -> Tensor:
-        """Marks the last `num_R` real tokens of each row: bool [R, T]."""
+        """Mark the last `num_R` real tokens of each row: bool [R, T]."""
         place_T = torch.arange(self.hidden_RTD.shape[1], device=num_R.device)
         return (place_T < self.length_R[:, None]) & (place_T >= (self.length_R - num_R)[:, None])
 

@@ -58,7 +58,7 @@ class Scores:
 
 
 def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
-    """A scoring is made for every later use, so it asks for all pairs; a run asks for what its method reads."""
+    """Ask for all pairs where a scoring is made for every later use; a run asks for what its method reads."""
     model = recipe.reward.source == "model"
     if kind is RunKind.SCORING:
         return Needs(CROSS, CROSS if model else OWN)
