@@ -27,10 +27,10 @@ def run_demo(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def first(tmp_path_factory) -> tuple[Path, int, subprocess.CompletedProcess[str]]:
     """A demonstration in an empty folder, whose port is taken and in which an older one was killed while it saved."""
     data_dir = tmp_path_factory.mktemp("demo")
-    left = data_dir / "demonstration" / f"seed-0-scale-{SCALE}" / "policy.part-1"
+    left = data_dir / "demonstration" / f"seed-0-scale-{SCALE}" / ".policy.0a1b2c3d4e5f.part"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
-    (left.parent / "preferences.part").write_text("{")
+    (left.parent / ".preferences.jsonl.0a1b2c3d4e5f.part").write_text("{")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

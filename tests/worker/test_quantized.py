@@ -53,6 +53,6 @@ def test_weights_in_4_bits_have_scores_of_their_own(workshop: Workshop, run: Cal
 
 def test_without_the_package_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, workshop: Workshop) -> None:
     monkeypatch.setattr(quantize, "find_spec", lambda name: None)
-    with pytest.raises(RecipeInvalid, match=r"pip install 'var-studio\[quantized\]'") as caught:
+    with pytest.raises(RecipeInvalid, match=r"-m pip install bitsandbytes") as caught:
         load_policy(workshop.policy(), dtype="float32", device="cpu", quantization="nf4")
     assert caught.value.problems[0]["field"] == "policy.quantization"

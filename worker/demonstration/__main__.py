@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from app.system.files import writing
+from app.system.files import filling, remove_tree, remove_unfinished, writing
 from app.system.installation import module_command
 from app.system.numbers import percent
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
@@ -56,8 +55,7 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
         return 0
     out_dir.mkdir(parents=True, exist_ok=True)
     made.unlink(missing_ok=True)
-    for left in out_dir.glob("*.part-*"):
-        shutil.rmtree(left)
+    remove_unfinished(out_dir)
     pairs = generate_pairs(seed, scaled(NUM_PAIRS, scale))
     write_pairs(out_dir / "preferences.jsonl", pairs)
     say("data", f"wrote {len(pairs)} preference pairs with different prompts")
@@ -114,11 +112,12 @@ def train_part(part: str, out_dir: Path, seed: int, scale: float) -> None:
         model = models.train_reward(tokenizer, pairs[num_tests:], seed, reporter(part))
         accuracy = models.pair_accuracy(model, models.encode_pairs(tokenizer, pairs[:num_tests]), tokenizer.pad_token_id)
         say(part, f"prefers the better answer in {percent(accuracy)} of {num_tests} pairs it has not seen")
-    folder, fresh = out_dir / part, out_dir / f"{part}.part-{os.getpid()}"
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.replace(folder)
+    folder = out_dir / part
+    with filling(folder) as fresh:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        remove_tree(folder)
+        fresh.replace(folder)
     say(part, f"saved, {model.num_parameters():,} parameters")
 
 

@@ -79,7 +79,7 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Return an attention function as transformers calls it: [1, H, N, D] each, the result [1, N, H, D]."""
+    """Attend as transformers' attention functions do: [1, H, N, D] each, the result [1, N, H, D]."""
     require_plain(attention_mask, dropout, options)
     plan, grouped = _plan.get(), query.shape[1] != key.shape[1]
     result = plan.attend(query, key, value, block_mask=plan.block_mask, scale=scaling, enable_gqa=grouped)
