@@ -52,12 +52,12 @@ class Claim:
 def begin(
     session: Session, worker_id: str, lease_seconds: float, *, num_free: int = ANY, num_places: int = ANY, more_than: int = 0
 ) -> Claim | None:
-    """Claim the queued run that is next in line (see app.store.queue). None when none can begin here now.
+    """Claim the run that is next in the queue (see app.store.queue). None when none can begin here now.
 
     Nothing begins on a worker that is paused; it passes over runs that are held, want another worker or avoid it.
 
     Of the worker's `num_places`, `num_free` are free. A run of more processes than are free keeps its place at the head of
-    the line, and nothing behind it is begun here meanwhile: so small runs never starve a large one. A run of more than
+    the queue, and nothing behind it is begun here meanwhile: so small runs never starve a large one. A run of more than
     `num_places` is passed over. With `more_than`, only runs of more processes than that count.
     """
     at = now(session)
@@ -249,7 +249,7 @@ def _lose(session: Session, run: Run, outcome: str, reason: str, remedy: str, lo
 
 
 def _requeue(session: Session, run: Run, reason: str) -> None:
-    """Back to the queue with its old place in line; a run whose cancelling was asked for ends here instead."""
+    """Back to the queue with its old place; a run whose cancelling was asked for ends here instead."""
     if run.cancel_requested_at is not None:
         _end(session, run, RunState.CANCELLED, "", "", "")
         return

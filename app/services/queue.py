@@ -1,4 +1,4 @@
-"""What a user can do with the place of a run in the line: pause, release, move, give a priority, send to a worker.
+"""What a user can do with the place of a run in the queue: pause, release, move, give a priority, send to a worker.
 
 A run is steered by its owner and by admins. Nothing here commits. There is no state for a paused run: it is queued and held,
 and a running one is first asked to save and go back to the queue. The order itself is in app.store.queue.

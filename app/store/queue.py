@@ -1,8 +1,8 @@
-"""The line: the queued runs in the order in which they begin.
+"""The queue: the runs that wait, in the order in which they begin.
 
 First the highest priority. Among runs of one priority, first those of the owner who has the fewest running: each queued run
 counts as if the owner's runs before it were running already, so that two workers that begin at once take runs of two owners,
-and the line as a whole is what happens when workers become free one by one. Among equals the smaller `place`: seconds since
+and the queue as a whole is what happens when workers become free one by one. Among equals the smaller `place`: seconds since
 1970, the time of queueing unless the run was moved.
 """
 
@@ -77,9 +77,9 @@ def in_order() -> Subquery:
     share = (func.coalesce(running.c.num, 0) + num_before).label("share")
     query = select(Run.id, Run.owner_id, Run.priority, Run.place, share)
     query = query.outerjoin(running, running.c.owner_id == Run.owner_id)
-    line = query.where(Run.state == QUEUED, Run.held_at.is_(None)).subquery("shares")
-    position = func.row_number().over(order_by=(line.c.priority.desc(), line.c.share, line.c.place, line.c.id))
-    return select(line.c.id, line.c.owner_id, position.label("position")).subquery("line")
+    waiting = query.where(Run.state == QUEUED, Run.held_at.is_(None)).subquery("shares")
+    position = func.row_number().over(order_by=(waiting.c.priority.desc(), waiting.c.share, waiting.c.place, waiting.c.id))
+    return select(waiting.c.id, waiting.c.owner_id, position.label("position")).subquery("queue")
 
 
 def has_next(session: Session, worker_id: str) -> bool:
@@ -96,14 +96,14 @@ class Queued:
     position: int | None
 
 
-def list_line(session: Session, *, owner_id: str | None = None, after: int = 0, limit: int = 50) -> list[Queued]:
+def list_queue(session: Session, *, owner_id: str | None = None, after: int = 0, limit: int = 50) -> list[Queued]:
     """Return the queued runs that are not held, in the order in which they begin, from the position behind `after`.
 
     With an owner only those, at the positions they have among all.
     """
-    line = in_order()
-    mine = [line.c.owner_id == owner_id] if owner_id is not None else []
-    page = select(line.c.id, line.c.position).where(line.c.position > after, *mine).order_by(line.c.position).limit(limit)
+    queue = in_order()
+    mine = [queue.c.owner_id == owner_id] if owner_id is not None else []
+    page = select(queue.c.id, queue.c.position).where(queue.c.position > after, *mine).order_by(queue.c.position).limit(limit)
     shown = page.subquery("shown")
     rows = session.execute(select(Run, shown.c.position).join(shown, shown.c.id == Run.id).order_by(shown.c.position))
     return [Queued(run, position) for run, position in rows]
@@ -123,11 +123,11 @@ def count_line(session: Session) -> int:
 
 
 def find_position(session: Session, run: Run) -> int | None:
-    """Return the run's position in the line, from 1; None when it isn't queued or is held."""
+    """Return the run's position in the queue, from 1; None when it isn't queued or is held."""
     if run.state != RunState.QUEUED or run.held_at is not None:
         return None
-    line = in_order()
-    return session.scalar(select(line.c.position).where(line.c.id == run.id))
+    queue = in_order()
+    return session.scalar(select(queue.c.position).where(queue.c.id == run.id))
 
 
 def lock_places(session: Session, run: Run, *, owner_id: str | None) -> dict[str, float]:

@@ -65,21 +65,21 @@ def settle(page: Page) -> None:
 
 
 def names(page: Page) -> list[str]:
-    return page.locator("#line section[aria-label='Waiting runs'] tbody td:first-child a").all_inner_texts()
+    return page.locator("#queue section[aria-label='Waiting runs'] tbody td:first-child a").all_inner_texts()
 
 
 def test_a_run_is_moved_paused_and_released_in_the_queue(page: Page, fleet: list[str]) -> None:
     page.goto("/queue")
     assert names(page) == [f"Run {n} of the queue" for n in range(2, 7)]
     page.get_by_label("To the front: Run 5 of the queue").click()
-    expect(page.locator("#line tbody tr").first).to_contain_text("Run 5")
+    expect(page.locator("#queue tbody tr").first).to_contain_text("Run 5")
     page.get_by_label("One up: Run 3 of the queue").click()
-    expect(page.locator("#line tbody tr").nth(1)).to_contain_text("Run 3")
+    expect(page.locator("#queue tbody tr").nth(1)).to_contain_text("Run 3")
     page.get_by_label("One down: Run 5 of the queue").click()
-    expect(page.locator("#line tbody tr").first).to_contain_text("Run 3")
+    expect(page.locator("#queue tbody tr").first).to_contain_text("Run 3")
     page.get_by_label("Priority of Run 6 of the queue").fill("9")
     page.keyboard.press("Enter")
-    expect(page.locator("#line tbody tr").first).to_contain_text("Run 6")
+    expect(page.locator("#queue tbody tr").first).to_contain_text("Run 6")
     page.locator(f"#pause-{fleet[1]}").click()
     expect(page.locator(f"#release-{fleet[1]}")).to_be_visible()
     shoot(page, "queue")

@@ -54,7 +54,7 @@ def fetch(database: Database, run_id: str) -> Run:
 
 def show_line(database: Database) -> list[str]:
     with database.reading() as session:
-        return [queued.run.id for queued in queue.list_line(session)]
+        return [queued.run.id for queued in queue.list_queue(session)]
 
 
 def beat(database: Database, *workers: str, slots: int = 1) -> None:
@@ -104,7 +104,7 @@ def test_the_line_is_what_begins_whatever_else_runs_and_is_held(either_database:
     assert sorted([*foreseen, *begun, ids[1]]) == sorted(ids)
     with either_database.reading() as session:
         positions = [queue.find_position(session, session.get_one(Run, run_id)) for run_id in foreseen]
-        own = queue.list_line(session, owner_id="user_eve")
+        own = queue.list_queue(session, owner_id="user_eve")
     assert positions == list(range(1, len(foreseen) + 1))
     assert {queued.run.id: queued.position for queued in own} == {
         run_id: foreseen.index(run_id) + 1 for run_id in foreseen if run_id in ids[5:10]

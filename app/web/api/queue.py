@@ -85,7 +85,7 @@ def list_queue(
     if held:
         rows = queue.list_held(session, owner_id=owner_id, limit=limit)
     else:
-        rows = queue.list_line(session, owner_id=owner_id, after=after, limit=limit + 1)
+        rows = queue.list_queue(session, owner_id=owner_id, after=after, limit=limit + 1)
     known, at = list_workers(session), now(session)
 
     def view(queued: queue.Queued) -> QueuedView:

@@ -26,7 +26,7 @@ After = Annotated[int, Query(ge=0, le=2**31)]
 
 
 @dataclass(frozen=True)
-class LineRow:
+class QueueRow:
     """A queued run; `before` and `behind` are its neighbours among the runs it may change places with, empty at an end."""
 
     run: Run
@@ -41,10 +41,10 @@ class LineRow:
 @dataclass(frozen=True, kw_only=True)
 class QueuePage(Context):
     template = "queue/list.html"
-    part = "queue/_line.html"
+    part = "queue/_rows.html"
 
-    rows: list[LineRow]
-    held: list[LineRow]
+    rows: list[QueueRow]
+    held: list[QueueRow]
     num_waiting: int
     after: int
     next_after: int
@@ -55,17 +55,17 @@ class QueuePage(Context):
 
 def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> QueuePage:
     owner_id = None if actor.is_admin else actor.id
-    found = queue.list_line(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
+    found = queue.list_queue(session, owner_id=owner_id, after=after, limit=PAGE_SIZE + 1)
     shown, held = found[:PAGE_SIZE], queue.list_held(session, owner_id=owner_id, limit=PAGE_SIZE)
     known, at = list_workers(session), now(session)
     saved = checkpoints.newest_steps(session, [queued.run.id for queued in [*shown, *held]])
     owners = runs.names_of(session, User, {queued.run.owner_id for queued in [*shown, *held]})
 
-    def row(queued: queue.Queued, peers: list[queue.Queued]) -> LineRow:
+    def row(queued: queue.Queued, peers: list[queue.Queued]) -> QueueRow:
         run = queued.run
         same = [peer.run.id for peer in peers if (peer.run.owner_id, peer.run.priority) == (run.owner_id, run.priority)]
         at_index = same.index(run.id) if run.id in same else 0
-        return LineRow(
+        return QueueRow(
             run=run,
             position=queued.position,
             owner="" if run.owner_id == actor.id else owners.get(run.owner_id, ""),
@@ -92,14 +92,14 @@ def show_queue(request: Request, session: ReadSession, actor: CurrentActor, afte
     return render(request, read_queue(session, actor, after))
 
 
-@router.get("/queue/line")
+@router.get("/queue/rows")
 def show_line(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
     """The moving part, for the page to take in."""
     return render_part(request, read_queue(session, actor, after))
 
 
 def answer(request: Request, session: Session, actor: Actor, after: int, action: Callable[[], object]) -> Response:
-    """Carry out the action; htmx gets the line as it then is, with the sentence of a refusal in it, others the whole page."""
+    """Carry out the action; htmx gets the queue as it then is, with the sentence of a refusal in it, others the whole page."""
     error, status = "", 200
     try:
         action()
