@@ -34,14 +34,21 @@ LONG = {"flow", "faults", "browser", "box", "demonstration", "cli", "worker"}
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the folders of long tests first, and a story's tests in their order; the rest stays as random as it is."""
+    """Put the folders of long tests first, and tests that share something in their order; the rest stays as random as it is."""
     items.sort(key=lambda item: item.path.relative_to(CHECKOUT).parts[1] not in LONG)
-    for path in {item.path for item in items if item.get_closest_marker("in_order")}:
+    for path in {item.path for item in items if keeps_order(item)}:
         places = [place for place, item in enumerate(items) if item.path == path]
         for place, item in zip(
             places, sorted((items[place] for place in places), key=lambda item: item.location[1]), strict=True
         ):
             items[place] = item
+
+
+def keeps_order(item: pytest.Item) -> bool:
+    """Whether the tests of its module tell one story, or share a studio that each of them leaves changed."""
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009  (no public name gives the scopes)
+    shares = any(definition.scope == "module" for definitions in fixtures for definition in definitions)
+    return shares or item.get_closest_marker("in_order") is not None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
