@@ -117,7 +117,7 @@ def list_held(session: Session, *, owner_id: str | None = None, limit: int = 50)
     return [Queued(run, None) for run in session.scalars(query.order_by(Run.priority.desc(), Run.place, Run.id).limit(limit))]
 
 
-def count_line(session: Session) -> int:
+def count_queue(session: Session) -> int:
     """Return how many runs wait to begin, held ones apart."""
     return session.scalar(select(func.count()).where(Run.state == RunState.QUEUED, Run.held_at.is_(None))) or 0
 

@@ -1,5 +1,6 @@
 """Errors as answers: application/problem+json (RFC 9457) under /api, a page elsewhere, the login page where one must sign in."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -9,9 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
-from app.domain.errors import InvalidInput, StudioError, TooManyRequests, Unauthenticated, Unavailable
+from app.domain.errors import Conflict, Forbidden, InvalidInput, StudioError, TooManyRequests, Unauthenticated, Unavailable
 from app.domain.problems import problems_of, summary
 from app.web.rendering.environment import error_page
 
@@ -147,3 +149,19 @@ def to_login(request: Request) -> Response:
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"hx-redirect": target})
     return RedirectResponse(target, status_code=303)
+
+
+def carry_out(request: Request, session: Session, action: Callable[[], object]) -> tuple[str, int]:
+    """Carry out a change; return the sentence and the status of its refusal, for htmx to show in place, or "" and 200.
+
+    Raises Conflict, Forbidden or InvalidInput where no htmx asks: the browser then gets the page of the error.
+    """
+    try:
+        action()
+        session.flush()
+    except (Conflict, Forbidden, InvalidInput) as refusal:
+        if not request.headers.get("hx-request"):
+            raise
+        session.rollback()
+        return refusal.detail, refusal.status
+    return "", 200

@@ -52,7 +52,7 @@ def fetch(database: Database, run_id: str) -> Run:
         return session.get_one(Run, run_id)
 
 
-def show_line(database: Database) -> list[str]:
+def show_queue(database: Database) -> list[str]:
     with database.reading() as session:
         return [queued.run.id for queued in queue.list_queue(session)]
 
@@ -68,7 +68,7 @@ def test_users_take_turns_however_many_runs_one_of_them_has_queued(either_databa
     ada = launch(either_database, library, 4)
     eve = launch(either_database, library, 2, owner="user_eve")
     expected = [ada[0], eve[0], ada[1], eve[1], ada[2], ada[3]]
-    assert show_line(either_database) == expected
+    assert show_queue(either_database) == expected
     assert [begin(either_database) for _ in range(6)] == expected
 
 
@@ -100,7 +100,7 @@ def test_the_line_is_what_begins_whatever_else_runs_and_is_held(either_database:
         service.pause(session, ADA, ids[1])
         service.move(session, ADA, ids[4], to="front")
         service.move(session, ADA, ids[9], before=ids[6])
-    foreseen = show_line(either_database)
+    foreseen = show_queue(either_database)
     assert sorted([*foreseen, *begun, ids[1]]) == sorted(ids)
     with either_database.reading() as session:
         positions = [queue.find_position(session, session.get_one(Run, run_id)) for run_id in foreseen]
@@ -138,11 +138,11 @@ def test_moving_a_run_changes_the_order_among_the_owners_runs_only(either_databa
     last = launch(either_database, library, 2)
     with either_database.writing() as session:
         service.move(session, ADA, last[1], to="front")
-    assert show_line(either_database) == [last[1], eve[0], first[0], first[1], last[0]]
+    assert show_queue(either_database) == [last[1], eve[0], first[0], first[1], last[0]]
     with either_database.writing() as session:
         service.move(session, ADA, last[1], to="end")
         service.move(session, ADA, last[0], before=first[1])
-    assert show_line(either_database) == [first[0], eve[0], last[0], first[1], last[1]]
+    assert show_queue(either_database) == [first[0], eve[0], last[0], first[1], last[1]]
 
 
 def test_an_admin_may_put_a_run_before_another_users(either_database: Database) -> None:
@@ -150,7 +150,7 @@ def test_an_admin_may_put_a_run_before_another_users(either_database: Database) 
     ada, eve = launch(either_database, library), launch(either_database, library, owner="user_eve")
     with either_database.writing() as session:
         service.move(session, ADA, eve[0], before=ada[0])
-    assert show_line(either_database) == [*eve, *ada]
+    assert show_queue(either_database) == [*eve, *ada]
 
 
 @pytest.mark.parametrize("verb", ["pause", "release", "move", "set_priority", "send_to", "keep_off"])

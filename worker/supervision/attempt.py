@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import Files
 from worker.running.failures import REMEDY_DISK_FULL
-from worker.supervision.leases import Liveness
+from worker.supervision.leases import LeaseKeeper, Liveness
 from worker.supervision.process import RunnerProcess
 from worker.supervision.sending import Delivery
 from worker.supervision.spool_tail import SpoolTail, read_log_tail
@@ -68,7 +68,7 @@ class RunningAttempt:
         self._is_lost = False
         self._pending: list[SpoolLine] = []
         self._outcome: OutcomeReached | None = None
-        self._renew_at = 0.0  # at once: starting the process may have taken a good part of the lease
+        self._lease = LeaseKeeper(database, settings, claim)
         self._retry_at = 0.0
         self._num_errors = 0
         self._recorded_bytes = 0
@@ -93,7 +93,8 @@ class RunningAttempt:
                 return True
             if status is None:
                 self._look_for_life()
-            self._renew()
+            if self._lease.renew():
+                self.cancel()
             self._num_errors = 0
         except StaleToken:
             self.log.warning("another attempt owns the run now: ending this one's runner")
@@ -206,15 +207,6 @@ class RunningAttempt:
         if self._cancelled_at is not None:
             return OutcomeReached(outcome=Outcome.CANCELLED)
         return OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped before the run's files were stored.")
-
-    def _renew(self) -> None:
-        if time.monotonic() < self._renew_at:
-            return
-        with self._database.writing() as session:
-            wanted = attempts.renew(session, self.claim.run_id, self.claim.token, self._settings.lease_seconds)
-        self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
-        if wanted:
-            self.cancel()
 
     def _press(self, status: int | None) -> None:
         """Use stronger means when a request was ignored for too long."""

@@ -26,6 +26,7 @@ from app.store.files.shared_files import SharedFiles
 from app.store.tables import Dataset, Model
 from app.system.files import remove_tree
 from worker.supervision.attempt import RunningAttempt
+from worker.supervision.leases import LeaseKeeper
 from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all
 
 RETRY_SECONDS = 2.0
@@ -57,7 +58,7 @@ class Arrival:
         self._is_settled = False
         self._failure: Exception | None = None
         self._began_at = time.monotonic()
-        self._renew_at = 0.0
+        self._lease = LeaseKeeper(database, settings, claim)
         self.log = logging.LoggerAdapter(log, {"run_id": claim.run_id, "attempt": claim.attempt})
         self._thread = threading.Thread(target=self._run, name=f"arrival-{claim.run_id}", daemon=True)
         self._thread.start()
@@ -67,7 +68,7 @@ class Arrival:
         if self._attempt is not None:
             return self._attempt.advance()
         try:
-            self._renew()
+            self._is_cancelled |= self._lease.renew()
             return not self._thread.is_alive() and self._conclude()
         except StaleToken:
             self.log.warning("another attempt owns the run now: it does not begin here")
@@ -101,14 +102,6 @@ class Arrival:
         self._is_lost = True
         if self._attempt is not None:
             self._attempt.kill_as_stale()
-
-    def _renew(self) -> None:
-        if time.monotonic() < self._renew_at:
-            return
-        with self._database.writing() as session:
-            wanted = attempts.renew(session, self.claim.run_id, self.claim.token, self._settings.lease_seconds)
-        self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
-        self._is_cancelled |= wanted
 
     def _conclude(self) -> bool:
         if self._is_settled:

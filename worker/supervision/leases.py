@@ -1,4 +1,4 @@
-"""Whether leases can be judged now, and whether a runner shows life.
+"""Leases kept and judged, and whether a runner shows life.
 
 A lease that ran out proves that its owner is gone only if it could have renewed it. A runner may be frozen from outside
 (SIGSTOP, a debugger), or say nothing for very long.
@@ -7,7 +7,27 @@ A lease that ran out proves that its owner is gone only if it could have renewed
 import time
 from datetime import datetime
 
+from app.services import attempts
+from app.settings import Settings
+from app.store.database import Database
 from worker.supervision.process import is_frozen
+
+
+class LeaseKeeper:
+    """Renews one claim at every heartbeat; at once at first, as what came before may have taken a good part of the lease."""
+
+    def __init__(self, database: Database, settings: Settings, claim: attempts.Claim) -> None:
+        self._database, self._settings, self._claim = database, settings, claim
+        self._renew_at = 0.0
+
+    def renew(self) -> bool:
+        """Renew when it is time to; return whether the run is to be cancelled, which is asked only then."""
+        if time.monotonic() < self._renew_at:
+            return False
+        with self._database.writing() as session:
+            wanted = attempts.renew(session, self._claim.run_id, self._claim.token, self._settings.lease_seconds)
+        self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
+        return wanted
 
 
 class LeaseJudge:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Conflict, Forbidden, InvalidInput
 from app.services import queue as service
 from app.services import workers
 from app.services.queue import Actor
@@ -17,6 +16,7 @@ from app.store.database import now
 from app.store.tables import Run, User
 from app.store.workers import is_alive, list_workers
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
+from app.web.errors import carry_out
 from app.web.rendering.environment import Context, render, render_part
 
 router = APIRouter()
@@ -78,7 +78,7 @@ def read_queue(session: Session, actor: Actor, after: int, error: str = "") -> Q
     return QueuePage(
         rows=[row(queued, shown) for queued in shown],
         held=[row(queued, []) for queued in held],
-        num_waiting=queue.count_line(session),
+        num_waiting=queue.count_queue(session),
         after=after,
         next_after=(shown[-1].position or 0) if len(found) > PAGE_SIZE else 0,
         sees_all=actor.is_admin,
@@ -93,22 +93,14 @@ def show_queue(request: Request, session: ReadSession, actor: CurrentActor, afte
 
 
 @router.get("/queue/rows")
-def show_line(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
+def show_rows(request: Request, session: ReadSession, actor: CurrentActor, after: After = 0) -> HTMLResponse:
     """The moving part, for the page to take in."""
     return render_part(request, read_queue(session, actor, after))
 
 
 def answer(request: Request, session: Session, actor: Actor, after: int, action: Callable[[], object]) -> Response:
     """Carry out the action; htmx gets the queue as it then is, with the sentence of a refusal in it, others the whole page."""
-    error, status = "", 200
-    try:
-        action()
-        session.flush()
-    except (Conflict, Forbidden, InvalidInput) as refusal:
-        if not request.headers.get("hx-request"):
-            raise
-        session.rollback()
-        error, status = refusal.detail, refusal.status
+    error, status = carry_out(request, session, action)
     if not request.headers.get("hx-request"):
         return RedirectResponse("/queue", status_code=303)
     return render_part(request, read_queue(session, actor, after, error), status=status)

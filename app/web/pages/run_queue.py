@@ -8,7 +8,6 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Conflict, Forbidden, InvalidInput
 from app.domain.run import RunState
 from app.services import queue as service
 from app.services import workers
@@ -19,6 +18,7 @@ from app.store.database import now
 from app.store.tables import Run
 from app.store.workers import WorkerRow, describe_workers
 from app.web.dependencies import CurrentActor, CurrentUser, ReadSession, WriteSession
+from app.web.errors import carry_out
 from app.web.rendering.environment import Context, render
 
 router = APIRouter()
@@ -63,7 +63,7 @@ def steering_of(session: Session, run: Run) -> Steering:
         is_held=run.held_at is not None,
         is_leaving=run.release_requested_at is not None,
         position=queue.find_position(session, run),
-        num_waiting=queue.count_line(session) if run.state == RunState.QUEUED else 0,
+        num_waiting=queue.count_queue(session) if run.state == RunState.QUEUED else 0,
         priority=run.priority,
         waiting_for=workers.describe_wait(session, run, [row.worker for row in known], now(session)),
         where=wish,
@@ -92,14 +92,7 @@ def show_steering(request: Request, session: ReadSession, user: CurrentUser, run
 
 def answer(request: Request, session: Session, actor: Actor, run_id: str, action: Callable[[], object]) -> Response:
     """Carry out the action; htmx gets the card as it then is, with the sentence of a refusal in it, others the whole page."""
-    error, status = "", 200
-    try:
-        action()
-    except (Conflict, Forbidden, InvalidInput) as refusal:
-        if not request.headers.get("hx-request"):
-            raise
-        session.rollback()
-        error, status = refusal.detail, refusal.status
+    error, status = carry_out(request, session, action)
     if not request.headers.get("hx-request"):
         return RedirectResponse(f"/runs/{run_id}", status_code=303)
     run = store.get_run(session, actor.id, run_id)

@@ -81,7 +81,7 @@ def read_workers(session: Session, actor: Actor) -> WorkersPage:
         num_alive=len(there),
         num_slots=sum(row.worker.slots for row in there),
         num_used=sum(row.num_used for row in there),
-        num_waiting=queue.count_line(session),
+        num_waiting=queue.count_queue(session),
         may_steer=actor.is_admin,
     )
 
