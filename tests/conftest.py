@@ -45,10 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def keeps_order(item: pytest.Item) -> bool:
-    """Whether the tests of its module tell one story, or share a studio that each of them leaves changed."""
+    """Whether the tests of its module share something, a studio mostly, that each of them leaves changed."""
     fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009  (no public name gives the scopes)
-    shares = any(definition.scope == "module" for definitions in fixtures for definition in definitions)
-    return shares or item.get_closest_marker("in_order") is not None
+    return any(definition.scope == "module" for definitions in fixtures for definition in definitions)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

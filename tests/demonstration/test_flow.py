@@ -12,8 +12,6 @@ import pytest
 
 from tests.flow.studio import free_port
 
-pytestmark = pytest.mark.in_order
-
 SCALE = "0.02"
 
 

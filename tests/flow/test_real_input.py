@@ -8,7 +8,7 @@ import pytest
 
 from tests.flow.studio import Studio
 
-pytestmark = [pytest.mark.shared, pytest.mark.in_order]
+pytestmark = pytest.mark.shared
 
 HELPSTEER: dict[str, Any] = {
     "shape": "rated",

@@ -11,8 +11,6 @@ from tests.timing import Clock
 from tests.waiting import wait_until
 from tests.worker.workshop import Workshop
 
-pytestmark = pytest.mark.in_order
-
 SMALL: dict[str, Any] = {
     "tokens": {"max_prompt": 64, "max_response": 48},
     "training": {"batch_size": 4, "steps": 2},

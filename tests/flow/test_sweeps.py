@@ -12,8 +12,6 @@ from tests.box import tiny
 from tests.flow.studio import Studio, running_studio
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.in_order  # the first sweep must find no scores of another
-
 SMALL: dict[str, Any] = {
     "tokens": {"max_prompt": 96, "max_response": 80},
     "training": {"batch_size": 4, "steps": 12, "learning_rate": 1e-3, "checkpoint_every": 2},
