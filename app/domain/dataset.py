@@ -3,10 +3,13 @@
 Internal form: Parquet, one row per example (a prompt with its responses), columns:
     example_id  int64     dense, from 0, in the file's order
     line        int64     1-based line (JSON lines, CSV) or row number of the source (the audit's `numbering`)
-    prompt      list<struct<role: string, content: string>>
-    responses   list<struct<content: string, rating: double?, preference: int8?>>
+    prompt      list<struct<role: string, content: string, fields: string?>>
+    responses   list<struct<content: string, rating: double?, preference: int8?, fields: string?>>
+    tools       string?   JSON list of the tool descriptions that the row carries, null when none
     meta        string    JSON object of whatever else the row carried and is worth showing
 `preference`: 1 chosen, -1 rejected, 0 tie or in between, null unknown. The chosen response of a pair stands first.
+`fields`: JSON object (sorted keys, compact) of what else a message carried that chat templates may write: tool_calls (arguments
+as an object), tool_call_id, name, reasoning_content; null when none. Files of before `fields` and `tools` read as having none.
 """
 
 from enum import StrEnum
@@ -23,15 +26,22 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+MessageFields = Annotated[
+    dict[str, Any], Field(description="What else the message carries: tool_calls, tool_call_id, name, reasoning_content.")
+]
+
+
 class Message(Frozen):
     role: str
     content: str
+    fields: MessageFields = {}
 
 
 class Response(Frozen):
     content: str
     rating: float | None = None
     preference: int | None = None
+    fields: MessageFields = {}
 
 
 class Example(Frozen):
@@ -39,6 +49,7 @@ class Example(Frozen):
     line: int = Field(description="From 1: line of the file, or row, as the audit's `numbering` says.")
     prompt: tuple[Message, ...]
     responses: tuple[Response, ...]
+    tools: list[Any] = Field([], description="The descriptions of the tools that the messages may call.")
     meta: dict[str, Any] = {}
 
 

@@ -18,6 +18,7 @@ class Candidate(NamedTuple):
     content: str
     rating: float | None = None
     preference: int | None = None
+    fields: str | None = None
 
 
 class UnnumberedExample(NamedTuple):
@@ -26,6 +27,7 @@ class UnnumberedExample(NamedTuple):
     prompt: list[Turn]
     answers: list[Candidate]
     notes: tuple[str, ...] = ()
+    tools: str | None = None
 
 
 class Columns:

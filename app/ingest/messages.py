@@ -17,6 +17,7 @@ class Turn(NamedTuple):
 
     role: str
     content: str
+    fields: str | None = None
 
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"

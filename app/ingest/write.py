@@ -12,14 +12,15 @@ from app.ingest.convert import Converted
 from app.ingest.limits import Limits
 from app.system.files import name_beside, put_in_place
 
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-RESPONSE = pa.struct([("content", pa.string()), ("rating", pa.float64()), ("preference", pa.int8())])
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("fields", pa.string())])
+RESPONSE = pa.struct([("content", pa.string()), ("rating", pa.float64()), ("preference", pa.int8()), ("fields", pa.string())])
 SCHEMA = pa.schema(
     [
         ("example_id", pa.int64()),
         ("line", pa.int64()),
         ("prompt", pa.list_(MESSAGE)),
         ("responses", pa.list_(RESPONSE)),
+        ("tools", pa.string()),
         ("meta", pa.string()),
     ]
 )
@@ -69,6 +70,7 @@ class ExampleWriter:
             pa.array([item.line for item in batch], pa.int64()),
             list_column([item.draft.prompt for item in batch], MESSAGE),
             list_column([item.draft.answers for item in batch], RESPONSE),
+            pa.array([item.draft.tools for item in batch], pa.string()),
             pa.array([item.meta for item in batch], pa.string()),
         ]
         self._file.write_batch(pa.record_batch(columns, schema=SCHEMA), row_group_size=len(batch))

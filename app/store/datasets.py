@@ -90,7 +90,13 @@ def as_example(row: dict[str, Any]) -> Example:
     return Example(
         example_id=row["example_id"],
         line=row["line"],
-        prompt=tuple(Message(**message) for message in row["prompt"]),
-        responses=tuple(Response(**response) for response in row["responses"]),
+        prompt=tuple(Message(**with_fields(message)) for message in row["prompt"]),
+        responses=tuple(Response(**with_fields(response)) for response in row["responses"]),
+        tools=json.loads(row.get("tools") or "[]"),
         meta=json.loads(row["meta"] or "{}"),
     )
+
+
+def with_fields(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message or response with its fields as an object; those of older files have none."""
+    return {**message, "fields": json.loads(message.get("fields") or "{}")}

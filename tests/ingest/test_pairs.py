@@ -16,8 +16,8 @@ def test_prompt_chosen_and_rejected_are_read_as_they_stand(read_rows):
     assert read.shape is Shape.PAIR
     assert read.prompts() == [[("user", "Hi")]]
     assert read.examples[0]["responses"] == [
-        {"content": " Hello! ", "rating": None, "preference": 1},
-        {"content": "What?", "rating": None, "preference": -1},
+        {"content": " Hello! ", "rating": None, "preference": 1, "fields": None},
+        {"content": "What?", "rating": None, "preference": -1, "fields": None},
     ]
     assert read.examples[0]["meta"] == '{"id": 7}'
     assert read.audit.has_preference
@@ -179,7 +179,7 @@ def test_two_ratings_decide_without_a_label(read_rows):
         {"q": "Hi", "a": "x", "b": "y", "ra": 1, "rb": "2.5"}, mapping={"shape": "two_responses", "columns": columns}
     )
     assert read.pairs() == [("y", "x")]
-    assert read.examples[0]["responses"][0] == {"content": "y", "rating": 2.5, "preference": 1}
+    assert read.examples[0]["responses"][0] == {"content": "y", "rating": 2.5, "preference": 1, "fields": None}
 
 
 def test_a_file_whose_labels_are_all_unknown_is_refused(read_rows):

@@ -11,7 +11,7 @@ ROW = {"prompt": "c#", "response": "A language.", "helpfulness": 3, "correctness
 def test_a_rating_stays_a_rating(read_rows):
     read = read_rows({"prompt": "Hi", "response": "a", "rating": 4}, {"prompt": "Hi", "response": "b", "rating": "x"})
     assert read.shape is Shape.RATED
-    assert read.examples[0]["responses"] == [{"content": "a", "rating": 4.0, "preference": None}]
+    assert read.examples[0]["responses"] == [{"content": "a", "rating": 4.0, "preference": None, "fields": None}]
     assert read.dropped == {"missing or unreadable rating": [2]}
     assert (read.audit.has_rating, read.audit.has_preference) == (True, False)
 

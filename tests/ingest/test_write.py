@@ -30,11 +30,12 @@ def test_batches_are_bounded_in_rows_and_in_characters(tmp_path):
     assert rows[10] == {
         "example_id": 10,
         "line": 3,
-        "prompt": [{"role": "user", "content": "Hi"}],
+        "prompt": [{"role": "user", "content": "Hi", "fields": None}],
         "responses": [
-            {"content": "c", "rating": 1.5, "preference": 1},
-            {"content": "no", "rating": None, "preference": -1},
+            {"content": "c", "rating": 1.5, "preference": 1, "fields": None},
+            {"content": "no", "rating": None, "preference": -1, "fields": None},
         ],
+        "tools": None,
         "meta": '{"a": 1}',
     }
 
