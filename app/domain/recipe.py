@@ -5,6 +5,7 @@ A validated recipe is resolved: presets are expanded, so a stored recipe no long
 Mathematics of the settings: docs/method.md.
 """
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -128,6 +129,9 @@ class TokenSettings(RecipePart):
     overlong: Literal["truncate", "drop"] = Field("truncate", description="What happens to an example over these lengths.")
     prompt_format: Literal["auto", "chat", "plain"] = Field(
         "auto", description="auto: the tokenizer's chat template if it has one, otherwise plain Human/Assistant turns."
+    )
+    template_date: date | None = Field(
+        None, description="What chat templates that write the date take for today; the day of the launch, when not given."
     )
 
 

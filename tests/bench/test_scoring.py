@@ -20,6 +20,7 @@ from tests.worker.workshop import Workshop, make_recipe, read_events
 from worker.models.adapter import LanguageModel, adapt
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
+from worker.models.template import ChatTurn
 from worker.runner import main, read_spec
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
@@ -63,7 +64,7 @@ def draw(num: int, prompt: int, response: tuple[int, int], vocabulary: int, resp
     def answer(k: int) -> EncodedResponse:
         return EncodedResponse(ids(chance.randint(*response)), f"{k}", None, 1 - 2 * k, k)
 
-    return [Encoded(i, (("user", str(i)),), ids(prompt), tuple(answer(k) for k in range(responses))) for i in range(num)]
+    return [Encoded(i, (ChatTurn("user", str(i)),), ids(prompt), tuple(answer(k) for k in range(responses))) for i in range(num)]
 
 
 def seconds_of(act: Callable[[], object]) -> float:

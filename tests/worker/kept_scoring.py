@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from app.domain.preview import PreviewJob
+from worker.models.template import ChatTurn
 from worker.stages.batches import plan_batches
 from worker.stages.examples import Encoded, EncodedResponse
 from worker.stages.scoring.cache import CROSS, EARLY, OWN, Layout, Wanted, score_in_groups
@@ -35,7 +36,7 @@ def draw_examples(
         )
 
     return [
-        Encoded(i, (("user", f"question {i} " + "word " * words),), ids[:20],
+        Encoded(i, (ChatTurn("user", f"question {i} " + "word " * words),), ids[:20],
                 tuple(response(i, k) for k in range(counts[i % len(counts)])))
         for i in range(num)
     ]  # fmt: skip

@@ -31,6 +31,8 @@ from transformers import (
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind
+from worker.models.prompts import Conversation
+from worker.models.template import ChatTurn
 from worker.runner import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -44,6 +46,10 @@ CHAT_TEMPLATE = (
 )
 
 torch.set_num_threads(1)
+
+
+def ask(question: str, answer: str) -> Conversation:
+    return Conversation([ChatTurn("user", question)], ChatTurn("assistant", answer))
 
 
 def make_tokenizer(*, pad: bool = True, chat: bool = False) -> PreTrainedTokenizerFast:

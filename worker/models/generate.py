@@ -18,13 +18,17 @@ from worker.models.padding import group_rows, token_budget
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. temperature 0 is greedy decoding."""
+    """How answers are drawn. temperature 0 is greedy decoding. An answer ends in `end_ids`, or as `is_ended` says."""
 
     max_new_tokens: int
     temperature: float
     top_p: float
     seed: int
     end_ids: frozenset[int]
+    is_ended: Callable[[Sequence[int]], bool] | None = None  # for answers that end in several tokens
+
+    def ends(self, ids: Sequence[int]) -> bool:
+        return ids[-1] in self.end_ids or (self.is_ended is not None and self.is_ended(ids))
 
 
 @torch.inference_mode()
@@ -65,7 +69,7 @@ def _generate_group(
         drawn = drawn_R.tolist()
         for row, token in zip(alive, drawn, strict=True):
             answers[row].append(token)
-        keep = [k for k, token in enumerate(drawn) if token not in sampling.end_ids]
+        keep = [k for k, token in enumerate(drawn) if not sampling.ends(answers[alive[k]])]
         if not keep:
             break
         alive = [alive[k] for k in keep]

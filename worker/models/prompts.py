@@ -1,35 +1,82 @@
 """From messages to tokens: chat templates, plain Human/Assistant turns, and where texts are cut.
 
-A response's ids never depend on its prompt, so one response can be put behind every prompt of a batch, and prompt ids +
-response ids are what the model would have seen for the whole text.
+prompt ids + response ids = ids of the template's own rendering of the whole conversation, up to and including the end of the
+assistant's turn (method.md, 9). Plain turns, and templates that end turns with nothing, get the tokenizer's end-of-text token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from app.domain.errors import RecipeInvalid
-
-Turn = tuple[str, str]  # role, content
+from app.domain.errors import ModelInvalid, RecipeInvalid
+from worker.models.literal import LiteralEncoder
+from worker.models.template import ChatTemplate, ChatTurn, PromptRefused, Written, split_begun
 
 PLAIN_NAMES = {"user": "Human", "human": "Human", "assistant": "Assistant", "gpt": "Assistant", "system": "System"}
 PLAIN_ENDING = "\n\nAssistant:"
+LONGEST_OVERLAP = 8  # ids of a prompt's end that a response's beginning may melt with
 
 
-class PromptRefused(Exception):
-    """The chat template does not take this conversation; the message says why."""
+class Conversation(NamedTuple):
+    """A prompt with one answer; `tools`: JSON list of the tools the prompt describes, or ""."""
+
+    turns: Sequence[ChatTurn]
+    answer: ChatTurn
+    tools: str = ""
+
+
+class Prompted(NamedTuple):
+    """A prompt with all its answers."""
+
+    turns: tuple[ChatTurn, ...]
+    answers: Sequence[ChatTurn]
+    tools: str = ""
+
+    def with_answer(self, number: int) -> Conversation:
+        return Conversation(self.turns, self.answers[number], self.tools)
+
+
+class AnswerIds(NamedTuple):
+    """What is learned of one answer.
+
+    overlap   how many of the prompt's last ids its first id has melted with: white space at its start, with the header's
+    content   its text; of a cut answer, what is left of it
+    """
+
+    ids: list[int]
+    overlap: int
+    is_cut: bool
+    content: str
+
+
+class PromptedIds(NamedTuple):
+    """A prompt with its answers, as they are learned.
+
+    turns          what the prompt still has of its messages
+    is_continued   the prompt ends within the assistant's turn
+    omitted        what the chat template did not write of it
+    """
+
+    turns: tuple[ChatTurn, ...]
+    prompt_ids: list[int]
+    is_cut: bool
+    answers: list[AnswerIds]
+    is_continued: bool
+    omitted: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How one tokenizer writes conversations. `chat`: by its chat template, otherwise as plain turns."""
+    """How one tokenizer writes conversations. `chat`: by its chat template, otherwise as plain turns, with `day` for today."""
 
     tokenizer: Any
     chat: bool
+    day: date = field(default_factory=date.today)
 
     @classmethod
-    def choose(cls, tokenizer: Any, wanted: str = "auto") -> "PromptFormat":
+    def choose(cls, tokenizer: Any, wanted: str = "auto", day: date | None = None) -> "PromptFormat":
         """`wanted` is auto, chat or plain (recipe: tokens.prompt_format); raises RecipeInvalid."""
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if wanted == "chat" and not has_template:
@@ -37,83 +84,114 @@ class PromptFormat:
                 "tokens.prompt_format",
                 "prompt_format is chat, but the policy's tokenizer has no chat template: use auto or plain.",
             )
-        return cls(tokenizer, has_template and wanted != "plain")
+        return cls(tokenizer, has_template and wanted != "plain", day or date.today())
 
-    def write_prompt(self, turns: Sequence[Turn]) -> str:
-        """Return the text up to where the answer begins; raises PromptRefused."""
+    def check(self, what: str) -> None:
+        """Try the chat template; raises ModelInvalid with what it writes otherwise than can be learned."""
+        try:
+            if self.chat:
+                self.template.frame  # noqa: B018  (found out here)
+        except PromptRefused as error:
+            raise ModelInvalid(
+                f"{what} can't be used with its chat template: {error}. Give the tokenizer another template, "
+                "or choose plain turns (tokens.prompt_format: plain)."
+            ) from error
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.day)
+
+    @cached_property
+    def literal(self) -> LiteralEncoder:
+        return LiteralEncoder(self.tokenizer, self._write_control)
+
+    def _write_control(self) -> str:
+        """Return a conversation with every token that opens or closes a turn."""
         if not self.chat:
-            return write_plain(turns) + PLAIN_ENDING
-        return self._render(turns, add_generation_prompt=True)
+            return ""
+        frame = self.template.frame
+        return self.template.write_prompt([ChatTurn("user", "")]) + frame.header + frame.end
 
-    def write_conversation(self, turns: Sequence[Turn], response: str) -> str:
-        """Return the whole text with its answer, as a reward model reads it; raises PromptRefused."""
+    def write(self, conversation: Conversation) -> Written:
+        """Return the conversation's text, users' control tokens hidden; raises PromptRefused."""
+        turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
+        if self.chat:
+            return self.template.write(turns, answer, conversation.tools)
+        earlier, begun = split_begun(turns)
+        prompt = write_plain(earlier) + PLAIN_ENDING + (_spaced(begun.rstrip()) if begun.strip() else "")
+        rest = begun[len(begun.rstrip()) :] + answer.content
+        return Written(prompt, rest if begun.strip() else _spaced(rest))
+
+    def _hide(self, turn: ChatTurn) -> ChatTurn:
+        return turn._replace(content=self.literal.hide(turn.content), fields=self.literal.hide(turn.fields))
+
+    def write_conversation(self, conversation: Conversation) -> str:
+        """Return the whole text as a reward model reads it, users' control tokens hidden; raises PromptRefused."""
         if not self.chat:
-            return write_plain(turns) + PLAIN_ENDING + _spaced(response)
-        return self._render([*turns, ("assistant", response)], add_generation_prompt=False)
+            return "".join(self.write(conversation))
+        turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
+        earlier, begun = split_begun(turns)
+        return self.template.render([*earlier, answer._replace(content=begun + answer.content)], conversation.tools)
 
-    def encode_prompts(self, texts: Sequence[str], max_tokens: int) -> list[tuple[list[int], bool]]:
-        """Ids of prompts, and whether each lost its start to fit; the beginning-of-text token stays in front."""
-        head = self._beginning if not self.chat else []
-        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [_keep_end(head + text_ids, max_tokens, len(head)) for text_ids in ids]
+    def encode_conversations(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """Ids of whole conversations as a reward model reads them; raises PromptRefused."""
+        rows = self.literal.encode([self.write_conversation(conversation) for conversation in conversations])
+        head, tail = ([], []) if self.chat else self._around
+        return [[*head, *row, *tail] for row in rows]
 
-    def encode_responses(self, contents: Sequence[str], max_tokens: int) -> list[tuple[list[int], bool]]:
-        """Ids of answers ending in the end-of-text token (when there is one), and whether each lost its end to fit."""
-        spaced = list(contents) if self.chat else [_spaced(content) for content in contents]
-        anchored = self.tokenizer([self._anchor + text for text in spaced], add_special_tokens=False)["input_ids"]
-        alone = self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
-        size, anchor = len(self._anchor_ids), self._anchor_ids
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        encoded = []
-        for whole, single in zip(anchored, alone, strict=True):
-            ids = (whole[size:] if whole[:size] == anchor else single) + end
-            encoded.append((ids[:max_tokens], len(ids) > max_tokens))
-        return encoded
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer itself puts in front of a text and behind it."""
+        whole, bare = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = next((k for k in range(len(whole) - len(bare) + 1) if whole[k : k + len(bare)] == bare), 0)
+        return whole[:start], whole[start + len(bare) :]
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """What stands in front of every prompt: templates write theirs; plain turns get the beginning-of-text token."""
+        head = [] if self.chat else self._around[0]
+        return head if head == [self.tokenizer.bos_token_id] else []
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """What is put behind answers whose end the text does not hold."""
+        ends = self.chat and self.template.frame.end.strip()
+        return [] if ends or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        if self.closing or not self.chat:
+            return frozenset(self.closing)
+        last = self.literal.encode([self.template.frame.end])[0][-1:]
+        return (
+            frozenset(last) if self.tokenizer.convert_ids_to_tokens(last)[0] in self.tokenizer.get_added_vocab() else frozenset()
+        )
+
+    @cached_property
+    def end_text(self) -> str:
+        """What ends an answer where no single token does; ""."""
+        return "" if self.end_ids or not self.chat else self.template.frame.end.rstrip()
+
+    def is_ended(self, ids: Sequence[int]) -> bool:
+        """Return whether the answer ends in the text that ends answers."""
+        return bool(self.end_text) and self.tokenizer.decode(list(ids[-4 * len(self.end_text) :])).endswith(self.end_text)
 
     def decode_response(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip() if not self.chat else text
-
-    @cached_property
-    def _anchor(self) -> str:
-        """What stands right before every answer; tokenising behind it gives the ids an answer has in place."""
+        """Return the text of an answer's ids, without its opening and its end."""
+        kept = list(ids[:-1] if ids and ids[-1] in self.end_ids else ids)
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
         if not self.chat:
-            return ":"
-        turns = [("user", "a")]
-        whole, without = self._render(turns, add_generation_prompt=True), self._render(turns, add_generation_prompt=False)
-        return whole[len(without) :] if whole.startswith(without) else ""
-
-    @cached_property
-    def _anchor_ids(self) -> list[int]:
-        return self.tokenizer(self._anchor, add_special_tokens=False)["input_ids"] if self._anchor else []
-
-    @cached_property
-    def _beginning(self) -> list[int]:
-        """[BOS] when the tokenizer itself would put it in front."""
-        first = self.tokenizer("a")["input_ids"][:1]
-        return first if first and first[0] == self.tokenizer.bos_token_id else []
-
-    def _render(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except MemoryError:
-            raise
-        except Exception as error:  # a template is a program, which can fail in every way
-            raise PromptRefused(f"the chat template refuses it: {error}") from error
+            return text.strip()
+        if self.end_text and text.rstrip().endswith(self.end_text):
+            text = text.rstrip().removesuffix(self.end_text)
+        return text.removeprefix(self.template.frame.opening)
 
 
-def write_plain(turns: Sequence[Turn]) -> str:
+def write_plain(turns: Sequence[ChatTurn]) -> str:
     """Turns as `\\n\\nHuman: …\\n\\nAssistant: …`, the form of the public preference sets."""
-    return "".join(f"\n\n{PLAIN_NAMES.get(role, role.capitalize())}: {content}" for role, content in turns)
+    return "".join(f"\n\n{PLAIN_NAMES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
 
 
 def _spaced(response: str) -> str:
     return response if response[:1].isspace() else " " + response
-
-
-def _keep_end(ids: list[int], max_tokens: int, num_fixed: int) -> tuple[list[int], bool]:
-    if len(ids) <= max_tokens:
-        return ids, False
-    fixed = ids[:num_fixed]
-    return fixed + ids[len(ids) - max_tokens + len(fixed) :], True

@@ -6,6 +6,7 @@ Decoders that pass a check encode the common beginning of a prompt's rows once a
 """
 
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 
 from app.domain.errors import ModelInvalid
 from worker.models.adapter import adapt_body, blame_not_finite
+from worker.models.encode import encode_whole
 from worker.models.load import context_window, load_classifier, load_tokenizer
 from worker.models.padding import group_rows, token_budget
 from worker.models.prefix import run_continuations
-from worker.models.prompts import PromptFormat, PromptRefused, Turn
+from worker.models.prompts import Conversation, PromptFormat
+from worker.models.template import ChatTurn, PromptRefused
 
 Rows = list[list[int]]
-Pair = tuple[Sequence[Turn], str]
 
 
 def _go_on() -> None:
@@ -30,12 +32,12 @@ def _go_on() -> None:
 class RewardModel:
     """A loaded reward model; `score` is its one verb. Drop the object to free the memory."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        """Load and prove that a score does not depend on the rows beside it; raises ModelInvalid."""
+    def __init__(self, folder: Path, *, dtype: str, device: str, day: date | None = None) -> None:
+        """Load, with `day` as its template's today; prove that no score depends on the rows beside it. Raises ModelInvalid."""
         self.folder = folder
         self.tokenizer = load_tokenizer(folder)
         self.network = load_classifier(folder, dtype=dtype, device=device)
-        self.format = PromptFormat.choose(self.tokenizer)
+        self.format = PromptFormat.choose(self.tokenizer, day=day)
         self.body = adapt_body(self.network)
         self._window = context_window(self.network.config)
         if self.body.find_row_limit() < len(self.tokenizer):
@@ -43,9 +45,10 @@ class RewardModel:
                 f"The tokenizer in {folder} has {len(self.tokenizer)} entries, the reward model only "
                 f"{self.body.find_row_limit()} embeddings: they don't belong together."
             )
+        self.num_rows = self.num_cut = 0  # conversations that were asked about, and those of them that lost their beginning
         self._check_batch_invariance()
         self.shares_prefix = self.body.shares_prefix and self._reads_last_token()
-        self.num_rows = self.num_cut = 0  # conversations that were asked about, and those of them that lost their beginning
+        self.num_cut = 0  # without the probes
 
     @property
     def remark(self) -> str:
@@ -65,34 +68,27 @@ class RewardModel:
         share = f"{self.num_cut} of {self.num_rows} conversations {'loses its' if self.num_cut == 1 else 'lose their'} beginning"
         return f"The reward model reads at most {self._window} tokens: {share}."
 
-    def score(self, pairs: Sequence[Pair], check: Callable[[], None] = _go_on) -> list[float]:
-        """Scores of (prompt, answer) pairs, in their order; `check` is called between forward passes and may raise."""
-        whole = self._encode(pairs)
-        rows = self._cut(whole)
+    def score(self, conversations: Sequence[Conversation], check: Callable[[], None] = _go_on) -> list[float]:
+        """Scores of prompts with answers, in their order; `check` is called between forward passes and may raise."""
+        rows = self._encode(conversations)
         self.num_rows += len(rows)
-        self.num_cut += sum(len(row) < len(before) for row, before in zip(rows, whole, strict=True))
         if self.shares_prefix and all(row[-1] != self._pad_id for row in rows):
-            return self._score_shared(rows, [turns for turns, _ in pairs], check)
+            return self._score_shared(rows, [conversation.turns for conversation in conversations], check)
         return self._score_plain(rows, check)
 
-    def _encode(self, pairs: Sequence[Pair]) -> Rows:
-        """Ids of whole conversations."""
+    def _encode(self, conversations: Sequence[Conversation]) -> Rows:
+        """Ids of whole conversations, which lose the start of their prompt where they are longer than the model's window."""
         try:
-            texts = [self.format.write_conversation(turns, response) for turns, response in pairs]
+            rows, num_cut = encode_whole(self.format, conversations, self._window)
         except PromptRefused as error:
             raise ModelInvalid(f"The reward model in {self.folder} can't read a conversation of the data set: {error}") from error
-        rows: Rows = self.tokenizer(texts, add_special_tokens=not self.format.chat)["input_ids"]
+        self.num_cut += num_cut
         return rows
 
-    def _cut(self, rows: Rows) -> Rows:
-        """Return what is longer than the model's window loses its start, but for the first token."""
-        window = self._window or max((len(row) for row in rows), default=0)
-        return [row if len(row) <= window else row[:1] + row[len(row) - window + 1 :] for row in rows]
-
     @torch.inference_mode()
-    def _score_shared(self, rows: Rows, owners: Sequence[Sequence[Turn]], check: Callable[[], None]) -> list[float]:
+    def _score_shared(self, rows: Rows, owners: Sequence[Sequence[ChatTurn]], check: Callable[[], None]) -> list[float]:
         """Rows of one prompt share their longest common beginning; the score is read from each row's last token."""
-        of_prompt: dict[tuple[Turn, ...], list[int]] = {}
+        of_prompt: dict[tuple[ChatTurn, ...], list[int]] = {}
         for row, turns in enumerate(owners):
             of_prompt.setdefault(tuple(turns), []).append(row)
         beginnings, continuations = [], []
@@ -137,8 +133,8 @@ class RewardModel:
         return logits[:, 0].float().cpu()
 
     def _probe_rows(self) -> Rows:
-        answers = ("Well.", "I am fine, and how are you today?", "No")
-        return self._cut(self._encode([([("user", "How are you?")], answer) for answer in answers]))
+        answers = [ChatTurn("assistant", text) for text in ("Well.", "I am fine, and how are you today?", "No")]
+        return self._encode([Conversation([ChatTurn("user", "How are you?")], answer) for answer in answers])
 
     @torch.inference_mode()
     def _check_batch_invariance(self) -> None:
@@ -160,7 +156,7 @@ class RewardModel:
         rows = [row for row in self._probe_rows() if row[-1] != self._pad_id]
         if not rows or not isinstance(getattr(self.network, "score", None), nn.Linear):
             return False
-        shared = self._score_shared(rows, [[("user", "one prompt")]] * len(rows), _go_on)
+        shared = self._score_shared(rows, [[ChatTurn("user", "one prompt")]] * len(rows), _go_on)
         return self._agree(torch.tensor(shared), torch.cat([self._forward([row]) for row in rows]))
 
     def _agree(self, have: Tensor, want: Tensor) -> bool:

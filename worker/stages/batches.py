@@ -151,7 +151,8 @@ def split_batch(batch: Sequence[Encoded], enters_M: Tensor, micro_batch_size: in
     micro_batches = []
     for start in range(0, len(order), size):
         chosen = {i: [k for k in range(len(batch[i].responses)) if enters[firsts[i] + k]] for i in order[start : start + size]}
-        families = [(batch[i].prompt_ids, [batch[i].responses[k].ids for k in ks]) for i, ks in chosen.items() if ks]
+        chosen = {i: sorted(ks, key=lambda k: batch[i].responses[k].overlap) for i, ks in chosen.items()}
+        families = [family for i, ks in chosen.items() for family in batch[i].families(batch[i].responses[k] for k in ks)]
         if families:
             rows = _lay_out(families, packs)
             micro_batches.append(MicroBatch(rows, torch.tensor([firsts[i] + k for i, ks in chosen.items() for k in ks])))

@@ -13,6 +13,7 @@ from app.domain.findings import wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling, generate
+from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed, permute
 from worker.stages.examples import Encoded
@@ -57,7 +58,7 @@ def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> Hel
     prompts = choose_prompts(held_out, settings.num_prompts, settings.seed)
     sampling = Sampling(
         ground.lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed, "generate"),
-        end_ids(model, ground.prompt_format.tokenizer.eos_token_id),
+        end_ids(model, ground.prompt_format), ground.prompt_format.is_ended,
     )  # fmt: skip
     loss_examples = list(held_out[: max(LOSS_EXAMPLES, settings.num_prompts)])
     path = attempt.checkpoints_dir / "reference.json"
@@ -75,11 +76,11 @@ def choose_prompts(held_out: Sequence[Encoded], num_prompts: int, seed: int) -> 
     return [unique[i] for i in permute(len(unique), derive_seed(seed, "prompts"))[:num_prompts]]
 
 
-def end_ids(model: LanguageModel, eos_token_id: int | None) -> frozenset[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+def end_ids(model: LanguageModel, prompt_format: PromptFormat) -> frozenset[int]:
+    """Return the tokens that end an answer: what ends a turn, and those of the model's own generation settings."""
     declared = getattr(getattr(model.network, "generation_config", None), "eos_token_id", None)
     listed = declared if isinstance(declared, list) else [declared]
-    return frozenset(token for token in (eos_token_id, *listed) if token is not None)
+    return frozenset(token for token in (*prompt_format.end_ids, *listed) if token is not None)
 
 
 def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, step: int) -> dict[str, float | None]:
@@ -142,7 +143,7 @@ def measure_kl(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut,
 def measure_loss(model: LanguageModel, examples: Sequence[Encoded]) -> float:
     """Mean −log π_θ per token of each example's best response (the chosen one, or the best rated)."""
     best = [max(e.responses, key=lambda r: (r.preference or 0, r.rating or 0.0)) for e in examples]
-    pairs = [(e.prompt_ids, response.ids) for e, response in zip(examples, best, strict=True)]
+    pairs = [(e.prompt_before(response), response.ids) for e, response in zip(examples, best, strict=True)]
     return -float(sequence_logprobs(model, pairs).sum()) / sum(len(ids) for _, ids in pairs)
 
 
@@ -156,7 +157,7 @@ def _report_samples(attempt: AttemptContext, held_out: HeldOut, answers: Answers
                 step=step,
                 index=index,
                 example_id=example.example_id,
-                prompt=[ChatMessage(role=role, content=content) for role, content in example.turns],
+                prompt=[ChatMessage(role=role, content=content) for role, content, _ in example.turns],
                 reference=reference.texts[index],
                 policy=answers.texts[index],
                 reference_reward=None if reference.rewards is None else reference.rewards[index],

@@ -2,8 +2,9 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from app.domain.errors import DatasetInvalid, RecipeInvalid
 from app.domain.memory import fit_window
 from app.domain.recipe import Method, Recipe, TokenSettings
-from worker.models.prompts import PromptFormat, PromptRefused, Turn
+from worker.models.encode import encode
+from worker.models.prompts import Prompted, PromptedIds, PromptFormat
+from worker.models.template import ChatTurn, PromptRefused
 
 READ_ROWS = 512
 
@@ -25,16 +28,32 @@ class EncodedResponse:
     rating: float | None
     preference: int | None
     number: int  # position among the example's responses in the data set
+    fields: str = ""  # what else the message carries: see ChatTurn
+    overlap: int = 0  # how many of the prompt's last ids its first id has melted with
+
+    def as_turn(self) -> ChatTurn:
+        return ChatTurn("assistant", self.content, self.fields)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as the run uses it."""
+    """One example as the run uses it; `turns` are what the prompt still has of its messages, where it was cut."""
 
     example_id: int
-    turns: tuple[Turn, ...]
+    turns: tuple[ChatTurn, ...]
     prompt_ids: "array[int]"
     responses: tuple[EncodedResponse, ...]
+    tools: str = ""
+    is_continued: bool = False  # the prompt ends within the assistant's turn
+
+    def prompt_before(self, response: EncodedResponse) -> "array[int]":
+        """Return the prompt's ids as they stand before a response, its own or another prompt's."""
+        return self.prompt_ids if self.is_continued else self.prompt_ids[: -response.overlap or None]
+
+    def families(self, responses: Iterable[EncodedResponse]) -> list[tuple["array[int]", list["array[int]"]]]:
+        """Return the prompt with the ids of these responses, which are sorted by their overlap: once for each overlap."""
+        grouped = groupby(responses, lambda response: 0 if self.is_continued else response.overlap)
+        return [(self.prompt_ids[: -overlap or None], [r.ids for r in together]) for overlap, together in grouped]
 
     @property
     def longest(self) -> int:
@@ -94,7 +113,7 @@ def prepare(
 
 def split(examples: Sequence[Encoded], share: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
     """Training and held-out examples; a prompt that occurs several times is wholly on one side."""
-    by_prompt: dict[tuple[Turn, ...], list[int]] = {}
+    by_prompt: dict[tuple[ChatTurn, ...], list[int]] = {}
     for i, example in enumerate(examples):
         by_prompt.setdefault(example.turns, []).append(i)
     groups = list(by_prompt.values())
@@ -117,7 +136,9 @@ def _count_rows(path: Path, limit: int | None) -> int:
 
 def _read(path: Path, total: int) -> Iterator[list[dict[str, Any]]]:
     left = total
-    for batch in pq.ParquetFile(path).iter_batches(READ_ROWS, columns=["example_id", "prompt", "responses"]):
+    file = pq.ParquetFile(path)
+    columns = ["example_id", "prompt", "responses", *(["tools"] if "tools" in file.schema_arrow.names else [])]
+    for batch in file.iter_batches(READ_ROWS, columns=columns):
         rows = batch.to_pylist()[:left]
         left -= len(rows)
         if rows:
@@ -131,39 +152,44 @@ def _encode_rows(
 ) -> Iterator[Encoded]:
     kept = []
     for row in rows:
-        turns = tuple((message["role"], message["content"]) for message in row["prompt"])
-        responses = _usable(row["responses"], recipe)
-        if not responses:
+        if responses := _usable(row["responses"], recipe):
+            kept.append((row["example_id"], responses, _read_prompt(row, responses)))
+        else:
             counts[f"without a {recipe.reward.source}"] += 1
+    encoded = encode(prompt_format, [prompted for *_, prompted in kept], lengths.max_prompt, lengths.max_response)
+    for (example_id, responses, prompted), found in zip(kept, encoded, strict=True):
+        if isinstance(found, PromptRefused):
+            counts[str(found)] += 1
             continue
-        try:
-            kept.append((row["example_id"], turns, prompt_format.write_prompt(turns), responses))
-        except PromptRefused:
-            counts["prompt refused by the chat template"] += 1
-    if not kept:
-        return
-    prompts = prompt_format.encode_prompts([text for _, _, text, _ in kept], lengths.max_prompt)
-    contents = [response["content"] for _, _, _, responses in kept for _, response in responses]
-    encoded = iter(prompt_format.encode_responses(contents, lengths.max_response))
-    for (example_id, turns, _, responses), (prompt_ids, prompt_cut) in zip(kept, prompts, strict=True):
-        answers = [(number, response, *next(encoded)) for number, response in responses]
-        cut = prompt_cut or any(is_cut for *_, is_cut in answers)
-        counts["prompts cut"] += prompt_cut
-        counts["responses cut"] += sum(is_cut for *_, is_cut in answers)
+        cut = found.is_cut or any(answer.is_cut for answer in found.answers)
+        counts["prompts cut"] += found.is_cut
+        counts["responses cut"] += sum(answer.is_cut for answer in found.answers)
+        counts.update(f"with {name} that the chat template leaves out" for name in found.omitted)
         if cut and recipe.tokens.overlong == "drop":
             counts["over the token limits"] += 1
-        elif not all(ids for _, _, ids, _ in answers) or not prompt_ids:
+        elif not all(answer.ids for answer in found.answers) or not found.prompt_ids:
             counts["empty after tokenising"] += 1
         else:
-            yield Encoded(
-                example_id,
-                turns,
-                array("i", prompt_ids),
-                tuple(
-                    EncodedResponse(array("i", ids), response["content"], response["rating"], response["preference"], number)
-                    for number, response, ids, _ in answers
-                ),
-            )
+            yield _put_together(example_id, prompted, responses, found)
+
+
+def _read_prompt(row: dict[str, Any], responses: Sequence[tuple[int, dict[str, Any]]]) -> Prompted:
+    turns = tuple(ChatTurn(message["role"], message["content"], message.get("fields") or "") for message in row["prompt"])
+    answers = [ChatTurn("assistant", response["content"], response.get("fields") or "") for _, response in responses]
+    return Prompted(turns, answers, row.get("tools") or "")
+
+
+def _put_together(
+    example_id: int, prompted: Prompted, responses: Sequence[tuple[int, dict[str, Any]]], found: PromptedIds
+) -> Encoded:
+    encoded = tuple(
+        EncodedResponse(
+            array("i", answer.ids), answer.content, response["rating"], response["preference"], number,
+            "" if answer.is_cut else turn.fields, answer.overlap,
+        )
+        for (number, response), turn, answer in zip(responses, prompted.answers, found.answers, strict=True)
+    )  # fmt: skip
+    return Encoded(example_id, found.turns, array("i", found.prompt_ids), encoded, prompted.tools, found.is_continued)
 
 
 def _usable(responses: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, dict[str, Any]]]:

@@ -37,7 +37,8 @@ def lay_ground(attempt: AttemptContext) -> Ground:
             f"The policy's context window is {window} tokens: prompts are cut to {lengths.max_prompt}, "
             f"responses to {lengths.max_response}, answers to {lengths.max_new_tokens}."
         )
-    prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format)
+    prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format, recipe.tokens.template_date)
+    prompt_format.check("The policy")
     prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress)
     _log_prepared(attempt, prepared)
     plan = plan_batches(len(prepared.train), recipe.training.batch_size, recipe.training.seed)

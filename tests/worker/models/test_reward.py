@@ -7,25 +7,25 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from app.domain.errors import ModelInvalid
-from tests.worker.workshop import make_tokenizer
+from tests.worker.workshop import ask, make_tokenizer
 from worker.models.load import load_classifier
 from worker.models.reward import RewardModel, common_length
 
-TURNS = [("user", "my lamp is broken")]
-OTHER = [("user", "the printer makes a noise and then stops")]
+TURNS = "my lamp is broken"
+OTHER = "the printer makes a noise and then stops"
 ANSWERS = [
     "Read the manual",
     "I am sorry about that, let us fix it together",
     "No",
     "Not my problem, please do not write again " * 3,
 ]
-PAIRS = [(turns, answer) for turns in (TURNS, OTHER) for answer in ANSWERS]
+PAIRS = [ask(turns, answer) for turns in (TURNS, OTHER) for answer in ANSWERS]
 
 
 def score_singly(folder: Path, model: RewardModel) -> list[float]:
     """Each conversation alone and unpadded through the classifier: what its score is by definition."""
     network = load_classifier(folder, dtype="float32", device="cpu")
-    texts = [model.format.write_conversation(turns, answer) for turns, answer in PAIRS]
+    texts = [model.format.write_conversation(pair) for pair in PAIRS]
     with torch.inference_mode():
         return [network(torch.tensor([model.tokenizer(text)["input_ids"]])).logits.item() for text in texts]
 
@@ -104,8 +104,7 @@ def test_damaged_weights_are_not_taken_for_wrong_padding(workshop):
 
 def test_long_conversations_lose_their_start(workshop):
     model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
-    long = [("user", "word " * 400)]
-    scores = model.score([(long, "yes"), (long, "no")])
+    scores = model.score([ask("word " * 400, "yes"), ask("word " * 400, "no")])
     assert scores[0] != scores[1]
 
 
@@ -113,10 +112,10 @@ def test_conversations_that_lose_their_start_are_counted(workshop):
     model = RewardModel(workshop.reward(), dtype="float32", device="cpu")
     model.score(PAIRS)
     assert model.cut_remark == ""
-    model.score([([("user", "word " * 400)], "yes")])
+    model.score([ask("word " * 400, "yes")])
     told = f"The reward model reads at most 256 tokens: 1 of {len(PAIRS) + 1} conversations loses its beginning."
     assert model.cut_remark == told
-    model.score([([("user", "word " * 400)], "no")])
+    model.score([ask("word " * 400, "no")])
     assert model.cut_remark.endswith(f"2 of {len(PAIRS) + 2} conversations lose their beginning.")
 
 

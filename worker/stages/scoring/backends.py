@@ -6,6 +6,7 @@ naive   every pair in full, one by one (worker.models.naive): the oracle
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -77,24 +78,27 @@ def find_fault(backend: str, model: LanguageModel, batch: Sequence[Encoded], che
 
 
 def _score_naively(model: LanguageModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Check) -> Tensor:
-    responses = [response.ids for example in batch for response in example.responses]
+    responses = [response for example in batch for response in example.responses]
     pairs = wanted_BM.nonzero()
     logprob_BM = torch.full(wanted_BM.shape, NAN)
-    sums = score_naively(model, [(batch[i].prompt_ids, responses[j]) for i, j in pairs.tolist()], check)
+    sums = score_naively(model, [(batch[i].prompt_before(responses[j]), responses[j].ids) for i, j in pairs.tolist()], check)
     logprob_BM[pairs[:, 0], pairs[:, 1]] = torch.tensor(sums)
     return logprob_BM
 
 
 @torch.inference_mode()
 def _score_packed(model: LanguageModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Check) -> Tensor:
-    responses = [response.ids for example in batch for response in example.responses]
+    responses = [response for example in batch for response in example.responses]
     logprob_BM = torch.full(wanted_BM.shape, NAN)
-    for pairs in _fill_rows(batch, [len(ids) for ids in responses], wanted_BM):
+    for filled in _fill_rows(batch, [len(response.ids) for response in responses], wanted_BM):
         check()
-        prompts = sorted({i for i, _ in pairs})
-        rows = collate_packed([(batch[i].prompt_ids, [responses[j] for k, j in pairs if k == i]) for i in prompts]).to(
-            model.device
-        )
+        pairs = sorted(filled, key=lambda pair: (pair[0], responses[pair[1]].overlap))
+        families = [
+            family
+            for i, own in groupby(pairs, lambda pair: pair[0])
+            for family in batch[i].families(responses[j] for _, j in own)
+        ]
+        rows = collate_packed(families).to(model.device)
         assert rows.packing is not None
         hidden_ND = run_flex(model.body, rows.ids_RT[0], rows.packing)
         head = model.head

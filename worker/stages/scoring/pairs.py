@@ -15,6 +15,7 @@ from app.domain.recipe import Recipe, WeightSettings
 from worker.models.adapter import LanguageModel
 from worker.models.padding import BESIDE_TRAINING, group_rows
 from worker.models.prefix import Continued, run_continuations, run_in_chunks
+from worker.models.prompts import Conversation
 from worker.models.reward import RewardModel
 from worker.stages.batches import collate
 from worker.stages.examples import Encoded
@@ -52,6 +53,7 @@ def hash_tokens(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
             for ids in (example.prompt_ids, *(response.ids for response in example.responses)):
                 digest.update(len(ids).to_bytes(4))
                 digest.update(ids.tobytes())
+            digest.update(bytes(response.overlap for response in example.responses).rstrip(b"\0"))
             digest.update(b"|")
         digest.update(b"/")
     return digest
@@ -62,7 +64,9 @@ def hash_texts(batches: Sequence[Sequence[Encoded]]) -> "hashlib._Hash":
     digest = hashlib.sha256()
     for batch in batches:
         for example in batch:
-            for text in (*(part for turn in example.turns for part in turn), "", *(r.content for r in example.responses)):
+            asked = (part for turn in example.turns for part in turn[: 2 + bool(turn.fields)])
+            answered = (part for r in example.responses for part in (r.content, *filter(None, [r.fields])))
+            for text in (*asked, *filter(None, [example.tools]), "", *answered):
                 data = text.encode("utf-8", "surrogatepass")
                 digest.update(len(data).to_bytes(8))
                 digest.update(data)
@@ -88,7 +92,8 @@ def _hash_examples(examples: Sequence[Encoded]) -> str:
     """Digest of the texts, whatever their order."""
     digest = hashlib.sha256()
     for example in sorted(examples, key=lambda example: example.example_id):
-        texts = [example.example_id, example.turns, [response.content for response in example.responses]]
+        turns = [turn[: 2 + bool(turn.fields)] for turn in example.turns]
+        texts = [example.example_id, turns, [response.content for response in example.responses]]
         digest.update(json.dumps(texts).encode())
     return digest.hexdigest()
 
@@ -97,8 +102,8 @@ def score_rewards(
     model: RewardModel, batch: Sequence[Encoded], wanted_BM: Tensor, check: Callable[[], None] = lambda: None
 ) -> Tensor:
     """r(x_i, y_j) of the marked pairs as [B, M] float32; NaN elsewhere."""
-    contents = [response.content for example in batch for response in example.responses]
-    asked = [(batch[i].turns, contents[j]) for i, j in wanted_BM.nonzero().tolist()]
+    answers = [response.as_turn() for example in batch for response in example.responses]
+    asked = [Conversation(batch[i].turns, answers[j], batch[i].tools) for i, j in wanted_BM.nonzero().tolist()]
     return torch.full(wanted_BM.shape, NAN).masked_scatter(wanted_BM, torch.tensor(model.score(asked, check)))
 
 
@@ -175,17 +180,22 @@ def score_until_hopeless(
 def split_pairs(
     model: LanguageModel, batch: Sequence[Encoded], pairs: Sequence[tuple[int, int]]
 ) -> tuple[list[Sequence[int]], list[Sequence[int]], list[tuple[int, Sequence[int]]]]:
-    """Return the batch's responses, its prompts as beginnings, and the pairs as continuations of them.
+    """Return the batch's responses, its prompts as beginnings, and the pairs as continuations of them, in their order.
 
     The prompt's last token goes into the continuation, whose hidden states then predict exactly the response's tokens.
     """
-    responses: list[Sequence[int]] = [response.ids for example in batch for response in example.responses]
-    shared = model.shares_prefix
-    beginnings: list[Sequence[int]] = [example.prompt_ids[:-1] if shared else example.prompt_ids[:0] for example in batch]
-    continuations: list[tuple[int, Sequence[int]]] = [
-        (i, [*(batch[i].prompt_ids[-1:] if shared else batch[i].prompt_ids), *responses[j][:-1]]) for i, j in pairs
-    ]
-    return responses, beginnings, continuations
+    responses = [response for example in batch for response in example.responses]
+    beginnings: list[Sequence[int]] = []
+    continuations: list[tuple[int, Sequence[int]]] = []
+    known: dict[tuple[int, int], int] = {}
+    for i, j in pairs:
+        prompt_ids = batch[i].prompt_before(responses[j])
+        size = len(prompt_ids) - 1 if model.shares_prefix else 0
+        beginning = known.setdefault((i, size), len(beginnings))
+        if beginning == len(beginnings):
+            beginnings.append(prompt_ids[:size])
+        continuations.append((beginning, [*prompt_ids[size:], *responses[j].ids[:-1]]))
+    return [response.ids for response in responses], beginnings, continuations
 
 
 def _sum_rows(model: LanguageModel, part: Continued, responses: Sequence[Sequence[int]]) -> Tensor:

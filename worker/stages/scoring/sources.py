@@ -12,7 +12,9 @@ from app.domain.errors import InvalidInput
 from app.domain.jobs import ModelSource
 from worker.models.adapter import LanguageModel
 from worker.models.load import hash_folder, hash_tokenizer, load_policy, release_memory, resolve_folder
+from worker.models.prompts import Conversation
 from worker.models.reward import RewardModel
+from worker.models.template import ChatTurn, writes_date
 from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
@@ -52,7 +54,12 @@ class RewardSource:
         return self._model
 
     def _load(self) -> RewardModel:
-        return RewardModel(self._folder, dtype=self._attempt.recipe.policy.dtype, device=self._attempt.spec.device)
+        return RewardModel(
+            self._folder,
+            dtype=self._attempt.recipe.policy.dtype,
+            device=self._attempt.spec.device,
+            day=self._attempt.recipe.tokens.template_date,
+        )
 
     def release(self) -> None:
         """Drop the model, which first tells of the conversations that it could not read whole."""
@@ -71,7 +78,9 @@ class RewardSource:
     def score_answers(self, prompts: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
         """Rewards of a text for each prompt, from a model that is loaded for this and let go again."""
         model = self._load()
-        rewards = model.score([(e.turns, text) for e, text in zip(prompts, texts, strict=True)], self._attempt.stop.check)
+        answered = zip(prompts, texts, strict=True)
+        conversations = [Conversation(e.turns, ChatTurn("assistant", text), e.tools) for e, text in answered]
+        rewards = model.score(conversations, self._attempt.stop.check)
         del model
         release_memory()
         return rewards
@@ -81,6 +90,8 @@ class RewardSource:
         """What the numbers depend on, and the same with the plan for people."""
         dtype = self._attempt.recipe.policy.dtype
         facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
+        if writes_date(self._folder):
+            facts["template_date"] = str(self._attempt.recipe.tokens.template_date)
         identity = {**facts, "texts": hash_texts(self._ground.batches).hexdigest()}
         return identity, {**describe_plan(self._ground.batches, self._ground.prepared.held_out, self._attempt.recipe), **facts}
 

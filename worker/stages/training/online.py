@@ -155,9 +155,9 @@ def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples
         settings.max_new_tokens if window is None else max(1, min(settings.max_new_tokens, window - ground.lengths.max_prompt))
     )
     seed = derive_seed(attempt.recipe.training.seed, "online", first)
-    ends = end_ids(model, ground.prompt_format.tokenizer.eos_token_id)
+    ends, is_ended = end_ids(model, ground.prompt_format), ground.prompt_format.is_ended
     asked = [example for example in examples for _ in range(num)]
-    ids = generate(model, [e.prompt_ids for e in asked], Sampling(limit, settings.temperature, 1.0, seed, ends), check)
+    ids = generate(model, [e.prompt_ids for e in asked], Sampling(limit, settings.temperature, 1.0, seed, ends, is_ended), check)
     texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
     pairs = [(example.prompt_ids, answer_ids) for example, answer_ids in zip(asked, ids, strict=True)]
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()

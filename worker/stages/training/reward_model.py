@@ -11,8 +11,10 @@ from app.domain.findings import wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import Body
 from worker.models.classifier import classify
+from worker.models.encode import encode_whole
 from worker.models.padding import BESIDE_TRAINING, group_rows
-from worker.models.prompts import PromptFormat, PromptRefused
+from worker.models.prompts import Conversation, PromptFormat
+from worker.models.template import PromptRefused
 from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
 from worker.stages.training.gradients import TextBatch
@@ -24,7 +26,7 @@ MOST_PAIRS = 512  # of the held-out ones, the first so many judge
 
 @dataclass(frozen=True)
 class ConversationEncoder:
-    """How conversations become ids, as worker.models.reward makes them; what is over `limit` loses its start."""
+    """How conversations become ids, as worker.models.reward makes them; what is over `limit` loses the start of its prompt."""
 
     prompt_format: PromptFormat
     limit: int
@@ -33,15 +35,13 @@ class ConversationEncoder:
         """Return a batch of whole conversations, prompts of like length together; raises ModelInvalid."""
         batch = sorted(batch, key=lambda example: (example.longest, example.example_id))
         chosen_P, rejected_P = find_pairs(batch)
-        pairs = [(example.turns, response.content) for example in batch for response in example.responses]
+        conversations = [Conversation(e.turns, response.as_turn(), e.tools) for e in batch for response in e.responses]
         try:
-            texts = [self.prompt_format.write_conversation(turns, content) for turns, content in pairs]
+            ids, _ = encode_whole(self.prompt_format, conversations, self.limit)
         except PromptRefused as error:
             raise ModelInvalid(f"A conversation of the data set can't be written for a reward model: {error}") from error
-        ids = self.prompt_format.tokenizer(texts, add_special_tokens=not self.prompt_format.chat)["input_ids"]
-        cut = [row if len(row) <= self.limit else row[:1] + row[len(row) - self.limit + 1 :] for row in ids]
         prompt_M = torch.tensor([i for i, example in enumerate(batch) for _ in example.responses])
-        return TextBatch(index, cut, prompt_M, chosen_P, rejected_P)
+        return TextBatch(index, ids, prompt_M, chosen_P, rejected_P)
 
 
 def evaluate_pairs(attempt: AttemptContext, model: Body, pairs: TextBatch, step: int) -> dict[str, float | None]:

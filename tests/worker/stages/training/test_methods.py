@@ -9,7 +9,7 @@ from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
 from app.services.models import check_folder
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
-from tests.worker.workshop import KIND, RUDE, build_network, fork_runner, make_tokenizer, read_events
+from tests.worker.workshop import KIND, RUDE, ask, build_network, fork_runner, make_tokenizer, read_events
 from worker.models.reward import RewardModel
 
 METHODS = {
@@ -147,7 +147,7 @@ def test_a_reward_model_tells_held_out_pairs_apart_and_serves_at_once(workshop, 
     assert {event["payload"]["stage"] for event in read_events(folder, "stage")} == {"prepare", "train", "evaluate"}
     model = RewardModel(artifacts(folder) / "model", dtype="float32", device="cpu")
     rows = workshop.examples(8, seed=9)
-    pairs = [([("user", row["prompt"][0]["content"])], r["content"]) for row in rows for r in row["responses"]]
+    pairs = [ask(row["prompt"][0]["content"], r["content"]) for row in rows for r in row["responses"]]
     scores = torch.tensor(model.score(pairs))
     assert bool((scores[0::2] > scores[1::2]).all())
     assert check_folder(artifacts(folder) / "model", [artifacts(folder)], "reward")["num_labels"] == 1
@@ -177,7 +177,7 @@ def held_out_rows(spec, rows) -> list:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(spec["recipe"]["evaluation"]["seed"])).tolist()
     num = -(-len(rows) * 2 // 10)
     chosen = [rows[i] for i in sorted(order[:num])]
-    return [([("user", row["prompt"][0]["content"])], r["content"]) for row in chosen for r in row["responses"]]
+    return [ask(row["prompt"][0]["content"], r["content"]) for row in chosen for r in row["responses"]]
 
 
 def test_swapped_labels_teach_a_reward_model_the_opposite_while_held_out_pairs_stay_clean(workshop, run):
@@ -262,7 +262,7 @@ def test_a_tokenizer_without_a_pad_token_gives_its_reward_model_one(workshop, ru
     assert run(folder) == 0, outcome(folder)
     model = RewardModel(artifacts(folder) / "model", dtype="float32", device="cpu")
     assert model.tokenizer.pad_token == "<eos>"
-    pairs = [([("user", "my lamp is broken")], answer) for answer in (KIND[0], "No", RUDE[1])]
+    pairs = [ask("my lamp is broken", answer) for answer in (KIND[0], "No", RUDE[1])]
     assert model.score(pairs) == pytest.approx([model.score([pair])[0] for pair in pairs], abs=1e-4)
 
 

@@ -7,6 +7,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tests.worker.workshop import make_recipe
 from worker.models.adapter import adapt
+from worker.models.template import ChatTurn
 from worker.stages.examples import Encoded, EncodedResponse
 from worker.stages.scoring.pairs import sequence_logprobs
 from worker.stages.training.gradients import PairedBatch, accumulate_dpo
@@ -19,7 +20,7 @@ def example(*labels: int | None, example_id: int = 0, seed: int = 0) -> Encoded:
         EncodedResponse(array("i", [chance.randrange(2, 300) for _ in range(3 + k)]), f"answer {k}", None, label, k)
         for k, label in enumerate(labels)
     ]
-    return Encoded(example_id, (("user", "q"),), array("i", [5, 6, 7]), tuple(responses))
+    return Encoded(example_id, (ChatTurn("user", "q"),), array("i", [5, 6, 7]), tuple(responses))
 
 
 def test_every_chosen_response_meets_every_rejected_one_of_its_example():

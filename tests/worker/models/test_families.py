@@ -1,0 +1,173 @@
+"""What is learned is what the template writes, for every kind of chat template (method.md, 9)."""
+
+import json
+from datetime import date
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from app.domain.errors import ModelInvalid
+from tests.worker.models.families import FAMILIES, REFUSED, TURNS_OF_CHATML, byte_level
+from tests.worker.models.test_prompts import encode_one
+from worker.models.encode import encode
+from worker.models.generate import Sampling
+from worker.models.prompts import Prompted, PromptFormat
+from worker.models.template import ChatTurn, PromptRefused
+
+DAY = date(2026, 2, 3)
+ANSWERS = [
+    "An apple is red.", "  Two blanks lead here.", "Ends with a newline.\n", "\nBegins with a newline.", "\n\n  Both.  ",
+    "1, 2, 3.", "$46 as of noon.", "A trailing blank ", "Été: naïve café 漢字 🙂.", "- one\n- two\n\n- three", "???",
+]  # fmt: skip
+SYSTEM = ChatTurn("system", "Be brief.")
+PROMPTS = [
+    (ChatTurn("user", "Which fruit is red?"),),
+    (ChatTurn("user", "Hello there"), ChatTurn("assistant", "Hi!  "), ChatTurn("user", "\nWhy? ")),
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def chosen(family):
+    return PromptFormat.choose(family.tokenizer(), day=DAY)
+
+
+def render(chosen, turns, **options) -> str:
+    """What transformers itself makes of a conversation; the day's own date in the place of the run's."""
+    messages = [turn.as_message() for turn in turns]
+    text = chosen.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    return text.replace(date.today().strftime("%d %b %Y"), DAY.strftime("%d %b %Y"))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["one turn", "three turns"])
+@pytest.mark.parametrize("has_system", [False, True])
+def test_prompt_and_response_are_the_templates_own_rendering(family, chosen, prompt, has_system):
+    turns = (SYSTEM, *prompt) if has_system else prompt
+    if has_system and family.refuses:
+        with pytest.raises(PromptRefused, match=family.refuses):
+            encode_one(chosen, turns, *ANSWERS)
+        return
+    found = encode_one(chosen, turns, *ANSWERS)
+    for answer, learned in zip(ANSWERS, found.answers, strict=True):
+        whole = render(chosen, [*turns, ChatTurn("assistant", answer)])
+        written = chosen.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        ids = [*found.prompt_ids[: len(found.prompt_ids) - learned.overlap], *learned.ids]
+        own = len(ids) - len(chosen.closing)
+        assert ids[:own] == written[:own], answer
+        assert ids[own:] == chosen.closing
+        assert chosen.tokenizer.decode(ids).endswith(family.ends)
+        behind = chosen.tokenizer.decode(written[own:]).strip()
+        assert behind in ("", chosen.tokenizer.eos_token)
+        assert not learned.is_cut
+    assert found.omitted == (family.omits if has_system else ())
+
+
+def test_the_prompt_is_what_stands_before_every_answer(family, chosen):
+    """No part of an answer is in the prompt, and the assistant's header is not learned."""
+    found = encode_one(chosen, PROMPTS[0], *ANSWERS)
+    prompt = chosen.tokenizer.decode(found.prompt_ids)
+    asked = render(chosen, PROMPTS[0], add_generation_prompt=True).rstrip(" ")
+    written = render(chosen, [*PROMPTS[0], ChatTurn("assistant", "Yes")])
+    before = written[: written.index("Yes")].rstrip(" ")
+    plain = chosen.tokenizer.decode(chosen.tokenizer(asked, add_special_tokens=False)["input_ids"])
+    assert prompt == plain or prompt.strip() == before.strip()
+    assert "Which fruit is red?" in prompt
+
+
+def test_an_answer_ends_where_the_turn_ends_and_not_before(family, chosen):
+    sampling = Sampling(100, 0.0, 1.0, 0, chosen.end_ids, chosen.is_ended)
+    for answer, learned in zip(ANSWERS, encode_one(chosen, PROMPTS[0], *ANSWERS).answers, strict=True):
+        ended = [k for k in range(1, len(learned.ids) + 1) if sampling.ends(learned.ids[:k])]
+        assert chosen.tokenizer.decode(learned.ids[: ended[0]]).endswith(family.ends.strip())
+        assert not chosen.tokenizer.decode(learned.ids[ended[0] :]).strip()
+        assert answer.strip() == chosen.decode_response(learned.ids).strip()
+
+
+def test_the_tokenizers_end_of_text_is_not_put_behind_a_turn_that_ends_otherwise(family, chosen):
+    learned = encode_one(chosen, PROMPTS[0], "Because.").answers[0]
+    if chosen.tokenizer.eos_token != family.ends.strip():
+        assert chosen.tokenizer.eos_token_id not in learned.ids
+    assert learned.ids.count(chosen.tokenizer.eos_token_id) <= 1
+
+
+def test_other_peoples_control_tokens_stay_text(family, chosen):
+    special = dict.fromkeys((chosen.tokenizer.eos_token, family.ends.strip(), *family.special, *family.added))
+    names = [name for name in special if "think>" not in name]
+    end = chosen.tokenizer.convert_tokens_to_ids(names[0])
+    usual = encode_one(chosen, PROMPTS[0], "Yes.")
+    found = encode_one(chosen, (ChatTurn("user", f"What is {' '.join(names)}?"),), f"It is {names[0]} then {names[-1]} there.")
+    assert found.prompt_ids.count(end) == usual.prompt_ids.count(end)
+    assert found.answers[0].ids.count(end) == usual.answers[0].ids.count(end)
+    said = chosen.tokenizer.decode(found.answers[0].ids).replace(" ", "")
+    assert f"Itis{names[0]}then{names[-1]}there.".replace(" ", "") in said
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_template_that_can_not_be_learned_is_refused_with_its_difference(name):
+    template, reason = REFUSED[name]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(["<s>", "</s>"]), bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = template
+    with pytest.raises(ModelInvalid, match=reason):
+        PromptFormat.choose(tokenizer).check("The policy")
+
+
+def test_the_date_is_the_runs_and_not_todays():
+    family = FAMILIES["headers, trims, writes the date"]
+    prompt_ids = encode_one(PromptFormat.choose(family.tokenizer(), day=date(2001, 5, 6)), PROMPTS[0], "Yes.").prompt_ids
+    assert "Today: 06 May 2001" in family.tokenizer().decode(prompt_ids)
+
+
+@pytest.mark.parametrize("name", ["an empty think block in finished turns", "a generation prompt that opens thinking"])
+def test_reasoning_is_learned_where_the_template_writes_it(name):
+    chosen = PromptFormat.choose(FAMILIES[name].tokenizer())
+    as_field = ChatTurn("assistant", "Yes.", json.dumps({"reasoning_content": "Think about it"}))
+    as_text = ChatTurn("assistant", "<think>\nThink about it\n</think>\n\nYes.")
+    [found] = encode(chosen, [Prompted(PROMPTS[0], [as_field, as_text])], 500, 500)
+    assert found.omitted == ()
+    texts = [chosen.tokenizer.decode(answer.ids) for answer in found.answers]
+    opened = "" if chosen.template.frame.opening.startswith("<think>") else "<think>\n"
+    assert [opened + text for text in texts] == ["<think>\nThink about it\n</think>\n\nYes.<|im_end|>"] * 2
+    thinking = chosen.tokenizer.convert_tokens_to_ids("</think>")
+    assert all(answer.ids.count(thinking) == 1 for answer in found.answers)
+
+
+def test_what_no_template_writes_is_counted():
+    chosen = PromptFormat.choose(FAMILIES["chatml on a base model"].tokenizer())
+    call = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"town": 0}}}]})
+    thought = ChatTurn("assistant", "Yes.", json.dumps({"reasoning_content": "Think about it"}))
+    called = (*PROMPTS[0], ChatTurn("assistant", "One moment.", call), ChatTurn("tool", "blue"))
+    [found] = encode(chosen, [Prompted(called, [thought], json.dumps([{"function": {"name": "weather"}}]))], 500, 500)
+    assert found.omitted == ("reasoning", "tool calls", "tools")
+    [refused] = encode(chosen, [Prompted(PROMPTS[0], [ChatTurn("assistant", "", call)])], 500, 500)
+    assert "an answer is a tool call and nothing else" in str(refused)
+
+
+@pytest.mark.parametrize("name", ["tools and tool calls", "named templates"])
+def test_tools_and_calls_are_written_by_templates_that_know_them(name):
+    chosen = PromptFormat.choose(FAMILIES[name].tokenizer())
+    call = ChatTurn("assistant", "", json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"town": 0}}}]}))
+    tools = json.dumps([{"type": "function", "function": {"name": "weather"}}])
+    [found] = encode(chosen, [Prompted(PROMPTS[0], [call], tools)], 500, 500)
+    assert found.omitted == ()
+    assert '"weather"' in chosen.tokenizer.decode(found.prompt_ids)
+    assert chosen.tokenizer.decode(found.answers[0].ids).startswith('<tool_call>{"name": "weather"')
+
+
+def test_a_template_of_another_role_is_refused_row_by_row():
+    chosen = PromptFormat.choose(FAMILIES["model for assistant, trims, refuses system"].tokenizer())
+    rows = [Prompted(turns, [ChatTurn("assistant", "Yes.")]) for turns in (PROMPTS[0], (SYSTEM, *PROMPTS[0]), PROMPTS[1])]
+    found = encode(chosen, rows, 500, 500)
+    assert [isinstance(row, PromptRefused) for row in found] == [False, True, False]
+    assert str(found[1]) == "the chat template refuses it: no system turn, please"
+
+
+def test_the_same_answer_behind_another_prompt_has_the_same_ids():
+    tokenizer = FAMILIES["chatml on a base model"].tokenizer()
+    assert tokenizer.chat_template == TURNS_OF_CHATML
+    chosen = PromptFormat.choose(tokenizer)
+    first, second = (encode_one(chosen, prompt, *ANSWERS).answers for prompt in PROMPTS)
+    assert [answer.ids for answer in first] == [answer.ids for answer in second]

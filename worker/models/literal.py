@@ -1,0 +1,129 @@
+"""Text to ids, with control tokens in users' text read as text: only what the chat template writes opens and closes turns.
+
+A special token's name within a message is hidden while the template writes the conversation, and shown again when the text
+between the template's own control tokens is tokenised, by a copy of the tokenizer that knows none.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+HIDDEN = "\ue0b1{}\ue0b2"  # private-use characters: nobody's text
+SHOWN_AGAIN = re.compile("\ue0b1(\\d+)\ue0b2")
+THINKING = ("<think>", "</think>")  # what reasoning is written between: data may bring it
+
+
+class _Added(NamedTuple):
+    """An added token: its id, and whether it takes the white space before or behind it."""
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+
+
+class LiteralEncoder:
+    """One tokenizer, and the names in users' text that must not become its control tokens."""
+
+    def __init__(self, tokenizer: Any, written: Callable[[], str]) -> None:
+        """`written`: a conversation by the chat template; added tokens that occur in it are control tokens too."""
+        self._tokenizer, self._written = tokenizer, written
+
+    @cached_property
+    def _control(self) -> tuple[str, ...]:
+        """The control tokens, longest first."""
+        written = self._written()
+        special = set(self._tokenizer.all_special_tokens)
+        added = (token for token in self._tokenizer.get_added_vocab() if token in special or token in written)
+        return tuple(sorted({token for token in (*added, *special) if token.strip() and token not in THINKING}, key=len)[::-1])
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return re.compile("|".join(map(re.escape, self._control))) if self._control else None
+
+    def hide(self, text: str) -> str:
+        """Return the text with the names of control tokens hidden from templates and tokenizers."""
+        if self._pattern is None:
+            return text
+        return self._pattern.sub(lambda found: HIDDEN.format(self._control.index(found[0])), text)
+
+    def show(self, text: str) -> str:
+        """Return the text as it was before `hide`."""
+        return SHOWN_AGAIN.sub(lambda hidden: self._control[int(hidden[1])], text) if "\ue0b1" in text else text
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that templates wrote, nothing added in front or behind."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for k, text in enumerate(texts):
+            if "\ue0b1" in text and SHOWN_AGAIN.search(text):
+                ids[k] = self._encode_literally(text)
+        return ids
+
+    def _encode_literally(self, text: str) -> list[int]:
+        """Ids piece by piece: the template's own tokens by their ids, what stands between them without any."""
+        ids: list[int] = []
+        pieces = self._splitter.split(text)
+        for k, piece in enumerate(pieces):
+            if k % 2:
+                ids.append(self._added[piece].id)
+                continue
+            if k > 0 and self._added[pieces[k - 1]].rstrip:
+                piece = piece.lstrip()
+            if k + 1 < len(pieces) and self._added[pieces[k + 1]].lstrip:
+                piece = piece.rstrip()
+            if piece:
+                ids += (self._plain if k else self._plain_first).encode(self.show(piece), add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _added(self) -> dict[str, _Added]:
+        """The added tokens by their text."""
+        found = self._tokenizer.added_tokens_decoder.items()
+        return {token.content: _Added(number, token.lstrip, token.rstrip) for number, token in found if token.content}
+
+    @cached_property
+    def _splitter(self) -> re.Pattern[str]:
+        """What tokenizers take out of a text first: the longest added token at each place."""
+        return re.compile(f"({'|'.join(map(re.escape, sorted(self._added, key=len)[::-1]))})")
+
+    @cached_property
+    def _plain_first(self) -> Tokenizer:
+        return _without_added(self._tokenizer, within=False)
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        return _without_added(self._tokenizer, within=True)
+
+
+def _without_added(tokenizer: Any, *, within: bool) -> Tokenizer:
+    """Return a copy that knows no added tokens; `within`: for text behind other text, which gets no space in front."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    names = {token["content"] for token in described["added_tokens"]}
+    described["model"]["vocab"] = _rename(described["model"]["vocab"], names)
+    described |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    if within:
+        _never_prepend(described.get("pre_tokenizer"))
+    return Tokenizer.from_str(json.dumps(described))
+
+
+def _rename(vocab: Any, names: set[str]) -> Any:
+    """Return the vocabulary with the added tokens under names that occur in no text: models find whole words in it."""
+    if isinstance(vocab, dict):
+        return {HIDDEN.format(number) if piece in names else piece: number for piece, number in vocab.items()}
+    return [[HIDDEN.format(k) if piece in names and piece != "<unk>" else piece, score] for k, (piece, score) in enumerate(vocab)]
+
+
+def _never_prepend(described: Any) -> None:
+    """Set `prepend_scheme: first` to never, wherever it stands among the pre-tokenizers."""
+    if isinstance(described, list):
+        for part in described:
+            _never_prepend(part)
+    elif isinstance(described, dict):
+        if described.get("prepend_scheme") == "first":
+            described["prepend_scheme"] = "never"
+        _never_prepend(list(described.values()))

@@ -1,0 +1,180 @@
+"""What a chat template writes around an answer: found out by writing conversations with it, never assumed (method.md, 9).
+
+A finished conversation is: the prompt, up to where the answer begins; the opening, which finished turns begin with and prompts
+don't (an empty think block); the answer; the end of the turn. What a template writes behind the end is nobody's.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DATE_CALL = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+PROBES = ("Qzx0 answers", "Vkw7 replies")  # begin and end unlike one another, so that what stands around them can be told apart
+SHOWN = 60  # characters of a difference that a message quotes
+
+
+class PromptRefused(Exception):
+    """The chat template does not take this conversation, or writes it so that no answer can be learned; the message says why."""
+
+
+class ChatTurn(NamedTuple):
+    """A message. `fields`: JSON object of what else it carries that templates write (tool_calls, reasoning_content …), or ""."""
+
+    role: str
+    content: str
+    fields: str = ""
+
+    def as_message(self) -> dict[str, Any]:
+        return {"role": self.role, "content": self.content, **(json.loads(self.fields) if self.fields else {})}
+
+
+class Written(NamedTuple):
+    """One conversation in text: what the answer stands behind, and what is learned, with its opening and its end."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around every answer.
+
+    header    what turns into the prompt's end where a template knows no generation prompt; "" where it does
+    opening   what finished turns write between the prompt and the answer's text
+    after     all that follows the answer's text
+    end       its part up to and including the end of the turn; white space where the template ends turns with nothing
+    """
+
+    header: str
+    opening: str
+    after: str
+    end: str
+
+
+class ChatTemplate:
+    """One tokenizer's chat template, with the date of the run in the place of today's."""
+
+    def __init__(self, tokenizer: Any, day: date) -> None:
+        self.tokenizer, self._day = tokenizer, day
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What stands around an answer; raises PromptRefused where a prompt is no beginning of its conversation."""
+        turns = [ChatTurn("user", "Hello?")]
+        asked, left_open = self.render(turns), self.render(turns, begins_answer=True)
+        wholes = [self.render([*turns, ChatTurn("assistant", text)]) for text in PROBES]
+        arounds = {tuple(whole.split(text, 1)) for whole, text in zip(wholes, PROBES, strict=True)}
+        if len(arounds) > 1 or any(len(around) < 2 for around in arounds):
+            raise PromptRefused(f"the chat template does not write answers as they are: {_quote(PROBES[0])} became {wholes[0]!r}")
+        before, after = arounds.pop()
+        header = before[len(asked) :] if left_open == asked and before.startswith(asked) else ""
+        begin = _bare(left_open + header)
+        if not before.startswith(begin):
+            raise PromptRefused(_tell_difference(left_open, before))
+        return Frame(header, before[len(begin) :], after, self._find_end(after))
+
+    def _find_end(self, after: str) -> str:
+        """Return what follows an answer up to the first token of its own kind; all of it where there is none."""
+        places = [
+            (after.find(token), len(token)) for token in self.tokenizer.get_added_vocab() if token.strip() and token in after
+        ]
+        if not places:
+            return after
+        start = min(place for place, _ in places)
+        return after[: start + max(size for place, size in places if place == start)]
+
+    def write_prompt(self, turns: Sequence[ChatTurn], tools: str = "") -> str:
+        """Return the text up to where the answer begins; raises PromptRefused."""
+        return _bare(self.render(turns, tools, begins_answer=True) + self.frame.header)
+
+    def write(self, turns: Sequence[ChatTurn], answer: ChatTurn, tools: str = "") -> Written:
+        """Return the prompt and what is learned behind it; raises PromptRefused."""
+        earlier, begun = split_begun(turns)
+        prompt = self.write_prompt(earlier, tools)
+        whole = self.render([*earlier, answer._replace(content=begun + answer.content)], tools)
+        if not whole.startswith(prompt):
+            raise PromptRefused(_tell_difference(prompt, whole))
+        response, after, end = whole[len(prompt) :], self.frame.after, self.frame.end
+        if not response.endswith(after):
+            raise PromptRefused(
+                f"the chat template ends this answer with {_quote(response[-len(after) :])}, others with {_quote(after)}"
+            )
+        response = response[: len(response) - len(after) + len(end)]
+        return self._continue(prompt, response, begun) if begun.strip() else Written(prompt, response)
+
+    def _continue(self, prompt: str, response: str, begun: str) -> Written:
+        """Move the begun part of the answer into the prompt; the space behind it stays with the answer."""
+        for text in (begun.rstrip(), begun.strip()):
+            for opening in (self.frame.opening, ""):
+                if response.startswith(opening + text):
+                    size = len(opening + text)
+                    return Written(prompt + response[:size], response[size:])
+        raise PromptRefused("the prompt ends with a turn of the assistant's, and the chat template does not write it as it is")
+
+    def render(self, turns: Sequence[ChatTurn], tools: str = "", *, begins_answer: bool = False) -> str:
+        """Return what the template writes; raises PromptRefused with the template's own sentence."""
+        described = json.loads(tools) if tools else None
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [turn.as_message() for turn in turns], tools=described, chat_template=self._dated(bool(described)),
+                tokenize=False, add_generation_prompt=begins_answer,
+            )  # fmt: skip
+        except MemoryError:
+            raise
+        except PromptRefused:
+            raise
+        except Exception as error:  # a template is a program, which can fail in every way
+            raise PromptRefused(f"the chat template refuses it: {error}") from error
+        return text
+
+    def _dated(self, has_tools: bool) -> str:
+        return self._text_with_tools if has_tools else self._text
+
+    @cached_property
+    def _text(self) -> str:
+        return self._freeze(self.tokenizer.get_chat_template())
+
+    @cached_property
+    def _text_with_tools(self) -> str:
+        return self._freeze(self.tokenizer.get_chat_template(tools=[{}]))
+
+    def _freeze(self, text: str) -> str:
+        return DATE_CALL.sub(lambda call: json.dumps(self._day.strftime(call[1] or call[2] or "")), text)
+
+
+def split_begun(turns: Sequence[ChatTurn]) -> tuple[Sequence[ChatTurn], str]:
+    """Return the turns before the answer, and what the prompt has already written of it: the assistant's turn it ends with."""
+    if turns[-1].role != "assistant":
+        return turns, ""
+    if turns[-1].fields or len(turns) == 1:
+        raise PromptRefused("the prompt ends with a turn of the assistant's that can't be continued as text")
+    return turns[:-1], turns[-1].content
+
+
+def writes_date(folder: Path) -> bool:
+    """Return whether a chat template in this folder writes the day it runs on."""
+    files = [*folder.glob("tokenizer_config.json"), *folder.glob("*.jinja"), *folder.glob("*/*.jinja")]
+    return any("strftime_now" in path.read_text("utf-8", "replace") for path in files)
+
+
+def _bare(text: str) -> str:
+    """Return a prompt without the blanks at its end, which belong to the first word behind them."""
+    return text.rstrip(" ")
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text if len(text) <= SHOWN else f"{text[:SHOWN]}…", ensure_ascii=False)
+
+
+def _tell_difference(prompt: str, whole: str) -> str:
+    same = next((k for k, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+    return (
+        "the chat template's prompt is no beginning of the finished conversation: "
+        f"after {_quote(prompt[max(0, same - 20) : same])} the prompt goes on "
+        f"with {_quote(prompt[same:])}, the conversation with {_quote(whole[same:])}"
+    )
