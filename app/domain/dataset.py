@@ -97,6 +97,14 @@ class DroppedRows(Frozen):
     lines: list[int]
 
 
+class NotedRows(Frozen):
+    """Kept rows of which something should be known; `lines` as in `DroppedRows`."""
+
+    note: str
+    count: int
+    lines: list[int]
+
+
 class Audit(BaseModel):
     """What is in a data set: num_rows = num_examples + sum of dropped counts, except for shapes whose rows hold several
     examples or are grouped (then `rows_per_example` says how)."""
@@ -111,6 +119,12 @@ class Audit(BaseModel):
     num_responses: int
     num_pairs: int
     dropped: list[DroppedRows] = []
+    notes: list[NotedRows] = []
+    unused: dict[str, int] = Field(
+        {},
+        description="What kept rows carry and training does not use: columns, fields of them (`meta.source`) and of their "
+        "messages (`chosen[].weight`), with the number of rows or messages that hold one.",
+    )
     has_rating: bool = False
     has_preference: bool = False
     facts: dict[str, Any] = {}

@@ -37,13 +37,14 @@ INPUT = Role("input", False, "A second part of the prompt, put below the first."
 SYSTEM = Role("system", False, "A system message, put before the prompt.")
 CHOSEN = Role("chosen", True, "The preferred response: text, a message, or a message list that ends with it.")
 REJECTED = Role("rejected", True, "The response that was not preferred, in the same form.")
+TOOLS = Role("tools", False, "The tools that messages may call: a list of descriptions, also written as JSON.")
 PAIR_RATINGS = (
     Role("rating_chosen", False, "A number for the chosen response: the higher, the better. Dotted for nested fields."),
     Role("rating_rejected", False, "The same for the rejected response."),
 )
 
 SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
-    Shape.PAIR: (PROMPT, INPUT, SYSTEM, CHOSEN, REJECTED, *PAIR_RATINGS),
+    Shape.PAIR: (PROMPT, INPUT, SYSTEM, CHOSEN, REJECTED, *PAIR_RATINGS, TOOLS),
     Shape.TRANSCRIPT_PAIR: (
         Role("chosen", True, "The whole dialogue with the preferred last answer, as Human/Assistant paragraphs."),
         Role("rejected", True, "The whole dialogue with the other last answer."),
@@ -55,6 +56,7 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         OPTIONAL_PROMPT,
         SYSTEM,
         *PAIR_RATINGS,
+        TOOLS,
     ),
     Shape.SHAREGPT_PAIR: (
         Role("conversations", True, "The dialogue before the answer, as a list of {from, value} or {role, content}."),
@@ -62,6 +64,7 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         Role("chosen", True, "The preferred answer: a message or text."),
         Role("rejected", True, "The other answer."),
         *PAIR_RATINGS,
+        TOOLS,
     ),
     Shape.ALPACA_PAIR: (
         Role("instruction", True, "The task."),
@@ -82,6 +85,7 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         Role("votes", False, "Columns with one annotator's label each; the majority counts.", many=True),
         Role("rating_a", False, "A number for the first response: the higher, the better."),
         Role("rating_b", False, "The same for the second response."),
+        TOOLS,
     ),
     Shape.RANKED: (
         PROMPT,
@@ -90,6 +94,7 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         Role("responses", True, "A list of responses; dotted for a field of each element, as in answers.text."),
         Role("ratings", False, "A list of numbers of the same length, higher is better. Give this or ranks, or best_first."),
         Role("ranks", False, "A list of ranks of the same length, lower is better; rank k becomes the rating -k."),
+        TOOLS,
     ),
     Shape.CANDIDATES: (
         Role("prefix", True, "For each candidate, the dialogue before it (all alike)."),
@@ -108,10 +113,21 @@ SHAPE_ROLES: dict[Shape, tuple[Role, ...]] = {
         Role("messages", False, "Instead of both: a message list that ends with the response."),
         Role("rating", False, "A number: the higher, the better. Give this or label."),
         Role("label", False, "Whether the response is good: true or false."),
+        TOOLS,
     ),
 }
 
+FIRST_DIFFERENCE = ShapeOption(
+    "first_difference",
+    False,
+    "Dialogues that differ before their last answer are cut after the first one that differs, instead of being left out.",
+)
+
 SHAPE_OPTIONS: dict[Shape, tuple[ShapeOption, ...]] = {
+    Shape.PAIR: (FIRST_DIFFERENCE,),
+    Shape.TRANSCRIPT_PAIR: (FIRST_DIFFERENCE,),
+    Shape.CONVERSATION_PAIR: (FIRST_DIFFERENCE,),
+    Shape.SHAREGPT_PAIR: (FIRST_DIFFERENCE,),
     Shape.TWO_RESPONSES: (
         ShapeOption("first", "1", "Label values that mean the first response is better, separated by commas."),
         ShapeOption("second", "2", "Label values that mean the second response is better, separated by commas."),
@@ -138,6 +154,7 @@ ROLES_OF_REASONS: dict[str, tuple[str, ...]] = {  # why rows are left out, and t
     reasons.EMPTY_RESPONSE: _RESPONSES,
     reasons.MISSING_RATING: _RATINGS,
     reasons.MISSING_LABEL: ("label", "votes", "chosen_index"),
+    reasons.BAD_TOOLS: ("tools",),
 }
 
 

@@ -1,19 +1,22 @@
 """Rows to examples: one converter per shape, and the count of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from app.domain.dataset import ColumnMapping, DroppedRows, Shape
+from app.domain.dataset import DroppedRows, NotedRows, Shape
 from app.ingest import rows
-from app.ingest.examples import Columns, UnnumberedExample
+from app.ingest.examples import Cells, Columns, UnnumberedExample
 from app.ingest.limits import Limits
 from app.ingest.lists import from_candidates, from_ranked, from_tree
 from app.ingest.pairs import from_alpaca, from_conversations, from_pair, from_transcripts, from_two
 from app.ingest.rated import from_rated, merge
 from app.ingest.rows import Dropped, Row
+from app.ingest.texts.fields import read_tools
+from app.ingest.unused import UnusedFields
 
-CONVERTERS = {
+Converter = Callable[[Columns, Cells], UnnumberedExample | list[UnnumberedExample]]
+CONVERTERS: dict[Shape, Converter] = {
     Shape.PAIR: from_pair,
     Shape.TRANSCRIPT_PAIR: from_transcripts,
     Shape.CONVERSATION_PAIR: from_conversations,
@@ -26,6 +29,9 @@ CONVERTERS = {
     Shape.RATED: from_rated,
 }
 LINES_KEPT = 20  # line numbers remembered per reason
+MAX_NAMES = 100
+DEVELOPER = "developer messages, read as system messages"
+OTHER_REASONS = "other reasons"
 
 
 class Converted(NamedTuple):
@@ -36,32 +42,60 @@ class Converted(NamedTuple):
     meta: str
 
 
-class RowCount:
-    """Rows in = kept + dropped, by reason and with the first line numbers."""
+class Lines:
+    """How often something was met, by its name, and the first line numbers; a bounded number of names."""
 
     def __init__(self) -> None:
-        self.num_rows = 0
-        self.num_kept_rows = 0
-        self._counts: Counter[str] = Counter()
-        self._lines: dict[str, list[int]] = {}
+        self.counts: Counter[str] = Counter()
+        self.lines: dict[str, list[int]] = {}
 
-    def drop(self, line: int, reason: str) -> None:
-        """Count a row that is left out."""
-        self._counts[reason] += 1
-        lines = self._lines.setdefault(reason, [])
+    def add(self, line: int, name: str) -> None:
+        """Count one more."""
+        if len(self.counts) >= MAX_NAMES and name not in self.counts:
+            name = OTHER_REASONS
+        self.counts[name] += 1
+        lines = self.lines.setdefault(name, [])
         if len(lines) < LINES_KEPT:
             lines.append(line)
 
+    def noted(self) -> list[NotedRows]:
+        """Return the names as notes, the most frequent first."""
+        return [NotedRows(note=name, count=n, lines=self.lines[name]) for name, n in self.counts.most_common()]
+
+
+class RowCount:
+    """Rows in = kept + dropped, by reason and with the first line numbers; what kept rows carry and is not used."""
+
+    def __init__(self, columns: Columns | None = None) -> None:
+        self.num_rows = 0
+        self.num_kept_rows = 0
+        self.unused = UnusedFields(columns) if columns else None
+        self._reasons = Lines()
+
+    def drop(self, line: int, reason: str) -> None:
+        """Count a row that is left out."""
+        self._reasons.add(line, reason)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Count a row that is kept."""
+        self.num_kept_rows += 1
+        if self.unused is not None:
+            self.unused.add(row)
+
+    def noted(self) -> list[NotedRows]:
+        """Return what is to be known of messages beyond their example."""
+        count = self.unused.num_developer if self.unused else 0
+        return [NotedRows(note=DEVELOPER, count=count, lines=[])] if count else []
+
     def dropped(self) -> list[DroppedRows]:
         """Return the reasons, the most frequent first."""
-        return [DroppedRows(reason=r, count=n, lines=self._lines[r]) for r, n in self._counts.most_common()]
+        return [DroppedRows(reason=one.note, count=one.count, lines=one.lines) for one in self._reasons.noted()]
 
 
-def convert_rows(found: Iterator[Row], mapping: ColumnMapping, tally: RowCount, limits: Limits) -> Iterator[Converted]:
+def convert_rows(found: Iterator[Row], columns: Columns, tally: RowCount, limits: Limits) -> Iterator[Converted]:
     """Yield the examples of all rows, in their order; rows that can't be used are counted in `tally`."""
-    columns = Columns(mapping)
     converted = convert_each(found, columns, tally, limits)
-    return group(converted, limits.max_responses) if mapping.options.get("group_by_prompt") is True else converted
+    return group(converted, limits.max_responses) if columns.options.get("group_by_prompt") is True else converted
 
 
 def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits: Limits) -> Iterator[Converted]:
@@ -70,7 +104,7 @@ def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits
     for row in found:
         tally.num_rows += 1
         try:
-            drafts = convert_row(convert(columns, row.value), limits) if not row.fault else []
+            drafts = convert_row(convert, columns, row.value, limits) if not row.fault else []
         except Dropped as dropped:
             tally.drop(row.line, str(dropped))
             continue
@@ -80,17 +114,21 @@ def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits
         if row.fault:
             tally.drop(row.line, row.fault)
             continue
-        tally.num_kept_rows += 1
+        tally.keep(row.value)
         meta = columns.meta(row.value)
         for draft in drafts:
             yield Converted(row.line, draft, meta)
 
 
-def convert_row(result: Any, limits: Limits) -> list[UnnumberedExample]:
-    """Return a converter's result as a list, with the number of responses checked."""
-    drafts: list[UnnumberedExample] = [result] if isinstance(result, UnnumberedExample) else result
+def convert_row(convert: Converter, columns: Columns, row: dict[str, Any], limits: Limits) -> list[UnnumberedExample]:
+    """Return a row's examples, with its tools and the number of responses checked. Raises Dropped."""
+    cells = columns.read(row)
+    result = convert(columns, cells)
+    drafts = [result] if isinstance(result, UnnumberedExample) else result
     if any(len(draft.answers) > limits.max_responses for draft in drafts):
         raise Dropped(rows.TOO_MANY_RESPONSES)
+    if tools := read_tools(cells.get("tools")):
+        return [draft._replace(tools=tools) for draft in drafts]
     return drafts
 
 

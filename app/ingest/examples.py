@@ -5,11 +5,17 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import CHOSEN, NEITHER, REJECTED, ColumnMapping
 from app.ingest import rows
-from app.ingest.columns import names_of, pick
-from app.ingest.messages import LABEL_CHARS, SYSTEM, USER, Turn, check_prompt, clean_text, conversation, is_label
+from app.ingest.columns import SHAPE_ROLES, names_of, pick
+from app.ingest.messages import SYSTEM, USER, Turn, check_prompt, conversation, read_text
 from app.ingest.rows import Dropped
+from app.ingest.texts.fields import refuse_media
+from app.ingest.texts.plain import LABEL_CHARS, clean_text, is_label
 
 META_KEYS = 20
+DIALOGUES = frozenset(
+    ("prompt", "conversations", "messages", "chosen", "rejected", "response", "response_a", "response_b", "instruction", "input")
+)  # parts that may hold messages
+PARTS_IN_SEVERAL = frozenset(role.name for roles in SHAPE_ROLES.values() for role in roles if role.many)
 
 
 class Candidate(NamedTuple):
@@ -21,6 +27,11 @@ class Candidate(NamedTuple):
     fields: str | None = None
 
 
+def candidate(turn: Turn, rating: float | None = None) -> Candidate:
+    """Return a turn as a response."""
+    return Candidate(turn.content, rating, None, turn.fields)
+
+
 class UnnumberedExample(NamedTuple):
     """One example; `notes` are counted in the audit."""
 
@@ -30,27 +41,33 @@ class UnnumberedExample(NamedTuple):
     tools: str | None = None
 
 
+Cells = dict[str, Any]  # what a row holds for each part of the mapping
+
+
 class Columns:
     """A mapping made ready for many rows."""
 
     def __init__(self, mapping: ColumnMapping) -> None:
         self.shape = mapping.shape
         self.options = mapping.options
-        self._paths = {role: names_of(columns) for role, columns in mapping.columns.items() if columns}
-        self._roots = {path.split(".")[0] for paths in self._paths.values() for path in paths}
+        self.paths = {role: names_of(columns) for role, columns in mapping.columns.items() if columns}
+        self.roots = {path.split(".")[0] for paths in self.paths.values() for path in paths}
 
-    def get(self, row: dict[str, Any], role: str) -> Any:
-        """Return the value of a role's column; None when there is none."""
-        paths = self._paths.get(role)
-        return pick(row, paths[0]) if paths else None
-
-    def get_all(self, row: dict[str, Any], role: str) -> list[Any]:
-        """Return the values of a role's columns."""
-        return [pick(row, path) for path in self._paths.get(role, ())]
+    def read(self, row: dict[str, Any]) -> Cells:
+        """Return the row's cells by part; messages written as text are messages there. Raises Dropped."""
+        cells: Cells = {}
+        for role, paths in self.paths.items():
+            if role in PARTS_IN_SEVERAL:
+                cells[role] = [pick(row, path) for path in paths]
+                continue
+            value = pick(row, paths[0])
+            cells[role] = read_text(value) if role in DIALOGUES and isinstance(value, str) else value
+        refuse_media(row, cells)
+        return cells
 
     def has(self, *roles: str) -> bool:
         """Return whether all these roles are mapped."""
-        return all(role in self._paths for role in roles)
+        return all(role in self.paths for role in roles)
 
     def values(self, option: str, default: str) -> frozenset[str]:
         """Return the label values that an option lists."""
@@ -60,7 +77,7 @@ class Columns:
         """Whatever else the row carried and is worth showing: numbers, booleans and short texts, as a JSON object."""
         kept: dict[str, Any] = {}
         for key, value in row.items():
-            if value is None or key in self._roots or len(kept) == META_KEYS:
+            if value is None or key in self.roots or len(kept) == META_KEYS:
                 continue
             if isinstance(value, bool | int | float) or (isinstance(value, str) and is_label(value)):
                 kept[key[:LABEL_CHARS]] = value
@@ -70,15 +87,15 @@ class Columns:
             return "{}"  # a float that JSON does not have, from Parquet
 
 
-def prompt_of(columns: Columns, row: dict[str, Any], role: str = "prompt") -> list[Turn]:
+def prompt_of(cells: Cells, role: str = "prompt") -> list[Turn]:
     """Return the prompt with its second part, history and system message. Raises Dropped."""
-    turns = conversation(columns.get(row, role))
-    extra = columns.get(row, "input")
+    turns = conversation(cells.get(role))
+    extra = cells.get("input")
     if extra is not None and clean_text(extra).strip():
         if turns[-1].role != USER:
             raise Dropped(rows.NOT_MESSAGES)
         turns = [*turns[:-1], Turn(USER, f"{turns[-1].content}\n\n{extra}")]
-    return with_system(columns, row, check_prompt([*history_of(columns.get(row, "history")), *turns]))
+    return with_system(cells, check_prompt([*history_of(cells.get("history")), *turns]))
 
 
 def history_of(value: Any) -> list[Turn]:
@@ -90,9 +107,9 @@ def history_of(value: Any) -> list[Turn]:
     return [Turn(role, clean_text(text)) for pair in value for role, text in zip((USER, "assistant"), pair, strict=True)]
 
 
-def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+def with_system(cells: Cells, turns: list[Turn]) -> list[Turn]:
     """Return the prompt after the system message of its own column, if there is one."""
-    text = columns.get(row, "system")
+    text = cells.get("system")
     if text is None or not clean_text(text).strip():
         return turns
     return [Turn(SYSTEM, text), *(turn for turn in turns if turn.role != SYSTEM)]
@@ -100,7 +117,7 @@ def with_system(columns: Columns, row: dict[str, Any], turns: list[Turn]) -> lis
 
 def pair(prompt: list[Turn], chosen: Candidate, rejected: Candidate, notes: tuple[str, ...] = ()) -> UnnumberedExample:
     """Return a chosen and a rejected response; identical ones tell nothing and are dropped."""
-    if chosen.content.strip() == rejected.content.strip():
+    if chosen.content.strip() == rejected.content.strip() and chosen.fields == rejected.fields:
         raise Dropped(rows.IDENTICAL)
     return UnnumberedExample(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)
 

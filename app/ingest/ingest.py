@@ -10,6 +10,7 @@ from app.domain.dataset import Audit, ColumnMapping, DroppedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
 from app.ingest.columns import ROLES_OF_REASONS, check_mapping
 from app.ingest.convert import RowCount, convert_rows
+from app.ingest.examples import Columns
 from app.ingest.limits import Limits
 from app.ingest.profile import Profile
 from app.ingest.read import Numbering, Source, open_rows
@@ -42,9 +43,10 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
             raise nothing_readable(head, opened.numbering)
         write_preview(survey, target.with_name(PREVIEW))
         given, mapping = mapping, settle_mapping(survey, mapping)
-        tally, profile = RowCount(), Profile()
+        columns = Columns(mapping)
+        tally, profile = RowCount(columns), Profile()
         with ExampleWriter(target, limits) as writer:
-            for item in convert_rows(chain(head, opened.rows), mapping, tally, limits):
+            for item in convert_rows(chain(head, opened.rows), columns, tally, limits):
                 profile.add(item)
                 writer.write(item)
             if not profile.num_examples:
@@ -144,7 +146,9 @@ def told(item: DroppedRows, numbering: Numbering) -> str:
 
 def field_of(reason: str, given: ColumnMapping | None) -> str:
     """Return the part of the given mapping that a reason speaks of; several may be meant; without one, the file."""
-    roles = [role for role in ROLES_OF_REASONS.get(reason, ()) if given is not None and given.columns.get(role)]
+    roles = [
+        role for role in ROLES_OF_REASONS.get(reason.partition(' "')[0], ()) if given is not None and given.columns.get(role)
+    ]
     if not roles:
         return "file"
     return f"mapping.columns.{roles[0]}" if len(roles) == 1 else "mapping.columns"

@@ -4,22 +4,23 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, prompt_of
-from app.ingest.messages import ROLES, Turn, check_prompt, clean_text, message_list, number, response_text
+from app.ingest.examples import Candidate, Cells, Columns, UnnumberedExample, by_rating, candidate, prompt_of
+from app.ingest.messages import ROLES, Turn, check_prompt, message_list, response
 from app.ingest.rows import Dropped
+from app.ingest.texts.plain import clean_text, number
 
 
 def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Candidate]:
     """Responses with a number each; equal texts count once, with their first number."""
     if len(texts) != len(ratings):
         raise Dropped(rows.LENGTHS_DIFFER)
-    found: dict[str, Candidate] = {}
+    found: dict[tuple[str, str | None], Candidate] = {}
     for text, rating in zip(texts, ratings, strict=True):
         value = number(rating)
         if value is None:
             raise Dropped(rows.MISSING_RATING)
-        content = response_text(text)
-        found.setdefault(content.strip(), Candidate(content, value))
+        answer = response(text)
+        found.setdefault((answer.content.strip(), answer.fields), candidate(answer, value))
     if len(texts) > 1 and len(found) == 1:
         raise Dropped(rows.IDENTICAL)
     if len(found) < 2:
@@ -39,23 +40,23 @@ def negated(ranks: list[Any]) -> list[float | None]:
     return [None if (value := number(rank)) is None else 0.0 - value for rank in ranks]
 
 
-def from_ranked(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_ranked(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Return a list of responses with ratings or ranks, or in order of quality."""
-    texts = list_of(columns.get(row, "responses"), rows.MISSING_RESPONSE)
+    texts = list_of(cells.get("responses"), rows.MISSING_RESPONSE)
     if columns.has("ratings"):
-        ratings = list_of(columns.get(row, "ratings"), rows.MISSING_RATING)
+        ratings = list_of(cells.get("ratings"), rows.MISSING_RATING)
     elif columns.has("ranks"):
-        ratings = negated(list_of(columns.get(row, "ranks"), rows.MISSING_RATING))
+        ratings = negated(list_of(cells.get("ranks"), rows.MISSING_RATING))
     else:
         ratings = [-float(rank) for rank in range(len(texts))]
-    return by_rating(prompt_of(columns, row), rating_answers(texts, ratings))
+    return by_rating(prompt_of(cells), rating_answers(texts, ratings))
 
 
-def from_candidates(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_candidates(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Prefix, suffix and reward lists; the index of the people's choice, where given, decides the preference."""
-    prefixes = list_of(columns.get(row, "prefix"), rows.MISSING_PROMPT)
-    texts = list_of(columns.get(row, "suffix"), rows.MISSING_RESPONSE)
-    rewards = list_of(columns.get(row, "reward"), rows.MISSING_RATING)
+    prefixes = list_of(cells.get("prefix"), rows.MISSING_PROMPT)
+    texts = list_of(cells.get("suffix"), rows.MISSING_RESPONSE)
+    rewards = list_of(cells.get("reward"), rows.MISSING_RATING)
     if not len(prefixes) == len(texts) == len(rewards):
         raise Dropped(rows.LENGTHS_DIFFER)
     dialogues = [check_prompt(message_list(prefix)) for prefix in prefixes]
@@ -64,10 +65,10 @@ def from_candidates(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
     answers = rating_answers(texts, rewards)
     if not columns.has("chosen_index"):
         return by_rating(dialogues[0], answers)
-    index = number(columns.get(row, "chosen_index"))
+    index = number(cells.get("chosen_index"))
     if index is None or index not in range(len(texts)):
         raise Dropped(rows.MISSING_LABEL)
-    wanted = response_text(texts[int(index)]).strip()
+    wanted = response(texts[int(index)]).content.strip()
     return by_choice(dialogues[0], answers, wanted)
 
 
@@ -79,9 +80,9 @@ def by_choice(prompt: list[Turn], answers: list[Candidate], wanted: str) -> Unnu
     return UnnumberedExample(prompt, marked, ("best rating is not the chosen one",) if (marked[0].rating or 0.0) < best else ())
 
 
-def from_tree(columns: Columns, row: dict[str, Any]) -> list[UnnumberedExample]:
+def from_tree(_: Columns, cells: Cells) -> list[UnnumberedExample]:
     """One example per message that has at least two ranked assistant replies; its prompt is the path to it."""
-    root = columns.get(row, "tree")
+    root = cells.get("tree")
     if not isinstance(root, dict):
         raise Dropped(rows.MISSING_PROMPT)
     drafts: list[UnnumberedExample] = []

@@ -1,109 +1,96 @@
-"""Texts, numbers and message lists out of the many ways in which people write them down."""
+"""Texts and message lists out of the many ways in which people write them down."""
 
-import math
 import re
-from decimal import Decimal
 from typing import Any, NamedTuple
 
-from app.domain.texts import is_keepable
 from app.ingest import rows
 from app.ingest.rows import Dropped
-
-LABEL_CHARS = 200  # longer texts are no labels
+from app.ingest.texts.fields import CALL_KEYS, FIELD_KEYS, join_parts, read_calls, read_fields, write_compact
+from app.ingest.texts.plain import clean_text
+from app.ingest.texts.written import read_written
 
 
 class Turn(NamedTuple):
-    """One message."""
+    """One message; `fields`: see app.domain.dataset."""
 
     role: str
     content: str
     fields: str | None = None
 
 
-USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
+USER, ASSISTANT, SYSTEM, TOOL, CALL = "user", "assistant", "system", "tool", "call"
 ROLES = {
     "user": USER, "human": USER, "prompter": USER, "question": USER, "<|prompter|>": USER, "<|user|>": USER,
-    "assistant": ASSISTANT, "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "ai": ASSISTANT,
-    "<|assistant|>": ASSISTANT, "system": SYSTEM, "<|system|>": SYSTEM, "tool": "tool", "function": "tool", "observation": "tool",
+    "assistant": ASSISTANT, "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT, "chatbot": ASSISTANT, "model": ASSISTANT,
+    "ai": ASSISTANT, "<|assistant|>": ASSISTANT, "system": SYSTEM, "<|system|>": SYSTEM, "developer": SYSTEM, "tool": TOOL,
+    "function": TOOL, "observation": TOOL, "ipython": TOOL, "tool_response": TOOL, "tool_result": TOOL,
+    "function_response": TOOL, "function_call": CALL, "tool_call": CALL,
 }  # fmt: skip
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
+MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *FIELD_KEYS))
 TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 TAGGED = re.compile(r"\A(<\|(?:prompter|user|assistant|system)\|>)")
 
 
-def clean_text(value: Any) -> str:
-    """Return the text itself, if it can be kept and shown. Raises Dropped."""
-    if not isinstance(value, str):
-        raise Dropped(rows.NOT_TEXT)
-    if "\0" in value:
-        raise Dropped(rows.NUL)
-    if not value.isascii():
-        check_unicode(value)
-    return value
-
-
-def check_unicode(text: str) -> None:
-    """Raise Dropped for lone surrogates: those of the JSON itself, or bytes that were not UTF-8 (U+DC80 … U+DCFF)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        smuggled = 0xDC80 <= ord(text[error.start]) <= 0xDCFF
-        raise Dropped(rows.INVALID_UTF8 if smuggled else rows.INVALID_UNICODE) from error
-
-
-def is_label(text: str) -> bool:
-    """Return whether a text is short and can be kept."""
-    return len(text) <= LABEL_CHARS and is_keepable(text)
-
-
-def response_text(value: Any) -> str:
-    """Return a response's text; empty ones are dropped."""
+def response(value: Any) -> Turn:
+    """Return a response: text, a message, or a list with one message. Raises Dropped for empty ones."""
     if value is None:
         raise Dropped(rows.MISSING_RESPONSE)
     if isinstance(value, dict):
-        value = message(value).content
+        turn = message(value)
     elif isinstance(value, list):
         turns = message_list(value)
         if len(turns) != 1:
-            raise Dropped(rows.NOT_MESSAGES)
-        value = turns[0].content
-    text = clean_text(value)
-    if not text.strip():
+            raise Dropped(rows.SEVERAL_MESSAGES)
+        turn = turns[0]
+    else:
+        turn = Turn(ASSISTANT, clean_text(value))
+    if is_empty(turn):
         raise Dropped(rows.EMPTY_RESPONSE)
-    return text
+    return turn
 
 
-def number(value: Any) -> float | None:
-    """Return a finite number, also written as text; None for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        return None
-    try:
-        result = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return result if math.isfinite(result) else None
+def is_empty(turn: Turn) -> bool:
+    """Return whether a turn says nothing: neither text nor a tool call."""
+    return not turn.content.strip() and '"tool_calls":' not in (turn.fields or "")
 
 
 def is_message(value: Any) -> bool:
-    """Return whether a value is an object with a role and a content."""
-    return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in CONTENT_KEYS)
+    """Return whether a value is an object with a role and a content, or a call in its place."""
+    return (
+        isinstance(value, dict)
+        and any(key in value for key in ROLE_KEYS)
+        and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
+    )
 
 
 def message(value: Any) -> Turn:
-    """Return a message written as {role, content}, {from, value} or {role, text}."""
+    """Return a message written as {role, content}, {from, value} or {role, text}, with its other fields."""
     if not is_message(value):
         raise Dropped(rows.NOT_MESSAGES)
-    name = next(value[key] for key in ROLE_KEYS if key in value)
-    role = ROLES.get(name.lower()) if isinstance(name, str) else None
+    role = read_role(value)
+    content = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
+    if role == CALL:
+        return Turn(ASSISTANT, "", write_compact({"tool_calls": read_calls(content)}))
+    reasoning = ""
+    if isinstance(content, list | dict):
+        content, reasoning = join_parts(content if isinstance(content, list) else [content])
+    fields = read_fields(value, reasoning) if len(value) > 2 or reasoning or content is None else None
+    if content is None:
+        if fields is None:
+            raise Dropped(rows.NO_CONTENT)
+        content = ""
+    return Turn(role, clean_text(content), fields)
+
+
+def read_role(value: dict[str, Any]) -> str:
+    """Return the role of a message by its name in the internal form. Raises Dropped, with the name, for an unknown one."""
+    name = next((value[key] for key in ROLE_KEYS if value.get(key) is not None), None)
+    role = ROLES.get(name) or ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
-        raise Dropped(rows.UNKNOWN_ROLE)
-    content = next(value[key] for key in CONTENT_KEYS if key in value)
-    if isinstance(content, list):  # content parts, as in {"type": "text", "text": …}
-        if not all(isinstance(part, dict) and part.get("type", "text") == "text" for part in content):
-            raise Dropped(rows.NOT_TEXT)
-        content = "".join(clean_text(part.get("text")) for part in content)
-    return Turn(role, clean_text(content))
+        raise Dropped(rows.naming(rows.UNKNOWN_ROLE, name))
+    return role
 
 
 def message_list(value: Any) -> list[Turn]:
@@ -142,6 +129,19 @@ def transcript(text: Any) -> list[Turn]:
     ]
 
 
+def read_text(text: str) -> Any:
+    """Return the messages that a text holds, as objects; the text itself when it holds none. Raises Dropped."""
+    found = read_written(text)
+    if found is text or (isinstance(found, list) and all(map(is_message, found))):
+        return found
+    return found if is_message(found) and knows_role(found) else text
+
+
+def knows_role(value: dict[str, Any]) -> bool:
+    """Return whether a message's role is one of those known: else it may be an answer in JSON."""
+    return any(str(value.get(key)).strip().lower() in ROLES for key in ROLE_KEYS)
+
+
 def conversation(value: Any) -> list[Turn]:
     """Return a conversation in any form: message list, one message, transcript, or plain text as one user turn."""
     if value is None:
@@ -153,19 +153,21 @@ def conversation(value: Any) -> list[Turn]:
     return [Turn(USER, clean_text(value))]
 
 
-def split_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
-    """Return a conversation's prompt and the assistant's last turn."""
+def split_answer(turns: list[Turn]) -> tuple[list[Turn], Turn]:
+    """Return a conversation's prompt and the assistant's last turn, the one that is learned."""
     if turns[-1].role != ASSISTANT:
         raise Dropped(rows.NO_ASSISTANT)
-    return turns[:-1], turns[-1].content
+    if is_empty(turns[-1]):
+        raise Dropped(rows.EMPTY_RESPONSE)
+    return turns[:-1], turns[-1]
 
 
 def check_prompt(turns: list[Turn]) -> list[Turn]:
     """Return a prompt that asks something: at least one message that is not blank and does not come from the system."""
-    while turns and turns[-1].role == ASSISTANT and not turns[-1].content.strip():
+    while turns and turns[-1].role == ASSISTANT and is_empty(turns[-1]):
         turns = turns[:-1]  # the open turn that a template ends with
     if not turns:
         raise Dropped(rows.MISSING_PROMPT)
-    if not any(turn.content.strip() for turn in turns if turn.role != SYSTEM):
+    if all(is_empty(turn) for turn in turns if turn.role != SYSTEM):
         raise Dropped(rows.EMPTY_PROMPT)
     return turns

@@ -5,78 +5,123 @@ from typing import Any
 
 from app.domain.dataset import NEITHER
 from app.ingest import rows
-from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, pair, prompt_of, with_system
+from app.ingest.examples import (
+    Candidate,
+    Cells,
+    Columns,
+    UnnumberedExample,
+    by_rating,
+    candidate,
+    pair,
+    prompt_of,
+    with_system,
+)
 from app.ingest.messages import (
     ASSISTANT,
+    TOOL,
     Turn,
     check_prompt,
     conversation,
     message_list,
-    number,
-    response_text,
+    response,
     split_answer,
     transcript,
 )
 from app.ingest.rows import Dropped
+from app.ingest.texts.plain import clean_text, number
 
 
-def ratings_of(columns: Columns, row: dict[str, Any], *roles: str) -> list[float | None]:
+def ratings_of(cells: Cells, *roles: str) -> list[float | None]:
     """Return the numbers of two rating columns; both None unless both can be read."""
-    found = [number(columns.get(row, role)) for role in roles]
+    found = [number(cells.get(role)) for role in roles]
     return found if None not in found else [None for _ in roles]
 
 
-def rated_pair(columns: Columns, row: dict[str, Any], prompt: list[Turn], chosen: str, rejected: str) -> UnnumberedExample:
+def rated_pair(cells: Cells, prompt: list[Turn], chosen: Turn, rejected: Turn) -> UnnumberedExample:
     """Return a pair with its ratings, where the row has them."""
-    if not chosen.strip() or not rejected.strip():
-        raise Dropped(rows.EMPTY_RESPONSE)
-    high, low = ratings_of(columns, row, "rating_chosen", "rating_rejected")
+    high, low = ratings_of(cells, "rating_chosen", "rating_rejected")
     notes = ("rating tie",) if high is not None and high == low else ()
-    return pair(prompt, Candidate(chosen, high), Candidate(rejected, low), notes)
+    return pair(prompt, candidate(chosen, high), candidate(rejected, low), notes)
 
 
-def from_pair(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
-    """Prompt, chosen and rejected; responses that repeat the prompt as messages are split."""
-    chosen, rejected = columns.get(row, "chosen"), columns.get(row, "rejected")
+def from_pair(columns: Columns, cells: Cells) -> UnnumberedExample:
+    """Prompt, chosen and rejected; responses that repeat or go on with the prompt as messages are split."""
+    chosen, rejected = cells.get("chosen"), cells.get("rejected")
     if holds_prompt(chosen) or holds_prompt(rejected):
-        return from_conversations(columns, row)
+        return from_conversations(columns, cells)
     prompt_role = "conversations" if columns.has("conversations") else "prompt"
-    return rated_pair(columns, row, prompt_of(columns, row, prompt_role), response_text(chosen), response_text(rejected))
+    return rated_pair(cells, prompt_of(cells, prompt_role), response(chosen), response(rejected))
 
 
-def from_alpaca(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_alpaca(_: Columns, cells: Cells) -> UnnumberedExample:
     """Instruction, input, chosen and rejected."""
-    prompt = prompt_of(columns, row, "instruction")
-    return rated_pair(
-        columns, row, prompt, response_text(columns.get(row, "chosen")), response_text(columns.get(row, "rejected"))
-    )
+    prompt = prompt_of(cells, "instruction")
+    return rated_pair(cells, prompt, response(cells.get("chosen")), response(cells.get("rejected")))
 
 
-def from_transcripts(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_transcripts(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Two whole dialogues that differ in the assistant's last turn."""
-    return from_dialogues(columns, row, *(split_answer(transcript(cell(columns, row, role))) for role in ("chosen", "rejected")))
+    sides = [present(cells, role) for role in ("chosen", "rejected")]
+    return from_dialogues(columns, cells, *(transcript(side) if isinstance(side, str) else message_list(side) for side in sides))
 
 
-def from_conversations(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
-    """Two message lists: whole conversations, or only the answers to an explicit prompt."""
-    sides = [message_list(cell(columns, row, role)) for role in ("chosen", "rejected")]
-    if not any(turn.role != ASSISTANT for side in sides for turn in side):
-        opening = conversation(columns.get(row, "prompt"))
-        sides = [[*opening, *side] for side in sides]
-    return from_dialogues(columns, row, *(split_answer(side) for side in sides))
+def from_conversations(columns: Columns, cells: Cells) -> UnnumberedExample:
+    """Two message lists: whole conversations, or only what follows an explicit prompt."""
+    return from_dialogues(columns, cells, *whole_sides(cells, "chosen", "rejected"))
 
 
-def from_dialogues(columns: Columns, row: dict[str, Any], *sides: tuple[list[Turn], str]) -> UnnumberedExample:
-    """Return a pair out of two (prompt, answer) with the same prompt."""
-    (prompt, chosen), (other_prompt, rejected) = sides
-    if prompt != other_prompt:
-        raise Dropped(rows.PROMPTS_DIFFER)
-    return rated_pair(columns, row, with_system(columns, row, check_prompt(prompt)), chosen, rejected)
+def whole_sides(cells: Cells, *roles: str) -> list[list[Turn]]:
+    """Return both conversations from their start: sides that begin after the prompt get it put before them."""
+    sides = [turns_of(present(cells, role)) for role in roles]
+    opening = cells.get("prompt", cells.get("conversations"))
+    if not any(goes_on(side) for side in sides):
+        return sides
+    if opening is None:
+        if all(turn.role == ASSISTANT for side in sides for turn in side):
+            raise Dropped(rows.MISSING_PROMPT)
+        return sides
+    start = conversation(opening)
+    return sides if any(start[-1] in side for side in sides) else [[*start, *side] for side in sides]
 
 
-def cell(columns: Columns, row: dict[str, Any], role: str) -> Any:
+def goes_on(side: list[Turn]) -> bool:
+    """Return whether a side begins where a prompt ends: with the assistant or a tool."""
+    return side[0].role in (ASSISTANT, TOOL)
+
+
+def turns_of(value: Any) -> list[Turn]:
+    """Return a side's messages; a text is the assistant's."""
+    return [Turn(ASSISTANT, clean_text(value))] if isinstance(value, str) else message_list(value)
+
+
+def from_dialogues(columns: Columns, cells: Cells, first: list[Turn], second: list[Turn]) -> UnnumberedExample:
+    """Return a pair out of two conversations: the last message of each is learned, all before it is the prompt of both."""
+    if columns.options.get("first_difference") is True:
+        first, second = until_difference(first, second)
+    (prompt, chosen), (other, rejected) = split_answer(first), split_answer(second)
+    check_alike(prompt, other)
+    return rated_pair(cells, with_system(cells, check_prompt(prompt)), chosen, rejected)
+
+
+def until_difference(first: list[Turn], second: list[Turn]) -> tuple[list[Turn], list[Turn]]:
+    """Return both conversations up to the first message in which they differ; as they are, when they don't."""
+    for count, (one, other) in enumerate(zip(first, second, strict=False), start=1):
+        if one != other:
+            return first[:count], second[:count]
+    return first, second
+
+
+def check_alike(prompt: list[Turn], other: list[Turn]) -> None:
+    """Raise Dropped for prompts that differ; the reason tells whether only the assistant's turns do."""
+    if prompt == other:
+        return
+    asked, other_asked = ([turn for turn in turns if turn.role != ASSISTANT] for turns in (prompt, other))
+    raise Dropped(rows.ANSWERS_DIFFER if asked == other_asked else rows.PROMPTS_DIFFER)
+
+
+def present(cells: Cells, role: str) -> Any:
     """Return a response's value, which must be there."""
-    value = columns.get(row, role)
+    value = cells.get(role)
     if value is None:
         raise Dropped(rows.MISSING_RESPONSE)
     return value
@@ -87,36 +132,35 @@ def holds_prompt(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1
 
 
-def from_two(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_two(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Two responses with a label, votes or ratings; ties are kept, with preference 0 on both."""
-    prompt, first, second = two_answers(columns, row)
-    if first.content.strip() == second.content.strip():
+    prompt, first, second = two_answers(cells)
+    if first.content.strip() == second.content.strip() and first.fields == second.fields:
         raise Dropped(rows.IDENTICAL)
     if columns.has("rating_a", "rating_b"):
-        ratings = ratings_of(columns, row, "rating_a", "rating_b")
+        ratings = ratings_of(cells, "rating_a", "rating_b")
         if None in ratings and not columns.has("label") and not columns.has("votes"):
             raise Dropped(rows.MISSING_RATING)
         first, second = first._replace(rating=ratings[0]), second._replace(rating=ratings[1])
     if columns.has("label") or columns.has("votes"):
-        return by_votes(columns, row, prompt, first, second)
+        return by_votes(columns, cells, prompt, first, second)
     return by_rating(prompt, [first, second])
 
 
-def two_answers(columns: Columns, row: dict[str, Any]) -> tuple[list[Turn], Candidate, Candidate]:
+def two_answers(cells: Cells) -> tuple[list[Turn], Candidate, Candidate]:
     """Return the prompt and both responses; whole conversations bring their prompt along."""
-    values = [columns.get(row, role) for role in ("response_a", "response_b")]
+    values = [cells.get(role) for role in ("response_a", "response_b")]
     if not any(holds_prompt(value) for value in values):
-        first, second = (Candidate(response_text(value)) for value in values)
-        return prompt_of(columns, row), first, second
-    (prompt, a), (other_prompt, b) = (split_answer(message_list(value)) for value in values)
-    if prompt != other_prompt:
-        raise Dropped(rows.PROMPTS_DIFFER)
-    return with_system(columns, row, check_prompt(prompt)), Candidate(response_text(a)), Candidate(response_text(b))
+        first, second = (candidate(response(value)) for value in values)
+        return prompt_of(cells), first, second
+    (prompt, a), (other, b) = (split_answer(side) for side in whole_sides(cells, "response_a", "response_b"))
+    check_alike(prompt, other)
+    return with_system(cells, check_prompt(prompt)), candidate(a), candidate(b)
 
 
-def by_votes(columns: Columns, row: dict[str, Any], prompt: list[Turn], first: Candidate, second: Candidate) -> UnnumberedExample:
+def by_votes(columns: Columns, cells: Cells, prompt: list[Turn], first: Candidate, second: Candidate) -> UnnumberedExample:
     """Return what most labels say decides; labels that can't be read don't count, unless none is left."""
-    labels = [columns.get(row, "label")] if columns.has("label") else columns.get_all(row, "votes")
+    labels = [cells.get("label")] if columns.has("label") else cells["votes"]
     votes = Counter(vote for vote in (read_label(columns, label) for label in labels) if vote is not None)
     if not votes:
         raise Dropped(rows.MISSING_LABEL)

@@ -6,15 +6,21 @@ Lengths are in characters (tokens need a tokenizer, which the data does not have
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED, Audit
-from app.ingest.convert import Converted, RowCount
+from app.ingest.convert import Converted, Lines, RowCount
 from app.ingest.examples import Candidate, UnnumberedExample
-from app.ingest.messages import Turn
+from app.ingest.messages import ASSISTANT, Turn
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows
 HISTOGRAM_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+CONTINUED = "the prompt ends with the assistant's turn, which the response continues"
+CALLS = "holds tool calls: only chat templates that know them write them"
+TOOLS = "describes tools: only chat templates that know them write them"
+REASONING = "holds reasoning in a field of its own: only chat templates that know it write it"
 
 CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\u00ad]")
@@ -115,7 +121,7 @@ class Profile:
         self.labels: Counter[int | None] = Counter()
         self.responses_per_example: Counter[int] = Counter()
         self.marks: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
+        self.notes = Lines()
         self.rating_values: Counter[float] = Counter()
         self.longer_chosen = self.shorter_chosen = 0
 
@@ -126,7 +132,8 @@ class Profile:
         self.num_responses += len(draft.answers)
         self.responses_per_example[len(draft.answers)] += 1
         self.turns[sum(turn.role != "system" for turn in draft.prompt)] += 1
-        self.notes.update(draft.notes)
+        for note in notes_of(draft):
+            self.notes.add(item.line, note)
         self.prompts.add(tuple(draft.prompt))
         self.rows.add((tuple(draft.prompt), tuple(answer.content for answer in draft.answers)))
         self.prompt_chars.add(sum(len(turn.content) for turn in draft.prompt))
@@ -166,6 +173,8 @@ class Profile:
             num_responses=self.num_responses,
             num_pairs=self.num_pairs,
             dropped=tally.dropped(),
+            notes=[*self.notes.noted(), *tally.noted()],
+            unused=tally.unused.counts() if tally.unused else {},
             has_rating=self.ratings.count > 0,
             has_preference=sum(n for label, n in self.labels.items() if label is not None) > 0,
             facts=self._facts(),
@@ -192,8 +201,8 @@ class Profile:
             "ratings": {**self.ratings.summary(), "values": self._rating_values()},
             "rating_gap": self.rating_gaps.summary(),
             "length_bias": self._length_bias(),
-            "num_ties": self.notes["tie"],
-            "notes": dict(self.notes),
+            "num_ties": self.notes.counts["tie"],
+            "notes": dict(self.notes.counts),
             "characters": {name: n for name, n in self.marks.items() if name != "non_ascii"},
         }
 
@@ -211,6 +220,21 @@ class Profile:
             "share_longer_chosen": self.longer_chosen / compared if compared else None,
             "num_compared": compared,
         }
+
+
+def notes_of(draft: UnnumberedExample) -> Iterator[str]:
+    """Yield what should be known of an example."""
+    yield from draft.notes
+    if draft.prompt[-1].role == ASSISTANT:
+        yield CONTINUED
+    carried = "".join([turn.fields for turn in draft.prompt if turn.fields] + [one.fields for one in draft.answers if one.fields])
+    if carried:
+        if '"tool_calls":' in carried:
+            yield CALLS
+        if '"reasoning_content":' in carried:
+            yield REASONING
+    if draft.tools:
+        yield TOOLS
 
 
 def marks_of(draft: UnnumberedExample) -> set[str]:

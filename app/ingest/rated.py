@@ -4,29 +4,37 @@ from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED
 from app.ingest import rows
-from app.ingest.examples import Candidate, Columns, UnnumberedExample, by_rating, prompt_of, with_system
-from app.ingest.messages import check_prompt, conversation, number, response_text, split_answer
+from app.ingest.examples import Cells, Columns, UnnumberedExample, by_rating, candidate, prompt_of, with_system
+from app.ingest.messages import Turn, check_prompt, conversation, message_list, response, split_answer
 from app.ingest.rows import Dropped
+from app.ingest.texts.plain import number
 
 TRUE = frozenset({"true", "yes", "good", "desirable", "1"})
 FALSE = frozenset({"false", "no", "bad", "undesirable", "0"})
 
 
-def from_rated(columns: Columns, row: dict[str, Any]) -> UnnumberedExample:
+def from_rated(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Return a prompt, a response, and a number or a verdict on it."""
     if columns.has("messages"):
-        turns, text = split_answer(conversation(columns.get(row, "messages")))
-        prompt = with_system(columns, row, check_prompt(turns))
-        text = response_text(text)
+        turns, answer = split_answer(conversation(cells.get("messages")))
+        prompt = with_system(cells, check_prompt(turns))
     else:
-        prompt, text = prompt_of(columns, row), response_text(columns.get(row, "response"))
-    rating = number(columns.get(row, "rating")) if columns.has("rating") else None
-    verdict = read_verdict(columns.get(row, "label")) if columns.has("label") else None
+        prompt, answer = split_response(prompt_of(cells), cells.get("response"))
+    rating = number(cells.get("rating")) if columns.has("rating") else None
+    verdict = read_verdict(cells.get("label")) if columns.has("label") else None
     if columns.has("rating") and rating is None:
         raise Dropped(rows.MISSING_RATING)
     if columns.has("label") and verdict is None:
         raise Dropped(rows.MISSING_LABEL)
-    return UnnumberedExample(prompt, [Candidate(text, rating, verdict)])
+    return UnnumberedExample(prompt, [candidate(answer, rating)._replace(preference=verdict)])
+
+
+def split_response(prompt: list[Turn], value: Any) -> tuple[list[Turn], Turn]:
+    """Return prompt and response; of a response in several messages the last is learned, those before it are prompt."""
+    if not isinstance(value, list) or len(value) < 2:
+        return prompt, response(value)
+    before, answer = split_answer(message_list(value))
+    return (before if prompt[-1] in before else [*prompt, *before]), answer
 
 
 def read_verdict(value: Any) -> int | None:

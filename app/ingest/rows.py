@@ -37,10 +37,24 @@ EMPTY_RESPONSE = "empty response"
 IDENTICAL = "identical responses"
 NOT_TEXT = "a text is not text"
 NOT_MESSAGES = "messages can't be read"
+NOT_WRITTEN = "messages written as text that is neither JSON nor a Python list"
+NO_CONTENT = "message without a content"
+SEVERAL_MESSAGES = "several messages where one response is expected"
+MEDIA = "holds images, video or audio, and this studio trains on text"
+OTHER_PART = "message with a content part that is no text, of type"
+BAD_CALL = "a tool call without a function's name"
+BAD_TOOLS = "tools are no list of descriptions"
 UNKNOWN_ROLE = "message with an unknown role"
 PROMPTS_DIFFER = "prompt parts differ"
+ANSWERS_DIFFER = "answers differ before the last one, which alone is learned"
 NO_ASSISTANT = "no assistant turn at the end"
 LENGTHS_DIFFER = "lists of different length"
 ONE_RESPONSE = "fewer than two responses"
 TOO_MANY_RESPONSES = "too many responses"
 UNRANKED = "replies without ranks"
+
+
+def naming(reason: str, name: Any) -> str:
+    """Return a reason with the name that it speaks of, made short and safe to show."""
+    shown = "".join(c if c.isprintable() and c != '"' else "·" for c in str(name)[:40])
+    return f'{reason} "{shown}"'

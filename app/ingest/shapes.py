@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid
+from app.ingest.columns import SHAPE_ROLES
 from app.ingest.survey import (
     BOOLEAN,
     LISTS,
@@ -16,6 +17,7 @@ from app.ingest.survey import (
     NUMBER,
     NUMBERS,
     OBJECT,
+    OBJECTS,
     TEXT,
     TEXTS,
     TRANSCRIPT,
@@ -61,7 +63,15 @@ def detect(survey: Survey) -> ColumnMapping | None:
     found = [mapping for finder in finders if (mapping := finder(survey)) is not None]
     if not found:
         refuse_without_preference(survey)
-    return found[0] if len(found) == 1 else None
+    return with_tools(survey, found[0]) if len(found) == 1 else None
+
+
+def with_tools(survey: Survey, mapping: ColumnMapping) -> ColumnMapping:
+    """Return the mapping with the column of the tools' descriptions, where the shape has a part for it."""
+    takes = any(role.name == "tools" for role in SHAPE_ROLES[mapping.shape])
+    if not takes or not survey.columns.get("tools") or not survey.columns["tools"].is_only(OBJECTS, TEXT, OBJECT):
+        return mapping
+    return mapping.model_copy(update={"columns": {**mapping.columns, "tools": "tools"}})
 
 
 def only(survey: Survey, names: tuple[str, ...]) -> str | None:

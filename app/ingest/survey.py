@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.domain.texts import make_keepable
-from app.ingest.messages import CONTENT_KEYS, ROLE_KEYS, TAGGED, is_label, is_message, is_transcript
+from app.ingest.messages import TAGGED, is_message, is_transcript, read_text
+from app.ingest.rows import Dropped
+from app.ingest.texts.plain import is_label
+from app.ingest.texts.written import HAS_ROLE, WRITTEN_LIST
 
 MAX_SHOWN_COLUMNS = 100
 PREVIEW_ROWS = 5
@@ -16,7 +19,6 @@ TEXTS, NUMBERS, TURNS, LISTS, OBJECT, OBJECTS, LIST, OTHER = (
 )  # fmt: skip
 
 WRITTEN = "message list written as text"
-WRITTEN_LISTS = tuple(f"[{{{quote}{key}{quote}" for quote in "'\"" for key in (*ROLE_KEYS, *CONTENT_KEYS))
 
 
 def kind_of(value: Any) -> str | None:
@@ -28,7 +30,7 @@ def kind_of(value: Any) -> str | None:
     if isinstance(value, int | float):
         return NUMBER
     if isinstance(value, str):
-        if value.startswith(WRITTEN_LISTS):
+        if WRITTEN_LIST.match(value) and HAS_ROLE.search(value, 0, 500):
             return WRITTEN
         return TRANSCRIPT if is_transcript(value) else TEXT
     if isinstance(value, dict):
@@ -47,6 +49,14 @@ def kind_of_list(value: list[Any]) -> str:
     if all(isinstance(item, dict) for item in value):
         return OBJECTS
     return LISTS if all(isinstance(item, list) for item in value) else LIST
+
+
+def read_cell(value: Any) -> Any:
+    """Return the messages that a text holds; anything else, and texts that can't be read as such, as they are."""
+    try:
+        return read_text(value) if isinstance(value, str) else value
+    except Dropped:
+        return value
 
 
 class Column:
@@ -89,9 +99,9 @@ class Survey:
     """The columns of a sample of rows, nested fields under dotted names."""
 
     def __init__(self, sample: Sequence[dict[str, Any]]) -> None:
-        self.sample = sample
+        self.sample = [{name: read_cell(value) for name, value in row.items()} for row in sample]
         self.columns: dict[str, Column] = {}
-        for row in sample:
+        for row in self.sample:
             for name, value in row.items():
                 self._add(name, value)
 

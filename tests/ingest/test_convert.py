@@ -10,6 +10,7 @@ from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import StudioError
 from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES
 from app.ingest.convert import RowCount, convert_rows
+from app.ingest.examples import Columns
 from app.ingest.ingest import settle_mapping
 from app.ingest.limits import Limits
 from app.ingest.rows import Row
@@ -45,12 +46,12 @@ COLUMNS = [
 @given(data=st.data())
 def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
     roles = {role.name: role for role in SHAPE_ROLES[shape]}
-    columns = {name: [name] if role.many else name for name, role in roles.items()}
+    names = {name: [name] if role.many else name for name, role in roles.items()}
     options = {option.name: option.default for option in SHAPE_OPTIONS.get(shape, ())}
-    found = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(columns, VALUES)), max_size=4))
-    tally = RowCount()
-    mapping = ColumnMapping(shape=shape, columns=columns, options=options)
-    examples = list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), mapping, tally, Limits()))
+    found = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES)), max_size=4))
+    columns = Columns(ColumnMapping(shape=shape, columns=names, options=options))
+    tally = RowCount(columns)
+    examples = list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), columns, tally, Limits()))
     assert tally.num_rows == len(found) == tally.num_kept_rows + sum(item.count for item in tally.dropped())
     for example in examples:
         assert example.draft.prompt
@@ -68,5 +69,5 @@ def test_recognising_any_file_ends_in_a_mapping_or_a_sentence(found):
         said = f"{error.detail} {error.extra}".encode()
     else:
         said = mapping.model_dump_json().encode()
-        list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), mapping, RowCount(), Limits()))
+        list(convert_rows((Row(n, row) for n, row in enumerate(found, 1)), Columns(mapping), RowCount(), Limits()))
     assert b"\0" not in said

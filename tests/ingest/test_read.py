@@ -227,12 +227,38 @@ def test_message_lists_in_csv_cells_are_read(read_bytes):
     assert (read.shape, read.pairs()) == ("conversation_pair", [("a", "b")])
 
 
-def test_message_lists_written_as_text_are_not_taken_for_text(read_rows):
+SIDES = [[{"role": "user", "content": "It's 1"}, {"role": "assistant", "content": answer}] for answer in ('a "b"', "c\n")]
+
+
+@pytest.mark.parametrize("write", [
+    json.dumps, repr, lambda side: json.dumps(side, indent=1), lambda side: " " + json.dumps(side, separators=(",", ":")),
+    lambda side: f"array({side!r}, dtype=object)"[6:-15],
+])  # fmt: skip
+def test_message_lists_written_as_text_are_messages_however_they_are_spaced(read_rows, write):
+    read = read_rows({"chosen": write(SIDES[0]), "rejected": write(SIDES[1])})
+    assert (read.shape, read.pairs()) == ("conversation_pair", [('a "b"', "c\n")])
+    assert read.prompts() == [[("user", "It's 1")]]
+
+
+def test_message_lists_that_are_neither_json_nor_python_are_not_taken_for_text(read_rows):
+    numpy = "[{'role': 'user', 'content': 'Hi'}\n {'role': 'assistant', 'content': 'a'}]"
     with pytest.raises(MappingNeeded) as caught:
-        read_rows(
-            {"prompt": "Hi", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": "[{'role': 'x', 'content': 'b'}]"}
-        )
+        read_rows({"prompt": "Hi", "chosen": numpy, "rejected": numpy})
     assert caught.value.extra["columns"][1]["type"] == "message list written as text"
+    good = {
+        "prompt": "Hi",
+        "chosen": [{"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "assistant", "content": "b"}],
+    }
+    read = read_rows(good, {**good, "chosen": numpy})
+    assert read.dropped == {"messages written as text that is neither JSON nor a Python list": [2]}
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"role": "admin", "content": "x"}', '[{"value": 1}', '[{"text": "a"}]', "[1, 2]", "{'a': 1}"]
+)
+def test_answers_in_json_are_texts(read_rows, answer):
+    assert read_rows({"prompt": "Hi", "chosen": answer, "rejected": "b"}).pairs() == [(answer, "b")]
 
 
 def test_rows_are_numbered_by_the_files_lines_or_as_rows(read_bytes, tmp_path):

@@ -18,13 +18,15 @@ HELPSTEER = {
     "options": {"group_by_prompt": True},
 }
 
+DIFFER = "answers differ before the last one, which alone is learned"
+
 # file: shape, rows, examples, responses, pairs, dropped by reason
 EXPECTED: dict[str, tuple[Shape, int, int, int, int, dict[str, int]]] = {
     "hh/harmless-base.jsonl.gz": (
-        Shape.TRANSCRIPT_PAIR, 1975, 1967, 3934, 1967, {"prompt parts differ": 5, "empty response": 3},
+        Shape.TRANSCRIPT_PAIR, 1975, 1967, 3934, 1967, {DIFFER: 5, "empty response": 3},
     ),
     "hh/helpful-base.jsonl": (
-        Shape.TRANSCRIPT_PAIR, 2035, 2022, 4044, 2022, {"prompt parts differ": 9, "empty response": 4},
+        Shape.TRANSCRIPT_PAIR, 2035, 2022, 4044, 2022, {DIFFER: 9, "empty response": 4},
     ),
     "hh_reward_scored/helpful_base.first500.json": (Shape.CANDIDATES, 500, 499, 998, 499, {"empty response": 1}),
     "hh_reward_scored/harmless_base.first500.json": (Shape.CANDIDATES, 500, 500, 1000, 500, {}),

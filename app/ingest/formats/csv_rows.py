@@ -1,15 +1,13 @@
 """Rows of CSV: comma, semicolon or tab, quotes doubled, a header with the columns' names."""
 
 import csv
-import json
 from collections.abc import Iterator
-from typing import Any
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
 from app.ingest.formats.unpack import Unpacked, iter_lines
-from app.ingest.messages import LABEL_CHARS, is_label, is_message
 from app.ingest.rows import Row
+from app.ingest.texts.plain import LABEL_CHARS, is_label
 
 DELIMITERS = (",", ";", "\t")
 
@@ -81,16 +79,4 @@ def read_csv(source: Unpacked) -> Iterator[Row]:
             continue
         if not any(fields):
             continue
-        cells = map(read_cell, fields)
-        yield Row(start, dict(zip(names, cells, strict=False)), "" if len(fields) == len(names) else rows.FIELD_COUNT)
-
-
-def read_cell(text: str) -> Any:
-    """Return a cell as it is, unless it holds a message list as JSON."""
-    if not text.startswith('[{"'):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, list) and all(map(is_message, value)) else text
+        yield Row(start, dict(zip(names, fields, strict=False)), "" if len(fields) == len(names) else rows.FIELD_COUNT)
