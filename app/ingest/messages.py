@@ -28,6 +28,7 @@ ROLES = {
 }  # fmt: skip
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
+ROLE_MARKS, CONTENT_MARKS = frozenset(ROLE_KEYS), frozenset((*CONTENT_KEYS, *CALL_KEYS))
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *FIELD_KEYS))
 TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 TAGGED = re.compile(r"\A(<\|(?:prompter|user|assistant|system)\|>)")
@@ -58,11 +59,7 @@ def is_empty(turn: Turn) -> bool:
 
 def is_message(value: Any) -> bool:
     """Return whether a value is an object with a role and a content, or a call in its place."""
-    return (
-        isinstance(value, dict)
-        and any(key in value for key in ROLE_KEYS)
-        and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
-    )
+    return isinstance(value, dict) and not ROLE_MARKS.isdisjoint(value) and not CONTENT_MARKS.isdisjoint(value)
 
 
 def message(value: Any) -> Turn:
@@ -70,7 +67,9 @@ def message(value: Any) -> Turn:
     if not is_message(value):
         raise Dropped(rows.NOT_MESSAGES)
     role = read_role(value)
-    content = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
+    content = value.get("content")
+    if content is None:
+        content = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
     if role == CALL:
         return Turn(ASSISTANT, "", write_compact({"tool_calls": read_calls(content)}))
     reasoning = ""
@@ -86,7 +85,9 @@ def message(value: Any) -> Turn:
 
 def read_role(value: dict[str, Any]) -> str:
     """Return the role of a message by its name in the internal form. Raises Dropped, with the name, for an unknown one."""
-    name = next((value[key] for key in ROLE_KEYS if value.get(key) is not None), None)
+    name = value.get("role")
+    if name is None:
+        name = value.get("from")
     role = ROLES.get(name) or ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise Dropped(rows.naming(rows.UNKNOWN_ROLE, name))

@@ -243,7 +243,7 @@ def marks_of(draft: UnnumberedExample) -> set[str]:
     for text in texts_of(draft.prompt, draft.answers):
         if "\r" in text:
             marks.add("carriage_return")
-        if CONTROL.search(text):
+        if not text.isprintable() and CONTROL.search(text):
             marks.add("control")
         if "<" in text and HTML.search(text):
             marks.add("html_like")
@@ -257,7 +257,7 @@ def rare(text: str) -> list[tuple[str, bool]]:
     """Characters that only non-ASCII texts can hold."""
     return [
         ("replacement", "\ufffd" in text),
-        ("invisible", INVISIBLE.search(text) is not None),
+        ("invisible", not text.isprintable() and INVISIBLE.search(text) is not None),
         ("right_to_left", RIGHT_TO_LEFT.search(text) is not None),
     ]
 

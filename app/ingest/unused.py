@@ -51,12 +51,19 @@ class UnusedFields:
         while open_values:
             path, found = open_values.pop()
             if isinstance(found, list):
-                open_values.extend((path + "[]", item) for item in found if isinstance(item, dict))
+                open_values.extend((path + "[]", item) for item in found if isinstance(item, dict) and not self._is_plain(item))
             elif isinstance(found, dict):
                 replies = found.get("replies")
                 if replies:
                     open_values.append((path.removesuffix("[]"), replies))
                 self._count_fields(path, found, self._known(name, found))
+
+    def _is_plain(self, found: dict[str, Any]) -> bool:
+        """Return whether this is a message of a role and a content and nothing else, as most are."""
+        if len(found) != 2 or "role" not in found or "content" not in found:
+            return False
+        self.num_developer += found["role"] == "developer"
+        return True
 
     def _known(self, name: str, found: dict[str, Any]) -> Collection[str]:
         if "replies" in found:
