@@ -24,6 +24,7 @@ COLLAPSED_SHARE = 0.2
 PLAIN_SHARE, PLAIN_SPREAD = 0.9, 1e-3
 LENGTH_CORRELATION = 0.5
 FILLED_SHARE = 0.5
+CUT_SHARE, UNFINISHED_SHARE = 0.05, 0.2
 EXPLOSION, FEWEST_STEPS, WINDOW = 100.0, 10, 20
 
 
@@ -55,6 +56,8 @@ def diagnose_data(
     batches: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]] = (),
     num_pairs: int = 0,
     num_equal_pairs: int = 0,
+    cut_prompts: tuple[int, int] = (0, 0),
+    cut_responses: tuple[int, int] = (0, 0),
     num_train: int = 0,
     num_held_out: int = 0,
     held_out_share: float = 0.0,
@@ -63,8 +66,9 @@ def diagnose_data(
 
     `rewards`: of all responses; `pairs`: (chosen, rejected) rewards; `lambda_` and `zscore`: as the recipe has them;
     `batches`: for each batch of the plan, the prompt of each response and the responses, as anything that compares equal when
-    they do; `num_equal_pairs` of `num_pairs`: pairs whose two responses are the same tokens after truncation; `num_train` and
-    `num_held_out`: examples on both sides of the split, of which `held_out_share` was wanted for the second.
+    they do; `num_equal_pairs` of `num_pairs`: pairs whose two responses are the same tokens after truncation;
+    `cut_prompts` and `cut_responses`: how many were cut to the longest length, of how many; `num_train` and `num_held_out`:
+    examples on both sides of the split, of which `held_out_share` was wanted for the second.
     """
     spread = pstdev(rewards) if len(rewards) > 1 else None
     centre, scale = (fmean(rewards), spread or 1.0) if zscore and rewards else (0.0, 1.0)
@@ -75,9 +79,24 @@ def diagnose_data(
         ("overflow_risk", find_overflow_risk({"weight/largest_exponent": largest})),
         ("low_diversity", find_low_diversity(batches)),
         ("truncated_pairs", find_truncated_pairs(num_equal_pairs, num_pairs)),
+        ("truncated", find_truncated(cut_prompts, cut_responses)),
         ("nothing_held_out", find_nothing_held_out(num_train, num_held_out, held_out_share)),
     ]
     return [raise_finding(name, evidence) for name, evidence in found if evidence]
+
+
+def find_truncated(cut_prompts: tuple[int, int], cut_responses: tuple[int, int]) -> str | None:
+    """Evidence of `truncated`; each as (how many were cut, of how many)."""
+    both = (("prompts", *cut_prompts), ("responses", *cut_responses))
+    told = [f"{percent(cut / num)} of the {what} ({cut} of {num})" for what, cut, num in both if cut > CUT_SHARE * num]
+    return f"{' and '.join(told)} are longer than their limit." if told else None
+
+
+def find_unfinished_answers(unfinished: int, num: int) -> str | None:
+    """Evidence of `unfinished_answers`: how many of the policy's answers came to no end, of how many."""
+    if unfinished <= UNFINISHED_SHARE * num:
+        return None
+    return f"{unfinished} of {num} answers ({percent(unfinished / num)}) reached evaluation.max_new_tokens without an end."
 
 
 def wilson_interval(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:

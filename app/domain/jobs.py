@@ -7,6 +7,8 @@ Layout of a run's folder (paths in the spec are absolute):
 The supervisor asks for a stop by creating `cancel` (user's cancel) in the attempt's folder, or by SIGTERM (go away, save first).
 """
 
+from datetime import date
+
 from pydantic import BaseModel, ConfigDict
 
 from app.domain.recipe import Recipe
@@ -44,4 +46,5 @@ class RunSpec(BaseModel):
     device: str = "cpu"  # "cpu" | "cuda"
     num_processes: int = 1  # ranks of this attempt; at most as many as the worker could give
     num_threads: int | None = None
+    launched_on: date | None = None  # what chat templates take for today, where the recipe does not say it
     supervisor_pid: int | None = None  # the runner stops when this process is gone; None: stand-alone

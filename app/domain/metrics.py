@@ -32,6 +32,10 @@ _METRICS = (
     Series("step_seconds", "Time per step", "s", "down", "Wall-clock time of one optimizer step."),
     Series("peak_memory_bytes", "Peak memory", "bytes", "down",
            "Most memory held so far: of the GPU, or of the process on a CPU."),
+    Series("data/cut_prompts", "Prompts cut", "share", "down",
+           "Share of the data set's prompts that were longer than tokens.max_prompt and lost their start."),
+    Series("data/cut_responses", "Responses cut", "share", "down",
+           "Share of the data set's responses that were longer than tokens.max_response: their end is not learned."),
     # weights of one batch
     Series("weight/mean", "Mean weight", "", "none",
            "Mean of w(x, y) over the responses that enter the loss; 1 when weights are rescaled to mean one."),
@@ -106,6 +110,10 @@ _METRICS = (
     Series("eval/length_policy", "Length of policy's answers", "tokens", "none", "Mean length of the policy's answers."),
     Series("eval/length_reference", "Length of reference's answers", "tokens", "none",
            "Mean length of the reference's answers."),
+    Series("eval/unfinished_policy", "Unfinished answers of the policy", "share", "down",
+           "Share of the policy's answers that reached evaluation.max_new_tokens without an end: they are judged as broken off."),
+    Series("eval/unfinished_reference", "Unfinished answers of the reference", "share", "none",
+           "Share of the reference's answers that reached evaluation.max_new_tokens without an end."),
     Series("eval/loss", "Held-out loss", "", "down",
            "Mean negative log-likelihood per token of the held-out chosen responses under the policy."),
     # evaluation of a reward model on held-out pairs

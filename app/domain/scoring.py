@@ -102,7 +102,7 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
         "max_examples": whole["max_examples"],
         "policy": {key: whole["policy"][key] for key in ("model", "revision", "dtype", "quantization")},
         "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")},
-        "tokens": whole["tokens"],
+        "tokens": {key: value for key, value in whole["tokens"].items() if value is not None},
         "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
         "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")},
     }

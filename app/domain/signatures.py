@@ -78,6 +78,18 @@ _SIGNATURES = (
         "signal.",
     ),
     Signature(
+        "truncated", "warning", "Texts are cut",
+        "more than 5 % of the prompts or of the responses are longer than their limit",
+        "Raise tokens.max_prompt or tokens.max_response (the launch page suggests lengths), or set tokens.overlong to drop: "
+        "a cut answer is learned without its end, and judged as it is cut.",
+    ),
+    Signature(
+        "unfinished_answers", "warning", "Answers do not come to an end",
+        "more than 20 % of the policy's answers to held-out prompts reach evaluation.max_new_tokens without an end",
+        "Raise evaluation.max_new_tokens: rewards, win rate and lengths judge answers that were broken off. If it does not help, "
+        "the policy does not learn to end: look at the tokens of its answers on the launch page, and at tokens.max_response.",
+    ),
+    Signature(
         "nothing_held_out", "warning", "Nothing is held out",
         "evaluation.share is above 0, but all examples have one prompt, which stays for training",
         "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "

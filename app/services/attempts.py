@@ -98,6 +98,7 @@ def build_spec(
         raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")
     policy = _find_source(session, files, "policy.model", recipe.policy.model, recipe.policy.revision)
     assert policy is not None
+    run = session.get(Run, claim.run_id)
     return RunSpec(
         run_id=claim.run_id,
         kind=claim.kind,
@@ -114,6 +115,7 @@ def build_spec(
         device=device,
         num_processes=claim.num_processes,
         num_threads=num_threads or settings.runner_threads or None,
+        launched_on=run.created_at.date() if run is not None else None,
         supervisor_pid=supervisor_pid,
     )
 

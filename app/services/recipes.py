@@ -1,6 +1,8 @@
 """Whether a recipe can be launched: its data set is ready and holds what the recipe needs, its models exist and fit."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 
 from sqlalchemy.orm import Session
 
@@ -71,6 +73,13 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
     faults.raise_any()
     assert dataset is not None  # or there was a fault
     return Ingredients(dataset, models, scoring)
+
+
+def freeze_date(recipe: Recipe, models: Iterable[Model], day: date) -> Recipe:
+    """Return the recipe with the day that its chat templates take for today, where one writes it: all attempts are alike then."""
+    if recipe.tokens.template_date or not any(model.facts.get("writes_date") for model in models):
+        return recipe
+    return recipe.model_copy(update={"tokens": recipe.tokens.model_copy(update={"template_date": day})})
 
 
 def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None:

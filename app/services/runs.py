@@ -6,6 +6,7 @@ The other side, what a worker does with them, is in `attempts`.
 import hashlib
 import json
 import re
+from datetime import date
 from functools import partial
 from itertools import count
 
@@ -18,7 +19,7 @@ from app.domain.events import LogWritten, StateChanged
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
-from app.services.recipes import Ingredients, find_ingredients
+from app.services.recipes import Ingredients, find_ingredients, freeze_date
 from app.store import journal
 from app.store.database import now
 from app.store.files.files import Files
@@ -95,11 +96,18 @@ def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Run |
 
 
 def new_run(
-    session: Session, owner_id: str, recipe: Recipe, ingredients: Ingredients, *, kind: RunKind = RunKind.TRAINING
+    session: Session,
+    owner_id: str,
+    recipe: Recipe,
+    ingredients: Ingredients,
+    *,
+    kind: RunKind = RunKind.TRAINING,
+    day: date | None = None,
 ) -> Run:
-    """Return a run of this recipe, not added to the session yet."""
+    """Return a run of this recipe, not added to the session yet. `day`: what its chat templates take for today."""
     dataset, models = ingredients.dataset, ingredients.models
     at = now(session)
+    recipe = freeze_date(recipe, models.values(), day or at.date())
     return Run(
         id=new_id("run"),
         owner_id=owner_id,

@@ -16,7 +16,7 @@ from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState
 from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_settings
 from app.services import runs
-from app.services.recipes import find_ingredients
+from app.services.recipes import find_ingredients, freeze_date
 from app.store import scorings as store
 from app.store.database import now
 from app.store.files.files import Files
@@ -48,6 +48,7 @@ def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
     """
     ingredients = find_ingredients(session, owner_id, recipe, kind=RunKind.SCORING)
     models = ingredients.models
+    recipe = freeze_date(recipe, models.values(), now(session).date())
     scoring = _find_or_add(session, owner_id, recipe, ingredients.dataset, models["policy"], models.get("reward"))
     scoring.used_at = now(session)
     if scoring.facts is not None and has_all_pairs(ScoringFacts.model_validate(scoring.facts)):

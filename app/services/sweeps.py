@@ -171,7 +171,7 @@ def _named(variant: Variant, name: str) -> Variant:
 
 def _queue(session: Session, sweep: Sweep, variants: Mapping[int, Variant], ingredients: Sequence[Ingredients]) -> None:
     for (number, variant), found in zip(variants.items(), ingredients, strict=True):
-        run = runs.new_run(session, sweep.owner_id, variant.recipe, found)
+        run = runs.new_run(session, sweep.owner_id, variant.recipe, found, day=sweep.created_at.date())
         run.sweep_id, run.variant = sweep.id, number
         run.scoring_id = found.scoring.id if found.scoring else None
         runs.enqueue(session, run)

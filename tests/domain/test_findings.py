@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.events import FindingRaised
-from app.domain.findings import diagnose_data, diagnose_step, mean_metrics, wilson_interval
+from app.domain.findings import (
+    diagnose_data,
+    diagnose_step,
+    find_unfinished_answers,
+    mean_metrics,
+    raise_finding,
+    wilson_interval,
+)
 from app.domain.recipe import Recipe
 from app.domain.signatures import SIGNATURES
 
@@ -185,12 +192,28 @@ def test_a_run_without_held_out_prompts_says_so_unless_that_was_wanted() -> None
     assert diagnose_data(num_train=8, num_held_out=1, held_out_share=0.1) == []
 
 
+def test_cut_texts_are_told_of_beyond_a_twentieth_of_them() -> None:
+    (finding,) = diagnose_data(cut_prompts=(1, 100), cut_responses=(12, 200))
+    assert (finding.name, finding.severity) == ("truncated", "warning")
+    assert finding.evidence == "6 % of the responses (12 of 200) are longer than their limit."
+    (finding,) = diagnose_data(cut_prompts=(6, 100), cut_responses=(200, 200))
+    assert "6 % of the prompts (6 of 100) and 100 % of the responses (200 of 200)" in finding.evidence
+    assert diagnose_data(cut_prompts=(5, 100), cut_responses=(10, 200)) == []
+
+
+def test_answers_without_an_end_are_told_of_beyond_a_fifth_of_them() -> None:
+    assert find_unfinished_answers(2, 10) is None
+    assert find_unfinished_answers(0, 0) is None
+    assert find_unfinished_answers(3, 10) == "3 of 10 answers (30 %) reached evaluation.max_new_tokens without an end."
+    assert raise_finding("unfinished_answers", "3 of 10", 5).severity == "warning"
+
+
 # Signatures and intervals
 
 
 def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_exists() -> None:
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
-    raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out"}
+    raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out", "truncated", "unfinished_answers"}
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}
     for signature in SIGNATURES.values():

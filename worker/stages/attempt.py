@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten, ProgressMade, StageStarted
@@ -27,11 +28,17 @@ class AttemptContext:
     spool: Spool
     stop: StopSignals
     ranks: Ranks = ALONE
+    constants: dict[str, float] = field(default_factory=dict)  # metrics that are the same at every step
     raised: set[str] = field(default_factory=set)  # names of findings that were told already
 
     @property
     def recipe(self) -> Recipe:
         return self.spec.recipe
+
+    @property
+    def day(self) -> date | None:
+        """What chat templates take for today, in every attempt at the run; None: the day it is."""
+        return self.recipe.tokens.template_date or self.spec.launched_on
 
     @property
     def checkpoints_dir(self) -> Path:

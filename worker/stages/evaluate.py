@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.events import ChatMessage, EvaluationLogged, SampleDrawn
-from app.domain.findings import wilson_interval
+from app.domain.findings import find_unfinished_answers, raise_finding, wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling, generate
@@ -26,11 +26,16 @@ LOSS_EXAMPLES = 64  # at least so many held-out examples (where there are as man
 
 @dataclass(frozen=True)
 class Answers:
-    """One answer per held-out prompt; `rewards` is None when nothing judges."""
+    """One answer per held-out prompt; `rewards` is None when nothing judges, unfinished ones reached max_new_tokens."""
 
     ids: list[list[int]]
     texts: list[str]
     rewards: list[float] | None
+    num_unfinished: int = 0
+
+    @property
+    def unfinished_share(self) -> float:
+        return self.num_unfinished / max(1, len(self.ids))
 
     @property
     def mean_length(self) -> float:
@@ -65,7 +70,7 @@ def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> Hel
     reference = _read_answers(path, len(prompts))
     if reference is None:
         ids = generate(model, [e.prompt_ids for e in prompts], sampling, attempt.stop.check)
-        reference = judge(attempt, ground, prompts, ids)
+        reference = judge(attempt, ground, prompts, ids, sampling)
         attempt.write_file(path, json.dumps(vars(reference)).encode())
     return HeldOut(prompts, loss_examples, ground, sampling, reference)
 
@@ -93,28 +98,38 @@ def evaluate(attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, s
         answers = held_out.reference
         if step > 0:
             ids = generate(model, [e.prompt_ids for e in held_out.prompts], held_out.sampling, attempt.stop.check)
-            answers = judge(attempt, held_out.ground, held_out.prompts, ids)
+            answers = judge(attempt, held_out.ground, held_out.prompts, ids, held_out.sampling)
         metrics |= compare(answers, held_out.reference)
         metrics["eval/kl"] = measure_kl(attempt, model, held_out, answers) if step > 0 else 0.0
         if step > 0:
             _report_samples(attempt, held_out, answers, step)
+            if evidence := find_unfinished_answers(answers.num_unfinished, len(answers.ids)):
+                attempt.raise_findings([raise_finding("unfinished_answers", evidence, step)])
     evaluation = EvaluationLogged.model_validate({"step": step, "metrics": metrics})
     attempt.emit(evaluation)
     return evaluation.metrics
 
 
-def judge(attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], ids: list[list[int]]) -> Answers:
+def judge(
+    attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], ids: list[list[int]], sampling: Sampling
+) -> Answers:
     """Texts and rewards of answers; the judging model is loaded for this and released again."""
     texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
+    unfinished = sum(not answer_ids or not sampling.ends(answer_ids) for answer_ids in ids)
     judging = attempt.spec.judge or attempt.spec.reward
     if judging is None or not prompts:
-        return Answers(ids, texts, None)
-    return Answers(ids, texts, RewardSource(attempt, ground, judging).score_answers(prompts, texts))
+        return Answers(ids, texts, None, unfinished)
+    return Answers(ids, texts, RewardSource(attempt, ground, judging).score_answers(prompts, texts), unfinished)
 
 
 def compare(policy: Answers, reference: Answers) -> dict[str, float]:
-    """Rewards, win rate (ties count half) with its 95 % Wilson interval, and lengths."""
-    metrics = {"eval/length_policy": policy.mean_length, "eval/length_reference": reference.mean_length}
+    """Rewards, win rate (ties count half) with its 95 % Wilson interval, lengths, and how many answers came to no end."""
+    metrics = {
+        "eval/length_policy": policy.mean_length,
+        "eval/length_reference": reference.mean_length,
+        "eval/unfinished_policy": policy.unfinished_share,
+        "eval/unfinished_reference": reference.unfinished_share,
+    }
     if policy.rewards is None or reference.rewards is None:
         return metrics
     num = len(policy.rewards)

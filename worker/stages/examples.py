@@ -15,10 +15,11 @@ from app.domain.errors import DatasetInvalid, RecipeInvalid
 from app.domain.memory import fit_window
 from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.encode import encode
-from worker.models.prompts import Prompted, PromptedIds, PromptFormat
+from worker.models.prompts import Conversation, Prompted, PromptedIds, PromptFormat
 from worker.models.template import ChatTurn, PromptRefused
 
 READ_ROWS = 512
+ROWS_NAMED, MOST_REASON = 20, 300
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,36 @@ class Lengths:
 
 
 @dataclass
+class PreparationNotes:
+    """What was cut or left out: counts by reason, with the first rows of each, and the share of texts that were cut."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    cut_prompts: tuple[int, int] = (0, 0)  # how many were cut, of how many
+    cut_responses: tuple[int, int] = (0, 0)
+
+    def add(self, reason: str, row: int) -> None:
+        self.counts[reason] += 1
+        rows = self.rows.setdefault(reason, [])
+        if len(rows) < ROWS_NAMED and row not in rows:
+            rows.append(row)
+
+    def tell(self) -> str:
+        """Return all reasons with their counts and rows, in words; "" when nothing was left out."""
+        told = []
+        for reason, count in sorted(self.counts.items()):
+            rows, more = self.rows[reason], ", …" if count > len(self.rows[reason]) else ""
+            told.append(f"{reason}: {count} ({'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))}{more})")
+        return "; ".join(told)
+
+
+@dataclass
 class Prepared:
     train: list[Encoded]
     held_out: list[Encoded]
     num_equal_pairs: int
     num_pairs: int
-    counts: Counter[str] = field(default_factory=Counter)
+    notes: PreparationNotes = field(default_factory=PreparationNotes)
 
 
 def fit_lengths(tokens: TokenSettings, max_new_tokens: int, window: int | None) -> Lengths:
@@ -90,25 +115,34 @@ def fit_lengths(tokens: TokenSettings, max_new_tokens: int, window: int | None) 
 
 
 def prepare(
-    recipe: Recipe, path: Path, prompt_format: PromptFormat, lengths: Lengths, progress: Callable[[int, int], None]
+    recipe: Recipe,
+    path: Path,
+    prompt_format: PromptFormat,
+    lengths: Lengths,
+    progress: Callable[[int, int], None],
+    reward_format: PromptFormat | None = None,
 ) -> Prepared:
-    """Encode the data set in `path` (the internal Parquet form) and split it; raises DatasetInvalid when nothing is left."""
-    counts: Counter[str] = Counter()
+    """Encode the data set in `path` (the internal Parquet form) and split it; raises DatasetInvalid when nothing is left.
+
+    What the reward model's own template refuses (`reward_format`) is left out as well.
+    """
+    notes = PreparationNotes()
     examples: list[Encoded] = []
     total = _count_rows(path, recipe.max_examples)
     done = 0
     for rows in _read(path, total):
-        examples += _encode_rows(rows, recipe, prompt_format, lengths, counts)
+        encoded = _encode_rows(rows, recipe, prompt_format, lengths, notes)
+        examples += [example for line, example in encoded if _is_judged(example, line, reward_format, notes)]
         done += len(rows)
         progress(done, total)
     if not examples:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.items()) or "it has no rows"
         raise DatasetInvalid(
-            f"No example of the data set can be used ({reasons}). Check the recipe's reward source and token limits."
+            f"No example of the data set can be used ({notes.tell() or 'it has no rows'}). "
+            "Check the recipe's reward source, token limits and prompt format."
         )
     pairs = [(a, b) for e in examples for a in e.responses for b in e.responses if a.preference == 1 and b.preference == -1]
     train, held_out = split(examples, recipe.evaluation.share, recipe.evaluation.seed)
-    return Prepared(train, held_out, sum(a.ids == b.ids for a, b in pairs), len(pairs), counts)
+    return Prepared(train, held_out, sum(a.ids == b.ids for a, b in pairs), len(pairs), notes)
 
 
 def split(examples: Sequence[Encoded], share: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
@@ -137,7 +171,7 @@ def _count_rows(path: Path, limit: int | None) -> int:
 def _read(path: Path, total: int) -> Iterator[list[dict[str, Any]]]:
     left = total
     file = pq.ParquetFile(path)
-    columns = ["example_id", "prompt", "responses", *(["tools"] if "tools" in file.schema_arrow.names else [])]
+    columns = [name for name in ("example_id", "line", "prompt", "responses", "tools") if name in file.schema_arrow.names]
     for batch in file.iter_batches(READ_ROWS, columns=columns):
         rows = batch.to_pylist()[:left]
         left -= len(rows)
@@ -148,29 +182,56 @@ def _read(path: Path, total: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def _encode_rows(
-    rows: list[dict[str, Any]], recipe: Recipe, prompt_format: PromptFormat, lengths: Lengths, counts: Counter[str]
-) -> Iterator[Encoded]:
+    rows: list[dict[str, Any]], recipe: Recipe, prompt_format: PromptFormat, lengths: Lengths, notes: PreparationNotes
+) -> Iterator[tuple[int, Encoded]]:
+    """Yield the row's number with its example."""
     kept = []
     for row in rows:
         if responses := _usable(row["responses"], recipe):
-            kept.append((row["example_id"], responses, _read_prompt(row, responses)))
+            kept.append((row, responses, _read_prompt(row, responses)))
         else:
-            counts[f"without a {recipe.reward.source}"] += 1
+            notes.add(f"without a {recipe.reward.source}", _line_of(row))
     encoded = encode(prompt_format, [prompted for *_, prompted in kept], lengths.max_prompt, lengths.max_response)
-    for (example_id, responses, prompted), found in zip(kept, encoded, strict=True):
+    for (row, responses, prompted), found in zip(kept, encoded, strict=True):
+        line = _line_of(row)
         if isinstance(found, PromptRefused):
-            counts[str(found)] += 1
+            notes.add(str(found)[:MOST_REASON], line)
             continue
+        _note(found, line, notes)
         cut = found.is_cut or any(answer.is_cut for answer in found.answers)
-        counts["prompts cut"] += found.is_cut
-        counts["responses cut"] += sum(answer.is_cut for answer in found.answers)
-        counts.update(f"with {name} that the chat template leaves out" for name in found.omitted)
         if cut and recipe.tokens.overlong == "drop":
-            counts["over the token limits"] += 1
+            notes.add("over the token limits", line)
         elif not all(answer.ids for answer in found.answers) or not found.prompt_ids:
-            counts["empty after tokenising"] += 1
+            notes.add("empty after tokenising", line)
         else:
-            yield _put_together(example_id, prompted, responses, found)
+            yield line, _put_together(row["example_id"], prompted, responses, found)
+
+
+def _note(found: PromptedIds, line: int, notes: PreparationNotes) -> None:
+    num_cut = sum(answer.is_cut for answer in found.answers)
+    notes.cut_prompts = (notes.cut_prompts[0] + found.is_cut, notes.cut_prompts[1] + 1)
+    notes.cut_responses = (notes.cut_responses[0] + num_cut, notes.cut_responses[1] + len(found.answers))
+    for reason in ["prompts cut"] * found.is_cut + ["responses cut"] * num_cut:
+        notes.add(reason, line)
+    for name in found.omitted:
+        notes.add(f"with {name} that the prompt format does not write", line)
+
+
+def _line_of(row: dict[str, Any]) -> int:
+    return int(row.get("line", row["example_id"]))
+
+
+def _is_judged(example: Encoded, line: int, reward_format: PromptFormat | None, notes: PreparationNotes) -> bool:
+    """Return whether the reward model's template takes the example; what it says against it is noted."""
+    if reward_format is None or not reward_format.chat:
+        return True
+    try:
+        for response in example.responses:
+            reward_format.write_conversation(Conversation(example.turns, response.as_turn(), example.tools))
+    except PromptRefused as error:
+        notes.add(f"of the reward model, {error}"[:MOST_REASON], line)
+        return False
+    return True
 
 
 def _read_prompt(row: dict[str, Any], responses: Sequence[tuple[int, dict[str, Any]]]) -> Prompted:

@@ -1,6 +1,5 @@
 """What is known before any model is loaded: tokens, the held-out split and the batch plan."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +36,26 @@ def lay_ground(attempt: AttemptContext) -> Ground:
             f"The policy's context window is {window} tokens: prompts are cut to {lengths.max_prompt}, "
             f"responses to {lengths.max_response}, answers to {lengths.max_new_tokens}."
         )
-    prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format, recipe.tokens.template_date)
+    prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format, attempt.day)
     prompt_format.check("The policy")
-    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress)
+    reward_format = _read_reward_format(attempt)
+    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress, reward_format)
     _log_prepared(attempt, prepared)
+    both = {"data/cut_prompts": prepared.notes.cut_prompts, "data/cut_responses": prepared.notes.cut_responses}
+    attempt.constants |= {key: cut / max(1, num) for key, (cut, num) in both.items()}
     plan = plan_batches(len(prepared.train), recipe.training.batch_size, recipe.training.seed)
     return Ground(folder, prompt_format, lengths, prepared, [[prepared.train[i] for i in batch] for batch in plan])
 
 
+def _read_reward_format(attempt: AttemptContext) -> PromptFormat | None:
+    """Return how the reward model writes conversations, so that what it can't read is known before any scoring."""
+    recipe = attempt.recipe
+    if recipe.reward.source != "model" or attempt.spec.reward is None:
+        return None
+    folder = resolve_folder(attempt.spec.reward, Path(attempt.spec.hub_dir))
+    return PromptFormat.choose(load_tokenizer(folder), day=attempt.day)
+
+
 def _log_prepared(attempt: AttemptContext, prepared: Prepared) -> None:
-    told = Counter({name: count for name, count in prepared.counts.items() if count})
-    details = "".join(f"; {name}: {count}" for name, count in sorted(told.items()))
-    attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details}.")
+    details = prepared.notes.tell()
+    attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details and f'; {details}'}.")

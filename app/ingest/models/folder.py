@@ -191,6 +191,7 @@ def facts_of_tokenizer(reader: FolderReader, headers: Headers) -> dict[str, Any]
         raise Refused(f"The tokenizer knows {num_tokens:,} tokens and the model {num_embeddings:,}: they don't belong together.")
     return {
         "has_chat_template": bool(templates),
+        "writes_date": any("strftime_now" in template for template in templates),
         "pad_token": token_text(config.get("pad_token")),
         "eos_token": token_text(config.get("eos_token")),
         "tokenizer_size": num_tokens,

@@ -209,6 +209,15 @@ LEARNING = (
         axis="tokens",
         span=16,
     ),
+    Chart(
+        "unfinished",
+        "Unfinished answers",
+        meaning("eval/unfinished_policy"),
+        (Line("eval/unfinished_policy", "policy", "policy"), Line("eval/unfinished_reference", "reference", "reference")),
+        sparse=True,
+        low=0,
+        unit="share",
+    ),
 )
 
 
@@ -316,6 +325,7 @@ ANSWERS = (
     Tile("eval/win_rate", "Win rate", "against the reference", "percent"),
     Tile("eval/kl", "KL", "nats per response, an estimate"),
 )
+CUT = Tile("data/cut_responses", "Responses cut", "at tokens.max_response", "percent")
 TILES: dict[str, tuple[Tile, ...]] = {
     Method.VAR: (
         LOSS,
@@ -323,19 +333,22 @@ TILES: dict[str, tuple[Tile, ...]] = {
         Tile("weight/spearman_reward", "Follows reward", "rank correlation"),
         Tile("weight/spearman_length", "Follows length", "rank correlation"),
         Tile("weight/share_chosen", "Weight on chosen", "of the whole weight", "percent"),
+        CUT,
         *ANSWERS,
     ),
-    Method.SFT: (LOSS, Tile("eval/loss", "Held-out loss", "per token of chosen responses"), *ANSWERS),
+    Method.SFT: (LOSS, Tile("eval/loss", "Held-out loss", "per token of chosen responses"), CUT, *ANSWERS),
     Method.DPO: (
         LOSS,
         Tile("dpo/accuracy", "Pairs told apart", "of the batch", "percent"),
         Tile("dpo/margin", "Margin", "chosen − rejected, in nats"),
+        CUT,
         *ANSWERS,
     ),
     Method.REWARD_MODEL: (
         LOSS,
         Tile("reward_model/accuracy", "Pairs told apart", "of the batch", "percent"),
         Tile("reward_model/margin", "Margin", "chosen − rejected"),
+        CUT,
         Tile("eval/pair_accuracy", "Held-out pairs told apart", "of all held-out pairs", "percent"),
         Tile("eval/pair_margin", "Held-out margin", "chosen − rejected"),
         Tile("eval/pair_loss", "Held-out loss", "per pair"),

@@ -25,8 +25,9 @@ def test_ties_count_half_and_the_interval_holds_the_rate():
 
 
 def test_without_a_judge_there_are_lengths_only():
-    unjudged = Answers([[1], [1, 2, 3]], ["", ""], None)
-    assert compare(unjudged, unjudged) == {"eval/length_policy": 2.0, "eval/length_reference": 2.0}
+    unjudged = Answers([[1], [1, 2, 3]], ["", ""], None, num_unfinished=1)
+    told = {"length_policy": 2.0, "length_reference": 2.0, "unfinished_policy": 0.5, "unfinished_reference": 0.5}
+    assert compare(unjudged, unjudged) == {f"eval/{name}": value for name, value in told.items()}
 
 
 def test_prompts_are_different_seeded_and_at_most_as_many_as_asked(batches):

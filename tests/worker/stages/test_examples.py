@@ -2,8 +2,10 @@ import pytest
 
 from app.domain.errors import DatasetInvalid
 from app.domain.recipe import TokenSettings
-from tests.worker.workshop import make_recipe
-from worker.stages.examples import Lengths, fit_lengths, split
+from tests.worker.models.families import NO_SYSTEM
+from tests.worker.workshop import make_recipe, make_tokenizer
+from worker.models.prompts import PromptFormat
+from worker.stages.examples import Lengths, fit_lengths, prepare, split
 
 
 def test_every_prompt_is_wholly_on_one_side(workshop, prepare_rows):
@@ -40,10 +42,10 @@ def test_long_examples_are_cut_or_dropped_and_counted(workshop, prepare_rows):
     rows[3]["responses"][0]["content"] = "far too long " * 50
     path = workshop.dataset(rows, "long")
     cut = prepare_rows(path)
-    assert cut.counts["responses cut"] == 1
+    assert cut.notes.counts["responses cut"] == 1
     assert max(len(r.ids) for e in cut.train + cut.held_out for r in e.responses) == 48
     dropped = prepare_rows(path, make_recipe(tokens={"overlong": "drop"}))
-    assert dropped.counts["over the token limits"] == 1
+    assert dropped.notes.counts["over the token limits"] == 1
     assert len(dropped.train) + len(dropped.held_out) == 9
 
 
@@ -61,7 +63,7 @@ def test_responses_without_the_wanted_reward_are_left_out(workshop, prepare_rows
     rows[2]["responses"][0]["rating"] = rows[2]["responses"][1]["rating"] = None
     prepared = prepare_rows(workshop.dataset(rows, "unrated"), make_recipe(reward={"source": "rating"}))
     examples = {e.example_id: e for e in prepared.train + prepared.held_out}
-    assert prepared.counts["without a rating"] == 1
+    assert prepared.notes.counts["without a rating"] == 1
     assert [r.number for r in examples[1].responses] == [1]
     assert 2 not in examples
 
@@ -87,3 +89,53 @@ def test_an_unreadable_data_set_is_one_sentence(tmp_path, prepare_rows):
     (tmp_path / "examples.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DatasetInvalid, match="can't be read"):
         prepare_rows(tmp_path / "examples.parquet")
+
+
+def test_rows_that_a_template_refuses_are_named_with_its_own_sentence(workshop, tmp_path):
+    rows = workshop.examples(8)
+    for k in (2, 5):
+        rows[k]["prompt"] = [{"role": "system", "content": "Be brief."}, *rows[k]["prompt"]]
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = NO_SYSTEM + tokenizer.chat_template
+    path, refusing, taking = (
+        workshop.dataset(rows, "system"),
+        PromptFormat.choose(tokenizer),
+        PromptFormat.choose(make_tokenizer()),
+    )
+    told = {}
+    for name, policy_format, reward_format in (("policy", refusing, None), ("reward", taking, refusing)):
+        prepared = prepare(make_recipe(), path, policy_format, Lengths(64, 48, 12), lambda *_: None, reward_format)
+        assert len(prepared.train) + len(prepared.held_out) == 6
+        told[name] = prepared.notes.tell()
+    assert "the chat template refuses it: no system turn, please: 2 (rows" in told["policy"]
+    assert "of the reward model, the chat template refuses it: no system turn, please: 2 (rows" in told["reward"]
+
+
+def test_a_data_set_that_is_refused_whole_says_why(workshop):
+    rows = workshop.examples(3)
+    for row in rows:
+        row["prompt"] = [{"role": "system", "content": "Be brief."}, *row["prompt"]]
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = NO_SYSTEM + tokenizer.chat_template
+    with pytest.raises(DatasetInvalid, match="no system turn, please: 3"):
+        prepare(
+            make_recipe(), workshop.dataset(rows, "refused"), PromptFormat.choose(tokenizer), Lengths(64, 48, 12), lambda *_: None
+        )
+
+
+def test_the_share_of_cut_texts_is_kept(workshop, prepare_rows):
+    rows = workshop.examples(10)
+    rows[3]["responses"][0]["content"] = "far too long " * 50
+    rows[4]["prompt"][0]["content"] = "a question without an end " * 50
+    notes = prepare_rows(workshop.dataset(rows, "shares")).notes
+    assert (notes.cut_prompts, notes.cut_responses) == ((1, 10), (1, 20))
+
+
+def test_the_reward_is_asked_for_what_is_left_of_a_cut_response(workshop, prepare_rows):
+    rows = workshop.examples(10)
+    rows[3]["responses"][0]["content"] = "far too long " * 50
+    prepared = prepare_rows(workshop.dataset(rows, "left"))
+    [cut] = [e for e in prepared.train + prepared.held_out if e.example_id == 3]
+    assert len(cut.responses[0].content) < 100
+    assert ("far too long " * 50).startswith(cut.responses[0].content)
+    assert cut.responses[1].content == rows[3]["responses"][1]["content"]

@@ -54,12 +54,8 @@ class RewardSource:
         return self._model
 
     def _load(self) -> RewardModel:
-        return RewardModel(
-            self._folder,
-            dtype=self._attempt.recipe.policy.dtype,
-            device=self._attempt.spec.device,
-            day=self._attempt.recipe.tokens.template_date,
-        )
+        recipe, device, day = self._attempt.recipe, self._attempt.spec.device, self._attempt.day
+        return RewardModel(self._folder, dtype=recipe.policy.dtype, device=device, day=day)
 
     def release(self) -> None:
         """Drop the model, which first tells of the conversations that it could not read whole."""
@@ -91,7 +87,7 @@ class RewardSource:
         dtype = self._attempt.recipe.policy.dtype
         facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
         if writes_date(self._folder):
-            facts["template_date"] = str(self._attempt.recipe.tokens.template_date)
+            facts["template_date"] = str(self._attempt.day)
         identity = {**facts, "texts": hash_texts(self._ground.batches).hexdigest()}
         return identity, {**describe_plan(self._ground.batches, self._ground.prepared.held_out, self._attempt.recipe), **facts}
 

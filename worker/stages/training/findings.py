@@ -18,6 +18,8 @@ def data_findings(weighing: Weighing, prepared: Prepared, held_out_share: float 
         batches=_texts(weighing.batches),
         num_pairs=prepared.num_pairs,
         num_equal_pairs=prepared.num_equal_pairs,
+        cut_prompts=prepared.notes.cut_prompts,
+        cut_responses=prepared.notes.cut_responses,
         num_train=len(prepared.train),
         num_held_out=len(prepared.held_out),
         held_out_share=held_out_share,
@@ -29,6 +31,8 @@ def plan_findings(prepared: Prepared, held_out_share: float) -> list[FindingRais
     return diagnose_data(
         num_pairs=prepared.num_pairs,
         num_equal_pairs=prepared.num_equal_pairs,
+        cut_prompts=prepared.notes.cut_prompts,
+        cut_responses=prepared.notes.cut_responses,
         num_train=len(prepared.train),
         num_held_out=len(prepared.held_out),
         held_out_share=held_out_share,

@@ -200,7 +200,7 @@ def train_step(training: Training, pace: "_Pace") -> None:
     metrics = {
         "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
         "tokens_per_second": done.num_tokens / seconds, "peak_memory_bytes": float(training.memory.note()),
-        **described,
+        **training.attempt.constants, **described,
     }  # fmt: skip
     record(training, batch, metrics, pace.seconds_left(progress.step))
     reach("step.recorded")

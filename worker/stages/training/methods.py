@@ -64,7 +64,7 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
 def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, float | None]:
     """Train the policy's body under a fresh head on the preference pairs, and keep it as a reward model; returns the summary."""
     recipe, prepared, tokenizer = attempt.recipe, ground.prepared, ground.prompt_format.tokenizer
-    prompt_format = PromptFormat.choose(tokenizer, day=recipe.tokens.template_date)
+    prompt_format = PromptFormat.choose(tokenizer, day=attempt.day)
     if prompt_format.chat != ground.prompt_format.chat:
         attempt.log("A reward model reads conversations by its tokenizer's chat template, whatever tokens.prompt_format says.")
     reader = ConversationEncoder(prompt_format, ground.lengths.max_prompt + ground.lengths.max_response)
