@@ -95,6 +95,7 @@ class DroppedRows(Frozen):
     reason: str
     count: int
     lines: list[int]
+    remedy: str = ""
 
 
 class NotedRows(Frozen):

@@ -1,6 +1,5 @@
 """Rows to examples: one converter per shape, and the count of what was left out and why."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from app.ingest.limits import Limits
 from app.ingest.lists import from_candidates, from_ranked, from_tree
 from app.ingest.pairs import from_alpaca, from_conversations, from_pair, from_transcripts, from_two
 from app.ingest.rated import from_rated, merge
-from app.ingest.rows import Dropped, Row
+from app.ingest.rows import Dropped, Lines, Row, remedy_of
 from app.ingest.texts.fields import read_tools
 from app.ingest.unused import UnusedFields
 
@@ -28,10 +27,7 @@ CONVERTERS: dict[Shape, Converter] = {
     Shape.REPLY_TREE: from_tree,
     Shape.RATED: from_rated,
 }
-LINES_KEPT = 20  # line numbers remembered per reason
-MAX_NAMES = 100
 DEVELOPER = "developer messages, read as system messages"
-OTHER_REASONS = "other reasons"
 
 
 class Converted(NamedTuple):
@@ -40,27 +36,6 @@ class Converted(NamedTuple):
     line: int
     draft: UnnumberedExample
     meta: str
-
-
-class Lines:
-    """How often something was met, by its name, and the first line numbers; a bounded number of names."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.lines: dict[str, list[int]] = {}
-
-    def add(self, line: int, name: str) -> None:
-        """Count one more."""
-        if len(self.counts) >= MAX_NAMES and name not in self.counts:
-            name = OTHER_REASONS
-        self.counts[name] += 1
-        lines = self.lines.setdefault(name, [])
-        if len(lines) < LINES_KEPT:
-            lines.append(line)
-
-    def noted(self) -> list[NotedRows]:
-        """Return the names as notes, the most frequent first."""
-        return [NotedRows(note=name, count=n, lines=self.lines[name]) for name, n in self.counts.most_common()]
 
 
 class RowCount:
@@ -89,7 +64,8 @@ class RowCount:
 
     def dropped(self) -> list[DroppedRows]:
         """Return the reasons, the most frequent first."""
-        return [DroppedRows(reason=one.note, count=one.count, lines=one.lines) for one in self._reasons.noted()]
+        found = self._reasons.noted()
+        return [DroppedRows(reason=one.note, count=one.count, lines=one.lines, remedy=remedy_of(one.note)) for one in found]
 
 
 def convert_rows(found: Iterator[Row], columns: Columns, tally: RowCount, limits: Limits) -> Iterator[Converted]:

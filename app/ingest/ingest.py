@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import Audit, ColumnMapping, DroppedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
+from app.ingest.audit.profile import Profile
 from app.ingest.columns import ROLES_OF_REASONS, check_mapping
 from app.ingest.convert import RowCount, convert_rows
 from app.ingest.examples import Columns
 from app.ingest.limits import Limits
-from app.ingest.profile import Profile
 from app.ingest.read import Numbering, Source, open_rows
+from app.ingest.refusals import refuse_hopeless
 from app.ingest.rows import Row
 from app.ingest.shapes import candidate_shapes, detect
 from app.ingest.survey import Survey
@@ -53,6 +54,7 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
                 raise nothing_kept(tally, opened.numbering, given)
         audit = profile.audit(tally)
         audit.numbering = opened.numbering
+        audit.notes += opened.noted.noted()
         audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
         return Ingested(mapping, audit)
 
@@ -75,6 +77,7 @@ def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMappi
         return mapping
     found = detect(survey)
     if found is None:
+        refuse_hopeless(survey)
         raise mapping_needed(survey)
     return found
 
@@ -141,7 +144,8 @@ def drop_problems(dropped: list[DroppedRows], numbering: Numbering, given: Colum
 def told(item: DroppedRows, numbering: Numbering) -> str:
     """Return a reason, how often it was met, and where first."""
     times = f"{item.count} × " if item.count > 1 else ""
-    return f"{times}{item.reason} (first in {numbering} {item.lines[0]})"
+    remedy = f": {item.remedy}" if item.remedy else ""
+    return f"{times}{item.reason} (first in {numbering} {item.lines[0]}){remedy}"
 
 
 def field_of(reason: str, given: ColumnMapping | None) -> str:

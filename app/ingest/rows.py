@@ -1,6 +1,13 @@
 """A row as it comes from a file, and the reasons for which one is left out."""
 
+from collections import Counter
 from typing import Any, NamedTuple
+
+from app.domain.dataset import NotedRows
+
+LINES_KEPT = 20  # line numbers remembered per reason
+MAX_NAMES = 100
+OTHER_REASONS = "other reasons"
 
 
 class Row(NamedTuple):
@@ -9,6 +16,27 @@ class Row(NamedTuple):
     line: int
     value: Any
     fault: str = ""
+
+
+class Lines:
+    """How often something was met, by its name, and the first line numbers; a bounded number of names."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.lines: dict[str, list[int]] = {}
+
+    def add(self, line: int, name: str) -> None:
+        """Count one more, in a line; 0 for none."""
+        if len(self.counts) >= MAX_NAMES and name not in self.counts:
+            name = OTHER_REASONS
+        self.counts[name] += 1
+        lines = self.lines.setdefault(name, [])
+        if line and len(lines) < LINES_KEPT:
+            lines.append(line)
+
+    def noted(self) -> list[NotedRows]:
+        """Return the names as notes, the most frequent first."""
+        return [NotedRows(note=name, count=n, lines=self.lines[name]) for name, n in self.counts.most_common()]
 
 
 class Dropped(Exception):
@@ -52,6 +80,24 @@ LENGTHS_DIFFER = "lists of different length"
 ONE_RESPONSE = "fewer than two responses"
 TOO_MANY_RESPONSES = "too many responses"
 UNRANKED = "replies without ranks"
+
+
+REMEDIES = {  # by reason, without the name that it ends with
+    MEDIA: "leave these rows out, or describe in text what they show",
+    OTHER_PART: "write what it says as a part of type text",
+    UNKNOWN_ROLE: "call it user, assistant, system or tool",
+    NO_CONTENT: "give it a text, a tool call or reasoning",
+    NOT_WRITTEN: "write such lists as JSON, with json.dumps",
+    SEVERAL_MESSAGES: "join them, or give whole conversations with two responses",
+    BAD_CALL: "give each call an object with name and arguments",
+    BAD_TOOLS: "give a list of objects, or JSON of one",
+    ANSWERS_DIFFER: "switch first_difference on to cut such dialogues after the first answer that differs",
+}
+
+
+def remedy_of(reason: str) -> str:
+    """Return what to do about rows that were left out; "" where the reason says it."""
+    return REMEDIES.get(reason.partition(' "')[0], "")
 
 
 def naming(reason: str, name: Any) -> str:

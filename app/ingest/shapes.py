@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 
 from app.domain.dataset import ColumnMapping, Shape
-from app.domain.errors import DatasetInvalid
 from app.ingest.columns import SHAPE_ROLES
 from app.ingest.survey import (
     BOOLEAN,
@@ -47,22 +46,14 @@ RATING_PAIRS = (
 ORDINARY = re.compile(
     r"(?:.*_)?(?:id|idx|index|number|line|count|length|num|timestamp|date|year|seed|tokens?)(?:_.*)?", re.IGNORECASE
 )
-WITHOUT_PREFERENCE = {
-    *PROMPT_NAMES, *RESPONSE_NAMES, "system", "system_prompt", "history", "turns", "reference", "category", "source", "id", "idx",
-    "question_id", "prompt_id", "language", "lang", "task", "topic", "context", "text", "split", "title", "metadata", "meta",
-}  # fmt: skip
 
 
 def detect(survey: Survey) -> ColumnMapping | None:
-    """Return the mapping of a file whose shape is certain; None when it isn't. Raises DatasetInvalid for data without
-    preferences.
-    """
+    """Return the mapping of a file whose shape is certain; None when it isn't."""
     finders: tuple[Callable[[Survey], ColumnMapping | None], ...] = (
         find_pair, find_two, find_ranked, find_candidates, find_tree, find_rated,
     )  # fmt: skip
     found = [mapping for finder in finders if (mapping := finder(survey)) is not None]
-    if not found:
-        refuse_without_preference(survey)
     return with_tools(survey, found[0]) if len(found) == 1 else None
 
 
@@ -258,22 +249,6 @@ def find_judgement(survey: Survey) -> Found | None:
 def is_verdict(survey: Survey, name: str) -> bool:
     """Return whether a column holds true and false, also as words."""
     return survey.columns[name].is_only(BOOLEAN) or survey.columns[name].values in ({"true", "false"}, {"true"}, {"false"})
-
-
-def refuse_without_preference(survey: Survey) -> None:
-    """Raise DatasetInvalid when no column could tell which response is better."""
-    names = [name for name in survey.top() if survey.kind(name) != "empty"]
-    if not names or not all(name.lower() in WITHOUT_PREFERENCE or ORDINARY.fullmatch(name) for name in names):
-        return
-    if any(survey.kind(name) == MESSAGES for name in names) or any(name.lower() in RESPONSE_NAMES for name in names):
-        raise DatasetInvalid(
-            f"These are prompts with one answer each (columns {', '.join(names)}), without any preference: VAR needs a second, "
-            "rejected response per prompt, or a rating or label for each response."
-        )
-    raise DatasetInvalid(
-        f"These are prompts without responses (columns {', '.join(names)}): VAR needs responses with a preference, "
-        "rating or label."
-    )
 
 
 def candidate_shapes(survey: Survey) -> list[Shape]:

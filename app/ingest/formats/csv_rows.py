@@ -1,15 +1,20 @@
-"""Rows of CSV: comma, semicolon or tab, quotes doubled, a header with the columns' names."""
+"""Rows of CSV: comma, semicolon, tab or bar, quotes doubled, a header with the columns' names."""
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows
 from app.ingest.formats.unpack import Unpacked, iter_lines
-from app.ingest.rows import Row
+from app.ingest.rows import Lines, Row
 from app.ingest.texts.plain import LABEL_CHARS, is_label
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel writes, and takes away again
+NOT_A_NUMBER = frozenset(("nan", "NaN", "<NA>"))
+EMPTIED = "cells that read nan, NaN or <NA>, taken as empty"
 
 
 def decode_lines(source: Unpacked) -> Iterator[str]:
@@ -23,6 +28,25 @@ def decode_lines(source: Unpacked) -> Iterator[str]:
         yield data.decode("utf-8", "surrogateescape") + "\n"
 
 
+class Header(NamedTuple):
+    """The line with the columns' names: its delimiter, and how many lines stand before it and with it."""
+
+    text: str
+    delimiter: str
+    num_lines: int
+
+
+def find_header(lines: Iterable[str]) -> Header:
+    """Return the first line that is not blank, or the one after it where that only names the delimiter."""
+    delimiter, number = "", 0
+    for number, line in enumerate(lines, start=1):
+        if named := SEPARATOR_LINE.fullmatch(line):
+            delimiter = named[1]
+        elif line.strip():
+            return Header(line, delimiter or find_delimiter(line), number)
+    return Header("", ",", number)
+
+
 def find_delimiter(header: str) -> str:
     """Return the delimiter that splits the header into the most fields."""
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
@@ -30,9 +54,9 @@ def find_delimiter(header: str) -> str:
 
 def read_header(source: Unpacked) -> list[str]:
     """Return the columns' names, looked up in the first chunk without reading on."""
-    first = source.head.decode("utf-8", "replace").lstrip("\r\n").split("\n", 1)[0]
+    header = find_header(line + "\n" for line in source.head.decode("utf-8", "replace").split("\n"))
     try:
-        return next(csv.reader([first], delimiter=find_delimiter(first)), [])
+        return next(csv.reader([header.text], delimiter=header.delimiter), [])
     except csv.Error:
         return []
 
@@ -56,15 +80,15 @@ def check_header(header: list[str], limits_columns: int) -> list[str]:
     return names
 
 
-def read_csv(source: Unpacked) -> Iterator[Row]:
-    """One row a record; its line is where the record starts."""
+def read_csv(source: Unpacked, noted: Lines) -> Iterator[Row]:
+    """One row a record; its line is where the record starts. Cells that read "nan" are empty ones, and noted."""
     csv.field_size_limit(source.limits.max_row_bytes)
     lines = decode_lines(source)
-    skipped, header = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
-    reader = csv.reader(lines, delimiter=find_delimiter(header), strict=True)
-    names = check_header(next(csv.reader([header], delimiter=find_delimiter(header)), []), source.limits.max_columns)
+    header = find_header(lines)
+    reader = csv.reader(lines, delimiter=header.delimiter, strict=True)
+    names = check_header(next(csv.reader([header.text], delimiter=header.delimiter), []), source.limits.max_columns)
     while True:
-        start = reader.line_num + skipped + 2
+        start = reader.line_num + header.num_lines + 1
         try:
             fields = next(reader)
         except StopIteration:
@@ -79,4 +103,7 @@ def read_csv(source: Unpacked) -> Iterator[Row]:
             continue
         if not any(fields):
             continue
+        if not NOT_A_NUMBER.isdisjoint(fields):
+            noted.add(start, EMPTIED)
+            fields = ["" if cell in NOT_A_NUMBER else cell for cell in fields]
         yield Row(start, dict(zip(names, fields, strict=False)), "" if len(fields) == len(names) else rows.FIELD_COUNT)

@@ -160,8 +160,18 @@ def read_list(source: Unpacked) -> Iterator[Row]:
     buffer, decoder = Buffer(source), RowDecoder()
     buffer.peek()
     buffer.at += 1  # the opening bracket
-    number = 0
+    yield from read_elements(buffer, decoder, 0)
+    if mark := buffer.peek():
+        raise DatasetInvalid(
+            f"Line {buffer.here()}: more text ({json.dumps(mark)} …) follows the end of the list. "
+            "Put all rows into one list, or one object on each line."
+        )
+
+
+def read_elements(buffer: Buffer, decoder: RowDecoder, number: int) -> Iterator[Row]:
+    """Yield the elements of the list whose bracket was just read, numbered on from `number`."""
     if buffer.peek() == "]":
+        buffer.at += 1
         return
     while True:
         number += 1
@@ -170,17 +180,12 @@ def read_list(source: Unpacked) -> Iterator[Row]:
         mark = buffer.peek()
         buffer.at += 1
         if mark == "]":
-            break
+            return
         if mark != ",":
             what = json.dumps(mark) if mark else "the end of the file"
             raise DatasetInvalid(
                 f'Line {buffer.here()}: after row {number} comes {what} where "," or "]" must stand. Write the list again.'
             )
-    if mark := buffer.peek():
-        raise DatasetInvalid(
-            f"Line {buffer.here()}: more text ({json.dumps(mark)} …) follows the end of the list. "
-            "Put all rows into one list, or one object on each line."
-        )
 
 
 def read_values(source: Unpacked) -> Iterator[Row]:

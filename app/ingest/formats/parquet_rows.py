@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +15,68 @@ from app.ingest.rows import Row
 BATCH_ROWS = 128
 
 
-class ParquetRows:
-    """The rows of one file; `bytes_read` counts the unpacked bytes."""
+class TableRows:
+    """The rows of one file of columns; `bytes_read` counts the unpacked bytes."""
+
+    kind = ""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.limits = limits
         self.bytes_read = 0
         self.packed_bytes = path.stat().st_size
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the file's rows, a few at a time."""
+        raise pa.ArrowInvalid("a file of an unknown kind")
+
+    def __iter__(self) -> Iterator[Row]:
+        number = 0
+        try:
+            for batch in self.batches():
+                plain = readable(batch)
+                self.bytes_read += plain.nbytes
+                check_size(self.bytes_read, self.packed_bytes, self.limits)
+                nested = [field.name for field in plain.schema if pa.types.is_nested(field.type)]
+                for value in plain.to_pylist():
+                    number += 1
+                    for name in nested:
+                        value[name] = without_nulls(value[name])
+                    yield Row(number, value)
+        except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+            raise DatasetInvalid(f"Near row {number + 1}: {self.explain(error)}") from error
+
+    def check_columns(self, names: list[str], num_columns: int) -> None:
+        """Raise DatasetInvalid for too many columns, or two of a name."""
+        if num_columns > self.limits.max_columns:
+            raise DatasetInvalid(
+                f"The file has more than {self.limits.max_columns:,} columns. Keep those with prompts, responses and ratings."
+            )
+        if len(set(names)) != len(names):
+            raise DatasetInvalid("The file has two columns of the same name. Give each column its own name.")
+
+    def explain(self, error: Exception) -> str:
+        """Return a sentence for what Arrow said."""
+        text = str(error)
+        if "crypt" in text.lower():
+            return f"The {self.kind} file is encrypted. Upload it without encryption."
+        if isinstance(error, MemoryError):
+            return (
+                f"The {self.kind} file needs more memory than is allowed: its pages are too large. "
+                "Write it with smaller row groups."
+            )
+        if "too deeply nested" in text:
+            return f"The {self.kind} file's columns are nested too deeply. Keep those with prompts, responses and ratings."
+        said = text.splitlines()[0][:160].rstrip(" .:") if text.strip() else type(error).__name__
+        return f"The {self.kind} file is damaged ({said}). Write it again."
+
+
+class ParquetRows(TableRows):
+    """The rows of one Parquet file."""
+
+    kind = "Parquet"
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        super().__init__(path, limits)
         try:
             self._file = pq.ParquetFile(
                 path,
@@ -30,27 +86,21 @@ class ParquetRows:
                 thrift_container_size_limit=10**6,
             )
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DatasetInvalid(explain(error)) from error
-        if self._file.metadata.num_columns > limits.max_columns:
-            raise DatasetInvalid(
-                f"The file has more than {limits.max_columns:,} columns. Keep those with prompts, responses and ratings."
-            )
-        names = list(self._file.schema_arrow.names)
-        if len(set(names)) != len(names):
-            raise DatasetInvalid("The file has two columns of the same name. Give each column its own name.")
+            raise DatasetInvalid(self.explain(error)) from error
+        self.check_columns(list(self._file.schema_arrow.names), self._file.metadata.num_columns)
 
-    def __iter__(self) -> Iterator[Row]:
-        number = 0
-        try:
-            for batch in self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                plain = readable(batch)
-                self.bytes_read += plain.nbytes
-                check_size(self.bytes_read, self.packed_bytes, self.limits)
-                for value in plain.to_pylist():
-                    number += 1
-                    yield Row(number, value)
-        except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-            raise DatasetInvalid(f"Near row {number + 1}: {explain(error)}") from error
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a nested value without the keys that other rows have and this one doesn't; messages keep theirs."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_whole = "role" in value or "from" in value
+    return {key: without_nulls(inner) for key, inner in value.items() if is_whole or inner is not None}
 
 
 def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -61,16 +111,3 @@ def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
         elif pa.types.is_temporal(field.type):
             batch = batch.set_column(index, field.name, batch.column(index).cast(pa.string()))
     return batch
-
-
-def explain(error: Exception) -> str:
-    """Return a sentence for what Arrow said."""
-    text = str(error)
-    if "crypt" in text.lower():
-        return "The Parquet file is encrypted. Upload it without encryption."
-    if isinstance(error, MemoryError):
-        return "The Parquet file needs more memory than is allowed: its pages are too large. Write it with smaller row groups."
-    if "too deeply nested" in text:
-        return "The Parquet file's columns are nested too deeply. Keep those with prompts, responses and ratings."
-    said = text.splitlines()[0][:160].rstrip(" .:") if text.strip() else type(error).__name__
-    return f"The Parquet file is damaged ({said}). Write it again."

@@ -15,18 +15,17 @@ from app.domain.errors import DatasetInvalid, TooLarge
 from app.ingest.limits import Limits
 
 CHUNK = 2**18
+HEAD = 2**16
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
 FOREIGN = {  # magic numbers of what people also upload
-    b"PK\x03\x04": "a zip archive (or an Office file)",
-    b"PK\x05\x06": "an empty zip archive",
+    b"PK\x03\x04": "a zip archive within gzip or within another archive",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive",
     b"\xfd7zXZ": "an xz archive",
     b"BZh": "a bzip2 archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database",
-    b"ARROW1": "an Arrow file",
     b"PARE": "an encrypted Parquet file",
     b"\x89PNG": "an image",
     b"\x80\x04": "a Python pickle",
@@ -52,8 +51,9 @@ class Unpacked:
         self._stream = cast(BinaryIO, gzip.GzipFile(fileobj=self._file)) if self.gzipped else cast(BinaryIO, self._file)
         self.head = b""
         self._decoder: codecs.IncrementalDecoder | None = None
+        self._ends_in_returns = False
         try:
-            self.head = self._read(4096)
+            self.head = self._read(HEAD)
             if not self.head:
                 raise DatasetInvalid("The file is empty. Upload one that has rows.")
         except BaseException:
@@ -83,6 +83,7 @@ class Unpacked:
             if self.head.startswith(mark):
                 self._decoder = codecs.getincrementaldecoder(encoding)()
                 self.head = self._transcode(self.head)
+                self._look_for_ends()
                 return
         refuse_foreign(self.head)
         if self.head.count(0) * 10 > len(self.head):
@@ -91,6 +92,13 @@ class Unpacked:
                 "Upload UTF-8 text (.jsonl, .json, .csv) or Parquet, each also packed with gzip."
             )
         self.head = self.head.removeprefix(codecs.BOM_UTF8)
+        self._look_for_ends()
+
+    def _look_for_ends(self) -> None:
+        """Lines may end in carriage returns alone: those become line feeds, which JSON and CSV know."""
+        self._ends_in_returns = b"\n" not in self.head and b"\r" in self.head[:-1]
+        if self._ends_in_returns:
+            self.head = self.head.replace(b"\r", b"\n")
 
     def _transcode(self, data: bytes, final: bool = False) -> bytes:
         assert self._decoder is not None
@@ -107,6 +115,10 @@ class Unpacked:
         if self.head:
             head, self.head = self.head, b""
             return head
+        data = self._unpack(size)
+        return data.replace(b"\r", b"\n") if self._ends_in_returns else data
+
+    def _unpack(self, size: int) -> bytes:
         data = self._read(size)
         if self._decoder is None:
             return data
@@ -148,7 +160,9 @@ def refuse_foreign(head: bytes) -> None:
         raise DatasetInvalid("The file was packed with gzip twice. Unpack it once and upload it again.")
     for magic, name in FOREIGN.items():
         if head.startswith(magic):
-            raise DatasetInvalid(f"This is {name}. Upload .jsonl, .json, .csv or .parquet, each also packed with gzip.")
+            raise DatasetInvalid(
+                f"This is {name}. Upload .jsonl, .json, .csv or .parquet, also packed with gzip or as a zip or tar archive."
+            )
 
 
 def iter_lines(source: Unpacked, max_bytes: int) -> Iterator[bytes | None]:

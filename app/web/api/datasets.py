@@ -90,7 +90,7 @@ MULTIPART = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": ".jsonl, .json, .csv or .parquet; each also .gz",
+                            "description": ".jsonl, .json, .csv, .parquet or .arrow; each also .gz, or several in a .zip or .tar",
                         },
                         "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
                         "mapping": {

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED, Audit
-from app.ingest.convert import Converted, Lines, RowCount
+from app.ingest.convert import Converted, RowCount
 from app.ingest.examples import Candidate, UnnumberedExample
 from app.ingest.messages import ASSISTANT, Turn
+from app.ingest.rows import Lines
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows
 HISTOGRAM_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)

@@ -3,10 +3,10 @@
 import random
 
 from app.domain.dataset import ColumnMapping
+from app.ingest.audit.profile import Distribution, Moments
 from app.ingest.convert import convert_each
 from app.ingest.examples import Columns
 from app.ingest.limits import Limits
-from app.ingest.profile import Distribution, Moments
 
 MAPPING = ColumnMapping(shape="pair", columns={"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"})
 
