@@ -101,7 +101,7 @@ def write_dataset(path: Path, examples: Sequence[Encoded], *, group_rows: int = 
     rows = [
         {
             "example_id": example.example_id, "line": example.example_id + 1, "meta": "{}",
-            "prompt": [{"role": role, "content": content} for role, content in example.turns],
+            "prompt": [{"role": role, "content": content} for role, content, _ in example.turns],
             "responses": [{"content": r.content, "rating": r.rating, "preference": r.preference} for r in example.responses],
         }
         for example in examples

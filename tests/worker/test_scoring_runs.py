@@ -1,6 +1,8 @@
 """Scoring as the runner does it: runs that only score, what every run tells of its scores, and several runs at once."""
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -88,16 +90,19 @@ def test_a_miss_names_the_held_out_share_when_the_data_are_the_same(workshop, ru
     assert "differ in the held-out share (" in scoring_of(folder).logprob.miss_reason
 
 
-def test_conversations_that_the_reward_model_cannot_read_whole_are_told(workshop, run, scored):
+def test_conversations_that_the_reward_model_cannot_read_whole_are_told(workshop, run, scored, tmp_path):
     rows = workshop.examples(4)
     rows[1]["prompt"][0]["content"] = "again " * 300
+    reward = Path(shutil.copytree(workshop.reward(), tmp_path / "reward"))
+    config = json.loads((reward / "config.json").read_text())
+    (reward / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 120}))
     folder = workshop.attempt(
-        kind="scoring", dataset=workshop.dataset(rows, "wordy"), reward_folder=workshop.reward(),
-        weights={"preset": "within_prompt"}, training={"batch_size": 2}, evaluation={"share": 0.0},
+        kind="scoring", dataset=workshop.dataset(rows, "wordy"), reward_folder=reward,
+        weights={"preset": "within_prompt"}, tokens={"max_prompt": 160}, training={"batch_size": 2}, evaluation={"share": 0.0},
     )  # fmt: skip
     assert run(folder) == 0, read_events(folder)[-1]
     (told,) = (event["payload"] for event in read_events(folder, "log") if event["payload"]["level"] == "warning")
-    assert told["text"] == "The reward model reads at most 256 tokens: 4 of 16 conversations lose their beginning."
+    assert told["text"] == "The reward model reads at most 120 tokens: 4 of 16 conversations lose their beginning."
     assert "lose their beginning" not in logs(scored[0])
 
 
