@@ -349,3 +349,17 @@ def test_label_noise_that_changes_nothing_is_refused_at_the_launch(database: Dat
     with pytest.raises(RecipeInvalid, match="Swapped labels change nothing") as error:
         launch(database, library, reward={"source": "rating"}, noise={"label_flip_share": 0.2})
     assert [problem["field"] for problem in error.value.problems] == ["noise.label_flip_share"]
+
+
+def test_the_day_that_a_chat_template_writes_is_the_launchs(database: Database, library: Library) -> None:
+    assert launch(database, library).recipe["tokens"]["template_date"] is None
+    with database.writing() as session:
+        policy = session.get(Model, library.policy.id)
+        assert policy is not None
+        policy.facts = {**policy.facts, "writes_date": True}
+    run = launch(database, library)
+    assert run.recipe["tokens"]["template_date"] == run.created_at.date().isoformat()
+    asked = launch(database, library, tokens={"template_date": "2020-02-03"})
+    assert asked.recipe["tokens"]["template_date"] == "2020-02-03"
+    with database.writing() as session:
+        assert services.clone(session, library.user.id, asked.id).recipe["tokens"]["template_date"] == "2020-02-03"

@@ -1,6 +1,7 @@
 """What a user can do with sweeps."""
 
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -205,3 +206,18 @@ def test_a_shared_scoring_is_named_after_what_is_scored_and_not_after_one_varian
         scoring = scorings.keep(session, claim.run_id, make_facts())
         assert scoring is not None
         assert scoring.name == "Pairs · Small policy"
+
+
+def test_all_variants_write_the_day_of_the_sweep(database: Database, library: Library) -> None:
+    with database.writing() as session:
+        policy = session.get(Model, library.policy.id)
+        assert policy is not None
+        policy.facts = {**policy.facts, "writes_date": True}
+    sweep_id = launch(database, library)
+    yesterday = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    with database.writing() as session:
+        sweeps.get_sweep(session, library.user.id, sweep_id).created_at = yesterday
+    act(database, services.add_variants, library, sweep_id, lambdas=[0.9])
+    days = [run.recipe["tokens"]["template_date"] for run in runs_of(database, sweep_id).values()]
+    assert days[-1] == "2026-01-02"
+    assert len(set(days[:-1])) == 1
