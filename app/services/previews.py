@@ -10,15 +10,16 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput, NotFound
-from app.domain.preview import PreviewJob, PreviewRequest, PreviewResult
+from app.domain.preview.readings import AnyReading, ReadingJob
+from app.domain.preview.weights import PreviewJob, PreviewRequest, PreviewResult
 from app.domain.problems import parse
 from app.domain.recipe import describe_idle_flips
 from app.domain.scoring import ScoringFacts
 from app.domain.weighting import PRESETS, WeightSettings
+from app.services import readings
 from app.services.scorings import standing_of
 from app.store import previews as store
 from app.store.database import now
@@ -39,7 +40,7 @@ class PreviewClaim:
     """A preview in the hands of a worker."""
 
     preview_id: str
-    job: PreviewJob
+    job: PreviewJob | ReadingJob
 
 
 def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
@@ -51,16 +52,9 @@ def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewReques
     scoring = get_scoring(session, owner_id, scoring_id)
     job, digest = _describe_job(session, scoring, check_overrides(request))
     at = scoring.used_at = now(session)
-    preview = store.find(session, scoring_id, digest)
-    if preview is None:
-        preview = _add(session, Preview(
-            id=new_id("preview"), scoring_id=scoring_id, digest=digest, job=job, state=store.WAITING, created_at=at,
-        ))  # fmt: skip
-    elif preview.state == store.FAILED:
-        preview.state, preview.error, preview.created_at, preview.finished_at = store.WAITING, None, at, None
-    if preview.state == store.WAITING:
-        session.info["hints"].send_after_commit(session, preview.id)
-    return preview
+    return store.queue(session, Preview(
+        id=new_id("preview"), scoring_id=scoring_id, digest=digest, job=job, state=store.WAITING, created_at=at,
+    ), KEEP_ANSWERS)  # fmt: skip
 
 
 def find_answer(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> PreviewResult | None:
@@ -109,8 +103,10 @@ def begin(session: Session, files: Files, worker_id: str, lease_seconds: float) 
     return PreviewClaim(preview.id, build_job(session, files, preview))
 
 
-def build_job(session: Session, files: Files, preview: Preview) -> PreviewJob:
+def build_job(session: Session, files: Files, preview: Preview) -> PreviewJob | ReadingJob:
     """Return the job with the paths of this machine."""
+    if preview.model_id is not None:
+        return readings.build_job(session, files, preview)
     scoring = session.get_one(Scoring, preview.scoring_id)
     paths = {"scorings_dir": str(files.scorings_dir), "dataset_path": str(examples_path(files, scoring.dataset_id))}
     return PreviewJob.model_validate({**preview.job, **paths})
@@ -121,7 +117,7 @@ def renew(session: Session, preview_id: str, worker_id: str, lease_seconds: floa
     return _write(session, preview_id, worker_id, lease_expires_at=now(session) + timedelta(seconds=lease_seconds))
 
 
-def finish(session: Session, preview_id: str, worker_id: str, result: PreviewResult) -> bool:
+def finish(session: Session, preview_id: str, worker_id: str, result: PreviewResult | AnyReading) -> bool:
     """Keep the answer; False when the preview is in other hands or gone."""
     kept = {"state": store.DONE, "result": result.model_dump(mode="json", by_alias=True), "error": None}
     return _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
@@ -136,7 +132,8 @@ def fail(session: Session, preview_id: str, worker_id: str, error: dict[str, Any
     is_mine = _write(session, preview_id, worker_id, **kept, finished_at=now(session), lease_expires_at=None)
     if is_mine and error.get("code") == GONE:
         preview = session.get_one(Preview, preview_id, populate_existing=True)
-        session.get_one(Scoring, preview.scoring_id).facts = None
+        if preview.scoring_id is not None:
+            session.get_one(Scoring, preview.scoring_id).facts = None
     return is_mine
 
 
@@ -178,17 +175,3 @@ def _refuse_idle_flips(request: PreviewRequest, source: str) -> None:
     idle = describe_idle_flips(source, "reward_std")
     if idle and request.label_flip_share and request.overrides.get("responses") != "chosen":
         raise InvalidInput.at("label_flip_share", idle)
-
-
-def _add(session: Session, preview: Preview) -> Preview:
-    for old in store.list_old(session, preview.scoring_id, KEEP_ANSWERS - 1):
-        session.delete(old)
-    try:
-        with session.begin_nested():
-            session.add(preview)
-    except IntegrityError:  # somebody else asked the same at the same moment
-        known = store.find(session, preview.scoring_id, preview.digest)
-        if known is None:
-            raise
-        return known
-    return preview

@@ -199,19 +199,28 @@ class Scoring(Base):
 
 
 class Preview(Base):
-    """A preview that was asked for: the queue entry and, when done, the kept answer."""
+    """A preview that was asked for: the queue entry and, when done, the kept answer.
+
+    Of a scoring's weights, or a reading: of a model, and perhaps of a data set.
+    """
 
     __tablename__ = "previews"
-    __table_args__ = (UniqueConstraint("scoring_id", "digest"), Index("ix_previews_waiting", "state", "created_at"))
+    __table_args__ = (
+        UniqueConstraint("scoring_id", "digest"),
+        UniqueConstraint("model_id", "digest"),
+        Index("ix_previews_waiting", "state", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    scoring_id: Mapped[str] = mapped_column(ForeignKey("scorings.id", ondelete="CASCADE"))
-    digest: Mapped[str] = mapped_column(String(64))  # of the request and of the scoring's artifacts
-    job: Mapped[dict[str, Any]]  # PreviewJob without its paths, which each worker has of its own
+    scoring_id: Mapped[str | None] = mapped_column(ForeignKey("scorings.id", ondelete="CASCADE"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64))  # of the request, and of the scoring's artifacts or the files' states
+    job: Mapped[dict[str, Any]]  # PreviewJob without its paths, which each worker has of its own; of a reading its request
     state: Mapped[str] = mapped_column(String(16))  # "waiting" | "computing" | "done" | "failed"
     worker_id: Mapped[str | None] = mapped_column(String(120))
     lease_expires_at: Mapped[datetime | None]
-    result: Mapped[dict[str, Any] | None]  # PreviewResult
+    result: Mapped[dict[str, Any] | None]  # PreviewResult, or the reading
     error: Mapped[dict[str, Any] | None]  # {"detail"}
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import QueryParams
 
 from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, Unavailable
-from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.preview.weights import PreviewRequest, PreviewResult
 from app.domain.problems import parse
 from app.domain.recipe import Preset
 from app.services import previews
@@ -38,7 +38,7 @@ class PreviewProgress:
 
     preview_id: str
     state: str
-    result: PreviewResult | None = None
+    result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
 
@@ -111,6 +111,12 @@ async def compute(
     """
     database: Database = request.app.state.database
     progress = await write_apart(request, ask, database, owner_id, scoring_id, asked)
+    return PreviewResult.model_validate(await wait_for(request, progress, wait_seconds))
+
+
+async def wait_for(request: Request, progress: PreviewProgress, wait_seconds: float | None = None) -> dict[str, Any]:
+    """Return the answer that a worker gives to what was asked. Raises as `compute`."""
+    database: Database = request.app.state.database
     deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
     while progress.result is None:
         if progress.state == store.FAILED:
@@ -134,17 +140,16 @@ def ask(database: Database, owner_id: str, scoring_id: str, asked: PreviewReques
 
 
 def look(database: Database, preview_id: str) -> PreviewProgress:
-    """Raises NotFound when the scoring was deleted meanwhile."""
+    """Raises NotFound when what it is of was deleted meanwhile."""
     with database.reading() as session:
         preview = session.get(Preview, preview_id)
         if preview is None:
-            raise NotFound("The scoring was deleted meanwhile, and its preview with it.")
+            raise NotFound("What was to be previewed was deleted meanwhile.")
         return describe(preview)
 
 
 def describe(preview: Preview) -> PreviewProgress:
-    result = PreviewResult.model_validate(preview.result) if preview.state == store.DONE else None
-    return PreviewProgress(preview.id, preview.state, result, preview.error)
+    return PreviewProgress(preview.id, preview.state, preview.result if preview.state == store.DONE else None, preview.error)
 
 
 def has_worker(database: Database) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
-from app.domain.preview import PreviewRequest
+from app.domain.preview.weights import PreviewRequest
 from app.domain.problems import PREDICATES, parse
 from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
 from app.domain.sweep import BASELINES, SweepRequest, parse_request

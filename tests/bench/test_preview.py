@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.domain.preview import PreviewJob, PreviewResult
+from app.domain.preview.weights import PreviewJob, PreviewResult
 from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, own_prompts, write_dataset
 from worker.preview.__main__ import answer
 from worker.preview.scores import KeptScorings

@@ -8,7 +8,7 @@ from typing import Any, Self
 from app.domain.events import FindingRaised, OutcomeReached, ScoringKept
 from app.domain.findings import raise_finding
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.preview import PreviewCell, PreviewJob, PreviewRequest, PreviewResponse, PreviewResult, Suggestion
+from app.domain.preview.weights import PreviewCell, PreviewJob, PreviewRequest, PreviewResponse, PreviewResult, Suggestion
 from app.domain.run import Outcome
 from app.domain.scoring import ScoringFacts
 from app.services import attempts, previews

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.preview import PreviewRequest
+from app.domain.preview.weights import PreviewRequest
 from app.services import previews, scorings
 from app.settings import Settings
 from app.store import previews as store

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from app.domain.errors import Conflict, InvalidInput, NotFound
-from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.preview.weights import PreviewRequest, PreviewResult
 from app.domain.scoring import ScoringFacts
 from app.services import previews, scorings
 from app.store import previews as store

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import RecipeInvalid
-from app.domain.preview import PreviewRequest
+from app.domain.preview.weights import PreviewRequest
 from app.domain.recipe import Method, Recipe, parse_recipe
 from app.domain.sweep import SweepRequest
 from app.web.recipes import (

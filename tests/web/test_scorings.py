@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.domain.preview import PreviewResult
+from app.domain.preview.weights import PreviewResult
 from app.services import previews
 from app.store.files.files import Files
 from app.store.tables import Preview, Run, Scoring

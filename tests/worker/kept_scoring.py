@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from app.domain.preview import PreviewJob
+from app.domain.preview.weights import PreviewJob
 from worker.models.template import ChatTurn
 from worker.stages.batches import plan_batches
 from worker.stages.examples import Encoded, EncodedResponse

@@ -23,6 +23,7 @@ from worker.models.quantize import loading_options, settle
 # What a model may consist of; nothing that is code or a pickle is ever fetched.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 OTHER_COPIES = ["*/*", "consolidated*"]  # the same weights once more, for other libraries
+TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]  # what tells how a model reads text: no weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,6 +53,14 @@ def resolve_folder(source: ModelSource, hub_dir: Path) -> Path:
     return folder
 
 
+def resolve_tokenizer(source: ModelSource, hub_dir: Path) -> Path:
+    """Return the folder with the model's tokenizer, of the hub without any weights; raises ModelInvalid."""
+    folder = Path(source.path) if source.source == "folder" else _download(source, hub_dir, TOKENIZER_PATTERNS)
+    if not folder.is_dir():
+        raise ModelInvalid(f"The model folder {folder} does not exist. Check the path, or register the model again.")
+    return folder
+
+
 def _look(folder: Path, root: Path | None) -> None:
     """What the web looks at when a folder is added, for those that it never saw, before torch sees them; raises ModelInvalid.
 
@@ -63,7 +72,7 @@ def _look(folder: Path, root: Path | None) -> None:
         raise ModelInvalid(f"{folder} can't be used: {error.detail}") from error
 
 
-def _download(source: ModelSource, hub_dir: Path) -> Path:
+def _download(source: ModelSource, hub_dir: Path, patterns: list[str] = HUB_PATTERNS) -> Path:
     named = source.path + (f" at {source.revision}" if source.revision else "")
     try:
         return Path(
@@ -71,7 +80,7 @@ def _download(source: ModelSource, hub_dir: Path) -> Path:
                 source.path,
                 revision=source.revision,
                 cache_dir=hub_dir,
-                allow_patterns=HUB_PATTERNS,
+                allow_patterns=patterns,
                 ignore_patterns=OTHER_COPIES,
             )
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from app.domain.events import FindingRaised
 from app.domain.findings import diagnose_step
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.preview import PreviewCell, PreviewResponse
+from app.domain.preview.weights import PreviewCell, PreviewResponse
 from app.domain.weighting import Preset
 from worker.preview.batches import BatchStack
 from worker.preview.scores import Noisy

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.domain.errors import InvalidInput
 from app.domain.events import FindingRaised
 from app.domain.findings import find_flat_rewards, find_inverted_rewards, find_truncated_pairs, raise_finding
-from app.domain.preview import MOST_CELLS, PreviewJob, PreviewRequest, PreviewResult, Suggestion
+from app.domain.preview.weights import MOST_CELLS, PreviewJob, PreviewRequest, PreviewResult, Suggestion
 from app.domain.problems import parse
 from app.domain.scoring import RewardCheck
 from app.domain.weighting import Preset, WeightSettings

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.preview import PreviewJob, PreviewRequest
+from app.domain.preview.weights import PreviewJob, PreviewRequest
 from worker.stages.noise import flip_labels, perturb_rewards
 from worker.stages.scoring.cache import FlatScores, read_scores
 from worker.stages.scoring.index import Index, read_index

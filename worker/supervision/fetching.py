@@ -13,7 +13,8 @@ from typing import Any
 
 from app.domain.errors import RecipeInvalid, StaleToken, StudioError, Unavailable
 from app.domain.events import OutcomeReached
-from app.domain.preview import PreviewJob
+from app.domain.preview.readings import ReadingJob
+from app.domain.preview.weights import PreviewJob
 from app.domain.recipe import Recipe
 from app.domain.run import Outcome
 from app.services import attempts
@@ -237,9 +238,15 @@ def _take_logs(checkpoint: Path, artifacts: Path) -> None:
             path.replace(artifacts / name) if not (artifacts / name).exists() else path.unlink()
 
 
-def fetch_preview(files: SharedFiles, job: PreviewJob, check: Check) -> None:
-    """The scores that a preview is computed from, and the examples. Raises Unavailable."""
-    for key in (job.index_key, job.logprob_key, job.reward_key):
-        if key:
-            files.bring(files.scoring_dir(key), check=check)
-    files.bring(Path(job.dataset_path).parent, ["examples.parquet"], check)
+def fetch_preview(files: SharedFiles, job: PreviewJob | ReadingJob, check: Check) -> None:
+    """The scores that a preview is computed from, or the model that reads, and the examples. Raises Unavailable."""
+    if isinstance(job, ReadingJob):
+        for source in (job.model, *([job.reward] if job.reward else [])):
+            if source.source == "folder" and Path(source.path).is_relative_to(files.root):
+                files.bring(Path(source.path), check=check)
+    else:
+        for key in (job.index_key, job.logprob_key, job.reward_key):
+            if key:
+                files.bring(files.scoring_dir(key), check=check)
+    if job.dataset_path:
+        files.bring(Path(job.dataset_path).parent, ["examples.parquet"], check)

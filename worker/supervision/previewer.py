@@ -1,7 +1,7 @@
 """Previews on the worker's side: a thread beside the supervisor's claims them and asks a warm child process.
 
-The child (`python -m worker.preview`) imports torch once, so that answers come at once; it reads one PreviewJob a line and
-writes {"result": …} or {"error": {…}}. Runners may be busy meanwhile: a preview needs no GPU and takes seconds.
+The child (`python -m worker.preview`) imports torch once, so that answers come at once; it reads one PreviewJob or ReadingJob
+a line and writes {"result": …} or {"error": {…}}. Runners may be busy meanwhile: a preview needs no GPU and takes seconds.
 """
 
 import logging
@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.domain.errors import Unavailable
-from app.domain.preview import PreviewResult
+from app.domain.preview.readings import AnyReading, ReadingJob, parse_reading
+from app.domain.preview.weights import PreviewJob, PreviewResult
 from app.services import previews
 from app.services.previews import PreviewClaim
 from app.settings import Settings
@@ -37,11 +38,12 @@ MAX_THREADS = 4
 RECORD_TRIES = 5
 JOIN_SECONDS = 20.0
 LESS = "ask for fewer λ, presets or batch sizes"
+SHORTER = "look at a shorter text or a smaller data set"
 LOST = {
-    "ended": f"The previewing process ended without an answer (exit status {{status}}), perhaps for memory: {LESS}, or look at "
+    "ended": "The previewing process ended without an answer (exit status {status}), perhaps for memory: {less}, or look at "
     "the worker's log.",
-    "late": f"The preview took too long and was stopped: {LESS}.",
-    "large": f"The preview's answer is too large: {LESS}.",
+    "late": "The preview took too long and was stopped: {less}.",
+    "large": "The preview's answer is too large: {less}.",
     "unreadable": "The previewing process answered something that can't be read.",
 }
 UNEXPECTED = "The preview could not be computed: see the worker's log."
@@ -132,7 +134,7 @@ class Previewer:
             if isinstance(self.files, SharedFiles):
                 fetch_preview(self.files, claim.job, meanwhile)
             answer = self._ask(claim.job.model_dump(mode="json"), meanwhile)
-            result = PreviewResult.model_validate(answer["result"]) if "result" in answer else None
+            result = read_result(claim.job, answer["result"]) if "result" in answer else None
             error = None if result else read_error(answer.get("error"))
         except Stopping:
             self._record(lambda session: previews.give_back(session, claim.preview_id, self.worker_id))
@@ -140,7 +142,7 @@ class Previewer:
         except (ReplyLost, Unavailable, OSError, ValidationError) as lost:
             log.warning("preview %s has no answer: %s", claim.preview_id, lost)
             self._end_child()
-            result, error = None, {"code": PASSING, "detail": describe_loss(lost), "problems": []}
+            result, error = None, {"code": PASSING, "detail": describe_loss(lost, claim.job), "problems": []}
         if result is not None:
             kept = result
             self._record(lambda session: previews.finish(session, claim.preview_id, self.worker_id, kept))
@@ -183,10 +185,15 @@ class Previewer:
             self._child = None
 
 
-def describe_loss(lost: Exception) -> str:
+def read_result(job: PreviewJob | ReadingJob, result: Any) -> PreviewResult | AnyReading:
+    """Return a job's answer; raises ValidationError."""
+    return parse_reading(job.request, result) if isinstance(job, ReadingJob) else PreviewResult.model_validate(result)
+
+
+def describe_loss(lost: Exception, job: PreviewJob | ReadingJob) -> str:
     """Return why a preview has no answer, as a sentence."""
     if isinstance(lost, ReplyLost):
-        return LOST[lost.why].format(status=lost.status)
+        return LOST[lost.why].format(status=lost.status, less=SHORTER if isinstance(job, ReadingJob) else LESS)
     return str(lost) if isinstance(lost, Unavailable) else UNEXPECTED
 
 

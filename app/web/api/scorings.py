@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from app.domain.errors import Conflict
 from app.domain.events import FindingRaised
 from app.domain.findings import raise_finding
-from app.domain.preview import PreviewResult
+from app.domain.preview.weights import PreviewResult
 from app.domain.recipe import Preset, Recipe
 from app.domain.scoring import RewardCheck, ScoringFacts, describe_flat, describe_inverted, has_all_pairs
 from app.services import scorings as service

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
-from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.preview.weights import PreviewRequest, PreviewResult
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs

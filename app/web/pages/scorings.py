@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from app.domain.errors import InvalidInput, StudioError, Unavailable
-from app.domain.preview import PreviewRequest, PreviewResult
+from app.domain.preview.weights import PreviewRequest, PreviewResult
 from app.domain.recipe import PRESETS
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts, has_all_pairs
 from app.domain.weighting import DEFAULT_PRESET

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from app.domain.events import FindingRaised
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.preview import PreviewCell, PreviewResult, Suggestion
+from app.domain.preview.weights import PreviewCell, PreviewResult, Suggestion
 from app.domain.scoring import RewardCheck
 from app.system.numbers import number
 from app.web.rendering.format import count, exact, percent

@@ -3,7 +3,7 @@
 from urllib.parse import parse_qs, urlsplit
 
 from app.domain.metrics import WEIGHT_EDGES
-from app.domain.preview import PreviewCell, PreviewResult, Suggestion
+from app.domain.preview.weights import PreviewCell, PreviewResult, Suggestion
 from app.web.rendering.preview_tables import HEIGHT, WIDTH, place_of, span, tables_of
 from tests.scored import make_check
 

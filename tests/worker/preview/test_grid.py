@@ -11,7 +11,7 @@ import torch
 
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.metrics import CATALOGUE
-from app.domain.preview import PreviewJob, PreviewResult
+from app.domain.preview.weights import PreviewJob, PreviewResult
 from app.domain.recipe import NoiseSettings, WeightSettings
 from tests.worker.kept_scoring import (
     CROSS,

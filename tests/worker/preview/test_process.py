@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.domain.preview import PreviewJob, PreviewResult
+from app.domain.preview.weights import PreviewJob, PreviewResult
 from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, write_dataset
+from tests.worker.models.families import FAMILIES, Family
 from tests.worker.workshop import CHECKOUT
+from worker.preview import __main__ as process
 from worker.preview.grid import preview
+from worker.preview.scores import KeptScorings
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,42 @@ def test_several_jobs_may_wait_in_line(child, job):
 def test_it_leaves_when_nobody_asks_for_a_while():
     with start("0.2") as process:
         assert process.wait(timeout=60) == 0
+
+
+def reading_of(folder, family) -> str:
+    folder.mkdir(exist_ok=True)
+    family.tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    request = {"kind": "conversation", "model_id": "m", "messages": [
+        {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."},
+    ]}  # fmt: skip
+    model = {"source": "folder", "path": str(folder)}
+    return json.dumps({"request": request, "kind": "policy", "model": model, "hub_dir": str(folder)})
+
+
+def test_a_reading_is_made_by_the_same_process(child, job, tmp_path):
+    reading = ask(child, reading_of(tmp_path, FAMILIES["chatml on a base model"]))["result"]
+    assert [run["part"] for run in reading["view"]["runs"]] == ["prompt", "answer", "end"]
+    assert ask(child, job.model_dump_json())["result"]["num_batches"] > 0
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "the chat template may come to no end",
+        ),
+        (
+            "{% set ns = namespace(t='x' * 2 ** 20) %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
+            "gib of memory",
+        ),
+    ],
+)
+def test_a_template_without_end_costs_its_own_reading_alone(tmp_path, job, monkeypatch, template, sentence):
+    monkeypatch.setattr(process, "READ_SECONDS", 3)
+    family = Family(template, "")
+    refused = process.answer(reading_of(tmp_path, family).encode(), KeptScorings())
+    told = refused["error"]["detail"] if "error" in refused else refused["result"]["unusable"]
+    assert sentence in told.lower()
+    assert "result" in process.answer(job.model_dump_json().encode(), KeptScorings())

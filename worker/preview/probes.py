@@ -1,0 +1,84 @@
+"""What a prompt format does otherwise than most, found out by writing small conversations with it; a sentence for each."""
+
+import json
+from collections.abc import Iterator
+
+from worker.models.encode import find_omitted
+from worker.models.prompts import Conversation, Prompted, PromptFormat
+from worker.models.template import DATE_CALL, ChatTurn, PromptRefused
+
+USER, ANSWER = ChatTurn("user", "What is 6 · 7?"), ChatTurn("assistant", "Forty-two.")
+CALL = ChatTurn("assistant", "", json.dumps({"tool_calls": [
+    {"type": "function", "id": "call00001", "function": {"name": "multiply", "arguments": {"a": 6, "b": 7}}},
+]}))  # fmt: skip
+TOOLS = json.dumps([{"type": "function", "function": {
+    "name": "multiply", "description": "Multiplies two numbers.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+}}])  # fmt: skip
+PROBES = {
+    "A system turn": Prompted((ChatTurn("system", "Be brief."), USER), [ANSWER]),
+    "A developer's turn": Prompted((ChatTurn("developer", "Be brief."), USER), [ANSWER]),
+    "Two user turns in a row": Prompted((USER, ChatTurn("user", "Well?")), [ANSWER]),
+    "A prompt that begins the answer": Prompted((USER, ChatTurn("assistant", "Forty")), [ChatTurn("assistant", "-two.")]),
+    "Reasoning in an answer": Prompted((USER,), [ANSWER._replace(fields=json.dumps({"reasoning_content": "6 · 7 is 42."}))]),
+    "Descriptions of tools": Prompted((USER,), [ANSWER], TOOLS),
+    "Tool calls and their results": Prompted(
+        (USER, CALL, ChatTurn("tool", "42", json.dumps({"name": "multiply", "tool_call_id": "call00001"}))), [ANSWER], TOOLS
+    ),
+}
+
+
+def describe(prompt_format: PromptFormat) -> list[str]:
+    """Return what is otherwise; raises PromptRefused where no conversation can be written."""
+    around = _describe_frame(prompt_format) if prompt_format.chat else ["The tokenizer's chat template is not used: plain turns."]
+    if prompt_format.closing:
+        end = prompt_format.tokenizer.convert_ids_to_tokens(prompt_format.closing)[0]
+        what = "The chat template ends turns with nothing" if prompt_format.chat else "Plain turns have no end of their own"
+        around.append(f"{what}, so the tokenizer's end-of-text token {end} is put behind every answer.")
+    return [*around, *_describe_kinds(prompt_format)]
+
+
+def _describe_frame(prompt_format: PromptFormat) -> list[str]:
+    frame, tokenizer = prompt_format.template.frame, prompt_format.tokenizer
+    told = []
+    if header := frame.header.strip():
+        told.append(f"The chat template knows no generation prompt, so {_quote(header)} is added to every prompt.")
+    if frame.opening.strip():
+        told.append(f"Finished turns open with {_quote(frame.opening)}, which is learned in front of every answer.")
+    if prompt_format.end_ids and tokenizer.eos_token_id not in prompt_format.end_ids:
+        end = tokenizer.convert_ids_to_tokens(sorted(prompt_format.end_ids))[0]
+        told.append(f"Turns end with {end}, not with the tokenizer's end-of-text token {tokenizer.eos_token}; {end} is learned.")
+    if prompt_format.end_text:
+        told.append(f"No single token ends a turn, but the text {_quote(prompt_format.end_text)}.")
+    if rest := frame.after[len(frame.end) :].strip():
+        told.append(f"Behind the end of the turn the template writes {_quote(rest)}, which is not learned.")
+    if _trims(prompt_format):
+        told.append("The chat template trims the white space around answers.")
+    if DATE_CALL.search(tokenizer.get_chat_template()):
+        told.append(f"The chat template writes the date: a run keeps the day of its launch, here {prompt_format.day:%Y-%m-%d}.")
+    return told
+
+
+def _trims(prompt_format: PromptFormat) -> bool:
+    spaced = Conversation((USER,), ANSWER._replace(content="\n Forty-two. \n"))
+    try:
+        return "\n Forty-two. \n" not in "".join(prompt_format.write(spaced))
+    except PromptRefused:
+        return False
+
+
+def _describe_kinds(prompt_format: PromptFormat) -> Iterator[str]:
+    """Yield which kinds of conversations are refused, and what others lose."""
+    missing: set[str] = set()
+    for what, row in PROBES.items():
+        try:
+            missing |= set(find_omitted(prompt_format, row, [prompt_format.write(row.with_answer(0))]))
+        except PromptRefused as refused:
+            yield f"{what}: {refused}."
+    if missing:
+        format_ = "chat template" if prompt_format.chat else "plain form"
+        yield f"The {format_} leaves out {', '.join(sorted(missing))}."
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
