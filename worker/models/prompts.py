@@ -107,10 +107,11 @@ class PromptFormat:
 
     def _write_control(self) -> str:
         """Return a conversation with every token that opens or closes a turn."""
-        if not self.chat:
-            return ""
-        frame = self.template.frame
-        return self.template.write_prompt([ChatTurn("user", "")]) + frame.header + frame.end
+        try:
+            frame = self.template.frame if self.chat else None
+            return "" if frame is None else self.template.write_prompt([ChatTurn("user", "")]) + frame.header + frame.end
+        except PromptRefused:  # good enough for a reward model, which reads finished conversations alone
+            return self.template.render([ChatTurn("user", ""), ChatTurn("assistant", "")])
 
     def write(self, conversation: Conversation) -> Written:
         """Return the conversation's text, users' control tokens hidden; raises PromptRefused."""

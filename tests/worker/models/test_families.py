@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from app.domain.errors import ModelInvalid
 from tests.worker.models.families import FAMILIES, REFUSED, TURNS_OF_CHATML, byte_level
 from tests.worker.models.test_prompts import encode_one
+from tests.worker.workshop import ask
 from worker.models.encode import encode
 from worker.models.generate import Sampling
 from worker.models.prompts import Prompted, PromptFormat
@@ -113,6 +114,15 @@ def test_a_template_that_can_not_be_learned_is_refused_with_its_difference(name)
     tokenizer.chat_template = template
     with pytest.raises(ModelInvalid, match=reason):
         PromptFormat.choose(tokenizer).check("The policy")
+
+
+def test_a_reward_model_needs_finished_conversations_alone():
+    template, _ = REFUSED["thinking that finished turns do not have"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(["<s>", "</s>"]), bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = template
+    [ids] = PromptFormat.choose(tokenizer).encode_conversations([ask("Why?</s>", "Because.")])
+    assert tokenizer.decode(ids) == "<|user|>Why?</s></s><|assistant|>Because.</s>"
+    assert ids.count(tokenizer.eos_token_id) == 2
 
 
 def test_the_date_is_the_runs_and_not_todays():
