@@ -373,7 +373,7 @@ def test_train_runs_a_recipe_without_a_server(tmp_path, shared):
                 "dataset": "pairs.jsonl",
                 "policy": {"model": str(shared / "models/stories260K-hf")},
                 "weights": {"lambda": 0.5, "preset": "within_prompt"},
-                "tokens": {"max_prompt": 16, "max_response": 16},
+                "tokens": {"max_prompt": 40, "max_response": 16},
                 "training": {"batch_size": 4, "steps": 2},
                 "evaluation": {"num_prompts": 1, "max_new_tokens": 4},
             }
