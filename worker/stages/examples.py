@@ -120,11 +120,11 @@ def prepare(
     prompt_format: PromptFormat,
     lengths: Lengths,
     progress: Callable[[int, int], None],
-    reward_format: PromptFormat | None = None,
+    reward_formats: Sequence[PromptFormat] = (),
 ) -> Prepared:
     """Encode the data set in `path` (the internal Parquet form) and split it; raises DatasetInvalid when nothing is left.
 
-    What the reward model's own template refuses (`reward_format`) is left out as well.
+    What a reward model's own template refuses (`reward_formats`) is left out as well.
     """
     notes = PreparationNotes()
     examples: list[Encoded] = []
@@ -132,7 +132,7 @@ def prepare(
     done = 0
     for rows in _read(path, total):
         encoded = _encode_rows(rows, recipe, prompt_format, lengths, notes)
-        examples += [example for line, example in encoded if _is_judged(example, line, reward_format, notes)]
+        examples += [example for line, example in encoded if _is_judged(example, line, reward_formats, notes)]
         done += len(rows)
         progress(done, total)
     if not examples:
@@ -221,13 +221,12 @@ def _line_of(row: dict[str, Any]) -> int:
     return int(row.get("line", row["example_id"]))
 
 
-def _is_judged(example: Encoded, line: int, reward_format: PromptFormat | None, notes: PreparationNotes) -> bool:
-    """Return whether the reward model's template takes the example; what it says against it is noted."""
-    if reward_format is None or not reward_format.chat:
-        return True
+def _is_judged(example: Encoded, line: int, reward_formats: Sequence[PromptFormat], notes: PreparationNotes) -> bool:
+    """Return whether every reward model's template takes the example; what one says against it is noted."""
     try:
-        for response in example.responses:
-            reward_format.write_conversation(Conversation(example.turns, response.as_turn(), example.tools))
+        for reward_format in (each for each in reward_formats if each.chat):
+            for response in example.responses:
+                reward_format.write_conversation(Conversation(example.turns, response.as_turn(), example.tools))
     except PromptRefused as error:
         notes.add(f"of the reward model, {error}"[:MOST_REASON], line)
         return False

@@ -38,8 +38,8 @@ def lay_ground(attempt: AttemptContext) -> Ground:
         )
     prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format, attempt.day)
     prompt_format.check("The policy")
-    reward_format = _read_reward_format(attempt)
-    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress, reward_format)
+    reward_formats = _read_reward_formats(attempt)
+    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress, reward_formats)
     _log_prepared(attempt, prepared)
     both = {"data/cut_prompts": prepared.notes.cut_prompts, "data/cut_responses": prepared.notes.cut_responses}
     attempt.constants |= {key: cut / max(1, num) for key, (cut, num) in both.items()}
@@ -47,13 +47,12 @@ def lay_ground(attempt: AttemptContext) -> Ground:
     return Ground(folder, prompt_format, lengths, prepared, [[prepared.train[i] for i in batch] for batch in plan])
 
 
-def _read_reward_format(attempt: AttemptContext) -> PromptFormat | None:
-    """Return how the reward model writes conversations, so that what it can't read is known before any scoring."""
-    recipe = attempt.recipe
-    if recipe.reward.source != "model" or attempt.spec.reward is None:
-        return None
-    folder = resolve_folder(attempt.spec.reward, Path(attempt.spec.hub_dir))
-    return PromptFormat.choose(load_tokenizer(folder), day=attempt.day)
+def _read_reward_formats(attempt: AttemptContext) -> list[PromptFormat]:
+    """Return how the reward model and the judge write conversations: what they can't read is known before any scoring."""
+    folders = {
+        resolve_folder(source, Path(attempt.spec.hub_dir)) for source in (attempt.spec.reward, attempt.spec.judge) if source
+    }
+    return [PromptFormat.choose(load_tokenizer(folder), day=attempt.day) for folder in sorted(folders)]
 
 
 def _log_prepared(attempt: AttemptContext, prepared: Prepared) -> None:

@@ -103,8 +103,8 @@ def test_rows_that_a_template_refuses_are_named_with_its_own_sentence(workshop, 
         PromptFormat.choose(make_tokenizer()),
     )
     told = {}
-    for name, policy_format, reward_format in (("policy", refusing, None), ("reward", taking, refusing)):
-        prepared = prepare(make_recipe(), path, policy_format, Lengths(64, 48, 12), lambda *_: None, reward_format)
+    for name, policy_format, reward_formats in (("policy", refusing, []), ("reward", taking, [taking, refusing])):
+        prepared = prepare(make_recipe(), path, policy_format, Lengths(64, 48, 12), lambda *_: None, reward_formats)
         assert len(prepared.train) + len(prepared.held_out) == 6
         told[name] = prepared.notes.tell()
     assert "the chat template refuses it: no system turn, please: 2 (rows" in told["policy"]
