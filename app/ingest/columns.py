@@ -137,6 +137,21 @@ SHAPE_OPTIONS: dict[Shape, tuple[ShapeOption, ...]] = {
     Shape.RATED: (ShapeOption("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),),
 }
 
+LEAVE_OUT = (
+    ShapeOption(
+        "leave_out_contradicting_ratings", False, "Rows whose own ratings prefer another response than the label are left out."
+    ),
+    ShapeOption("leave_out_contradictory_pairs", False, "Pairs that stand in the file in both orders are left out, in both."),
+    ShapeOption("leave_out_duplicates", False, "Of equal examples the first alone is kept."),
+    ShapeOption("leave_out_near_duplicates", False, "Examples that nearly repeat an earlier one are left out."),
+)
+
+
+def options_of(shape: Shape) -> tuple[ShapeOption, ...]:
+    """Return a shape's own options, and those of all shapes."""
+    return (*SHAPE_OPTIONS.get(shape, ()), *LEAVE_OUT)
+
+
 NEEDED_TOGETHER: dict[Shape, tuple[tuple[tuple[str, ...], ...], ...]] = {  # one of each line's alternatives
     Shape.TWO_RESPONSES: ((("label",), ("votes",), ("rating_a", "rating_b")),),
     Shape.RANKED: ((("ratings",), ("ranks",), ("best_first",)),),
@@ -231,9 +246,9 @@ def has_value(value: Any) -> bool:
 
 def option_problems(mapping: ColumnMapping) -> list[dict[str, str]]:
     """Options that the shape doesn't have."""
-    known = [option.name for option in SHAPE_OPTIONS.get(mapping.shape, ())]
+    known = [option.name for option in options_of(mapping.shape)]
     return [
-        fault(f"options.{name}", f'The shape {mapping.shape} has no option "{name}"; it has {", ".join(known) or "none"}.')
+        fault(f"options.{name}", f'The shape {mapping.shape} has no option "{name}"; it has {", ".join(known)}.')
         for name in mapping.options
         if name not in known
     ]

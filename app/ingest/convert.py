@@ -36,6 +36,7 @@ class Converted(NamedTuple):
     line: int
     draft: UnnumberedExample
     meta: str
+    num_rows: int = 1  # it stands for so many; 0 when its row holds other examples too
 
 
 class RowCount:
@@ -46,6 +47,7 @@ class RowCount:
         self.num_kept_rows = 0
         self.unused = UnusedFields(columns) if columns else None
         self._reasons = Lines()
+        self._left_out = Lines()
 
     def drop(self, line: int, reason: str) -> None:
         """Count a row that is left out."""
@@ -57,10 +59,18 @@ class RowCount:
         if self.unused is not None:
             self.unused.add(row)
 
+    def leave_out(self, item: Converted, reason: str) -> None:
+        """Take an example out again: with its rows, unless other examples of these are kept."""
+        self.num_kept_rows -= item.num_rows
+        if item.num_rows:
+            self._reasons.add(item.line, reason, item.num_rows)
+        else:
+            self._left_out.add(item.line, f"example left out: {reason}")
+
     def noted(self) -> list[NotedRows]:
         """Return what is to be known of messages beyond their example."""
         count = self.unused.num_developer if self.unused else 0
-        return [NotedRows(note=DEVELOPER, count=count, lines=[])] if count else []
+        return [*self._left_out.noted(), *([NotedRows(note=DEVELOPER, count=count, lines=[])] if count else [])]
 
     def dropped(self) -> list[DroppedRows]:
         """Return the reasons, the most frequent first."""
@@ -93,7 +103,7 @@ def convert_each(found: Iterator[Row], columns: Columns, tally: RowCount, limits
         tally.keep(row.value)
         meta = columns.meta(row.value)
         for draft in drafts:
-            yield Converted(row.line, draft, meta)
+            yield Converted(row.line, draft, meta, int(len(drafts) == 1))
 
 
 def convert_row(convert: Converter, columns: Columns, row: dict[str, Any], limits: Limits) -> list[UnnumberedExample]:
@@ -122,4 +132,4 @@ def group(converted: Iterator[Converted], max_responses: int) -> Iterator[Conver
 
 def merged(items: list[Converted]) -> Converted:
     """One example for a group."""
-    return items[0]._replace(draft=merge([item.draft for item in items])) if len(items) > 1 else items[0]
+    return items[0]._replace(draft=merge([item.draft for item in items]), num_rows=len(items)) if len(items) > 1 else items[0]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from app.domain.dataset import Audit, ColumnMapping, DroppedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
 from app.ingest.audit.profile import Profile
+from app.ingest.audit.repeats import MAX_DISTINCT, Repeats, key_of
 from app.ingest.columns import ROLES_OF_REASONS, check_mapping
 from app.ingest.convert import RowCount, convert_rows
 from app.ingest.examples import Columns
@@ -45,18 +46,35 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
         write_preview(survey, target.with_name(PREVIEW))
         given, mapping = mapping, settle_mapping(survey, mapping)
         columns = Columns(mapping)
+        repeats = Repeats(columns.options, find_contradicted(source, columns, limits))
         tally, profile = RowCount(columns), Profile()
         with ExampleWriter(target, limits) as writer:
             for item in convert_rows(chain(head, opened.rows), columns, tally, limits):
-                profile.add(item)
+                doubts = repeats.look(item.draft)
+                if wrong := repeats.left_out.intersection(doubts):
+                    tally.leave_out(item, min(wrong))
+                    continue
+                profile.add(item, doubts)
                 writer.write(item)
             if not profile.num_examples:
                 raise nothing_kept(tally, opened.numbering, given)
-        audit = profile.audit(tally)
+        audit = profile.audit(tally, repeats.complete)
         audit.numbering = opened.numbering
         audit.notes += opened.noted.noted()
         audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
         return Ingested(mapping, audit)
+
+
+def find_contradicted(source: Path, columns: Columns, limits: Limits) -> frozenset[int]:
+    """Return the keys of examples that stand in the file in both orders, where such are to be left out: by a reading before."""
+    if columns.options.get("leave_out_contradictory_pairs") is not True:
+        return frozenset()
+    keys: set[int] = set()
+    with open_rows(source, limits) as opened:
+        for item in convert_rows(opened.rows, columns, RowCount(), limits):
+            if len(keys) < MAX_DISTINCT:
+                keys.add(key_of(item.draft))
+    return frozenset(key & ~1 for key in keys if key ^ 1 in keys)
 
 
 def take_sample(opened: Source, limits: Limits) -> list[Row]:

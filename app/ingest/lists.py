@@ -76,8 +76,7 @@ def by_choice(prompt: list[Turn], answers: list[Candidate], wanted: str) -> Unnu
     """Return the chosen response first, the others after it, best rating first."""
     marked = [a._replace(preference=CHOSEN if a.content.strip() == wanted else REJECTED) for a in answers]
     marked.sort(key=lambda answer: (-(answer.preference or 0), -(answer.rating or 0.0)))
-    best = max(answer.rating or 0.0 for answer in answers)
-    return UnnumberedExample(prompt, marked, ("best rating is not the chosen one",) if (marked[0].rating or 0.0) < best else ())
+    return UnnumberedExample(prompt, marked)
 
 
 def from_tree(_: Columns, cells: Cells) -> list[UnnumberedExample]:

@@ -25,11 +25,11 @@ class Lines:
         self.counts: Counter[str] = Counter()
         self.lines: dict[str, list[int]] = {}
 
-    def add(self, line: int, name: str) -> None:
-        """Count one more, in a line; 0 for none."""
+    def add(self, line: int, name: str, count: int = 1) -> None:
+        """Count one more, or several that begin there, in a line; 0 for none."""
         if len(self.counts) >= MAX_NAMES and name not in self.counts:
             name = OTHER_REASONS
-        self.counts[name] += 1
+        self.counts[name] += count
         lines = self.lines.setdefault(name, [])
         if line and len(lines) < LINES_KEPT:
             lines.append(line)

@@ -6,13 +6,14 @@ Lengths are in characters (tokens need a tokenizer, which the data does not have
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from app.domain.dataset import CHOSEN, REJECTED, Audit
+from app.ingest.audit.repeats import CONTRADICTED, DUPLICATE, NEAR_DUPLICATE, RATINGS
 from app.ingest.convert import Converted, RowCount
 from app.ingest.examples import Candidate, UnnumberedExample
-from app.ingest.messages import ASSISTANT, Turn
+from app.ingest.messages import ASSISTANT
 from app.ingest.rows import Lines
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows
@@ -117,7 +118,7 @@ class Profile:
         self.prompt_chars, self.response_chars = Distribution(), Distribution()
         self.chosen_chars, self.rejected_chars = Distribution(), Distribution()
         self.ratings, self.rating_gaps = Moments(), Moments()
-        self.prompts, self.rows = Distinct(), Distinct()
+        self.prompts = Distinct()
         self.turns: Counter[int] = Counter()
         self.labels: Counter[int | None] = Counter()
         self.responses_per_example: Counter[int] = Counter()
@@ -126,17 +127,16 @@ class Profile:
         self.rating_values: Counter[float] = Counter()
         self.longer_chosen = self.shorter_chosen = 0
 
-    def add(self, item: Converted) -> None:
-        """Count one example."""
+    def add(self, item: Converted, doubts: Iterable[str] = ()) -> None:
+        """Count one example, with what it repeats or contradicts."""
         draft = item.draft
         self.num_examples += 1
         self.num_responses += len(draft.answers)
         self.responses_per_example[len(draft.answers)] += 1
         self.turns[sum(turn.role != "system" for turn in draft.prompt)] += 1
-        for note in notes_of(draft):
+        for note in (*notes_of(draft), *doubts):
             self.notes.add(item.line, note)
         self.prompts.add(tuple(draft.prompt))
-        self.rows.add((tuple(draft.prompt), tuple(answer.content for answer in draft.answers)))
         self.prompt_chars.add(sum(len(turn.content) for turn in draft.prompt))
         self.marks.update(marks_of(draft))
         for answer in draft.answers:
@@ -165,8 +165,8 @@ class Profile:
         if chosen.rating is not None and rejected.rating is not None:
             self.rating_gaps.add(chosen.rating - rejected.rating)
 
-    def audit(self, tally: RowCount) -> Audit:
-        """Return the finished audit."""
+    def audit(self, tally: RowCount, complete: bool = True) -> Audit:
+        """Return the finished audit. `complete`: all that repeats was seen."""
         return Audit(
             num_rows=tally.num_rows,
             num_kept_rows=tally.num_kept_rows,
@@ -178,10 +178,10 @@ class Profile:
             unused=tally.unused.counts() if tally.unused else {},
             has_rating=self.ratings.count > 0,
             has_preference=sum(n for label, n in self.labels.items() if label is not None) > 0,
-            facts=self._facts(),
+            facts=self._facts(complete),
         )
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, complete: bool) -> dict[str, Any]:
         share = 1 / max(self.num_examples, 1)
         multi_turn = sum(n for turns, n in self.turns.items() if turns > 1)
         return {
@@ -190,8 +190,11 @@ class Profile:
             "share_multi_turn": multi_turn * share,
             "share_non_ascii": self.marks["non_ascii"] * share,
             "num_repeated_prompts": self.prompts.repeated,
-            "num_duplicate_examples": self.rows.repeated,
-            "duplicates_complete": self.prompts.complete and self.rows.complete,
+            "num_duplicate_examples": self.notes.counts[DUPLICATE],
+            "num_near_duplicates": self.notes.counts[NEAR_DUPLICATE],
+            "num_contradictory_pairs": self.notes.counts[CONTRADICTED],
+            "num_contradicting_ratings": self.notes.counts[RATINGS],
+            "duplicates_complete": self.prompts.complete and complete,
             "responses_per_example": {str(k): n for k, n in sorted(self.responses_per_example.items())},
             "labels": {
                 "chosen": self.labels[1],
@@ -203,7 +206,7 @@ class Profile:
             "rating_gap": self.rating_gaps.summary(),
             "length_bias": self._length_bias(),
             "num_ties": self.notes.counts["tie"],
-            "notes": dict(self.notes.counts),
+            "notes": {note: n for note, n in self.notes.counts.items() if note not in (DUPLICATE, NEAR_DUPLICATE, CONTRADICTED)},
             "characters": {name: n for name, n in self.marks.items() if name != "non_ascii"},
         }
 
@@ -240,17 +243,18 @@ def notes_of(draft: UnnumberedExample) -> Iterator[str]:
 
 def marks_of(draft: UnnumberedExample) -> set[str]:
     """Return what kinds of unusual characters an example holds."""
+    text = " ".join([*(turn.content for turn in draft.prompt), *(answer.content for answer in draft.answers)])
     marks: set[str] = set()
-    for text in texts_of(draft.prompt, draft.answers):
+    if not text.isprintable():
         if "\r" in text:
             marks.add("carriage_return")
-        if not text.isprintable() and CONTROL.search(text):
+        if CONTROL.search(text):
             marks.add("control")
-        if "<" in text and HTML.search(text):
-            marks.add("html_like")
-        if not text.isascii():
-            marks.add("non_ascii")
-            marks.update(name for name, found in rare(text) if found)
+    if "<" in text and HTML.search(text):
+        marks.add("html_like")
+    if not text.isascii():
+        marks.add("non_ascii")
+        marks.update(name for name, found in rare(text) if found)
     return marks
 
 
@@ -261,8 +265,3 @@ def rare(text: str) -> list[tuple[str, bool]]:
         ("invisible", not text.isprintable() and INVISIBLE.search(text) is not None),
         ("right_to_left", RIGHT_TO_LEFT.search(text) is not None),
     ]
-
-
-def texts_of(prompt: list[Turn], answers: list[Candidate]) -> list[str]:
-    """Return all texts of an example."""
-    return [turn.content for turn in prompt] + [answer.content for answer in answers]

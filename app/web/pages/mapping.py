@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 from app.domain import problems
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import DatasetInvalid
-from app.ingest.columns import NEEDED_TOGETHER, SHAPE_OPTIONS, SHAPE_ROLES, Role, ShapeOption, names_of
+from app.ingest.columns import NEEDED_TOGETHER, SHAPE_ROLES, Role, ShapeOption, names_of, options_of
 from app.services import datasets as service
 from app.store import datasets as store
 from app.store.files.files import Files
@@ -84,7 +84,7 @@ def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str
         likely=[str(one) for one in likely] if len(likely) < len(SHAPE_TEXTS) else [],
         shape=str(chosen),
         roles=roles,
-        options=SHAPE_OPTIONS.get(chosen, ()),
+        options=options_of(chosen),
         columns=preview["columns"],
         rows=preview["rows"],
         needed=needed_in(chosen),
