@@ -26,6 +26,7 @@ class ModelSource(BaseModel):
     source: str  # "hub" | "folder"
     path: str  # hub name or absolute folder
     revision: str | None = None
+    name: str = ""  # what the world outside calls it, where that is not its path
 
 
 class RunSpec(BaseModel):

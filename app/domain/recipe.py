@@ -45,6 +45,9 @@ class PolicySettings(RecipePart):
     adaptation: Literal["full", "lora"] = Field("full", description="Train all weights, or a LoRA adapter.")
     lora: LoraSettings = LoraSettings()
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number type of weights and activations.")
+    saved_dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
+        "base", description="Number type of the saved model; base: the base model's own, or dtype where that is narrower."
+    )
     quantization: Literal["none", "nf4"] = Field(
         "none", description="nf4: the frozen weights in 4 bits under a LoRA adapter (QLoRA, with bitsandbytes)."
     )

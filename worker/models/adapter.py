@@ -1,4 +1,4 @@
-"""One view on every causal LM: the network below the head, the head itself, and LoRA on top of both.
+"""One view on every causal LM: the network below the head, the head itself, and perhaps an adapter on top (worker.models.lora).
 
 Legend: N positions, D hidden size, V vocabulary, R rows, T tokens.
 Working on hidden states lets the caller send only response positions through the head (method.md, section 6.3).
@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.domain.errors import ModelInvalid, RecipeInvalid
-from app.domain.recipe import LoraSettings
+from app.domain.errors import ModelInvalid
 from worker.models.flex import run_flex
 from worker.models.packed import Packing, run_packed
 from worker.models.parallel import ALONE, Ranks
@@ -136,28 +135,6 @@ def adapt_body(network: Any) -> Body:
 
 def _takes_positions(body: Any) -> bool:
     return "position_ids" in inspect.signature(body.forward).parameters
-
-
-def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
-    """Put a fresh LoRA adapter into the network, in place; only the adapter is trainable afterwards.
-
-    Raises RecipeInvalid when the target modules don't exist, or include the head (whose weight the loss reads directly).
-    """
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    torch.manual_seed(seed)
-    targets = settings.target_modules
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, task_type=TaskType.CAUSAL_LM,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )  # fmt: skip
-    try:
-        lora = get_peft_model(model.network, config)
-    except ValueError as error:
-        raise RecipeInvalid.at("policy.lora.target_modules", f"LoRA can't be put on these modules: {error}") from error
-    if hasattr(model.network.get_output_embeddings(), "lora_A"):
-        raise RecipeInvalid.at("policy.lora.target_modules", "The language-model head can't carry an adapter: leave it out.")
-    return replace(model, lora=lora)
 
 
 def _softcap(config: Any) -> float | None:

@@ -125,10 +125,7 @@ def load_policy(folder: Path, *, dtype: str, device: str, quantization: str = "n
     `quantization` nf4: its linear layers in 4 bits; raises RecipeInvalid where bitsandbytes is missing.
     """
     tokenizer = load_tokenizer(folder)
-    options = loading_options(DTYPES[dtype], device) if quantization == "nf4" else {}
-    model = load_network(AutoModelForCausalLM, folder, dtype=dtype, device=device, what="a causal language model", **options)
-    settle(model)
-    switch_dropout_off(model)
+    model = load_causal(folder, dtype=dtype, device=device, quantization=quantization)
     num_rows = model.get_input_embeddings().weight.shape[0]
     if num_rows < len(tokenizer):
         raise ModelInvalid(
@@ -136,6 +133,15 @@ def load_policy(folder: Path, *, dtype: str, device: str, quantization: str = "n
             "they don't belong together. Use the model's own tokenizer."
         )
     return Policy(adapt(model), tokenizer, folder)
+
+
+def load_causal(folder: Path, *, dtype: str, device: str, quantization: str = "none") -> Any:
+    """Return the causal LM in `folder` as it is trained and scored: without dropout; raises ModelInvalid, RecipeInvalid."""
+    options = loading_options(DTYPES[dtype], device) if quantization == "nf4" else {}
+    model = load_network(AutoModelForCausalLM, folder, dtype=dtype, device=device, what="a causal language model", **options)
+    settle(model)
+    switch_dropout_off(model)
+    return model
 
 
 def load_network(kind: Any, folder: Path, *, dtype: str, device: str, what: str, **options: Any) -> Any:

@@ -40,25 +40,24 @@ def settle(network: nn.Module) -> None:
             setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010  # unknown to the type of modules in general
 
 
-def merge_adapter(network: Any, dtype: torch.dtype) -> Any:
-    """Return the network, in place, with plain linear layers of `dtype`: W = round(dequantised + adapter's update)."""
+def merge_quantized(network: Any) -> None:
+    """Make every quantised layer a plain linear one, in place: W = dequantised + adapter's update, in float32 on the CPU."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             is_adapted = hasattr(layer, "get_base_layer")
             base = layer.get_base_layer() if is_adapted else layer
-            if not is_adapted and not is_quantized(base):
+            if not is_quantized(base):
                 continue
             weight = _plain_weight(base).float()
             if is_adapted:
                 update: Tensor = layer.get_delta_weight("default").float()
                 weight += update.to(weight.device)
-            setattr(parent, name, _plain_layer(weight.to(dtype), base))
+            setattr(parent, name, _plain_layer(weight.cpu(), base))
     for attribute in ("quantization_method", "hf_quantizer", "is_loaded_in_4bit", "is_quantized"):
         if hasattr(network, attribute):
             setattr(network, attribute, None if attribute in ("quantization_method", "hf_quantizer") else False)
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    return network
 
 
 def is_quantized(layer: nn.Module) -> bool:
@@ -66,8 +65,6 @@ def is_quantized(layer: nn.Module) -> bool:
 
 
 def _plain_weight(layer: Any) -> Tensor:
-    if not is_quantized(layer):
-        return layer.weight.detach()
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(layer.weight.detach(), layer.weight.quant_state)

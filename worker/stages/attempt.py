@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -106,16 +107,22 @@ class AttemptContext:
         path = self.artifacts_dir / name
         self.emit(ArtifactWritten(name=name, title=title, size_bytes=path.stat().st_size, sha256=hash_file(path)))
 
-    def write_folder(self, name: str, title: str, write: Callable[[Path], None]) -> None:
-        """Fill a folder of the artifacts beside its place, then move it there whole, and announce its files."""
-        target = self.artifacts_dir / name
-        with filling(target) as temporary:
-            write(temporary)
-            for path in temporary.rglob("*"):
-                sync(path)
+    def write_folders(self, titles: Mapping[str, str], write: Callable[[dict[str, Path]], None]) -> None:
+        """Fill folders of the artifacts beside their places, then move all of them there, whole, and announce their files.
+
+        `write` gets where each folder is to be filled, by its name; what it raises leaves none of them.
+        """
+        with ExitStack() as stack:
+            filled = {name: stack.enter_context(filling(self.artifacts_dir / name)) for name in titles}
+            write(filled)
+            for temporary in filled.values():
+                for path in temporary.rglob("*"):
+                    sync(path)
             self._may_appear()
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
+            for name, temporary in filled.items():
+                shutil.rmtree(self.artifacts_dir / name, ignore_errors=True)
+                temporary.rename(self.artifacts_dir / name)
         reach("artifact.placed")
-        for path in sorted(path for path in target.rglob("*") if path.is_file()):
-            self.announce(str(path.relative_to(self.artifacts_dir)), title)
+        for name, title in titles.items():
+            for path in sorted(path for path in (self.artifacts_dir / name).rglob("*") if path.is_file()):
+                self.announce(str(path.relative_to(self.artifacts_dir)), title)

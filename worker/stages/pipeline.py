@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Method
 from app.domain.run import RunKind
+from worker.models.lora import refuse_targets
 from worker.models.parallel import ALONE, Ranks, require_device
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
@@ -42,6 +43,8 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
         refuse_missing(spec.recipe, ground.batches)
         if spec.recipe.method is Method.REWARD_MODEL:
             return train_reward_model(attempt, ground)
+        if spec.recipe.policy.adaptation == "lora":
+            refuse_targets(ground.policy_folder, spec.recipe.policy.lora)
     with ranks.lead_first():
         scores = score_all(attempt, ground)
     if spec.kind is RunKind.SCORING:

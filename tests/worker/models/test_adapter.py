@@ -15,10 +15,9 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from app.domain.errors import ModelInvalid, RecipeInvalid
-from app.domain.recipe import LoraSettings
+from app.domain.errors import ModelInvalid
 from tests.worker.workshop import build_network
-from worker.models.adapter import adapt, add_lora
+from worker.models.adapter import adapt
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
 BODY = {**SHAPE, "num_key_value_heads": 1, "intermediate_size": 32, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -81,43 +80,6 @@ def test_rows_are_packed_only_where_the_numbers_stay_the_same():
     )
     assert [adapt(network.eval()).packs for network in (*plain, *other)] == [True, True, False, False]
     assert {network.config._attn_implementation for network in plain} == {"sdpa"}
-
-
-def test_lora_trains_the_adapter_only_and_keeps_the_reference_inside():
-    torch.manual_seed(0)
-    model = adapt(LlamaForCausalLM(LlamaConfig(**BODY)).eval())
-    ids, mask = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.long)
-    before = model.run(ids, mask).last_hidden_state
-    model = add_lora(model, LoraSettings(rank=2), seed=3)
-    trainable = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
-    assert trainable
-    assert all("lora_" in name for name in trainable)
-    with torch.no_grad():
-        for parameter in trainable.values():
-            parameter.add_(0.1)
-    assert (model.run(ids, mask).last_hidden_state - before).abs().max() > 1e-3
-    with model.as_reference() as reference:
-        assert torch.equal(reference.run(ids, mask).last_hidden_state, before)
-
-
-def test_the_same_seed_gives_the_same_adapter():
-    def weights(seed: int) -> torch.Tensor:
-        torch.manual_seed(0)
-        model = add_lora(adapt(LlamaForCausalLM(LlamaConfig(**BODY)).eval()), LoraSettings(rank=2), seed)
-        return torch.cat([p.flatten() for p in model.network.parameters() if p.requires_grad])
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
-
-
-def test_lora_on_unknown_modules_or_on_the_head_names_the_field():
-    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
-    with pytest.raises(RecipeInvalid) as unknown:
-        add_lora(adapt(network), LoraSettings(target_modules=["query_key"]), 0)
-    assert unknown.value.problems[0]["field"] == "policy.lora.target_modules"
-    network = LlamaForCausalLM(LlamaConfig(**BODY)).eval()
-    with pytest.raises(RecipeInvalid, match="head can't carry an adapter"):
-        add_lora(adapt(network), LoraSettings(target_modules=["lm_head"]), 0)
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 6])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from app.domain.recipe import LoraSettings
-from worker.models.adapter import add_lora
 from worker.models.load import load_policy
+from worker.models.lora import add_lora
 from worker.models.packed import Packing
 from worker.stages.batches import collate, collate_packed, count_steps, order_epoch, plan_batches, split_batch
 from worker.stages.examples import Encoded, EncodedResponse

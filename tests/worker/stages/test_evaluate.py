@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.worker.workshop import make_recipe
-from worker.models.adapter import add_lora
 from worker.models.generate import Sampling
 from worker.models.load import load_policy
+from worker.models.lora import add_lora
 from worker.models.prompts import PromptFormat
 from worker.stages.evaluate import Answers, HeldOut, choose_prompts, compare, measure_kl, measure_loss
 from worker.stages.examples import Lengths, Prepared

@@ -11,9 +11,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from worker.models.adapter import Body, LanguageModel, add_lora
+from worker.models.adapter import Body, LanguageModel
 from worker.models.compiled import uncompiled
 from worker.models.load import load_policy
+from worker.models.lora import add_lora
 from worker.models.sharding import gather_weights, shard
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import MicroBatch, split_batch

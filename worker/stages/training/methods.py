@@ -1,16 +1,13 @@
 """The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
 
-from pathlib import Path
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe
-from worker.models.adapter import LanguageModel, add_lora
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
-from worker.models.load import DTYPES
+from worker.models.lora import add_lora, find_unadapted
 from worker.models.prompts import PromptFormat
-from worker.models.quantize import merge_adapter
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import count_steps, derive_seed
 from worker.stages.evaluate import evaluate, set_up
@@ -19,7 +16,8 @@ from worker.stages.prepare import Batches, Ground
 from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.scoring.stage import Scores
 from worker.stages.training import loop as training_stage
-from worker.stages.training.distribution import find_whole, judge_by_lead, spread
+from worker.stages.training.artifacts import keep_policy, keep_reward_model
+from worker.stages.training.distribution import judge_by_lead, spread
 from worker.stages.training.findings import data_findings, plan_findings
 from worker.stages.training.objectives import (
     DpoObjective,
@@ -51,13 +49,12 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
         held_out = set_up(attempt, model, ground)
     if recipe.policy.adaptation == "lora":
         model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
+        attempt.raise_findings(find_unadapted(model.network, recipe.policy.lora))
     model = spread(attempt, compile_layers(model, attempt.log) if recipe.policy.compile else model)
     judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
     training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)
     training_stage.train(training)
-    whole = find_whole(attempt, model, ground.policy_folder)
-    if attempt.ranks.is_lead:
-        write_artifacts(attempt, whole, ground)
+    keep_policy(attempt, model, ground)
     return training.progress.summary
 
 
@@ -88,8 +85,7 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     training = training_stage.start(attempt, model, RewardObjective(read, recipe.training), judge, num_steps, checkpoint)
     training_stage.train(training)
     if attempt.ranks.is_lead:
-        keep_network(attempt, model.network, tokenizer, "The trained reward model")
-        attempt.announce("metrics.jsonl", "Every metric of every step")
+        keep_reward_model(attempt, model, ground, reader)
     return training.progress.summary
 
 
@@ -159,36 +155,3 @@ def refuse_missing(recipe: Recipe, batches: Batches) -> None:
             "The data set has one response per prompt and no pairs, so weights within a prompt are all alike: "
             "use the scope batch, or another data set.",
         )
-
-
-def write_artifacts(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> None:
-    """What a user takes home: the policy, the adapter, metrics and samples."""
-    network = model.network
-    if model.lora is not None:
-        lora = model.lora
-        lora.peft_config["default"].base_model_name_or_path = attempt.recipe.policy.model
-        attempt.write_folder("adapter", "The LoRA adapter", lambda path: lora.save_pretrained(path, save_embedding_layers=False))
-        is_plain = attempt.recipe.policy.quantization == "none"
-        network = lora.merge_and_unload() if is_plain else merge_adapter(network, DTYPES[attempt.recipe.policy.dtype])
-    keep_network(attempt, network, ground.prompt_format.tokenizer, "The trained policy")
-    attempt.announce("metrics.jsonl", "Every metric of every step")
-    attempt.announce("samples.jsonl", "All answers to the held-out prompts")
-
-
-def keep_network(attempt: AttemptContext, network: Any, tokenizer: Any, title: str) -> None:
-    """The artifact `model/`, in Hugging Face's form, with its tokenizer."""
-
-    def write(path: Path) -> None:
-        _save_network(network, path)
-        tokenizer.save_pretrained(path)
-
-    attempt.write_folder("model", title, write)
-
-
-def _save_network(network: Any, path: Path) -> None:
-    try:
-        network.save_pretrained(path)
-    except ValueError:
-        # Some published models carry generation settings that their own library refuses to save again.
-        network.generation_config = type(network.generation_config)()
-        network.save_pretrained(path)

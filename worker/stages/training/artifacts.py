@@ -1,0 +1,190 @@
+"""What a run leaves: the trained model in Hugging Face's form, compared with the one in memory before it gets its name.
+
+`model/` is written in a number type that loses nothing, compared, and only then rounded to the base's, where what was learned
+survives that. Memory: the trained model is asked and saved, then let go; the copies are read back one after the other. So there
+is one copy of the weights at a time beside what is left of the optimizer, less than a step of training all weights takes; one
+of float32 that doesn't fit on the GPU beside the rest is asked on the CPU.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.domain.recipe import PolicySettings
+from worker.models.adapter import Body, LanguageModel
+from worker.models.compiled import uncompiled
+from worker.models.load import load_causal, load_classifier, release_memory
+from worker.models.lora import load_adapter
+from worker.stages.attempt import AttemptContext
+from worker.stages.prepare import Ground
+from worker.stages.training.comparison import Yardstick, bound_of, choose_examples, compare_policy, compare_reward_model
+from worker.stages.training.distribution import find_whole
+from worker.stages.training.reward_model import ConversationEncoder
+from worker.stages.training.saving import (
+    DTYPES,
+    Precision,
+    choose_precision,
+    let_go,
+    merge,
+    name_of,
+    round_weights,
+    save_adapter,
+    save_network,
+)
+
+MOST_LOST = 0.1  # of what training has changed, by rounding to the number type of the base
+
+
+def keep_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> None:
+    """Write what a user takes home: the policy, the adapter, metrics and samples. All processes must call this."""
+    started = time.monotonic()
+    with uncompiled(model):
+        yardstick = compare_policy(model, choose_examples(ground))
+    whole = find_whole(attempt, model, ground.policy_folder)
+    attempt.ranks.lead_alone(lambda: _write_policy(attempt, whole, ground, yardstick, started))
+
+
+def _write_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground, yardstick: Yardstick, started: float) -> None:
+    policy, tokenizer, folder, lora = attempt.recipe.policy, ground.prompt_format.tokenizer, ground.policy_folder, model.lora
+    trained = DTYPES[policy.dtype]
+    wide = trained if lora is None else torch.float32
+    saving = Saving(attempt, ground, yardstick, load_causal, wide, bound_of(wide))
+
+    def write(paths: dict[str, Path]) -> None:
+        if lora is None:
+            saving.write(model.network, paths["model"])
+            told = saving.settle(paths["model"], lambda: saving.ask(folder, trained, yardstick.measure))
+        else:
+            save_adapter(lora, tokenizer, paths["adapter"], attempt.spec.policy, folder)
+            saving.write(merge(model), paths["model"])
+            told = _settle_adapter(saving, policy, paths)
+        _tell(attempt, yardstick, told, started)
+
+    titles = {"model": "The trained policy"} | ({} if lora is None else {"adapter": "The LoRA adapter"})
+    attempt.write_folders(titles, write)
+    attempt.announce("metrics.jsonl", "Every metric of every step")
+    attempt.announce("samples.jsonl", "All answers to the held-out prompts")
+
+
+def _settle_adapter(saving: "Saving", policy: PolicySettings, paths: dict[str, Path]) -> str:
+    """Compare the adapter on its base with the policy in memory, then the merged model with these two, in float32."""
+    yardstick, folder, trained = saving.yardstick, saving.ground.policy_folder, DTYPES[policy.dtype]
+
+    def ask_base(dtype: torch.dtype) -> tuple[Yardstick, float, float]:
+        def use(base: Any) -> tuple[Yardstick, float, float]:
+            untrained = replace(yardstick, want_N=yardstick.ask(base))
+            adapted = load_adapter(base, paths["adapter"])
+            mean = yardstick.judge(adapted, "adapter/ on its base", bound_of(trained)) if dtype == trained else 0.0
+            return replace(yardstick, want_N=yardstick.ask(adapted)), untrained.measure(adapted), mean
+
+        found: tuple[Yardstick, float, float] = saving.ask(folder, dtype, use, quantization=policy.quantization)
+        return found
+
+    adapted, learned, mean = ask_base(trained)
+    if trained != saving.wide:
+        adapted, learned, _ = ask_base(saving.wide)
+    rounds = trained != saving.wide and policy.quantization != "none"  # weights that came out of 4 bits as 16
+    saving = replace(saving, yardstick=adapted, bound=bound_of(trained) if rounds else bound_of(saving.wide))
+    return f"adapter/ on its base {mean:.1e}, {saving.settle(paths['model'], lambda: learned)}"
+
+
+def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, reader: ConversationEncoder) -> None:
+    """Write the trained reward model and the metrics."""
+    started = time.monotonic()
+    yardstick = compare_reward_model(model, reader.read(choose_examples(ground)), attempt)
+    trained = DTYPES[attempt.recipe.policy.dtype]
+    saving = Saving(attempt, ground, yardstick, load_classifier, trained, bound_of(trained))
+
+    def write(paths: dict[str, Path]) -> None:
+        saving.write(model.network, paths["model"])
+        told = saving.settle(paths["model"], lambda: float(yardstick.want_N.std(correction=0)))  # the head begins at random
+        _tell(attempt, yardstick, told, started)
+
+    attempt.write_folders({"model": "The trained reward model"}, write)
+    attempt.announce("metrics.jsonl", "Every metric of every step")
+
+
+def _tell(attempt: AttemptContext, yardstick: Yardstick, told: str, started: float) -> None:
+    attempt.log(
+        f"What was saved is the trained model: read again and asked about {len(yardstick.want_N)} {yardstick.what}, it differs "
+        f"from the one in memory by so many {yardstick.unit} on average: {told}. "
+        f"Saving and comparing took {time.monotonic() - started:.1f} s."
+    )
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The saving of one network: what it answered in memory, how a copy is read, and the number type that loses nothing."""
+
+    attempt: AttemptContext
+    ground: Ground
+    yardstick: Yardstick
+    load: Callable[..., Any]
+    wide: torch.dtype
+    bound: float
+
+    def write(self, network: Any, path: Path) -> None:
+        """Write the trained network, which is let go, without any loss."""
+        self._save(network, path, Precision(self.wide))
+        let_go(network)
+        release_memory()
+
+    def settle(self, path: Path, find_learned: Callable[[], float]) -> str:
+        """Compare what was written, and round it to the number type that is wanted; returns what there is to tell.
+
+        `find_learned` gives the mean |difference| that training has made: rounding may take a tenth of it. Where another type
+        than the base's was asked for, it is rounded whatever that takes.
+        """
+        policy, precision = self.attempt.recipe.policy, choose_precision(self.attempt.recipe.policy, self.ground.policy_folder)
+        wanted = name_of(precision.dtype)
+        mean = self.ask(path, self.wide, lambda copy: self.yardstick.judge(copy, "model/", self.bound))
+        if precision.dtype == self.wide:
+            return f"model/ in {wanted} {mean:.1e}"
+        learned = find_learned()
+        most = float("inf") if policy.saved_dtype != "base" else MOST_LOST * learned
+        lost, rounded = self.ask(path, self.wide, lambda copy: self._round(copy, path, precision, most))
+        if lost > most:
+            self.attempt.log(
+                f"The base is in {wanted}, but rounded to it the trained model would move by {lost:.2g} {self.yardstick.unit}, "
+                f"of {learned:.2g} that training has moved it: model/ stays in {name_of(self.wide)}. To have it rounded all the "
+                f"same, set policy.saved_dtype to {wanted}."
+            )
+            return f"model/ in {name_of(self.wide)} {mean:.1e}"
+        self.ask(path, self.wide, lambda copy: rounded.judge(copy, "model/", bound_of(self.wide)))
+        return f"model/ in {wanted} {lost:.1e} of {learned:.1e} that training has changed"
+
+    def _round(self, copy: Any, path: Path, precision: Precision, most: float) -> tuple[float, Yardstick]:
+        """Round a copy, and write it in the place of what is there unless that takes too much; returns what it answers."""
+        round_weights(copy, precision)
+        rounded = replace(self.yardstick, want_N=self.yardstick.ask(copy))
+        lost = float((rounded.want_N - self.yardstick.want_N).abs().mean())
+        if lost <= most:
+            shutil.rmtree(path)
+            path.mkdir()
+            self._save(copy, path, precision)
+        return lost, rounded
+
+    def _save(self, network: Any, path: Path, precision: Precision) -> None:
+        save_network(network, self.ground.prompt_format.tokenizer, path, precision, self.ground.policy_folder)
+
+    def ask(self, folder: Path, dtype: torch.dtype, use: Callable[[Any], Any], **options: Any) -> Any:
+        """Return what `use` makes of a copy, which is let go; on the CPU where the GPU has no room for it."""
+        self.attempt.stop.check()
+        try:
+            return self._ask(folder, dtype, self.attempt.spec.device, use, options)
+        except torch.OutOfMemoryError:
+            release_memory()
+            return self._ask(folder, dtype, "cpu", use, options)
+
+    def _ask(self, folder: Path, dtype: torch.dtype, device: str, use: Callable[[Any], Any], options: dict[str, Any]) -> Any:
+        network = self.load(folder, dtype=name_of(dtype), device=device, **options)
+        try:
+            return use(network)
+        finally:
+            let_go(network)
+            release_memory()
