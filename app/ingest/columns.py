@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.domain.dataset import ColumnMapping, Shape
+from app.domain.dataset import ColumnMapping, OptionValue, Shape
 from app.domain.errors import DatasetInvalid
 from app.ingest import rows as reasons
 
@@ -123,8 +123,14 @@ FIRST_DIFFERENCE = ShapeOption(
     "Dialogues that differ before their last answer are cut after the first one that differs, instead of being left out.",
 )
 
+LISTS = ShapeOption(
+    "lists",
+    "",
+    'Where chosen and rejected are lists of responses: "pairs" for an example of each with each, "together" for one with all.',
+)
+
 SHAPE_OPTIONS: dict[Shape, tuple[ShapeOption, ...]] = {
-    Shape.PAIR: (FIRST_DIFFERENCE,),
+    Shape.PAIR: (FIRST_DIFFERENCE, LISTS),
     Shape.TRANSCRIPT_PAIR: (FIRST_DIFFERENCE,),
     Shape.CONVERSATION_PAIR: (FIRST_DIFFERENCE,),
     Shape.SHAREGPT_PAIR: (FIRST_DIFFERENCE,),
@@ -137,6 +143,14 @@ SHAPE_OPTIONS: dict[Shape, tuple[ShapeOption, ...]] = {
     Shape.RATED: (ShapeOption("group_by_prompt", False, "Rows that follow each other and share the prompt become one example."),),
 }
 
+STRIP_TEMPLATE = ShapeOption(
+    "strip_template", False, "Texts that already carry a chat template become messages without its marks; else these are text."
+)
+TAGS = (
+    ShapeOption("user_tag", "", 'Before what the user says, where dialogues are text under tags: "## Human:".'),
+    ShapeOption("assistant_tag", "", 'Before what the assistant says: "## Assistant:".'),
+    ShapeOption("system_tag", "", 'Before a system message, where there are some: "## System:".'),
+)
 LEAVE_OUT = (
     ShapeOption(
         "leave_out_contradicting_ratings", False, "Rows whose own ratings prefer another response than the label are left out."
@@ -149,7 +163,8 @@ LEAVE_OUT = (
 
 def options_of(shape: Shape) -> tuple[ShapeOption, ...]:
     """Return a shape's own options, and those of all shapes."""
-    return (*SHAPE_OPTIONS.get(shape, ()), *LEAVE_OUT)
+    texts = () if shape in (Shape.CANDIDATES, Shape.REPLY_TREE) else (STRIP_TEMPLATE, *TAGS)
+    return (*SHAPE_OPTIONS.get(shape, ()), *texts, *LEAVE_OUT)
 
 
 NEEDED_TOGETHER: dict[Shape, tuple[tuple[tuple[str, ...], ...], ...]] = {  # one of each line's alternatives
@@ -246,12 +261,22 @@ def has_value(value: Any) -> bool:
 
 def option_problems(mapping: ColumnMapping) -> list[dict[str, str]]:
     """Options that the shape doesn't have."""
-    known = [option.name for option in options_of(mapping.shape)]
-    return [
+    known = {option.name: option for option in options_of(mapping.shape)}
+    problems = [
+        fault(f"options.{name}", message) for name, value in mapping.options.items() if (message := wrong_value(name, value))
+    ]
+    return problems + [
         fault(f"options.{name}", f'The shape {mapping.shape} has no option "{name}"; it has {", ".join(known)}.')
         for name in mapping.options
         if name not in known
     ]
+
+
+def wrong_value(name: str, value: OptionValue) -> str:
+    """Return what is wrong with an option's value; "" when nothing is."""
+    if name == "lists" and value not in ("", "pairs", "together"):
+        return f'Lists are read as "pairs" or "together", not as "{value}".'
+    return ""
 
 
 def missing_together(mapping: ColumnMapping) -> list[dict[str, str]]:

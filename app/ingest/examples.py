@@ -10,10 +10,12 @@ from app.ingest.messages import SYSTEM, USER, Turn, check_prompt, conversation, 
 from app.ingest.rows import Dropped
 from app.ingest.texts.fields import refuse_media
 from app.ingest.texts.plain import LABEL_CHARS, clean_text, is_label
+from app.ingest.texts.tagged import TaggedTexts, Tags
+from app.ingest.texts.templated import strip_template
 
 META_KEYS = 20
 DIALOGUES = frozenset(
-    ("prompt", "conversations", "messages", "chosen", "rejected", "response", "response_a", "response_b", "instruction", "input")
+    ("prompt", "conversations", "messages", "chosen", "rejected", "response", "response_a", "response_b", "instruction")
 )  # parts that may hold messages
 PARTS_IN_SEVERAL = frozenset(role.name for roles in SHAPE_ROLES.values() for role in roles if role.many)
 
@@ -52,6 +54,9 @@ class Columns:
         self.options = mapping.options
         self.paths = {role: names_of(columns) for role, columns in mapping.columns.items() if columns}
         self.roots = {path.split(".")[0] for paths in self.paths.values() for path in paths}
+        tags = Tags(*(str(self.options.get(f"{role}_tag", "")) for role in Tags._fields))
+        self._tagged = TaggedTexts(tags) if any(tag.strip() for tag in tags) else None
+        self._strips = self.options.get("strip_template") is True
 
     def read(self, row: dict[str, Any]) -> Cells:
         """Return the row's cells by part; messages written as text are messages there. Raises Dropped."""
@@ -61,9 +66,21 @@ class Columns:
                 cells[role] = [pick(row, path) for path in paths]
                 continue
             value = pick(row, paths[0])
-            cells[role] = read_text(value) if role in DIALOGUES and isinstance(value, str) else value
+            if isinstance(value, str) and role in DIALOGUES:
+                value = self._read_text(value)
+            elif self._strips and isinstance(value, list) and role in ("responses", "chosen", "rejected"):
+                value = [strip_template(item) if isinstance(item, str) else item for item in value]
+            cells[role] = value
         refuse_media(row, cells)
         return cells
+
+    def _read_text(self, text: str) -> Any:
+        found = read_text(text)
+        if isinstance(found, str) and self._strips:
+            found = strip_template(found)
+        if isinstance(found, str) and self._tagged:
+            found = self._tagged.read(found)
+        return found
 
     def has(self, *roles: str) -> bool:
         """Return whether all these roles are mapped."""

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.domain.dataset import Audit, ColumnMapping, DroppedRows
+from app.domain.dataset import Audit, ColumnMapping, DroppedRows, NotedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
 from app.ingest.audit.profile import Profile
 from app.ingest.audit.repeats import MAX_DISTINCT, Repeats, key_of
@@ -60,7 +60,7 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
                 raise nothing_kept(tally, opened.numbering, given)
         audit = profile.audit(tally, repeats.complete)
         audit.numbering = opened.numbering
-        audit.notes += opened.noted.noted()
+        audit.notes += [*opened.noted.noted(), *tag_notes(survey, columns)]
         audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
         return Ingested(mapping, audit)
 
@@ -88,6 +88,16 @@ def take_sample(opened: Source, limits: Limits) -> list[Row]:
     return head
 
 
+def tag_notes(survey: Survey, columns: Columns) -> list[NotedRows]:
+    """Return the note that prompts look like dialogues under tags, as far as the first rows show it and no tags are named."""
+    tags = survey.tags(columns.roots)
+    if not tags or columns.options.get("user_tag"):
+        return []
+    named = " and ".join(f'"{tag}"' for tag in tags.values())
+    note = f"texts look like dialogues under {named}: name these as user_tag and assistant_tag to read them as messages"
+    return [NotedRows(note=note, count=len(survey.sample), lines=[])]
+
+
 def settle_mapping(survey: Survey, mapping: ColumnMapping | None) -> ColumnMapping:
     """Return the given mapping if it fits, else the recognised one."""
     if mapping is not None:
@@ -111,12 +121,13 @@ def mapping_needed(survey: Survey) -> MappingNeeded:
 
 
 def describe(survey: Survey) -> dict[str, Any]:
-    """Return what the mapping form shows: columns (name, type, example), the first rows as short texts, shapes, likelier ones
-    first.
+    """Return what the mapping form shows: columns (name, type, example), the first rows as short texts, shapes (likelier ones
+    first), and the tags that dialogues seem to have.
     """
     return {
         "columns": survey.describe(),
         "rows": survey.preview(),
+        "tags": survey.tags(),
         "shapes": [str(shape) for shape in candidate_shapes(survey)],
     }
 
@@ -178,6 +189,8 @@ def field_of(reason: str, given: ColumnMapping | None) -> str:
 
 def rows_per_example(mapping: ColumnMapping) -> str:
     """Return how rows and examples relate."""
+    if mapping.options.get("lists") == "pairs":
+        return "a row holds one example for each chosen with each rejected response"
     if mapping.options.get("group_by_prompt") is True:
         return "rows that follow each other and share a prompt are one example"
     return "a row holds one example for every message with ranked replies" if mapping.shape == "reply_tree" else "one"

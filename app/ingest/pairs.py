@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from app.domain.dataset import NEITHER
+from app.domain.dataset import CHOSEN, NEITHER, REJECTED
 from app.ingest import rows
 from app.ingest.examples import (
     Candidate,
@@ -29,6 +29,7 @@ from app.ingest.messages import (
 )
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import clean_text, number
+from app.ingest.texts.written import read_literal
 
 
 def ratings_of(cells: Cells, *roles: str) -> list[float | None]:
@@ -44,13 +45,36 @@ def rated_pair(cells: Cells, prompt: list[Turn], chosen: Turn, rejected: Turn) -
     return pair(prompt, candidate(chosen, high), candidate(rejected, low), notes)
 
 
-def from_pair(columns: Columns, cells: Cells) -> UnnumberedExample:
+def from_pair(columns: Columns, cells: Cells) -> UnnumberedExample | list[UnnumberedExample]:
     """Prompt, chosen and rejected; responses that repeat or go on with the prompt as messages are split."""
     chosen, rejected = cells.get("chosen"), cells.get("rejected")
+    if how := columns.options.get("lists"):
+        return from_lists(cells, str(how))
     if holds_prompt(chosen) or holds_prompt(rejected):
         return from_conversations(columns, cells)
     prompt_role = "conversations" if columns.has("conversations") else "prompt"
     return rated_pair(cells, prompt_of(cells, prompt_role), response(chosen), response(rejected))
+
+
+def from_lists(cells: Cells, how: str) -> list[UnnumberedExample]:
+    """Lists of chosen and of rejected responses: an example of each with each, or one with all."""
+    good, bad = ([candidate(response(item)) for item in answers_in(present(cells, role))] for role in ("chosen", "rejected"))
+    prompt = prompt_of(cells)
+    if how == "together":
+        marked = [*(one._replace(preference=CHOSEN) for one in good), *(one._replace(preference=REJECTED) for one in bad)]
+        if {one.content.strip() for one in good} & {one.content.strip() for one in bad}:
+            raise Dropped(rows.IDENTICAL)
+        return [UnnumberedExample(prompt, marked)]
+    return [pair(prompt, one, other) for one in good for other in bad]
+
+
+def answers_in(value: Any) -> list[Any]:
+    """Return the responses of a cell: of a list, also written as text; one alone is a list of one."""
+    found = read_literal(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    answers = found if isinstance(found, list) else [value]
+    if not answers:
+        raise Dropped(rows.MISSING_RESPONSE)
+    return answers
 
 
 def from_alpaca(_: Columns, cells: Cells) -> UnnumberedExample:

@@ -66,6 +66,7 @@ IDENTICAL = "identical responses"
 NOT_TEXT = "a text is not text"
 NOT_MESSAGES = "messages can't be read"
 NOT_WRITTEN = "messages written as text that is neither JSON nor a Python list"
+OUTSIDE_TURNS = "text outside of the turns of its chat template"
 NO_CONTENT = "message without a content"
 SEVERAL_MESSAGES = "several messages where one response is expected"
 MEDIA = "holds images, video or audio, and this studio trains on text"
@@ -89,6 +90,7 @@ REMEDIES = {  # by reason, without the name that it ends with
     NO_CONTENT: "give it a text, a tool call or reasoning",
     NOT_WRITTEN: "write such lists as JSON, with json.dumps",
     SEVERAL_MESSAGES: "join them, or give whole conversations with two responses",
+    OUTSIDE_TURNS: "put it into a turn, or switch strip_template off to keep the marks as text",
     BAD_CALL: "give each call an object with name and arguments",
     BAD_TOOLS: "give a list of objects, or JSON of one",
     ANSWERS_DIFFER: "switch first_difference on to cut such dialogues after the first answer that differs",

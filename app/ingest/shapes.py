@@ -23,6 +23,7 @@ from app.ingest.survey import (
     TURNS,
     Survey,
 )
+from app.ingest.texts.tagged import find_tags
 
 Found = dict[str, str | list[str]]
 
@@ -114,11 +115,12 @@ def find_pair(survey: Survey) -> ColumnMapping | None:
     if kinds == {MESSAGES}:
         return find_conversation_pair(survey, columns)
     prompt = find_prompt(survey)
+    if kinds == {TEXTS} and prompt and "prompt" in prompt:
+        return ColumnMapping(shape=Shape.PAIR, columns={**prompt, **columns}, options={"lists": "pairs"})
     if prompt is None or not kinds <= {TEXT, TRANSCRIPT, MESSAGE} or (MESSAGE in kinds and len(kinds) > 1):
         return None
     if not prompt:
-        whole = all(survey.columns[name].is_only(TRANSCRIPT) for name in names)
-        return ColumnMapping(shape=Shape.TRANSCRIPT_PAIR, columns=columns) if whole else None
+        return find_transcript_pair(survey, columns, names)
     source = str(prompt.pop("prompt"))
     if source == "instruction":
         history: Found = {"history": "history"} if survey.kind("history") == LISTS else {}
@@ -126,6 +128,18 @@ def find_pair(survey: Survey) -> ColumnMapping | None:
     if source in ("conversations", "conversation", "messages"):
         return ColumnMapping(shape=Shape.SHAREGPT_PAIR, columns={"conversations": source, **prompt, **columns})
     return ColumnMapping(shape=Shape.PAIR, columns={"prompt": source, **prompt, **columns})
+
+
+def find_transcript_pair(survey: Survey, columns: Found, names: tuple[str, str]) -> ColumnMapping | None:
+    """Whole dialogues as text, under the usual tags or under others that all of them have."""
+    if all(survey.columns[name].is_only(TRANSCRIPT) for name in names):
+        return ColumnMapping(shape=Shape.TRANSCRIPT_PAIR, columns=columns)
+    texts = [str(row[name]) for row in survey.sample for name in names if row.get(name)]
+    tags = find_tags(texts)
+    if tags is None or not all(text.lstrip().startswith(tags.user) and tags.assistant in text for text in texts):
+        return None
+    options = {"user_tag": tags.user, "assistant_tag": tags.assistant}
+    return ColumnMapping(shape=Shape.TRANSCRIPT_PAIR, columns=columns, options=options)
 
 
 def find_conversation_pair(survey: Survey, columns: Found) -> ColumnMapping | None:

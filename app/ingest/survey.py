@@ -1,13 +1,14 @@
 """What the first rows of a file look like: columns, the kinds of their values, and a preview that is safe to show."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from app.domain.texts import make_keepable
 from app.ingest.messages import TAGGED, is_message, is_transcript, read_text
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import is_label
+from app.ingest.texts.tagged import find_tags
 from app.ingest.texts.written import HAS_ROLE, WRITTEN_LIST
 
 MAX_SHOWN_COLUMNS = 100
@@ -128,6 +129,15 @@ class Survey:
     def top(self) -> list[str]:
         """Return the columns that are not nested."""
         return [name for name in dict.fromkeys(name for row in self.sample for name in row) if name in self.columns]
+
+    def tags(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """Return the tags under which most texts of a column are dialogues, as options; {} where there is no such column."""
+        for name in self.top():
+            if names is None or name in names:
+                texts = [text for row in self.sample if isinstance(text := row.get(name), str) and not is_transcript(text)]
+                if texts and (tags := find_tags(texts)):
+                    return {"user_tag": tags.user, "assistant_tag": tags.assistant}
+        return {}
 
     def describe(self) -> list[dict[str, str]]:
         """Return the columns for the mapping form: name, type, an example."""

@@ -15,6 +15,7 @@ from app.ingest.convert import Converted, RowCount
 from app.ingest.examples import Candidate, UnnumberedExample
 from app.ingest.messages import ASSISTANT
 from app.ingest.rows import Lines
+from app.ingest.texts.templated import find_template
 
 MAX_DISTINCT = 1_000_000  # hashes kept to find duplicates: about 60 MB for each of prompts and rows
 HISTOGRAM_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -23,6 +24,8 @@ CONTINUED = "the prompt ends with the assistant's turn, which the response conti
 CALLS = "holds tool calls: only chat templates that know them write them"
 TOOLS = "describes tools: only chat templates that know them write them"
 REASONING = "holds reasoning in a field of its own: only chat templates that know it write it"
+
+TEMPLATED = "already carries a chat template ({}), and the model's own is put around it: switch strip_template on to take it off"
 
 CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\u00ad]")
@@ -130,15 +133,16 @@ class Profile:
     def add(self, item: Converted, doubts: Iterable[str] = ()) -> None:
         """Count one example, with what it repeats or contradicts."""
         draft = item.draft
+        text = " ".join([*(turn.content for turn in draft.prompt), *(answer.content for answer in draft.answers)])
         self.num_examples += 1
         self.num_responses += len(draft.answers)
         self.responses_per_example[len(draft.answers)] += 1
         self.turns[sum(turn.role != "system" for turn in draft.prompt)] += 1
-        for note in (*notes_of(draft), *doubts):
+        for note in (*notes_of(draft), *notes_of_text(text), *doubts):
             self.notes.add(item.line, note)
         self.prompts.add(tuple(draft.prompt))
         self.prompt_chars.add(sum(len(turn.content) for turn in draft.prompt))
-        self.marks.update(marks_of(draft))
+        self.marks.update(marks_of(text))
         for answer in draft.answers:
             self._add_answer(answer)
         self._add_pair(draft.answers)
@@ -241,9 +245,14 @@ def notes_of(draft: UnnumberedExample) -> Iterator[str]:
         yield TOOLS
 
 
-def marks_of(draft: UnnumberedExample) -> set[str]:
-    """Return what kinds of unusual characters an example holds."""
-    text = " ".join([*(turn.content for turn in draft.prompt), *(answer.content for answer in draft.answers)])
+def notes_of_text(text: str) -> Iterator[str]:
+    """Yield what should be known of an example's texts."""
+    if template := find_template(text):
+        yield TEMPLATED.format(template)
+
+
+def marks_of(text: str) -> set[str]:
+    """Return what kinds of unusual characters an example's texts hold."""
     marks: set[str] = set()
     if not text.isprintable():
         if "\r" in text:

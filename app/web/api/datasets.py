@@ -63,6 +63,7 @@ class MappingPreview(BaseModel):
     columns: list[dict[str, Any]] = Field(description="name, type and an example of each column.")
     rows: list[dict[str, Any]] = Field(description="The first rows, as text by column.")
     shapes: list[str] = Field(description="Shapes that the columns could have.")
+    tags: dict[str, str] = Field({}, description="user_tag and assistant_tag, where texts look like dialogues under such tags.")
 
 
 class Examples(BaseModel):

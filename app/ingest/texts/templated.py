@@ -1,0 +1,97 @@
+"""Texts that already carry a chat template: which one, and the messages without its marks."""
+
+import re
+from typing import Any
+
+from app.ingest import rows
+from app.ingest.rows import Dropped
+
+Messages = list[dict[str, Any]]
+
+HEADERS = {  # of a turn, with its role; by the template's name
+    "ChatML": re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
+    "Llama 3": re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\n{0,2}"),
+    "Gemma": re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
+    "Phi or Zephyr": re.compile(r"<\|(user|assistant|system|tool)\|>\n?"),
+    "DeepSeek": re.compile(r"<｜(User|Assistant)｜>"),
+}
+INSTRUCTION = "Llama 2 or Mistral"
+MARKS = {
+    "ChatML": re.compile(r"<\|im_(?:start|end)\|>"),
+    "Llama 3": re.compile(r"<\|(?:start_header_id|eot_id|begin_of_text)\|>"),
+    "Gemma": re.compile(r"<(?:start|end)_of_turn>"),
+    "Phi or Zephyr": re.compile(r"<\|(?:user|assistant|system|end)\|>"),
+    "DeepSeek": re.compile(r"<｜(?:User|Assistant|end▁of▁sentence)｜>"),
+    INSTRUCTION: re.compile(r"\[/?INST\]|<</?SYS>>"),
+}
+HINTS = ("<|", "_of_turn>", "<｜", "INST]", "<<SYS>>", "</s>")  # one of them stands in every text with marks
+START = re.compile(r"\s*(?:<s>|<\|begin_of_text\|>|<bos>|<｜begin▁of▁sentence｜>)\s*")
+END = re.compile(
+    r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<｜end▁of▁sentence｜>"
+)
+LONE_END = re.compile(rf"(?:{END.pattern})\s*\Z")
+LONE = "an end token alone"
+SYSTEM_PART = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
+INSTRUCTION_START = re.compile(r"(?:\s*<s>)?\s*\[INST\] ?")
+
+
+def find_template(text: str) -> str:
+    """Return the name of the chat template whose marks a text holds; "" when it holds none."""
+    if not any(hint in text for hint in HINTS):
+        return ""
+    for name, marks in MARKS.items():
+        if marks.search(text):
+            return name
+    return LONE if LONE_END.search(text) else ""
+
+
+def strip_template(text: str) -> str | Messages:
+    """Return the messages of a text with a template's marks; a text without a turn's header as it is, but for its end token.
+
+    Raises Dropped for text that stands outside of the turns.
+    """
+    name = find_template(text)
+    if not name:
+        return text
+    if name == INSTRUCTION:
+        return read_instructions(text)
+    header = HEADERS.get(name)
+    before, *turns = header.split(text) if header else [text]
+    if not turns:
+        return without_end(before)
+    if without_end(START.sub("", before, count=1)).strip():
+        raise Dropped(rows.OUTSIDE_TURNS)
+    return [
+        {"role": role.lower(), "content": without_end(content)} for role, content in zip(turns[::2], turns[1::2], strict=True)
+    ]
+
+
+def without_end(text: str) -> str:
+    """Return a turn's text without its end token, and without what a template writes behind that. Raises Dropped."""
+    found = END.search(text)
+    if found is None:
+        return text.rstrip("\n")
+    if END.sub("", text[found.end() :]).strip():
+        raise Dropped(rows.OUTSIDE_TURNS)
+    return text[: found.start()]
+
+
+def read_instructions(text: str) -> str | Messages:
+    """Return the messages between [INST] and [/INST], and after these the assistant's."""
+    before, *turns = INSTRUCTION_START.split(text)
+    if not turns:
+        if "[/INST]" in text:
+            raise Dropped(rows.OUTSIDE_TURNS)
+        return without_end(text)
+    if before.strip():
+        raise Dropped(rows.OUTSIDE_TURNS)
+    messages: Messages = []
+    for turn in turns:
+        asked, _, answer = turn.partition("[/INST]")
+        if system := SYSTEM_PART.match(asked):
+            messages.append({"role": "system", "content": system[1]})
+            asked = asked[system.end() :]
+        messages.append({"role": "user", "content": asked.strip()})
+        if answer.strip():
+            messages.append({"role": "assistant", "content": without_end(answer).strip()})
+    return messages

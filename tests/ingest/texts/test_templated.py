@@ -1,0 +1,89 @@
+"""Texts that already carry a chat template are noted, and stripped to messages when that is wanted; never guessed."""
+
+import pytest
+
+from app.ingest.rows import Dropped
+from app.ingest.texts.templated import find_template, strip_template
+
+U, A, S = ({"role": role} for role in ("user", "assistant", "system"))
+COLUMNS = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+STRIP = {"shape": "pair", "columns": COLUMNS, "options": {"strip_template": True}}
+
+DIALOGUES = {
+    "ChatML": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+    "Llama 3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+    "<|end_header_id|>\n\nWhy?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "Gemma": "<bos><start_of_turn>system\nBe brief.<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
+    "Phi or Zephyr": "<|system|>\nBe brief.<|end|>\n<|user|>\nWhy?<|end|>\n<|assistant|>\n",
+    "Llama 2 or Mistral": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]",
+}  # fmt: skip
+ENDS = {
+    "ChatML": "<|im_end|>\n", "Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>\n", "Phi or Zephyr": "<|end|>\n",
+    "Llama 2 or Mistral": " </s>",
+}  # fmt: skip
+ASKED = [("system", "Be brief."), ("user", "Why?")]
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_a_template_is_noted_with_its_rows_and_stripped_when_wanted(read_rows, name):
+    plain = {"prompt": "Why?", "chosen": "Yes.", "rejected": "No."}
+    row = {"prompt": DIALOGUES[name], "chosen": "Yes." + ENDS[name], "rejected": "No." + ENDS[name]}
+    read = read_rows(plain, row)
+    (note,) = read.audit.notes
+    assert (note.note.partition(",")[0], note.count, note.lines) == (f"already carries a chat template ({name})", 1, [2])
+    assert read.prompts()[1] == [("user", row["prompt"])]
+    stripped = read_rows(row, mapping=STRIP)
+    assert [[turn for turn in prompt if turn[1]] for prompt in stripped.prompts()] == [ASKED]
+    assert [tuple(text.strip() for text in pair) for pair in stripped.pairs()] == [("Yes.", "No.")]
+    assert stripped.audit.notes == []
+
+
+@pytest.mark.parametrize("name", [name for name in DIALOGUES if name != "Llama 2 or Mistral"])
+def test_whole_dialogues_are_split_at_the_last_answer(read_rows, name):
+    sides = [DIALOGUES[name] + answer + ENDS[name] for answer in ("Yes.", "No.")]
+    mapping = {"shape": "conversation_pair", "columns": {"chosen": "a", "rejected": "b"}, "options": {"strip_template": True}}
+    read = read_rows({"a": sides[0], "b": sides[1]}, mapping=mapping)
+    assert (read.prompts(), read.pairs()) == ([ASKED], [("Yes.", "No.")])
+
+
+@pytest.mark.parametrize(("text", "messages"), [
+    ("<s>[INST] a [/INST] b </s><s>[INST] c [/INST] ", [{**U, "content": "a"}, {**A, "content": "b"}, {**U, "content": "c"}]),
+    ("[INST]a[/INST] Roses are", [{**U, "content": "a"}, {**A, "content": "Roses are"}]),
+    ("<|im_start|>assistant\n  b \n<|im_end|>", [{**A, "content": "  b \n"}]),
+    ("<|user|>\na</s>\n<|assistant|>\n", [{**U, "content": "a"}, {**A, "content": ""}]),
+    ("<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜>", [{**U, "content": "a"}, {**A, "content": "b"}]),
+])  # fmt: skip
+def test_turns_become_messages_with_their_text_unchanged(text, messages):
+    assert strip_template(text) == messages
+
+
+@pytest.mark.parametrize(("text", "plain"), [
+    ("yes<|im_end|>\n", "yes"), ("yes</s>", "yes"), ("yes <|endoftext|>", "yes "), ("yes", "yes"), ("a < b", "a < b"),
+    ("say <|endoftext|> loud", "say <|endoftext|> loud"),
+])  # fmt: skip
+def test_an_answer_loses_its_end_token_only(text, plain):
+    assert strip_template(text) == plain
+
+
+@pytest.mark.parametrize("text", [
+    "Hello <|im_start|>user\na<|im_end|>", "yes<|im_end|>\n<|im_start|>user\nmore<|im_end|>", "yes<|im_end|> and more",
+    "b [/INST] c", "x [INST] a [/INST] b",
+])  # fmt: skip
+def test_text_outside_of_turns_leaves_its_row_out(text):
+    with pytest.raises(Dropped, match="outside of the turns"):
+        strip_template(text)
+
+
+@pytest.mark.parametrize("text", ["", "plain", "a <b> c </b>", "1 < 2 | 3 > 2", "use [INSTALL] here", "x<|y|>z", "</s> is a tag"])
+def test_plain_texts_carry_no_template(text):
+    assert find_template(text) == ""
+
+
+def test_lists_of_answers_are_stripped_one_by_one(read_rows):
+    mapping = {
+        "shape": "ranked",
+        "columns": {"prompt": "p", "responses": "r", "ratings": "s"},
+        "options": {"strip_template": True},
+    }
+    read = read_rows({"p": "[INST] a [/INST]", "r": ["b</s>", "c</s>"], "s": [2, 1]}, mapping=mapping)
+    assert (read.prompts(), read.pairs()) == ([[("user", "a")]], [("b", "c")])
