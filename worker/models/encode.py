@@ -1,6 +1,7 @@
 """Prompts and their answers as ids: how the two are parted, and how what is too long is cut."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -161,7 +162,7 @@ def _drop_text(prompt_format: PromptFormat, turns: tuple[ChatTurn, ...], excess:
     by_order = sorted(range(len(turns)), key=lambda k: turns[k].role in ("system", "developer"))
     for k in by_order:
         content = turns[k].content
-        spans = prompt_format.tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans = _find_spans(prompt_format.tokenizer, content)
         drop = min(excess, len(spans) - 1)
         if drop < 1:
             continue
@@ -170,6 +171,14 @@ def _drop_text(prompt_format: PromptFormat, turns: tuple[ChatTurn, ...], excess:
         if len(shorter) < len(content):
             return (*turns[:k], turns[k]._replace(content=shorter), *turns[k + 1 :])
     return None
+
+
+def _find_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """Return where each token begins and ends in the text; of tokenizers that can't tell, words with the blanks before them."""
+    if tokenizer.is_fast:
+        spans: list[tuple[int, int]] = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return spans
+    return [found.span() for found in re.finditer(r"\s*\S{1,4}|\s+$", text)]
 
 
 def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Written]) -> tuple[str, ...]:

@@ -77,8 +77,15 @@ class LiteralEncoder:
             if k + 1 < len(pieces) and self._added[pieces[k + 1]].lstrip:
                 piece = piece.rstrip()
             if piece:
-                ids += (self._plain if k else self._plain_first).encode(self.show(piece), add_special_tokens=False).ids
+                ids += self._encode_plain(self.show(piece), first=k == 0)
         return ids
+
+    def _encode_plain(self, text: str, *, first: bool) -> list[int]:
+        if not self._tokenizer.is_fast:  # written in Python: it can be told to take no token out of the text
+            found: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            return found
+        plain: list[int] = (self._plain_first if first else self._plain).encode(text, add_special_tokens=False).ids
+        return plain
 
     @cached_property
     def _added(self) -> dict[str, _Added]:

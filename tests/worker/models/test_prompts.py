@@ -1,4 +1,7 @@
+from typing import Any, ClassVar
+
 import pytest
+from transformers import PreTrainedTokenizer
 
 from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import ask, make_tokenizer
@@ -160,3 +163,47 @@ def test_what_the_template_refuses_is_told(chat):
     tokenizer.chat_template = "{{ raise_exception('only users may speak') }}"
     with pytest.raises(PromptRefused, match="only users may speak"):
         encode_one(PromptFormat.choose(tokenizer), TURNS, "yes")
+
+
+class LettersTokenizer(PreTrainedTokenizer):
+    """A tokenizer written in Python, as some models still have: one id for each byte."""
+
+    vocab_files_names: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(eos_token="<eos>", **options)
+
+    @property
+    def vocab_size(self) -> int:
+        return 256
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(number): number for number in range(256)} | self.added_tokens_encoder
+
+    def _tokenize(self, text: str) -> list[str]:
+        return [chr(byte) for byte in text.encode()]
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return ord(token) if len(token) == 1 else 0
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return chr(index)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return bytes(ord(token) for token in tokens).decode("utf-8", "replace")
+
+
+def test_a_tokenizer_written_in_python_is_read_and_cut_as_any_other():
+    tokenizer = LettersTokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}" + (
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    chosen = PromptFormat.choose(tokenizer)
+    end = tokenizer.eos_token_id
+    found = encode_one(chosen, (ChatTurn("user", "what is <eos>?"),), "an <eos>")
+    assert found.prompt_ids.count(end) == 1
+    assert found.answers[0].ids == [*b"an <eos>", end]
+    cut = encode_one(chosen, (ChatTurn("user", "a long question " * 20),), "yes", max_prompt=60)
+    assert cut.is_cut
+    assert len(cut.prompt_ids) <= 60
+    assert bytes(cut.prompt_ids[:5]) == b"user:"
