@@ -59,10 +59,18 @@ def show(dataset_id: str) -> None:
 
 @group.command("map")
 def map_(dataset_id: str, mapping: Path) -> None:
-    """Map the columns by a YAML or JSON file: shape, columns, options."""
+    """Map the columns by a YAML or JSON file: shape, columns, options. What runs use stays, under its own id."""
     client = Client(Settings())
-    client.post(f"/datasets/{dataset_id}/mapping", read_document(mapping), timeout=UPLOAD_SECONDS)
-    show_dataset(client.get(f"/datasets/{dataset_id}"))
+    mapped = client.post(f"/datasets/{dataset_id}/mapping", read_document(mapping), timeout=UPLOAD_SECONDS)
+    show_dataset(client.get(f"/datasets/{mapped['id']}"))
+
+
+@group.command("swap")
+def swap(dataset_id: str) -> None:
+    """Swap chosen and rejected. What runs use stays, under its own id."""
+    client = Client(Settings())
+    swapped = client.post(f"/datasets/{dataset_id}/swap", timeout=UPLOAD_SECONDS)
+    show_dataset(client.get(f"/datasets/{swapped['id']}"))
 
 
 @group.command("delete")
@@ -77,21 +85,27 @@ def show_dataset(dataset: dict[str, Any]) -> None:
         ("id", dataset["id"]),
         ("name", dataset["name"]),
         ("state", dataset["state"]),
+        *([("maps again", dataset["previous_id"])] if dataset.get("previous_id") else []),
         ("file", f"{dataset['filename']}, {describe_size(dataset['size_bytes'])}, sha256 {dataset['sha256']}"),
     ]
     if dataset["mapping"]:
         rows.append(("mapping", f"{dataset['mapping']['shape']}: {json.dumps(dataset['mapping']['columns'])}"))
     if audit:
         rows.append(("examples", f"{audit['num_examples']} from {audit['num_rows']} rows, {audit['num_responses']} responses"))
+    numbering = audit.get("numbering", "line")
     for dropped in audit.get("dropped", []):
-        rows.append(("left out", f"{dropped['count']} × {dropped['reason']} ({places(dropped, audit.get('numbering', 'line'))})"))
+        rows.append(("left out", f"{dropped['count']} × {dropped['reason']}{places(dropped, numbering)}"))
+    for note in audit.get("notes", []):
+        rows.append(("note", f"{note['count']} × {note['note']}{places(note, numbering)}"))
+    if unused := audit.get("unused"):
+        rows.append(("not used", ", ".join(f"{name} ({count})" for name, count in unused.items())))
     if columns := ((dataset["error"] or {}).get("extra") or {}).get("columns"):
         rows.append(("columns", ", ".join(column["name"] for column in columns)))
     facts(rows)
 
 
-def places(dropped: dict[str, Any], numbering: str) -> str:
-    """Return where rows were left out: "line 2", "rows 1, 4 …"."""
-    shown = dropped["lines"][:LINES_SHOWN]
+def places(found: dict[str, Any], numbering: str) -> str:
+    """Return where rows were left out or noted: " (line 2)", " (rows 1, 4 …)"; "" where nowhere in particular."""
+    shown = found["lines"][:LINES_SHOWN]
     plural = "s" if len(shown) > 1 else ""
-    return f"{numbering}{plural} {', '.join(map(str, shown))}{' …' if dropped['count'] > len(shown) else ''}"
+    return f" ({numbering}{plural} {', '.join(map(str, shown))}{' …' if found['count'] > len(shown) else ''})" if shown else ""

@@ -107,6 +107,10 @@ def show_audit(audit: Audit) -> None:
         table(
             "left out", "reason", "first line", rows=[(reason.count, reason.reason, reason.lines[0]) for reason in audit.dropped]
         )
+    for note in audit.notes:
+        out.print(f"{note.count} × {note.note}.", markup=False)
+    if audit.unused:
+        out.print(f"Not used: {', '.join(f'{name} ({count})' for name, count in audit.unused.items())}.", markup=False)
 
 
 def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_file: Path, examples: Path, device: str) -> Path:

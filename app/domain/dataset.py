@@ -89,6 +89,24 @@ class ColumnMapping(Frozen):
     options: dict[PartName, OptionValue] = Field(default={}, max_length=40)
 
 
+SIDES = (("chosen", "rejected"), ("rating_chosen", "rating_rejected"))
+LABELS = {"first": "1", "second": "2"}  # what label values mean unless the mapping says so
+
+
+def swap_sides(mapping: ColumnMapping) -> ColumnMapping | None:
+    """Return the mapping that prefers the other response of each pair; None for a shape without two sides, or without labels."""
+    columns, options = dict(mapping.columns), dict(mapping.options)
+    if "chosen" in columns:
+        for one, other in SIDES:
+            found = {one: columns.pop(other, None), other: columns.pop(one, None)}
+            columns.update({role: column for role, column in found.items() if column is not None})
+    elif mapping.shape is Shape.TWO_RESPONSES and ("label" in columns or "votes" in columns):
+        options |= {"first": options.get("second", LABELS["second"]), "second": options.get("first", LABELS["first"])}
+    else:
+        return None
+    return mapping.model_copy(update={"columns": columns, "options": options})
+
+
 class DroppedRows(Frozen):
     """Rows that were left out for one reason; `lines` holds the first of their numbers, of lines or rows (see `numbering`)."""
 
@@ -106,6 +124,15 @@ class NotedRows(Frozen):
     lines: list[int]
 
 
+class AuditFinding(Frozen):
+    """Something about a data set to look at before a training: what was counted, and what to do."""
+
+    name: str
+    title: str
+    evidence: str
+    remedy: str
+
+
 class Audit(BaseModel):
     """What is in a data set: num_rows = num_examples + sum of dropped counts, except for shapes whose rows hold several
     examples or are grouped (then `rows_per_example` says how)."""
@@ -121,6 +148,7 @@ class Audit(BaseModel):
     num_pairs: int
     dropped: list[DroppedRows] = []
     notes: list[NotedRows] = []
+    findings: list[AuditFinding] = []
     unused: dict[str, int] = Field(
         {},
         description="What kept rows carry and training does not use: columns, fields of them (`meta.source`) and of their "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from app.domain.dataset import Audit, ColumnMapping, DroppedRows, NotedRows
 from app.domain.errors import DatasetInvalid, MappingNeeded
+from app.ingest.audit.findings import diagnose_audit
 from app.ingest.audit.profile import Profile
 from app.ingest.audit.repeats import MAX_DISTINCT, Repeats, key_of
 from app.ingest.columns import ROLES_OF_REASONS, check_mapping
@@ -23,6 +24,7 @@ from app.ingest.write import ExampleWriter
 from app.system.files import writing
 
 PREVIEW = "preview.json"
+LEARNED = "the last message of each side, by the assistant; all before it is the prompt"
 
 
 class Ingested(NamedTuple):
@@ -62,6 +64,8 @@ def ingest(source: Path, target: Path, mapping: ColumnMapping | None = None, lim
         audit.numbering = opened.numbering
         audit.notes += [*opened.noted.noted(), *tag_notes(survey, columns)]
         audit.facts.update(format=opened.format, shape=str(mapping.shape), rows_per_example=rows_per_example(mapping))
+        audit.facts["learned"] = LEARNED
+        audit.findings = diagnose_audit(audit)
         return Ingested(mapping, audit)
 
 

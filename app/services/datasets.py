@@ -5,6 +5,7 @@ that reads the file. Unreadable files leave nothing; longer ones go on in the ba
 """
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.domain.dataset import ColumnMapping, DatasetState
-from app.domain.errors import Conflict, DatasetInvalid, StudioError, TooLarge, Unavailable
+from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
+from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.store import datasets, scorings
 from app.store.database import Database, now
@@ -190,12 +191,15 @@ def discard_failed(database: Database, files: Files, dataset_id: str) -> None:
 
 
 def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> Dataset:
-    """Give a data set (another) mapping; call `process_within` after the commit. Raises NotFound, Conflict."""
+    """Return the data set with (another) mapping; call `process_within` for it after the commit. Raises NotFound, Conflict.
+
+    One that runs or scorings use stays as it is: what is returned is then a new state of it, another data set of the same file.
+    """
     dataset = datasets.get_dataset(session, owner_id, dataset_id)
     if dataset.state == DatasetState.PROCESSING:
         raise Conflict("The data set is still being read. Wait until it is done.")
     if datasets.count_runs(session, dataset_id) or scorings.count_for_dataset(session, dataset_id):
-        raise Conflict("Runs or scorings use this data set, so its mapping stays. Upload the file again to map it another way.")
+        return derive(session, files, dataset, mapping)
     dataset.state, dataset.mapping = DatasetState.PROCESSING, mapping.model_dump(mode="json")
     dataset.audit, dataset.num_examples = None, 0
     dataset.error = {
@@ -205,6 +209,61 @@ def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mappin
     examples = datasets.examples_path(files, dataset_id)
     after_commit(session, ("remap dataset", dataset_id), lambda: examples.unlink(missing_ok=True))
     return dataset
+
+
+def derive(session: Session, files: Files, dataset: Dataset, mapping: ColumnMapping) -> Dataset:
+    """Return a new state of a data set, in state processing: its file under another mapping. Raises NotFound without the file."""
+    files.bring(files.dataset_dir(dataset.id), [datasets.SOURCE])
+    source = datasets.source_path(files, dataset.id)
+    if not source.is_file():
+        raise NotFound(f"The file of {dataset.name} is not there any more. Upload it again.")
+    derived = Dataset(
+        id=new_id("data"),
+        owner_id=dataset.owner_id,
+        name=next_name(dataset.name),
+        state=DatasetState.PROCESSING,
+        filename=dataset.filename,
+        size_bytes=dataset.size_bytes,
+        sha256=dataset.sha256,
+        mapping=mapping.model_dump(mode="json"),
+        audit=None,
+        error=None,
+        num_examples=0,
+        previous_id=dataset.id,
+        created_at=now(session),
+    )
+    session.add(derived)
+    session.flush()
+    target = datasets.source_path(files, derived.id)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link_or_copy(source, target)
+    return derived
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where its disk has no such thing."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def next_name(name: str) -> str:
+    """Return the name of a data set's next state: "pairs (2)" after "pairs"."""
+    found = re.fullmatch(r"(.*) \((\d{1,6})\)", name)
+    title, number = (found[1], int(found[2]) + 1) if found else (name, 2)
+    return f"{title[:110]} ({number})"
+
+
+def swap(session: Session, files: Files, owner_id: str, dataset_id: str) -> Dataset:
+    """Return the data set with chosen and rejected in each other's place, as `remap` does. Raises NotFound, Conflict."""
+    dataset = datasets.get_dataset(session, owner_id, dataset_id)
+    swapped = swap_sides(ColumnMapping.model_validate(dataset.mapping)) if dataset.mapping else None
+    if swapped is None:
+        raise Conflict(
+            "This data set has no two sides to swap: its mapping names no chosen and rejected, and no label. Map it another way."
+        )
+    return remap(session, files, owner_id, dataset_id, swapped)
 
 
 def delete(session: Session, files: Files, owner_id: str, dataset_id: str) -> None:

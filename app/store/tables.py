@@ -93,6 +93,7 @@ class Dataset(Base):
     audit: Mapped[dict[str, Any] | None]  # Audit, once ready
     error: Mapped[dict[str, Any] | None]  # {"code", "detail", "problems", "extra"}
     num_examples: Mapped[int] = mapped_column(BigInt, default=0)
+    previous_id: Mapped[str | None] = mapped_column(String(40))  # the data set whose file this maps another way, if any
     created_at: Mapped[datetime]
 
 

@@ -229,7 +229,7 @@ def test_a_data_set_that_was_deleted_meanwhile_leaves_no_files(database, files, 
     service.process_within(database, files, pool, dataset_id)
 
 
-def test_a_data_set_that_a_run_uses_stays_as_it_is(database, files, pool, put, user):
+def test_a_data_set_that_a_run_uses_stays_as_it_is_and_gets_a_new_state(database, files, pool, put, get, user):
     dataset_id = put([ROW])
     service.process_within(database, files, pool, dataset_id)
     with database.writing() as session:
@@ -244,15 +244,45 @@ def test_a_data_set_that_a_run_uses_stays_as_it_is(database, files, pool, put, u
         ))  # fmt: skip
     with database.writing() as session, pytest.raises(Conflict, match="1 run uses this data set"):
         service.delete(session, files, user.id, dataset_id)
-    with database.writing() as session, pytest.raises(Conflict, match="mapping stays"):
-        service.remap(session, files, user.id, dataset_id, RIGHT)
-    assert len(datasets.read_examples(files, dataset_id)) == 1
+    before = get(dataset_id).mapping
+    with database.writing() as session:
+        new_id = service.swap(session, files, user.id, dataset_id).id
+    service.process_within(database, files, pool, new_id)
+    old, new = get(dataset_id), get(new_id)
+    assert (new.previous_id, new.name, new.state, new.sha256) == (dataset_id, f"{old.name} (2)", DatasetState.READY, old.sha256)
+    assert (old.mapping, new.mapping["columns"]["chosen"]) == (before, before["columns"]["rejected"])
+    texts = [datasets.read_examples(files, one)[0].responses[0].content for one in (dataset_id, new_id)]
+    assert texts == [ROW["chosen"], ROW["rejected"]]
+    with database.writing() as session:
+        failing_id = service.remap(session, files, user.id, dataset_id, WRONG).id
+    with pytest.raises(DatasetInvalid):
+        service.process_within(database, files, pool, failing_id)
+    with database.reading() as session:
+        assert session.get(Dataset, failing_id) is None
+    assert (get(dataset_id).mapping, get(dataset_id).state) == (before, DatasetState.READY)
+    with database.writing() as session:
+        service.delete(session, files, user.id, new_id)
+    assert datasets.source_path(files, dataset_id).is_file()
 
 
 def test_a_data_set_that_is_being_read_can_not_be_mapped(database, files, put, user):
     dataset_id = put([ROW])
     with database.writing() as session, pytest.raises(Conflict, match="still being read"):
         service.remap(session, files, user.id, dataset_id, RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("name", "following"), [("pairs", "pairs (2)"), ("pairs (2)", "pairs (3)"), ("x" * 120, "x" * 110 + " (2)")]
+)
+def test_states_of_a_data_set_are_told_apart_by_name(name, following):
+    assert service.next_name(name) == following
+
+
+def test_a_data_set_without_two_sides_can_not_be_swapped(database, files, pool, put, user):
+    dataset_id = put(RATED, mapping=RIGHT)
+    service.process_within(database, files, pool, dataset_id)
+    with database.writing() as session, pytest.raises(Conflict, match="no two sides to swap"):
+        service.swap(session, files, user.id, dataset_id)
 
 
 def test_names_are_made_safe(put, get):

@@ -44,6 +44,7 @@ class DatasetView(BaseModel):
     size_bytes: int
     sha256: str
     num_examples: int
+    previous_id: str | None = Field(description="The data set whose file this one maps another way.")
     error: dict[str, Any] | None = Field(
         description="Why it isn't ready. With needs_mapping, `extra` holds columns, first rows and shapes that may fit."
     )
@@ -159,15 +160,31 @@ async def map_dataset(
     user: CurrentUser,
     dataset_id: str,
 ) -> DatasetDetail:
-    """Reads the file again with this mapping. 409 while a run uses the data set."""
-    await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
-    await to_thread.run_sync(service.process_within, database, files, ingest, dataset_id, limiter=WAITS)
-    return await run_in_threadpool(read_detail, database, user.id, dataset_id)
+    """Reads the file again with this mapping. A data set that runs or scorings use stays as it is: the answer is then a new
+    one of the same file, with an `id` of its own and this one as its `previous_id`."""
+    mapped_id = await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
+    await to_thread.run_sync(service.process_within, database, files, ingest, mapped_id, limiter=WAITS)
+    return await run_in_threadpool(read_detail, database, user.id, mapped_id)
 
 
-def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> None:
+def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> str:
     with database.writing() as session:
-        service.remap(session, files, owner_id, dataset_id, mapping)
+        return service.remap(session, files, owner_id, dataset_id, mapping).id
+
+
+@router.post("/{dataset_id}/swap", operation_id="swap_dataset", summary="Swap chosen and rejected")
+async def swap_dataset(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+) -> DatasetDetail:
+    """Reads the file again with chosen and rejected in each other's place; otherwise as mapping the columns does."""
+    swapped_id = await write_apart(request, swap, database, files, user.id, dataset_id)
+    await to_thread.run_sync(service.process_within, database, files, ingest, swapped_id, limiter=WAITS)
+    return await run_in_threadpool(read_detail, database, user.id, swapped_id)
+
+
+def swap(database: Database, files: Files, owner_id: str, dataset_id: str) -> str:
+    with database.writing() as session:
+        return service.swap(session, files, owner_id, dataset_id).id
 
 
 @router.get("/{dataset_id}/audit", operation_id="get_audit", summary="Get the audit")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from app.domain.dataset import Audit, DatasetState, Example
+from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example, swap_sides
 from app.domain.errors import InvalidInput, StudioError, TooLarge
 from app.ingest.columns import SHAPE_ROLES
 from app.services import datasets as service
@@ -59,6 +59,7 @@ class DatasetPage(MappingForm):
     template = "datasets/dataset.html"
 
     audit: Audit | None
+    swaps: bool
     histograms: list[Histogram]
     examples: list[ShownExample]
     before: int | None
@@ -134,6 +135,7 @@ def dataset_page(
     return DatasetPage(
         **variables(mapping_form(files, dataset, shape, values)),
         audit=audit,
+        swaps=dataset.mapping is not None and swap_sides(ColumnMapping.model_validate(dataset.mapping)) is not None,
         histograms=histograms_of(audit) if audit else [],
         examples=[show_example(example) for example in found],
         before=max(0, start - EXAMPLES_SHOWN) if start > 0 else None,

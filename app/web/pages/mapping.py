@@ -140,16 +140,30 @@ async def map_columns(
         mapping = read_mapping(form)
         choices = urlencode({"shape": mapping.shape, **kept(form)}, doseq=True)
 
-    def remap() -> None:
+    def remap() -> str:
         with database.writing() as session:
-            service.remap(session, files, user.id, dataset_id, mapping)
+            mapped_id = service.remap(session, files, user.id, dataset_id, mapping).id
         try:
-            service.process_within(database, files, ingest, dataset_id)
+            service.process_within(database, files, ingest, mapped_id)
         except DatasetInvalid:
-            return  # the row holds the fault now, and its page shows it at its field
+            if mapped_id != dataset_id:
+                raise  # nothing of the new state stays
+            # else the row holds the fault now, and its page shows it at its field
+        return mapped_id
 
-    await run_in_threadpool(remap)
-    return RedirectResponse(f"/datasets/{dataset_id}?{choices}", status_code=303)
+    mapped_id = await run_in_threadpool(remap)
+    return RedirectResponse(f"/datasets/{mapped_id}?{choices}", status_code=303)
+
+
+@router.post("/datasets/{dataset_id}/swap")
+def swap_sides(
+    database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+) -> Response:
+    """The data set's page, or that of its new state, with chosen and rejected in each other's place."""
+    with database.writing() as session:
+        swapped_id = service.swap(session, files, user.id, dataset_id).id
+    service.process_within(database, files, ingest, swapped_id)
+    return RedirectResponse(f"/datasets/{swapped_id}", status_code=303)
 
 
 def kept(form: Any) -> dict[str, list[str]]:
