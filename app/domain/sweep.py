@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse, summary
-from app.domain.recipe import Recipe, parse_recipe
+from app.domain.recipe import Method, Recipe, parse_recipe, rate_beside
 from app.domain.run import FINAL_STATES, RunState
 from app.domain.texts import Line
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
@@ -246,7 +246,9 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
         if first is not None and "lambda" not in kept and "target_ess" not in kept:
             kept["lambda"] = first
     data.pop("online", None)
-    return {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
+    made = {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
+    rate = rate_beside(data, changes.get("method", Method.VAR))
+    return made if rate is None else {**made, "training": {**made["training"], "learning_rate": rate}}
 
 
 def _bare(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.store import scorings
 from app.store.tables import Dataset, Model, Scoring
 from app.store.workers import find_most_places
 
+HEADS = ("lm_head", "embed_out")  # of the families' language models
 NOT_READY = {
     DatasetState.PROCESSING: "is still being read: launch when it is ready",
     DatasetState.NEEDS_MAPPING: "needs a mapping of its columns first: open its page",
@@ -66,6 +67,7 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
     _check_prompts(recipe, models.get("policy"), faults)
     scoring = None
     if kind is RunKind.TRAINING:
+        _check_targets(recipe, models.get("policy"), faults)
         scoring = scorings.find_for(session, owner_id, recipe)
         _check_noise(recipe, faults)
         _check_rewards(recipe, scoring, faults)
@@ -88,6 +90,25 @@ def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None
             "tokens.prompt_format",
             f"The tokenizer of “{policy.name}” has no chat template: set tokens.prompt_format to auto or plain.",
         )
+
+
+def _check_targets(recipe: Recipe, policy: Model | None, faults: Faults) -> None:
+    """An adapter on layers that the policy lacks; where its layers are not known here, the worker looks before it scores."""
+    path, layers = "policy.lora.target_modules", policy.facts.get("layers") if policy is not None else None
+    targets = recipe.policy.lora.target_modules
+    if recipe.policy.adaptation != "lora" or not layers or isinstance(targets, str):
+        return
+    given = {name: ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in targets}
+    if heads := [name for name, pattern in given.items() if pattern.split(".")[-1] in HEADS]:
+        faults.add(path, f"The language-model head ({heads[0]}) can't carry an adapter: leave it out.")
+    missing = [
+        name
+        for name, pattern in given.items()
+        if name not in ("all-linear", *heads) and not any(f".{layer}".endswith(f".{pattern}") for layer in layers)
+    ]
+    if missing and policy is not None:
+        there = ", ".join(dict.fromkeys(layer.split(".")[-1] for layer in layers if layer.split(".")[-1] not in HEADS))
+        faults.add(path, f"LoRA can't be put on {', '.join(missing)}: “{policy.name}” has no such layer. It has {there}.")
 
 
 def _check_noise(recipe: Recipe, faults: Faults) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from app.domain.errors import RecipeInvalid
 from app.domain.preview.weights import PreviewRequest
 from app.domain.problems import PREDICATES, parse
-from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
+from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe, propose_rate, rate_beside
 from app.domain.sweep import BASELINES, SweepRequest, parse_request
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
+from app.web.rendering.format import exact
 from app.web.rendering.wording import option_text
 
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
@@ -84,6 +85,24 @@ def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
     elif method in (Method.DPO, Method.REWARD_MODEL):
         nested["weights"] = {}
     return nested
+
+
+def tell_rates(values: Mapping[str, str]) -> str:
+    """Return which learning rates the form asks for and where they come from; empty where one is given for all."""
+    method, adaptation = values.get("method") or Method.VAR, values.get("policy.adaptation") or "full"
+    given = values.get("training.learning_rate", "").strip()
+    rate = as_number(given) if given else propose_rate(method, adaptation)
+    if not isinstance(rate, float) or not math.isfinite(rate):
+        return ""
+    what = f"{option_text('policy.adaptation', adaptation).lower().replace('lora', 'LoRA')} under {option_text('method', method)}"
+    told = [] if given else [f"{exact(rate)}, as is proposed for {what}"]
+    for name in BASELINES if method == Method.VAR else ():
+        asked = {"method": method, "policy": {"adaptation": adaptation}, "training": {"learning_rate": rate}}
+        if values.get(f"baseline.{name}") == "yes" and (
+            its := rate_beside(asked, BASELINES[name][1].get("method", Method.VAR))
+        ) not in (None, rate):
+            told.append(f"{exact(its)} for {BASELINES[name][0]}")
+    return f"Learning rate: {'; '.join(told)}." if told else ""
 
 
 def read_scored(values: Mapping[str, str]) -> Recipe:
@@ -191,6 +210,8 @@ def as_number(text: str) -> float | str:
 def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return a recipe as form values; what the preset says anyway is left to the preset."""
     values = flatten(recipe)
+    if recipe["training"]["learning_rate"] == propose_rate(recipe.get("method", Method.VAR), recipe["policy"]["adaptation"]):
+        values["training.learning_rate"] = ""  # so that another method takes its own
     if values.get("method", Method.VAR) != Method.VAR:
         plain = {path: value for path, value in values.items() if not path.startswith("weights.")}
         return STARTING_VALUES | plain | {f"sft.{name}": values[f"weights.{name}"] for name in SFT_FIELDS}

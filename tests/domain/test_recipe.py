@@ -136,3 +136,20 @@ def test_swapped_labels_are_refused_where_they_change_nothing(reward: dict[str, 
 def test_a_run_with_idle_label_noise_that_was_made_before_stays_readable() -> None:
     stored = recipe(reward={"source": "model", "model": "m"}, noise={"label_flip_share": 0.2})
     assert Recipe.model_validate(stored).noise.label_flip_share == 0.2
+
+
+@pytest.mark.parametrize(
+    ("method", "adaptation", "proposed"),
+    [("var", "full", 1e-5), ("sft", "lora", 1e-4), ("var", "lora", 1e-4), ("dpo", "full", 2e-6), ("dpo", "lora", 2e-5)],
+)
+def test_a_recipe_that_names_no_learning_rate_takes_its_methods_own(method: str, adaptation: str, proposed: float) -> None:
+    asked = recipe(method=method, policy={"model": "m", "adaptation": adaptation})
+    assert parse_recipe(asked).training.learning_rate == proposed
+    assert parse_recipe({**asked, "training": {"steps": 3, "learning_rate": None}}).training.learning_rate == proposed
+    assert parse_recipe({**asked, "training": {"learning_rate": 3e-4}}).training.learning_rate == 3e-4
+
+
+def test_what_is_no_method_or_no_training_is_told_as_such() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(recipe(method="ppo", training=3))
+    assert {problem["field"] for problem in caught.value.problems} == {"method", "training"}

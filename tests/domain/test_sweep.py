@@ -170,3 +170,19 @@ def test_a_variant_is_kept_as_plain_data() -> None:
     assert kept["recipe"]["weights"]["lambda"] == 0.1
     assert Recipe.model_validate(kept["recipe"]) == variant.recipe
     assert Variant.model_validate(kept) == variant
+
+
+@pytest.mark.parametrize(
+    ("training", "adaptation", "rates"),
+    [
+        ({}, "full", {"VAR, λ 0.3": 1e-5, "SFT on chosen": 1e-5, "DPO": 2e-6}),
+        ({}, "lora", {"VAR, λ 0.3": 1e-4, "SFT on chosen": 1e-4, "DPO": 2e-5}),
+        ({"learning_rate": 1e-3}, "full", {"VAR, λ 0.3": 1e-3, "SFT on chosen": 1e-3, "DPO": 2e-4}),
+    ],
+)
+def test_every_baseline_has_a_learning_rate_of_its_own(
+    training: dict[str, float], adaptation: str, rates: dict[str, float]
+) -> None:
+    base = {**RECIPE, "training": training, "policy": {"model": "m", "adaptation": adaptation}, "weights": {"lambda": 0.3}}
+    variants = variants_of(base, baselines=["sft_chosen", "dpo"])
+    assert {variant.label: variant.recipe.training.learning_rate for variant in variants} == rates

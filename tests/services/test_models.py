@@ -109,6 +109,7 @@ def test_a_real_model_is_taken(add, shared, session, files, settings, user):
     assert (model.facts["num_parameters"], model.facts["vocab_size"], model.facts["context_length"]) == (260_032, 512, 512)
     shape = ("hidden_size", "num_layers", "intermediate_size", "num_heads", "num_kv_heads", "tied_embeddings")
     assert [model.facts[name] for name in shape] == [64, 5, 172, 8, 4, True]
+    assert model.facts["layers"][:2] == ["model.embed_tokens", "model.layers.*.mlp.down_proj"]
 
 
 def test_a_chat_template_is_seen_in_either_place(add, root):

@@ -363,3 +363,32 @@ def test_the_day_that_a_chat_template_writes_is_the_launchs(database: Database, 
     assert asked.recipe["tokens"]["template_date"] == "2020-02-03"
     with database.writing() as session:
         assert services.clone(session, library.user.id, asked.id).recipe["tokens"]["template_date"] == "2020-02-03"
+
+
+LAYERS = ["lm_head", "model.embed_tokens", "model.layers.*.mlp.up_proj", "model.layers.*.self_attn.q_proj"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_proj", "layers.0.mlp.up_proj", "embed_tokens"], None),
+        ("all-linear", None),
+        (["all-linear", "embed_tokens"], None),
+        (["q_proj", "query_key"], "put on query_key: “Small policy” has no such layer. It has embed_tokens, up_proj, q_proj."),
+        (["proj"], "LoRA can't be put on proj"),
+        (["lm_head"], r"The language-model head \(lm_head\) can't carry an adapter"),
+    ],
+)
+def test_layers_that_cannot_carry_an_adapter_are_refused_at_the_launch(
+    targets: Any, said: str | None, database: Database, library: Library
+) -> None:
+    with database.writing() as session:
+        session.get_one(Model, library.policy.id).facts = {"layers": LAYERS}
+    policy = {"model": library.policy.id, "adaptation": "lora", "lora": {"target_modules": targets}}
+    if said is None:
+        launch(database, library, policy=policy)
+        return
+    with pytest.raises(RecipeInvalid, match=said) as caught:
+        launch(database, library, policy=policy)
+    assert set(problems_of(caught)) == {"policy.lora.target_modules"}
+    launch(database, library, policy={**policy, "adaptation": "full"})

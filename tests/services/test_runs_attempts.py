@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.store import journal, runs, workers
 from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.tables import Run, Worker
+from app.store.tables import Model, Run, Worker
 from tests.conftest import Library, make_library
 
 STOPPED = OutcomeReached(outcome=Outcome.INTERRUPTED, reason="The worker was stopped.")
@@ -347,3 +347,25 @@ def test_a_run_that_is_held_or_sent_elsewhere_is_passed_over(either_database: Da
     claims = [begin(either_database, worker) for worker in ("here", "here", "there", "there", "there")]
     assert [claim and claim.run_id for claim in claims] == [last, None, elsewhere, not_here, None]
     assert fetch(either_database, elsewhere).wanted_worker is None  # it has come true
+
+
+@pytest.mark.parametrize(
+    ("source", "facts", "path", "name"),
+    [
+        ("folder", {}, "/models/small", ""),
+        ("run", {"run_id": "run_7"}, "/data/models/model_policy", "run_7/model"),
+        ("hub", {}, "/models/small", ""),
+    ],
+)
+def test_the_spec_says_what_the_world_outside_calls_the_policy(
+    source: str, facts: dict[str, str], path: str, name: str,
+    database: Database, files: Files, settings: Settings, library: Library,
+) -> None:  # fmt: skip
+    with database.writing() as session:
+        model = session.get_one(Model, library.policy.id)
+        model.source, model.facts, model.path = source, facts, path
+    launch(database, library)
+    claim = begin_one(database)
+    with database.reading() as session:
+        policy = attempts.build_spec(session, files, settings, claim, "cpu").policy
+    assert (policy.path, policy.name) == (path, name)

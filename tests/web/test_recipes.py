@@ -17,10 +17,14 @@ from app.web.recipes import (
     read_order,
     read_preview,
     read_scored,
+    tell_rates,
 )
 from app.web.rendering.fields import RECIPE_FIELDS
 
 PLAIN = {**STARTING_VALUES, "dataset": "data_1", "policy.model": "model_1", "reward.source": "preference"}
+
+
+SETTINGS = {"dataset": "data_1", "policy": {"model": "model_1"}, "weights": {"lambda": 0.3}}
 
 
 def form(**changes: str) -> dict[str, str]:
@@ -132,3 +136,25 @@ def test_a_preview_of_no_temperature_names_the_input() -> None:
     with pytest.raises(RecipeInvalid) as caught:
         read_preview(form(weights__lambda="0"))
     assert {problem["field"] for problem in at_fields(caught.value.problems)} == {"weights.lambda"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "Learning rate: 1e-05, as is proposed for all weights under VAR."),
+        ({"method": "dpo", "policy__adaptation": "lora"}, "Learning rate: 2e-05, as is proposed for a LoRA adapter under DPO."),
+        ({"training__learning_rate": "0.001"}, ""),
+        ({"training__learning_rate": "0.001", "baseline__dpo": "yes"}, "Learning rate: 0.0002 for DPO."),
+        ({"baseline__dpo": "yes"}, "Learning rate: 1e-05, as is proposed for all weights under VAR; 2e-06 for DPO."),
+        ({"training__learning_rate": "fast"}, ""),
+        ({"method": "ppo"}, ""),
+    ],
+)
+def test_where_a_learning_rate_comes_from_is_told(changes: dict[str, str], told: str) -> None:
+    assert tell_rates(form(**changes)) == told
+
+
+def test_a_cloned_run_leaves_a_proposed_learning_rate_to_the_method() -> None:
+    assert clone_values(parse_recipe(SETTINGS).to_dict())["training.learning_rate"] == ""
+    named = {**SETTINGS, "training": {"learning_rate": 3e-4}}
+    assert clone_values(parse_recipe(named).to_dict())["training.learning_rate"] == "0.0003"

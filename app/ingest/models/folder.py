@@ -45,6 +45,7 @@ SIZES = (
 )  # fmt: skip
 CONTEXTS = ("max_position_embeddings", "n_positions", "seq_length")
 MAX_CONTEXT = 2**27
+MOST_LAYER_NAMES, MAX_LAYER_NAME = 100, 120
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
 
@@ -132,7 +133,22 @@ def facts_of_shape(config: dict[str, Any], headers: Headers) -> dict[str, Any]:
     shape = {key: next((config[name] for name in names if type(config.get(name)) is int), None) for key, names in SHAPE.items()}
     if shape["intermediate_size"] is None and shape["hidden_size"] is not None:
         shape["intermediate_size"] = 4 * shape["hidden_size"]  # as GPT-2 means an n_inner of null
-    return {**shape, "tied_embeddings": num_rows(headers, HEADS) is None}
+    return {**shape, "tied_embeddings": num_rows(headers, HEADS) is None, "layers": name_layers(config, headers)}
+
+
+def name_layers(config: dict[str, Any], headers: Headers) -> list[str] | None:
+    """Return the names of the layers with a matrix, numbers as `*`: what an adapter can be put on.
+
+    None where a network may name them otherwise than the files do, as it does with a mixture's experts, and for oddly many.
+    """
+    names = {
+        ".".join("*" if part.isdigit() else part for part in name.removesuffix(".weight").split("."))
+        for _, tensors in headers.values()
+        for name, entry in tensors.items()
+        if name.endswith(".weight") and len(entry["shape"]) == 2
+    }
+    odd = len(names) > MOST_LAYER_NAMES or any(len(name) > MAX_LAYER_NAME for name in names)
+    return None if odd or any(config.get(key) for key in EXPERTS) else sorted(names)
 
 
 def check_dimensions(config: dict[str, Any], headers: Headers) -> None:

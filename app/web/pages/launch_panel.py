@@ -22,7 +22,7 @@ from app.store.scorings import list_scorings
 from app.store.tables import Run, Scoring
 from app.web.pages.launch_memory import Memory, foresee
 from app.web.pages.run_status import progress_text, time_text
-from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas
+from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas, tell_rates
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 
@@ -36,6 +36,7 @@ class Panel:
     state: str
     memory: Memory
     accepted: bool
+    rates: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)
     sentence: str = ""
     remedy: str = ""
@@ -72,6 +73,7 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         state="other",
         memory=foresee(session, owner_id, values),
         accepted=values.get("reward.accept_inverted") == "yes",
+        rates=tell_rates(values),
     )
     if values.get("method", Method.VAR) != Method.VAR:
         return panel

@@ -14,6 +14,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "dataset": "Data set",
     "policy.model": "Policy",
     "policy.dtype": "Number type",
+    "policy.saved_dtype": "Number type of the saved model",
     "policy.lora.rank": "LoRA rank",
     "policy.lora.alpha": "LoRA alpha",
     "policy.lora.dropout": "LoRA dropout",
@@ -84,6 +85,12 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "policy.adaptation": {"full": "All weights", "lora": "A LoRA adapter"},
     "policy.dtype": {"float32": "32 bits (float32)", "bfloat16": "16 bits (bfloat16)"},
+    "policy.saved_dtype": {
+        "base": "The base model's own",
+        "float32": "32 bits (float32)",
+        "bfloat16": "16 bits (bfloat16)",
+        "float16": "16 bits (float16)",
+    },
     "policy.quantization": {"none": "As the number type says", "nf4": "4 bits (nf4, for QLoRA)"},
     "weights.weight_form": {
         "posterior": "Posterior over the candidates",
