@@ -13,7 +13,7 @@ from pathlib import Path
 from app.domain.events import OutcomeReached
 from app.domain.run import EXIT_STATUS, Outcome
 from app.system.limits import count_cores
-from worker.runner import judge, read_spec, run_alone
+from worker.runner import import_course, judge, read_spec, run_alone
 from worker.running.ranks import OUTCOME, rank_folder
 from worker.running.stop import StopSignals
 
@@ -39,7 +39,8 @@ def _run(attempt_dir: Path, folder: Path, place: tuple[int, int, int, int | None
         spec = read_spec(attempt_dir)
         num_threads = spec.num_threads or max(1, count_cores() // spec.num_processes)
         spec = spec.model_copy(update={"num_threads": num_threads})  # of each process
-        from worker.models import parallel  # imports torch
+        import_course()
+        from worker.models import parallel
 
         ranks = parallel.join(*place, spec.device)
     except Exception as error:

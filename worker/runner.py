@@ -7,9 +7,11 @@ exit status of its outcome (app.domain.run.EXIT_STATUS). It knows no database: i
 With several processes it starts them (worker.running.ranks), and says their common outcome.
 """
 
+import gc
 import sys
 import traceback
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +62,9 @@ def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks
     """Run the course in this process, which is the only one or, with `ranks`, one of several."""
     spool = Spool(attempt_dir / "events.jsonl")
     try:
+        import_course()
         from worker.models.parallel import ALONE
-        from worker.stages.pipeline import run_course  # imports torch: seconds, and only now
+        from worker.stages.pipeline import run_course
 
         summary = run_course(spec, spool, stop, ranks or ALONE)
         return OutcomeReached.model_validate({"outcome": Outcome.SUCCEEDED, "summary": summary})
@@ -72,6 +75,21 @@ def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks
         return outcome
     finally:
         spool.close()
+
+
+@cache
+def import_course() -> None:
+    """Import torch and what runs on it: seconds, and only now.
+
+    What imports make stays to the end: the garbage collector looks through it neither meanwhile nor, for every collection
+    that the stages ask for, later.
+    """
+    gc.disable()
+    try:
+        import worker.stages.pipeline  # noqa: F401
+    finally:
+        gc.enable()
+    gc.freeze()
 
 
 def judge(error: BaseException) -> OutcomeReached:

@@ -320,6 +320,19 @@ def test_a_broken_spec_is_a_sentence(workshop, run):
     assert "spec.json is not valid at run_id" in outcome(folder)["reason"]
 
 
+def test_collections_pass_over_what_imports_have_made():
+    """A stage may ask for a collection at every evaluation; with some hundred thousand objects of torch each takes long."""
+    code = (
+        "import gc; from worker.runner import import_course; import_course(); frozen = gc.get_freeze_count();"
+        "import_course(); print(frozen, gc.get_freeze_count(), gc.isenabled(), len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    frozen, later, is_enabled, num_left = done.stdout.split()
+    assert frozen == later
+    assert int(frozen) > 100_000 > 100 * int(num_left)
+    assert is_enabled == "True"
+
+
 def test_the_runner_without_a_folder_says_how_it_is_used(capsys):
     from worker.runner import main
 

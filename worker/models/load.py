@@ -25,6 +25,8 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 OTHER_COPIES = ["*/*", "consolidated*"]  # the same weights once more, for other libraries
 TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]  # what tells how a model reads text: no weights
 
+_sound: set[tuple[Path, Path | None, tuple[tuple[str, int, int, int, int], ...]]] = set()
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -64,12 +66,23 @@ def resolve_tokenizer(source: ModelSource, hub_dir: Path) -> Path:
 def _look(folder: Path, root: Path | None) -> None:
     """What the web looks at when a folder is added, for those that it never saw, before torch sees them; raises ModelInvalid.
 
-    `root`: where links of the folder may lead; None: anywhere, as its owner was asked when it was added.
+    `root`: where links of the folder may lead; None: anywhere, as its owner was asked when it was added. Files that were
+    looked at in this process and are still the same are sound: a run loads its models again for every evaluation.
     """
+    state = (folder, root, _stat_files(folder))
+    if state in _sound:
+        return
     try:
         inspect_apart(folder, [root or Path("/")])
     except ModelInvalid as error:
         raise ModelInvalid(f"{folder} can't be used: {error.detail}") from error
+    _sound.add(state)
+
+
+def _stat_files(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Return what changes when a file below the folder does, links resolved."""
+    stats = [(str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.exists()]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats)
 
 
 def _download(source: ModelSource, hub_dir: Path, patterns: list[str] = HUB_PATTERNS) -> Path:

@@ -57,6 +57,26 @@ def test_weights_that_are_not_safetensors_are_refused(folder):
         resolve(folder)
 
 
+def test_a_folder_is_looked_at_again_only_when_a_file_of_it_has_changed(folder, monkeypatch):
+    looked = []
+    monkeypatch.setattr(load, "inspect_apart", lambda *given: looked.append(given))
+    assert resolve(folder) == resolve(folder) == folder
+    assert len(looked) == 1
+    (folder / "config.json").touch()
+    resolve(folder)
+    (folder / "more").mkdir()
+    (folder / "more" / "chat_template.jinja").write_text("{{ messages }}")
+    resolve(folder)
+    assert len(looked) == 3
+
+
+def test_a_folder_that_was_refused_is_looked_at_again(folder):
+    (folder / "tokenizer.json").rename(folder / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(ModelInvalid, match="no tokenizer in the folder"):
+            resolve(folder)
+
+
 def test_an_encoder_is_not_a_causal_language_model(folder):
     BertModel(
         BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
