@@ -1,5 +1,6 @@
 """Fixtures for all tests: a whole studio in a temporary folder, and the third-party data where it is at hand."""
 
+import gc
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from app.settings import Settings
 from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Base, Dataset, Model, User
+from tests import warm
 from tests.evidence import add_logs, note_begin
 from tests.store.files.s3 import CREDENTIALS, S3Server, running_s3
 from tests.timing import Clock
@@ -50,6 +52,10 @@ def keeps_order(item: pytest.Item) -> bool:
     return any(definition.scope == "module" for definitions in fixtures for definition in definitions)
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # collections, also those that runs in this process ask for, then leave alone what the imports made
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     note_begin(item)
 
@@ -67,6 +73,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """How a failed order is repeated: the same files, in the same order, one after the other."""
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         terminalreporter.write_line(f"The order of the tests: --randomly-seed={config.getoption('randomly_seed')}")
+
+
+def pytest_sessionfinish() -> None:
+    warm.close()
 
 
 @pytest.fixture(params=[pytest.param(False, id="untimed"), pytest.param(True, id="timed", marks=pytest.mark.bench)])

@@ -31,6 +31,7 @@ from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Dataset, Model, User
 from app.system.identifiers import new_id
+from tests import warm
 from tests.flow.studio import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ def start_studio(data_dir: Path) -> WebStudio:
     environment["STUDIO_MODEL_ROOTS"] = str(data_dir / "models-of-mine")
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "warning"]
     with (data_dir / "web.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
+        process = warm.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
     wait_for(f"http://127.0.0.1:{port}/healthz", process, data_dir / "web.log")
     return WebStudio(settings, f"http://127.0.0.1:{port}", process, database, files, user, cookie, policy, reward, dataset)
 

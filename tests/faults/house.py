@@ -22,6 +22,7 @@ from app.store import workers
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import User
+from tests import warm
 from tests.conftest import CHECKOUT, Library, make_library
 from tests.flow.studio import free_port
 from tests.waiting import END_SECONDS, wait_until
@@ -73,7 +74,7 @@ class House:
     def start_process(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """A process in a session of its own, whose output goes to `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True)
+            return warm.Popen(command, env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -12,6 +12,7 @@ from app.services import attempts
 from app.services import runs as services
 from app.store import workers
 from app.store.database import now
+from tests import warm
 from tests.conftest import CHECKOUT
 from tests.faults.conftest import SERVERS_IN_SOAK
 from tests.faults.house import House
@@ -53,7 +54,7 @@ def test_of_a_hundred_dead_runs_two_reapers_queue_each_once(house: House) -> Non
             assert attempts.begin(session, "dead", 0.0) is not None
     go = house.folder / "go"
     reapers = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, str(REAPER), str(go)], env=house.environment(), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
         )
         for _ in range(2)

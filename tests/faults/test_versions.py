@@ -14,6 +14,7 @@ from sqlalchemy import inspect, text
 from app.settings import Settings
 from app.store import migrations
 from app.store.database import Database
+from tests import warm
 from tests.conftest import CHECKOUT
 from tests.faults.house import WORK
 from tests.flow.studio import free_port
@@ -94,7 +95,7 @@ def test_an_upgrade_that_is_killed_half_way_leaves_the_old_version_and_its_data(
 def start_worker(database: Database, log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as output:
         command = [sys.executable, str(WORK), "steps=5"]
-        return subprocess.Popen(
+        return warm.Popen(
             command, env=environment(database, STUDIO_WORKER_NAME="late"), cwd=CHECKOUT, stdout=output, stderr=output
         )
 
@@ -154,7 +155,7 @@ def test_the_web_brings_an_old_database_up_to_date_when_it_starts(empty: Databas
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
     with (tmp_path / "web.log").open("wb") as log:
-        web = subprocess.Popen(command, env=environment(empty), cwd=CHECKOUT, stdout=log, stderr=log)
+        web = warm.Popen(command, env=environment(empty), cwd=CHECKOUT, stdout=log, stderr=log)
     try:
         wait_until(empty.is_current, what="the migration by the web")
     finally:

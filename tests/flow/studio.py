@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from tests import warm
 from tests.waiting import wait_until
 
 
@@ -43,7 +44,7 @@ class Studio:
     def start(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir / "studio.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = warm.Popen(
                 [sys.executable, "-m", "app.cli", "up", "--port", str(self.port)],
                 env=self.environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

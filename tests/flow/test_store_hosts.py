@@ -18,6 +18,7 @@ from app.store.database import Database
 from app.store.files.object_folders import find_tree
 from app.store.files.objects import ObjectStore
 from app.store.files.shared_files import SharedFiles
+from tests import warm
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
 from tests.store.files.s3 import S3Server
@@ -74,7 +75,7 @@ def work(settings: Settings, database: Database, tmp_path: Path, place: Place) -
         }  # fmt: skip
         command = [sys.executable, str(Path(__file__).with_name("work.py")), *arguments]
         with (tmp_path / f"{host}.log").open("ab") as log:
-            worker = subprocess.Popen(
+            worker = warm.Popen(
                 command, stdout=log, stderr=log, cwd=CHECKOUT, start_new_session=True, env={**os.environ, **environment}
             )
         started.append(worker)

@@ -19,6 +19,7 @@ from app.store import workers
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.signals.hints import WAKE_TASK
+from tests import warm
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end
 from tests.waiting import wait_until
@@ -44,7 +45,7 @@ def work(settings: Settings, database: Database, tmp_path: Path) -> Iterator[Wor
         environment = {f"STUDIO_{key.upper()}": value for key, value in {**defaults, **changes}.items()}
         command = [sys.executable, str(Path(__file__).with_name("work.py")), *arguments]
         with (tmp_path / f"{name}.log").open("wb") as log:
-            worker = subprocess.Popen(
+            worker = warm.Popen(
                 command, stdout=log, stderr=log, cwd=CHECKOUT, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), "STUDIO_DATA_DIR": str(settings.root), **environment},
             )  # fmt: skip

@@ -31,6 +31,7 @@ from transformers import (
 from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind
+from tests import warm
 from worker.models.prompts import Conversation
 from worker.models.template import ChatTurn
 from worker.runner import main
@@ -191,7 +192,7 @@ def start_runner(folder: Path) -> subprocess.Popen[bytes]:
     """The runner as its own process, as the supervisor starts it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (folder / "log.txt").open("wb") as log:
-        return subprocess.Popen(
+        return warm.Popen(
             [sys.executable, "-m", "worker.runner", str(folder)],
             cwd=CHECKOUT,
             env=environment,

@@ -1,6 +1,7 @@
-"""One nursery of warm runners and one undisturbed result for all tests of the session."""
+"""One undisturbed result for all tests of the session, and runners that start warm."""
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 
 from app.settings import Settings
 from app.store.database import Database
+from tests import warm as warm_processes
 from tests.faults.runner.scene import Result, Scene
-from tests.faults.runner.warm import Nursery, make_warm
 from tests.worker.workshop import Workshop
 
 
@@ -18,17 +19,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
-
-
 @pytest.fixture
-def warm(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Supervisors of this process have their runners forked."""
-    monkeypatch.setattr("worker.supervisor.RunnerProcess", make_warm(nursery))
+    monkeypatch.setattr(subprocess, "Popen", warm_processes.Popen)
 
 
 @pytest.fixture

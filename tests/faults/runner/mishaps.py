@@ -24,6 +24,8 @@ from typing import Any
 
 from worker.running import failpoints
 
+RUNNER_COMMAND = (sys.executable, "-m", "tests.faults.runner.mishaps")
+
 
 @dataclass(frozen=True)
 class Mishap:

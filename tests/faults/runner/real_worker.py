@@ -2,8 +2,9 @@
 
 import sys
 
+from tests.faults.runner.mishaps import RUNNER_COMMAND
 from worker import main
 
 if __name__ == "__main__":
-    main.service.runner_command = (sys.executable, "-m", "tests.faults.runner.mishaps", *sys.argv[1:])
+    main.service.runner_command = (*RUNNER_COMMAND, *sys.argv[1:])
     main.main()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import User
 from tests.conftest import Library, make_library
-from tests.faults.runner.mishaps import Mishap
+from tests.faults.runner.mishaps import RUNNER_COMMAND, Mishap
 from tests.flow import real_runs
 from tests.flow.real_runs import TIMED
 from tests.waiting import wait_until
@@ -71,12 +71,10 @@ class Scene:
         return str(answer.json()["id"])
 
     @contextmanager
-    def supervising(
-        self, *mishaps: Mishap, patience: Patience | None = None, command: Sequence[str] = (), **changes: Any
-    ) -> Iterator[Supervisor]:
+    def supervising(self, *mishaps: Mishap, patience: Patience | None = None, **changes: Any) -> Iterator[Supervisor]:
         """A supervisor whose runners meet these mishaps (as arguments of their program); stopped and waited for at the end."""
         changed = self.settings.model_copy(update={"runner_threads": 1, "lease_seconds": 30.0, "grace_seconds": 60.0, **changes})
-        told = (*command, *map(str, mishaps))
+        told = (*RUNNER_COMMAND, *map(str, mishaps))
         supervisor = Supervisor(changed, self.database, self.files, runner_command=told, patience=patience, gpus=[])
         thread = threading.Thread(target=supervisor.run)
         thread.start()

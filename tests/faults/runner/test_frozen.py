@@ -11,11 +11,11 @@ import pytest
 
 from app.domain.errors import StaleToken
 from app.services import attempts, recordings
-from tests.faults.runner.mishaps import Mishap
+from tests.faults.runner.mishaps import RUNNER_COMMAND, Mishap
 from tests.faults.runner.scene import STEPS, Result, Scene, assert_resumed_whole
-from tests.faults.runner.warm import Nursery, make_warm
 from tests.waiting import wait_until
 from worker.supervision.attempt import Patience
+from worker.supervision.process import RunnerProcess
 from worker.supervision.spool_tail import SpoolTail
 
 LEASE = 2.0
@@ -44,7 +44,7 @@ def test_a_runner_frozen_for_a_moment_keeps_its_run(scene: Scene, undisturbed: R
     assert scene.result(run_id) == undisturbed
 
 
-def begin_elsewhere(scene: Scene, nursery: Nursery, run_id: str, mishap: Mishap) -> attempts.Claim:
+def begin_elsewhere(scene: Scene, run_id: str, mishap: Mishap) -> tuple[attempts.Claim, RunnerProcess]:
     """The first attempt on a machine that is cut off: its runner works, nobody renews its lease, nobody here may end it."""
     with scene.database.writing() as session:
         claim = attempts.begin(session, "cut off", 0.0)
@@ -54,10 +54,10 @@ def begin_elsewhere(scene: Scene, nursery: Nursery, run_id: str, mishap: Mishap)
     folder = scene.files.attempt_dir(run_id, 1)
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(spec.model_dump_json(by_alias=True))
-    make_warm(nursery)([str(mishap)], folder, {})
+    runner = RunnerProcess([*RUNNER_COMMAND, str(mishap)], folder, {})
     record = folder / "process.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "mark": "of another machine"}))
-    return claim
+    return claim, runner
 
 
 def common_files(scene: Scene, run_id: str) -> dict[str, tuple[int, int, str]]:
@@ -82,19 +82,19 @@ def identify(path: Path) -> tuple[int, int, str]:
     ],
 )
 def test_a_runner_that_wakes_up_when_another_attempt_owns_its_run_writes_nothing_more(
-    scene: Scene, nursery: Nursery, undisturbed: Result, point: str, passing: int
+    scene: Scene, undisturbed: Result, point: str, passing: int
 ) -> None:
     run_id = scene.launch()
-    claim = begin_elsewhere(scene, nursery, run_id, Mishap(point, "pause", passing))
+    claim, old = begin_elsewhere(scene, run_id, Mishap(point, "pause", passing))
     wait_until(lambda: scene.is_stopped(run_id))
-    old = scene.runner_pid(run_id)
     with scene.database.writing() as session:
         assert attempts.reap(session) == [run_id]
     with scene.supervising(Mishap("step.begun", "pause", 2, attempt=2)):
         wait_until(lambda: scene.is_stopped(run_id, 2))
         before, num_steps = common_files(scene, run_id), len(scene.spooled_steps(run_id, 1))
-        os.kill(old, signal.SIGCONT)
-        assert os.waitstatus_to_exitcode(os.waitpid(old, 0)[1]) == 12  # interrupted
+        os.kill(old.pid, signal.SIGCONT)
+        wait_until(lambda: old.poll() is not None)
+        assert old.poll() == 12  # interrupted
         assert common_files(scene, run_id) == before
         assert len(scene.spooled_steps(run_id, 1)) <= num_steps + 1
         os.kill(scene.runner_pid(run_id, 2), signal.SIGCONT)
