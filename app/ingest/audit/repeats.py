@@ -3,13 +3,14 @@
 One look at each example, in the file's order, with bounded memory; nothing is compared pairwise. Nearly the same are examples
 with equal letters (case, punctuation and white space aside), and longer ones of whose pieces four fifths are the same: texts are
 cut at certain letters wherever these stand, so that a changed word changes a piece or two; by MinHash only examples that
-share their two smallest or two largest hashes of pieces are compared.
+share their two smallest or two largest checksums of pieces are compared: these are the same in every process.
 """
 
 import string
 from array import array
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 from app.domain.dataset import CHOSEN, NEITHER
 from app.ingest.examples import UnnumberedExample
@@ -77,7 +78,7 @@ class Repeats:
         self._remember(self._letters, key)
         if len(asked) > 1:
             letters = letters_of(asked[-1:] + answers)
-        return letters.count(b"\0") >= FEWEST_PIECES and self._resembles(set(map(hash, letters.split(b"\0"))))
+        return letters.count(b"\0") >= FEWEST_PIECES and self._resembles(set(map(crc32, letters.split(b"\0"))))
 
     def _resembles(self, pieces: set[int]) -> bool:
         """Return whether an earlier example has nearly the same pieces; remember these."""
@@ -85,7 +86,7 @@ class Repeats:
         if len(ordered) < 2:
             return False
         ends = hash((ordered[0], ordered[1])), hash((ordered[-1], ordered[-2]))
-        sketch = array("q", ordered[:SKETCH])
+        sketch = array("Q", ordered[:SKETCH])
         known = [self._sketches.get(end) for end in ends]
         if any(other is not None and likeness(sketch, other) >= NEAR for other in known):
             return True

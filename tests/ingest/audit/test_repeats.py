@@ -1,6 +1,10 @@
 """What repeats or contradicts is counted with its lines, and left out when that is wanted."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -147,6 +151,27 @@ def test_keys_tell_the_same_and_the_opposite(one, other, same, opposite):
         for side in (one, other)
     ]
     assert ((keys[0] == keys[1]), (keys[0] ^ 1 == keys[1])) == (same, opposite)
+
+
+def test_what_is_nearly_the_same_is_so_in_every_process(tmp_path):
+    rows = [
+        {"prompt": f"{n % 40} {' '.join(WORDS[n % 40 : n % 40 + 200])}", "chosen": f"{n} a", "rejected": "b"} for n in range(120)
+    ]
+    source = tmp_path / "source"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code = (
+        "import sys; from pathlib import Path; from app.ingest.ingest import ingest; "
+        "notes = ingest(Path(sys.argv[1]), Path(sys.argv[2])).audit.notes; print([(note.note, note.lines) for note in notes])"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(source), str(tmp_path / seed)],
+            check=True, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(told) == 1
+    assert "nearly repeats" in told.pop()
 
 
 def test_memory_stays_bounded_and_the_audit_says_so(read_rows, monkeypatch):
