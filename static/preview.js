@@ -1,5 +1,5 @@
-// The launch form: "use this λ" fills it in place (without scripts that button sends the form instead), and what a swap of its
-// panel brings is told to readers of the screen.
+// The launch form: "use this λ" and "use this length" fill it in place (without scripts these buttons send the form instead), and
+// what a swap of its panel brings is told to readers of the screen.
 
 import { announce } from "./announce.js";
 
@@ -16,6 +16,16 @@ form.addEventListener("click", (event) => {
   field.focus();
   field.dispatchEvent(new Event("change", { bubbles: true }));
   announce(`Temperature λ is now ${button.value}`);
+});
+
+form.addEventListener("click", (event) => {
+  const button = event.target.closest("button[name^='take.tokens.']");
+  if (!button) return;
+  event.preventDefault();
+  const field = value(button.name.replace("take.", ""));
+  field.value = button.value;
+  field.focus();
+  field.dispatchEvent(new Event("change", { bubbles: true }));
 });
 
 // Several temperatures are several runs; the button says so.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client, CommandFailed
+from app.commands.readings import show_example, show_lengths
 from app.commands.recipes import read_document
 from app.commands.terminal import facts, table
 from app.settings import Settings
@@ -71,6 +72,35 @@ def swap(dataset_id: str) -> None:
     client = Client(Settings())
     swapped = client.post(f"/datasets/{dataset_id}/swap", timeout=UPLOAD_SECONDS)
     show_dataset(client.get(f"/datasets/{swapped['id']}"))
+
+
+@group.command("lengths")
+def lengths(
+    dataset_id: str,
+    model: Annotated[str, typer.Option(help="Id of the policy or reward model whose tokens are counted.")],
+    max_prompt: Annotated[int, typer.Option(min=1, help="Where prompts would be cut.")] = 512,
+    max_response: Annotated[int, typer.Option(min=1, help="Where responses would be cut.")] = 512,
+    prompt_format: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
+) -> None:
+    """Tell how long the texts are in a model's tokens, and which share would be cut."""
+    asked = {"model": model, "max_prompt": max_prompt, "max_response": max_response, "prompt_format": prompt_format}
+    show_lengths(Client(Settings()).get(f"/datasets/{dataset_id}/lengths", **asked))
+
+
+@group.command("tokens")
+def tokens(
+    dataset_id: str,
+    model: Annotated[str, typer.Option(help="Id of the policy.")],
+    reward: Annotated[str | None, typer.Option(help="Id of a reward model that scores it.")] = None,
+    example: Annotated[int, typer.Option(min=0, help="Number of the example, from 0.")] = 0,
+    max_prompt: Annotated[int, typer.Option(min=1, help="Where prompts are cut.")] = 512,
+    max_response: Annotated[int, typer.Option(min=1, help="Where responses are cut.")] = 512,
+    prompt_format: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
+) -> None:
+    """Show an example as it would be learned, token by token."""
+    asked = {"model": model, "reward": reward, "example": example, "prompt_format": prompt_format}
+    lengths = {"max_prompt": max_prompt, "max_response": max_response}
+    show_example(Client(Settings()).get(f"/datasets/{dataset_id}/reading", **asked, **lengths))
 
 
 @group.command("delete")

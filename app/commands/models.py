@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client
-from app.commands.terminal import facts, table
+from app.commands.readings import show_reading
+from app.commands.terminal import facts, out, table
 from app.settings import Settings
 
 group = typer.Typer(no_args_is_help=True, help="Policies and reward models.")
@@ -42,6 +43,27 @@ def list_(kind: Annotated[str | None, typer.Option(help="policy or reward")] = N
 def show(model_id: str) -> None:
     """Show what a model's files say."""
     show_model(Client(Settings()).get(f"/models/{model_id}"))
+
+
+@group.command("check")
+def check(
+    model_id: str,
+    prompt: Annotated[str, typer.Option(help="What the user says; an example when nothing is given.")] = "",
+    response: Annotated[str, typer.Option(help="What the assistant answers.")] = "",
+    system: Annotated[str, typer.Option(help="What stands in the system turn.")] = "",
+    prompt_format: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
+) -> None:
+    """Check a model's files, and show how it reads a conversation, token by token."""
+    asked = {"prompt": prompt, "response": response, "system": system, "prompt_format": prompt_format}
+    found = Client(Settings()).get(f"/models/{model_id}/check", **asked)
+    for problem in found["problems"]:
+        out.print(f"{problem['field']}: {problem['message']}", markup=False, style="red")
+    if found["reading"]:
+        show_reading(found["reading"])
+    elif found["ok"]:
+        out.print(found["reading_missing"], markup=False)
+    if not found["ok"]:
+        raise typer.Exit(1)
 
 
 @group.command("delete")

@@ -239,6 +239,12 @@ def check(session: Session, settings: Settings, owner_id: str, model_id: str) ->
     return []
 
 
+def check_within(database: Database, settings: Settings, owner_id: str, model_id: str) -> list[dict[str, Any]]:
+    """Check in a reading session of its own."""
+    with database.reading() as session:
+        return check(session, settings, owner_id, model_id)
+
+
 def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None:
     """Forgets a model; a folder given by a user stays as it is.
 

@@ -22,6 +22,7 @@ from app.domain.preview.readings import (
     ReadingJob,
     parse_reading,
 )
+from app.services.provenance import package_versions
 from app.store import previews as store
 from app.store.database import now
 from app.store.datasets import examples_path, get_dataset
@@ -101,7 +102,7 @@ def _settle(session: Session, files: Files, owner_id: str, request: AnyRequest) 
         states.append(_state_of_dataset(get_dataset(session, owner_id, request.dataset_id)))
     if isinstance(request, ExampleRequest) and request.reward_id:
         states.append(_state_of_model(files, get_model(session, owner_id, request.reward_id)))
-    return request, request.digest(*states)
+    return request, request.digest(*states, json.dumps(package_versions()))
 
 
 def _state_of_model(files: Files, model: Model) -> str:

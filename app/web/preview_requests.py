@@ -40,6 +40,7 @@ class PreviewProgress:
     state: str
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+    is_reading: bool = False
 
 
 class PreviewQuery(BaseModel):
@@ -120,7 +121,7 @@ async def wait_for(request: Request, progress: PreviewProgress, wait_seconds: fl
     deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
     while progress.result is None:
         if progress.state == store.FAILED:
-            raise explain(progress.error or {})
+            raise explain(progress.error or {}, is_reading=progress.is_reading)
         if time.monotonic() > deadline or await request.is_disconnected():
             is_served = await read_apart(request, has_worker, database)
             raise Unavailable(STILL if is_served else NO_WORKER, retry_after_seconds=2)
@@ -149,7 +150,8 @@ def look(database: Database, preview_id: str) -> PreviewProgress:
 
 
 def describe(preview: Preview) -> PreviewProgress:
-    return PreviewProgress(preview.id, preview.state, preview.result if preview.state == store.DONE else None, preview.error)
+    result = preview.result if preview.state == store.DONE else None
+    return PreviewProgress(preview.id, preview.state, result, preview.error, is_reading=preview.model_id is not None)
 
 
 def has_worker(database: Database) -> bool:
@@ -157,11 +159,12 @@ def has_worker(database: Database) -> bool:
         return workers.has_worker(session)
 
 
-def explain(error: dict[str, Any]) -> StudioError:
+def explain(error: dict[str, Any], *, is_reading: bool = False) -> StudioError:
     """Return why there is no answer, as an error: of the request, of scores that are gone, or of a moment that may pass."""
     detail = str(error.get("detail") or "The preview could not be computed.")
     if error.get("code") in PASSING:
         return Unavailable(detail, retry_after_seconds=2)
     if error.get("code") == GONE:
-        return Conflict(f"{detail} Ask for the scoring again.")
-    return in_query_words(InvalidInput(detail, problems=error.get("problems") or []))
+        return Conflict(detail if is_reading else f"{detail} Ask for the scoring again.")
+    invalid = InvalidInput(detail, problems=error.get("problems") or [])
+    return invalid if is_reading else in_query_words(invalid)

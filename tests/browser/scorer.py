@@ -8,10 +8,12 @@ from typing import Any, Self
 from app.domain.events import FindingRaised, OutcomeReached, ScoringKept
 from app.domain.findings import raise_finding
 from app.domain.metrics import WEIGHT_EDGES
+from app.domain.preview.readings import AnyReading, ReadingJob
 from app.domain.preview.weights import PreviewCell, PreviewJob, PreviewRequest, PreviewResponse, PreviewResult, Suggestion
 from app.domain.run import Outcome
 from app.domain.scoring import ScoringFacts
 from app.services import attempts, previews
+from tests.browser.reader import answer_reading
 from tests.browser.studio import CURT, KIND, PROMPTS, WebStudio, Writer
 from tests.scored import make_check, make_facts, make_part
 
@@ -69,6 +71,7 @@ class Previewer:
     def __init__(self, studio: WebStudio, check: dict[str, Any] = REWARDS) -> None:
         self.studio, self.check = studio, check
         self.asked: list[PreviewRequest] = []
+        self.read: list[ReadingJob] = []
         self.leaving = threading.Event()
         self.thread = threading.Thread(target=self.work, daemon=True)
 
@@ -87,7 +90,10 @@ class Previewer:
                 if claim is not None:
                     previews.finish(session, claim.preview_id, "gpu-box-1", self.answer(claim.job))
 
-    def answer(self, job: PreviewJob) -> PreviewResult:
+    def answer(self, job: PreviewJob | ReadingJob) -> PreviewResult | AnyReading:
+        if isinstance(job, ReadingJob):
+            self.read.append(job)
+            return answer_reading(job)
         request = PreviewRequest.model_validate(job.request)
         self.asked.append(request)
         sizes = request.batch_sizes or [job.batch_size]

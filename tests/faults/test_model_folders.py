@@ -68,7 +68,8 @@ def test_each_bad_folder_is_refused_within_five_seconds(web, place):
 def test_a_folder_that_turned_bad_is_told_by_its_check(web, place, name):
     folder = make_model(place / "model")
     model_id = add(web, folder).json()["id"]
-    assert web.http.get(f"/api/v1/models/{model_id}/check").json() == {"ok": True, "problems": []}
+    sound = web.http.get(f"/api/v1/models/{model_id}/check").json()
+    assert (sound["ok"], sound["problems"], sound["reading"]) == (True, [], None)
     FOLDERS[name].spoil(folder)
     told = web.http.get(f"/api/v1/models/{model_id}/check").json()
     assert told["ok"] is False

@@ -7,6 +7,7 @@ from worker.models.encode import find_omitted
 from worker.models.prompts import Conversation, Prompted, PromptFormat
 from worker.models.template import DATE_CALL, ChatTurn, PromptRefused
 
+LONG_BEGINNING = 50  # characters in front of the user's first words: more than control tokens
 USER, ANSWER = ChatTurn("user", "What is 6 · 7?"), ChatTurn("assistant", "Forty-two.")
 CALL = ChatTurn("assistant", "", json.dumps({"tool_calls": [
     {"type": "function", "id": "call00001", "function": {"name": "multiply", "arguments": {"a": 6, "b": 7}}},
@@ -41,6 +42,9 @@ def describe(prompt_format: PromptFormat) -> list[str]:
 def _describe_frame(prompt_format: PromptFormat) -> list[str]:
     frame, tokenizer = prompt_format.template.frame, prompt_format.tokenizer
     told = []
+    before, found, _ = prompt_format.template.write_prompt([USER]).partition(USER.content)
+    if found and len(before) > LONG_BEGINNING:
+        told.append(f"In front of a conversation without a system turn the chat template writes {_quote(before)}.")
     if header := frame.header.strip():
         told.append(f"The chat template knows no generation prompt, so {_quote(header)} is added to every prompt.")
     if frame.opening.strip():

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.web.api import datasets, models, queue, records, runs, scorings, storage, sweeps, workers
+from app.web.api import datasets, models, queue, readings, records, runs, scorings, storage, sweeps, workers
 from app.web.errors import Problem
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -10,5 +10,5 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-for noun in (datasets, models, scorings, runs, queue, sweeps, records, workers, storage):
+for noun in (datasets, readings, models, scorings, runs, queue, sweeps, records, workers, storage):
     router.include_router(noun.router)

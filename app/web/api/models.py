@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.errors import InvalidInput, Unavailable
 from app.domain.model import ModelKind, ModelOrigin, ModelRequest
+from app.domain.preview.readings import ConversationReading
 from app.services import models as service
 from app.store import models as store
 from app.store.tables import Model
@@ -19,9 +21,11 @@ from app.web.dependencies import (
     CurrentUser,
     ReadSession,
     WriteSession,
+    read_apart,
     write_apart,
 )
 from app.web.errors import Fault
+from app.web.reading_requests import TalkQuery, read
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -52,7 +56,9 @@ class ModelView(BaseModel):
 
 class ModelCheck(BaseModel):
     ok: bool
-    problems: list[Fault] = Field(description="What is wrong with the files now.")
+    problems: list[Fault] = Field(description="What is wrong with the files now, or with the chat template.")
+    reading: ConversationReading | None = Field(description="A conversation as the model reads it, token by token.")
+    reading_missing: str = Field(description="Why there is no reading.")
 
 
 def show(model: Model) -> ModelView:
@@ -102,11 +108,35 @@ def get_model(session: ReadSession, user: CurrentUser, model_id: str) -> ModelVi
     return show(store.get_model(session, user.id, model_id))
 
 
-@router.get("/{model_id}/check", operation_id="check_model", summary="Look at a model's files again")
-def check_model(session: ReadSession, settings: CurrentSettings, user: CurrentUser, model_id: str) -> ModelCheck:
-    """Whether the files are still there and unchanged. A hub model's files are checked by the worker that loads them."""
-    problems = service.check(session, settings, user.id, model_id)
-    return ModelCheck(ok=not problems, problems=[Fault(**problem) for problem in problems])
+@router.get("/{model_id}/check", operation_id="check_model", summary="Check a model's files and how it reads")
+async def check_model(
+    request: Request,
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+    user: CurrentUser,
+    model_id: str,
+    query: Annotated[TalkQuery, Query()],
+) -> ModelCheck:
+    """Whether the files are still there and unchanged, and how the model reads a conversation, an example or yours: every token
+    of prompt and response as they would be trained, what ends an answer, and what the chat template does otherwise than most.
+    A worker reads it, from the hub the tokenizer alone; without one, `reading` is null and `reading_missing` says so.
+    """
+    asked = query.request(model_id)
+    problems = await read_apart(request, service.check_within, database, settings, user.id, model_id)
+    reading, missing = None, "The files are at fault." if problems else ""
+    if not problems:
+        try:
+            reading = await read(request, user.id, asked)
+        except Unavailable as late:
+            missing = late.detail
+        except InvalidInput as invalid:
+            missing, problems = invalid.detail, [{"field": "tokenizer", "message": invalid.detail}]
+    assert reading is None or isinstance(reading, ConversationReading)
+    if reading is not None and reading.unusable:
+        problems = [{"field": "chat_template", "message": reading.unusable}]
+    return ModelCheck(
+        ok=not problems, problems=[Fault(**problem) for problem in problems], reading=reading, reading_missing=missing
+    )
 
 
 @router.delete("/{model_id}", status_code=204, operation_id="delete_model", summary="Delete a model")

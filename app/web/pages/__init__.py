@@ -6,6 +6,7 @@ from app.web.pages import (
     datasets,
     launch,
     launch_preview,
+    launch_reading,
     mapping,
     models,
     queue,
@@ -21,7 +22,7 @@ from app.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    launch, launch_preview, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping, datasets, models,
-    storage,
+    launch, launch_preview, launch_reading, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping,
+    datasets, models, storage,
 ):  # fmt: skip
     router.include_router(page.router)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState
 from app.domain.errors import InvalidInput
+from app.domain.preview.readings import ExampleReading
 from app.domain.recipe import Method
 from app.domain.sweep import BASELINES, SweepRequest
 from app.services import previews, sweeps
@@ -17,6 +18,7 @@ from app.services import runs as service
 from app.store import datasets, models, scorings
 from app.store import runs as store
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
+from app.web.pages.launch_lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch_panel import Panel, look
 from app.web.recipes import FROM_PRESET, SFT_FIELDS, STARTING_VALUES, as_asked, at_fields, clone_values, methods_of, read_order
 from app.web.rendering.choices import Choice, dataset_choices, model_choices
@@ -29,7 +31,7 @@ router = APIRouter()
 DIALS = (
     "name", "method", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "reward.judge",
     "reward.accept_inverted", "weights.preset", "weights.lambda", "dpo.beta", "training.batch_size", "training.epochs",
-    "training.steps", "training.learning_rate",
+    "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS = (
@@ -40,7 +42,7 @@ GROUPS = (
     ("scale", "Scale", "several devices, 4 bits, less memory, compiling"),
     ("training", "Training", "schedule, micro-batches, checkpoints, seed"),
     ("evaluation", "Evaluation", "held-out share, samples, decoding"),
-    ("tokens", "Lengths and format", "truncation, chat template"),
+    ("tokens", "Format", "overlong texts, chat template"),
     ("scoring", "Scoring", "how log π_ref and rewards are computed: changes seconds, not results"),
     ("reward", "Reward model", "its revision"),
     ("max_examples", "Data", "use a part of it"),
@@ -77,6 +79,12 @@ class LaunchPage(Context):
     dials: dict[str, Field]
     sft: dict[str, list[SettingOption]]
     panel: Panel
+    lengths: LaunchLengths
+    is_live: bool  # of the lengths: they come into a page that is there
+    example: ExampleReading | None
+    sentence: str  # why there is no example
+    is_asked: bool
+    example_number: str
     target: str  # the effective share that a λ is suggested for
     groups: list[SettingGroup]
     datasets: list[Choice]
@@ -152,8 +160,10 @@ def form_page(
     error: InvalidInput | None = None,
     origin: tuple[str, str] = ("", ""),
     panel: Panel | None = None,
+    lengths: LaunchLengths | None = None,
+    example: tuple[ExampleReading | None, str] = (None, ""),
 ) -> HTMLResponse:
-    """Return the page with these values; `panel`: what is known before the launch, looked up when it isn't given."""
+    """Return the page with these values; `panel`, `lengths`: what is known before the launch, looked up when not given."""
     faults = at_fields(error.problems) if error else []
     filled = {field.path: prepare(field, values, faults) for field in RECIPE_FIELDS}
     ready = datasets.list_datasets(session, owner_id, state=DatasetState.READY, limit=MOST_CHOICES)
@@ -165,6 +175,12 @@ def form_page(
             for path, field in sft.items()
         },
         panel=panel or look(session, owner_id, values),
+        lengths=lengths or look_at_lengths(session, request.app.state.files, owner_id, values),
+        is_live=False,
+        example=example[0],
+        sentence=example[1],
+        is_asked=False,
+        example_number=values.get("reading.example", "0"),
         target=values.get("preview.target_ess", STARTING_VALUES["preview.target_ess"]),
         groups=[group_of(*group, filled) for group in GROUPS],
         datasets=dataset_choices(ready),

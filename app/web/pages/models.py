@@ -1,31 +1,44 @@
 """Models: the list with its form, and letting one go."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.errors import ModelInvalid, StudioError
+from app.domain.errors import InvalidInput, ModelInvalid, StudioError, Unavailable
 from app.domain.model import ModelRequest
+from app.domain.preview.readings import ConversationReading
 from app.domain.problems import parse
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.services import models as service
+from app.services import readings
 from app.settings import Settings
 from app.store import models as store
 from app.store import runs
+from app.store.database import Database
 from app.store.tables import Model, Run
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import (
+    CurrentDatabase,
+    CurrentFiles,
+    CurrentSettings,
+    CurrentUser,
+    ReadSession,
+    WriteSession,
+    read_apart,
+)
+from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render, variables
 
 router = APIRouter()
 
 PAGE_SIZE = 50
+WAIT_SECONDS = 2.5  # for a worker; then the page asks again
 EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": "", "revision": ""}
 
 
@@ -84,6 +97,72 @@ async def register_model(
 def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, model_id: str) -> Response:
     service.delete(session, files, user.id, model_id)
     return RedirectResponse("/models", status_code=303)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingPart(Context):
+    """How a model reads the conversation of the form. `sentence`: why there is no reading; `is_asked`: one is being made."""
+
+    template = "models/_reading.html"
+
+    model: Model
+    reading: ConversationReading | None
+    problems: list[dict[str, Any]]
+    sentence: str
+    is_asked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPage(ReadingPart):
+    template = "models/model.html"
+
+    talk: Mapping[str, str]
+
+
+@router.get("/models/{model_id}")
+async def show_model(
+    request: Request, database: CurrentDatabase, user: CurrentUser, model_id: str, query: Annotated[TalkQuery, Query()]
+) -> HTMLResponse:
+    """The model with its facts; the conversation is read by a request of its own, unless the form was sent without scripts."""
+    model = await read_apart(request, find_model, database, user.id, model_id)
+    part = ReadingPart(model=model, reading=None, problems=[], sentence="", is_asked=True)
+    if request.query_params:
+        part = await look_at(request, user.id, model, query)
+    system, prompt, response = readings.EXAMPLE
+    shown = {"system": system.content, "prompt": prompt.content, "response": response.content, "prompt_format": "auto"}
+    return render(request, ModelPage(**variables(part), talk=query.model_dump() if request.query_params else shown))
+
+
+@router.get("/models/{model_id}/reading")
+async def show_reading(
+    request: Request, database: CurrentDatabase, user: CurrentUser, model_id: str, query: Annotated[TalkQuery, Query()]
+) -> HTMLResponse:
+    """How the model reads a conversation, waited for as long as one would wait for a page."""
+    model = await read_apart(request, find_model, database, user.id, model_id)
+    return render(request, await look_at(request, user.id, model, query))
+
+
+def find_model(database: Database, owner_id: str, model_id: str) -> Model:
+    with database.reading() as session:
+        return store.get_model(session, owner_id, model_id)
+
+
+async def look_at(request: Request, owner_id: str, model: Model, query: TalkQuery) -> ReadingPart:
+    """Return the reading, or why there is none; the files are looked at first."""
+    state = request.app.state
+    problems = await read_apart(request, service.check_within, state.database, state.settings, owner_id, model.id)
+    part = ReadingPart(model=model, reading=None, problems=problems, sentence="", is_asked=False)
+    if problems:
+        return part
+    try:
+        reading = await read(request, owner_id, query.request(model.id), wait_seconds=WAIT_SECONDS)
+    except Unavailable as late:
+        return replace(part, sentence=late.detail, is_asked=True)
+    except InvalidInput as invalid:
+        return replace(part, problems=[{"field": "", "message": invalid.detail}])
+    assert isinstance(reading, ConversationReading)
+    faults = [{"field": "chat_template", "message": reading.unusable}] if reading.unusable else []
+    return replace(part, reading=reading, problems=faults)
 
 
 def list_trained(session: Session, owner_id: str, wanted: str) -> list[Run]:

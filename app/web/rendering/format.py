@@ -101,6 +101,11 @@ def holds(audit: Mapping[str, Any] | None) -> str:
     return ", ".join(part for part in parts if part) or NOTHING
 
 
+def visible(text: str) -> str:
+    """Return a token's text with its line breaks and tabs to be seen."""
+    return text.replace("\n", "⏎\n").replace("\t", "⇥").replace("\r", "␍")
+
+
 def as_yaml(value: Any) -> str:
     """YAML for people and for `varstudio`: in the order of the fields, long texts unbroken."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
@@ -109,5 +114,5 @@ def as_yaml(value: Any) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number, "exact": exact, "count_of": count, "signed": signed, "percent": percent, "size": size, "duration": duration,
     "ago": ago, "clock": clock, "iso": iso, "words": words, "metric": metric,
-    "yaml": as_yaml, "counted": counted, "holds": holds,
+    "yaml": as_yaml, "counted": counted, "holds": holds, "visible": visible,
 }  # fmt: skip
