@@ -8,7 +8,7 @@ Internal form: Parquet, one row per example (a prompt with its responses), colum
     tools       string?   JSON list of the tool descriptions that the row carries, null when none
     meta        string    JSON object of whatever else the row carried and is worth showing
 `preference`: 1 chosen, -1 rejected, 0 tie or in between, null unknown. The chosen response of a pair stands first.
-`fields`: JSON object (sorted keys, compact) of what else a message carried that chat templates may write: tool_calls (arguments
+`fields`: JSON object of what else a message carried that chat templates may write: tool_calls (arguments
 as an object), tool_call_id, name, reasoning_content; null when none. Files of before `fields` and `tools` read as having none.
 """
 

@@ -33,7 +33,7 @@ def test_a_call_is_kept_in_one_form_and_is_no_empty_answer(read_rows, call, cont
     assert [note.note.partition(":")[0] for note in read.audit.notes] == ["holds tool calls"]
 
 
-def test_fields_are_written_sorted_and_compact(read_rows):
+def test_fields_are_written_in_their_order_and_compact(read_rows):
     call = {"id": "c1", **CALL}
     read = read_rows(
         pair_after(
@@ -44,8 +44,8 @@ def test_fields_are_written_sorted_and_compact(read_rows):
     )
     assert [turn["fields"] for turn in read.examples[0]["prompt"]] == [
         None,
-        '{"tool_calls":[{"function":{"arguments":{"town":"Ulm"},"name":"weather"},"id":"c1","type":"function"}]}',
-        '{"name":"weather","tool_call_id":"c1"}',
+        '{"tool_calls":[{"type":"function","function":{"name":"weather","arguments":{"town":"Ulm"}},"id":"c1"}]}',
+        '{"tool_call_id":"c1","name":"weather"}',
     ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_fields_are_written_sorted_and_compact(read_rows):
 ])  # fmt: skip
 def test_tools_are_a_list_in_one_form(read_rows, tools):
     read = read_rows(pair_after(ASK, tools=tools), pair_after(ASK, {"role": "user", "content": "!"}, tools="[]"))
-    assert [row["tools"] for row in read.examples] == ['[{"function":{"name":"weather"},"type":"function"}]', None]
+    assert [row["tools"] for row in read.examples] == ['[{"type":"function","function":{"name":"weather"}}]', None]
     assert read.mapping.columns["tools"] == "tools"
 
 

@@ -288,7 +288,7 @@ def test_the_first_example_is_what_the_file_says(shared, tmp_path, name, mapping
 
 def test_calls_tools_and_reasoning_come_with_their_messages(shared, tmp_path):
     _, examples = read(shared, tmp_path, "cases/answer_is_tool_call.jsonl")
-    call = '{"tool_calls":[{"function":{"arguments":{"town":0},"name":"weather"},"type":"function"}]}'
+    call = '{"tool_calls":[{"type":"function","function":{"name":"weather","arguments":{"town":0}}}]}'
     assert [(answer["content"], answer["fields"]) for answer in examples[0]["responses"]] == [
         ("", call),
         ("I can not know 0", None),

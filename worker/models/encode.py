@@ -186,10 +186,16 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
     show = prompt_format.literal.show
     prompt = show(texts[0].prompt)
     omitted = {name for turn in row.turns for name in _missing(turn, prompt, is_answer=False)}
-    if row.tools and not all(name in prompt for name in _call_names(json.loads(row.tools))):
+    around = _without_contents(prompt, row.turns)
+    if not all(name in around for turn in row.turns for name in _call_names(_carried(turn).get("tool_calls"))):
+        omitted.add("tool calls")
+    if row.tools and not all(name in around for name in _call_names(json.loads(row.tools))):
         omitted.add("tools")
     for answer, text in zip(row.answers, texts, strict=True):
-        missing = _missing(answer, show(text.response), is_answer=True)
+        response = show(text.response)
+        missing = _missing(answer, response, is_answer=True)
+        if not all(name in _without_contents(response, [answer]) for name in _call_names(_carried(answer).get("tool_calls"))):
+            missing.add("tool calls")
         if "tool calls" in missing and not answer.content.strip():
             raise PromptRefused("an answer is a tool call and nothing else, which the prompt format does not write")
         omitted.update(missing)
@@ -199,16 +205,26 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
 def _missing(turn: ChatTurn, text: str, *, is_answer: bool) -> set[str]:
     """Return what of a message is not in the text."""
     missing = set()
-    carried = json.loads(turn.fields) if turn.fields else {}
-    if not all(name in text for name in _call_names(carried.get("tool_calls"))):
-        missing.add("tool calls")
     thought, _, said = turn.content.rpartition("</think>")
-    thoughts = [thought.replace("<think>", ""), str(carried.get("reasoning_content") or "")]
+    thoughts = [thought.replace("<think>", ""), str(_carried(turn).get("reasoning_content") or "")]
     if is_answer and not all(part.strip() in text for part in thoughts):  # of earlier turns, templates leave it out on purpose
         missing.add("reasoning")
     if turn.role not in JSON_ROLES and said.strip() not in text:
         missing.add("text of answers" if is_answer else f"{turn.role} turns")
     return missing
+
+
+def _carried(turn: ChatTurn) -> dict[str, Any]:
+    """Return what else a message carries."""
+    found: dict[str, Any] = json.loads(turn.fields) if turn.fields else {}
+    return found
+
+
+def _without_contents(text: str, turns: Sequence[ChatTurn]) -> str:
+    """Return what of the text is none of the messages' own."""
+    for turn in turns:
+        text = text.replace(turn.content, " ") if turn.content else text
+    return text
 
 
 def _call_names(calls: Any) -> list[str]:

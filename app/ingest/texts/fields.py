@@ -139,9 +139,9 @@ def read_json(value: Any) -> Any:
 
 
 def write_compact(value: Any) -> str:
-    """Return JSON with sorted keys and no blanks. Raises Dropped for what JSON does not have or no text may hold."""
+    """Return JSON without blanks, keys in their order. Raises Dropped for what JSON does not have or no text may hold."""
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
     except (ValueError, TypeError) as error:
         raise Dropped(rows.NAN) from error
     if "\\u0000" in text:

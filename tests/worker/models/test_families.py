@@ -148,8 +148,8 @@ def test_reasoning_is_learned_where_the_template_writes_it(name):
 def test_what_no_template_writes_is_counted():
     chosen = PromptFormat.choose(FAMILIES["chatml on a base model"].tokenizer())
     call = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"town": 0}}}]})
-    thought = ChatTurn("assistant", "Yes.", json.dumps({"reasoning_content": "Think about it"}))
-    called = (*PROMPTS[0], ChatTurn("assistant", "One moment.", call), ChatTurn("tool", "blue"))
+    thought = ChatTurn("assistant", "Yes, the weather.", json.dumps({"reasoning_content": "Think about it"}))
+    called = (*PROMPTS[0], ChatTurn("assistant", "One moment, the weather.", call), ChatTurn("tool", "blue"))
     [found] = encode(chosen, [Prompted(called, [thought], json.dumps([{"function": {"name": "weather"}}]))], 500, 500)
     assert found.omitted == ("reasoning", "tool calls", "tools")
     [refused] = encode(chosen, [Prompted(PROMPTS[0], [ChatTurn("assistant", "", call)])], 500, 500)
