@@ -14,6 +14,7 @@ from app.ingest.texts.tagged import TaggedTexts, Tags
 from app.ingest.texts.templated import strip_template
 
 META_KEYS = 20
+JSON = json.JSONEncoder(allow_nan=False)
 DIALOGUES = frozenset(
     ("prompt", "conversations", "messages", "chosen", "rejected", "response", "response_a", "response_b", "instruction")
 )  # parts that may hold messages
@@ -99,7 +100,7 @@ class Columns:
             if isinstance(value, bool | int | float) or (isinstance(value, str) and is_label(value)):
                 kept[key[:LABEL_CHARS]] = value
         try:
-            return json.dumps(kept, allow_nan=False) if kept and all(is_label(key) for key in kept) else "{}"
+            return JSON.encode(kept) if kept and all(is_label(key) for key in kept) else "{}"
         except ValueError:
             return "{}"  # a float that JSON does not have, from Parquet
 

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from app.domain.dataset import CHOSEN, NEITHER, REJECTED, Example
 from app.store.datasets import read_examples
@@ -11,7 +13,7 @@ from app.store.files.files import Files
 BATCH = 1024  # rows of a row group of the internal form
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PREFERENCES = {CHOSEN: "chosen", NEITHER: "neither", REJECTED: "rejected"}
-COLUMNS = ("example_id", "line", "prompt", "response", "preference", "rating")
+COLUMNS = ("example_id", "line", "prompt", "response", "preference", "rating", "fields")
 
 
 def batches(files: Files, dataset_id: str) -> Iterator[list[Example]]:
@@ -33,12 +35,26 @@ def as_csv(files: Files, dataset_id: str) -> Iterator[str]:
 
 
 def to_rows(example: Example) -> Iterator[tuple[str, ...]]:
-    """One row per response; the prompt's messages joined under their roles."""
-    prompt = "\n\n".join(f"{message.role}: {message.content}" for message in example.prompt)
+    """One row per response; the prompt's messages joined under their roles; what else they carry as JSON, of the response in a
+    column of its own.
+    """
+    prompt = "\n\n".join(f"{message.role}: {message.content}{to_json(message.fields)}" for message in example.prompt)
     for response in example.responses:
         preference = "" if response.preference is None else PREFERENCES[response.preference]
         rating = "" if response.rating is None else str(response.rating)
-        yield (str(example.example_id), str(example.line), defuse(prompt), defuse(response.content), preference, rating)
+        yield (
+            str(example.example_id),
+            str(example.line),
+            defuse(prompt),
+            defuse(response.content),
+            preference,
+            rating,
+            to_json(response.fields),
+        )
+
+
+def to_json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False) if fields else ""
 
 
 def to_csv(rows: list[tuple[str, ...]]) -> str:

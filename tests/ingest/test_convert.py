@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.domain.dataset import ColumnMapping, Shape
 from app.domain.errors import StudioError
-from app.ingest.columns import SHAPE_OPTIONS, SHAPE_ROLES
+from app.ingest.columns import SHAPE_ROLES, options_of
 from app.ingest.convert import RowCount, convert_rows
 from app.ingest.examples import Columns
 from app.ingest.ingest import settle_mapping
@@ -29,8 +29,18 @@ WORDS = [
     "\ud800",
     "true",
     "1",
+    "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb",
+    "[INST] a [/INST] b</s>",
+    "Human: a",
+    '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+    "[{'role': 'assistant', 'content': None, 'tool_calls': [{'name': 'f'}]}]",
+    '["a", "b"]',
 ]
-KEYS = ["role", "content", "from", "value", "text", "replies", "rank", "deleted", "type"]
+OPTIONS = {  # what decides how texts are read
+    "strip_template": st.booleans(), "first_difference": st.booleans(), "lists": st.sampled_from(["", "pairs", "together"]),
+    "user_tag": st.sampled_from(["", "Human:", "<|prompter|>"]),
+}  # fmt: skip
+KEYS = ["role", "content", "from", "value", "text", "replies", "rank", "deleted", "type", "tool_calls", "function", "name"]
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(WORDS) | st.text(max_size=4)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4), max_leaves=12
@@ -47,7 +57,7 @@ COLUMNS = [
 def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
     roles = {role.name: role for role in SHAPE_ROLES[shape]}
     names = {name: [name] if role.many else name for name, role in roles.items()}
-    options = {option.name: option.default for option in SHAPE_OPTIONS.get(shape, ())}
+    options = {option.name: data.draw(OPTIONS.get(option.name, st.just(option.default))) for option in options_of(shape)}
     found = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES)), max_size=4))
     columns = Columns(ColumnMapping(shape=shape, columns=names, options=options))
     tally = RowCount(columns)
@@ -55,7 +65,8 @@ def test_every_row_of_every_shape_is_kept_or_dropped(shape, data):
     assert tally.num_rows == len(found) == tally.num_kept_rows + sum(item.count for item in tally.dropped())
     for example in examples:
         assert example.draft.prompt
-        assert all(answer.content.strip() for answer in example.draft.answers)
+        assert all(answer.content.strip() or "tool_calls" in answer.fields for answer in example.draft.answers)
+        assert json.loads(example.draft.tools or "[]") is not None
         json.dumps(json.loads(example.meta)).encode()
 
 

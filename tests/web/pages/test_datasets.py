@@ -67,3 +67,20 @@ def test_a_data_set_without_sides_offers_no_swap(studio, client):
     assert "Swap chosen and rejected" not in studio.browser().get(f"/datasets/{dataset['id']}").text
     refused = client.post(f"/api/v1/datasets/{dataset['id']}/swap")
     assert (refused.status_code, refused.json()["detail"][:40]) == (409, "This data set has no two sides to swap: ")
+
+
+def test_calls_tools_and_reasoning_are_shown_and_exported_with_their_messages(studio, client):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "weather", "arguments": {"town": "Ulm"}}]}
+    answer = {"role": "assistant", "content": "No.", "reasoning_content": "Clouds?"}
+    prompt = [{"role": "user", "content": "Rain?"}, call, {"role": "tool", "content": "dry"}]
+    row = {"prompt": prompt, "chosen": [answer], "rejected": [call], "tools": [{"name": "weather"}]}
+    dataset = client.post("/api/v1/datasets", files={"file": ("x.jsonl", lines([row]))}).json()
+    page = studio.browser().get(f"/datasets/{dataset['id']}").text
+    assert page.count("name: weather") == 3
+    assert "reasoning_content: Clouds?" in page
+    table = client.get(f"/api/v1/datasets/{dataset['id']}/examples.csv").text.splitlines()
+    assert table[0].endswith(",rating,fields")
+    assert '"town"": ""Ulm"' in table[-1]
+    (example,) = client.get(f"/api/v1/datasets/{dataset['id']}/examples").json()["items"]
+    assert example["tools"] == [{"type": "function", "function": {"name": "weather"}}]
+    assert example["responses"][0]["fields"] == {"reasoning_content": "Clouds?"}
