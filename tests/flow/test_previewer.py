@@ -10,21 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from app.domain.preview.readings import ConversationReading, ConversationRequest
 from app.domain.preview.weights import PreviewRequest
-from app.services import previews, scorings
+from app.services import previews, readings, scorings
 from app.settings import Settings
 from app.store import previews as store
 from app.store.database import Database
 from app.store.files.files import Files
-from app.store.tables import Preview
+from app.store.tables import Model, Preview
 from app.system import child
 from tests.conftest import Library, make_library
 from tests.flow.watching import launch
 from tests.scored import make_facts
 from tests.timing import Clock
 from tests.waiting import wait_until
+from tests.worker.workshop import make_tokenizer
 from worker import tasks
-from worker.supervision.previewer import Previewer
+from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
 from worker.supervisor import Supervisor
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_preview.py")))
@@ -169,6 +171,27 @@ def test_a_hint_of_a_preview_warms_the_child(database: Database, start: Start) -
     tasks.wake("preview")
     wait_until(lambda: previewer._child is not None)
     assert not tasks.hinted.is_set()
+
+
+def test_a_reading_is_made_by_the_real_process(database: Database, start: Start, files: Files, library: Library) -> None:
+    folder = files.model_dir(library.policy.id)
+    make_tokenizer(chat=True).save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with database.writing() as session:
+        session.get_one(Model, library.policy.id).source = "run"
+        request = ConversationRequest(model_id=library.policy.id, messages=readings.EXAMPLE)
+        asked = readings.ask(session, files, library.user.id, request).id
+    start(database, command=PREVIEW_COMMAND)
+    wait_until(lambda: find(database, asked).finished_at is not None, f"the end of {asked}")
+    reading = readings.read_answer(find(database, asked))
+    assert isinstance(reading, ConversationReading)
+    assert reading.view is not None
+    assert "".join(token.text for token in reading.view.runs[1].head) == readings.EXAMPLE[-1].content
+
+
+def find(database: Database, preview_id: str) -> Preview:
+    with database.reading() as session:
+        return session.get_one(Preview, preview_id)
 
 
 def test_the_supervisor_answers_previews_while_its_slot_is_busy(

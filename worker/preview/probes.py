@@ -29,38 +29,51 @@ PROBES = {
 }
 
 
-def describe(prompt_format: PromptFormat) -> list[str]:
-    """Return what is otherwise; raises PromptRefused where no conversation can be written."""
-    around = _describe_frame(prompt_format) if prompt_format.chat else ["The tokenizer's chat template is not used: plain turns."]
-    if prompt_format.closing:
-        end = prompt_format.tokenizer.convert_ids_to_tokens(prompt_format.closing)[0]
-        what = "The chat template ends turns with nothing" if prompt_format.chat else "Plain turns have no end of their own"
-        around.append(f"{what}, so the tokenizer's end-of-text token {end} is put behind every answer.")
-    return [*around, *_describe_kinds(prompt_format)]
+def describe(prompt_format: PromptFormat, *, learns: bool = True) -> list[str]:
+    """Return what is otherwise, of turns too where answers are learned; raises PromptRefused where nothing can be written."""
+    if not prompt_format.chat:
+        has = (
+            "The tokenizer's chat template is not used" if prompt_format.tokenizer.chat_template else "There is no chat template"
+        )
+        told = [f"{has}: conversations are written as plain Human/Assistant turns."]
+    else:
+        told = _describe_text(prompt_format)
+    return [*told, *(_describe_turns(prompt_format) if learns else []), *_describe_kinds(prompt_format)]
 
 
-def _describe_frame(prompt_format: PromptFormat) -> list[str]:
-    frame, tokenizer = prompt_format.template.frame, prompt_format.tokenizer
+def _describe_text(prompt_format: PromptFormat) -> list[str]:
     told = []
     before, found, _ = prompt_format.template.write_prompt([USER]).partition(USER.content)
     if found and len(before) > LONG_BEGINNING:
         told.append(f"In front of a conversation without a system turn the chat template writes {_quote(before)}.")
-    if header := frame.header.strip():
-        told.append(f"The chat template knows no generation prompt, so {_quote(header)} is added to every prompt.")
-    if frame.opening.strip():
-        told.append(f"Finished turns open with {_quote(frame.opening)}, which is learned in front of every answer.")
-    if prompt_format.end_ids and tokenizer.eos_token_id not in prompt_format.end_ids:
-        end = tokenizer.convert_ids_to_tokens(sorted(prompt_format.end_ids))[0]
-        told.append(f"Turns end with {end}, not with the tokenizer's end-of-text token {tokenizer.eos_token}; {end} is learned.")
-    if prompt_format.end_text:
-        told.append(f"No single token ends a turn, but the text {_quote(prompt_format.end_text)}.")
-    if rest := frame.after[len(frame.end) :].strip():
-        told.append(f"Behind the end of the turn the template writes {_quote(rest)}, which is not learned.")
     if _trims(prompt_format):
         told.append("The chat template trims the white space around answers.")
-    if DATE_CALL.search(tokenizer.get_chat_template()):
+    if DATE_CALL.search(prompt_format.tokenizer.get_chat_template()):
         told.append(f"The chat template writes the date: a run keeps the day of its launch, here {prompt_format.day:%Y-%m-%d}.")
     return told
+
+
+def _describe_turns(prompt_format: PromptFormat) -> Iterator[str]:
+    """Yield what is unusual in how answers begin and end."""
+    tokenizer = prompt_format.tokenizer
+    if prompt_format.closing:
+        end = tokenizer.convert_ids_to_tokens(prompt_format.closing)[0]
+        what = "The chat template ends turns with nothing" if prompt_format.chat else "Plain turns have no end of their own"
+        yield f"{what}, so the tokenizer's end-of-text token {end} is put behind every answer."
+    if not prompt_format.chat:
+        return
+    frame = prompt_format.template.frame
+    if header := frame.header.strip():
+        yield f"The chat template knows no generation prompt, so {_quote(header)} is added to every prompt."
+    if frame.opening.strip():
+        yield f"Finished turns open with {_quote(frame.opening)}, which is learned in front of every answer."
+    if prompt_format.end_ids and tokenizer.eos_token_id not in prompt_format.end_ids:
+        end = tokenizer.convert_ids_to_tokens(sorted(prompt_format.end_ids))[0]
+        yield f"Turns end with {end}, not with the tokenizer's end-of-text token {tokenizer.eos_token}; {end} is learned."
+    if prompt_format.end_text:
+        yield f"No single token ends a turn, but the text {_quote(prompt_format.end_text)}."
+    if rest := frame.after[len(frame.end) :].strip():
+        yield f"Behind the end of the turn the template writes {_quote(rest)}, which is not learned."
 
 
 def _trims(prompt_format: PromptFormat) -> bool:

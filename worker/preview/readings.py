@@ -76,7 +76,7 @@ def read_conversation(reader: Reader, request: ConversationRequest, *, is_policy
     )
     try:
         reader.format.check("The model")
-        reading = reading.model_copy(update={"notes": describe(reader.format)})
+        reading = reading.model_copy(update={"notes": describe(reader.format, learns=is_policy)})
     except ModelInvalid as unusable:
         return reading.model_copy(update={"unusable": unusable.detail})
     view, refused = None, ""

@@ -31,6 +31,7 @@ from worker.supervision.leases import LeaseKeeper
 from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all
 
 RETRY_SECONDS = 2.0
+WEIGHTS = ".safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -243,10 +244,17 @@ def fetch_preview(files: SharedFiles, job: PreviewJob | ReadingJob, check: Check
     if isinstance(job, ReadingJob):
         for source in (job.model, *([job.reward] if job.reward else [])):
             if source.source == "folder" and Path(source.path).is_relative_to(files.root):
-                files.bring(Path(source.path), check=check)
+                _fetch_small_files(files, Path(source.path), check)
     else:
         for key in (job.index_key, job.logprob_key, job.reward_key):
             if key:
                 files.bring(files.scoring_dir(key), check=check)
     if job.dataset_path:
         files.bring(Path(job.dataset_path).parent, ["examples.parquet"], check)
+
+
+def _fetch_small_files(files: SharedFiles, folder: Path, check: Check) -> None:
+    """A model's files but its weights, which a reading needs none of."""
+    tree = find_tree(files.store, files.key_of(folder))
+    if tree is not None:
+        files.bring(folder, [name for name in tree.files if not name.endswith(WEIGHTS)], check)

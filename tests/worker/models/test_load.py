@@ -1,5 +1,6 @@
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,22 @@ def test_an_unreachable_hub_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "snapshot_download", refuse)  # the far network
     with pytest.raises(ModelInvalid, match="someone/model at v2 could not be downloaded: We couldn't connect"):
         resolve_folder(ModelSource(source="hub", path="someone/model", revision="v2"), tmp_path)
+
+
+def test_a_tokenizer_comes_from_the_hub_without_any_weights(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def download(name: str, **options: object) -> str:
+        asked.append((name, options["revision"], options["allow_patterns"]))
+        return str(folder)
+
+    monkeypatch.setattr(load, "snapshot_download", download)  # the far network
+    source = ModelSource(source="hub", path="someone/model", revision="v2")
+    assert load.resolve_tokenizer(source, tmp_path) == folder
+    [(name, revision, patterns)] = asked
+    assert (name, revision) == ("someone/model", "v2")
+    assert not any(fnmatch("model.safetensors", pattern) for pattern in patterns)
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in ("tokenizer.json", "chat_template.jinja"))
 
 
 def test_hashes_follow_the_content(folder, tmp_path):

@@ -83,6 +83,7 @@ def test_a_conversation_is_shown_as_it_is_learned(families, name):
             "eos behind finished chats alone",
             'Behind the end of the turn the template writes "<|endoftext|>", which is not learned',
         ),
+        ("headers, trims, writes the date", 'without a system turn the chat template writes "<s><|begin_header|>system'),
         ("headers, trims, writes the date", "a run keeps the day of its launch, here 2026-02-03"),
         ("names and colons, no generation prompt", 'knows no generation prompt, so "ASSISTANT:" is added to every prompt'),
         ("an empty think block in finished turns", "Finished turns open with"),
@@ -119,7 +120,10 @@ def test_named_templates_are_listed_and_generation_settings_too(families, tmp_pa
 def test_plain_turns_are_said_to_be_plain(families):
     reading = talk(families("chatml on a base model"), prompt_format="plain")
     assert reading.format == "plain"
-    assert reading.notes[0] == "The tokenizer's chat template is not used: plain turns."
+    assert (
+        reading.notes[0] == "The tokenizer's chat template is not used: conversations are written as plain Human/Assistant turns."
+    )
+    assert "Plain turns have no end of their own, so the tokenizer's end-of-text token <|endoftext|> is put" in reading.notes[1]
     assert "Human: Which fruit is red?" in "".join(token.text for run in reading.view.runs for token in run.head)
 
 
@@ -136,6 +140,7 @@ def test_a_reward_model_reads_the_whole_conversation(families):
     conversation = Prompted(tuple(ChatTurn(*turn) for turn in TALK[:-1]), [ChatTurn(*TALK[-1])]).with_answer(0)
     assert [ids_of(reading.view, "read")] == encode_whole(prompt_format, [conversation], None)[0]
     assert reading.stops is None
+    assert reading.notes == ["The chat template leaves out reasoning, tool calls, tools."]
 
 
 def test_of_many_tokens_the_middle_is_left_out(families, monkeypatch):
