@@ -153,3 +153,11 @@ def test_what_is_no_method_or_no_training_is_told_as_such() -> None:
     with pytest.raises(RecipeInvalid) as caught:
         parse_recipe(recipe(method="ppo", training=3))
     assert {problem["field"] for problem in caught.value.problems} == {"method", "training"}
+
+
+def test_whole_modules_beside_an_adapter_are_no_setting() -> None:
+    """A module that is trained whole would be saved apart from what shares its weight."""
+    asked = recipe(policy={"model": "m", "adaptation": "lora", "lora": {"modules_to_save": ["embed_tokens"]}})
+    with pytest.raises(RecipeInvalid) as caught:
+        parse_recipe(asked)
+    assert [problem["field"] for problem in caught.value.problems] == ["policy.lora.modules_to_save"]

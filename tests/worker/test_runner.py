@@ -255,6 +255,13 @@ def test_the_merged_policy_is_the_adapter_on_its_base(workshop, run):
     assert (config["base_model_name_or_path"], config["revision"]) == (str(workshop.policy()), None)
 
 
+def test_an_adapter_on_layers_that_are_not_there_is_refused_before_scoring(workshop, run):
+    folder = workshop.attempt(policy_settings={"adaptation": "lora", "lora": {"target_modules": ["q_proj", "c_attn"]}})
+    assert run(folder) == 10
+    assert outcome(folder)["reason"].startswith("LoRA can't be put on c_attn: the policy has no such layer. It has down_proj, ")
+    assert [event["payload"]["stage"] for event in read_events(folder, "stage")] == ["prepare"]
+
+
 def test_a_resumed_lora_run_with_dropout_ends_bit_equal(workshop, run):
     parts = {"policy_settings": {"adaptation": "lora", "lora": {"rank": 4, "dropout": 0.2}}}
     whole = workshop.attempt(**parts)

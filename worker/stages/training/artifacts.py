@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from app.domain.recipe import PolicySettings
 from worker.models.adapter import Body, LanguageModel
@@ -24,7 +25,7 @@ from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
 from worker.stages.training.comparison import Yardstick, bound_of, choose_examples, compare_policy, compare_reward_model
 from worker.stages.training.distribution import find_whole
-from worker.stages.training.reward_model import ConversationEncoder
+from worker.stages.training.gradients import TextBatch
 from worker.stages.training.saving import (
     DTYPES,
     Precision,
@@ -58,7 +59,7 @@ def _write_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground,
     def write(paths: dict[str, Path]) -> None:
         if lora is None:
             saving.write(model.network, paths["model"])
-            told = saving.settle(paths["model"], lambda: saving.ask(folder, trained, yardstick.measure))
+            told = saving.settle(paths["model"], lambda: yardstick.measure(saving.ask(folder, trained, yardstick.ask)))
         else:
             save_adapter(lora, tokenizer, paths["adapter"], attempt.spec.policy, folder)
             saving.write(merge(model), paths["model"])
@@ -75,28 +76,24 @@ def _settle_adapter(saving: "Saving", policy: PolicySettings, paths: dict[str, P
     """Compare the adapter on its base with the policy in memory, then the merged model with these two, in float32."""
     yardstick, folder, trained = saving.yardstick, saving.ground.policy_folder, DTYPES[policy.dtype]
 
-    def ask_base(dtype: torch.dtype) -> tuple[Yardstick, float, float]:
-        def use(base: Any) -> tuple[Yardstick, float, float]:
-            untrained = replace(yardstick, want_N=yardstick.ask(base))
-            adapted = load_adapter(base, paths["adapter"])
-            mean = yardstick.judge(adapted, "adapter/ on its base", bound_of(trained)) if dtype == trained else 0.0
-            return replace(yardstick, want_N=yardstick.ask(adapted)), untrained.measure(adapted), mean
+    def ask_both(base: Any) -> tuple[Tensor, Tensor]:
+        return yardstick.ask(base), yardstick.ask(load_adapter(base, paths["adapter"]))
 
-        found: tuple[Yardstick, float, float] = saving.ask(folder, dtype, use, quantization=policy.quantization)
-        return found
-
-    adapted, learned, mean = ask_base(trained)
+    base_N, adapted_N = saving.ask(folder, trained, ask_both, quantization=policy.quantization)
+    mean = yardstick.judge(adapted_N, "adapter/ on its base", bound_of(trained))
     if trained != saving.wide:
-        adapted, learned, _ = ask_base(saving.wide)
-    rounds = trained != saving.wide and policy.quantization != "none"  # weights that came out of 4 bits as 16
-    saving = replace(saving, yardstick=adapted, bound=bound_of(trained) if rounds else bound_of(saving.wide))
+        base_N, adapted_N = saving.ask(folder, saving.wide, ask_both, quantization=policy.quantization)
+        rounds = policy.quantization != "none"  # weights that came out of 4 bits as 16
+        bound = bound_of(trained if rounds else saving.wide)
+        saving = replace(saving, yardstick=replace(yardstick, want_N=adapted_N), bound=bound)
+    learned = float((adapted_N - base_N).abs().mean())
     return f"adapter/ on its base {mean:.1e}, {saving.settle(paths['model'], lambda: learned)}"
 
 
-def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, reader: ConversationEncoder) -> None:
-    """Write the trained reward model and the metrics."""
+def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batch: TextBatch) -> None:
+    """Write the trained reward model, compared on the first conversations of the batch, and the metrics."""
     started = time.monotonic()
-    yardstick = compare_reward_model(model, reader.read(choose_examples(ground)), attempt)
+    yardstick = compare_reward_model(model, batch, attempt)
     trained = DTYPES[attempt.recipe.policy.dtype]
     saving = Saving(attempt, ground, yardstick, load_classifier, trained, bound_of(trained))
 
@@ -141,33 +138,39 @@ class Saving:
         than the base's was asked for, it is rounded whatever that takes.
         """
         policy, precision = self.attempt.recipe.policy, choose_precision(self.attempt.recipe.policy, self.ground.policy_folder)
-        wanted = name_of(precision.dtype)
-        mean = self.ask(path, self.wide, lambda copy: self.yardstick.judge(copy, "model/", self.bound))
-        if precision.dtype == self.wide:
-            return f"model/ in {wanted} {mean:.1e}"
-        learned = find_learned()
-        most = float("inf") if policy.saved_dtype != "base" else MOST_LOST * learned
-        lost, rounded = self.ask(path, self.wide, lambda copy: self._round(copy, path, precision, most))
-        if lost > most:
+        wide, wanted, is_free = name_of(self.wide), name_of(precision.dtype), policy.saved_dtype != "base"
+        learned = find_learned() if precision.dtype != self.wide and not is_free else float("inf")
+        mean, lost, rounded_N = self.ask(path, self.wide, lambda copy: self._judge(copy, path, precision, MOST_LOST * learned))
+        if rounded_N is None:
+            return f"model/ in {wide} {mean:.1e}"
+        if lost > MOST_LOST * learned:
             self.attempt.log(
                 f"The base is in {wanted}, but rounded to it the trained model would move by {lost:.2g} {self.yardstick.unit}, "
-                f"of {learned:.2g} that training has moved it: model/ stays in {name_of(self.wide)}. To have it rounded all the "
-                f"same, set policy.saved_dtype to {wanted}."
+                f"of {learned:.2g} that training has moved it: model/ stays in {wide}. To have it rounded all the same, set "
+                f"policy.saved_dtype to {wanted}."
             )
-            return f"model/ in {name_of(self.wide)} {mean:.1e}"
-        self.ask(path, self.wide, lambda copy: rounded.judge(copy, "model/", bound_of(self.wide)))
-        return f"model/ in {wanted} {lost:.1e} of {learned:.1e} that training has changed"
+            return f"model/ in {wide} {mean:.1e}"
+        again = replace(self.yardstick, want_N=rounded_N)
+        again.judge(self.ask(path, self.wide, again.ask), "model/", bound_of(self.wide))
+        told = "" if is_free else f" of {learned:.1e} that training has changed"
+        return f"model/ in {wanted} {lost:.1e}{told}"
 
-    def _round(self, copy: Any, path: Path, precision: Precision, most: float) -> tuple[float, Yardstick]:
-        """Round a copy, and write it in the place of what is there unless that takes too much; returns what it answers."""
+    def _judge(self, copy: Any, path: Path, precision: Precision, most: float) -> tuple[float, float, Tensor | None]:
+        """Compare a copy, then round it and write it in its own place unless that takes too much.
+
+        Returns the mean |difference|, what rounding takes, and the answers after it; None: nothing is to be rounded.
+        """
+        mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", self.bound)
+        if precision.dtype == self.wide:
+            return mean, 0.0, None
         round_weights(copy, precision)
-        rounded = replace(self.yardstick, want_N=self.yardstick.ask(copy))
-        lost = float((rounded.want_N - self.yardstick.want_N).abs().mean())
+        rounded_N = self.yardstick.ask(copy)
+        lost = self.yardstick.measure(rounded_N)
         if lost <= most:
             shutil.rmtree(path)
             path.mkdir()
             self._save(copy, path, precision)
-        return lost, rounded
+        return mean, lost, rounded_N
 
     def _save(self, network: Any, path: Path, precision: Precision) -> None:
         save_network(network, self.ground.prompt_format.tokenizer, path, precision, self.ground.policy_folder)

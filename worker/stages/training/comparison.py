@@ -51,19 +51,19 @@ class Yardstick:
     what: str
     unit: str
 
-    def measure(self, network: Any) -> float:
-        """Return the mean |difference| of another network's answers."""
-        return float((self.ask(network) - self.want_N).abs().mean())
+    def measure(self, have_N: Tensor) -> float:
+        """Return the mean |difference| of other answers."""
+        return float((have_N - self.want_N).abs().mean())
 
-    def judge(self, network: Any, what: str, bound: float) -> float:
-        """Return the mean |difference| of a copy read from the disk; raises ModelInvalid when it is above the bound."""
-        difference_N = (self.ask(network) - self.want_N).abs()
-        mean = float(difference_N.mean())
+    def judge(self, have_N: Tensor, what: str, bound: float) -> float:
+        """Return the mean |difference| of a copy's answers; raises ModelInvalid when it is above the bound."""
+        mean = self.measure(have_N)
         if not mean <= bound:  # nor is a number that is not finite
-            worst = int(difference_N.nan_to_num(float("inf")).argmax())
+            difference_N = (have_N - self.want_N).abs().nan_to_num(float("inf"))
+            worst = int(difference_N.argmax())
             raise ModelInvalid(
                 f"What was saved is not what was trained: {what}, read again, differs from the model in memory by {mean:.2g} "
-                f"{self.unit} on average over {len(difference_N)} {self.what} (at most by {float(difference_N[worst]):.2g}, in "
+                f"{self.unit} on average over {len(have_N)} {self.what} (at most by {float(difference_N[worst]):.2g}, in "
                 f"example {self.owners[worst]}), where {bound:g} is allowed. No model is kept, but the checkpoints are. {REMEDY}"
             )
         return mean

@@ -75,9 +75,8 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     read = [reader.read(batch, index) for index, batch in enumerate(batches)]
     pairs = take_pairs(prepared.held_out)
     model = spread(attempt, model)
-    judge = None
+    judge, held_out = None, reader.read(pairs) if pairs else read[0]
     if pairs:
-        held_out = reader.read(pairs)
         judge = judge_by_lead(
             attempt, model, ground.policy_folder, lambda whole, step: evaluate_pairs(attempt, whole, held_out, step)
         )
@@ -85,7 +84,7 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     training = training_stage.start(attempt, model, RewardObjective(read, recipe.training), judge, num_steps, checkpoint)
     training_stage.train(training)
     if attempt.ranks.is_lead:
-        keep_reward_model(attempt, model, ground, reader)
+        keep_reward_model(attempt, model, ground, held_out)
     return training.progress.summary
 
 
