@@ -294,8 +294,8 @@ def test_calls_tools_and_reasoning_come_with_their_messages(shared, tmp_path):
         ("I can not know 0", None),
     ]
     _, examples = read(shared, tmp_path, "cases/tool_calls_empty_content.jsonl")
-    assert [turn["fields"] for turn in examples[0]["prompt"]] == [None, call, '{"name":"weather","tool_call_id":"c1"}']
-    assert examples[0]["tools"] == '[{"function":{"name":"weather","parameters":{}},"type":"function"}]'
+    assert [turn["fields"] for turn in examples[0]["prompt"]] == [None, call, '{"tool_call_id":"c1","name":"weather"}']
+    assert examples[0]["tools"] == '[{"type":"function","function":{"name":"weather","parameters":{}}}]'
     _, examples = read(shared, tmp_path, "cases/reasoning_field.jsonl")
     assert [answer["fields"] for answer in examples[0]["responses"]] == [
         '{"reasoning_content":"Think about 0"}', '{"reasoning_content":"Hm"}',

@@ -45,8 +45,7 @@ def find_tags(texts: Iterable[str]) -> Tags | None:
         num_texts += 1
         start = text[:MOST_CHARS].lstrip()
         user = USERS.match(start)
-        assistant = ASSISTANTS.search(start)
-        if user and assistant:
+        if user and (assistant := ASSISTANTS.search(start)):
             found[Tags(user[1], assistant[1])] += 1
     tags, times = found.most_common(1)[0] if found else (None, 0)
     return tags if 2 * times > num_texts else None

@@ -24,7 +24,7 @@ MARKS = {
     "DeepSeek": re.compile(r"<｜(?:User|Assistant|end▁of▁sentence)｜>"),
     INSTRUCTION: re.compile(r"\[/?INST\]|<</?SYS>>"),
 }
-HINTS = ("<|", "_of_turn>", "<｜", "INST]", "<<SYS>>", "</s>")  # one of them stands in every text with marks
+HINTS = {"<": ("<|", "_of_turn>", "<｜", "<<SYS>>", "</s>"), "[": ("INST]",)}  # one stands in every text with marks
 START = re.compile(r"\s*(?:<s>|<\|begin_of_text\|>|<bos>|<｜begin▁of▁sentence｜>)\s*")
 END = re.compile(
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<｜end▁of▁sentence｜>"
@@ -37,7 +37,7 @@ INSTRUCTION_START = re.compile(r"(?:\s*<s>)?\s*\[INST\] ?")
 
 def find_template(text: str) -> str:
     """Return the name of the chat template whose marks a text holds; "" when it holds none."""
-    if not any(hint in text for hint in HINTS):
+    if not any(sign in text and any(hint in text for hint in hints) for sign, hints in HINTS.items()):
         return ""
     for name, marks in MARKS.items():
         if marks.search(text):
