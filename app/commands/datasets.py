@@ -124,9 +124,10 @@ def show_dataset(dataset: dict[str, Any]) -> None:
         rows.append(("examples", f"{audit['num_examples']} from {audit['num_rows']} rows, {audit['num_responses']} responses"))
     numbering = audit.get("numbering", "line")
     for dropped in audit.get("dropped", []):
-        rows.append(("left out", f"{dropped['count']} × {dropped['reason']}{places(dropped, numbering)}"))
+        rows.append(("left out", f"{dropped['count']} × {dropped['reason']} ({places(dropped, numbering)})"))
     for note in audit.get("notes", []):
-        rows.append(("note", f"{note['count']} × {note['note']}{places(note, numbering)}"))
+        where = f" ({places(note, numbering)})" if note["lines"] else ""
+        rows.append(("note", f"{note['count']} × {note['note']}{where}"))
     if unused := audit.get("unused"):
         rows.append(("not used", ", ".join(f"{name} ({count})" for name, count in unused.items())))
     if columns := ((dataset["error"] or {}).get("extra") or {}).get("columns"):
@@ -135,7 +136,7 @@ def show_dataset(dataset: dict[str, Any]) -> None:
 
 
 def places(found: dict[str, Any], numbering: str) -> str:
-    """Return where rows were left out or noted: " (line 2)", " (rows 1, 4 …)"; "" where nowhere in particular."""
+    """Return where rows were left out or noted: "line 2", "rows 1, 4 …"."""
     shown = found["lines"][:LINES_SHOWN]
     plural = "s" if len(shown) > 1 else ""
-    return f" ({numbering}{plural} {', '.join(map(str, shown))}{' …' if found['count'] > len(shown) else ''})" if shown else ""
+    return f"{numbering}{plural} {', '.join(map(str, shown))}{' …' if found['count'] > len(shown) else ''}"

@@ -88,13 +88,20 @@ def mapping_form(files: Files, dataset: Dataset, shape: str, values: Mapping[str
         columns=preview["columns"],
         rows=preview["rows"],
         needed=needed_in(chosen),
-        values=values or tried_values(tried) or {f"columns.{role.name}": [role.name] for role in roles if role.name in names},
+        values=values or tried_values(tried) or supposed_values(preview, roles),
         errors={str(fault.get("field", "")).removeprefix("mapping."): str(fault["message"]) for fault in faults},
     )
 
 
 def shape_title(shape: Shape) -> str:
     return SHAPE_TITLES.get(shape) or words(shape).capitalize()
+
+
+def supposed_values(preview: Mapping[str, Any], roles: Sequence[Role]) -> dict[str, list[str]]:
+    """Return what the file itself suggests: columns that bear a part's name, and the tags that its dialogues seem to have."""
+    names = {column["name"] for column in preview["columns"]}
+    columns = {f"columns.{role.name}": [role.name] for role in roles if role.name in names}
+    return columns | {f"options.{name}": [tag] for name, tag in preview.get("tags", {}).items()}
 
 
 def tried_values(mapping: Mapping[str, Any]) -> dict[str, list[str]]:

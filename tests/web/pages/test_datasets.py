@@ -84,3 +84,11 @@ def test_calls_tools_and_reasoning_are_shown_and_exported_with_their_messages(st
     (example,) = client.get(f"/api/v1/datasets/{dataset['id']}/examples").json()["items"]
     assert example["tools"] == [{"type": "function", "function": {"name": "weather"}}]
     assert example["responses"][0]["fields"] == {"reasoning_content": "Clouds?"}
+
+
+def test_the_mapping_form_proposes_the_tags_that_dialogues_seem_to_have(studio, client):
+    row = {"a": "## Human: Hi\n## Assistant: Hello", "b": "## Human: Hi\n## Assistant: Bye"}
+    dataset = client.post("/api/v1/datasets", files={"file": ("x.jsonl", lines([row]))}).json()
+    assert dataset["state"] == "needs_mapping"
+    assert client.get(f"/api/v1/datasets/{dataset['id']}/preview").json()["tags"]["user_tag"] == "## Human:"
+    assert 'name="options.user_tag" value="## Human:"' in studio.browser().get(f"/datasets/{dataset['id']}").text
