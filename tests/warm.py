@@ -33,8 +33,9 @@ from typing import Any, NoReturn
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOME = str(CHECKOUT)
 MODULES = {
-    "app.cli", "app.ingest", "app.ingest.models.folder", "app.store.files.reader", "tests.faults.runner.mishaps", "uvicorn",
-    "worker.main", "worker.preview", "worker.rank", "worker.runner",
+    "app.cli", "app.ingest", "app.ingest.models.chat_template", "app.ingest.models.folder", "app.store.files.reader",
+    "tests.faults.runner.mishaps", "uvicorn", "worker.demonstration", "worker.demonstration.judge", "worker.main",
+    "worker.preview", "worker.rank", "worker.runner",
 }  # fmt: skip
 SCRIPTS = {"reaper.py", "real_worker.py", "short_sighted_worker.py", "work.py"}
 # What these programs import, but for modules that read the environment when they are imported.
@@ -181,8 +182,8 @@ def begin(request: Request, descriptors: Sequence[int]) -> NoReturn:
     os.environ.update(request.environment)
     if request.folder is not None:
         os.chdir(request.folder)
-    show(request)
     found_a_nursery()
+    show(request)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(k, mode) for k, mode in enumerate(("r", "w", "w")))

@@ -13,17 +13,19 @@ class Process:
     """A started process and the group it leads."""
 
     def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, user: str | None = None
-    ) -> None:
+        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, user: str | None = None,
+        popen: "type[subprocess.Popen[bytes]]" = subprocess.Popen,
+    ) -> None:  # fmt: skip
         self.name = name
         self.log = log
         self.command, self.environment, self.cwd, self.user = list(command), dict(environment), cwd, user
+        self._popen = popen
         self.popen = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it, or start it again after its end; the log goes on."""
         with self.log.open("ab") as output:
-            self.popen = subprocess.Popen(
+            self.popen = self._popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment, cwd=self.cwd,
                 start_new_session=True, user=self.user, group=self.user, extra_groups=[] if self.user else None,
             )  # fmt: skip

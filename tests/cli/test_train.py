@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import warm
 from tests.cli.test_cli import PAIRS, Shell, make_shell
 from tests.worker.workshop import Workshop
 
@@ -39,7 +40,8 @@ def train(shell: Shell, name: str, **parts: Any) -> Path:
     return shell.folder / name / "runs" / "run" / "artifacts"
 
 
-def test_every_method_trains_from_a_file(shell: Shell) -> None:
+def test_every_method_trains_from_a_file(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", warm.Popen)
     reward = train(shell, "reward", method="reward_model")
     assert "ForSequenceClassification" in (reward / "model" / "config.json").read_text()
     lines = [json.loads(line) for line in (reward / "metrics.jsonl").read_text().splitlines()]

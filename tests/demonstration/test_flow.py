@@ -7,18 +7,22 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.flow.studio import free_port
 
 SCALE = "0.02"
 
 
-def run_demo(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(data_dir: Path, *arguments: str, popen: Any = subprocess.Popen) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
     command = [sys.executable, "-m", "app.cli", "demo", "--exit", "--data-dir", str(data_dir), "--scale", SCALE, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    with popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        stdout, stderr = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_a_second_demonstration_reuses_data_and_models_and_cancels_what_a_killed
         database.execute(f"INSERT INTO runs (id, {names}) SELECT 'run_left', {names} FROM runs LIMIT 1")
         database.execute("UPDATE runs SET state = 'queued', finished_at = NULL, idempotency_key = NULL WHERE id = 'run_left'")
     database.close()
-    done = run_demo(data_dir, "--port", str(free_port()))
+    done = run_demo(data_dir, "--port", str(free_port()), popen=warm.Popen)
     assert "data and models of an earlier demonstration are in" in done.stdout
     assert "step 1/" not in done.stdout
     with sqlite3.connect(data_dir / "studio.db") as database:

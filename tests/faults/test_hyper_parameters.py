@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from app.domain.recipe import Recipe
 from app.main import create_app
 from app.web.recipes import RECIPE_FIELDS
+from tests import warm
 from tests.faults.web_process import running_web
 from tests.web.conftest import URL, Studio, grown, make_settings
 
@@ -240,7 +241,7 @@ CHECKS = [not_a_server_error, content_type_conformance, response_schema_conforma
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
-    with running_web(tmp_path_factory.mktemp("web")) as web:
+    with running_web(tmp_path_factory.mktemp("web"), popen=warm.Popen) as web:
         yield web
 
 

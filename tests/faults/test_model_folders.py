@@ -11,6 +11,7 @@ import pytest
 
 from app.domain.errors import ModelInvalid
 from app.domain.jobs import ModelSource
+from tests import warm
 from tests.faults.bad_folders import FOLDERS, Bird, canary_of, make_bad, template
 from tests.faults.web_process import running_web
 from tests.services.test_models import make_model
@@ -22,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
-    with running_web(tmp_path_factory.mktemp("web")) as web:
+    with running_web(tmp_path_factory.mktemp("web"), popen=warm.Popen) as web:
         yield web
 
 

@@ -22,7 +22,7 @@ from app.store.signals.hints import WAKE_TASK
 from tests import warm
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_nothing_runs, assert_whole, fetch, launch, read_journal, wait_for_end
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 Work = Callable[..., subprocess.Popen[bytes]]
 NO_BROKER = "redis://127.0.0.1:1/0"
@@ -244,7 +244,8 @@ def test_the_worker_never_loads_torch() -> None:
 
 
 def test_cancelling_reaches_a_worker_through_the_hint(work: Work, database: Database, library: Library) -> None:
-    work("steps=2000", heartbeat_seconds="5", lease_seconds="30")
+    never = str(10 * END_SECONDS)  # without a hint the worker would look too late
+    work(f"watch={never}", "steps=2000", heartbeat_seconds=never, lease_seconds=str(30 * END_SECONDS))
     run_id = launch(database, library)
     wait_until(lambda: fetch(database, run_id).step >= 3)
     with database.writing() as session:

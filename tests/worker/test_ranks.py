@@ -123,7 +123,7 @@ def test_a_run_is_stopped_by_its_leader_and_dies_with_any_of_its_processes(
     assert runner.wait(60) == -signal.SIGKILL  # as a single process would have ended: the supervisor tries again
     told = read_events(second)[-1]["payload"]["text"]
     assert told == "Process 2 of 2 of this run was ended by SIGKILL; the others were stopped with it."
-    assert not list_children(runner.pid)
+    assert not list_ranks(runner.pid)
 
     third = ask_for(workshop.next_attempt(second), 1)
     assert fork_ranks(third, 1) == [0]
@@ -141,22 +141,22 @@ def read_whole(folder: Path) -> list[str]:
     return [line for line in (folder / "events.jsonl").read_text().splitlines() if '"kind": "step"' in line]
 
 
-def list_children(parent: int) -> dict[int, list[str]]:
-    """Living processes of the session that `parent` leads, with their arguments."""
+def list_ranks(parent: int) -> dict[int, list[str]]:
+    """Living ranks in the session that `parent` leads, with their arguments."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if entry.name.isdigit() and int(fields[3]) == parent and int(entry.name) != parent and fields[0] != "Z":
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().decode().split("\0")
+                told = (entry / "cmdline").read_bytes().decode().split("\0")
+                found |= {int(entry.name): told} if "worker.rank" in told else {}
         except OSError:
             continue
     return found
 
 
 def find_rank(runner: int, rank: int) -> int:
-    children = {pid: told for pid, told in list_children(runner).items() if "worker.rank" in told}
-    (pid,) = [pid for pid, told in children.items() if told[told.index("worker.rank") + 2] == str(rank)]
+    (pid,) = [pid for pid, told in list_ranks(runner).items() if told[told.index("worker.rank") + 2] == str(rank)]
     return pid
 
 
