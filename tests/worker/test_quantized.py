@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from app.domain.errors import RecipeInvalid
-from tests.worker.workshop import Workshop, read_events
+from tests.worker.families import build_family
+from tests.worker.workshop import Workshop, make_tokenizer, read_events
 from worker.models import quantize
 from worker.models.load import load_policy
 
@@ -40,6 +42,26 @@ def test_a_run_in_4_bits_ends_in_a_plain_model_that_is_the_trained_one(workshop:
             start = adapted(input_ids=ids).logits
     assert float((have - want).abs().max()) < 1e-3 * float(want.abs().max())
     assert float((start - want).abs().max()) > 1e-2 * float(want.abs().max())
+
+
+@needs_package
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])  # whose layers stand the other way round
+def test_what_was_trained_over_4_bits_comes_back_as_plain_layers_of_the_family(
+    name: str, dtype: str, workshop: Workshop, run: Callable[[Path], int]
+) -> None:
+    base = workshop.root / f"quantized-{name}"
+    if not base.exists():
+        tokenizer = make_tokenizer(chat=True)
+        build_family(name, len(tokenizer) + 8).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+    folder = workshop.attempt(policy=base, policy_settings={**SETTINGS, "dtype": dtype}, training={"steps": 3})
+    assert run(folder) == 0, read_events(folder, "outcome")
+    merged = load_file(folder.parents[1] / "artifacts" / "model" / "model.safetensors")
+    assert {key: weight.shape for key, weight in merged.items()} == {
+        key: weight.shape for key, weight in load_file(base / "model.safetensors").items()
+    }
+    assert any("is the trained model" in event["payload"]["text"] for event in read_events(folder, "log"))
 
 
 @needs_package

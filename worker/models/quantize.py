@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from app.domain.errors import RecipeInvalid
 
@@ -40,8 +41,8 @@ def settle(network: nn.Module) -> None:
             setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010  # unknown to the type of modules in general
 
 
-def merge_quantized(network: Any) -> None:
-    """Make every quantised layer a plain linear one, in place: W = dequantised + adapter's update, in float32 on the CPU."""
+def dequantize(network: Any, device: str) -> None:
+    """Make every quantised layer a plain one, in place: W = dequantised + the adapter's update, if any, in float32."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             is_adapted = hasattr(layer, "get_base_layer")
@@ -52,7 +53,7 @@ def merge_quantized(network: Any) -> None:
             if is_adapted:
                 update: Tensor = layer.get_delta_weight("default").float()
                 weight += update.to(weight.device)
-            setattr(parent, name, _plain_layer(weight.cpu(), base))
+            setattr(parent, name, _plain_layer(weight.to(device), base))
     for attribute in ("quantization_method", "hf_quantizer", "is_loaded_in_4bit", "is_quantized"):
         if hasattr(network, attribute):
             setattr(network, attribute, None if attribute in ("quantization_method", "hf_quantizer") else False)
@@ -71,9 +72,12 @@ def _plain_weight(layer: Any) -> Tensor:
 
 
 def _plain_layer(weight: Tensor, base: Any) -> nn.Module:
+    """Return the layer that was quantised: a linear one, or GPT-2's, whose weight stands the other way round."""
     out_size, in_size = weight.shape
-    plain = nn.Linear(in_size, out_size, bias=base.bias is not None, device="meta")
-    plain.weight = nn.Parameter(weight, requires_grad=False)
+    with torch.device("meta"):
+        is_turned = issubclass(getattr(base, "source_cls", nn.Linear), Conv1D)
+        plain = Conv1D(out_size, in_size) if is_turned else nn.Linear(in_size, out_size, bias=base.bias is not None)
+    plain.weight = nn.Parameter(weight.T.contiguous() if is_turned else weight, requires_grad=False)
     if base.bias is not None:
-        plain.bias = nn.Parameter(base.bias.detach().to(weight.dtype), requires_grad=False)
+        plain.bias = nn.Parameter(base.bias.detach().to(weight), requires_grad=False)
     return plain

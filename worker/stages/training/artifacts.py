@@ -36,6 +36,7 @@ from worker.stages.training.saving import (
     round_weights,
     save_adapter,
     save_network,
+    widen,
 )
 
 MOST_LOST = 0.1  # of what training has changed, by rounding to the number type of the base
@@ -54,7 +55,7 @@ def _write_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground,
     policy, tokenizer, folder, lora = attempt.recipe.policy, ground.prompt_format.tokenizer, ground.policy_folder, model.lora
     trained = DTYPES[policy.dtype]
     wide = trained if lora is None else torch.float32
-    saving = Saving(attempt, ground, yardstick, load_causal, wide, bound_of(wide))
+    saving = Saving(attempt, ground, yardstick, load_causal, wide)
 
     def write(paths: dict[str, Path]) -> None:
         if lora is None:
@@ -81,11 +82,9 @@ def _settle_adapter(saving: "Saving", policy: PolicySettings, paths: dict[str, P
 
     base_N, adapted_N = saving.ask(folder, trained, ask_both, quantization=policy.quantization)
     mean = yardstick.judge(adapted_N, "adapter/ on its base", bound_of(trained))
-    if trained != saving.wide:
-        base_N, adapted_N = saving.ask(folder, saving.wide, ask_both, quantization=policy.quantization)
-        rounds = policy.quantization != "none"  # weights that came out of 4 bits as 16
-        bound = bound_of(trained if rounds else saving.wide)
-        saving = replace(saving, yardstick=replace(yardstick, want_N=adapted_N), bound=bound)
+    if trained != saving.wide:  # the same weights once more, asked as the merged ones are
+        base_N, adapted_N = saving.ask(folder, trained, lambda base: ask_both(widen(base)), quantization=policy.quantization)
+        saving = replace(saving, yardstick=replace(yardstick, want_N=adapted_N))
     learned = float((adapted_N - base_N).abs().mean())
     return f"adapter/ on its base {mean:.1e}, {saving.settle(paths['model'], lambda: learned)}"
 
@@ -95,7 +94,7 @@ def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batc
     started = time.monotonic()
     yardstick = compare_reward_model(model, batch, attempt)
     trained = DTYPES[attempt.recipe.policy.dtype]
-    saving = Saving(attempt, ground, yardstick, load_classifier, trained, bound_of(trained))
+    saving = Saving(attempt, ground, yardstick, load_classifier, trained)
 
     def write(paths: dict[str, Path]) -> None:
         saving.write(model.network, paths["model"])
@@ -123,7 +122,6 @@ class Saving:
     yardstick: Yardstick
     load: Callable[..., Any]
     wide: torch.dtype
-    bound: float
 
     def write(self, network: Any, path: Path) -> None:
         """Write the trained network, which is let go, without any loss."""
@@ -160,7 +158,7 @@ class Saving:
 
         Returns the mean |difference|, what rounding takes, and the answers after it; None: nothing is to be rounded.
         """
-        mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", self.bound)
+        mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", bound_of(self.wide))
         if precision.dtype == self.wide:
             return mean, 0.0, None
         round_weights(copy, precision)

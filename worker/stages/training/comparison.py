@@ -5,11 +5,12 @@ written, and of every copy as it is read again: log π of each response token, o
 the mean |difference|, in nats per token or in points of the reward; like is compared with like, in the same number type:
 
     float32    1e-4: other orders of summation move log π by 1e-6, a merged adapter by less than 1e-5
-    16 bits    0.05: the same weights give the same numbers; those that come out of 4 bits are rounded to 16, which moves log π
-               by 0.02
+    16 bits    0.05: the same weights in the same layout give the same numbers; another order of summation moves log π by 0.02
 
-Across number types no such bound holds: at 16 bits the logits themselves stand up to 0.06 apart. A fault of substance, such as
-an adapter merged into a weight that the head shares, or a layer left out, moves log π by tenths and more. Measured: docs/log.md.
+Across number types no such bound holds: at 16 bits the logits themselves stand up to 0.06 apart. So an adapter that was trained
+in 16 bits or over 4 is compared once as it was trained, and its merged weights with the unmerged ones in float32. A fault of
+substance, such as an adapter merged into a weight that the head shares, or a layer left out, moves log π by tenths and more.
+Measured: docs/log.md.
 """
 
 from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ from torch import nn
 from app.domain.jobs import ModelSource
 from app.domain.recipe import PolicySettings
 from worker.models.adapter import LanguageModel
-from worker.models.quantize import merge_quantized
+from worker.models.quantize import dequantize
 
 FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -80,9 +80,15 @@ def merge(model: LanguageModel) -> Any:
     """
     network = model.network
     untie(network)
-    merge_quantized(network)
+    dequantize(network, "cpu")
     network.to(device="cpu", dtype=torch.float32)
     return model.lora.merge_and_unload()
+
+
+def widen(network: Any) -> Any:
+    """Return the network, in place, with the weights that it computes with, in float32."""
+    dequantize(network, str(network.device))
+    return network.to(dtype=torch.float32)
 
 
 def untie(network: Any) -> None:
