@@ -268,10 +268,11 @@ class Recipe(RecipePart):
         """A recipe that names no learning rate takes the one proposed for its method and adaptation."""
         if not isinstance(data, dict):
             return data
-        training, policy = data.get("training") or {}, data.get("policy") or {}
+        training, policy = data.get("training", {}), data.get("policy", {})
         if not isinstance(training, dict) or not isinstance(policy, dict) or training.get("learning_rate") is not None:
             return data
-        proposed = propose_rate(data.get("method", Method.VAR), policy.get("adaptation", "full"))
+        adaptation = policy.get("adaptation", "full")
+        proposed = propose_rate(data.get("method", Method.VAR), adaptation) if isinstance(adaptation, str) else None
         return data if proposed is None else {**data, "training": {**training, "learning_rate": proposed}}
 
     @model_validator(mode="before")
