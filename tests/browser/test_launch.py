@@ -37,6 +37,18 @@ def test_errors_stand_beside_their_fields_and_nothing_typed_is_lost(page, studio
     expect(page.locator("#status .badge")).to_have_text("queued")
 
 
+def test_the_form_says_which_learning_rate_is_proposed_and_why(page, studio):
+    fill(page, studio)
+    expect(page.locator("#rates")).to_have_text("Learning rate: 1e-05, as is proposed for all weights under VAR.")
+    page.get_by_label("Adaptation").select_option("lora")
+    expect(page.locator("#rates")).to_have_text("Learning rate: 0.0001, as is proposed for a LoRA adapter under VAR.")
+    page.locator("#baselines").get_by_label("DPO").check()
+    expect(page.locator("#rates")).to_contain_text("under VAR; 2e-05 for DPO.")
+    page.locator("#training-learning_rate").fill("0.001")
+    page.locator("#training-learning_rate").press("Tab")
+    expect(page.locator("#rates")).to_have_text("Learning rate: 0.0002 for DPO.")
+
+
 def test_a_preset_decides_what_is_left_to_it(page, studio):
     fill(page, studio)
     page.get_by_label("Within prompt").check()
