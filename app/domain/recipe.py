@@ -269,7 +269,7 @@ class Recipe(RecipePart):
         if not isinstance(data, dict):
             return data
         training, policy = data.get("training", {}), data.get("policy", {})
-        if not isinstance(training, dict) or not isinstance(policy, dict) or training.get("learning_rate") is not None:
+        if not isinstance(training, dict) or not isinstance(policy, dict) or "learning_rate" in training:
             return data
         adaptation = policy.get("adaptation", "full")
         proposed = propose_rate(data.get("method", Method.VAR), adaptation) if isinstance(adaptation, str) else None

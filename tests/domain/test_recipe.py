@@ -145,7 +145,7 @@ def test_a_run_with_idle_label_noise_that_was_made_before_stays_readable() -> No
 def test_a_recipe_that_names_no_learning_rate_takes_its_methods_own(method: str, adaptation: str, proposed: float) -> None:
     asked = recipe(method=method, policy={"model": "m", "adaptation": adaptation})
     assert parse_recipe(asked).training.learning_rate == proposed
-    assert parse_recipe({**asked, "training": {"steps": 3, "learning_rate": None}}).training.learning_rate == proposed
+    assert parse_recipe({**asked, "training": {"steps": 3}}).training.learning_rate == proposed
     assert parse_recipe({**asked, "training": {"learning_rate": 3e-4}}).training.learning_rate == 3e-4
 
 

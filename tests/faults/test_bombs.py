@@ -72,11 +72,14 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "parquet of repeated texts": (parquet_bomb, "decompression bomb"),
     "parquet of repeated texts, packed": (lambda: gzip.compress(parquet_bomb()), "decompression bomb"),
     "parquet with huge values": (one_page_bomb, "memory|decompression bomb|too much time"),
-    "zip": (zip_bomb, "a zip archive"),
+    "zip": (zip_bomb, "data.jsonl in the archive: The file unpacks to more than 200 times its size"),
 }
 MANY_ROWS: dict[str, tuple[Callable[[], bytes], str]] = {  # millions of rows before the cap: refused too, but after a while
     "gzip 1000:1 of blank lines": (lambda: pack_zeros(64 * MIB, filling=b"\n"), "decompression bomb"),
-    "gzip 1000:1 of a list": (lambda: pack_zeros(64 * MIB, start=b"[", filling=b"[]," + b" " * 5), "decompression bomb"),
+    "gzip 1000:1 of a list": (
+        lambda: pack_zeros(64 * MIB, start=b"[", filling=b"[]," + b" " * 5),
+        "not an object with named columns",
+    ),
     "gzip 1000:1 of CSV": (
         lambda: pack_zeros(64 * MIB, start=b"prompt,chosen,rejected\n", filling=b"a,b,c\n"),
         "decompression bomb|too much time",

@@ -178,13 +178,14 @@ def test_every_query_parameter_stands_absurd_values(studio):
         for parameter in methods["get"].get("parameters", []):
             if parameter["in"] == "path":
                 address = address.replace("{" + parameter["name"] + "}", known.get(parameter["name"], "some"))
-        for parameter in methods["get"].get("parameters", []):
-            if parameter["in"] != "query":
-                continue
+        queries = [parameter for parameter in methods["get"].get("parameters", []) if parameter["in"] == "query"]
+        needed = {parameter["name"]: "model_policy" for parameter in queries if parameter.get("required")}
+        for parameter in queries:
             for value in QUERIES:
-                response = client.get(address, params={parameter["name"]: value})
+                response = client.get(address, params={**needed, parameter["name"]: value})
                 asked += 1
-                assert response.status_code in (200, 404, 409, 422), (
+                is_idle = response.status_code == 503 and "No worker is running" in response.text  # who reads texts
+                assert is_idle or response.status_code in (200, 404, 409, 422), (
                     f"{address}?{parameter['name']}={value[:40]}: {response.text[:300]}"
                 )
                 if response.status_code == 422:
