@@ -113,7 +113,7 @@ def test_with_the_whole_data_folder_full_the_studio_still_reads_and_goes_on_when
     settings: Settings, make_scene: Callable[[Settings], Scene], undisturbed: Result
 ) -> None:
     """The database lies on the full disk too. Its files are made beforehand; every write to them is refused until it is freed."""
-    with small_disk(settings.root, 32_000_000) as disk:
+    with small_disk(settings.root, 96_000_000) as disk:  # a journal that nobody can shorten may grow
         scene = make_scene(settings)
         with scene.supervising(Mishap("step.begun", "pause", 5)):
             run_id = scene.launch()
