@@ -30,6 +30,7 @@ from worker.stages.training.saving import (
     DTYPES,
     Precision,
     choose_precision,
+    declare_ends,
     let_go,
     merge,
     name_of,
@@ -172,6 +173,7 @@ class Saving:
 
     def _save(self, network: Any, path: Path, precision: Precision) -> None:
         save_network(network, self.ground.prompt_format.tokenizer, path, precision, self.ground.policy_folder)
+        declare_ends(path, self.ground.prompt_format.end_ids)
 
     def ask(self, folder: Path, dtype: torch.dtype, use: Callable[[Any], Any], **options: Any) -> Any:
         """Return what `use` makes of a copy, which is let go; on the CPU where the GPU has no room for it."""

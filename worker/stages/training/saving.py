@@ -4,9 +4,11 @@ What is saved must be what was trained: an adapter on embeddings whose weight is
 they part before it is merged; and rounding to the number type of the base happens once, after merging.
 """
 
+import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,19 @@ def save_network(network: Any, tokenizer: Any, path: Path, precision: Precision,
         if (base / GENERATION).is_file():
             shutil.copyfile(base / GENERATION, path / GENERATION)
     tokenizer.save_pretrained(path)
+
+
+def declare_ends(path: Path, end_ids: Iterable[int]) -> None:
+    """Add the tokens that end an answer to those at which the folder's generation settings stop, where it has settings."""
+    file = path / GENERATION
+    if not file.is_file():
+        return
+    settings = json.loads(file.read_text("utf-8"))
+    declared = settings.get("eos_token_id")
+    known = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    missing = sorted(set(end_ids).difference(known))
+    if missing:
+        file.write_text(json.dumps(settings | {"eos_token_id": known + missing}, indent=2) + "\n", "utf-8")
 
 
 def cast(network: Any, precision: Precision) -> None:

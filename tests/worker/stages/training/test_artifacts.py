@@ -114,6 +114,24 @@ def test_a_base_of_16_bits_comes_back_whole_and_as_it_was(
     assert tokenizer("my lamp is broken") == AutoTokenizer.from_pretrained(base)("my lamp is broken")
 
 
+@pytest.mark.parametrize(("declared", "wanted"), [([0, 5], [0, 5, 360]), (0, [0, 360]), (None, [360]), (360, 360)])
+def test_plain_generation_stops_where_the_trained_turns_end(
+    declared: Any, wanted: Any, workshop: Workshop, run: Run, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") == 360
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<eos>", "<|im_end|>")
+    network = build_family("llama", len(tokenizer) + 8)
+    network.generation_config = GenerationConfig(eos_token_id=declared, max_length=99)
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    folder = workshop.attempt(policy=tmp_path, **SHORT)
+    assert run(folder) == 0, outcome(folder)
+    saved = json.loads((artifacts(folder) / "model/generation_config.json").read_text())
+    assert (saved["eos_token_id"], saved["max_length"]) == (wanted, 99)
+
+
 def test_embeddings_under_an_adapter_are_saved_apart_from_the_head_that_they_were_tied_to(workshop: Workshop, run: Run) -> None:
     lora = {"adaptation": "lora", "lora": {"rank": 4, "target_modules": ["q_proj", "embed_tokens"]}}
     folder = workshop.attempt(policy_settings=lora, **SHORT)
