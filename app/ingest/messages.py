@@ -28,6 +28,7 @@ ROLES = {
 }  # fmt: skip
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
+LIST_KEYS = ("messages", "conversations", "conversation")  # of an object around a list of messages
 ROLE_MARKS, CONTENT_MARKS = frozenset(ROLE_KEYS), frozenset((*CONTENT_KEYS, *CALL_KEYS))
 MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *FIELD_KEYS))
 TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -133,8 +134,11 @@ def transcript(text: Any) -> list[Turn]:
 def read_text(text: str) -> Any:
     """Return the messages that a text holds, as objects; the text itself when it holds none. Raises Dropped."""
     found = read_written(text)
-    if found is text or (isinstance(found, list) and all(map(is_message, found))):
-        return found
+    if isinstance(found, dict):
+        found = next((found[key] for key in LIST_KEYS if isinstance(found.get(key), list)), found)
+    if isinstance(found, list):
+        is_list = any(is_message(item) and knows_role(item) for item in found) or (found and all(map(is_message, found)))
+        return found if is_list else text
     return found if is_message(found) and knows_role(found) else text
 
 

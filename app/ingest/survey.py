@@ -9,7 +9,7 @@ from app.ingest.messages import TAGGED, is_message, is_transcript, read_text
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import is_label
 from app.ingest.texts.tagged import find_tags
-from app.ingest.texts.written import HAS_ROLE, WRITTEN_LIST
+from app.ingest.texts.written import is_written_list, read_literal
 
 MAX_SHOWN_COLUMNS = 100
 PREVIEW_ROWS = 5
@@ -31,7 +31,7 @@ def kind_of(value: Any) -> str | None:
     if isinstance(value, int | float):
         return NUMBER
     if isinstance(value, str):
-        if WRITTEN_LIST.match(value) and HAS_ROLE.search(value, 0, 500):
+        if is_written_list(value) and read_literal(value) is None:
             return WRITTEN
         return TRANSCRIPT if is_transcript(value) else TEXT
     if isinstance(value, dict):

@@ -240,6 +240,36 @@ def test_message_lists_written_as_text_are_messages_however_they_are_spaced(read
     assert read.prompts() == [[("user", "It's 1")]]
 
 
+def keyed(side, **more):
+    """Return messages as other programs write them, with further keys first."""
+    return [{**more, "from": "human" if turn["role"] == "user" else "gpt", "value": turn["content"]} for turn in side]
+
+
+@pytest.mark.parametrize("write", [
+    lambda side: json.dumps([{"id": 3, **turn} for turn in side]),
+    lambda side: repr([{"name": None, "weight": 1, **turn} for turn in side]),
+    lambda side: json.dumps(keyed(side, id=1)),
+    lambda side: json.dumps({"messages": side}),
+    lambda side: repr({"id": 1, "conversations": keyed(side)}),
+])  # fmt: skip
+def test_message_lists_written_as_text_are_messages_whichever_key_stands_first(read_rows, write):
+    read = read_rows({"chosen": write(SIDES[0]), "rejected": write(SIDES[1])})
+    assert (read.shape, read.pairs()) == ("conversation_pair", [('a "b"', "c\n")])
+    assert read.prompts() == [[("user", "It's 1")]]
+
+
+@pytest.mark.parametrize(("prompt", "reason"), [
+    ('{"id": 1, "from": "human", "value": "Hi"}', None),
+    ('{"id": 1, "from": "human", "value": "Hi"', "messages written as text that is neither JSON nor a Python list"),
+    ('[{"id": 1, "role": "user", "content": "Hi"}', "messages written as text that is neither JSON nor a Python list"),
+    ('[{"id": 1, "role": "user", "content": "Hi"}, {"id": 2}]', "messages can't be read"),
+])  # fmt: skip
+def test_a_written_message_is_read_or_refused_by_name(read_rows, prompt, reason):
+    read = read_rows({"prompt": "Hi", "chosen": "a", "rejected": "b"}, {"prompt": prompt, "chosen": "a", "rejected": "b"})
+    assert read.prompts() == [[("user", "Hi")]] * (1 if reason else 2)
+    assert read.dropped == ({reason: [2]} if reason else {})
+
+
 def test_message_lists_that_are_neither_json_nor_python_are_not_taken_for_text(read_rows):
     numpy = "[{'role': 'user', 'content': 'Hi'}\n {'role': 'assistant', 'content': 'a'}]"
     with pytest.raises(MappingNeeded) as caught:
@@ -255,8 +285,9 @@ def test_message_lists_that_are_neither_json_nor_python_are_not_taken_for_text(r
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"role": "admin", "content": "x"}', '[{"value": 1}', '[{"text": "a"}]', "[1, 2]", "{'a': 1}"]
-)
+    "answer", ['{"role": "admin", "content": "x"}', '[{"value": 1}', '[{"text": "a"}]', "[1, 2]", "{'a': 1}",
+               '[{"id": 1, "role": "admin"}]', '{"id": 1, "from": "Ulm", "to": "Bonn"}', '{"messages": [], "role": "x"}']
+)  # fmt: skip
 def test_answers_in_json_are_texts(read_rows, answer):
     assert read_rows({"prompt": "Hi", "chosen": answer, "rejected": "b"}).pairs() == [(answer, "b")]
 

@@ -9,10 +9,10 @@ from typing import Any
 from app.ingest import rows
 from app.ingest.rows import Dropped
 
-KEYS = "role|from|content|value|text|tool_calls"
-WRITTEN_LIST = re.compile(rf"""\s*(?:array\()?\[\s*\{{\s*['"](?:{KEYS})['"]\s*:""")
-WRITTEN_MESSAGE = re.compile(rf"""\s*\{{\s*['"](?:{KEYS})['"]\s*:""")
+BEGINS = re.compile(r"""\s*(?:array\()?(\[?)\s*\{\s*['"]""")
 HAS_ROLE = re.compile(r"""['"](?:role|from)['"]\s*:""")
+KNOWN_ROLE = re.compile(r"""['"](?:role|from)['"]\s*:\s*['"](?:user|human|assistant|gpt|system|tool)['"]""")
+NEAR = 500  # characters from the start
 STARTS = frozenset("[{a \t\r\n")
 MOST_PYTHON_CHARS = 2**20
 
@@ -20,19 +20,23 @@ MOST_PYTHON_CHARS = 2**20
 def read_written(text: str) -> Any:
     """Return the list or object of messages that a text is; the text itself where it is none, like an answer in JSON.
 
-    Raises Dropped for a list with roles that can't be read.
+    Raises Dropped for a list with roles, or an object with a usual one, that can't be read.
     """
     if text[:1] not in STARTS:
         return text
-    if WRITTEN_LIST.match(text):
-        found = read_literal(text)
-        if not isinstance(found, list) and HAS_ROLE.search(text, 0, 500):
-            raise Dropped(rows.NOT_WRITTEN)
-        return found if isinstance(found, list) else text
-    if WRITTEN_MESSAGE.match(text):
-        found = read_literal(text)
-        return found if isinstance(found, dict) else text
-    return text
+    begins = BEGINS.match(text)
+    if begins is None or not HAS_ROLE.search(text):
+        return text
+    found = read_literal(text)
+    if found is None and (is_written_list(text) or KNOWN_ROLE.search(text, 0, NEAR)):
+        raise Dropped(rows.NOT_WRITTEN)
+    return found if isinstance(found, dict | list) else text
+
+
+def is_written_list(text: str) -> bool:
+    """Return whether a text looks like a list of messages, whichever of their keys stands first."""
+    begins = BEGINS.match(text)
+    return begins is not None and begins[1] == "[" and HAS_ROLE.search(text, 0, NEAR) is not None
 
 
 def read_literal(text: str) -> Any:
