@@ -6,7 +6,9 @@ is one copy of the weights at a time beside what is left of the optimizer, less 
 of float32 that doesn't fit on the GPU beside the rest is asked on the CPU.
 """
 
+import math
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +43,7 @@ from worker.stages.training.saving import (
 )
 
 MOST_LOST = 0.1  # of what training has changed, by rounding to the number type of the base
+ANYTHING = sys.float_info.max  # that is finite
 
 
 def keep_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> None:
@@ -134,19 +137,22 @@ class Saving:
         """Compare what was written, and round it to the number type that is wanted; returns what there is to tell.
 
         `find_learned` gives the mean |difference| that training has made: rounding may take a tenth of it. Where another type
-        than the base's was asked for, it is rounded whatever that takes.
+        than the base's was asked for, it is rounded whatever that takes. What overflows is never rounded.
         """
         policy, precision = self.attempt.recipe.policy, choose_precision(self.attempt.recipe.policy, self.ground.policy_folder)
         wide, wanted, is_free = name_of(self.wide), name_of(precision.dtype), policy.saved_dtype != "base"
-        learned = find_learned() if precision.dtype != self.wide and not is_free else float("inf")
+        learned = find_learned() if precision.dtype != self.wide and not is_free else ANYTHING
         mean, lost, rounded_N = self.ask(path, self.wide, lambda copy: self._judge(copy, path, precision, MOST_LOST * learned))
         if rounded_N is None:
             return f"model/ in {wide} {mean:.1e}"
-        if lost > MOST_LOST * learned:
+        if not lost <= MOST_LOST * learned:
             self.attempt.log(
                 f"The base is in {wanted}, but rounded to it the trained model would move by {lost:.2g} {self.yardstick.unit}, "
                 f"of {learned:.2g} that training has moved it: model/ stays in {wide}. To have it rounded all the same, set "
                 f"policy.saved_dtype to {wanted}."
+                if math.isfinite(lost)
+                else f"In {wanted} the trained model would overflow, as some of its weights are above "
+                f"{torch.finfo(precision.dtype).max:g}: model/ stays in {wide}."
             )
             return f"model/ in {wide} {mean:.1e}"
         again = replace(self.yardstick, want_N=rounded_N)
@@ -162,9 +168,9 @@ class Saving:
         mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", bound_of(self.wide))
         if precision.dtype == self.wide:
             return mean, 0.0, None
-        round_weights(copy, precision)
+        is_finite = round_weights(copy, precision)
         rounded_N = self.yardstick.ask(copy)
-        lost = self.yardstick.measure(rounded_N)
+        lost = self.yardstick.measure(rounded_N) if is_finite else math.inf
         if lost <= most:
             shutil.rmtree(path)
             path.mkdir()

@@ -136,10 +136,13 @@ def cast(network: Any, precision: Precision) -> None:
         parameter.data = parameter.data.to(precision.dtype)
 
 
-def round_weights(network: Any, precision: Precision) -> None:
-    """Round the weights to what another number type has, in place, and leave them in their own."""
+def round_weights(network: Any, precision: Precision) -> bool:
+    """Round the weights to what another number type has, in place, and leave them in their own; returns whether all fit."""
+    is_finite = True
     for parameter in _weights(network, precision):
         parameter.data.copy_(parameter.data.to(precision.dtype))
+        is_finite = is_finite and bool(parameter.data.isfinite().all())
+    return is_finite
 
 
 def _weights(network: Any, precision: Precision) -> list[nn.Parameter]:

@@ -180,6 +180,27 @@ def test_another_number_type_is_saved_when_it_is_asked_for(workshop: Workshop, r
     assert dtypes(artifacts(folder) / "model") == {torch.float16}
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_type_that_the_weights_overflow_is_not_saved(is_read: bool, workshop: Workshop, run: Run, tmp_path: Path) -> None:
+    """Of a weight that the answers need, or that none of the examples reads."""
+    tokenizer = make_tokenizer(chat=True)
+    network = build_family("mistral", len(tokenizer) + 8)
+    with torch.no_grad():
+        if is_read:
+            network.model.norm.weight.fill_(1e5)
+            network.lm_head.weight.mul_(1e-5)
+        else:
+            network.model.embed_tokens.weight[-1] = 1e5
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    gentle = {**SHORT, "training": {**SHORT["training"], "learning_rate": 1e-6}}
+    folder = workshop.attempt(policy=tmp_path, policy_settings={"saved_dtype": "float16"}, **gentle)
+    assert run(folder) == 0, outcome(folder)
+    assert dtypes(artifacts(folder) / "model") == {torch.float32}
+    said = "In float16 the trained model would overflow, as some of its weights are above 65504: model/ stays in float32."
+    assert said in [event["payload"]["text"] for event in read_events(folder, "log")]
+
+
 def test_a_cancelled_run_compares_nothing(workshop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(stage, "compare_policy", lambda *parts: asked.append(parts))
