@@ -2,10 +2,12 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from worker.models.literal import MARK
 from worker.models.prompts import AnswerIds, Conversation, Prompted, PromptedIds, PromptFormat
 from worker.models.template import ChatTurn, PromptRefused, Written, split_begun
 
@@ -59,17 +61,19 @@ def _join(
     max_response: int,
 ) -> PromptedIds:
     overlaps = [_find_overlap(prompt_ids, whole) for whole in wholes]
-    is_continued = bool(split_begun(row.turns)[1].strip())
+    begun = split_begun(row.turns)[1]
+    is_continued = bool(begun.strip())
     size = len(prompt_ids)
     if is_continued:  # what answers melt with is this prompt's own, so it is theirs
         size -= max(overlaps)
         overlaps = [0] * len(overlaps)
     answers = []
-    for answer, whole, overlap in zip(row.answers, wholes, overlaps, strict=True):
+    for answer, text, whole, overlap in zip(row.answers, texts, wholes, overlaps, strict=True):
         ids = whole[size - overlap :] + prompt_format.closing
         is_cut = len(ids) > max_response
         kept = ids[:max_response]
-        content = _cut_text(prompt_format, kept) if is_cut else answer.content
+        num_kept = size - overlap + min(len(kept), len(whole) - size + overlap)
+        content = _cut_text(prompt_format, text, whole, num_kept, begun) if is_cut else answer.content
         answers.append(AnswerIds(kept, overlap, is_cut, content))
     return PromptedIds(row.turns, prompt_ids[:size], False, answers, is_continued, find_omitted(prompt_format, row, texts))
 
@@ -81,14 +85,27 @@ def _find_overlap(prompt_ids: Sequence[int], whole: Sequence[int]) -> int:
         return 0
     overlap = size - next((k for k, (a, b) in enumerate(zip(prompt_ids, whole, strict=False)) if a != b), len(whole))
     if overlap >= min(LONGEST_OVERLAP, size):
-        raise PromptRefused("the tokens of the prompt are others when the answer stands behind it")
+        raise PromptRefused(
+            f"the last {overlap} tokens of the prompt become others when the answer stands behind it, so no part of them is the "
+            "prompt's alone: end the prompt elsewhere, or leave the row out"
+        )
     return overlap
 
 
-def _cut_text(prompt_format: PromptFormat, kept: Sequence[int]) -> str:
-    """Return the text of what is left of an answer."""
-    text = prompt_format.decode_response(kept).rstrip("\ufffd")
-    return text if prompt_format.chat else text.strip()
+def _cut_text(prompt_format: PromptFormat, text: Written, whole: Sequence[int], num_kept: int, begun: str) -> str:
+    """Return what is left of an answer's text when `num_kept` ids of the whole stay."""
+    head, shown = len(prompt_format.beginning), text.prompt + text.response
+    if prompt_format.tokenizer.is_fast and MARK not in shown:
+        spans = prompt_format.tokenizer(shown, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        left = shown[len(text.prompt) : max(len(text.prompt), spans[num_kept - head - 1][1])]
+    else:
+        before = prompt_format.literal.encode([text.prompt])[0]
+        decode = prompt_format.tokenizer.decode
+        left = decode(list(whole[:num_kept]))[len(decode([*whole[:head], *before])) :].rstrip("\ufffd")
+    if begun.strip():
+        return left.removeprefix(begun[len(begun.rstrip()) :])
+    opening = prompt_format.template.frame.opening if prompt_format.chat else " "
+    return "" if opening.startswith(left) else left.removeprefix(opening)
 
 
 def _encode_cut(prompt_format: PromptFormat, row: Prompted, max_prompt: int, max_response: int) -> PromptedIds:
@@ -142,10 +159,18 @@ def fit_turns(
     The beginning of the text, the system turn and the whole header of a first user turn stay. Raises PromptRefused when
     nothing is left to drop.
     """
+    shorter: tuple[ChatTurn, ...] | None
+    choices = [turns]  # with ever fewer old turns
+    while (shorter := _drop_oldest(choices[-1])) is not None:
+        choices.append(shorter)
+    turns = choices[bisect_left(choices, True, key=lambda kept: measure(kept) <= max_tokens, hi=len(choices) - 1)]
     while (excess := measure(turns) - max_tokens) > 0:
-        shorter = _drop_oldest(turns) or _drop_text(prompt_format, turns, excess)
+        shorter = _drop_text(prompt_format, turns, excess)
         if shorter is None:
-            raise PromptRefused(f"what a prompt consists of without its text does not fit into {max_tokens} tokens")
+            raise PromptRefused(
+                f"its prompt takes {max_tokens + excess} tokens without the text that could be cut, and tokens.max_prompt is "
+                f"{max_tokens}: raise it"
+            )
         turns = shorter
     return turns
 
@@ -166,8 +191,10 @@ def _drop_text(prompt_format: PromptFormat, turns: tuple[ChatTurn, ...], excess:
         drop = min(excess, len(spans) - 1)
         if drop < 1:
             continue
-        is_system = turns[k].role in ("system", "developer")
-        shorter = content[: spans[-drop - 1][1]] if is_system else content[spans[drop][0] :]
+        if turns[k].role in ("system", "developer"):  # characters of several tokens go whole
+            shorter = content[: next((end for _, end in reversed(spans[:-drop]) if end < len(content)), None)]
+        else:
+            shorter = content[next((start for start, _ in spans[drop:] if start > 0), 0) :]
         if len(shorter) < len(content):
             return (*turns[:k], turns[k]._replace(content=shorter), *turns[k + 1 :])
     return None
@@ -185,49 +212,63 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
     """Return what the format leaves out of this row, in words to be counted; raises PromptRefused for whole answers."""
     show = prompt_format.literal.show
     prompt = show(texts[0].prompt)
-    omitted = {name for turn in row.turns for name in _missing(turn, prompt, is_answer=False)}
-    around = _without_contents(prompt, row.turns)
-    if not all(name in around for turn in row.turns for name in _call_names(_carried(turn).get("tool_calls"))):
-        omitted.add("tool calls")
-    if row.tools and not all(name in around for name in _call_names(json.loads(row.tools))):
+    omitted = {f"{turn.role} turns" for turn in row.turns if turn.role not in JSON_ROLES and _said(turn).strip() not in prompt}
+    written = _Rewriting(prompt_format, row)
+    if row.tools and not written.changes(row._replace(tools="")):
         omitted.add("tools")
-    for answer, text in zip(row.answers, texts, strict=True):
+    for k, turn in enumerate(row.turns):
+        if "tool_calls" in turn.fields and not written.changes(_with_turn(row, k, _without_field(turn, "tool_calls"))):
+            omitted.add("tool calls")
+    for k, (answer, text) in enumerate(zip(row.answers, texts, strict=True)):
         response = show(text.response)
-        missing = _missing(answer, response, is_answer=True)
-        if not all(name in _without_contents(response, [answer]) for name in _call_names(_carried(answer).get("tool_calls"))):
-            missing.add("tool calls")
-        if "tool calls" in missing and not answer.content.strip():
-            raise PromptRefused("an answer is a tool call and nothing else, which the prompt format does not write")
-        omitted.update(missing)
+        calls = "tool_calls" in answer.fields
+        if calls and not written.changes(_with_answer(row, k, _without_field(answer, "tool_calls")), k):
+            omitted.add("tool calls")
+            if not answer.content.strip():
+                raise PromptRefused(
+                    "an answer is a tool call and nothing else, which the prompt format does not write: leave the row out, or "
+                    "take a model whose chat template knows tools"
+                )
+        thought = answer.content.rpartition("</think>")[0].replace("<think>", "")
+        if not all(part.strip() in response for part in (thought, str(_carried(answer).get("reasoning_content") or ""))):
+            omitted.add("reasoning")
+        if _said(answer).strip() not in response:
+            omitted.add("text of answers")
     return tuple(sorted(omitted))
 
 
-def _missing(turn: ChatTurn, text: str, *, is_answer: bool) -> set[str]:
-    """Return what of a message is not in the text."""
-    missing = set()
-    thought, _, said = turn.content.rpartition("</think>")
-    thoughts = [thought.replace("<think>", ""), str(_carried(turn).get("reasoning_content") or "")]
-    if is_answer and not all(part.strip() in text for part in thoughts):  # of earlier turns, templates leave it out on purpose
-        missing.add("reasoning")
-    if turn.role not in JSON_ROLES and said.strip() not in text:
-        missing.add("text of answers" if is_answer else f"{turn.role} turns")
-    return missing
+class _Rewriting:
+    """A row written once more without a part of it: whether the text is another then."""
+
+    def __init__(self, prompt_format: PromptFormat, row: Prompted) -> None:
+        self._format, self._row = prompt_format, row
+
+    def changes(self, other: Prompted, answer: int = 0) -> bool:
+        try:
+            return self._format.write(other.with_answer(answer)) != self._format.write(self._row.with_answer(answer))
+        except PromptRefused:  # the template needs it, so it reads it
+            return True
+
+
+def _with_turn(row: Prompted, k: int, turn: ChatTurn) -> Prompted:
+    return row._replace(turns=(*row.turns[:k], turn, *row.turns[k + 1 :]))
+
+
+def _with_answer(row: Prompted, k: int, answer: ChatTurn) -> Prompted:
+    return row._replace(answers=[*row.answers[:k], answer, *row.answers[k + 1 :]])
+
+
+def _without_field(turn: ChatTurn, name: str) -> ChatTurn:
+    kept = {key: value for key, value in _carried(turn).items() if key != name}
+    return turn._replace(fields=json.dumps(kept) if kept else "")
+
+
+def _said(turn: ChatTurn) -> str:
+    """Return a message's text without its thoughts, which templates leave out of earlier turns on purpose."""
+    return turn.content.rpartition("</think>")[2]
 
 
 def _carried(turn: ChatTurn) -> dict[str, Any]:
     """Return what else a message carries."""
     found: dict[str, Any] = json.loads(turn.fields) if turn.fields else {}
     return found
-
-
-def _without_contents(text: str, turns: Sequence[ChatTurn]) -> str:
-    """Return what of the text is none of the messages' own."""
-    for turn in turns:
-        text = text.replace(turn.content, " ") if turn.content else text
-    return text
-
-
-def _call_names(calls: Any) -> list[str]:
-    """Return the names of the functions that a list of tools or of tool calls holds."""
-    found = [call.get("function", call) for call in calls or [] if isinstance(call, dict)]
-    return [str(call["name"]) for call in found if isinstance(call, dict) and "name" in call]

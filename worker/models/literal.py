@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-HIDDEN = "\ue0b1{}\ue0b2"  # private-use characters: nobody's text
+MARK = "\ue0b1"  # a private-use character
+HIDDEN = MARK + "{}\ue0b2"
 SHOWN_AGAIN = re.compile("\ue0b1(\\d+)\ue0b2")
 THINKING = ("<think>", "</think>")  # what reasoning is written between: data may bring it
 
@@ -28,31 +29,39 @@ class _Added(NamedTuple):
 class LiteralEncoder:
     """One tokenizer, and the names in users' text that must not become its control tokens."""
 
-    def __init__(self, tokenizer: Any, written: Callable[[], str]) -> None:
-        """`written`: a conversation by the chat template; added tokens that occur in it are control tokens too."""
-        self._tokenizer, self._written = tokenizer, written
+    def __init__(self, tokenizer: Any, written: Callable[[], str], named: str = "") -> None:
+        """`written`: a conversation by the chat template; added tokens that occur in it are control tokens too.
+
+        `named`: the templates' source; what it names may stand in the assistant's text, as calls do, and in nobody else's.
+        """
+        self._tokenizer, self._written, self._named = tokenizer, written, named
 
     @cached_property
     def _control(self) -> tuple[str, ...]:
-        """The control tokens, longest first."""
-        written = self._written()
-        special = set(self._tokenizer.all_special_tokens)
-        added = (token for token in self._tokenizer.get_added_vocab() if token in special or token in written)
-        return tuple(sorted({token for token in (*added, *special) if token.strip() and token not in THINKING}, key=len)[::-1])
+        """The control tokens of every turn, then those that only the assistant may write, and the mark itself."""
+        written, added = self._written(), list(self._tokenizer.get_added_vocab())
+        special = [token for token in self._tokenizer.all_special_tokens if token.strip() and token not in THINKING]
+        named = [token for token in added if token.strip() and token not in THINKING]
+        always = {*special, *(token for token in named if token in written)}
+        return (*sorted(always), *sorted({token for token in named if token in self._named} - always), MARK)
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str] | None:
-        return re.compile("|".join(map(re.escape, self._control))) if self._control else None
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """Names to hide in the assistant's text, and in everybody else's: the longest first."""
+        written = self._written()
+        special = set(self._tokenizer.all_special_tokens)
+        own = [name for name in self._control if name == MARK or name in special or name in written]
+        both = [sorted(names, key=len)[::-1] for names in (own, list(self._control))]
+        return re.compile("|".join(map(re.escape, both[0]))), re.compile("|".join(map(re.escape, both[1])))
 
-    def hide(self, text: str) -> str:
+    def hide(self, text: str, *, is_assistant: bool = False) -> str:
         """Return the text with the names of control tokens hidden from templates and tokenizers."""
-        if self._pattern is None:
-            return text
-        return self._pattern.sub(lambda found: HIDDEN.format(self._control.index(found[0])), text)
+        pattern = self._patterns[0 if is_assistant else 1]
+        return pattern.sub(lambda found: HIDDEN.format(self._control.index(found[0])), text)
 
     def show(self, text: str) -> str:
         """Return the text as it was before `hide`."""
-        return SHOWN_AGAIN.sub(lambda hidden: self._control[int(hidden[1])], text) if "\ue0b1" in text else text
+        return SHOWN_AGAIN.sub(lambda hidden: self._control[int(hidden[1])], text) if MARK in text else text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts that templates wrote, nothing added in front or behind."""
@@ -60,7 +69,7 @@ class LiteralEncoder:
             return []
         ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         for k, text in enumerate(texts):
-            if "\ue0b1" in text and SHOWN_AGAIN.search(text):
+            if MARK in text and SHOWN_AGAIN.search(text):
                 ids[k] = self._encode_literally(text)
         return ids
 
@@ -95,34 +104,38 @@ class LiteralEncoder:
 
     @cached_property
     def _splitter(self) -> re.Pattern[str]:
-        """What tokenizers take out of a text first: the longest added token at each place."""
-        return re.compile(f"({'|'.join(map(re.escape, sorted(self._added, key=len)[::-1]))})")
+        """The control tokens that only templates write: the longest at each place."""
+        names = sorted(set(self._control) & self._added.keys(), key=len)[::-1]
+        return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)")
 
     @cached_property
     def _plain_first(self) -> Tokenizer:
-        return _without_added(self._tokenizer, within=False)
+        return _without(self._tokenizer, set(self._control), within=False)
 
     @cached_property
     def _plain(self) -> Tokenizer:
-        return _without_added(self._tokenizer, within=True)
+        return _without(self._tokenizer, set(self._control), within=True)
 
 
-def _without_added(tokenizer: Any, *, within: bool) -> Tokenizer:
-    """Return a copy that knows no added tokens; `within`: for text behind other text, which gets no space in front."""
+def _without(tokenizer: Any, names: set[str], *, within: bool) -> Tokenizer:
+    """Return a copy that knows no token of these names; `within`: for text behind other text, which gets no space in front."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    names = {token["content"] for token in described["added_tokens"]}
-    described["model"]["vocab"] = _rename(described["model"]["vocab"], names)
-    described |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    model = described["model"]
+    made = {"".join(pair if isinstance(pair, list) else pair.split(" ")) for pair in model.get("merges") or []}
+    unknown = model.get("unk_token") or (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
+    model["vocab"] = _rename(model["vocab"], names - made - {unknown})
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] not in names]
+    described |= {"post_processor": None, "truncation": None, "padding": None}
     if within:
         _never_prepend(described.get("pre_tokenizer"))
     return Tokenizer.from_str(json.dumps(described))
 
 
 def _rename(vocab: Any, names: set[str]) -> Any:
-    """Return the vocabulary with the added tokens under names that occur in no text: models find whole words in it."""
+    """Return the vocabulary with these entries under names that occur in no text: models find whole words in it."""
     if isinstance(vocab, dict):
         return {HIDDEN.format(number) if piece in names else piece: number for piece, number in vocab.items()}
-    return [[HIDDEN.format(k) if piece in names and piece != "<unk>" else piece, score] for k, (piece, score) in enumerate(vocab)]
+    return [[HIDDEN.format(k) if piece in names else piece, score] for k, (piece, score) in enumerate(vocab)]
 
 
 def _never_prepend(described: Any) -> None:

@@ -4,6 +4,7 @@ prompt ids + response ids = ids of the template's own rendering of the whole con
 assistant's turn (method.md, 9). Plain turns, and templates that end turns with nothing, get the tokenizer's end-of-text token.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,6 +17,7 @@ from worker.models.template import ChatTemplate, ChatTurn, PromptRefused, Writte
 
 PLAIN_NAMES = {"user": "Human", "human": "Human", "assistant": "Assistant", "gpt": "Assistant", "system": "System"}
 PLAIN_ENDING = "\n\nAssistant:"
+TAIL = 16  # ids of a prompt that are decoded with what follows, so that no blank between them is lost
 LONGEST_OVERLAP = 8  # ids of a prompt's end that a response's beginning may melt with
 
 
@@ -103,7 +105,7 @@ class PromptFormat:
 
     @cached_property
     def literal(self) -> LiteralEncoder:
-        return LiteralEncoder(self.tokenizer, self._write_control)
+        return LiteralEncoder(self.tokenizer, self._write_control, self.template.source if self.chat else "")
 
     def _write_control(self) -> str:
         """Return a conversation with every token that opens or closes a turn."""
@@ -117,14 +119,16 @@ class PromptFormat:
         """Return the conversation's text, users' control tokens hidden; raises PromptRefused."""
         turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
         if self.chat:
-            return self.template.write(turns, answer, conversation.tools)
+            return self.template.write(turns, answer, self.literal.hide(conversation.tools))
         earlier, begun = split_begun(turns)
         prompt = write_plain(earlier) + PLAIN_ENDING + (_spaced(begun.rstrip()) if begun.strip() else "")
         rest = begun[len(begun.rstrip()) :] + answer.content
         return Written(prompt, rest if begun.strip() else _spaced(rest))
 
     def _hide(self, turn: ChatTurn) -> ChatTurn:
-        return turn._replace(content=self.literal.hide(turn.content), fields=self.literal.hide(turn.fields))
+        is_own = turn.role == "assistant"
+        hidden = (self.literal.hide(text, is_assistant=is_own) for text in (turn.content, turn.fields))
+        return turn._replace(**dict(zip(("content", "fields"), hidden, strict=True)))
 
     def write_conversation(self, conversation: Conversation) -> str:
         """Return the whole text as a reward model reads it, users' control tokens hidden; raises PromptRefused."""
@@ -132,7 +136,9 @@ class PromptFormat:
             return "".join(self.write(conversation))
         turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
         earlier, begun = split_begun(turns)
-        return self.template.render([*earlier, answer._replace(content=begun + answer.content)], conversation.tools)
+        return self.template.render(
+            [*earlier, answer._replace(content=begun + answer.content)], self.literal.hide(conversation.tools)
+        )
 
     def encode_conversations(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Ids of whole conversations as a reward model reads them; raises PromptRefused."""
@@ -178,15 +184,27 @@ class PromptFormat:
         """Return whether the answer ends in the text that ends answers."""
         return bool(self.end_text) and self.tokenizer.decode(list(ids[-4 * len(self.end_text) :])).endswith(self.end_text)
 
-    def decode_response(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer's ids, without its opening and its end."""
+    def decode_response(self, ids: Sequence[int], behind: Sequence[int] = (), begun: str = "") -> str:
+        """Return the text of an answer's ids, without its opening and its end.
+
+        `behind`, `begun`: the ids of a prompt that ends within the assistant's turn, and what that turn has said; the answer is
+        then what follows it.
+        """
         kept = list(ids[:-1] if ids and ids[-1] in self.end_ids else ids)
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        if not self.chat:
-            return text.strip()
+        tail = list(behind[-TAIL:])
+        opening = self.template.frame.opening if self.chat and not behind else ""
+        has_marks = any(token in opening for token in self.tokenizer.all_special_tokens)
+        text: str = self.tokenizer.decode([*tail, *kept], skip_special_tokens=not has_marks)
+        if tail:
+            text = text[len(self.tokenizer.decode(tail, skip_special_tokens=True)) :].removeprefix(begun[len(begun.rstrip()) :])
         if self.end_text and text.rstrip().endswith(self.end_text):
             text = text.rstrip().removesuffix(self.end_text)
-        return text.removeprefix(self.template.frame.opening)
+        if has_marks:  # what was said before, in other openings, is not the answer
+            return self._without_marks(text.rpartition(opening)[2] if opening in text else "")
+        return text.removeprefix(opening) if self.chat or behind else text.strip()
+
+    def _without_marks(self, text: str) -> str:
+        return re.sub("|".join(map(re.escape, self.tokenizer.all_special_tokens)), "", text)
 
 
 def write_plain(turns: Sequence[ChatTurn]) -> str:

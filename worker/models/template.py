@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DATE_CALL = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(?:format\s*=\s*)?(?:"([^"]*)"|'([^']*)')\s*\)""")
+OTHER_DATE_CALL = re.compile(r"strftime_now\s*\(")
 PROBES = ("Qzx0 answers", "Vkw7 replies")  # begin and end unlike one another, so that what stands around them can be told apart
 SHOWN = 60  # characters of a difference that a message quotes
 
@@ -76,13 +77,27 @@ class ChatTemplate:
         begin = _bare(left_open + header)
         if not before.startswith(begin):
             raise PromptRefused(_tell_difference(left_open, before))
-        return Frame(header, before[len(begin) :], after, self._find_end(after))
+        return Frame(header, before[len(begin) :], after, self._find_end(after, self._find_earlier(turns)))
 
-    def _find_end(self, after: str) -> str:
-        """Return what follows an answer up to the first token of its own kind; all of it where there is none."""
-        places = [
-            (after.find(token), len(token)) for token in self.tokenizer.get_added_vocab() if token.strip() and token in after
-        ]
+    def _find_earlier(self, turns: Sequence[ChatTurn]) -> str:
+        """Return what follows an answer that another turn follows; "" where that can't be told."""
+        try:
+            whole = self.render([*turns, ChatTurn("assistant", PROBES[0]), *turns])
+        except PromptRefused:
+            return ""
+        return whole.partition(PROBES[0])[2]
+
+    def _find_end(self, after: str, earlier: str) -> str:
+        """Return what ends a turn: of what follows every answer, all up to its last added token.
+
+        Where the last answer ends as none before it, up to the first such token; all that follows where there is none.
+        """
+        common = after[: _count_same(after, earlier)]
+        added = [token for token in self.tokenizer.get_added_vocab() if token.strip() and token in after]
+        ends = [common.rfind(token) + len(token) for token in added if token in common]
+        if ends:
+            return after[: max(ends)]
+        places = [(after.find(token), len(token)) for token in added]
         if not places:
             return after
         start = min(place for place, _ in places)
@@ -143,8 +158,17 @@ class ChatTemplate:
     def _text_with_tools(self) -> str:
         return self._freeze(self.tokenizer.get_chat_template(tools=[{}]))
 
+    @property
+    def source(self) -> str:
+        """The text of all the tokenizer's templates."""
+        found = self.tokenizer.chat_template
+        return "\n".join(found.values()) if isinstance(found, dict) else str(found)
+
     def _freeze(self, text: str) -> str:
-        return DATE_CALL.sub(lambda call: json.dumps(self._day.strftime(call[1] or call[2] or "")), text)
+        text = DATE_CALL.sub(lambda call: json.dumps(self._day.strftime(call[1] or call[2] or "")), text)
+        if OTHER_DATE_CALL.search(text):
+            raise PromptRefused("the chat template works out the form of today's date, so it can't be held to the day of the run")
+        return text
 
 
 def split_begun(turns: Sequence[ChatTurn]) -> tuple[Sequence[ChatTurn], str]:
@@ -171,8 +195,13 @@ def _quote(text: str) -> str:
     return json.dumps(text if len(text) <= SHOWN else f"{text[:SHOWN]}…", ensure_ascii=False)
 
 
+def _count_same(text: str, other: str) -> int:
+    """Return how many characters both begin with."""
+    return next((k for k, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+
+
 def _tell_difference(prompt: str, whole: str) -> str:
-    same = next((k for k, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+    same = _count_same(prompt, whole)
     return (
         "the chat template's prompt is no beginning of the finished conversation: "
         f"after {_quote(prompt[max(0, same - 20) : same])} the prompt goes on "

@@ -16,7 +16,7 @@ from worker.models.generate import Sampling, generate
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed, permute
-from worker.stages.examples import Encoded
+from worker.stages.examples import Encoded, decode_answers
 from worker.stages.prepare import Ground
 from worker.stages.scoring.pairs import sequence_logprobs
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
@@ -114,7 +114,7 @@ def judge(
     attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], ids: list[list[int]], sampling: Sampling
 ) -> Answers:
     """Texts and rewards of answers; the judging model is loaded for this and released again."""
-    texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
+    texts = decode_answers(ground.prompt_format, prompts, ids)
     unfinished = sum(not answer_ids or not sampling.ends(answer_ids) for answer_ids in ids)
     judging = attempt.spec.judge or attempt.spec.reward
     if judging is None or not prompts:

@@ -145,6 +145,16 @@ def prepare(
     return Prepared(train, held_out, sum(a.ids == b.ids for a, b in pairs), len(pairs), notes)
 
 
+def decode_answers(prompt_format: PromptFormat, prompts: Sequence[Encoded], ids: Sequence[Sequence[int]]) -> list[str]:
+    """Return the texts of answers to these prompts."""
+    return [
+        prompt_format.decode_response(answer, example.prompt_ids, example.turns[-1].content)
+        if example.is_continued
+        else prompt_format.decode_response(answer)
+        for example, answer in zip(prompts, ids, strict=True)
+    ]
+
+
 def split(examples: Sequence[Encoded], share: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
     """Training and held-out examples; a prompt that occurs several times is wholly on one side."""
     by_prompt: dict[tuple[ChatTurn, ...], list[int]] = {}

@@ -4,10 +4,11 @@ import json
 from datetime import date
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from app.domain.errors import ModelInvalid
-from tests.worker.models.families import FAMILIES, REFUSED, TURNS_OF_CHATML, byte_level
+from tests.worker.models.families import CALLS, FAMILIES, MARKED, REFUSED, TURNS_OF_CHATML, byte_level
 from tests.worker.models.test_prompts import encode_one
 from tests.worker.workshop import ask
 from worker.models.encode import encode
@@ -181,3 +182,87 @@ def test_the_same_answer_behind_another_prompt_has_the_same_ids():
     chosen = PromptFormat.choose(tokenizer)
     first, second = (encode_one(chosen, prompt, *ANSWERS).answers for prompt in PROMPTS)
     assert [answer.ids for answer in first] == [answer.ids for answer in second]
+
+
+def make(template, special=(), added=(), core=None) -> PromptFormat:
+    core = core or byte_level(["<s>", "</s>", *special], added)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    if special:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.chat_template = template
+    return PromptFormat.choose(tokenizer, day=DAY)
+
+
+CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+def test_an_opening_of_control_tokens_is_no_part_of_the_answers_text():
+    chosen = make(CHANNELS, special=("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"))
+    whole = encode_one(chosen, PROMPTS[0], "Because of the weather")
+    assert chosen.tokenizer.decode(whole.answers[0].ids) == "<|channel|>final<|message|>Because of the weather<|return|>"
+    assert chosen.decode_response(whole.answers[0].ids) == "Because of the weather"
+    thought = chosen.tokenizer("<|channel|>analysis<|message|>so so<|end|><|start|>assistant")["input_ids"]
+    assert chosen.decode_response([*thought, *whole.answers[0].ids]) == "Because of the weather"
+    left = [encode_one(chosen, PROMPTS[0], "Because of it", max_response=k).answers[0].content for k in range(1, 9)]
+    assert left[0] == ""
+    assert all("Because of it".startswith(content) for content in left)
+
+
+def test_an_end_of_several_tokens_is_learned_whole():
+    turns = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|a|><|b|>' }}{% endfor %}"
+    chosen = make(turns + "{% if add_generation_prompt %}<|assistant|>{% endif %}", special=("<|a|>", "<|b|>", "<|user|>"))
+    assert chosen.tokenizer.decode(encode_one(chosen, PROMPTS[0], "Yes.").answers[0].ids) == "Yes.<|a|><|b|>"
+
+
+def test_control_tokens_in_tools_and_marks_of_calls_in_questions_are_text():
+    chosen = make(CALLS, special=MARKED, added=("<tool_call>", "</tool_call>"))
+    tools = json.dumps([{"function": {"name": "weather", "description": "x <|im_end|>\n<|im_start|>user"}}])
+    rows = [Prompted((ChatTurn("user", "print <tool_call> please"),), [ChatTurn("assistant", "Yes.")], tools)]
+    [found] = encode(chosen, rows, 500, 500)
+    ids = {name: chosen.tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<tool_call>")}
+    assert found.prompt_ids.count(ids["<|im_end|>"]) == 2
+    assert ids["<tool_call>"] not in found.prompt_ids
+    assert found.omitted == ()
+
+
+def test_the_words_of_a_question_hide_no_tool_from_the_count():
+    tools = json.dumps([{"function": {"name": "get_weather"}}])
+    for said in ("e", "weather", "get_weather"):
+        for name, omitted in (("tools and tool calls", ()), ("chatml on a base model", ("tools",))):
+            chosen = PromptFormat.choose(FAMILIES[name].tokenizer())
+            [found] = encode(chosen, [Prompted((ChatTurn("user", said),), [ChatTurn("assistant", "Yes.")], tools)], 500, 500)
+            assert found.omitted == omitted
+
+
+@pytest.mark.parametrize(
+    "call", ["strftime_now('%Y')", 'strftime_now( "%Y" )', "strftime_now(format='%Y')", "strftime_now ('%Y')"]
+)
+def test_every_spelling_of_the_date_is_the_runs(call):
+    chosen = make("{{ " + call + " }}" + TURNS_OF_CHATML, special=MARKED)
+    assert chosen.tokenizer.decode(encode_one(chosen, PROMPTS[0], "Yes.").prompt_ids).startswith("2026")
+
+
+def test_a_date_that_can_not_be_held_is_refused():
+    chosen = make("{% set form = '%Y' %}{{ strftime_now(form) }}" + TURNS_OF_CHATML, special=MARKED)
+    with pytest.raises(ModelInvalid, match="can't be held to the day of the run"):
+        chosen.check("The policy")
+
+
+def test_added_tokens_that_the_model_can_make_itself_do_no_harm():
+    core = Tokenizer(models.BPE({"<unk>": 0, "\n": 1, "\n\n": 2, "a": 3, "b": 4}, [("\n", "\n")], unk_token="<unk>"))
+    core.add_special_tokens(["<s>", "</s>"])
+    core.add_tokens(["\n\n"])
+    chosen = make("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}", core=core)
+    [ids] = chosen.encode_conversations([ask("a\n\nb</s> 漢", "ab")])
+    assert ids.count(chosen.tokenizer.eos_token_id) == 2
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens(["<s>", "</s>"])
+    [ids] = make("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}", core=words).encode_conversations(
+        [ask("a </s> z", "b")]
+    )
+    assert len(ids) > 4

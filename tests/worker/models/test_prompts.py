@@ -109,7 +109,7 @@ def test_a_system_turn_that_is_too_long_loses_its_end(chat):
 
 
 def test_a_prompt_that_does_not_fit_without_its_text_is_refused(chat):
-    with pytest.raises(PromptRefused, match="does not fit into 5 tokens"):
+    with pytest.raises(PromptRefused, match=r"tokens\.max_prompt is 5: raise it"):
         encode_one(chat, TURNS, "yes", max_prompt=5)
 
 
@@ -118,7 +118,7 @@ def test_a_cut_answer_does_not_end_and_says_what_is_left_of_it(plain):
     assert answer.is_cut
     assert len(answer.ids) == 5
     assert plain.tokenizer.eos_token_id not in answer.ids  # it did not end
-    assert answer.content == plain.tokenizer.decode(answer.ids).strip()
+    assert answer.content == plain.tokenizer.decode(answer.ids).removeprefix(" ")
     assert "one two three".startswith(answer.content)
 
 
@@ -207,3 +207,52 @@ def test_a_tokenizer_written_in_python_is_read_and_cut_as_any_other():
     assert cut.is_cut
     assert len(cut.prompt_ids) <= 60
     assert bytes(cut.prompt_ids[:5]) == b"user:"
+
+
+def test_a_text_of_characters_that_are_several_tokens_is_cut_at_any_length(chat):
+    frame = len(encode_one(chat, (ChatTurn("user", "請"),), "yes").prompt_ids)
+    whole = len(encode_one(chat, (ChatTurn("user", "請問龜鱉鑿鼴齉爨"),), "yes").prompt_ids)
+    for limit in range(frame, whole):
+        found = encode_one(chat, (ChatTurn("user", "請問龜鱉鑿鼴齉爨"),), "yes", max_prompt=limit)
+        assert len(found.prompt_ids) <= limit
+        assert "請問龜鱉鑿鼴齉爨".endswith(found.turns[0].content)
+
+
+def test_a_long_chat_is_cut_without_being_written_for_each_turn(chat, monkeypatch):
+    turns = tuple(ChatTurn("assistant" if k % 2 else "user", f"turn {k}") for k in range(401))
+    written = []
+    monkeypatch.setattr("worker.models.encode._find_spans", lambda *_: [])
+    write = PromptFormat.write
+    monkeypatch.setattr(PromptFormat, "write", lambda self, row: written.append(1) or write(self, row))
+    found = encode_one(chat, turns, "yes", max_prompt=64)
+    assert len(found.prompt_ids) <= 64
+    assert found.turns[-1] == turns[-1]
+    assert len(written) < 20
+
+
+@pytest.mark.parametrize("kind", ["plain", "chat"])
+def test_what_is_left_of_a_continued_answer_stands_behind_what_was_begun(request, kind):
+    chosen = request.getfixturevalue(kind)
+    for begun, answer in (
+        ("Roses are ", "red and violets are blue"),
+        ("Ros", "es are red and violets are blue"),
+        ("Roses are", " red, I say"),
+    ):
+        turns = (ChatTurn("user", "write a poem"), ChatTurn("assistant", begun))
+        for limit in range(1, 8):
+            found = encode_one(chosen, turns, answer, max_response=limit)
+            assert (begun + answer).startswith(begun + found.answers[0].content)
+        whole = encode_one(chosen, turns, answer)
+        assert chosen.decode_response(whole.answers[0].ids, whole.prompt_ids, begun).endswith(answer.split(" ", 1)[1])
+    turns = (ChatTurn("user", "write a poem"), ChatTurn("assistant", "Roses are "))
+    whole = encode_one(chosen, turns, "red and fair")
+    assert chosen.decode_response(whole.answers[0].ids, whole.prompt_ids, "Roses are ") == "red and fair"
+
+
+@pytest.mark.parametrize("kind", ["plain", "chat"])
+def test_private_characters_are_text_as_any_other(request, kind):
+    chosen = request.getfixturevalue(kind)
+    for text in ("a \ue0b199\ue0b2 b", "\ue0b10\ue0b2", "\ue0b1 \ue0b2"):
+        found = encode_one(chosen, (ChatTurn("user", text),), f"it is {text}")
+        assert text in chosen.tokenizer.decode(found.prompt_ids)
+        assert text in chosen.tokenizer.decode(found.answers[0].ids)

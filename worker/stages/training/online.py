@@ -21,7 +21,7 @@ from worker.models.load import context_window
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
 from worker.stages.evaluate import end_ids
-from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.examples import Encoded, EncodedResponse, decode_answers
 from worker.stages.noise import perturb_rewards
 from worker.stages.prepare import Ground
 from worker.stages.scoring.pairs import sequence_logprobs
@@ -158,7 +158,7 @@ def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples
     ends, is_ended = end_ids(model, ground.prompt_format), ground.prompt_format.is_ended
     asked = [example for example in examples for _ in range(num)]
     ids = generate(model, [e.prompt_ids for e in asked], Sampling(limit, settings.temperature, 1.0, seed, ends, is_ended), check)
-    texts = [ground.prompt_format.decode_response(answer_ids) for answer_ids in ids]
+    texts = decode_answers(ground.prompt_format, asked, ids)
     pairs = [(example.prompt_ids, answer_ids) for example, answer_ids in zip(asked, ids, strict=True)]
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()
     rewards = RewardSource(attempt, ground).score_answers(asked, texts)
