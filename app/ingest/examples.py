@@ -57,11 +57,13 @@ class Columns:
         self.roots = {path.split(".")[0] for paths in self.paths.values() for path in paths}
         tags = Tags(*(str(self.options.get(f"{role}_tag", "")) for role in Tags._fields))
         self._tagged = TaggedTexts(tags) if any(tag.strip() for tag in tags) else None
+        self.written: dict[str, Any] = {}  # by column: messages that the row read last holds as text
         self._strips = self.options.get("strip_template") is True
 
     def read(self, row: dict[str, Any]) -> Cells:
         """Return the row's cells by part; messages written as text are messages there. Raises Dropped."""
         cells: Cells = {}
+        self.written = {}
         for role, paths in self.paths.items():
             if role in PARTS_IN_SEVERAL:
                 cells[role] = [pick(row, path) for path in paths]
@@ -69,6 +71,8 @@ class Columns:
             value = pick(row, paths[0])
             if isinstance(value, str) and role in DIALOGUES:
                 value = self._read_text(value)
+                if not isinstance(value, str):
+                    self.written[paths[0]] = value
             elif self._strips and isinstance(value, list) and role in ("responses", "chosen", "rejected"):
                 value = [strip_template(item) if isinstance(item, str) else item for item in value]
             cells[role] = value

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 
 from app.ingest import rows
 from app.ingest.rows import Dropped
-from app.ingest.texts.fields import CALL_KEYS, FIELD_KEYS, join_parts, read_calls, read_fields, write_compact
+from app.ingest.texts.fields import (
+    CALL_KEYS,
+    NAME_KEYS,
+    calls_key,
+    is_result,
+    join_parts,
+    read_calls,
+    read_fields,
+    thought_key,
+    write_compact,
+)
 from app.ingest.texts.plain import clean_text
 from app.ingest.texts.written import read_written
 
@@ -30,7 +40,6 @@ ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
 LIST_KEYS = ("messages", "conversations", "conversation")  # of an object around a list of messages
 ROLE_MARKS, CONTENT_MARKS = frozenset(ROLE_KEYS), frozenset((*CONTENT_KEYS, *CALL_KEYS))
-MESSAGE_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *FIELD_KEYS))
 TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 TAGGED = re.compile(r"\A(<\|(?:prompter|user|assistant|system)\|>)")
 
@@ -68,14 +77,14 @@ def message(value: Any) -> Turn:
     if not is_message(value):
         raise Dropped(rows.NOT_MESSAGES)
     role = read_role(value)
-    content = value.get("content")
-    if content is None:
-        content = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
+    content = value.get(content_key(value))
     if role == CALL:
         return Turn(ASSISTANT, "", write_compact({"tool_calls": read_calls(content)}))
     reasoning = ""
-    if isinstance(content, list | dict):
+    if holds_parts(role, content):
         content, reasoning = join_parts(content if isinstance(content, list) else [content])
+    elif isinstance(content, list | dict):
+        content = write_compact(content)
     fields = read_fields(value, reasoning) if len(value) > 2 or reasoning or content is None else None
     if content is None:
         if fields is None:
@@ -84,15 +93,41 @@ def message(value: Any) -> Turn:
     return Turn(role, clean_text(content), fields)
 
 
+def content_key(value: dict[str, Any]) -> str:
+    """Return the name under which a message holds its content."""
+    return next((key for key in CONTENT_KEYS if value.get(key) is not None), CONTENT_KEYS[0])
+
+
+def role_key(value: dict[str, Any]) -> str:
+    """Return the name under which a message holds its role."""
+    return "from" if value.get("role") is None else "role"
+
+
+def read_keys(value: dict[str, Any]) -> frozenset[str]:
+    """Return the names of the fields that are read of a message; of several that mean the same, one is."""
+    role, content = role_key(value), content_key(value)
+    if role_of(value) == CALL:
+        return frozenset((role, content))
+    return frozenset((role, content, calls_key(value), thought_key(value), *NAME_KEYS))
+
+
 def read_role(value: dict[str, Any]) -> str:
     """Return the role of a message by its name in the internal form. Raises Dropped, with the name, for an unknown one."""
-    name = value.get("role")
-    if name is None:
-        name = value.get("from")
-    role = ROLES.get(name) or ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    role = role_of(value)
     if role is None:
-        raise Dropped(rows.naming(rows.UNKNOWN_ROLE, name))
+        raise Dropped(rows.naming(rows.UNKNOWN_ROLE, value.get(role_key(value))))
     return role
+
+
+def role_of(value: dict[str, Any]) -> str | None:
+    """Return the role of a message by its name in the internal form; None for an unknown one."""
+    name = value.get(role_key(value))
+    return ROLES.get(name) or ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+
+
+def holds_parts(role: str | None, content: Any) -> bool:
+    """Return whether a message's content is made of parts, and neither a text, nor a call, nor a tool's result as data."""
+    return isinstance(content, list | dict) and role != CALL and not (role == TOOL and is_result(content))
 
 
 def message_list(value: Any) -> list[Turn]:

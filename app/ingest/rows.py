@@ -71,6 +71,7 @@ NO_CONTENT = "message without a content"
 SEVERAL_MESSAGES = "several messages where one response is expected"
 MEDIA = "holds images, video or audio, and this studio trains on text"
 OTHER_PART = "message with a content part that is no text, of type"
+EMPTY_PART = "message with a content part without a text, with the fields"
 BAD_CALL = "a tool call without a function's name"
 BAD_TOOLS = "tools are no list of descriptions"
 UNKNOWN_ROLE = "message with an unknown role"
@@ -86,6 +87,7 @@ UNRANKED = "replies without ranks"
 REMEDIES = {  # by reason, without the name that it ends with
     MEDIA: "leave these rows out, or describe in text what they show",
     OTHER_PART: "write what it says as a part of type text",
+    EMPTY_PART: "write what it says under text",
     UNKNOWN_ROLE: "call it user, assistant, system or tool",
     NO_CONTENT: "give it a text, a tool call or reasoning",
     NOT_WRITTEN: "write such lists as JSON, with json.dumps",

@@ -6,7 +6,8 @@ from typing import Any
 
 from app.domain.texts import is_keepable
 from app.ingest.examples import Columns
-from app.ingest.messages import MESSAGE_KEYS, is_message
+from app.ingest.messages import content_key, holds_parts, is_message, read_keys, role_of
+from app.ingest.texts.fields import part_key
 
 MAX_NAMES = 500
 OTHERS = "(other names)"
@@ -33,8 +34,8 @@ class UnusedFields:
                 continue
             if name not in self.columns.roots:
                 self._count(name)
-            elif isinstance(value, dict | list):
-                self._look_into(name, value)
+            else:
+                self._look_into(name, self.columns.written.get(name, value))
 
     def counts(self) -> dict[str, int]:
         """Return how many rows or messages hold each, the most frequent first."""
@@ -57,10 +58,25 @@ class UnusedFields:
                 if replies:
                     open_values.append((path.removesuffix("[]"), replies))
                 self._count_fields(path, found, self._known(name, found))
+                key = content_key(found)
+                if is_message(found) and holds_parts(role_of(found), found.get(key)):
+                    self._look_into_parts(f"{path}.{key}", found.get(key))
+
+    def _look_into_parts(self, path: str, content: Any) -> None:
+        """Count what a message's content in parts holds beside its texts."""
+        open_values = [(path, content)]
+        while open_values:
+            path, found = open_values.pop()
+            if isinstance(found, list):
+                open_values.extend((path + "[]", part) for part in found)
+            elif isinstance(found, dict):
+                key = part_key(found)
+                self._count_fields(path, found, ("type", key))
+                open_values.append((f"{path}.{key}", found.get(key)))
 
     def _is_plain(self, found: dict[str, Any]) -> bool:
-        """Return whether this is a message of a role and a content and nothing else, as most are."""
-        if len(found) != 2 or "role" not in found or "content" not in found:
+        """Return whether this is a message of a role and a text and nothing else, as most are."""
+        if len(found) != 2 or "role" not in found or not isinstance(found.get("content"), str):
             return False
         self.num_developer += found["role"] == "developer"
         return True
@@ -70,7 +86,7 @@ class UnusedFields:
             return NODE_KEYS
         if is_message(found):
             self.num_developer += found.get("role") == "developer"
-            return MESSAGE_KEYS
+            return read_keys(found)
         return self._nested.get(name, found)
 
     def _count_fields(self, path: str, found: dict[str, Any], known: Collection[str]) -> None:

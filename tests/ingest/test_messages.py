@@ -86,6 +86,15 @@ def test_a_part_with_thoughts_is_reasoning(read_rows):
     assert (answer["content"], fields_of(answer)) == ("No.", {"reasoning_content": "Clouds?"})
 
 
+@pytest.mark.parametrize(("content", "text"), [
+    ({"temp": 20, "text": "mild"}, '{"temp":20,"text":"mild"}'), ([{"temp": 20}, {"temp": 21}], '[{"temp":20},{"temp":21}]'),
+    ([1, 2], "[1,2]"), ({}, "{}"), ([{"type": "text", "text": "mild"}], "mild"), ({"text": "mild"}, "mild"),
+])  # fmt: skip
+def test_a_tool_s_result_that_is_data_is_kept_as_json(read_rows, content, text):
+    read = read_rows(pair_after(ASK, {"role": "tool", "content": content}))
+    assert (read.prompts()[0][1], read.audit.unused) == (("tool", text), {})
+
+
 MEDIA = "holds images, video or audio, and this studio trains on text"
 
 
@@ -97,6 +106,10 @@ MEDIA = "holds images, video or audio, and this studio trains on text"
     (pair_after({"role": "user", "content": "<image>What?"}, image="a.png"), MEDIA),
     (pair_after({"role": "user", "content": [{"type": "tool_use", "input": {}}]}),
      'message with a content part that is no text, of type "tool_use"'),
+    (pair_after({"role": "user", "content": {"temp": 20, "wind": 1}}),
+     'message with a content part without a text, with the fields "temp, wind"'),
+    (pair_after({"role": "user", "content": [{"type": "text", "text": None}]}),
+     'message with a content part without a text, with the fields "type, text"'),
     (pair_after({"role": "user", "content": None}), "message without a content"),
     (pair_after({"role": "narrator", "content": "x"}), 'message with an unknown role "narrator"'),
     (pair_after({"role": 'a"\n' + "b" * 50, "content": "x"}), f'message with an unknown role "a··{"b" * 37}"'),
@@ -144,6 +157,29 @@ def test_columns_and_fields_that_are_not_used_are_counted(read_rows):
     )
     read = read_rows(row, {**row, "source": None}, {**row, "rejected": [GOOD]})
     assert read.audit.unused == {"prompt[].weight": 2, "chosen[].annotator": 2, "meta": 2, "source": 1}
+
+
+PART = {"type": "text", "text": "Rain?", "cache_control": {"type": "x"}}
+
+
+@pytest.mark.parametrize(("message", "unused"), [
+    ({"reasoning_content": ["Clouds?"]}, {"chosen[].reasoning_content": 1}),
+    ({"reasoning": {"text": "Clouds?"}}, {"chosen[].reasoning": 1}),
+    ({"reasoning_content": "Clouds?", "thinking": "Sun?"}, {"chosen[].thinking": 1}),
+    ({"reasoning_content": "", "thinking": "Sun?"}, {}),
+    ({"tool_calls": [CALL], "function_call": CALL["function"]}, {"chosen[].function_call": 1}),
+    ({"text": "a", "value": "b"}, {"chosen[].text": 1, "chosen[].value": 1}),
+    ({"from": "gpt"}, {"chosen[].from": 1}),
+    ({"content": [PART, PART]}, {"chosen[].content[].cache_control": 2}),
+    ({"content": {**PART, "text": {"value": "Rain?", "notes": [1]}}},
+     {"chosen[].content.cache_control": 1, "chosen[].content.text.notes": 1}),
+    ({"role": "function_call", "content": json.dumps(CALL), "name": "weather"}, {"chosen[].name": 1}),
+    ({"role": "function_call", "content": CALL["function"]}, {}),
+])  # fmt: skip
+@pytest.mark.parametrize("write", [list, json.dumps])
+def test_fields_of_messages_that_are_not_read_are_counted(read_rows, message, unused, write):
+    read = read_rows({"prompt": [ASK], "chosen": write([{**GOOD, **message}]), "rejected": write([BAD])})
+    assert (read.audit.num_kept_rows, read.audit.unused) == (1, unused)
 
 
 def test_of_a_column_that_is_used_by_one_field_the_others_are_counted(read_rows):

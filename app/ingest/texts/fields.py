@@ -10,7 +10,6 @@ from app.ingest.texts.plain import clean_text
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 CALL_KEYS = ("tool_calls", "function_call")
 NAME_KEYS = ("tool_call_id", "name")
-FIELD_KEYS = (*CALL_KEYS, *NAME_KEYS, *REASONING_KEYS)
 PART_TEXTS = ("text", "value", "content", "thinking")
 OTHER_MEDIA = ("image", "video", "audio")  # in a part's type or keys; columns of these names hold them too
 MEDIA_COLUMNS = tuple(name + plural for name in OTHER_MEDIA for plural in ("", "s"))
@@ -52,10 +51,28 @@ def read_part(part: Any) -> tuple[str, Any]:
     kind = str(part.get("type") or "text").lower()
     if any(word in kind for word in OTHER_MEDIA) or any(part.get(key) for key in (*OTHER_MEDIA, "image_url")):
         raise Dropped(rows.MEDIA)
-    inner = next((part[key] for key in PART_TEXTS if part.get(key) is not None), None)
+    inner = part.get(part_key(part))
+    if inner is None and "text" in kind:
+        raise Dropped(rows.naming(rows.EMPTY_PART, ", ".join(map(str, part))))
     if inner is None:
         raise Dropped(rows.naming(rows.OTHER_PART, kind))
     return kind, inner
+
+
+def is_result(content: list[Any] | dict[str, Any]) -> bool:
+    """Return whether a tool's content is its result as data: at least one value that is neither text nor a part of a message."""
+    items = content if isinstance(content, list) else [content]
+    return any(not isinstance(item, str | list) and not is_part(item) for item in items)
+
+
+def is_part(item: Any) -> bool:
+    """Return whether a value is an object as messages have them for parts: with a type, or a text and nothing else."""
+    return isinstance(item, dict) and ("type" in item or (bool(item) and set(item) <= set(PART_TEXTS)))
+
+
+def part_key(part: dict[str, Any]) -> str:
+    """Return the name under which a part holds its text; "" when it holds none."""
+    return next((key for key in PART_TEXTS if part.get(key) is not None), "")
 
 
 def refuse_media(row: dict[str, Any], cells: dict[str, Any]) -> None:
@@ -78,15 +95,26 @@ def holds_mark(value: Any) -> bool:
 def read_fields(value: dict[str, Any], reasoning: str = "") -> str | None:
     """Return what a message carries beside its text, as the internal form has it; None when nothing."""
     kept: dict[str, Any] = {}
-    if calls := value.get("tool_calls") or value.get("function_call"):
+    if calls := value.get(calls_key(value)):
         kept["tool_calls"] = read_calls(calls)
     for key in NAME_KEYS:
         if name := value.get(key):
             kept[key] = clean_text(name)
-    thought = next((value[key] for key in REASONING_KEYS if isinstance(value.get(key), str)), "") or reasoning
+    thought = value.get(thought_key(value)) or reasoning
     if thought.strip():
         kept["reasoning_content"] = thought
     return write_compact(kept) if kept else None
+
+
+def calls_key(value: dict[str, Any]) -> str:
+    """Return the name under which a message holds its tool calls."""
+    return CALL_KEYS[0] if value.get(CALL_KEYS[0]) else CALL_KEYS[1]
+
+
+def thought_key(value: dict[str, Any]) -> str:
+    """Return the name under which a message holds its reasoning as a text; "" when it holds none."""
+    texts = [key for key in REASONING_KEYS if isinstance(value.get(key), str)]
+    return next((key for key in texts if value[key]), "")
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
