@@ -25,7 +25,15 @@ from worker.models.load import load_causal, load_classifier, release_memory
 from worker.models.lora import load_adapter
 from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
-from worker.stages.training.comparison import Yardstick, bound_of, choose_examples, compare_policy, compare_reward_model
+from worker.stages.training.comparison import (
+    MOST_LOST,
+    Yardstick,
+    bound_of,
+    choose_examples,
+    compare_policy,
+    compare_reward_model,
+    is_exact,
+)
 from worker.stages.training.distribution import find_whole
 from worker.stages.training.gradients import TextBatch
 from worker.stages.training.saving import (
@@ -42,7 +50,6 @@ from worker.stages.training.saving import (
     widen,
 )
 
-MOST_LOST = 0.1  # of what training has changed, by rounding to the number type of the base
 ANYTHING = sys.float_info.max  # that is finite
 
 
@@ -81,13 +88,15 @@ def _settle_adapter(saving: "Saving", policy: PolicySettings, paths: dict[str, P
     """Compare the adapter on its base with the policy in memory, then the merged model with these two, in float32."""
     yardstick, folder, trained = saving.yardstick, saving.ground.policy_folder, DTYPES[policy.dtype]
 
-    def ask_both(base: Any) -> tuple[Tensor, Tensor]:
-        return yardstick.ask(base), yardstick.ask(load_adapter(base, paths["adapter"]))
+    def ask_both(base: Any) -> tuple[Tensor, Tensor, float]:
+        base_N = yardstick.ask(base)
+        bound = saving.find_bound(base, trained, yardstick.measure(base_N))
+        return base_N, yardstick.ask(load_adapter(base, paths["adapter"])), bound
 
-    base_N, adapted_N = saving.ask(folder, trained, ask_both, quantization=policy.quantization)
-    mean = yardstick.judge(adapted_N, "adapter/ on its base", bound_of(trained))
+    base_N, adapted_N, bound = saving.ask(folder, trained, ask_both, quantization=policy.quantization)
+    mean = yardstick.judge(adapted_N, "adapter/ on its base", bound)
     if trained != saving.wide:  # the same weights once more, asked as the merged ones are
-        base_N, adapted_N = saving.ask(folder, trained, lambda base: ask_both(widen(base)), quantization=policy.quantization)
+        base_N, adapted_N, _ = saving.ask(folder, trained, lambda base: ask_both(widen(base)), quantization=policy.quantization)
         saving = replace(saving, yardstick=replace(yardstick, want_N=adapted_N))
     learned = float((adapted_N - base_N).abs().mean())
     return f"adapter/ on its base {mean:.1e}, {saving.settle(paths['model'], lambda: learned)}"
@@ -136,16 +145,19 @@ class Saving:
     def settle(self, path: Path, find_learned: Callable[[], float]) -> str:
         """Compare what was written, and round it to the number type that is wanted; returns what there is to tell.
 
-        `find_learned` gives the mean |difference| that training has made: rounding may take a tenth of it. Where another type
-        than the base's was asked for, it is rounded whatever that takes. What overflows is never rounded.
+        `find_learned` gives the mean |difference| that training has made: rounding may take a tenth of it, and so may saving
+        in 16 bits. Where another type than the base's was asked for, it is rounded whatever that takes. What overflows is
+        never rounded.
         """
         policy, precision = self.attempt.recipe.policy, choose_precision(self.attempt.recipe.policy, self.ground.policy_folder)
         wide, wanted, is_free = name_of(self.wide), name_of(precision.dtype), policy.saved_dtype != "base"
-        learned = find_learned() if precision.dtype != self.wide and not is_free else ANYTHING
-        mean, lost, rounded_N = self.ask(path, self.wide, lambda copy: self._judge(copy, path, precision, MOST_LOST * learned))
+        is_needed = not is_exact(self.wide) or (precision.dtype != self.wide and not is_free)
+        learned = find_learned() if is_needed else ANYTHING
+        most = ANYTHING if is_free else MOST_LOST * learned
+        mean, lost, rounded_N = self.ask(path, self.wide, lambda copy: self._judge(copy, path, precision, learned, most))
         if rounded_N is None:
             return f"model/ in {wide} {mean:.1e}"
-        if not lost <= MOST_LOST * learned:
+        if not lost <= most:
             self.attempt.log(
                 f"The base is in {wanted}, but rounded to it the trained model would move by {lost:.2g} {self.yardstick.unit}, "
                 f"of {learned:.2g} that training has moved it: model/ stays in {wide}. To have it rounded all the same, set "
@@ -156,16 +168,23 @@ class Saving:
             )
             return f"model/ in {wide} {mean:.1e}"
         again = replace(self.yardstick, want_N=rounded_N)
-        again.judge(self.ask(path, self.wide, again.ask), "model/", bound_of(self.wide))
+        self.ask(path, self.wide, lambda copy: again.judge(again.ask(copy), "model/", self.find_bound(copy, self.wide, learned)))
         told = "" if is_free else f" of {learned:.1e} that training has changed"
         return f"model/ in {wanted} {lost:.1e}{told}"
 
-    def _judge(self, copy: Any, path: Path, precision: Precision, most: float) -> tuple[float, float, Tensor | None]:
+    def find_bound(self, network: Any, dtype: torch.dtype, learned: float) -> float:
+        """Return how far the answers may lie from the trained model's, where training has moved them by `learned`."""
+        is_alike = network.device.type == torch.device(self.attempt.spec.device).type
+        return bound_of(dtype, learned if is_alike else math.inf)
+
+    def _judge(
+        self, copy: Any, path: Path, precision: Precision, learned: float, most: float
+    ) -> tuple[float, float, Tensor | None]:
         """Compare a copy, then round it and write it in its own place unless that takes too much.
 
         Returns the mean |difference|, what rounding takes, and the answers after it; None: nothing is to be rounded.
         """
-        mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", bound_of(self.wide))
+        mean = self.yardstick.judge(self.yardstick.ask(copy), "model/", self.find_bound(copy, self.wide, learned))
         if precision.dtype == self.wide:
             return mean, 0.0, None
         is_finite = round_weights(copy, precision)

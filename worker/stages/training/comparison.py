@@ -7,12 +7,16 @@ the mean |difference|, in nats per token or in points of the reward; like is com
     float32    1e-4: other orders of summation move log π by 1e-6, a merged adapter by less than 1e-5
     16 bits    0.05: the same weights in the same layout give the same numbers; another order of summation moves log π by 0.02
 
+Training may move log π by less than 0.05. So in 16 bits a tenth of what it has moved is the bound, where that is less: a copy of
+the base is refused. Not so on another device than training's, where other orders of summation may hide so small a step.
+
 Across number types no such bound holds: at 16 bits the logits themselves stand up to 0.06 apart. So an adapter that was trained
 in 16 bits or over 4 is compared once as it was trained, and its merged weights with the unmerged ones in float32. A fault of
 substance, such as an adapter merged into a weight that the head shares, or a layer left out, moves log π by tenths and more.
 Measured: docs/log.md.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +37,7 @@ from worker.stages.training.reward_model import score_rows
 from worker.var.logprobs import token_logprobs
 
 EXACT, NARROW = 1e-4, 0.05
+MOST_LOST = 0.1  # of what training has changed
 REMEDY = (
     "Leave policy.lora.target_modules at all-linear, or train with policy.dtype float32 and policy.adaptation full; "
     "and report the model's architecture."
@@ -65,14 +70,19 @@ class Yardstick:
             raise ModelInvalid(
                 f"What was saved is not what was trained: {what}, read again, differs from the model in memory by {mean:.2g} "
                 f"{self.unit} on average over {len(have_N)} {self.what} (at most by {float(difference_N[worst]):.2g}, in "
-                f"example {self.owners[worst]}), where {bound:g} is allowed. No model is kept, but the checkpoints are. {REMEDY}"
+                f"example {self.owners[worst]}), where {bound:.2g} is allowed. No model is kept, but the checkpoints are. "
+                f"{REMEDY}"
             )
         return mean
 
 
-def bound_of(dtype: torch.dtype) -> float:
-    """Return the largest mean |difference| of two copies that are asked in this number type."""
-    return EXACT if dtype.itemsize >= torch.float32.itemsize else NARROW
+def bound_of(dtype: torch.dtype, learned: float = math.inf) -> float:
+    """Return the largest mean |difference| of two copies in this number type, where training has made one of `learned`."""
+    return EXACT if is_exact(dtype) else min(NARROW, MOST_LOST * learned)
+
+
+def is_exact(dtype: torch.dtype) -> bool:
+    return dtype.itemsize >= torch.float32.itemsize
 
 
 def choose_examples(ground: Ground) -> list[Encoded]:

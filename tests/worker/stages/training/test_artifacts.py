@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,28 @@ def test_a_type_that_the_weights_overflow_is_not_saved(is_read: bool, workshop: 
     assert dtypes(artifacts(folder) / "model") == {torch.float32}
     said = "In float16 the trained model would overflow, as some of its weights are above 65504: model/ stays in float32."
     assert said in [event["payload"]["text"] for event in read_events(folder, "log")]
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_a_small_training_in_16_bits_that_was_not_saved_is_refused(
+    is_saved: bool, workshop: Workshop, run: Run, family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has moved log π by less than what two copies in 16 bits may differ by."""
+    base = family("llama", torch.bfloat16)
+
+    def save_base(network: Any, tokenizer: Any, path: Path, *_: Any) -> None:
+        shutil.copytree(base, path, dirs_exist_ok=True)
+
+    if not is_saved:
+        monkeypatch.setattr(stage, "save_network", save_base)
+    small = {**SHORT, "training": {**SHORT["training"], "learning_rate": 1e-4}}
+    folder = workshop.attempt(policy=base, policy_settings={"dtype": "bfloat16"}, **small)
+    assert run(folder) == (0 if is_saved else 10), outcome(folder)
+    if not is_saved:
+        told = re.search(r"by ([\d.e-]+) nats on average .* where ([\d.e-]+) is allowed", outcome(folder)["reason"])
+        assert told is not None
+        assert float(told[2]) == pytest.approx(float(told[1]) / 10, rel=0.05)
+        assert float(told[1]) < 0.05
 
 
 def test_a_cancelled_run_compares_nothing(workshop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
