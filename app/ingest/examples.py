@@ -139,9 +139,14 @@ def with_system(cells: Cells, turns: list[Turn]) -> list[Turn]:
 
 def pair(prompt: list[Turn], chosen: Candidate, rejected: Candidate, notes: tuple[str, ...] = ()) -> UnnumberedExample:
     """Return a chosen and a rejected response; identical ones tell nothing and are dropped."""
-    if chosen.content.strip() == rejected.content.strip() and chosen.fields == rejected.fields:
+    if are_alike(chosen, rejected):
         raise Dropped(rows.IDENTICAL)
     return UnnumberedExample(prompt, [chosen._replace(preference=CHOSEN), rejected._replace(preference=REJECTED)], notes)
+
+
+def are_alike(one: Candidate, other: Candidate) -> bool:
+    """Return whether two responses say the same, but for white space around it."""
+    return one.content.strip() == other.content.strip() and one.fields == other.fields
 
 
 def by_rating(prompt: list[Turn], answers: list[Candidate], notes: tuple[str, ...] = ()) -> UnnumberedExample:

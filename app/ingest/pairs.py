@@ -1,5 +1,6 @@
 """Rows with two responses, whatever they look like: chosen and rejected, or two with a label or votes."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ from app.ingest.examples import (
     Cells,
     Columns,
     UnnumberedExample,
+    are_alike,
     by_rating,
     candidate,
     pair,
@@ -30,6 +32,12 @@ from app.ingest.messages import (
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import clean_text, number
 from app.ingest.texts.written import read_literal
+
+LIST_START = re.compile(r"""\s*\[\s*['"]""")
+WRITTEN_TEXTS = (
+    'responses are lists of texts written as text, and learned as they stand: set lists to "pairs" or "together" to read them'
+)
+SKIPPED_PAIR = f"skipped pair: {rows.IDENTICAL}"
 
 
 def ratings_of(cells: Cells, *roles: str) -> list[float | None]:
@@ -53,7 +61,16 @@ def from_pair(columns: Columns, cells: Cells) -> UnnumberedExample | list[Unnumb
     if holds_prompt(chosen) or holds_prompt(rejected):
         return from_conversations(columns, cells)
     prompt_role = "conversations" if columns.has("conversations") else "prompt"
-    return rated_pair(cells, prompt_of(cells, prompt_role), response(chosen), response(rejected))
+    draft = rated_pair(cells, prompt_of(cells, prompt_role), response(chosen), response(rejected))
+    return draft._replace(notes=(*draft.notes, WRITTEN_TEXTS)) if is_texts(chosen) and is_texts(rejected) else draft
+
+
+def is_texts(value: Any) -> bool:
+    """Return whether a response is a list of texts written as text."""
+    if not isinstance(value, str) or not LIST_START.match(value):
+        return False
+    found = read_literal(value)
+    return isinstance(found, list) and all(isinstance(item, str) for item in found)
 
 
 def from_lists(cells: Cells, how: str) -> list[UnnumberedExample]:
@@ -65,7 +82,12 @@ def from_lists(cells: Cells, how: str) -> list[UnnumberedExample]:
         if {one.content.strip() for one in good} & {one.content.strip() for one in bad}:
             raise Dropped(rows.IDENTICAL)
         return [UnnumberedExample(prompt, marked)]
-    return [pair(prompt, one, other) for one in good for other in bad]
+    pairs = [(one, other) for one in good for other in bad]
+    differ = [(one, other) for one, other in pairs if not are_alike(one, other)]
+    if not differ:
+        raise Dropped(rows.IDENTICAL)
+    drafts = [pair(prompt, one, other) for one, other in differ]
+    return [drafts[0]._replace(notes=(SKIPPED_PAIR,) * (len(pairs) - len(differ))), *drafts[1:]]
 
 
 def answers_in(value: Any) -> list[Any]:
@@ -159,7 +181,7 @@ def holds_prompt(value: Any) -> bool:
 def from_two(columns: Columns, cells: Cells) -> UnnumberedExample:
     """Two responses with a label, votes or ratings; ties are kept, with preference 0 on both."""
     prompt, first, second = two_answers(cells)
-    if first.content.strip() == second.content.strip() and first.fields == second.fields:
+    if are_alike(first, second):
         raise Dropped(rows.IDENTICAL)
     if columns.has("rating_a", "rating_b"):
         ratings = ratings_of(cells, "rating_a", "rating_b")

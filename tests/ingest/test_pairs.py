@@ -1,5 +1,7 @@
 """Every shape with two responses, on rows made by hand."""
 
+import json
+
 import pytest
 
 from app.domain.dataset import Shape
@@ -194,3 +196,31 @@ def test_two_whole_conversations_bring_their_prompt(read_rows):
     options = {"first": "model_a", "second": "model_b", "tie": "tie,tie (bothbad)"}
     read = read_rows(row, mapping={"shape": "two_responses", "columns": columns, "options": options})
     assert (read.prompts(), read.pairs()) == ([SKY], [(BAD["content"], GOOD["content"])])
+
+
+LISTED = {
+    "shape": "pair",
+    "columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    "options": {"lists": "pairs"},
+}
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_lists_written_as_text_are_noted_until_they_are_read_as_lists(read_rows, write):
+    rows = [
+        {"prompt": "p", "chosen": write(["a", "b"]), "rejected": write(["c"])},
+        {"prompt": "q", "chosen": "[a]", "rejected": write(["a"])},
+    ]
+    (note,) = read_rows(*rows).audit.notes
+    assert note.note.startswith("responses are lists of texts written as text, and learned as they stand: set lists")
+    assert note.lines == [1]
+    read = read_rows(rows[0], mapping=LISTED)
+    assert (read.pairs(), read.audit.notes) == ([("a", "c"), ("b", "c")], [])
+
+
+def test_of_lists_only_the_pairs_that_are_alike_are_left_out(read_rows):
+    rows = [{"prompt": "p", "chosen": ["a", "b"], "rejected": ["c", "a"]}, {"prompt": "q", "chosen": ["a"], "rejected": ["a"]}]
+    read = read_rows(*rows, mapping=LISTED)
+    assert read.pairs() == [("a", "c"), ("b", "c"), ("b", "a")]
+    assert read.dropped == {"identical responses": [2]}
+    assert read.audit.facts["notes"]["skipped pair: identical responses"] == 1
