@@ -85,6 +85,12 @@ UNRANKED = "replies without ranks"
 
 
 REMEDIES = {  # by reason, without the name that it ends with
+    INVALID_UTF8: "save the file as UTF-8",
+    INVALID_JSON: "write each row with json.dumps: double quotes, true, false and null, and no comma after the last value",
+    INVALID_CSV: "close each quoted text, and double the quotes within it",
+    FIELD_COUNT: "put texts with separators or line ends into double quotes",
+    EMPTY_RESPONSE: "give it a text, or leave the row out",
+    IDENTICAL: "give two responses that differ, or leave the row out",
     MEDIA: "leave these rows out, or describe in text what they show",
     OTHER_PART: "write what it says as a part of type text",
     EMPTY_PART: "write what it says under text",

@@ -96,3 +96,21 @@ def test_a_table_by_columns_is_refused_with_the_way_to_write_rows(read_bytes, co
     with pytest.raises(DatasetInvalid, match=r'column by column .* orient="records", lines=True') as caught:
         read_bytes(json.dumps(content).encode())
     assert not isinstance(caught.value, MappingNeeded)
+
+
+LINES = b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+CELLS = b"prompt,chosen,rejected\np,a,b\n"
+
+
+@pytest.mark.parametrize(("content", "reason", "remedy"), [
+    (LINES + LINES.replace(b'"p"', b'"\xff"'), "not valid UTF-8", "UTF-8"),
+    (LINES + LINES.replace(b"}", b",}"), "not valid JSON", "no comma after the last value"),
+    (LINES + LINES.replace(b'"', b"'"), "not valid JSON", "double quotes"),
+    (CELLS + b"p,a\n", "has more or fewer fields than the header", "double quotes"),
+    (LINES + LINES.replace(b'"a"', b'" "'), "empty response", "leave the row out"),
+    (LINES + LINES.replace(b'"a"', b'"b"'), "identical responses", "that differ"),
+])  # fmt: skip
+def test_rows_left_out_come_with_what_to_do(read_bytes, content, reason, remedy):
+    (dropped,) = read_bytes(content).audit.dropped
+    assert dropped.reason == reason
+    assert remedy in dropped.remedy
