@@ -67,6 +67,7 @@ NOT_TEXT = "a text is not text"
 NOT_MESSAGES = "messages can't be read"
 NOT_WRITTEN = "messages written as text that is neither JSON nor a Python list"
 OUTSIDE_TURNS = "text outside of the turns of its chat template"
+CHANNELS = "a chat template's channels of thoughts can't be stripped"
 NO_CONTENT = "message without a content"
 SEVERAL_MESSAGES = "several messages where one response is expected"
 MEDIA = "holds images, video or audio, and this studio trains on text"
@@ -99,6 +100,7 @@ REMEDIES = {  # by reason, without the name that it ends with
     NOT_WRITTEN: "write such lists as JSON, with json.dumps",
     SEVERAL_MESSAGES: "join them, or give whole conversations with two responses",
     OUTSIDE_TURNS: "put it into a turn, or switch strip_template off to keep the marks as text",
+    CHANNELS: "keep the final channel only, or give messages with reasoning_content",
     BAD_CALL: "give each call an object with name and arguments",
     BAD_TOOLS: "give a list of objects, or JSON of one",
     ANSWERS_DIFFER: "switch first_difference on to cut such dialogues after the first answer that differs",

@@ -8,25 +8,42 @@ from app.ingest.rows import Dropped
 
 Messages = list[dict[str, Any]]
 
+HARMONY = "Harmony"
 HEADERS = {  # of a turn, with its role; by the template's name
+    "Phi-4": re.compile(r"<\|im_start\|>(\w+)<\|im_sep\|>"),
     "ChatML": re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
     "Llama 3": re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\n{0,2}"),
     "Gemma": re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
+    "Llama 4": re.compile(r"<\|header_start\|>\s*(\w+)\s*<\|header_end\|>\n{0,2}"),
+    "Command R": re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(USER|CHATBOT|SYSTEM)_TOKEN\|>"),
+    "Granite": re.compile(r"<\|start_of_role\|>(\w+)<\|end_of_role\|>"),
+    HARMONY: re.compile(r"<\|start\|>(\w+)(?:(?:<\|channel\|>final)?<\|message\|>|\Z)"),
+    "GLM-4": re.compile(r"<\|(user|assistant|system|observation)\|>\n?"),
+    "OpenAssistant": re.compile(r"<\|(prompter|assistant|system)\|>"),
     "Phi or Zephyr": re.compile(r"<\|(user|assistant|system|tool)\|>\n?"),
     "DeepSeek": re.compile(r"<｜(User|Assistant)｜>"),
 }
 INSTRUCTION = "Llama 2 or Mistral"
-MARKS = {
+MARKS = {  # the first that is found names the template
+    "Phi-4": re.compile(r"<\|im_sep\|>"),
+    "Llama 4": re.compile(r"<\|(?:header_start|eot)\|>"),
     "ChatML": re.compile(r"<\|im_(?:start|end)\|>"),
     "Llama 3": re.compile(r"<\|(?:start_header_id|eot_id|begin_of_text)\|>"),
     "Gemma": re.compile(r"<(?:start|end)_of_turn>"),
+    "Command R": re.compile(r"<\|(?:START|END)_OF_TURN_TOKEN\|>"),
+    "Granite": re.compile(r"<\|(?:start|end)_of_role\|>"),
+    HARMONY: re.compile(r"<\|(?:start|channel|message|return)\|>"),
+    "GLM-4": re.compile(r"\[gMASK\]|<sop>|<\|observation\|>"),
+    "OpenAssistant": re.compile(r"<\|prompter\|>"),
     "Phi or Zephyr": re.compile(r"<\|(?:user|assistant|system|end)\|>"),
     "DeepSeek": re.compile(r"<｜(?:User|Assistant|end▁of▁sentence)｜>"),
     INSTRUCTION: re.compile(r"\[/?INST\]|<</?SYS>>"),
 }
 HINTS = {"<": ("<|", "_of_turn>", "<｜", "<<SYS>>", "</s>"), "[": ("INST]",)}  # one stands in every text with marks
-START = re.compile(r"\s*(?:<s>|<\|begin_of_text\|>|<bos>|<｜begin▁of▁sentence｜>)\s*")
+THOUGHTS = re.compile(r"<\|start\|>\w+<\|channel\|>(?!final<)|\A<\|channel\|>")
+START = re.compile(r"\s*(?:<s>|<\|begin_of_text\|>|<bos>|<BOS_TOKEN>|\[gMASK\]\s*<sop>|<｜begin▁of▁sentence｜>)\s*")
 END = re.compile(
+    r"<\|END_OF_TURN_TOKEN\|>|<\|eot\|>|<\|return\|>|"
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<｜end▁of▁sentence｜>"
 )
 LONE_END = re.compile(rf"(?:{END.pattern})\s*\Z")
@@ -48,22 +65,31 @@ def find_template(text: str) -> str:
 def strip_template(text: str) -> str | Messages:
     """Return the messages of a text with a template's marks; a text without a turn's header as it is, but for its end token.
 
-    Raises Dropped for text that stands outside of the turns.
+    Raises Dropped for text that stands outside of the turns, and for channels of thoughts.
     """
     name = find_template(text)
     if not name:
         return text
     if name == INSTRUCTION:
         return read_instructions(text)
+    if name == HARMONY and THOUGHTS.search(text):
+        raise Dropped(rows.CHANNELS)
     header = HEADERS.get(name)
     before, *turns = header.split(text) if header else [text]
     if not turns:
-        return without_end(before)
+        return as_answer(text)
+    if len(turns) == 2 and before.strip() and not START.fullmatch(before) and not END.search(text):
+        return text  # that only speaks of a mark
     if without_end(START.sub("", before, count=1)).strip():
         raise Dropped(rows.OUTSIDE_TURNS)
     return [
         {"role": role.lower(), "content": without_end(content)} for role, content in zip(turns[::2], turns[1::2], strict=True)
     ]
+
+
+def as_answer(text: str) -> str:
+    """Return a text without turns, without an end token at its end; one that stands within is spoken of."""
+    return LONE_END.sub("", text) if LONE_END.search(text) else text.rstrip("\n")
 
 
 def without_end(text: str) -> str:
@@ -82,7 +108,9 @@ def read_instructions(text: str) -> str | Messages:
     if not turns:
         if "[/INST]" in text:
             raise Dropped(rows.OUTSIDE_TURNS)
-        return without_end(text)
+        return as_answer(text)
+    if before.strip() and "[/INST]" not in text:
+        return text  # that only speaks of a mark
     if before.strip():
         raise Dropped(rows.OUTSIDE_TURNS)
     messages: Messages = []

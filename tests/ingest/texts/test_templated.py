@@ -15,11 +15,24 @@ DIALOGUES = {
     "<|end_header_id|>\n\nWhy?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "Gemma": "<bos><start_of_turn>system\nBe brief.<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
     "Phi or Zephyr": "<|system|>\nBe brief.<|end|>\n<|user|>\nWhy?<|end|>\n<|assistant|>\n",
+    "Phi-4": "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Why?<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>",
+    "Llama 4": "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe brief.<|eot|><|header_start|>user<|header_end|>\n\n"
+    "Why?<|eot|><|header_start|>assistant<|header_end|>\n\n",
+    "Command R": "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Be brief.<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|>"
+    "<|USER_TOKEN|>Why?<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    "Granite": "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Why?"
+    "<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
+    "Harmony": "<|start|>system<|message|>Be brief.<|end|><|start|>user<|message|>Why?<|end|><|start|>assistant<|channel|>final"
+    "<|message|>",
+    "GLM-4": "[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhy?<|assistant|>\n",
+    "OpenAssistant": "<|system|>Be brief.<|endoftext|><|prompter|>Why?<|endoftext|><|assistant|>",
     "Llama 2 or Mistral": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]",
 }  # fmt: skip
 ENDS = {
     "ChatML": "<|im_end|>\n", "Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>\n", "Phi or Zephyr": "<|end|>\n",
-    "Llama 2 or Mistral": " </s>",
+    "Phi-4": "<|im_end|>", "Llama 4": "<|eot|>", "Command R": "<|END_OF_TURN_TOKEN|>", "Granite": "<|end_of_text|>\n",
+    "Harmony": "<|return|>", "GLM-4": "", "OpenAssistant": "<|endoftext|>", "Llama 2 or Mistral": " </s>",
 }  # fmt: skip
 ASKED = [("system", "Be brief."), ("user", "Why?")]
 
@@ -59,6 +72,10 @@ def test_turns_become_messages_with_their_text_unchanged(text, messages):
 
 @pytest.mark.parametrize(("text", "plain"), [
     ("yes<|im_end|>\n", "yes"), ("yes</s>", "yes"), ("yes <|endoftext|>", "yes "), ("yes", "yes"), ("a < b", "a < b"),
+    *((text, text) for text in (
+        "yes<|im_end|> and more", "Explain [INST] please", "I like <|im_end|> tokens", "What is <|user|> for?", "a [INST]",
+        "Is <|start_header_id|>user<|end_header_id|> a header?",
+    )),
     ("say <|endoftext|> loud", "say <|endoftext|> loud"),
 ])  # fmt: skip
 def test_an_answer_loses_its_end_token_only(text, plain):
@@ -66,12 +83,20 @@ def test_an_answer_loses_its_end_token_only(text, plain):
 
 
 @pytest.mark.parametrize("text", [
-    "Hello <|im_start|>user\na<|im_end|>", "yes<|im_end|>\n<|im_start|>user\nmore<|im_end|>", "yes<|im_end|> and more",
+    "Hello <|im_start|>user\na<|im_end|>", "yes<|im_end|>\n<|im_start|>user\nmore<|im_end|>",
     "b [/INST] c", "x [INST] a [/INST] b",
 ])  # fmt: skip
 def test_text_outside_of_turns_leaves_its_row_out(text):
     with pytest.raises(Dropped, match="outside of the turns"):
         strip_template(text)
+
+
+def test_channels_of_thoughts_leave_their_row_out():
+    thought = (
+        "<|start|>assistant<|channel|>analysis<|message|>Sky?<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
+    )
+    with pytest.raises(Dropped, match="channels"):
+        strip_template(thought)
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a <b> c </b>", "1 < 2 | 3 > 2", "use [INSTALL] here", "x<|y|>z", "</s> is a tag"])
