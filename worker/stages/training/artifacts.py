@@ -23,6 +23,7 @@ from worker.models.adapter import Body, LanguageModel
 from worker.models.compiled import uncompiled
 from worker.models.load import load_causal, load_classifier, release_memory
 from worker.models.lora import load_adapter
+from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.prepare import Ground
 from worker.stages.training.comparison import (
@@ -32,6 +33,7 @@ from worker.stages.training.comparison import (
     choose_examples,
     compare_policy,
     compare_reward_model,
+    compare_tokenizer,
     is_exact,
 )
 from worker.stages.training.distribution import find_whole
@@ -76,6 +78,7 @@ def _write_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground,
             save_adapter(lora, tokenizer, paths["adapter"], attempt.spec.policy, folder)
             saving.write(merge(model), paths["model"])
             told = _settle_adapter(saving, policy, paths)
+        compare_tokenizer(ground.prompt_format, paths["model"], choose_examples(ground)[0])
         _tell(attempt, yardstick, told, started)
 
     titles = {"model": "The trained policy"} | ({} if lora is None else {"adapter": "The LoRA adapter"})
@@ -106,12 +109,13 @@ def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batc
     """Write the trained reward model, compared on the first conversations of the batch, and the metrics."""
     started = time.monotonic()
     yardstick = compare_reward_model(model, batch, attempt)
-    trained = DTYPES[attempt.recipe.policy.dtype]
+    trained, tokenizer = DTYPES[attempt.recipe.policy.dtype], ground.prompt_format.tokenizer
     saving = Saving(attempt, ground, yardstick, load_classifier, trained)
 
     def write(paths: dict[str, Path]) -> None:
         saving.write(model.network, paths["model"])
         told = saving.settle(paths["model"], lambda: float(yardstick.want_N.std(correction=0)))  # the head begins at random
+        compare_tokenizer(PromptFormat.choose(tokenizer, day=attempt.day), paths["model"], choose_examples(ground)[0])
         _tell(attempt, yardstick, told, started)
 
     attempt.write_folders({"model": "The trained reward model"}, write)

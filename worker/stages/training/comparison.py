@@ -14,12 +14,15 @@ Across number types no such bound holds: at 16 bits the logits themselves stand 
 in 16 bits or over 4 is compared once as it was trained, and its merged weights with the unmerged ones in float32. A fault of
 substance, such as an adapter merged into a weight that the head shares, or a layer left out, moves log π by tenths and more.
 Measured: docs/log.md.
+
+All of this asks by ids. That the saved tokenizer and its template make the same of a conversation is compared for one of them.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +30,10 @@ from torch import Tensor
 
 from app.domain.errors import ModelInvalid
 from worker.models.adapter import Body, LanguageModel
+from worker.models.load import load_tokenizer
 from worker.models.padding import group_rows
+from worker.models.prompts import Conversation, PromptFormat
+from worker.models.template import PromptRefused
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import collate
 from worker.stages.examples import Encoded
@@ -126,6 +132,26 @@ def compare_reward_model(model: Body, batch: TextBatch, attempt: AttemptContext)
         return score_rows(model if network is model.network else Body(network, network.base_model, False, False), rows, attempt)
 
     return Yardstick(ask, ask(model.network), batch.prompt_M.tolist(), "conversations", "points")
+
+
+def compare_tokenizer(prompt_format: PromptFormat, path: Path, example: Encoded) -> None:
+    """Raise ModelInvalid when the tokenizer of `model/`, at `path`, makes other ids of a conversation than the one in memory."""
+    saved = PromptFormat.choose(load_tokenizer(path), "auto" if prompt_format.chat else "plain", prompt_format.day)
+    conversation = Conversation(example.turns, example.responses[0].as_turn(), example.tools)
+    if _encode(saved, conversation) != _encode(prompt_format, conversation):
+        raise ModelInvalid(
+            f"What was saved is not what was trained: the tokenizer in model/, read again, writes example "
+            f"{example.example_id} as other tokens than the one in memory. No model is kept, but the checkpoints are. Load and "
+            "save the base's tokenizer once with transformers, compare what it writes, and report the model's architecture."
+        )
+
+
+def _encode(prompt_format: PromptFormat, conversation: Conversation) -> list[list[int]]:
+    """Return the conversation's ids; none where it is refused."""
+    try:
+        return prompt_format.encode_conversations([conversation])
+    except PromptRefused:
+        return []
 
 
 @torch.no_grad()

@@ -224,6 +224,26 @@ def test_a_small_training_in_16_bits_that_was_not_saved_is_refused(
         assert float(told[1]) < 0.05
 
 
+@pytest.mark.parametrize("parts", [{}, {"method": "reward_model", "weights": {"lambda": None}}])
+def test_a_model_whose_saved_tokenizer_writes_conversations_otherwise_is_refused(
+    parts: dict[str, Any], workshop: Workshop, run: Run, family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = stage.save_network
+
+    def save_another_template(network: Any, tokenizer: Any, path: Path, *rest: Any) -> None:
+        save(network, tokenizer, path, *rest)
+        (path / "chat_template.jinja").write_text(CHAT_TEMPLATE.replace("<|", "<"))
+
+    monkeypatch.setattr(stage, "save_network", save_another_template)
+    folder = workshop.attempt(policy=family("llama"), **SHORT, **parts)
+    assert run(folder) == 10
+    assert re.match(
+        r"What was saved is not what was trained: the tokenizer in model/, read again, writes example \d+ as other tokens "
+        r"than the one in memory\. No model is kept",
+        outcome(folder)["reason"],
+    )
+
+
 def test_a_cancelled_run_compares_nothing(workshop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(stage, "compare_policy", lambda *parts: asked.append(parts))
