@@ -215,8 +215,12 @@ def test_a_file_without_a_usable_row_tells_every_reason(read_bytes):
     with pytest.raises(StudioError) as caught:
         read_bytes(b'{"prompt": "p", "chosen": "a", "rejected": ""}\n{"prompt": "p", "chosen": "a", "rejected": "a"}\n')
     assert caught.value.problems == [
-        {"field": "file", "message": "Empty response (first in line 1).", "line": 1},
-        {"field": "file", "message": "Identical responses (first in line 2).", "line": 2},
+        {"field": "file", "message": "Empty response (first in line 1): give it a text, or leave the row out.", "line": 1},
+        {
+            "field": "file",
+            "message": "Identical responses (first in line 2): give two responses that differ, or leave the row out.",
+            "line": 2,
+        },
     ]
 
 

@@ -1,4 +1,4 @@
-"""Rows of JSON that stand one level down: one object with lists of rows, like the splits of a data set."""
+"""Rows of JSON that stand one or two levels down: one object with lists of rows, like the splits of a data set."""
 
 import json
 import re
@@ -40,28 +40,48 @@ ROW_NAMES = frozenset(
 
 def read_lists(source: Unpacked, noted: Lines) -> Iterator[Row]:
     """Yield the elements of the lists of one object, each with its list's key in a column; what else it holds is noted."""
-    buffer, decoder = Buffer(source), RowDecoder()
-    number = 0
+    buffer = Buffer(source)
     buffer.peek()
+    yield from read_object(buffer, RowDecoder(), noted, 0)
+
+
+def read_object(buffer: Buffer, decoder: RowDecoder, noted: Lines, number: int, outer: str = "") -> Iterator[Row]:
+    """Yield the rows of the object that begins here, numbered on from `number`: in lists, or each under its number; those of an
+    object in it, like a split's, get the key of that one.
+    """
     buffer.at += 1  # the opening brace
     while buffer.peek() not in ("}", ""):
         key = read_key(buffer, decoder, number + 1)
-        if buffer.peek() != "[":
-            read_value(buffer, decoder, number + 1)
-            noted.add(0, rows.naming(BESIDE_ROWS, key))
-        else:
-            buffer.at += 1
-            if buffer.peek() == "{":
-                for row in read_elements(buffer, decoder, number):
-                    number = row.line
-                    yield in_column(row, key)
-            else:
-                deque(read_elements(buffer, decoder, number), maxlen=0)
-                noted.add(0, rows.naming(BESIDE_ROWS, key))
+        for row in read_under(buffer, decoder, noted, number, key, outer):
+            number = row.line
+            yield row
         if buffer.peek() == ",":
             buffer.at += 1
     if buffer.peek() != "}":
         raise DatasetInvalid(f"Line {buffer.here()}: the file ends before its object does. Write it again.")
+    buffer.at += 1
+
+
+def read_under(buffer: Buffer, decoder: RowDecoder, noted: Lines, number: int, key: str, outer: str) -> Iterator[Row]:
+    """Yield the rows under one key; what holds none is noted."""
+    mark = buffer.peek()
+    if mark == "{" and key.isdecimal():
+        row = read_value(buffer, decoder, number + 1)
+        yield in_column(row, outer) if outer else row
+        return
+    if mark == "{" and not outer and key.lower() in LIST_NAMES:
+        yield from read_object(buffer, decoder, noted, number, key)
+        return
+    if mark == "[":
+        buffer.at += 1
+        if buffer.peek() == "{":
+            for row in read_elements(buffer, decoder, number):
+                yield in_column(row, outer or key)
+            return
+        deque(read_elements(buffer, decoder, number), maxlen=0)
+    else:
+        read_value(buffer, decoder, number + 1)
+    noted.add(0, rows.naming(BESIDE_ROWS, key))
 
 
 def read_key(buffer: Buffer, decoder: RowDecoder, number: int) -> str:
@@ -82,23 +102,32 @@ def in_column(row: Row, key: str, names: tuple[str, ...] = KEY_COLUMNS) -> Row:
 
 
 def holds_lists(head: bytes) -> bool:
-    """Return whether a file is one object with lists of rows in it, by its start; a row that holds lists itself is none."""
-    text = head.decode("utf-8", "ignore")
-    decoder, outer = json.JSONDecoder(), set[str]()
+    """Return whether a file is one object with rows in it, by its start; a row that holds lists itself is none."""
     try:
-        at = skip_space(text, 1)
-        while text[at] == '"':
-            key, at = decoder.raw_decode(text, at)
-            at = skip_space(text, skip_space(text, at) + 1)
-            outer.add(key.lower())
-            if outer & ROW_NAMES:
-                return False
-            if text[at] == "[" and text[inner := skip_space(text, at + 1)] == "{" and are_rows(key, text, inner):
-                return True
-            _, at = decoder.raw_decode(text, at)
-            at = skip_space(text, skip_space(text, at) + 1)
+        return holds_rows(head.decode("utf-8", "ignore"), 0)
     except (ValueError, IndexError, RecursionError):
-        pass
+        return False
+
+
+def holds_rows(text: str, at: int, is_inner: bool = False) -> bool:
+    """Return whether the object that begins here holds rows in lists, under their numbers, or in one object like a split.
+
+    Raises ValueError or IndexError where the text ends before that is known.
+    """
+    decoder, outer = json.JSONDecoder(), set[str]()
+    at = skip_space(text, at + 1)
+    while text[at] == '"':
+        key, at = decoder.raw_decode(text, at)
+        at = skip_space(text, skip_space(text, at) + 1)
+        outer.add(key.lower())
+        if outer & ROW_NAMES:
+            return False
+        if text[at] == "[" and text[inner := skip_space(text, at + 1)] == "{" and are_rows(key, text, inner):
+            return True
+        if text[at] == "{" and (key.isdecimal() or (not is_inner and key.lower() in LIST_NAMES and holds_rows(text, at, True))):
+            return True
+        _, at = decoder.raw_decode(text, at)
+        at = skip_space(text, skip_space(text, at) + 1)
     return False
 
 

@@ -114,3 +114,21 @@ def test_rows_left_out_come_with_what_to_do(read_bytes, content, reason, remedy)
     (dropped,) = read_bytes(content).audit.dropped
     assert dropped.reason == reason
     assert remedy in dropped.remedy
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(("content", "meta"), [
+    ({"0": PAIR, "1": PAIR}, [{}, {}]),
+    ({"train": {"data": [PAIR]}, "test": {"data": [PAIR]}}, [{"split": "train"}, {"split": "test"}]),
+    ({"version": 1, "train": {"0": PAIR, "7": PAIR}}, [{"split": "train"}] * 2),
+    ({"data": {"name": "x", "rows": [PAIR, PAIR]}}, [{"split": "data"}] * 2),
+])  # fmt: skip
+def test_rows_under_their_numbers_or_two_levels_down_are_read(read_bytes, content, meta, indent):
+    read = read_bytes(json.dumps(content, indent=indent).encode())
+    assert [json.loads(row["meta"]) for row in read.examples] == meta
+    assert [row["line"] for row in read.examples] == [1, 2]
+
+
+def test_an_object_that_ends_within_a_split_is_refused(read_bytes):
+    with pytest.raises(DatasetInvalid, match="the file ends before its object does"):
+        read_bytes(json.dumps({"train": {"data": [PAIR]}}).encode()[:-2])
