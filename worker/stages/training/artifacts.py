@@ -20,11 +20,13 @@ from torch import Tensor
 
 from app.domain.recipe import PolicySettings
 from worker.models.adapter import Body, LanguageModel
+from worker.models.classifier import build_classifier
 from worker.models.compiled import uncompiled
 from worker.models.load import load_causal, load_classifier, release_memory
 from worker.models.lora import load_adapter
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
+from worker.stages.batches import derive_seed
 from worker.stages.prepare import Ground
 from worker.stages.training.comparison import (
     MOST_LOST,
@@ -112,9 +114,13 @@ def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batc
     trained, tokenizer = DTYPES[attempt.recipe.policy.dtype], ground.prompt_format.tokenizer
     saving = Saving(attempt, ground, yardstick, load_classifier, trained)
 
+    def ask_start(base: Any) -> Tensor:
+        return yardstick.ask(build_classifier(base, tokenizer, derive_seed(attempt.recipe.training.seed, "head")).network)
+
     def write(paths: dict[str, Path]) -> None:
         saving.write(model.network, paths["model"])
-        told = saving.settle(paths["model"], lambda: float(yardstick.want_N.std(correction=0)))  # the head begins at random
+        start = replace(saving, load=load_causal)
+        told = saving.settle(paths["model"], lambda: yardstick.measure(start.ask(ground.policy_folder, trained, ask_start)))
         compare_tokenizer(PromptFormat.choose(tokenizer, day=attempt.day), paths["model"], choose_examples(ground)[0])
         _tell(attempt, yardstick, told, started)
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,20 @@ def test_a_model_whose_saved_tokenizer_writes_conversations_otherwise_is_refused
         r"than the one in memory\. No model is kept",
         outcome(folder)["reason"],
     )
+
+
+def test_a_reward_model_asked_about_one_conversation_is_rounded_to_its_base(
+    workshop: Workshop, run: Run, family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What training has moved is the change from the start, not the spread of the rewards."""
+    compare = stage.compare_reward_model
+    monkeypatch.setattr(
+        stage, "compare_reward_model", lambda model, batch, run: compare(model, replace(batch, ids=batch.ids[:1]), run)
+    )
+    base = family("llama", torch.bfloat16)
+    folder = workshop.attempt(policy=base, method="reward_model", weights={"lambda": None}, **SHORT)
+    assert run(folder) == 0, outcome(folder)
+    assert dtypes(artifacts(folder) / "model") == {torch.bfloat16}
 
 
 def test_a_cancelled_run_compares_nothing(workshop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
