@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 MARK = "\ue0b1"  # a private-use character
 HIDDEN = MARK + "{}\ue0b2"
+ABSENT = "\ue0b3" * 8 + "{}"  # the name, in no text, of a token that is not to be found
 SHOWN_AGAIN = re.compile("\ue0b1(\\d+)\ue0b2")
 THINKING = ("<think>", "</think>")  # what reasoning is written between: data may bring it
 
@@ -123,8 +124,13 @@ def _without(tokenizer: Any, names: set[str], *, within: bool) -> Tokenizer:
     model = described["model"]
     made = {"".join(pair if isinstance(pair, list) else pair.split(" ")) for pair in model.get("merges") or []}
     unknown = model.get("unk_token") or (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
-    model["vocab"] = _rename(model["vocab"], names - made - {unknown})
-    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] not in names]
+    kept = {name for name in names if name in made or name == unknown}  # words of the model's own
+    model["vocab"] = _rename(model["vocab"], names - kept)
+    described["added_tokens"] = [
+        {**token, "content": ABSENT.format(token["id"])} if token["content"] in names else token
+        for token in described["added_tokens"]
+        if token["content"] not in kept  # ids are counted on from the vocabulary's, so no other may go
+    ]
     described |= {"post_processor": None, "truncation": None, "padding": None}
     if within:
         _never_prepend(described.get("pre_tokenizer"))
@@ -134,8 +140,8 @@ def _without(tokenizer: Any, names: set[str], *, within: bool) -> Tokenizer:
 def _rename(vocab: Any, names: set[str]) -> Any:
     """Return the vocabulary with these entries under names that occur in no text: models find whole words in it."""
     if isinstance(vocab, dict):
-        return {HIDDEN.format(number) if piece in names else piece: number for piece, number in vocab.items()}
-    return [[HIDDEN.format(k) if piece in names else piece, score] for k, (piece, score) in enumerate(vocab)]
+        return {ABSENT.format(number) if piece in names else piece: number for piece, number in vocab.items()}
+    return [[ABSENT.format(k) if piece in names else piece, score] for k, (piece, score) in enumerate(vocab)]
 
 
 def _never_prepend(described: Any) -> None:

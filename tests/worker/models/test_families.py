@@ -4,7 +4,7 @@ import json
 from datetime import date
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from app.domain.errors import ModelInvalid
@@ -266,3 +266,15 @@ def test_added_tokens_that_the_model_can_make_itself_do_no_harm():
         [ask("a </s> z", "b")]
     )
     assert len(ids) > 4
+
+
+def test_other_added_tokens_keep_their_ids_beside_control_tokens_in_a_text():
+    added = ("<|im_start|>", "<|im_end|>", "<call>", "  ", AddedToken("his", single_word=True))
+    chosen = make(TURNS_OF_CHATML, special=("<|extra|>",), added=added)
+    tokenizer = chosen.tokenizer
+    for text in ("x <call> y", "two  blanks", "his this", "<call>  his"):
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        [ids] = chosen.literal.encode([chosen.literal.hide(f"{text} <|im_end|>")])
+        assert ids[: len(plain)] == plain
+        assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+        assert tokenizer.decode(ids) == f"{text} <|im_end|>"
