@@ -15,7 +15,7 @@ HEADERS = {  # of a turn, with its role; by the template's name
     "Llama 3": re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\n{0,2}"),
     "Gemma": re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
     "Llama 4": re.compile(r"<\|header_start\|>\s*(\w+)\s*<\|header_end\|>\n{0,2}"),
-    "Command R": re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(USER|CHATBOT|SYSTEM)_TOKEN\|>"),
+    "Command R": re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(USER|CHATBOT|SYSTEM)_TOKEN\|>(?:<\|START_RESPONSE\|>)?"),
     "Granite": re.compile(r"<\|start_of_role\|>(\w+)<\|end_of_role\|>"),
     HARMONY: re.compile(r"<\|start\|>(\w+)(?:(?:<\|channel\|>final)?<\|message\|>|\Z)"),
     "GLM-4": re.compile(r"<\|(user|assistant|system|observation)\|>\n?"),
@@ -40,10 +40,11 @@ MARKS = {  # the first that is found names the template
     INSTRUCTION: re.compile(r"\[/?INST\]|<</?SYS>>"),
 }
 HINTS = {"<": ("<|", "_of_turn>", "<｜", "<<SYS>>", "</s>"), "[": ("INST]",)}  # one stands in every text with marks
-THOUGHTS = re.compile(r"<\|start\|>\w+<\|channel\|>(?!final<)|\A<\|channel\|>")
+FINAL = "<|channel|>final<|message|>"  # what an answer begins with whose prompt ends in a header
+THOUGHTS = re.compile(r"<\|start\|>\w+<\|channel\|>(?!final<)|\A<\|channel\|>(?!final<)")
 START = re.compile(r"\s*(?:<s>|<\|begin_of_text\|>|<bos>|<BOS_TOKEN>|\[gMASK\]\s*<sop>|<｜begin▁of▁sentence｜>)\s*")
 END = re.compile(
-    r"<\|END_OF_TURN_TOKEN\|>|<\|eot\|>|<\|return\|>|"
+    r"<\|END_RESPONSE\|>|<\|END_OF_TURN_TOKEN\|>|<\|eot\|>|<\|return\|>|"
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<｜end▁of▁sentence｜>"
 )
 LONE_END = re.compile(rf"(?:{END.pattern})\s*\Z")
@@ -77,7 +78,7 @@ def strip_template(text: str) -> str | Messages:
     header = HEADERS.get(name)
     before, *turns = header.split(text) if header else [text]
     if not turns:
-        return as_answer(text)
+        return as_answer(text.removeprefix(FINAL))
     if len(turns) == 2 and before.strip() and not START.fullmatch(before) and not END.search(text):
         return text  # that only speaks of a mark
     if without_end(START.sub("", before, count=1)).strip():

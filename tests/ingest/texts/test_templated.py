@@ -63,6 +63,8 @@ def test_whole_dialogues_are_split_at_the_last_answer(read_rows, name):
     ("<s>[INST] a [/INST] b </s><s>[INST] c [/INST] ", [{**U, "content": "a"}, {**A, "content": "b"}, {**U, "content": "c"}]),
     ("[INST]a[/INST] Roses are", [{**U, "content": "a"}, {**A, "content": "Roses are"}]),
     ("<|im_start|>assistant\n  b \n<|im_end|>", [{**A, "content": "  b \n"}]),
+    ("<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>a<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+     [{"role": "chatbot", "content": "a"}]),
     ("<|user|>\na</s>\n<|assistant|>\n", [{**U, "content": "a"}, {**A, "content": ""}]),
     ("<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜>", [{**U, "content": "a"}, {**A, "content": "b"}]),
 ])  # fmt: skip
@@ -71,6 +73,7 @@ def test_turns_become_messages_with_their_text_unchanged(text, messages):
 
 
 @pytest.mark.parametrize(("text", "plain"), [
+    ("<|channel|>final<|message|>yes<|return|>", "yes"),
     ("yes<|im_end|>\n", "yes"), ("yes</s>", "yes"), ("yes <|endoftext|>", "yes "), ("yes", "yes"), ("a < b", "a < b"),
     *((text, text) for text in (
         "yes<|im_end|> and more", "Explain [INST] please", "I like <|im_end|> tokens", "What is <|user|> for?", "a [INST]",
