@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from app import assets
 from tests.browser.studio import WebStudio, start_studio
@@ -44,7 +44,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebStudio]:
 @pytest.fixture
 def context(browser: Browser, studio: WebStudio) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=studio.url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
     context.add_cookies([{"name": "studio_session", "value": studio.cookie, "url": studio.url}])
     yield context
     context.close()

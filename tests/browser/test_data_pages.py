@@ -93,6 +93,7 @@ def test_an_unknown_shape_is_mapped_by_hand(page, write):
     page.get_by_label("File", exact=True).set_input_files(write("unlike.jsonl", UNLIKE))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_role("heading", name="Which column is what?")).to_be_visible()
+    page.wait_for_load_state()  # and what listens to the form
     expect(page.get_by_role("region", name="First rows")).to_contain_text("The first answer 0")
     page.get_by_label("Shape").select_option("two_responses")
     page.get_by_label("Response a").select_option("b")
@@ -113,6 +114,7 @@ def test_a_wrong_mapping_keeps_its_choices_and_says_why_at_the_field(page, write
     page.get_by_label("File", exact=True).set_input_files(write("scored.jsonl", [{**row, "other": 1.5} for row in scored]))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_role("heading", name="Which column is what?")).to_be_visible()
+    page.wait_for_load_state()  # and what listens to the form
     expect(page.locator("#shape option", has_text="(likely)")).to_have_count(0)  # when all may fit, none is likely
     page.get_by_label("Shape").select_option("rated")
     expect(page.get_by_text("Needed: rating, or label.")).to_have_count(2)
