@@ -11,6 +11,7 @@ from worker.models.literal import MARK
 from worker.models.prompts import AnswerIds, Conversation, Prompted, PromptedIds, PromptFormat
 from worker.models.template import ChatTurn, PromptRefused, Written, split_begun
 
+SYSTEM_ROLES = ("system", "developer")
 JSON_ROLES = ("tool", "function")  # what they say may be written as JSON, and then with other characters
 LONGEST_OVERLAP = 8  # ids of a prompt's end that the beginning of its answer may melt with
 
@@ -96,7 +97,7 @@ def _cut_text(prompt_format: PromptFormat, text: Written, whole: Sequence[int], 
     """Return what is left of an answer's text when `num_kept` ids of the whole stay."""
     head, shown = len(prompt_format.beginning), text.prompt + text.response
     if prompt_format.tokenizer.is_fast and MARK not in shown:
-        spans = prompt_format.tokenizer(shown, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans = _find_spans(prompt_format.tokenizer, shown)
         left = shown[len(text.prompt) : max(len(text.prompt), spans[num_kept - head - 1][1])]
     else:
         before = prompt_format.literal.encode([text.prompt])[0]
@@ -177,26 +178,26 @@ def fit_turns(
 
 def _drop_oldest(turns: tuple[ChatTurn, ...]) -> tuple[ChatTurn, ...] | None:
     """Leave out the first user turn with what answers it, if a later one remains."""
-    first = next((k for k, turn in enumerate(turns) if turn.role not in ("system", "developer")), len(turns))
+    first = next((k for k, turn in enumerate(turns) if turn.role not in SYSTEM_ROLES), len(turns))
     later = next((k for k in range(first + 1, len(turns)) if turns[k].role == "user"), None)
     return None if later is None else (*turns[:first], *turns[later:])
 
 
 def _drop_text(prompt_format: PromptFormat, turns: tuple[ChatTurn, ...], excess: int) -> tuple[ChatTurn, ...] | None:
     """Leave out `excess` tokens, or as many as there are, of one turn: the start of a message, or the end of a system turn."""
-    by_order = sorted(range(len(turns)), key=lambda k: turns[k].role in ("system", "developer"))
+    by_order = sorted(range(len(turns)), key=lambda k: turns[k].role in SYSTEM_ROLES)
     for k in by_order:
         content = turns[k].content
         spans = _find_spans(prompt_format.tokenizer, content)
         drop = min(excess, len(spans) - 1)
         if drop < 1:
             continue
-        if turns[k].role in ("system", "developer"):  # characters of several tokens go whole
+        if turns[k].role in SYSTEM_ROLES:  # characters of several tokens go whole
             shorter = content[: next((end for _, end in reversed(spans[:-drop]) if end < len(content)), None)]
         else:
             shorter = content[next((start for start, _ in spans[drop:] if start > 0), 0) :]
         if len(shorter) < len(content):
-            return (*turns[:k], turns[k]._replace(content=shorter), *turns[k + 1 :])
+            return _replace_at(turns, k, turns[k]._replace(content=shorter))
     return None
 
 
@@ -213,16 +214,18 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
     show = prompt_format.literal.show
     prompt = show(texts[0].prompt)
     omitted = {f"{turn.role} turns" for turn in row.turns if turn.role not in JSON_ROLES and _said(turn).strip() not in prompt}
-    written = _Rewriting(prompt_format, row)
-    if row.tools and not written.changes(row._replace(tools="")):
+    first = row.with_answer(0)
+    if row.tools and not _changes(prompt_format, first._replace(tools=""), texts[0]):
         omitted.add("tools")
     for k, turn in enumerate(row.turns):
-        if "tool_calls" in turn.fields and not written.changes(_with_turn(row, k, _without_field(turn, "tool_calls"))):
-            omitted.add("tool calls")
-    for k, (answer, text) in enumerate(zip(row.answers, texts, strict=True)):
+        if "tool_calls" in turn.fields:
+            other = first._replace(turns=_replace_at(row.turns, k, _without_field(turn, "tool_calls")))
+            if not _changes(prompt_format, other, texts[0]):
+                omitted.add("tool calls")
+    for answer, text in zip(row.answers, texts, strict=True):
         response = show(text.response)
-        calls = "tool_calls" in answer.fields
-        if calls and not written.changes(_with_answer(row, k, _without_field(answer, "tool_calls")), k):
+        other = Conversation(row.turns, _without_field(answer, "tool_calls"), row.tools)
+        if "tool_calls" in answer.fields and not _changes(prompt_format, other, text):
             omitted.add("tool calls")
             if not answer.content.strip():
                 raise PromptRefused(
@@ -237,25 +240,16 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
     return tuple(sorted(omitted))
 
 
-class _Rewriting:
-    """A row written once more without a part of it: whether the text is another then."""
-
-    def __init__(self, prompt_format: PromptFormat, row: Prompted) -> None:
-        self._format, self._row = prompt_format, row
-
-    def changes(self, other: Prompted, answer: int = 0) -> bool:
-        try:
-            return self._format.write(other.with_answer(answer)) != self._format.write(self._row.with_answer(answer))
-        except PromptRefused:  # the template needs it, so it reads it
-            return True
+def _changes(prompt_format: PromptFormat, other: Conversation, written: Written) -> bool:
+    """Return whether the conversation is written as another text than this one."""
+    try:
+        return prompt_format.write(other) != written
+    except PromptRefused:  # the template needs what the other lacks, so it reads it
+        return True
 
 
-def _with_turn(row: Prompted, k: int, turn: ChatTurn) -> Prompted:
-    return row._replace(turns=(*row.turns[:k], turn, *row.turns[k + 1 :]))
-
-
-def _with_answer(row: Prompted, k: int, answer: ChatTurn) -> Prompted:
-    return row._replace(answers=[*row.answers[:k], answer, *row.answers[k + 1 :]])
+def _replace_at(turns: tuple[ChatTurn, ...], k: int, turn: ChatTurn) -> tuple[ChatTurn, ...]:
+    return (*turns[:k], turn, *turns[k + 1 :])
 
 
 def _without_field(turn: ChatTurn, name: str) -> ChatTurn:
