@@ -6,7 +6,7 @@ between the template's own control tokens is tokenised, by a copy of the tokeniz
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -38,22 +38,22 @@ class LiteralEncoder:
         self._tokenizer, self._written, self._named = tokenizer, written, named
 
     @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """What opens and closes turns, and the mark itself: hidden from everybody's text."""
+        special, written = self._tokenizer.all_special_tokens, self._written()
+        found = {*special, *(token for token in self._tokenizer.get_added_vocab() if token in written)}
+        return (*sorted(token for token in found if _is_control(token)), MARK)
+
+    @cached_property
     def _control(self) -> tuple[str, ...]:
-        """The control tokens of every turn, then those that only the assistant may write, and the mark itself."""
-        written, added = self._written(), list(self._tokenizer.get_added_vocab())
-        special = [token for token in self._tokenizer.all_special_tokens if token.strip() and token not in THINKING]
-        named = [token for token in added if token.strip() and token not in THINKING]
-        always = {*special, *(token for token in named if token in written)}
-        return (*sorted(always), *sorted({token for token in named if token in self._named} - always), MARK)
+        """The same, and behind them what only the assistant may write."""
+        added = {token for token in self._tokenizer.get_added_vocab() if token in self._named and _is_control(token)}
+        return (*self._marks, *sorted(added.difference(self._marks)))
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        """Names to hide in the assistant's text, and in everybody else's: the longest first."""
-        written = self._written()
-        special = set(self._tokenizer.all_special_tokens)
-        own = [name for name in self._control if name == MARK or name in special or name in written]
-        both = [sorted(names, key=len)[::-1] for names in (own, list(self._control))]
-        return re.compile("|".join(map(re.escape, both[0]))), re.compile("|".join(map(re.escape, both[1])))
+        """What is hidden from the assistant's text, and from everybody else's."""
+        return _any_of(self._marks), _any_of(self._control)
 
     def hide(self, text: str, *, is_assistant: bool = False) -> str:
         """Return the text with the names of control tokens hidden from templates and tokenizers."""
@@ -106,8 +106,7 @@ class LiteralEncoder:
     @cached_property
     def _splitter(self) -> re.Pattern[str]:
         """The control tokens that only templates write: the longest at each place."""
-        names = sorted(set(self._control) & self._added.keys(), key=len)[::-1]
-        return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)")
+        return _any_of(self._added.keys() & self._control)
 
     @cached_property
     def _plain_first(self) -> Tokenizer:
@@ -116,6 +115,15 @@ class LiteralEncoder:
     @cached_property
     def _plain(self) -> Tokenizer:
         return _without(self._tokenizer, set(self._control), within=True)
+
+
+def _is_control(token: str) -> bool:
+    return bool(token.strip()) and token not in THINKING
+
+
+def _any_of(names: Collection[str]) -> re.Pattern[str]:
+    """Return a pattern, with one group, of these names: the longest at each place; of none, it finds nothing."""
+    return re.compile(f"({'|'.join(map(re.escape, sorted(names, key=len)[::-1]))})" if names else "((?!))")
 
 
 def _without(tokenizer: Any, names: set[str], *, within: bool) -> Tokenizer:
