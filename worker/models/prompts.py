@@ -117,28 +117,30 @@ class PromptFormat:
 
     def write(self, conversation: Conversation) -> Written:
         """Return the conversation's text, users' control tokens hidden; raises PromptRefused."""
-        turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
+        turns, answer, tools = self._hide(conversation)
         if self.chat:
-            return self.template.write(turns, answer, self.literal.hide(conversation.tools))
+            return self.template.write(turns, answer, tools)
         earlier, begun = split_begun(turns)
         prompt = write_plain(earlier) + PLAIN_ENDING + (_spaced(begun.rstrip()) if begun.strip() else "")
         rest = begun[len(begun.rstrip()) :] + answer.content
         return Written(prompt, rest if begun.strip() else _spaced(rest))
 
-    def _hide(self, turn: ChatTurn) -> ChatTurn:
-        is_own = turn.role == "assistant"
-        hidden = (self.literal.hide(text, is_assistant=is_own) for text in (turn.content, turn.fields))
-        return turn._replace(**dict(zip(("content", "fields"), hidden, strict=True)))
+    def _hide(self, conversation: Conversation) -> Conversation:
+        """Return the conversation with users' control tokens hidden."""
+        turns = [self._hide_turn(turn) for turn in conversation.turns]
+        return Conversation(turns, self._hide_turn(conversation.answer), self.literal.hide(conversation.tools))
+
+    def _hide_turn(self, turn: ChatTurn) -> ChatTurn:
+        content, fields = (self.literal.hide(text, is_assistant=turn.role == "assistant") for text in turn[1:])
+        return ChatTurn(turn.role, content, fields)
 
     def write_conversation(self, conversation: Conversation) -> str:
         """Return the whole text as a reward model reads it, users' control tokens hidden; raises PromptRefused."""
         if not self.chat:
             return "".join(self.write(conversation))
-        turns, answer = [self._hide(turn) for turn in conversation.turns], self._hide(conversation.answer)
+        turns, answer, tools = self._hide(conversation)
         earlier, begun = split_begun(turns)
-        return self.template.render(
-            [*earlier, answer._replace(content=begun + answer.content)], self.literal.hide(conversation.tools)
-        )
+        return self.template.render([*earlier, answer._replace(content=begun + answer.content)], tools)
 
     def encode_conversations(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Ids of whole conversations as a reward model reads them; raises PromptRefused."""

@@ -139,9 +139,7 @@ class ChatTemplate:
                 [turn.as_message() for turn in turns], tools=described, chat_template=self._dated(bool(described)),
                 tokenize=False, add_generation_prompt=begins_answer,
             )  # fmt: skip
-        except MemoryError:
-            raise
-        except PromptRefused:
+        except (MemoryError, PromptRefused):
             raise
         except Exception as error:  # a template is a program, which can fail in every way
             raise PromptRefused(f"the chat template refuses it: {error}") from error
