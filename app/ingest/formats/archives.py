@@ -3,10 +3,13 @@
 A member is unpacked beside the archive while it is read, so that every format is read as if it had been uploaded alone.
 """
 
+import errno
 import re
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, Self
 
@@ -23,7 +26,9 @@ OFFICE = {  # what a zip is when it holds this
     "content.xml": "an OpenDocument file. Save the sheet with the rows as CSV (UTF-8) and upload that.",
     "data.pkl": "a PyTorch file. Upload a table of rows: .jsonl, .json, .csv or .parquet.",
 }
-FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+# What the libraries raise for what is wrong in an archive: among RuntimeErrors that it is encrypted or packed in an unknown way,
+# among OSErrors those without a number (gzip's own), and EINVAL for a place before the file's beginning.
+FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, EOFError, RuntimeError, ValueError)
 USTAR = slice(257, 262)
 
 
@@ -74,16 +79,11 @@ class Archive:
     def __init__(self, kind: str, path: Path, limits: Limits) -> None:
         self.kind, self.path, self.limits = kind, path, limits
         self.unpacked_bytes = 0
-        members: Members | None = None
-        try:
-            members = self._members = ZipMembers(path) if kind == "zip" else TarMembers(path)
-            self.names, self.others = sort_members(kind, members.names())
-        except (*FAULTS, DatasetInvalid) as error:
-            if members is not None:
-                members.close()
-            if isinstance(error, DatasetInvalid):
-                raise
-            raise DatasetInvalid(f"This is a {kind} archive that can't be read ({say(error)}). Pack it again.") from error
+        with ExitStack() as stack, blaming(f"This is a {kind} archive that can't be read"):
+            self._members: Members = ZipMembers(path) if kind == "zip" else TarMembers(path)
+            stack.callback(self._members.close)
+            self.names, self.others = sort_members(kind, self._members.names())
+            stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -93,17 +93,23 @@ class Archive:
 
     def unpack(self, name: str, target: IO[bytes]) -> None:
         """Write a member to a file. Raises DatasetInvalid, TooLarge."""
-        try:
-            with self._members.open(name) as member:
-                while data := member.read(CHUNK):
-                    self.unpacked_bytes += len(data)
-                    check_size(self.unpacked_bytes, self.path.stat().st_size, self.limits)
-                    target.write(data)
-        except FAULTS as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DatasetInvalid(f"{name} in the archive can't be unpacked ({say(error)}). Pack it again.") from error
+        with blaming(f"{name} in the archive can't be unpacked"), self._members.open(name) as member:
+            while data := member.read(CHUNK):
+                self.unpacked_bytes += len(data)
+                check_size(self.unpacked_bytes, self.path.stat().st_size, self.limits)
+                target.write(data)
         target.flush()
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Raise DatasetInvalid for what is wrong with the archive, and let through what is wrong with the machine."""
+    try:
+        yield
+    except FAULTS as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise DatasetInvalid(f"{what} ({say(error)}). Pack it again.") from error
 
 
 def find_archive(path: Path) -> str:

@@ -1,8 +1,10 @@
 """Archives of shards: read in the order of their names, every row numbered; what is no data is said, what is no archive named."""
 
+import errno
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.domain.errors import DatasetInvalid, TooLarge
+from app.ingest.formats.archives import Archive
 from app.ingest.limits import MIB, Limits
 
 
@@ -114,3 +117,20 @@ def test_a_bomb_in_an_archive_is_refused(read_bytes):
 def test_the_limit_counts_all_members_together(read_bytes):
     with pytest.raises(TooLarge, match="larger than the limit"):
         read_bytes(zip_of(**{f"{n}.jsonl": lines(*"ab" * 50) for n in range(4)}), limits=Limits(max_unpacked_bytes=12_000))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_fault_of_the_machine_is_not_blamed_on_the_archive(tmp_path, monkeypatch, number):
+    path = tmp_path / "data.zip"
+    path.write_bytes(zip_of(**SHARDS))
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    with Archive("zip", path, Limits()) as archive, monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "open", fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            archive.unpack(archive.names[0], io.BytesIO())
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        Archive("zip", path, Limits())
