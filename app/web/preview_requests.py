@@ -24,6 +24,7 @@ from app.store.tables import Preview
 from app.web.dependencies import read_apart, write_apart
 
 WAIT_SECONDS = 20.0
+PAGE_WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the page's part asks again
 POLL_SECONDS = 0.05
 OVERRIDE = "weights."
 NAMES = {"presets": "preset", "batch_sizes": "batch_size"}  # of the request's fields, in a query

@@ -27,7 +27,7 @@ TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]  # what tells how
 
 _sound: set[tuple[Path, Path | None, tuple[tuple[str, int, int, int, int], ...]]] = set()
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)

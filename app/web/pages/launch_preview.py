@@ -15,13 +15,11 @@ from app.store.database import Database
 from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
 from app.web.pages.launch import form_page, read_form
 from app.web.pages.launch_panel import Panel, add_answer, look
-from app.web.preview_requests import compute
+from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render
 
 router = APIRouter()
-
-WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the panel asks again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ async def respond(
     panel = await read_apart(request, find, database, owner_id, values)
     if panel.state == "asked" and panel.scoring is not None and panel.request is not None:
         try:
-            result = await compute(request, owner_id, panel.scoring.id, panel.request, wait_seconds=WAIT_SECONDS)
+            result = await compute(request, owner_id, panel.scoring.id, panel.request, wait_seconds=PAGE_WAIT_SECONDS)
             panel = add_answer(panel, result)
         except Unavailable as late:
             panel = replace(panel, sentence=late.detail)

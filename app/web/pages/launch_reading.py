@@ -16,12 +16,11 @@ from app.store.files.files import Files
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, read_apart
 from app.web.pages.launch import form_page, read_form
 from app.web.pages.launch_lengths import LIMITS, LaunchLengths, add_lengths, look_at_lengths, read_example_request
+from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import read
 from app.web.rendering.environment import Context, render
 
 router = APIRouter()
-
-WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the part asks again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
     """Return the lengths with what a worker says while one waits."""
     try:
         if lengths.reading is None and lengths.asked is not None:
-            reading = await read(request, owner_id, lengths.asked, wait_seconds=WAIT_SECONDS)
+            reading = await read(request, owner_id, lengths.asked, wait_seconds=PAGE_WAIT_SECONDS)
             assert isinstance(reading, LengthsReading)
             lengths = add_lengths(lengths, reading, values)
     except Unavailable as late:
@@ -73,7 +72,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
         lengths = replace(lengths, state="refused", sentence=refusal.detail)
     if lengths.reward is None and lengths.asked_of_reward is not None:
         try:
-            reward = await read(request, owner_id, lengths.asked_of_reward, wait_seconds=WAIT_SECONDS)
+            reward = await read(request, owner_id, lengths.asked_of_reward, wait_seconds=PAGE_WAIT_SECONDS)
             assert isinstance(reward, LengthsReading)
             lengths = replace(lengths, reward=reward)
         except Unavailable as late:
@@ -89,7 +88,7 @@ async def show_launch_example(request: Request, database: CurrentDatabase, user:
     values = await read_form(request)
     example, sentence, is_asked = None, "", False
     try:
-        reading = await read(request, user.id, read_example_request(values), wait_seconds=WAIT_SECONDS)
+        reading = await read(request, user.id, read_example_request(values), wait_seconds=PAGE_WAIT_SECONDS)
         assert isinstance(reading, ExampleReading)
         example = reading
     except Unavailable as late:

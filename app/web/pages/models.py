@@ -31,6 +31,7 @@ from app.web.dependencies import (
     WriteSession,
     read_apart,
 )
+from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
 from app.web.rendering.environment import Context, render, variables
@@ -38,7 +39,6 @@ from app.web.rendering.environment import Context, render, variables
 router = APIRouter()
 
 PAGE_SIZE = 50
-WAIT_SECONDS = 2.5  # for a worker; then the page asks again
 EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": "", "revision": ""}
 
 
@@ -155,7 +155,7 @@ async def look_at(request: Request, owner_id: str, model: Model, query: TalkQuer
     if problems:
         return part
     try:
-        reading = await read(request, owner_id, query.request(model.id), wait_seconds=WAIT_SECONDS)
+        reading = await read(request, owner_id, query.request(model.id), wait_seconds=PAGE_WAIT_SECONDS)
     except Unavailable as late:
         return replace(part, sentence=late.detail, is_asked=True)
     except InvalidInput as invalid:

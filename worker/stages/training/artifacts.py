@@ -22,7 +22,7 @@ from app.domain.recipe import PolicySettings
 from worker.models.adapter import Body, LanguageModel
 from worker.models.classifier import build_classifier
 from worker.models.compiled import uncompiled
-from worker.models.load import load_causal, load_classifier, release_memory
+from worker.models.load import DTYPES, load_causal, load_classifier, release_memory
 from worker.models.lora import load_adapter
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
@@ -41,7 +41,6 @@ from worker.stages.training.comparison import (
 from worker.stages.training.distribution import find_whole
 from worker.stages.training.gradients import TextBatch
 from worker.stages.training.saving import (
-    DTYPES,
     Precision,
     choose_precision,
     declare_ends,

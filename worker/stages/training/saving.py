@@ -20,10 +20,10 @@ from torch import nn
 from app.domain.jobs import ModelSource
 from app.domain.recipe import PolicySettings
 from worker.models.adapter import LanguageModel
+from worker.models.load import DTYPES
 from worker.models.quantize import dequantize
 
 FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GENERATION = "generation_config.json"
 
 
