@@ -192,7 +192,13 @@ class TrainingSettings(RecipePart):
     grad_clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
         1.0, description="Largest gradient norm; 0 switches clipping off."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Starts every random choice: held-out examples, order of batches, dropout.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Starts training's own random choices: the batches and their order, dropout, the first weights of an adapter "
+        "or a reward head, fresh responses. What is held out follows evaluation.seed.",
+    )
     num_processes: int = Field(1, ge=1, le=64, description="Devices that train together; Z(x) still spans the whole batch.")
     sharding: Literal["none", "full"] = Field(
         "none", description="none: every device holds the whole policy. full: weights, gradients and optimizer are split (FSDP2)."
@@ -225,7 +231,21 @@ class EvaluationSettings(RecipePart):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         1.0, description="Nucleus sampling: only the likeliest tokens that together have this probability; 1: all of them."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Chooses the prompts that are answered, and the sampling of the answers.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Chooses the examples that are held out of training.")
+    prompt_seed: int | None = Field(
+        None, ge=0, lt=2**63, description="Chooses the held-out prompts that are answered; empty: evaluation.seed does."
+    )
+    draw_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Starts the sampling of the answers, of policy and reference alike; empty: evaluation.seed does.",
+    )
+
+    def seed_for(self, use: Literal["prompts", "draws"]) -> int:
+        """Return the seed that chooses the prompts, or the one that starts the draws."""
+        own = self.prompt_seed if use == "prompts" else self.draw_seed
+        return self.seed if own is None else own
 
 
 class Recipe(RecipePart):

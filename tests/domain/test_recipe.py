@@ -161,3 +161,9 @@ def test_whole_modules_beside_an_adapter_are_no_setting() -> None:
     with pytest.raises(RecipeInvalid) as caught:
         parse_recipe(asked)
     assert [problem["field"] for problem in caught.value.problems] == ["policy.lora.modules_to_save"]
+
+
+def test_prompts_and_draws_have_seeds_of_their_own_and_otherwise_that_of_the_split() -> None:
+    parsed = parse_recipe(recipe(evaluation={"seed": 3, "prompt_seed": 5}))
+    assert (parsed.evaluation.seed_for("prompts"), parsed.evaluation.seed_for("draws")) == (5, 3)
+    assert parse_recipe(recipe(evaluation={"draw_seed": 0, "seed": 3})).evaluation.seed_for("draws") == 0

@@ -60,9 +60,9 @@ class HeldOut:
 def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> HeldOut:
     """Choose the prompts and let the reference (the untrained `model`) answer them, or take an earlier attempt's answers."""
     settings, held_out = attempt.recipe.evaluation, ground.prepared.held_out
-    prompts = choose_prompts(held_out, settings.num_prompts, settings.seed)
+    prompts = choose_prompts(held_out, settings.num_prompts, settings.seed_for("prompts"))
     sampling = Sampling(
-        ground.lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed, "generate"),
+        ground.lengths.max_new_tokens, settings.temperature, settings.top_p, derive_seed(settings.seed_for("draws"), "generate"),
         end_ids(model, ground.prompt_format), ground.prompt_format.is_ended,
     )  # fmt: skip
     loss_examples = list(held_out[: max(LOSS_EXAMPLES, settings.num_prompts)])

@@ -50,6 +50,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "tokens.max_prompt": "Longest prompt",
     "tokens.max_response": "Longest response",
     "tokens.overlong": "Examples over these lengths",
+    "training.seed": "Seed of training",
     "training.micro_batch_size": "Micro-batch size",
     "training.schedule": "Learning-rate schedule",
     "training.warmup_share": "Warm-up share",
@@ -65,6 +66,9 @@ LABELS = {  # where a field's own name is a word of the machine
     "evaluation.max_new_tokens": "Longest answer",
     "evaluation.temperature": "Temperature of answers",
     "evaluation.top_p": "Top-p (nucleus)",
+    "evaluation.seed": "Seed of the held-out split",
+    "evaluation.prompt_seed": "Seed of the prompts",
+    "evaluation.draw_seed": "Seed of the draws",
 }
 
 METHODS: dict[str, str] = {

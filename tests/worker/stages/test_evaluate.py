@@ -38,6 +38,23 @@ def test_prompts_are_different_seeded_and_at_most_as_many_as_asked(batches):
     assert len(choose_prompts(examples[:3], 6, 0)) == 3
 
 
+def test_each_seed_moves_its_own_choice_and_no_other(workshop, prepare_rows):
+    path = workshop.dataset(workshop.examples())
+
+    def chosen(**settings):
+        recipe = make_recipe(evaluation={"share": 0.5, **settings})
+        prepared = prepare_rows(path, recipe)
+        prompts = choose_prompts(prepared.held_out, 4, recipe.evaluation.seed_for("prompts"))
+        return [[e.example_id for e in part] for part in (prepared.train, prompts)]
+
+    train, prompts = chosen()
+    assert chosen(draw_seed=7) == [train, prompts]
+    assert chosen(prompt_seed=7)[0] == train
+    assert chosen(prompt_seed=7)[1] != prompts
+    assert chosen(seed=7)[0] != train
+    assert chosen(seed=0, prompt_seed=0) == [train, prompts]
+
+
 @pytest.fixture
 def held_out(workshop, batches, policy):
     prompts = batches[0]
