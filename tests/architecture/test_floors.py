@@ -16,6 +16,7 @@ from tests.architecture.tree import ROOT, imported_packages, list_modules, parse
 # What a floor may import besides the standard library, `app` and `worker` (those two are import-linter's, see pyproject.toml).
 FLOORS = {
     "app/domain": {"pydantic", "pydantic_core"},
+    "app/domain/statistics": {"numpy", "scipy"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/logs.py": set(),
     "app/system": {"psutil"},
@@ -61,7 +62,7 @@ FLOORS = {
     "worker/rank.py": {"torch"},
     "worker": {"celery", "kombu", "sqlalchemy", "pydantic", "psutil"},
 }
-HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy", "pyarrow")
 
 
 # What each image installs (see the Dockerfiles); what a module imports must be asked for there by name.

@@ -1,0 +1,61 @@
+"""An estimate with its interval: the mean of observations that don't depend on one another, one per prompt.
+
+numpy and scipy are imported where they are used, so that a studio starts without them.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
+
+LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+RESAMPLES = 2000
+FEWEST_RESAMPLED = 2
+
+
+class Estimate(NamedTuple):
+    """A figure with the ends of its 95 % interval and its standard error; these are None where one observation can't tell."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+def estimate_mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Return the mean with its bootstrap interval; equal seeds give equal intervals. Raises ValueError without values.
+
+    The interval is the bootstrap's percentile one at the level that makes it as wide as Student's t wants (Hesterberg 2015,
+    "What Teachers Should Know About the Bootstrap", sec. 5.2): a plain percentile interval of n values is √(n/(n−1)) · t/z too
+    narrow, at n = 16 it covers 91 % instead of 95.
+    """
+    if not values:
+        raise ValueError("A mean of no values is asked for.")
+    if any(not math.isfinite(value) for value in values):
+        raise ValueError("A value is not a finite number.")
+    num, mean = len(values), fmean(values)
+    if num < FEWEST_RESAMPLED:
+        return Estimate(mean)
+    if min(values) == max(values):
+        return Estimate(mean, mean, mean, 0.0)
+    low, high = _resample(values, seed)
+    return Estimate(mean, min(low, mean), max(high, mean), stdev(values) / math.sqrt(num))
+
+
+def _resample(values: Sequence[float], seed: int) -> tuple[float, float]:
+    import numpy as np
+    from scipy.special import ndtr, stdtrit
+    from scipy.stats import bootstrap
+
+    num = len(values)
+    tail = float(ndtr(math.sqrt(num / (num - 1)) * stdtrit(num - 1, (1 - LEVEL) / 2)))
+    found = bootstrap(
+        (np.asarray(values, dtype=float),), np.mean, axis=-1, vectorized=True, batch=max(1, 2_000_000 // num),
+        n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method="percentile", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,0 +1,96 @@
+"""Simulations with known truth of intervals and paired comparisons: `make bench ARGS=tests/bench/test_statistics.py`."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from app.domain.statistics.estimate import Estimate
+from app.domain.statistics.length_control import length_controlled_win_rate
+from app.domain.statistics.paired import compare_paired, paired_gain, win_rate
+from tests.domain.statistics.test_paired import power_of
+
+pytestmark = pytest.mark.bench
+REPETITIONS = 500
+
+Draw = Callable[[random.Random], float]
+NOISE: dict[str, tuple[Draw, float]] = {  # and their means
+    "normal": (lambda chance: chance.gauss(0, 1), 0.0),
+    "heavy tails": (lambda chance: chance.gauss(0, 1) / math.sqrt(chance.gammavariate(2.5, 0.4)), 0.0),
+    "skewed": (lambda chance: chance.gammavariate(2, 1), 2.0),
+    "ratings": (lambda chance: chance.choice((1, 2, 2, 3, 3, 3, 4, 5)), 2.875),
+}
+
+
+def covers(found: Estimate, truth: float) -> bool:
+    return found.low - 1e-12 <= truth <= found.high + 1e-12
+
+
+def tell(what: str, num: int, share: float) -> None:
+    print(f"{what}, {num} prompts: {share:.1%}")
+
+
+@pytest.mark.parametrize("num", [24, 64, 128])
+@pytest.mark.parametrize("kind", NOISE)
+def test_the_gains_interval_covers_the_truth(kind: str, num: int) -> None:
+    chance, (draw, _) = random.Random(f"{kind}{num}"), NOISE[kind]
+    covered = 0
+    for seed in range(REPETITIONS):
+        hardness = [chance.gauss(0, 3) for _ in range(num)]
+        first, second = [h + 0.4 + draw(chance) for h in hardness], [h + draw(chance) for h in hardness]
+        covered += covers(paired_gain(first, second, seed=seed), 0.4)
+    tell(f"gain, {kind}: covered", num, covered / REPETITIONS)
+    assert 0.93 <= covered / REPETITIONS <= 0.975
+
+
+@pytest.mark.parametrize("num", [24, 64, 128])
+@pytest.mark.parametrize(("wins", "ties"), [(0.5, 0.0), (0.5, 0.2), (0.4, 0.4), (0.75, 0.1)])
+def test_the_win_rates_interval_covers_the_truth(wins: float, ties: float, num: int) -> None:
+    chance, covered = random.Random(f"{wins}{ties}{num}"), 0
+    for _ in range(REPETITIONS):
+        drawn = [chance.random() for _ in range(num)]
+        covered += covers(
+            win_rate([1.0 if d < wins else 0.0 if d < wins + ties else -1.0 for d in drawn], [0.0] * num), wins + ties / 2
+        )
+    tell(f"win rate {wins} and {ties} tied: covered", num, covered / REPETITIONS)
+    assert 0.925 <= covered / REPETITIONS <= 0.98  # shares of few prompts take few values, so no level is met exactly
+
+
+@pytest.mark.parametrize("num", [32, 128])
+@pytest.mark.parametrize("skill", [0.0, 0.8])
+def test_the_length_controlled_interval_covers_the_truth(skill: float, num: int) -> None:
+    chance, covered = random.Random(f"{skill}{num}"), 0
+    for seed in range(REPETITIONS):
+        longer = [chance.gauss(15, 30) for _ in range(num)]
+        spread = math.sqrt(sum((one - sum(longer) / num) ** 2 for one in longer) / num)
+        chances = [1 / (1 + math.exp(-(skill + math.tanh(one / spread)))) for one in longer]
+        won = [float(chance.random() < p) for p in chances]
+        covered += covers(
+            length_controlled_win_rate(won, [0.5] * num, longer, [0.0] * num, seed=seed), 1 / (1 + math.exp(-skill))
+        )
+    tell(f"length-controlled, θ = {skill}: covered", num, covered / REPETITIONS)
+    assert 0.93 <= covered / REPETITIONS <= 0.98
+
+
+@pytest.mark.parametrize("num", [24, 64, 128])
+@pytest.mark.parametrize("kind", NOISE)
+def test_equal_models_are_told_apart_in_a_twentieth(kind: str, num: int) -> None:
+    chance, (draw, _) = random.Random(f"equal{kind}{num}"), NOISE[kind]
+    apart = 0
+    for seed in range(4 * REPETITIONS):
+        first, second = [draw(chance) for _ in range(num)], [draw(chance) for _ in range(num)]
+        apart += compare_paired(first, second, seed=seed).told_apart
+    tell(f"equal models, {kind}: told apart", num, apart / 4 / REPETITIONS)
+    assert apart / 4 / REPETITIONS <= 0.06
+
+
+@pytest.mark.parametrize("num", [32, 64, 128])
+@pytest.mark.parametrize("effect", [0.2, 0.35, 0.5])
+def test_planted_differences_are_found_as_often_as_the_power_says(effect: float, num: int) -> None:
+    chance, apart = random.Random(f"{effect}{num}"), 0
+    for seed in range(REPETITIONS):
+        differences = [effect + chance.gauss(0, 1) for _ in range(num)]
+        apart += compare_paired(differences, [0.0] * num, seed=seed).told_apart
+    tell(f"planted {effect} deviations: told apart (power {power_of(effect, num):.1%})", num, apart / REPETITIONS)
+    assert apart / REPETITIONS == pytest.approx(power_of(effect, num), abs=0.06)
