@@ -1,6 +1,6 @@
 """The worker: a Celery process that listens for hints, with the supervisor in a thread beside it. No torch in here.
 
-python -m worker.main            or            celery -A worker.main worker --pool=solo
+python -P -m worker.main
 """
 
 import logging

@@ -26,7 +26,7 @@ from app.domain.run import EXIT_STATUS, Outcome
 from app.settings import Settings
 from app.store.files.files import Files, write_atomic
 from app.system.files import hash_file
-from app.system.installation import find_untrainable, module_command
+from app.system.installation import find_untrainable, inherit_environment, module_command
 from app.system.limits import count_cores
 
 RUN_ID = "run"
@@ -63,11 +63,17 @@ def train(
 
 
 def refuse_device(device: str) -> None:
-    """Raises CommandFailed for a device that this machine doesn't have; torch is asked in a process of its own."""
+    """Raises CommandFailed for a device that this machine doesn't have."""
     if device not in ("cpu", "cuda"):
         raise CommandFailed(f"There is no device {device}: --device takes cpu or cuda.")
-    if device == "cuda" and subprocess.run([sys.executable, "-c", FIND_GPU], capture_output=True, check=False).returncode:
+    if device == "cuda" and not has_gpu():
         raise CommandFailed("This machine has no GPU that torch can use: leave out --device cuda.")
+
+
+def has_gpu() -> bool:
+    """Return whether torch can use a GPU here; it is asked in a process of its own."""
+    command = [sys.executable, "-P", "-c", FIND_GPU]
+    return not subprocess.run(command, env=inherit_environment(), capture_output=True, check=False).returncode
 
 
 def refuse_too_many(num_processes: int, device: str) -> None:
@@ -157,7 +163,7 @@ def run_attempt(attempt_dir: Path, title: str) -> int:
     """Start the runner and show its events to the end; returns our exit status. Ctrl-C lets it save its state."""
     command = module_command("worker.runner", str(attempt_dir))
     with (attempt_dir / LOG).open("wb") as log, RunProgress(title, out) as progress:
-        runner = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        runner = subprocess.Popen(command, env=inherit_environment(), stdout=log, stderr=log, start_new_session=True)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             progress.stop_wanted = True

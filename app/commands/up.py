@@ -26,7 +26,14 @@ from app.store.database import Database
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.system.addresses import is_loopback
-from app.system.installation import ROOT, find_untrainable, list_missing_files, module_command, restore_command
+from app.system.installation import (
+    ROOT,
+    find_untrainable,
+    inherit_environment,
+    list_missing_files,
+    module_command,
+    restore_command,
+)
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.2
@@ -249,7 +256,7 @@ def child_environment(settings: Settings) -> Mapping[str, str]:
     """Ours, with the choices of the command line. The embedded database is named by its folder."""
     chosen = {"STUDIO_HOST": settings.host, "STUDIO_PORT": str(settings.port), "STUDIO_DATA_DIR": str(settings.root)}
     chosen["FORWARDED_ALLOW_IPS"] = ",".join(settings.forwarded_allow_ips)  # read by uvicorn itself, which knows no .env
-    return {**os.environ, **chosen}
+    return inherit_environment(**chosen)
 
 
 def end_with_parent() -> None:

@@ -26,7 +26,7 @@ from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 from app.store.files.files import DEMONSTRATION, make_root
 from app.system.files import hash_file
-from app.system.installation import find_untrainable, module_command
+from app.system.installation import find_untrainable, inherit_environment, module_command
 
 NAME = "Help desk"
 RUN_NAME = "Help desk, kind and specific"
@@ -249,7 +249,7 @@ def judge(prompts: list[str], answers: list[str]) -> list[float]:
     """
     lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in zip(prompts, answers, strict=True)]
     command = module_command("worker.demonstration.judge")
-    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=inherit_environment(), input="\n".join(lines), capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandFailed(f"The answers could not be judged: {done.stderr.strip()[-400:]}")
     return [float(line) for line in done.stdout.split()]

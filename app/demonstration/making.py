@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from app.commands.client import CommandFailed
 from app.commands.up import end_with_parent
-from app.system.installation import module_command
+from app.system.installation import inherit_environment, module_command
 
 STEP = re.compile(r"(?P<part>\w+): step (?P<done>\d+)/(?P<total>\d+)\s+(?P<rest>.*)")
 TITLES = {"policy": "Pretraining the policy", "reward": "Training the reward model"}
@@ -29,7 +29,13 @@ class Making:
         command = module_command("worker.demonstration", str(folder), "--seed", str(seed), "--scale", str(scale))
         with log.open("wb") as complaints:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True, preexec_fn=end_with_parent
+                command,
+                env=inherit_environment(),
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     def __enter__(self) -> Self:

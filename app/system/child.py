@@ -16,9 +16,10 @@ from threading import Timer
 from typing import Any, Literal
 
 from app.system.files import never
-from app.system.installation import ROOT
+from app.system.installation import ROOT, SAFE_PATH
 
 ENVIRONMENT = {  # nothing secret reaches the child
+    **SAFE_PATH,
     "PYTHONPATH": str(ROOT),
     "PYTHONUTF8": "1",
     "ARROW_DEFAULT_MEMORY_POOL": "system",

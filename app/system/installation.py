@@ -3,6 +3,7 @@
 A wheel holds templates, static files and migrations inside the package `app`; a checkout has them beside it.
 """
 
+import os
 import sys
 from importlib.resources import files
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 PACKAGE = Path(str(files("app")))
 ROOT = PACKAGE.parent  # what Python finds `app` and `worker` in: the checkout, or site-packages
 TRAINING = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # like -P, for the children of children as well
 VENDORED = ("htmx.js", "echarts.js")
 
 
@@ -23,6 +25,11 @@ def find_folder(name: str) -> Path:
 def module_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs one of our modules, whatever folder it starts in: a stranger's `app` there is not ours."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def inherit_environment(**more: str) -> dict[str, str]:
+    """Return our environment for a child, with which no Python that it starts takes modules from the folder it runs in."""
+    return {**os.environ, **SAFE_PATH, **more}
 
 
 def is_checkout() -> bool:

@@ -1,11 +1,12 @@
 """What may not stand anywhere in the project: unsafe calls, paths of somebody's machine, addresses in the lock files."""
 
+import ast
 import json
 import re
 
 import pytest
 
-from tests.architecture.tree import ROOT, list_files, list_texts, read
+from tests.architecture.tree import ROOT, list_files, list_modules, list_texts, parse, read
 
 # Each pattern is written so that it does not match its own line.
 UNSAFE = {
@@ -19,6 +20,9 @@ UNSAFE = {
 }
 UNFINISHED = r"\b(TO[D]O|FIX[M]E|XX[X])\b|raise NotImplemented[E]rror|assert\s+True\b"
 MACHINE_PATH = r"(?<![\w.~$}/-])/(work|farm|root|Users|home)/"
+
+ASK_THE_DRIVER = {"app/services/checkup/machine.py", "worker/supervision/devices.py"}  # nvidia-smi, no Python
+BUILD = {"app/assets.py", "app/wheel.py"}
 
 
 def find(pattern: str, *tops: str) -> list[str]:
@@ -39,6 +43,18 @@ def test_no_unsafe_call_stands_in_the_tree(pattern):
 
 def test_the_product_does_not_even_import_pickle():
     assert find(r"^\s*(import|from)\s+(c?pickle|dill|cloudpickle|joblib|shelve|marshal)\b", "app", "worker", "migrations") == []
+
+
+def test_every_process_is_started_where_no_module_of_the_working_folder_runs():
+    starts = [
+        f"{path}:{node.lineno}"
+        for path in list_modules("app", "worker")
+        if str(path) not in ASK_THE_DRIVER | BUILD
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("subprocess.Popen", "subprocess.run")
+        if not any(keyword.arg == "env" for keyword in node.keywords)
+    ]
+    assert starts == []
 
 
 def test_nothing_is_left_unfinished():

@@ -27,6 +27,7 @@ from app.store.files.files import Files
 from app.store.tables import Run, Scoring
 from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port
+from tests.planted import plant
 from tests.scored import make_facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ def make_shell(folder: Path, **environment: str) -> Shell:
 def start(shell: Shell, *options: str) -> tuple[subprocess.Popen[str], list[str]]:
     """`varstudio up`, and what it has printed when the studio answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "up", *options],
+        [sys.executable, "-P", "-m", "app.cli", "up", *options],
         cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -93,12 +94,14 @@ def shell(tmp_path_factory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "models").mkdir()
     shell = make_shell(folder, STUDIO_MODEL_ROOTS=str(folder / "models"))
+    ran = plant(folder)  # neither the web nor a child of its runs what lies in the working folder
     process, printed = start(shell, "--no-worker")
     assert printed[0].startswith("VAR Studio is at http://127.0.0.1:")
     assert "/login/" in printed[1]
     yield shell
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+    assert not ran.exists(), ran.read_text()
 
 
 def field(output: str, name: str) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from app.commands.train import has_gpu
 from tests import warm
 from tests.cli.test_cli import PAIRS, Shell, make_shell
+from tests.planted import plant
 from tests.worker.workshop import Workshop
 
 
@@ -97,6 +99,14 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(shell: Shell) -
     told = shell.fails("train", write(shell, "gpu", method="sft"), "--device", "cuda", "--to", "gpu")
     assert told == "This machine has no GPU that torch can use: leave out --device cuda."
     assert not (shell.folder / "gpu").exists()
+
+
+def test_torch_is_asked_without_the_modules_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = plant(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("app.commands.train.FIND_GPU", "import select")
+    assert has_gpu()
+    assert not ran.exists()
 
 
 def test_a_device_of_another_name_is_refused(shell: Shell) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from app.logs import LineFormatter
 from app.store.signals.hints import QUEUE_NAME, WAKE_TASK
+from tests.planted import plant
 from worker import tasks
 from worker.supervision.attempt import explain
 from worker.supervision.devices import Device, parse_gpus
@@ -126,6 +127,17 @@ def test_the_runner_gets_no_secrets(attempt_dir: Path, monkeypatch: pytest.Monke
     log = (attempt_dir / "log.txt").read_text()
     assert "geheim" not in log
     assert "('OMP_NUM_THREADS', '3')" in log
+
+
+def test_nothing_that_the_runner_starts_runs_a_module_of_the_working_folder(
+    attempt_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = plant(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import select'])"
+    process = RunnerProcess((sys.executable, "-P", "-c", program), attempt_dir, {})
+    assert process._popen.wait(20) == 0
+    assert not ran.exists()
 
 
 def test_gpus_are_read_from_the_drivers_answer() -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.system.files import filling, remove_tree, remove_unfinished, writing
-from app.system.installation import module_command
+from app.system.installation import inherit_environment, module_command
 from app.system.numbers import percent
 from worker.demonstration.data import Pair, generate_answers, generate_pairs, list_texts
 
@@ -60,7 +60,7 @@ def make_all(out_dir: Path, seed: int, scale: float) -> int:
     write_pairs(out_dir / "preferences.jsonl", pairs)
     say("data", f"wrote {len(pairs)} preference pairs with different prompts")
     command = module_command("worker.demonstration", str(out_dir), "--seed", str(seed), "--scale", str(scale), "--part")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = inherit_environment(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     children = [subprocess.Popen([*command, part], env=environment) for part in PARTS]
     try:
         statuses = [child.wait() for child in children]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from app.domain.events import OutcomeReached
 from app.domain.run import EXIT_STATUS, Outcome
-from app.system.installation import module_command
+from app.system.installation import inherit_environment, module_command
 from worker.running.stop import StopSignals
 
 RANK_COMMAND = tuple(module_command("worker.rank"))
@@ -75,7 +75,7 @@ def _start(
         [*command, *told],
         stdin=subprocess.DEVNULL,
         pass_fds=[descriptor] if rank == 0 else [],
-        env={**os.environ, "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback},
+        env=inherit_environment(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback),
     )
 
 

@@ -5,7 +5,6 @@ a line and writes {"result": …} or {"error": {…}}. Runners may be busy meanw
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from app.store.files.files import Files
 from app.store.files.objects import Interruption
 from app.store.files.shared_files import SharedFiles
 from app.system.child import Child, ReplyLost
-from app.system.installation import module_command
+from app.system.installation import inherit_environment, module_command
 from app.system.limits import count_cores
 from worker.supervision.fetching import fetch_preview
 from worker.supervision.process import SECRETS
@@ -58,7 +57,7 @@ class Stopping(Interruption):
 
 def start_child(command: Sequence[str]) -> Child:
     """Start the warm child, without a GPU and without secrets."""
-    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(min(MAX_THREADS, count_cores())))
     return Child(command, {**kept, **limits, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"})
 

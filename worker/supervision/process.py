@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 from app.store.files.files import write_atomic
+from app.system.installation import inherit_environment
 
 RECORD = "process.json"
 MARK = "STUDIO_RUNNER_MARK"
@@ -37,7 +38,7 @@ class RunnerProcess:
     """One running attempt."""
 
     def __init__(self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+        kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
         mark = secrets.token_hex(16)
         with (attempt_dir / "log.txt").open("ab") as output:
             self._popen = self._spawn([*command, str(attempt_dir)], output, {**kept, **environment, MARK: mark})

@@ -166,7 +166,7 @@ def check_workers(session: Session) -> list[CheckResult]:
     queued = session.scalar(select(func.count()).select_from(Run).where(Run.state == RunState.QUEUED)) or 0
     sentence = f"{len(living)} heard of lately, {len(known) - len(living)} silent; {queued} runs are queued."
     if not living and queued:
-        return [warning("workers", sentence, "Start a worker: varstudio up, or python -m worker.main.")]
+        return [warning("workers", sentence, "Start a worker: varstudio up, or python -P -m worker.main.")]
     if queued and all(worker.paused_at is not None for worker in living):
         sentence += " Every worker that is alive is paused, so none of them begins."
         return [warning("workers", sentence, f"Resume one: varstudio workers resume {living[0].id}")]
