@@ -29,6 +29,7 @@ SEND_SECONDS = 3.0  # a broker that takes a connection and answers nothing has h
 # A crowd of launches needs no crowd of hints: each wakes a worker, which then takes all it has room for.
 MOST_AT_ONCE = 4
 PAUSE_SECONDS = 0.1
+CLOSE = ""  # the last thing a sender is told
 
 # The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
 # would race to make them.
@@ -103,19 +104,23 @@ class HintQueue:
     def _send_pending(self) -> None:
         while True:
             try:
-                run_id = self._pending.get(timeout=IDLE_SECONDS)
+                first = self._pending.get(timeout=IDLE_SECONDS)
             except Empty:
                 with self._lock:
                     if self._pending.empty():
                         self._sender = None
                         return
                 continue
-            for hint in self._gather(run_id):
-                self._publish(hint)
+            waiting = self._gather(first)
+            for hint in waiting:
+                if hint != CLOSE:
+                    self._publish(hint)
+            if CLOSE in waiting:
+                return
             time.sleep(PAUSE_SECONDS)
 
     def _gather(self, first: str) -> list[str]:
-        """Return the hints that wait with this one: each once, and of those for runs only the newest few."""
+        """Return what waits with this hint: each once, and of those for runs only the newest few."""
         waiting = {first: None}
         with suppress(Empty):
             while True:
@@ -166,6 +171,12 @@ class HintQueue:
         return True
 
     def close(self) -> None:
-        """Close the connections to the broker."""
+        """Send what waits, as far as the broker takes it in a few seconds, and close the connections to the broker."""
+        with self._lock:
+            sender, self._sender = self._sender, None
+            if sender is not None:
+                self._pending.put(CLOSE)
+        if sender is not None:
+            sender.join(timeout=2 * SEND_SECONDS)
         if "_celery" in self.__dict__:
             self._celery.close()

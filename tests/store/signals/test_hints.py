@@ -1,5 +1,6 @@
 """The hint queue: sent after the commit, never in the way."""
 
+import shutil
 import sqlite3
 import time
 from contextlib import closing
@@ -36,6 +37,15 @@ def test_a_hint_is_sent_after_the_commit_only(settings: Settings, database: Data
     wait_for_messages(settings, 1)
     time.sleep(0.1)
     assert count_messages(settings) == 1
+
+
+def test_what_waits_is_sent_before_the_queue_closes_and_nothing_is_written_afterwards(settings: Settings) -> None:
+    queue = HintQueue(settings)
+    queue.prepare()
+    queue.send("run_last")
+    queue.close()
+    assert count_messages(settings) == 1
+    shutil.rmtree(settings.root)
 
 
 def test_a_crowd_of_launches_sends_a_few_hints_and_a_preview_always_one(
