@@ -1,4 +1,4 @@
-"""The web process, wired: `uvicorn --factory app.main:create_app`. No torch is ever loaded here."""
+"""The web process, wired: `uvicorn --factory app.main:create_app`, as `varstudio up` calls it. No torch is ever loaded here."""
 
 import logging
 import sys
@@ -24,6 +24,7 @@ from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
+from app.web.bodies import Bodies
 from app.web.dependencies import require_user
 from app.web.prometheus import RequestMetrics
 from app.web.request_log import Requests
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics = RequestMetrics()
     errors.install(app)
     logging.getLogger("uvicorn.access").addFilter(HideLoginSecrets())
+    app.add_middleware(Bodies, settings=settings)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(PlainRefusal, state=app.state)
     app.add_middleware(Requests, metrics=app.state.metrics)

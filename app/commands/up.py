@@ -247,8 +247,8 @@ class Children:
 def web_command(settings: Settings) -> list[str]:
     return [
         *module_command("uvicorn"), "--app-dir", str(ROOT), "--factory", "app.main:create_app",
-        "--host", settings.host, "--port", str(settings.port), "--timeout-graceful-shutdown", "5",
-        "--log-level", "warning", "--no-access-log",
+        "--http", "app.web.connections:Connection", "--host", settings.host, "--port", str(settings.port),
+        "--timeout-graceful-shutdown", "5", "--log-level", "warning", "--no-access-log",
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ StudioError                      500
 │   │   └── MappingNeeded        422   the shape is unknown; carries the columns found
 │   └── ModelInvalid
 ├── WrongHost                    400
+├── TooSlow                      408
 ├── TooLarge                     413
 ├── UnsupportedMedia             415
 ├── NotFound                     404
@@ -81,6 +82,11 @@ class WrongHost(StudioError):
 class UnsupportedMedia(StudioError):
     status = 415
     title = "Wrong kind of body"
+
+
+class TooSlow(StudioError):
+    status = 408
+    title = "Too slow"
 
 
 class TooLarge(StudioError):

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
-from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -65,8 +65,14 @@ CurrentFiles = Annotated[Files, Depends(get_files)]
 CurrentIngest = Annotated[IngestPool, Depends(get_ingest)]
 
 
-def require_user(request: Request, database: CurrentDatabase) -> Identity:
-    """Return the user of a bearer token or of the session cookie; stands before every route but login, health and static files.
+async def require_user(request: Request, database: CurrentDatabase) -> Identity:
+    """Return the user; stands before every route but login, health and static files. Raises as `identify`."""
+    known = getattr(request.state, "user", None)  # of a request with a body
+    return known if isinstance(known, Identity) else await run_in_threadpool(identify, request, database)
+
+
+def identify(request: Request, database: Database) -> Identity:
+    """Return the user of a bearer token or of the session cookie, and keep who it is with the request.
 
     Raises: Unauthenticated; Forbidden when a read-only token tries to change something.
     """

@@ -105,7 +105,7 @@ def code_of(error: StudioError) -> str:
 
 
 def is_for_machines(request: Request) -> bool:
-    return request.url.path.startswith(MACHINE_PATHS)
+    return str(request.scope["path"]).startswith(MACHINE_PATHS)
 
 
 def answer(request: Request, error: StudioError, headers: dict[str, str] | None = None) -> Response:
@@ -134,7 +134,7 @@ def problem_response(request: Request, error: StudioError, headers: dict[str, st
         title=error.title,
         status=error.status,
         detail=error.detail,
-        instance=request.url.path,
+        instance=request.scope["path"],
         code=code_of(error),
         problems=[Fault(**problem) for problem in error.problems],
         extra=error.extra,
@@ -144,7 +144,7 @@ def problem_response(request: Request, error: StudioError, headers: dict[str, st
 
 def to_login(request: Request) -> Response:
     """To the login page and back afterwards; htmx follows its own header, not a redirect."""
-    back = request.url.path if request.method == "GET" else "/"
+    back = request.scope["path"] if request.method == "GET" else "/"
     target = f"/login?next={quote(back, safe='/')}"
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"hx-redirect": target})

@@ -1,8 +1,8 @@
 """Coming in and going out: the one-time link, the form that takes its secret, and signing out. The only open doors."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -15,6 +15,8 @@ from app.web.security import SESSION_COOKIE, FailedTries
 
 router = APIRouter(include_in_schema=False)
 inner_router = APIRouter(include_in_schema=False)
+
+OWN_PATH = re.compile(r"/([^/\\].*)?")  # no second slash: that would be another host
 
 Next = Annotated[str, Query(max_length=2000)]
 
@@ -107,6 +109,4 @@ def login_page(request: Request, target: str, detail: str = "", *, secret: str =
 
 def own_path(target: str) -> str:
     """`target` when it is a path of ours, else "/": a login must not send people elsewhere."""
-    parts = urlsplit(target)
-    is_ours = target.startswith("/") and not target.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
-    return target if is_ours and target.isprintable() else "/"
+    return target if OWN_PATH.fullmatch(target) and target.isprintable() else "/"

@@ -22,6 +22,9 @@ SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET_ROUTES = ("/static", "/healthz", "/metrics")  # asked for all the time
 UNMATCHED = "unmatched"
+STRANGERS = "strangers"
+OPEN_ROUTES = frozenset({"/login", "/login/{secret}", "/healthz", "/static", UNMATCHED})
+LEFT = 499  # the reader went away before the answer began
 
 
 class Requests:
@@ -42,7 +45,7 @@ class Requests:
         watched = WatchedRequest(scope, send, request_id, self.metrics)
         with logs.bound(request_id=request_id):
             try:
-                await self.app(scope, receive, watched.send)
+                await self.app(scope, watched.receiver(receive), watched.send)
             finally:
                 watched.finish()
 
@@ -54,14 +57,24 @@ class WatchedRequest:
         self.scope, self.request_id, self.metrics = scope, request_id, metrics
         self._send = send
         self._began = time.perf_counter()
-        self._status = 499  # the reader went away before the answer began
-        self._is_stream = False
+        self._status = LEFT
+        self._is_left = self._is_stream = False
+
+    def receiver(self, receive: Receive) -> Receive:
+        """Return `receive` that notes when the sender leaves before the answer has begun: nobody reads what is answered then."""
+
+        async def watch() -> Message:
+            message = await receive()
+            self._is_left |= message["type"] == "http.disconnect" and self._status == LEFT
+            return message
+
+        return watch
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers[HEADER] = self.request_id
-            self._status = message["status"]
+            self._status = LEFT if self._is_left else message["status"]
             if headers.get("content-type", "").startswith("text/event-stream"):
                 self._is_stream = True
                 self.metrics.viewers.inc()
@@ -74,8 +87,9 @@ class WatchedRequest:
         route = route_of(self.scope)
         if self._is_stream:
             self.metrics.viewers.dec()
-        self.metrics.note(method, route, self._status, None if self._is_stream else seconds)
         user = self.scope.get("state", {}).get("user")
+        counted = route if user is not None or route in OPEN_ROUTES else STRANGERS  # who isn't signed in makes no series
+        self.metrics.note(method, counted, self._status, None if self._is_stream else seconds)
         fields: dict[str, Any] = {
             "method": method, "path": route, "status": self._status, "milliseconds": round(1000 * seconds, 1),
             **({"user": user.id} if user is not None else {}),

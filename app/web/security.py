@@ -1,6 +1,7 @@
-"""Who may speak to the web: hosts, origins, kinds and sizes of bodies, and the headers that every answer carries."""
+"""Who may speak to the web: hosts, origins, and the headers that every answer carries."""
 
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
@@ -8,11 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.domain.errors import Forbidden, NotFound, StudioError, TooLarge, TooManyRequests, UnsupportedMedia, WrongHost
+from app.domain.errors import Forbidden, NotFound, StudioError, TooManyRequests, WrongHost
 from app.settings import Settings
 from app.web.errors import answer, problem_response
 
@@ -20,9 +21,7 @@ log = logging.getLogger(__name__)
 
 SESSION_COOKIE = "studio_session"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-UPLOAD_PATH = "/api/v1/datasets"
-MAX_BODY_BYTES = 4 * 2**20
-MULTIPART_SLACK_BYTES = 2**20
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[^\[\]:/?#@\\\s]+)(:\d{0,5})?")
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -66,7 +65,9 @@ class Guard:
         request = Request(scope, receive)
         try:
             check_request(request, self.settings)
-            await self.app(scope, bounded(receive, body_limit(request, self.settings)), send_with_headers)
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:  # nobody is there to answer to
+            log.info("%s %s: its sender has left", scope["method"], route_path(scope))
         except StudioError as error:
             if started:
                 raise
@@ -109,28 +110,23 @@ class HideLoginSecrets(logging.Filter):
 
 
 def check_request(request: Request, settings: Settings) -> None:
-    """Refuse a foreign host, a foreign origin, a body of the wrong kind or of too many announced bytes."""
+    """Refuse a foreign host and a foreign origin."""
     check_host(request.headers, settings)
-    if "\0" in request.url.path:
+    if "\0" in request.scope["path"]:
         raise NotFound("There is nothing at this address.")
-    if request.method in SAFE_METHODS:
-        return
-    check_origin(request, settings)
-    check_media(request)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > body_limit(request, settings):
-        raise too_large(body_limit(request, settings))
+    if request.method not in SAFE_METHODS:
+        check_origin(request, settings)
 
 
 def check_host(headers: Headers, settings: Settings) -> None:
-    """A name that resolves to us but isn't ours means DNS rebinding.
+    """A name that resolves to us but isn't ours means DNS rebinding. What passes can be read as an address.
 
     Raises: WrongHost (400).
     """
-    host = urlsplit(f"//{headers.get('host', '')}").netloc.lower()
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    found = HOST.fullmatch(headers.get("host", "").lower())
+    name = found["name"] if found else ""
     public = urlsplit(settings.public_url).hostname
-    if name not in settings.allowed_hosts and name != public:
+    if not name or (name not in settings.allowed_hosts and name != public):
         raise WrongHost(
             f'This studio doesn\'t answer to the host name "{name}". Add it to STUDIO_ALLOWED_HOSTS, or set STUDIO_PUBLIC_URL.'
         )
@@ -138,6 +134,11 @@ def check_host(headers: Headers, settings: Settings) -> None:
 
 def has_bearer(request: Request) -> bool:
     return request.headers.get("authorization", "").lower().startswith("bearer ")
+
+
+def is_login(path: str) -> bool:
+    """Return whether the path is one of the doors through which one signs in."""
+    return path == "/login" or path.startswith("/login/")
 
 
 def check_origin(request: Request, settings: Settings) -> None:
@@ -148,7 +149,7 @@ def check_origin(request: Request, settings: Settings) -> None:
     if has_bearer(request):
         return
     origin = request.headers.get("origin")
-    signing_in = (request.url.path == "/login" or request.url.path.startswith("/login/")) and origin is not None
+    signing_in = is_login(request.scope["path"]) and origin is not None
     if SESSION_COOKIE not in request.cookies and not signing_in:
         return
     if origin is None or origin.lower() not in own_origins(request, settings):
@@ -157,55 +158,11 @@ def check_origin(request: Request, settings: Settings) -> None:
 
 def own_origins(request: Request, settings: Settings) -> set[str]:
     public = urlsplit(settings.public_url)
-    scheme = public.scheme or request.url.scheme
+    scheme = public.scheme or request.scope["scheme"]
     origins = {f"{scheme}://{request.headers.get('host', '')}".lower()}
     if public.netloc:
         origins.add(f"{public.scheme}://{public.netloc}".lower())
     return origins
-
-
-def check_media(request: Request) -> None:
-    """Bodies under /api are JSON, or multipart for an upload; a plain HTML form of another site can't send JSON.
-
-    Raises: Forbidden for a browser's session, UnsupportedMedia for a bearer token.
-    """
-    path, headers = request.url.path, request.headers
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    if not path.startswith("/api/") or not has_body:
-        return
-    wanted = "multipart/form-data" if path == UPLOAD_PATH else "application/json"
-    given = headers.get("content-type", "").split(";")[0].strip().lower()
-    if given == wanted:
-        return
-    sentence = f'Send the body as {wanted}; its Content-Type is "{given or "missing"}".'
-    if has_bearer(request):
-        raise UnsupportedMedia(sentence)
-    if SESSION_COOKIE in request.cookies:
-        raise Forbidden(sentence)
-
-
-def body_limit(request: Request, settings: Settings) -> int:
-    is_multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    return settings.max_upload_bytes + MULTIPART_SLACK_BYTES if is_multipart else MAX_BODY_BYTES
-
-
-def too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"The body is larger than the {limit_bytes:,} bytes allowed here.")
-
-
-def bounded(receive: Receive, limit_bytes: int) -> Receive:
-    """`receive` that raises TooLarge once more than `limit_bytes` have come, whatever Content-Length said."""
-    num_bytes = 0
-
-    async def receive_bounded() -> Message:
-        nonlocal num_bytes
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > limit_bytes:
-            raise too_large(limit_bytes)
-        return message
-
-    return receive_bounded
 
 
 class FailedTries:

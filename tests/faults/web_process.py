@@ -154,7 +154,10 @@ def running_web(folder: Path, *, popen: "type[subprocess.Popen[bytes]]" = subpro
     variables = {f"STUDIO_{name.upper()}": str(value) for name, value in chosen.items() if name != "model_roots"}
     roots = ",".join(map(str, chosen["model_roots"]))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "STUDIO_MODEL_ROOTS": roots, **variables}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
+    command = [
+        sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port),
+        "--http", "app.web.connections:Connection",
+    ]  # fmt: skip
     process = Process("web", command, log=folder / "web.log", environment=environment, cwd=Path.cwd(), popen=popen)
     url = f"http://127.0.0.1:{port}"
     headers = {"authorization": f"Bearer {token_path(known).read_text().strip()}"}

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.store.accounts import get_user
 from app.store.database import now
 from app.store.tables import Dataset, Model
+from app.web.connections import Connection
 
 URL = "http://127.0.0.1:8400"
 PAIRS = "".join(
@@ -150,7 +151,8 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     app = create_app(make_settings(folder, max_upload_bytes=3_000_000))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, port=0, http=Connection, log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

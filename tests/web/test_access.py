@@ -101,7 +101,13 @@ def test_another_users_run_cannot_become_a_model(studio, eve):
     assert eve.post("/api/v1/models", json=body).status_code == 404
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8400", "127.0.0.1@evil.example", "", "[::2]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "127.0.0.1.evil.example:8400", "127.0.0.1@evil.example", "", "[::2]", "[::1", "[", "]", "[]", "[::1]]",
+        "127.0.0.1/x", "127.0.0.1:8400:1", "127.0.0.1:x", "127.0.0.1 ", "\x7f", "[127.0.0.1]", "//",
+    ],
+)  # fmt: skip
 def test_a_foreign_host_name_is_refused(studio, host):
     for path in ("/healthz", "/", "/static/studio.css", "/api/v1/runs"):
         assert studio.client("").get(path, headers={"host": host}).status_code == 400
@@ -218,7 +224,18 @@ def test_the_form_takes_the_secret_or_the_whole_link_and_goes_back(studio):
 
 
 @pytest.mark.parametrize(
-    "target", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "", "\r\nx: y"]
+    "target",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "",
+        "\r\nx: y",
+        "//[",
+        "/\n/x",
+        "http://[",
+    ],
 )
 def test_a_sign_in_never_leads_elsewhere(studio, target):
     response = studio.client("").post("/login", data={"secret": studio.login_secret(), "next": target})

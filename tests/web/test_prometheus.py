@@ -171,6 +171,15 @@ def test_requests_are_counted_by_route_and_never_by_what_was_typed(studio, clien
     assert len(fresh) <= 6
 
 
+def test_who_is_not_signed_in_makes_no_series_of_routes(studio, client):
+    before, stranger = scrape(client), studio.client("")
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
+        for path in ("/", "/runs", "/runs/new", "/datasets", "/models", "/api/v1/runs", "/api/v1/models", "/api/v1/queue"):
+            stranger.request(method, path)
+    fresh = {(name, *labels) for name, labels in scrape(client).keys() - before.keys()}
+    assert {dict(labels)["route"] for _, *labels in fresh if "route" in dict(labels)} <= {"strangers", "unmatched", "/metrics"}
+
+
 def test_uploads_ingest_process_and_database_are_measured(studio, client, clock):
     before = value(scrape(client), "studio_upload_bytes_total")
     content = studio.upload()["size_bytes"]
