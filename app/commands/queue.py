@@ -29,8 +29,8 @@ def show(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
 def pause(run_id: str) -> None:
     """Pause a run: a queued one doesn't begin, a running one saves and goes back to the queue."""
     run = Client(Settings()).post(f"/runs/{run_id}/pause")
-    waits = run["state"] == "queued"
-    out.print("The run is paused." if waits else "Pausing was requested; the run saves and goes back to the queue.")
+    is_paused = run["state"] == "paused"
+    out.print("The run is paused." if is_paused else "Pausing was requested; the run saves and goes back to the queue.")
 
 
 def release(run_id: str) -> None:

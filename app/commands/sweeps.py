@@ -23,7 +23,7 @@ GIVE_UP_SECONDS = 300.0
 COLUMNS = (
     "variant", "state", "reward gain", "win rate", "KL", "held-out loss", "length", "ESS", "ρ len", "ρ reward", "s", "tokens/s",
 )  # fmt: skip
-GOING = ("queued", "running")
+GOING = ("queued", "paused", "running")
 
 Lambda = Annotated[list[float] | None, typer.Option("--lambda", help="A temperature λ > 0; give it once for each.")]
 Fields = Annotated[

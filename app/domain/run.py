@@ -11,7 +11,10 @@ class RunKind(StrEnum):
 
 
 class RunState(StrEnum):
+    """`paused` is told, never kept: a run that is queued and held."""
+
     QUEUED = "queued"
+    PAUSED = "paused"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     SUCCEEDED = "succeeded"
@@ -37,9 +40,15 @@ MOVES: dict[RunState, frozenset[RunState]] = {
 }
 
 
+def tell_state(state: str, *, is_held: bool) -> RunState:
+    """Return what people are told of a run in this state."""
+    kept = RunState(state)
+    return RunState.PAUSED if is_held and kept is RunState.QUEUED else kept
+
+
 def can_move(old: RunState, new: RunState) -> bool:
     """Return whether the life of a run allows the step from `old` to `new`."""
-    return new in MOVES[old]
+    return new in MOVES.get(old, frozenset())
 
 
 class Stage(StrEnum):

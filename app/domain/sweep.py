@@ -39,6 +39,7 @@ class SweepState(StrEnum):
     """What the states of its runs say of a sweep."""
 
     QUEUED = "queued"
+    PAUSED = "paused"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     STOPPED = "stopped"
@@ -48,7 +49,7 @@ class SweepState(StrEnum):
     @property
     def final(self) -> bool:
         """True when none of its runs goes on."""
-        return self not in (SweepState.QUEUED, SweepState.RUNNING)
+        return self not in (SweepState.QUEUED, SweepState.PAUSED, SweepState.RUNNING)
 
 
 def is_deeper(value: Any, depth: int) -> bool:
@@ -156,8 +157,13 @@ def _say_of(label: str, message: str) -> str:
 
 
 def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> SweepState:
-    """Return the sweep's state from how many of its runs are in which; a variant without a run was deleted."""
+    """Return the sweep's state from how many of its runs are in which; a variant without a run was deleted.
+
+    It is paused when all that have not ended are.
+    """
     num_going = sum(number for state, number in counts.items() if RunState(state) not in FINAL_STATES)
+    if num_going and num_going == counts.get(RunState.PAUSED, 0):
+        return SweepState.PAUSED
     if num_going:
         return SweepState.QUEUED if num_going == counts.get(RunState.QUEUED, 0) == num_variants else SweepState.RUNNING
     if counts.get(RunState.SUCCEEDED, 0) == num_variants:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import RunState
-from app.services.runs import hint
+from app.services.runs import hint, tell
 from app.store import journal, queue
 from app.store.database import now
 from app.store.runs import lock_run
@@ -65,6 +65,7 @@ def pause(session: Session, actor: Actor, run_id: str) -> Run:
         _give_back(session, run)
         _note(session, run, "Pausing was requested: it saves and goes back to the queue.")
     else:
+        tell(session, run)
         _note(session, run, "It was paused: it doesn't begin before it is released.")
     return run
 
@@ -80,6 +81,8 @@ def release(session: Session, actor: Actor, run_id: str) -> Run:
     run.held_at = None
     if run.state == RunState.RUNNING:  # its runner may have been asked already: then it goes back to the queue all the same
         run.release_requested_at = None
+    else:
+        tell(session, run)
     _note(session, run, "It was released.")
     hint(session, run_id)
     return run

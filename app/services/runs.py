@@ -204,7 +204,12 @@ def move(session: Session, run: Run, state: RunState, *, reason: str = "", remed
     if not can_move(old, state):
         raise Conflict(f"Run {run.id} is {old} and can't become {state}.")
     run.state = state.value
-    event = StateChanged(state=state, attempt=run.attempt, reason=reason, remedy=remedy, worker=run.worker_id or "")
+    tell(session, run, reason=reason, remedy=remedy)
+
+
+def tell(session: Session, run: Run, *, reason: str = "", remedy: str = "") -> None:
+    """Write into the journal what people are told of the run's state."""
+    event = StateChanged(state=run.told_state, attempt=run.attempt, reason=reason, remedy=remedy, worker=run.worker_id or "")
     journal.append(session, run, [event])
 
 

@@ -33,11 +33,16 @@ NAME_LENGTH = 120
 
 @dataclass(frozen=True)
 class ScoringState:
-    """How far a scoring is: "queued", "running", "ready", "failed" or "cancelled", and for the last two why."""
+    """How far a scoring is: "queued", "paused", "running", "ready", "failed" or "cancelled", and for the last two why."""
 
     state: str
     reason: str = ""
     remedy: str = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        """True while a run is to make it."""
+        return self.state in ("queued", "paused", "running")
 
 
 def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
@@ -100,7 +105,7 @@ def standing_of(scoring: Scoring, maker: Run | None) -> ScoringState:
         return ScoringState("ready")
     if maker is None:
         return ScoringState("failed", "The run that was to make it was deleted.", "Ask for the scoring again.")
-    state = RunState(maker.state)
+    state = maker.told_state
     if not state.final:
         return ScoringState("queued" if state is RunState.INTERRUPTED else state.value)
     error = maker.error or {}

@@ -56,6 +56,11 @@ def measure(session: Session) -> Measures:
     measures = Measures()
     measures.states = _count(session, Run.state)
     _measure_queue(session, measures, at)
+    waiting = {RunState.QUEUED: "no", RunState.PAUSED: "yes"}
+    measures.states |= {
+        str(state): sum(number for (_, held), number in measures.queued.items() if held == is_held)
+        for state, is_held in waiting.items()
+    }
     _measure_attempts(session, measures)
     owners = _measure_running(session, measures)
     _measure_workers(session, measures, at, owners)

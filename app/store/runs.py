@@ -1,14 +1,15 @@
 """Runs as they are kept: rows, attempts, the weights file of a run, and the rows of lists with the names of what a run uses."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
-from app.domain.run import RunKind, RunState
+from app.domain.run import RunKind, RunState, tell_state
 from app.store.files import parquet
 from app.store.files.files import Files
 from app.store.tables import Attempt, Dataset, JournalEntry, Metric, Model, Run, Sweep, User
@@ -24,6 +25,14 @@ def get_run(session: Session, owner_id: str, run_id: str) -> Run:
     return run
 
 
+def is_told(state: RunState) -> ColumnElement[bool]:
+    """Return whether people are told this state of a run."""
+    if state not in (RunState.QUEUED, RunState.PAUSED):
+        return Run.state == state
+    is_held = Run.held_at.is_not(None) if state is RunState.PAUSED else Run.held_at.is_(None)
+    return and_(Run.state == RunState.QUEUED, is_held)
+
+
 def list_runs(
     session: Session, owner_id: str, *, state: RunState | str | None = None, kind: RunKind | None = RunKind.TRAINING,
     after: str | None = None, limit: int = 50,
@@ -33,7 +42,7 @@ def list_runs(
     if kind is not None:
         query = query.where(Run.kind == kind.value)
     if state is not None:
-        query = query.where(Run.state == str(state))
+        query = query.where(is_told(RunState(state)))
     if after is not None:
         query = query.where(Run.id < after)
     return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
@@ -144,10 +153,14 @@ def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[st
 
 
 def count_runs(session: Session, owner_id: str) -> dict[str, int]:
-    """Return how many of the owner's training runs are in each state; states without a run are left out."""
+    """Return how many of the owner's training runs are in each state, as people are told it; those without a run are left out."""
     mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
-    query = select(Run.state, func.count().label("num_runs")).where(*mine).group_by(Run.state)
-    return {row.state: row.num_runs for row in session.execute(query)}
+    is_held = Run.held_at.is_not(None)
+    query = select(Run.state, is_held, func.count()).where(*mine).group_by(Run.state, is_held)
+    counts: Counter[str] = Counter()
+    for state, held, num_runs in session.execute(query):
+        counts[tell_state(state, is_held=held)] += num_runs
+    return dict(counts)
 
 
 def count_datasets(session: Session, owner_id: str) -> int:

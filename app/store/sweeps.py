@@ -1,5 +1,6 @@
 """Sweeps as they are kept: rows, how many of their runs are in which state, and their runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
+from app.domain.run import tell_state
 from app.domain.sweep import SweepState, state_of
 from app.store.tables import Run, Sweep
 
@@ -74,12 +76,13 @@ def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
 
 
 def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return how many runs of each sweep are in each state."""
-    query = select(Run.sweep_id, Run.state, func.count().label("num_runs")).where(Run.sweep_id.in_(sweep_ids))
-    counts: dict[str, dict[str, int]] = {}
-    for sweep_id, state, num_runs in session.execute(query.group_by(Run.sweep_id, Run.state)):
-        counts.setdefault(str(sweep_id), {})[state] = num_runs
-    return counts
+    """Return how many runs of each sweep are in each state, as people are told it."""
+    is_held = Run.held_at.is_not(None)
+    query = select(Run.sweep_id, Run.state, is_held, func.count()).where(Run.sweep_id.in_(sweep_ids))
+    counts: dict[str, Counter[str]] = {}
+    for sweep_id, state, held, num_runs in session.execute(query.group_by(Run.sweep_id, Run.state, is_held)):
+        counts.setdefault(str(sweep_id), Counter())[tell_state(state, is_held=held)] += num_runs
+    return {sweep_id: dict(found) for sweep_id, found in counts.items()}
 
 
 def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:

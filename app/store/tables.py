@@ -23,6 +23,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from app.domain.run import RunState, tell_state
+
 NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -174,6 +176,11 @@ class Run(Base):
     queued_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+    @property
+    def told_state(self) -> RunState:
+        """What people are told: its state, or that it is paused."""
+        return tell_state(self.state, is_held=self.held_at is not None)
 
 
 Index("ix_runs_line", Run.owner_id, Run.priority.desc(), Run.place, Run.id, sqlite_where=WAITING, postgresql_where=WAITING)

@@ -171,6 +171,8 @@ def test_the_queue_and_the_workers_are_steered(shell):
     assert shell.must("runs", "pause", second).strip() == "The run is paused."
     rows = [line.split()[:2] for line in shell.must("runs", "queue").splitlines()[1:]]
     assert rows == [["1", first], ["paused", second]]
+    paused = shell.must("runs", "list", "--state", "paused")
+    assert (second in paused, first in paused) == (True, False)
     assert shell.must("runs", "release", second).startswith("The run is released")
     assert "Say where to" in shell.fails("runs", "move", second)
     assert "no worker 'nowhere'" in shell.fails("runs", "move", second, "--to", "nowhere")

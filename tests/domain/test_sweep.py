@@ -151,6 +151,8 @@ def test_more_variants_come_beside_those_there_are_and_serve_the_smallest_lambda
     [
         ({"queued": 3}, False, SweepState.QUEUED),
         ({"queued": 2, "succeeded": 1}, False, SweepState.RUNNING),
+        ({"paused": 2, "succeeded": 1}, False, SweepState.PAUSED),
+        ({"paused": 2, "queued": 1}, False, SweepState.RUNNING),
         ({"running": 1, "failed": 2}, True, SweepState.RUNNING),
         ({"succeeded": 3}, True, SweepState.SUCCEEDED),
         ({"succeeded": 1, "cancelled": 2}, True, SweepState.STOPPED),
@@ -161,7 +163,7 @@ def test_more_variants_come_beside_those_there_are_and_serve_the_smallest_lambda
 )
 def test_the_state_follows_from_the_states_of_the_runs(counts: dict[str, int], stopped: bool, state: SweepState) -> None:
     assert state_of(counts, 3, stopped=stopped) is state
-    assert state.final == (state not in ("queued", "running"))
+    assert state.final == (state not in ("queued", "paused", "running"))
 
 
 def test_a_variant_is_kept_as_plain_data() -> None:

@@ -52,6 +52,12 @@ def fetch(database: Database, run_id: str) -> Run:
         return session.get_one(Run, run_id)
 
 
+def told(database: Database, run_id: str) -> list[str]:
+    """What the journal, and so a live reader, was told of the run's state."""
+    with database.reading() as session:
+        return [entry.payload["state"] for entry in journal.read(session, run_id, kinds=["state"])]
+
+
 def show_queue(database: Database) -> list[str]:
     with database.reading() as session:
         return [queued.run.id for queued in queue.list_queue(session)]
@@ -218,8 +224,10 @@ def test_a_held_run_begins_when_it_is_released_at_its_old_place(either_database:
         assert [entry.payload["text"] for entry in journal.read(session, first, kinds=["log"])] == [
             "It was paused: it doesn't begin before it is released."
         ]
+    assert told(either_database, first) == ["queued", "paused"]
     with either_database.writing() as session:
         service.release(session, ADA, first)
+    assert told(either_database, first) == ["queued", "paused", "queued"]
     assert [begin(either_database), begin(either_database), begin(either_database)] == [first, second, None]
 
 
@@ -238,6 +246,7 @@ def test_a_running_run_that_is_paused_waits_held_and_no_failure_is_counted(eithe
         entries = journal.read(session, run_id, kinds=["state"])
         assert [entry.payload["reason"] for entry in entries if entry.payload["state"] == "interrupted"] == ["It was paused."]
         service.release(session, ADA, run_id)
+    assert told(either_database, run_id) == ["queued", "running", "interrupted", "paused", "queued"]
     assert begin(either_database) == run_id
 
 

@@ -102,6 +102,7 @@ def test_queue_runs_and_attempts_are_those_of_the_database(studio, client):
     assert value(found, "studio_queue_depth", kind="training", held="no") == 0
     assert value(found, "studio_queue_oldest_seconds") == 0  # what is held does not wait
     assert value(found, "studio_runs", state="running") == 1
+    assert (value(found, "studio_runs", state="paused"), value(found, "studio_runs", state="queued")) == (1, 0)
     assert value(found, "studio_attempts_total", outcome="lost") == 1
     assert value(found, "studio_attempts_total", outcome="running") == 1
     assert value(found, "studio_requeues_total") == 1

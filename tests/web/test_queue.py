@@ -87,6 +87,27 @@ def test_pausing_and_releasing_twice_is_doing_it_once(studio, client):
         assert "has ended (cancelled)" in refused.json()["detail"]
 
 
+def test_a_paused_run_says_so_in_every_list_and_on_every_page(studio, client):
+    body = {"name": "Heat", "recipe": studio.ingredients(), "lambda": [0.1, 0.3]}
+    sweep_id = client.post("/api/v1/sweeps", json=body).json()["id"]
+    paused, waiting = (one["run_id"] for one in client.get(f"/api/v1/sweeps/{sweep_id}").json()["variants"])
+    assert client.post(f"{RUNS}/{paused}/pause").json()["state"] == "paused"
+    assert client.get(f"{RUNS}/{paused}").json()["state"] == "paused"
+    for state, expected in (("paused", paused), ("queued", waiting)):
+        assert [one["id"] for one in client.get(RUNS, params={"state": state}).json()["items"]] == [expected]
+    (sweep,) = [one for one in client.get("/api/v1/sweeps").json()["items"] if one["id"] == sweep_id]
+    assert (sweep["state"], sweep["counts"]) == ("running", {"paused": 1, "queued": 1})
+    browser = studio.browser()
+    badge = re.compile(r'data-state="paused">\s*paused<')
+    filtered = browser.get("/runs", params={"state": "paused"}).text
+    assert (f"/runs/{paused}" in filtered, f"/runs/{waiting}" in filtered) == (True, False)
+    for page in (filtered, *(browser.get(path).text for path in ("/runs", f"/runs/{paused}", f"/sweeps/{sweep_id}", "/queue"))):
+        assert badge.search(page)
+    assert client.post(f"{RUNS}/{waiting}/pause").json()["state"] == "paused"
+    assert client.get(f"/api/v1/sweeps/{sweep_id}").json()["state"] == "paused"
+    assert client.post(f"{RUNS}/{paused}/release").json()["state"] == "queued"
+
+
 def test_a_move_says_where_to_once(studio, client):
     run_id, other = studio.launch(), studio.launch()
     for body in ({}, {"to": "front", "before": other}):

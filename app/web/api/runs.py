@@ -41,7 +41,7 @@ class RunView(BaseModel):
     id: str = Field(examples=["run_01kb4y7v3m2q8d5n6c9t0r1x2z"])
     name: str
     kind: RunKind = Field(description="training, or scoring: it ends once the scores are kept.")
-    state: RunState
+    state: RunState = Field(description="paused: it is queued and doesn't begin before it is released.")
     stage: str = Field(description="prepare, score, train or evaluate; empty before the first attempt.")
     step: int
     num_steps: int
@@ -101,7 +101,7 @@ AT_LAUNCH: dict[str, Any] = {
 
 
 def show(run: Run) -> RunView:
-    return RunView.model_validate(run)
+    return RunView.model_validate(run).model_copy(update={"state": run.told_state})
 
 
 def show_at_launch(run: Run) -> RunView:

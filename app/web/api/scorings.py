@@ -40,7 +40,7 @@ class ScoringView(BaseModel):
 
     id: str = Field(examples=["scoring_01kb4y7v3m2q8d5n6c9t0r1x2z"])
     name: str
-    state: str = Field(description="queued, running, ready, failed or cancelled.")
+    state: str = Field(description="queued, paused, running, ready, failed or cancelled.")
     reason: str = Field(description="Why it failed or was cancelled.")
     remedy: str = Field(description="What to do then.")
     dataset_id: str
@@ -120,7 +120,7 @@ def show(row: ScoringRow) -> ScoringView:
 
 def show_detail(row: ScoringRow, users: list[Run]) -> ScoringDetail:
     scoring = row.scoring
-    views = [UserView(id=run.id, name=run.name, state=run.state) for run in users]
+    views = [UserView(id=run.id, name=run.name, state=run.told_state) for run in users]
     facts = ScoringFacts.model_validate(scoring.facts) if scoring.facts else None
     return ScoringDetail(**show(row).model_dump(), settings=scoring.settings, facts=facts, runs=views)
 

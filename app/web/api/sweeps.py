@@ -38,7 +38,10 @@ class SweepView(BaseModel):
 
     id: str = Field(examples=["sweep_01kb4y7v3m2q8d5n6c9t0r1x2z"])
     name: str
-    state: SweepState = Field(description="From the states of its runs; incomplete: some were cancelled or deleted one by one.")
+    state: SweepState = Field(
+        description="From the states of its runs; paused: all that haven't ended are; incomplete: some were cancelled or deleted "
+        "one by one."
+    )
     num_variants: int
     counts: dict[str, int] = Field(description="Runs by state; a variant whose run was deleted isn't counted.")
     num_deleted: int
@@ -171,7 +174,7 @@ def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
             label=result.label,
             changes=result.changes,
             run_id=result.run.id if result.run else None,
-            state=result.run.state if result.run else "deleted",
+            state=result.run.told_state if result.run else "deleted",
             best=comparison.best is not None and comparison.best.variant == result.variant,
             metrics=result.metrics,
             findings=[RaisedFindingView(**asdict(finding)) for finding in result.findings],

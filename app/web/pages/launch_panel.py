@@ -101,7 +101,7 @@ def list_near(session: Session, owner_id: str, recipe: Recipe) -> list[Scoring]:
 def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
     """Return the panel while there are no scores yet, or when making them came to nothing."""
     standing, run = standing_of(scoring, panel.run), panel.run
-    if run is not None and standing.state in ("queued", "running"):
+    if run is not None and standing.is_under_way:
         return replace(panel, state="scoring")
     return replace(panel, state="ended", sentence=standing.reason, remedy=standing.remedy)
 

@@ -128,6 +128,8 @@ def counts_steps(run: Run) -> bool:
 
 
 def progress_text(run: Run) -> str:
+    if run.told_state == "paused":
+        return "Goes on when it is released" if run.started_at else "Begins when it is released"
     if run.state == "queued":
         return "Waits for a worker"
     if counts_steps(run):

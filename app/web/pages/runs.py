@@ -176,7 +176,7 @@ def show_run(
 def state_of(run: Run) -> dict[str, Any]:
     error = run.error or {}
     return {
-        "state": run.state,
+        "state": run.told_state,
         "attempt": run.attempt,
         "reason": error.get("reason", ""),
         "remedy": error.get("remedy", ""),
@@ -193,7 +193,7 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
     """Return what the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
     return {
         "run_id": run.id,
-        "state": run.state,
+        "state": run.told_state,
         "after": run.last_seq,
         "edges": list(WEIGHT_EDGES),
         "charts": [chart.to_dict() for section in shown_sections(run) for chart in section.charts],

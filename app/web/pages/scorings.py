@@ -63,7 +63,7 @@ class ShownScoring:
     @property
     def is_moving(self) -> bool:
         """Whether a run is at it, also one that scores the pairs that were left out."""
-        return self.standing.state in ("queued", "running") or (self.row.run is not None and self.row.run.finished_at is None)
+        return self.standing.is_under_way or (self.row.run is not None and self.row.run.finished_at is None)
 
 
 @dataclass(frozen=True, kw_only=True)
