@@ -70,8 +70,7 @@ def launch(
 def enqueue(session: Session, run: Run) -> None:
     """Put a new run at the end of the queue and hint the workers. Raises StorageFull when there is no room."""
     session.info["disk"].require_room("A new run")
-    session.add(run)
-    journal.append(session, run, [StateChanged(state=RunState.QUEUED, attempt=0)])
+    journal.begin(session, run, StateChanged(state=RunState.QUEUED, attempt=0), run.queued_at)
     hint(session, run.id)
 
 

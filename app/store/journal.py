@@ -43,6 +43,14 @@ def append(session: Session, run: Run, events: Sequence[Event]) -> None:
     write_notes(session, run.id, last_seq, notes)
 
 
+def begin(session: Session, run: Run, event: Event, at: datetime) -> None:
+    """Write the first event of a new run, whose row nobody else knows yet, together with its row."""
+    run.last_seq = 1
+    session.add(run)
+    session.flush()
+    write_notes(session, run.id, 1, [Note(event.model_dump()["kind"], to_payload(event), at)])
+
+
 def write_notes(session: Session, run_id: str, last_seq: int, notes: Sequence[Note]) -> None:
     """Write notes whose places, the last of them `last_seq`, the caller has taken on the run's row in this transaction."""
     if not notes:

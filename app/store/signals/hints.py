@@ -28,7 +28,8 @@ IDLE_SECONDS = 5.0
 SEND_SECONDS = 3.0  # a broker that takes a connection and answers nothing has had its chance
 # A crowd of launches needs no crowd of hints: each wakes a worker, which then takes all it has room for.
 MOST_AT_ONCE = 4
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.1  # twice as long after each pause in which more came than is sent at once
+LONGEST_PAUSE_SECONDS = 0.8
 CLOSE = ""  # the last thing a sender is told
 
 # The tables of kombu's SQLAlchemy transport. Made here, once and ahead, because several workers that start together
@@ -102,6 +103,7 @@ class HintQueue:
                 self._sender.start()
 
     def _send_pending(self) -> None:
+        pause = PAUSE_SECONDS
         while True:
             try:
                 first = self._pending.get(timeout=IDLE_SECONDS)
@@ -117,7 +119,8 @@ class HintQueue:
                     self._publish(hint)
             if CLOSE in waiting:
                 return
-            time.sleep(PAUSE_SECONDS)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if len(waiting) >= MOST_AT_ONCE else PAUSE_SECONDS
+            time.sleep(pause)
 
     def _gather(self, first: str) -> list[str]:
         """Return what waits with this hint: each once, and of those for runs only the newest few."""

@@ -1,7 +1,5 @@
 """The pages: server-rendered, live where something moves. Reads go to the store, every change to the services."""
 
-from fastapi import APIRouter
-
 from app.web.pages import (
     datasets,
     launch,
@@ -20,9 +18,8 @@ from app.web.pages import (
     workers,
 )
 
-router = APIRouter(include_in_schema=False)
-for page in (
+PAGES = (
     launch, launch_preview, launch_reading, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping,
     datasets, models, storage,
-):  # fmt: skip
-    router.include_router(page.router)
+)  # fmt: skip
+ROUTERS = [page.router for page in PAGES]
