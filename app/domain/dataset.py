@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.problems import at_most
 from app.domain.texts import Keepable
 
 CHOSEN, NEITHER, REJECTED = 1, 0, -1
@@ -75,6 +76,8 @@ class Shape(StrEnum):
     RATED = "rated"  # one response with a rating or a boolean
 
 
+MOST_PARTS = 40
+FEW = at_most(MOST_PARTS)
 ColumnName = Annotated[Keepable, Field(min_length=1, max_length=500)]
 PartName = Annotated[str, Field(min_length=1, max_length=60)]
 OptionValue = bool | Annotated[float, Field(allow_inf_nan=False)] | Annotated[Keepable, Field(max_length=500)]
@@ -85,8 +88,10 @@ class ColumnMapping(Frozen):
     name (dotted for nested fields) or, for `votes`, to several. `options` holds the shape's few switches."""
 
     shape: Shape
-    columns: dict[PartName, ColumnName | Annotated[list[ColumnName], Field(max_length=100)]] = Field(default={}, max_length=40)
-    options: dict[PartName, OptionValue] = Field(default={}, max_length=40)
+    columns: Annotated[
+        dict[PartName, ColumnName | Annotated[list[ColumnName], Field(max_length=100)]], Field(max_length=MOST_PARTS), FEW
+    ] = {}
+    options: Annotated[dict[PartName, OptionValue], Field(max_length=MOST_PARTS), FEW] = {}
 
 
 SIDES = (("chosen", "rejected"), ("rating_chosen", "rating_rejected"))

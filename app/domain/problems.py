@@ -1,14 +1,20 @@
 """From pydantic's findings to sentences: each fault with its field's dotted path, worded for the person who typed it."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from app.domain.errors import InvalidInput
 
 M = TypeVar("M", bound=BaseModel)
+
+MOST_FAULTS = 100  # that are put into words; the others are counted
+SHOWN_CHARACTERS = 60  # of what was given
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxlevel, _BRIEFLY.maxdict, _BRIEFLY.maxlist, _BRIEFLY.maxother = 2, 6, 6, SHOWN_CHARACTERS
 
 
 def fault(field: str, message: str) -> PydanticCustomError:
@@ -16,29 +22,40 @@ def fault(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("fault", "{sentence}", {"sentence": message, "field": field})
 
 
+def at_most(most: int) -> BeforeValidator:
+    """Return a validator that refuses an object of more entries before it looks at any of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise fault("", f"Must not be longer than {most} entries.")
+        return value
+
+    return BeforeValidator(check)
+
+
 class HasErrors(Protocol):
     def errors(self) -> Sequence[Any]: ...
 
 
 def problems_of(error: HasErrors, *, skip: int = 0) -> list[dict[str, str]]:
-    """Return the faults as `{"field": dotted path, "message": sentence}`; the first `skip` parts of each path are left out."""
-    return [_problem(item, skip) for item in error.errors()]
+    """Return the first faults as `{"field": dotted path, "message": sentence}`, without the first `skip` parts of each path."""
+    return [_problem(item, skip) for item in error.errors()[:MOST_FAULTS]]
 
 
 def parse(model: type[M], data: Any, error: type[InvalidInput]) -> M:
-    """`data` as a `model`; raises `error` with a problem for every field at fault."""
+    """`data` as a `model`; raises `error` with a problem for every field at fault, as far as these are worded."""
     try:
         return model.model_validate(data)
     except ValidationError as invalid:
         problems = problems_of(invalid)
-        raise error(summary(problems), problems=problems) from None
+        raise error(summary(problems, invalid.error_count()), problems=problems) from None
 
 
-def summary(problems: Sequence[Mapping[str, str]]) -> str:
-    """One sentence for several faults: the first in full, with its field, and the others counted."""
+def summary(problems: Sequence[Mapping[str, str]], num_faults: int | None = None) -> str:
+    """One sentence for several faults: the first in full, with its field, and the others counted, worded or not."""
     field, message = problems[0]["field"], problems[0]["message"]
     first = f"{field} {message[0].lower()}{message[1:]}" if field and message.startswith(PREDICATES) else message
-    more = len(problems) - 1
+    more = (num_faults or len(problems)) - 1
     return first if not more else f"{first} ({more} more {'field needs' if more == 1 else 'fields need'} a look.)"
 
 
@@ -63,7 +80,7 @@ _KINDS = {  # what was wanted, in words, by the first part of pydantic's name fo
 
 def _problem(item: Mapping[str, Any], skip: int) -> dict[str, str]:
     context = item.get("ctx") or {}
-    path = [str(part) for part in item["loc"][skip:]]
+    path = [_cut(str(part)) for part in item["loc"][skip:]]
     if item["type"] == "fault":
         path += [str(context["field"])] if context["field"] else []
         return {"field": ".".join(path), "message": str(context["sentence"])}
@@ -98,5 +115,11 @@ def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -
 
 
 def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    """Return what was given as far as one wants to read it, whatever its size."""
+    if isinstance(value, float):
+        return _cut(f"{value:g}")
+    return _cut(repr(value[:SHOWN_CHARACTERS]) if isinstance(value, str | bytes) else _BRIEFLY.repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"

@@ -20,6 +20,7 @@ from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, Reci
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe"]
 
 Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]
+ModuleName = Annotated[str, Field(min_length=1, max_length=120)]
 
 
 class Method(StrEnum):
@@ -63,7 +64,7 @@ class LoraSettings(RecipePart):
     rank: int = Field(16, ge=1, le=1024, description="Rank of the low-rank update.")
     alpha: Positive = Field(32.0, description="Scale of the update; its factor is alpha / rank.")
     dropout: Share = Field(0.0, description="Dropout on the adapter's input.")
-    target_modules: Literal["all-linear"] | list[Annotated[str, Field(min_length=1, max_length=120)]] = Field(
+    target_modules: Literal["all-linear"] | Annotated[list[ModuleName], Field(max_length=2000)] = Field(
         "all-linear", description="Modules that get an adapter: all-linear, or a list of module names."
     )
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.errors import RecipeInvalid
-from app.domain.problems import fault, parse, summary
+from app.domain.problems import MOST_FAULTS, at_most, fault, parse, summary
 from app.domain.recipe import Method, Recipe, parse_recipe, rate_beside
 from app.domain.run import FINAL_STATES, RunState
 from app.domain.texts import Line
@@ -33,6 +33,9 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 Problem = Mapping[str, Any]
+Values = Annotated[list[Any], Field(min_length=1, max_length=40)]
+Settings = Annotated[dict[Annotated[str, Field(max_length=200)], Values], Field(max_length=6), at_most(6)]
+Baselines = Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=4)]
 
 
 class SweepState(StrEnum):
@@ -66,11 +69,8 @@ class SweepRequest(BaseModel):
     name: Line = Field("", max_length=120, description="A name for people; empty: the recipe's, or data set and policy.")
     recipe: Annotated[dict[str, Any], Field(description="The recipe that every variant starts from.")]
     lambdas: Annotated[list[Positive], Field(max_length=40, alias="lambda", description="The temperatures λ > 0.")] = []
-    fields: Annotated[
-        dict[str, Annotated[list[Any], Field(min_length=1, max_length=40)]],
-        Field(max_length=6, description="Further settings by dotted path, each with its values; all combinations are run."),
-    ] = {}
-    baselines: Annotated[list[str], Field(max_length=4, description=f"Of {', '.join(BASELINES)}: one run each.")] = []
+    fields: Settings = Field({}, description="Further settings by dotted path, each with its values; all combinations are run.")
+    baselines: Annotated[Baselines, Field(description=f"Of {', '.join(BASELINES)}: one run each.")] = []
 
     @model_validator(mode="after")
     def names_are_known(self) -> Self:
@@ -112,7 +112,7 @@ def parse_request(data: Any) -> SweepRequest:
 def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Variant]:
     """Return all variants, the grid first, then the baselines; with `beside`, those that aren't among these already.
 
-    Their scores serve the smallest λ of all of them. Raises RecipeInvalid with every fault of every variant: `field` is a
+    Their scores serve the smallest λ of all of them. Raises RecipeInvalid with the faults of every variant: `field` is a
     path in the recipe, `variant` the label of the one at fault (left out where all are).
     """
     if not beside and not (request.lambdas or request.fields or request.baselines):
@@ -126,6 +126,8 @@ def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Var
             found.append(Variant(label=label, changes=changes, recipe=parse_recipe(_vary(request, changes))))
         except RecipeInvalid as error:
             faults.append((label, error.problems))
+            if len(error.problems) == MOST_FAULTS:  # no variant of such a recipe is worth another look
+                break
     refuse(faults, len(asked))
     _refuse_doubles(found)
     known = [_bare(variant.recipe) for variant in beside]
@@ -148,7 +150,7 @@ def refuse(faults: Sequence[tuple[str, Sequence[Problem]]], num_variants: int) -
         for problem in found
         if (problem["field"], problem["message"]) not in in_all
     ]
-    raise RecipeInvalid(detail, problems=problems)
+    raise RecipeInvalid(detail, problems=problems[:MOST_FAULTS])
 
 
 def _say_of(label: str, message: str) -> str:
@@ -220,6 +222,8 @@ def _vary(request: SweepRequest, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _put(data: dict[str, Any], path: str, value: Any) -> None:
     *parents, name = path.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise RecipeInvalid.at(path, "There is no setting so deep inside of others. Check the spelling.")
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}

@@ -18,7 +18,6 @@ from app.domain.problems import problems_of, summary
 from app.web.rendering.environment import error_page
 
 MACHINE_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/openapi.json")
-MAX_PROBLEMS = 100
 
 
 class Fault(BaseModel):
@@ -76,13 +75,14 @@ def to_studio_error(error: Exception) -> StudioError:
 
 def from_validation(error: RequestValidationError) -> InvalidInput:
     """Return the fields' faults, without the "body." before them."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = errors[0]
     if first["type"] == "json_invalid":
         return InvalidInput(f"The body isn't JSON: {first.get('ctx', {}).get('error', 'it ends too early')}.")
     if first["loc"] == ("body",) and first["type"] == "missing":
         return InvalidInput("The body is missing: send a JSON object.")
     problems = problems_of(error, skip=1)
-    return InvalidInput(summary(problems), problems=problems[:MAX_PROBLEMS])
+    return InvalidInput(summary(problems, len(errors)), problems=problems)
 
 
 STATUS_SENTENCES = {

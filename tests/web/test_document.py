@@ -56,6 +56,39 @@ def test_the_models_of_the_document_are_requests(example):
     assert ModelRequest.model_validate(example["value"])
 
 
+BOUND = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
+FREE = {"SweepRequest.recipe", "SweepRequest.fields[][]", "Addition.fields[][]"}  # any JSON, as far as a body may have values
+
+
+def find_boundless(document, schema, where: str):
+    """Names of the texts, lists and objects of a body that may be of any size."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        yield from find_boundless(document, document["components"]["schemas"][name], name)
+        return
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        yield from find_boundless(document, part, where)
+    kind, listed = schema.get("type"), "enum" in schema or "const" in schema or "format" in schema
+    if kind in BOUND and not listed and "properties" not in schema and BOUND[kind] not in schema:
+        yield where
+    for name, part in schema.get("properties", {}).items():
+        yield from find_boundless(document, part, f"{where}.{name}")
+    for key in ("items", "additionalProperties", "propertyNames"):
+        if isinstance(schema.get(key), dict):
+            yield from find_boundless(document, schema[key], f"{where}[]")
+
+
+def test_every_text_and_list_of_a_body_has_a_largest_size(document):
+    bodies = [
+        (entry["operationId"], content["schema"])
+        for _, _, entry in operations(document)
+        for kind, content in entry.get("requestBody", {}).get("content", {}).items()
+        if kind == "application/json"
+    ]
+    assert len(bodies) >= 8
+    assert {name for where, schema in bodies for name in find_boundless(document, schema, where)} <= FREE
+
+
 def test_the_page_to_read_shows_every_operation(client, document):
     page = client.get("/docs")
     assert page.status_code == 200

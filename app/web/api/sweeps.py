@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from app.domain.sweep import SweepRequest, SweepState
+from app.domain.sweep import Baselines, Settings, SweepRequest, SweepState
 from app.domain.weighting import Positive
 from app.services import sweeps as service
 from app.store import sweeps as store
@@ -104,8 +104,8 @@ class Addition(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     lambdas: list[Positive] = Field([], alias="lambda", max_length=40)
-    fields: dict[str, Annotated[list[Any], Field(min_length=1, max_length=40)]] = Field({}, max_length=6)
-    baselines: list[str] = Field([], max_length=4)
+    fields: Settings = {}
+    baselines: Baselines = []
 
 
 RECIPE = {
