@@ -12,13 +12,8 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.client import PubSub
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
@@ -26,6 +21,10 @@ from app.domain.errors import Unavailable
 from app.settings import Settings
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Run
+
+if TYPE_CHECKING:  # imported where it is used: a studio without Redis is spared its megabytes
+    from redis import Redis
+    from redis.asyncio.client import PubSub
 
 CHANNEL = "studio:bell"
 POLL_SECONDS = 0.25
@@ -103,6 +102,8 @@ class Bell:
                     self._ringer.start()
 
     def _ring_others(self) -> None:
+        from redis import Redis, RedisError
+
         while True:
             with self._lock:
                 run_ids, self._unsent = self._unsent, set()
@@ -198,8 +199,10 @@ class Bell:
                 future.set_result(news)
 
     @staticmethod
-    async def _hears(pubsub: PubSub) -> bool:
+    async def _hears(pubsub: "PubSub") -> bool:
         """True for each message. A connection that died without a word looks like silence: a ping tells them apart."""
+        from redis import ConnectionError as RedisConnectionError
+
         if await pubsub.get_message(timeout=QUIET_PING_SECONDS) is None:
             await pubsub.ping()
             if await pubsub.get_message(timeout=PONG_SECONDS) is None:
@@ -207,6 +210,9 @@ class Bell:
         return True
 
     async def _listen(self, rung: asyncio.Event) -> None:
+        from redis import RedisError
+        from redis.asyncio import Redis as AsyncRedis
+
         while True:
             try:
                 async with AsyncRedis.from_url(self._url, socket_connect_timeout=2) as redis, redis.pubsub() as pubsub:

@@ -15,7 +15,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery import Celery
-from redis import Redis
 from sqlalchemy.orm import Session
 
 from app.settings import Settings
@@ -164,6 +163,8 @@ class HintQueue:
             if self._is_embedded:
                 self._execute([("SELECT 1 FROM kombu_queue", ())])
             elif self.settings.has_redis:
+                from redis import Redis  # here: a studio without Redis is spared its megabytes
+
                 with Redis.from_url(self.settings.redis_url, socket_timeout=1, socket_connect_timeout=1) as redis:
                     redis.ping()
             else:
