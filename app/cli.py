@@ -4,7 +4,7 @@
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
     varstudio datasets | models | scorings | runs | sweeps | workers …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
-    varstudio users | tokens | login-link | db …      on the server's machine: straight to its database
+    varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
 
@@ -45,6 +45,7 @@ cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.tokens, name="tokens")
 cli.command("login-link")(accounts.login_link)
+cli.command("acts")(accounts.list_acts)
 cli.add_typer(accounts.db, name="db")
 cli.command("backup")(backups.backup)
 cli.command("restore")(backups.restore)

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     logs_days: float = Field(0, ge=0, description="Days after a run's end when its logs and spools are removed; 0: never.")
     scorings_days: float = Field(0, ge=0, description="Days without use after which a scoring is removed; 0: never.")
     session_days: int = Field(30, description="How long a browser stays signed in.")
+    token_days: int = Field(90, ge=0, le=3650, description="How long a new API token is good, unless one is chosen; 0: no end.")
+    acts_days: float = Field(365, ge=0, description="Days that the log of sign-ins, tokens and admins' acts is kept; 0: forever.")
     log_format: Literal["logfmt", "json"] = Field("logfmt", description="Log lines as key=value, or as one JSON object each.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least grave log lines that are written.")
 

@@ -160,7 +160,7 @@ class Supervisor:
         self.database.hints.prune()
         if isinstance(self.files, SharedFiles):
             sweep_carried(self.database, self.files)
-        if retention.has_rules(self.settings) and (self._pruning is None or not self._pruning.is_alive()):
+        if self._pruning is None or not self._pruning.is_alive():
             self._pruning = threading.Thread(
                 target=self._guarded, args=("retention", self._remove_old), name="prune", daemon=True
             )

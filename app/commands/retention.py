@@ -15,6 +15,8 @@ from app.system.sizes import describe_size
 def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False) -> None:
     """Remove old checkpoints, logs and scorings by the rules of the settings; workers do it by themselves too."""
     settings = Settings()
+    if not dry_run:
+        forget_acts(settings)
     if not retention.has_rules(settings):
         out.print(
             "No rule is set, so nothing is removed: see STUDIO_KEEP_CHECKPOINTS, STUDIO_CHECKPOINTS_DAYS, STUDIO_LOGS_DAYS and "
@@ -39,3 +41,13 @@ def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what
         f"{'Would remove' if dry_run else 'Removed'} {total} from {len({removal.owner for removal in removals})} places.",
         markup=False,
     )
+
+
+def forget_acts(settings: Settings) -> None:
+    database = Database(settings)
+    try:
+        num_removed = retention.forget_old_acts(database, settings)
+    finally:
+        database.close()
+    if num_removed:
+        out.print(f"Removed {num_removed} lines from the log of acts (STUDIO_ACTS_DAYS).", markup=False)

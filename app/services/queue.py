@@ -4,15 +4,16 @@ A run is steered by its owner and by admins. Nothing here commits. There is no s
 and a running one is first asked to save and go back to the queue. The order itself is in app.store.queue.
 """
 
-from typing import NamedTuple
-
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import RunState
+from app.services import acts
+from app.services.acts import Actor
 from app.services.runs import hint, tell
 from app.store import journal, queue
+from app.store.accounts import get_user_by_id
 from app.store.database import now
 from app.store.runs import lock_run
 from app.store.tables import Run, Worker
@@ -20,13 +21,6 @@ from app.store.workers import list_living, list_workers
 
 LOWEST, HIGHEST = -100, 100
 FRONT, END = "front", "end"
-
-
-class Actor(NamedTuple):
-    """Who steers: owners their own runs, admins all."""
-
-    id: str
-    is_admin: bool
 
 
 def check_priority(actor: Actor, priority: int, *, now_at: int = 0) -> int:
@@ -46,8 +40,14 @@ def set_priority(session: Session, actor: Actor, run_id: str, priority: int) -> 
     check_priority(actor, priority, now_at=run.priority)
     if priority != run.priority:
         run.priority = priority
-        _note(session, run, f"Its priority is now {priority}.")
+        _note(session, actor, run, f"Its priority is now {priority}.", is_office=priority > 0)
     return run
+
+
+def note_launch(session: Session, actor: Actor, run: Run) -> None:
+    """Write a launch before the others', which only an admin can do, into the log of acts."""
+    if run.priority > 0:
+        _note_act(session, actor, run, f"It was launched with priority {run.priority}.", is_office=True)
 
 
 def pause(session: Session, actor: Actor, run_id: str) -> Run:
@@ -63,10 +63,10 @@ def pause(session: Session, actor: Actor, run_id: str) -> Run:
     run.held_at = now(session)
     if run.state == RunState.RUNNING:
         _give_back(session, run)
-        _note(session, run, "Pausing was requested: it saves and goes back to the queue.")
+        _note(session, actor, run, "Pausing was requested: it saves and goes back to the queue.")
     else:
         tell(session, run)
-        _note(session, run, "It was paused: it doesn't begin before it is released.")
+        _note(session, actor, run, "It was paused: it doesn't begin before it is released.")
     return run
 
 
@@ -83,7 +83,7 @@ def release(session: Session, actor: Actor, run_id: str) -> Run:
         run.release_requested_at = None
     else:
         tell(session, run)
-    _note(session, run, "It was released.")
+    _note(session, actor, run, "It was released.")
     hint(session, run_id)
     return run
 
@@ -104,6 +104,7 @@ def move(session: Session, actor: Actor, run_id: str, *, to: str = "", before: s
     at = others.index(before) if before in others else (0 if to == FRONT else len(others))
     queue.give_places(session, places, [*others[:at], run_id, *others[at:]])
     session.refresh(run)
+    _note_act(session, actor, run, "It was given another place in the queue.", is_office=across)
     return run
 
 
@@ -138,7 +139,7 @@ def send_to(session: Session, actor: Actor, run_id: str, worker_id: str | None) 
     if worker_id is not None and run.avoided_worker == worker_id:
         run.avoided_worker = None
     _follow(session, run)
-    _note(session, run, f"It is to run on worker {worker_id}." if worker_id else "It may run on any worker.")
+    _note(session, actor, run, f"It is to run on worker {worker_id}." if worker_id else "It may run on any worker.")
     return run
 
 
@@ -157,7 +158,7 @@ def keep_off(session: Session, actor: Actor, run_id: str, worker_id: str | None)
         run.wanted_worker = None if run.wanted_worker == worker_id else run.wanted_worker
     run.avoided_worker = worker_id
     _follow(session, run)
-    _note(session, run, f"It is to stay off worker {worker_id}." if worker_id else "It may run on any worker.")
+    _note(session, actor, run, f"It is to stay off worker {worker_id}." if worker_id else "It may run on any worker.")
     return run
 
 
@@ -204,5 +205,13 @@ def _steer(session: Session, actor: Actor, run_id: str, cant: str) -> Run:
     return run
 
 
-def _note(session: Session, run: Run, text: str) -> None:
+def _note(session: Session, actor: Actor, run: Run, text: str, *, is_office: bool = False) -> None:
+    """Write into the run's journal what became of it; into the log of acts what only an admin could do (`is_office`)."""
     journal.append(session, run, [LogWritten(level="info", text=text)])
+    _note_act(session, actor, run, text, is_office=is_office)
+
+
+def _note_act(session: Session, actor: Actor, run: Run, text: str, *, is_office: bool = False) -> None:
+    if is_office or run.owner_id != actor.id:
+        owner = get_user_by_id(session, run.owner_id)
+        acts.record(session, actor, "run_steered", f"{run.id} of {owner.name}: {text}", about=owner)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import FINAL_STATES, RunState
-from app.services import scorings
+from app.services import acts, scorings
 from app.settings import Settings
 from app.store import journal
 from app.store import scorings as scoring_store
@@ -46,12 +46,20 @@ class Removal:
 
 
 def has_rules(settings: Settings) -> bool:
-    """Return whether anything is ever to be removed."""
+    """Return whether anything that runs and users have made is ever to be removed."""
     return bool(settings.keep_checkpoints or settings.checkpoints_days or settings.logs_days or settings.scorings_days)
 
 
+def forget_old_acts(database: Database, settings: Settings) -> int:
+    """Remove what the log of acts no longer keeps; returns how many lines."""
+    with database.writing() as session:
+        return acts.forget_old(session, settings.acts_days)
+
+
 def prune(database: Database, files: Files, settings: Settings, *, dry_run: bool = False) -> list[Removal]:
-    """Remove what the rules let go, run by run; with `dry_run` only say what that would be."""
+    """Remove what the rules let go, run by run; with `dry_run` only say what that would be. Old acts go without a word."""
+    if not dry_run:
+        forget_old_acts(database, settings)
     if not has_rules(settings):
         return []
     with database.reading() as session:

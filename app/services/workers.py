@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Conflict, Forbidden, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import RunState
-from app.services.queue import Actor
+from app.services import acts
+from app.services.acts import Actor
 from app.services.runs import hint
 from app.store import journal, runs
 from app.store.database import now
@@ -35,6 +36,7 @@ def pause(session: Session, actor: Actor, worker_id: str, *, give_back: bool = F
     Pausing twice is pausing once. Raises Forbidden for who is no admin, NotFound.
     """
     worker = _steer(session, actor, worker_id, "pause")
+    _note(session, actor, f"{worker_id} was paused{' and gives its runs back' if give_back else ''}.")
     worker.paused_at = worker.paused_at or now(session)
     for known in runs.list_running(session, worker_id) if give_back else ():
         run = runs.lock_run(session, known.id)
@@ -50,6 +52,7 @@ def resume(session: Session, actor: Actor, worker_id: str) -> Worker:
     worker = _steer(session, actor, worker_id, "resume")
     if worker.paused_at is not None:
         worker.paused_at = None
+        _note(session, actor, f"{worker_id} was resumed.")
         hint(session, worker_id)
     return worker
 
@@ -59,6 +62,7 @@ def forget(session: Session, actor: Actor, worker_id: str) -> None:
     worker = _steer(session, actor, worker_id, "forget")
     if is_alive(worker, now(session)):
         raise Conflict(f"Worker {worker_id} is alive: stop it first, or pause it.")
+    _note(session, actor, f"{worker_id} was forgotten.")
     session.delete(worker)
 
 
@@ -106,3 +110,7 @@ def _steer(session: Session, actor: Actor, worker_id: str, verb: str) -> Worker:
     if not actor.is_admin:
         raise Forbidden(f"Only an admin may {verb} a worker: it is there for all users.")
     return get_worker(session, worker_id)
+
+
+def _note(session: Session, actor: Actor, text: str) -> None:
+    acts.record(session, actor, "worker_steered", text)

@@ -1,6 +1,7 @@
 """The tables. States and words are those of app.domain; every change of a table comes with a migration."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.domain.run import RunState, tell_state
+from app.system.identifiers import new_id
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -64,6 +66,8 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(80), unique=True)
     role: Mapped[str] = mapped_column(String(16))  # "admin" | "member"
     created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]  # the row stays, as the owner of what the user made
 
 
 class Token(Base):
@@ -72,6 +76,7 @@ class Token(Base):
     __tablename__ = "tokens"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True, default=partial(new_id, "token"))  # what it is called by
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     kind: Mapped[str] = mapped_column(String(16))  # "api" | "session" | "login"
     name: Mapped[str] = mapped_column(String(80), default="")
@@ -79,6 +84,24 @@ class Token(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
+    address: Mapped[str] = mapped_column(String(64), default="", server_default="")  # from where a session was begun
+
+
+class Act(Base):
+    """A sign-in, a change of a token or of an account, or what an admin did: who, when, from where, what. Names stay as they
+    were, so there are no foreign keys.
+    """
+
+    __tablename__ = "acts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # sorts by time
+    at: Mapped[datetime] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(String(32))  # app.services.acts.KINDS
+    actor_id: Mapped[str | None] = mapped_column(String(40), index=True)  # None: nobody who is known, or no user at all
+    actor: Mapped[str] = mapped_column(String(120))
+    address: Mapped[str] = mapped_column(String(64))
+    user_id: Mapped[str | None] = mapped_column(String(40), index=True)  # whose account it is about, if any
+    text: Mapped[str] = mapped_column(Text)
 
 
 class Dataset(Base):

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import accounts
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.settings import Settings
 from app.store.database import BUSY_SECONDS, Database
 from app.store.files.files import Files
@@ -41,6 +42,8 @@ class Identity:
     role: str  # "admin" | "member"
     scope: str  # "read" | "write"
     kind: str  # "session" | "api"
+    token_id: str
+    expires_at: datetime | None  # of the credential
 
 
 async def get_settings(request: Request) -> Settings:
@@ -79,7 +82,7 @@ def identify(request: Request, database: Database) -> Identity:
     secret, kind = find_credential(request)
     with database.reading() as session:
         user, token = accounts.authenticate(session, secret, kind)
-        identity = Identity(user.id, user.name, user.role, token.scope, token.kind)
+        identity = Identity(user.id, user.name, user.role, token.scope, token.kind, token.id, token.expires_at)
     request.state.user = identity
     if request.method not in SAFE_METHODS and identity.scope != "write":
         raise Forbidden("This token may only read. Make one that may write: varstudio tokens create --scope write.")
@@ -99,9 +102,14 @@ def find_credential(request: Request) -> tuple[str, str]:
 CurrentUser = Annotated[Identity, Depends(require_user)]
 
 
-async def find_actor(user: CurrentUser) -> Actor:
-    """Return the user as one who steers runs and workers."""
-    return Actor(user.id, is_admin=user.role == "admin")
+async def find_actor(request: Request, user: CurrentUser) -> Actor:
+    """Return the user as one who acts, from where the request comes."""
+    return Actor(user.id, is_admin=user.role == "admin", name=user.name, address=address_of(request))
+
+
+def address_of(request: Request) -> str:
+    """Return the client's address; the server (uvicorn) has put there what a trusted proxy says of it."""
+    return request.client.host if request.client else ""
 
 
 CurrentActor = Annotated[Actor, Depends(find_actor)]

@@ -9,7 +9,9 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.domain.errors import Unauthenticated
 from app.services import accounts
-from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession, write_apart
+from app.settings import Settings
+from app.store.database import Database
+from app.web.dependencies import CurrentDatabase, CurrentSettings, WriteSession, address_of, read_apart, write_apart
 from app.web.rendering.environment import Context, render
 from app.web.security import SESSION_COOKIE, FailedTries
 
@@ -43,7 +45,7 @@ def show_link(request: Request, secret: str, database: CurrentDatabase) -> Respo
 
 @router.post("/login/{secret}")
 async def follow_link(request: Request, secret: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
-    return await write_apart(request, sign_in, request, secret, "/", settings, database)
+    return await take_secret(request, secret, "/", settings, database)
 
 
 @router.post("/login")
@@ -55,31 +57,54 @@ async def submit_login(
     next: Annotated[str, Form(max_length=2000)] = "/",
 ) -> Response:
     """Takes the secret alone or the whole link."""
-    return await write_apart(request, sign_in, request, secret.strip().rsplit("/", 1)[-1], own_path(next), settings, database)
+    return await take_secret(request, secret.strip().rsplit("/", 1)[-1], own_path(next), settings, database)
 
 
 @inner_router.post("/logout")
 def sign_out(request: Request, session: WriteSession) -> Response:
-    accounts.revoke(session, request.cookies.get(SESSION_COOKIE, ""), "session")
+    accounts.revoke(session, request.cookies.get(SESSION_COOKIE, ""), "session", address=address_of(request))
     response = RedirectResponse("/login", status_code=303)
     response.delete_cookie(SESSION_COOKIE, path="/")
     return response
 
 
-def sign_in(request: Request, secret: str, target: str, settings: CurrentSettings, database: CurrentDatabase) -> Response:
+async def take_secret(request: Request, secret: str, target: str, settings: Settings, database: Database) -> Response:
     """Return a session cookie for a good secret; the login page again, with the reason, for a bad one.
+
+    A bad secret costs a look at the database and no more, once its client has failed too often.
 
     Raises: TooManyRequests.
     """
+    if await read_apart(request, is_good, database, secret):
+        try:
+            given = await write_apart(request, redeem, database, secret, settings.session_days, address_of(request))
+        except Unauthenticated as error:  # somebody else was quicker with the same link
+            return login_page(request, target, error.detail)
+        return signed_in(given, target, settings)
     tries: FailedTries = request.app.state.failed_tries
-    address = request.client.host if request.client else ""
-    tries.check(address)
-    try:
-        with database.writing() as session:
-            session_secret = accounts.redeem_login(session, secret, settings.session_days)
-    except Unauthenticated as error:
-        tries.note(address)
-        return login_page(request, target, error.detail)
+    num_more = tries.note(address_of(request))
+    detail = accounts.BAD_LINK
+    if num_more is not None:
+        detail = await write_apart(request, write_failure, database, secret, address_of(request), num_more)
+    return login_page(request, target, detail)
+
+
+def is_good(database: Database, secret: str) -> bool:
+    with database.reading() as session:
+        return accounts.is_good_link(session, secret)
+
+
+def redeem(database: Database, secret: str, session_days: int, address: str) -> str:
+    with database.writing() as session:
+        return accounts.redeem_login(session, secret, session_days, address=address)
+
+
+def write_failure(database: Database, secret: str, address: str, num_more: int) -> str:
+    with database.writing() as session:
+        return accounts.note_failure(session, secret, address, num_more=num_more)
+
+
+def signed_in(session_secret: str, target: str, settings: Settings) -> Response:
     response = RedirectResponse(target, status_code=303)
     response.set_cookie(
         SESSION_COOKIE,

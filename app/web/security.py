@@ -5,6 +5,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -166,34 +167,66 @@ def own_origins(request: Request, settings: Settings) -> set[str]:
 
 
 class FailedTries:
-    """How often each address failed lately; one address's failures don't touch another's, and memory is bounded."""
+    """How often each client failed to sign in lately. Only wrong secrets are counted and only wrong ones refused: a right one
+    passes whatever others have tried from the same address (nobody guesses 256 bits). Memory is bounded.
+
+    It also says which failures are written into the log of acts: of each client those below its limit, of all together a few a
+    minute, so that strangers can't fill the database.
+    """
 
     def __init__(
         self,
         limit: int = 10,
         window_seconds: float = 60.0,
-        max_addresses: int = 10_000,
+        max_clients: int = 10_000,
+        max_written: int = 30,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit = limit
         self.window_seconds = window_seconds
-        self.max_addresses = max_addresses
+        self.max_clients = max_clients
+        self.max_written = max_written
         self.clock = clock
         self.failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self.written_since, self.num_written, self.num_unwritten = clock(), 0, 0
 
-    def check(self, address: str) -> None:
-        """Raises: TooManyRequests, with the seconds until the next try."""
-        since, count = self.failures.get(address, (self.clock(), 0))
-        seconds_left = since + self.window_seconds - self.clock()
-        if count >= self.limit and seconds_left > 0:
+    def note(self, address: str) -> int | None:
+        """Count one more failure of this client; returns how many others were not written since the last that was, None when this
+        one isn't to be written either.
+
+        Raises: TooManyRequests, with the seconds until the next try.
+        """
+        client, now = client_of(address), self.clock()
+        since, count = self.failures.pop(client, (now, 0))
+        since, count = (now, 1) if now - since > self.window_seconds else (since, count + 1)
+        self.failures[client] = (since, count)
+        while len(self.failures) > self.max_clients:
+            self.failures.popitem(last=False)
+        if count > self.limit:
+            seconds_left = since + self.window_seconds - now
             raise TooManyRequests(
                 f"Too many failed tries from this address. Wait {seconds_left:.0f} seconds.",
                 retry_after_seconds=int(seconds_left) + 1,
             )
+        return self._take_line(now)
 
-    def note(self, address: str) -> None:
-        now = self.clock()
-        since, count = self.failures.pop(address, (now, 0))
-        self.failures[address] = (now, 1) if now - since > self.window_seconds else (since, count + 1)
-        while len(self.failures) > self.max_addresses:
-            self.failures.popitem(last=False)
+    def _take_line(self, now: float) -> int | None:
+        if now - self.written_since > self.window_seconds:
+            self.written_since, self.num_written = now, 0
+        if self.num_written >= self.max_written:
+            self.num_unwritten += 1
+            return None
+        self.num_written += 1
+        num_unwritten, self.num_unwritten = self.num_unwritten, 0
+        return num_unwritten
+
+
+def client_of(address: str) -> str:
+    """Return what counts as one client: an IPv4 address, or the /64 network that one IPv6 line has."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or ip_network((parsed.packed, 64), strict=False))
+    return str(parsed)

@@ -317,6 +317,35 @@ def test_users_tokens_and_links_are_made_on_the_server(shell):
     assert "of this version" in shell.must("db", "upgrade")
 
 
+def test_the_life_of_an_account_is_steered_on_the_server(shell):
+    shell.must("users", "add", "grace", "--role", "admin")
+    token = shell.must("tokens", "create", "--user", "grace", "--name", "laptop").strip()
+    (row,) = re.findall(r"^(token_\S+) +grace +laptop +write +\S+ \S+ +(\d.+)$", shell.must("tokens", "list"), re.MULTILINE)
+    token_id = row[0]
+    assert token not in shell.must("tokens", "list", "--user", "grace")
+    assert "without expiry" in shell.must("tokens", "expire", token_id, "--days", "0")
+    shell.must("tokens", "rename", token_id, "old laptop")
+    assert re.search(r"old laptop +write .+ without expiry$", shell.must("tokens", "list"), re.MULTILINE)
+    shell.must("users", "disable", "grace")
+    assert re.search(r"^grace +admin +disabled ", shell.must("users", "list"), re.MULTILINE)
+    assert "disabled" in shell.fails("datasets", "list", STUDIO_TOKEN=token)
+    assert "enable" in shell.fails("login-link", "--user", "grace")
+    assert "last admin" in shell.fails("users", "disable", "admin")
+    assert "last admin" in shell.fails("users", "role", "admin", "member")
+    shell.must("users", "enable", "grace")
+    shell.must("datasets", "list")
+    shell.must("tokens", "revoke", token_id)
+    assert "no token" in shell.fails("tokens", "revoke", token_id)
+    assert "isn't known or has ended" in shell.fails("datasets", "list", STUDIO_TOKEN=token)
+    shell.must("users", "sign-out", "grace", "--tokens")
+    shell.must("users", "remove", "grace", "--yes")
+    assert "grace" not in shell.must("users", "list")
+    assert "grace (removed)" in shell.must("users", "list", "--removed")
+    log = shell.must("acts", "--limit", "12")
+    assert re.search(r"on the server +command line +User removed +grace\.", log)
+    assert token not in log
+
+
 def test_every_mistake_is_a_sentence(shell, tmp_path):
     (shell.folder / "broken.yaml").write_text("a: [1")
     (shell.folder / "list.yaml").write_text("- 1")

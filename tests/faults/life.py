@@ -24,6 +24,7 @@ from app.domain.events import OutcomeReached, SpoolLine
 from app.domain.run import Outcome, RunState, can_move
 from app.services import attempts, queue, recordings, workers
 from app.services import runs as services
+from app.services.acts import Actor
 from app.store import journal
 from app.store import runs as rows
 from app.store.database import Database
@@ -113,7 +114,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         self.lives: dict[str, Life] = {}
         self.processes: list[Process] = []
         self.paused: set[str] = set()
-        self.admin = queue.Actor(self.library.user.id, is_admin=True)
+        self.admin = Actor(self.library.user.id, is_admin=True)
         for worker in WORKERS:
             self.beat(worker)
         self.launch()

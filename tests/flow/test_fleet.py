@@ -10,7 +10,7 @@ import pytest
 
 from app.services import queue as steering
 from app.services import workers as fleet
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.settings import Settings
 from app.store import runs
 from app.store.database import Database

@@ -13,7 +13,7 @@ from app.services import attempts
 from app.services import queue as service
 from app.services import runs as services
 from app.services import workers as fleet
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import journal, queue, runs
 from app.store.database import Database, now
 from app.store.tables import Run, User, Worker

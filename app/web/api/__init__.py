@@ -1,6 +1,20 @@
 """REST, version 1: thin doors to the services. Every body, answer and error is typed and stands in the OpenAPI document."""
 
-from app.web.api import datasets, models, queue, readings, records, runs, scorings, storage, sweeps, workers
+from app.web.api import (
+    acts,
+    datasets,
+    models,
+    queue,
+    readings,
+    records,
+    runs,
+    scorings,
+    storage,
+    sweeps,
+    tokens,
+    users,
+    workers,
+)
 from app.web.errors import Problem
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -8,5 +22,5 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 PREFIX = "/api/v1"
-NOUNS = (runs, datasets, readings, models, scorings, queue, sweeps, records, workers, storage)
+NOUNS = (runs, datasets, readings, models, scorings, queue, sweeps, records, workers, users, tokens, acts, storage)
 ROUTERS = [noun.router for noun in NOUNS]

@@ -26,6 +26,7 @@ TAGS = [
     {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},
     {"name": "workers", "description": "The processes that run runs: what they have, what they do; paused by admins."},
+    {"name": "accounts", "description": "Users, API tokens, signed-in browsers, and the log of what was done with them."},
     {"name": "system", "description": "The studio itself."},
 ]
 

@@ -12,7 +12,7 @@ from app.domain.run import RunKind, RunState
 from app.services import queue as line_service
 from app.services import runs as service
 from app.services import workers
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import queue
 from app.store import runs as store
 from app.store.database import Database, now
@@ -164,7 +164,9 @@ async def launch_run(
 def launch(database: Database, actor: Actor, recipe: Recipe, key: str | None, priority: int) -> RunView:
     """From the transaction's begin to its commit in one thread: where launches crowd, the next one waits for nothing else."""
     with database.writing() as session:
-        return show_at_launch(service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority))
+        run = service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority)
+        line_service.note_launch(session, actor, run)
+        return show_at_launch(run)
 
 
 def accept(run: Run, response: Response) -> RunView:

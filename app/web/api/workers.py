@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from app.services import workers as service
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import workers
 from app.store.workers import WorkerRow
 from app.web.api.paging import Page

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.services import queue as service
 from app.services import workers
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import checkpoints, queue, runs
 from app.store.database import now
 from app.store.tables import Run, User

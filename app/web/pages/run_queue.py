@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.domain.run import RunState
 from app.services import queue as service
 from app.services import workers
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import queue
 from app.store import runs as store
 from app.store.database import now

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.jobs import FAST_PATHS
 from app.services import workers as service
-from app.services.queue import Actor
+from app.services.acts import Actor
 from app.store import queue, workers
 from app.store.tables import Run
 from app.store.workers import WorkerRow
