@@ -101,8 +101,18 @@ class SampleDrawn(Event):
     policy_reward: Number = None
 
 
+class Change(Event):
+    """Another value of a recipe's setting, by its dotted path."""
+
+    field: str
+    value: Any
+
+
 class FindingRaised(Event):
-    """A named signature of degenerate weights or data: rule → evidence → remedy (app.domain.findings)."""
+    """A named signature of degenerate weights or data: rule → evidence → remedy (app.domain.findings).
+
+    `changes`: what the remedy would make of the run's recipe, all of it at once; empty where it names no value.
+    """
 
     kind: Literal["finding"] = "finding"
     name: str
@@ -111,6 +121,7 @@ class FindingRaised(Event):
     evidence: str
     remedy: str
     step: int | None = None
+    changes: tuple[Change, ...] = ()
 
 
 class LogWritten(Event):

@@ -37,12 +37,12 @@ _SIGNATURES = (
     Signature(
         "overflow_risk", "warning", "λ is too small for this reward's scale",
         "the largest |r/λ| is above 80",
-        "Raise weights.lambda, set weights.reward_norm to zscore, or give weights.target_ess instead of lambda.",
+        "Raise weights.lambda, set weights.reward_norm to zscore, or give weights.target_ess instead of λ.",
     ),
     Signature(
         "weight_collapse", "warning", "One response takes the batch",
         "the effective sample size is below 0.2 of the batch",
-        "Raise weights.lambda, or give weights.target_ess (0.4, say) instead of it. With summed log-probabilities "
+        "Raise weights.lambda, or give weights.target_ess (0.5, say) instead of it. With summed log-probabilities "
         "set weights.logprob_norm to mean.",
     ),
     Signature(
@@ -56,7 +56,7 @@ _SIGNATURES = (
     Signature(
         "length_driven", "warning", "The weights follow length",
         "the rank correlation of weight and length is beyond ±0.5 and stronger than that of weight and reward",
-        "Set weights.logprob_norm to mean (preset length_normalised), or lower weights.lambda so that the reward "
+        "Set weights.logprob_norm to mean or weights.preset to length_normalised, or lower weights.lambda so that the reward "
         "outweighs log π_ref.",
     ),
     Signature(

@@ -10,16 +10,16 @@ from typing import Any
 
 from app.domain.errors import RecipeInvalid
 from app.domain.preview.weights import PreviewRequest
-from app.domain.problems import PREDICATES, parse
+from app.domain.problems import parse
 from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe, propose_rate, rate_beside
 from app.domain.sweep import BASELINES, SweepRequest, parse_request
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
+from app.web.rendering.form_words import in_form_words, tell
 from app.web.rendering.format import exact
 from app.web.rendering.wording import option_text
 
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
 STARTING_VALUES = {"weights.lambda": "0.3", "sft.responses": "chosen", "sft.loss_norm": "token_mean", "preview.target_ess": "0.5"}
-SWITCHED = {"true": "yes", "false": "no"}  # a recipe's words and the form's
 PREVIEWED_LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 SFT_FIELDS = ("responses", "loss_norm")  # of the weights; asked for apart, since no preset decides them there
 
@@ -47,8 +47,6 @@ _AT_FIELDS = {  # the names of a sweep's and of a preview's request
     "reward_std": "noise.reward_std",
     "noise_seed": "noise.seed",
 }
-_BY_PATH = {field.path: field for field in RECIPE_FIELDS}
-_NAMED = re.compile(rf"(set )?\b({'|'.join(re.escape(path) for path in _BY_PATH if '.' in path)})\b(?: to (\w+))?")
 _SCORED_PARTS = ("dataset", "max_examples", "policy", "reward", "tokens", "training", "evaluation", "scoring", "name")
 
 
@@ -172,26 +170,6 @@ def at_fields(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for problem in problems
     ]
     return [{**one, "told": tell(one)} for place, one in enumerate(moved) if one not in moved[:place]]
-
-
-def tell(problem: Mapping[str, Any]) -> str:
-    """Return a fault as a sentence that stands alone: `λ: must be greater than 0, not 0.`"""
-    field, message = _BY_PATH.get(problem["field"]), str(problem["message"])
-    going_on = f"{message[:1].lower()}{message[1:]}" if message.startswith(PREDICATES) else message
-    return f"{field.label}: {going_on}" if field else message
-
-
-def in_form_words(message: str) -> str:
-    """Return a sentence about the recipe's settings, with the form's labels and options in their place."""
-    return _NAMED.sub(_name_in_form, message)
-
-
-def _name_in_form(found: re.Match[str]) -> str:
-    verb, path, option = found.groups()
-    label = f"“{_BY_PATH[path].label}”"
-    if path == "reward.accept_inverted" and option == "true":  # the form asks for it by a box
-        return f"{'tick ' if verb else ''}{label}"
-    return f"{verb or ''}{label}" + (f" to “{option_text(path, SWITCHED.get(option, option))}”" if option else "")
 
 
 def field_of(path: str) -> str:

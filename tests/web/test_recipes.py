@@ -12,7 +12,6 @@ from app.web.recipes import (
     STARTING_VALUES,
     at_fields,
     clone_values,
-    in_form_words,
     methods_of,
     read_order,
     read_preview,
@@ -72,11 +71,6 @@ def test_a_fault_is_told_with_its_fields_label_and_in_the_forms_words(changes: d
     with pytest.raises(RecipeInvalid) as caught:
         read_order(form(**changes))
     assert [problem["told"] for problem in at_fields(caught.value.problems)] == [told]
-
-
-def test_the_forms_words_replace_the_recipes() -> None:
-    said = "To launch anyway, set reward.accept_inverted to true, or change weights.mean_one to false."
-    assert in_form_words(said) == "To launch anyway, tick “I know, and mean it”, or change “Rescale weights to mean 1” to “No”."
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "reward_model"])

@@ -1,11 +1,14 @@
 """Runs over REST: launched once, steered, and read back in every way they are recorded."""
 
+import html
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.domain.events import (
     ArtifactWritten,
+    Change,
     ChatMessage,
     FindingRaised,
     LogWritten,
@@ -162,9 +165,21 @@ def test_samples_come_by_step_the_newest_unless_asked(studio, client):
 
 
 def test_findings_are_read_by_themselves(studio, client):
-    finding = FindingRaised(name="collapse", severity="warning", title="T", evidence="E", remedy="R", step=1)
+    changes = (Change(field="weights.lambda", value=0.42),)
+    finding = FindingRaised(
+        name="collapse", severity="warning", title="T", evidence="E", remedy="Raise weights.lambda.", step=1, changes=changes
+    )
     run_id = record(studio, [step(1), finding, step(2)])
-    assert [one["payload"]["name"] for one in client.get(f"{RUNS}/{run_id}/findings").json()["items"]] == ["collapse"]
+    (kept,) = client.get(f"{RUNS}/{run_id}/findings").json()["items"]
+    assert (kept["payload"]["name"], kept["payload"]["remedy"]) == ("collapse", "Raise weights.lambda.")
+    assert kept["payload"]["changes"] == [{"field": "weights.lambda", "value": 0.42}]
+    browser = studio.browser()
+    page = browser.get(f"/runs/{run_id}").text
+    assert "Raise “Temperature λ”." in page
+    address, words = re.search(r'href="(/runs/new\?clone=[^"]+)">(Clone with [^<]+)<', page).groups()
+    assert words == "Clone with λ = 0.42"
+    form = browser.get(html.unescape(address)).text
+    assert re.search(r'name="weights.lambda"[^>]*value="0.42"', form)
 
 
 def write_weights(studio, run_id: str) -> None:

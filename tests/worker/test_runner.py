@@ -293,7 +293,8 @@ def test_data_with_a_single_prompt_raises_a_finding_that_nothing_is_held_out(wor
     rows = [{**row, "prompt": [{"role": "user", "content": "One for all."}]} for row in workshop.examples(8)]
     folder = workshop.attempt(dataset=workshop.dataset(rows, "one-prompt"), training={"steps": 2})
     assert run(folder) == 0
-    assert "nothing_held_out" in [event["payload"]["name"] for event in read_events(folder, "finding")]
+    findings = {event["payload"]["name"]: event["payload"] for event in read_events(folder, "finding")}
+    assert findings["nothing_held_out"]["changes"] == [{"field": "evaluation.share", "value": 0.0}]
     assert "evaluation" not in kinds(folder)
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from app.domain.errors import InvalidInput, RecipeInvalid
-from app.domain.events import FindingRaised
+from app.domain.events import Change, FindingRaised
 from app.domain.recipe import LoraSettings
 from app.system.numbers import percent
 from worker.models.adapter import LanguageModel, first_line
@@ -134,10 +134,12 @@ def _fused(network: Any) -> dict[str, int]:
 def _tell_unadapted(fused: list[str], layers: list[str], share: str) -> FindingRaised:
     what = "the experts' fused weights " if fused else "layers that have the names of its experts "
     asked = ", ".join([ALL_LINEAR, *fused])
+    change = Change(field=TARGETS, value=[ALL_LINEAR, *fused]) if fused else Change(field="policy.adaptation", value="full")
     return FindingRaised(
         name="weights_without_adapter", severity="warning", title="Some weights get no adapter",
         evidence=f"With {ALL_LINEAR}, {what}({', '.join(fused + layers)}) get no adapter: {share} of the policy's weights.",
         remedy=f"To train them too, set {TARGETS} to {asked}." if fused else "To train them too, set policy.adaptation to full.",
+        changes=(change,),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten, ProgressMade, StageStarted
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
+from app.domain.remedies import Temperatures, suggest_changes
 from app.domain.run import Stage
 from app.system.files import filling, hash_file, remove_unfinished, sync, writing
 from worker.models.parallel import ALONE, Ranks
@@ -31,6 +32,7 @@ class AttemptContext:
     ranks: Ranks = ALONE
     constants: dict[str, float] = field(default_factory=dict)  # metrics that are the same at every step
     raised: set[str] = field(default_factory=set)  # names of findings that were told already
+    temperatures: Callable[[], Temperatures] = Temperatures  # what is known of λ, once the batches are weighed
 
     @property
     def recipe(self) -> Recipe:
@@ -69,11 +71,12 @@ class AttemptContext:
         self.spool.write(LogWritten.model_validate({"level": level, "text": text}))
 
     def raise_findings(self, findings: Iterable[FindingRaised]) -> None:
-        """Tell each finding once in a run."""
+        """Tell each finding once in a run, with what its remedy would change in the recipe."""
         for finding in findings:
             if finding.name not in self.raised:
                 self.raised.add(finding.name)
-                self.emit(finding)
+                changes = finding.changes or suggest_changes(finding.name, self.recipe.to_dict(), self.temperatures())
+                self.emit(finding.model_copy(update={"changes": changes}))
 
     def start_stage(self, stage: Stage, total: int | None = None, unit: str = "") -> Callable[[int, int], None]:
         """Announce a stage; the result reports (done, total), not too often, and stops the attempt when it should stop."""

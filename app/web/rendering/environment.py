@@ -17,6 +17,7 @@ from app.domain.errors import StudioError
 from app.store.files.disk import Storage
 from app.system.installation import find_folder
 from app.web.rendering import format, wording
+from app.web.rendering.form_words import change_in_words, clone_address, in_form_words
 from app.web.static import static_url
 
 TEMPLATES = find_folder("templates")
@@ -62,6 +63,7 @@ def environment() -> Environment:
     made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
     made.filters.update(format.FILTERS)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief)
+    made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
     return made
 
 

@@ -119,6 +119,7 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise
         clean = weigh(ground.batches, scores.logprobs, scores.rewards, found)
+    attempt.temperatures = lambda: clean.temperatures
     attempt.raise_findings(data_findings(clean, ground.prepared, recipe.evaluation.share))
     if recipe.online.every is None:
         save_weights(attempt.artifacts_dir / "weights.parquet", weighing)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from app.domain.errors import RecipeInvalid
+from app.domain.findings import LARGEST_EXPONENT
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.recipe import WeightSettings
+from app.domain.remedies import BALANCED_SHARE, Temperatures
 from app.system.files import writing
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
@@ -63,6 +65,19 @@ class Weighing:
         return histogram(batch.weight_M[batch.enters_M], WEIGHT_EDGES)
 
     @cached_property
+    def temperatures(self) -> Temperatures:
+        """λ as it is, as it would balance the weights, and as the largest reward needs it."""
+        zscore = self.choices.reward_norm == "zscore"
+        centre, scale = (self.reward_mean, self.reward_std or 1.0) if zscore else (0.0, 1.0)
+        safe = float((self.own_rewards.double() - centre).abs().max()) / scale / LARGEST_EXPONENT
+        candidates = [batch.candidates for batch in self.batches]
+        try:
+            balanced = search_lambda(candidates, self.choices, BALANCED_SHARE, self.reward_mean, self.reward_std)
+        except TargetUnreachable:
+            balanced = None
+        return Temperatures(self.choices.lambda_, balanced, safe or None)
+
+    @cached_property
     def own_rewards(self) -> Tensor:
         return torch.cat([gather_own(b.candidates.own_M, b.candidates.reward_BM) for b in self.batches])
 
@@ -101,12 +116,17 @@ def choose_lambda(candidates: Sequence[Candidates], settings: WeightSettings, me
     )  # fmt: skip
     if settings.target_ess is None:
         return choices
-    step = max(1, len(candidates) // LAMBDA_BATCHES)
     try:
-        found = find_lambda(candidates[::step], choices, settings.target_ess, reward_mean=mean, reward_std=std)
+        found = search_lambda(candidates, choices, settings.target_ess, mean, std)
     except TargetUnreachable as error:
         raise RecipeInvalid.at("weights.target_ess", str(error)) from error
     return replace(choices, lambda_=found)
+
+
+def search_lambda(candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float) -> float:
+    """Return the λ whose effective share is the target, over batches spread evenly; raises TargetUnreachable."""
+    step = max(1, len(candidates) // LAMBDA_BATCHES)
+    return find_lambda(candidates[::step], choices, target, reward_mean=mean, reward_std=std)
 
 
 def _make_candidates(batch: Sequence[Encoded], logprob_BM: Tensor, reward_BM: Tensor, settings: WeightSettings) -> Candidates:

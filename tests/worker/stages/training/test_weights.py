@@ -59,6 +59,21 @@ def test_a_target_for_the_effective_sample_size_is_met(scored):
     assert sum(shares) / len(shares) == pytest.approx(0.6, abs=0.01)
 
 
+def test_the_suggested_temperatures_balance_the_weights_and_fit_the_largest_reward(scored):
+    known = weigh(*scored, settings(**{"lambda": 1e-3})).temperatures
+    assert known.used == 1e-3
+    balanced = weigh(*scored, settings(**{"lambda": known.balanced}))
+    shares = [effective_sample_size(batch.weight_M) / len(batch.weight_M) for batch in balanced.batches]
+    assert sum(shares) / len(shares) == pytest.approx(0.5, abs=0.01)
+    assert float(balanced.own_rewards.abs().max()) / known.safe == pytest.approx(80)
+
+
+def test_no_temperature_is_suggested_that_does_not_balance(scored):
+    flat = [torch.zeros_like(reward_BM) for reward_BM in scored[2]]
+    known = weigh(scored[0], [torch.zeros_like(one) for one in scored[1]], flat, settings()).temperatures
+    assert (known.balanced, known.safe) == (None, None)
+
+
 def test_an_unreachable_target_names_the_field(scored):
     with pytest.raises(RecipeInvalid) as refused:
         weigh(*scored, settings(preset="paper", cross_reward="reuse", **{"lambda": None, "target_ess": 0.999}))

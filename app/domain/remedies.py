@@ -1,0 +1,102 @@
+"""What a finding's remedy would change in the recipe of the run that it was raised in, as data: fields and their values."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.events import Change
+
+BALANCED_SHARE = 0.5  # the effective share that a suggested λ gives
+RATE_DIVISOR = 3.0
+
+Recipe = Mapping[str, Any]
+Changes = tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """The λ of a run beside those that its scores suggest. None: not known, or there is no such λ.
+
+    `balanced` gives an effective sample size of half of the batch; with `safe` or more no |r/λ| is too large for the weights.
+    """
+
+    used: float | None = None
+    balanced: float | None = None
+    safe: float | None = None
+
+
+def suggest_changes(name: str, recipe: Recipe, temperatures: Temperatures) -> Changes:
+    """Return the changes that the remedy of this finding names, to be made together; none where it names no value."""
+    if name in _BY_TEMPERATURE:
+        return _BY_TEMPERATURE[name](recipe, temperatures)
+    return _BY_RECIPE[name](recipe) if name in _BY_RECIPE else ()
+
+
+def _set_lambda(recipe: Recipe, value: float) -> Changes:
+    """λ to three digits, and no target beside it, which would choose another one."""
+    change = Change(field="weights.lambda", value=float(f"{value:.3g}"))
+    target = (Change(field="weights.target_ess", value=None),) if recipe["weights"]["target_ess"] is not None else ()
+    return (change, *target)
+
+
+def _raise_lambda(recipe: Recipe, known: Temperatures) -> Changes:
+    if known.used is not None and known.balanced is not None and known.balanced > known.used:
+        return _set_lambda(recipe, known.balanced)
+    return _mean_logprobs(recipe)
+
+
+def _lower_lambda(recipe: Recipe, known: Temperatures) -> Changes:
+    if known.used is not None and known.balanced is not None and known.balanced < known.used:
+        return _set_lambda(recipe, known.balanced)
+    return ()
+
+
+def _raise_to_safety(recipe: Recipe, known: Temperatures) -> Changes:
+    if known.safe is None:
+        return ()
+    value = max(known.safe, known.balanced or 0.0)
+    digits = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return _set_lambda(recipe, math.ceil(value / digits) * digits)  # rounded down it would not be safe
+
+
+def _mean_logprobs(recipe: Recipe) -> Changes:
+    return (Change(field="weights.logprob_norm", value="mean"),) if recipe["weights"]["logprob_norm"] == "sum" else ()
+
+
+def _take_preference(recipe: Recipe) -> Changes:
+    if recipe["reward"]["source"] == "preference":
+        return ()
+    change = Change(field="reward.source", value="preference")
+    model = (Change(field="reward.model", value=None),) if recipe["reward"]["model"] is not None else ()
+    asked = (Change(field="weights.cross_reward", value="reuse"),) if recipe["weights"]["cross_reward"] == "score" else ()
+    return (change, *model, *asked)
+
+
+def _lower_rate(recipe: Recipe) -> Changes:
+    return (Change(field="training.learning_rate", value=float(f"{recipe['training']['learning_rate'] / RATE_DIVISOR:.2g}")),)
+
+
+def _drop_overlong(recipe: Recipe) -> Changes:
+    return (Change(field="tokens.overlong", value="drop"),) if recipe["tokens"]["overlong"] != "drop" else ()
+
+
+def _double(part: str, name: str) -> Callable[[Recipe], Changes]:
+    return lambda recipe: (Change(field=f"{part}.{name}", value=2 * recipe[part][name]),)
+
+
+_BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
+    "overflow_risk": _raise_to_safety,
+    "weight_collapse": _raise_lambda,
+    "plain_sft": lambda recipe, known: _lower_lambda(recipe, known) or _mean_logprobs(recipe),
+    "length_driven": lambda recipe, known: _mean_logprobs(recipe) or _lower_lambda(recipe, known),
+}
+_BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
+    "inverted_rewards": _take_preference,
+    "low_diversity": _double("training", "batch_size"),
+    "divergence": _lower_rate,
+    "truncated_pairs": _drop_overlong,
+    "truncated": _drop_overlong,
+    "unfinished_answers": _double("evaluation", "max_new_tokens"),
+    "nothing_held_out": lambda _: (Change(field="evaluation.share", value=0.0),),
+}

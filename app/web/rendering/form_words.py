@@ -1,0 +1,51 @@
+"""Sentences about a recipe's settings in the words of the launch form: its labels, its options, and links that fill it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from app.domain.events import Change
+from app.domain.problems import PREDICATES
+from app.web.rendering.fields import RECIPE_FIELDS, write
+from app.web.rendering.wording import option_text
+
+SWITCHED = {"true": "yes", "false": "no"}  # a recipe's words and the form's
+BY_PATH = {field.path: field for field in RECIPE_FIELDS}
+_NAMED = re.compile(rf"(set )?\b({'|'.join(re.escape(path) for path in BY_PATH if '.' in path)})\b(?: to (\w+))?")
+
+
+def in_form_words(message: str) -> str:
+    """Return a sentence about the recipe's settings, with the form's labels and options in their place."""
+    return _NAMED.sub(_name_in_form, message)
+
+
+def _name_in_form(found: re.Match[str]) -> str:
+    verb, path, option = found.groups()
+    label = f"“{BY_PATH[path].label}”"
+    if path == "reward.accept_inverted" and option == "true":  # the form asks for it by a box
+        return f"{'tick ' if verb else ''}{label}"
+    return f"{verb or ''}{label}" + (f" to “{option_text(path, SWITCHED.get(option, option))}”" if option else "")
+
+
+def tell(problem: Mapping[str, Any]) -> str:
+    """Return a fault as a sentence that stands alone: `λ: must be greater than 0, not 0.`"""
+    field, message = BY_PATH.get(problem["field"]), str(problem["message"])
+    going_on = f"{message[:1].lower()}{message[1:]}" if message.startswith(PREDICATES) else message
+    return f"{field.label}: {going_on}" if field else message
+
+
+def clone_address(changes: Sequence[Change], run_id: str) -> str:
+    """Return where the launch form is filled with the run's recipe and these changes."""
+    return f"/runs/new?{urlencode({'clone': run_id, **{change.field: write(change.value) for change in changes}})}"
+
+
+def change_in_words(changes: Sequence[Change]) -> str:
+    """Return the first of the changes, which the others only follow: `λ = 0.42`."""
+    first = changes[0]
+    value = write(first.value)
+    if first.field == "weights.lambda":
+        return f"λ = {value}"
+    field = BY_PATH.get(first.field)
+    shown = option_text(first.field, value) if field and field.kind in ("select", "switch") else value
+    return f"“{field.label if field else first.field}” = {shown}"

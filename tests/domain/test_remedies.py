@@ -1,0 +1,74 @@
+"""What findings would change: always a recipe again, and the values that the remedy speaks of."""
+
+from typing import Any
+
+import pytest
+
+from app.domain.recipe import parse_recipe
+from app.domain.remedies import Temperatures, suggest_changes
+from app.domain.signatures import SIGNATURES
+
+KNOWN = Temperatures(used=0.1, balanced=0.42123, safe=0.05)
+LOW = Temperatures(used=3.0, balanced=0.4, safe=0.05)
+
+
+def resolve(**parts: Any) -> dict[str, Any]:
+    weights = {"lambda": 0.1, **parts.pop("weights", {})}
+    return parse_recipe({"dataset": "d", "policy": {"model": "m"}, **parts, "weights": weights}).to_dict()
+
+
+def as_dict(name: str, recipe: dict[str, Any], known: Temperatures = KNOWN) -> dict[str, Any]:
+    return {change.field: change.value for change in suggest_changes(name, recipe, known)}
+
+
+@pytest.mark.parametrize("known", [KNOWN, LOW, Temperatures()], ids=["raise", "lower", "unknown"])
+@pytest.mark.parametrize("weights", [{}, {"preset": "paper"}, {"lambda": None, "target_ess": 0.3}])
+@pytest.mark.parametrize("reward", [{}, {"source": "model", "model": "r"}])
+@pytest.mark.parametrize("name", [*SIGNATURES, "damaged_checkpoint"])
+def test_a_recipe_with_the_changes_is_a_recipe(
+    name: str, reward: dict[str, str], weights: dict[str, Any], known: Temperatures
+) -> None:
+    recipe = resolve(reward=reward, weights=weights)
+    for field, value in as_dict(name, recipe, known).items():
+        part, setting = field.split(".")
+        assert recipe[part][setting] != value
+        recipe[part][setting] = value
+    parse_recipe(recipe)
+
+
+def test_a_collapse_asks_for_the_temperature_that_balances_and_for_no_target_beside_it() -> None:
+    assert as_dict("weight_collapse", resolve()) == {"weights.lambda": 0.421}
+    aimed = resolve(weights={"lambda": None, "target_ess": 0.05})
+    assert as_dict("weight_collapse", aimed) == {"weights.lambda": 0.421, "weights.target_ess": None}
+    assert as_dict("weight_collapse", resolve(weights={"logprob_norm": "sum"}), LOW) == {"weights.logprob_norm": "mean"}
+
+
+def test_weights_that_are_all_alike_ask_for_a_smaller_temperature() -> None:
+    assert as_dict("plain_sft", resolve(), LOW) == {"weights.lambda": 0.4}
+    assert as_dict("plain_sft", resolve(), KNOWN) == {}
+
+
+def test_an_overflow_asks_for_a_temperature_that_is_large_enough_rounded_up() -> None:
+    assert as_dict("overflow_risk", resolve(), Temperatures(used=0.1, balanced=0.2, safe=1.2341)) == {"weights.lambda": 1.24}
+    assert as_dict("overflow_risk", resolve(), Temperatures(used=0.1, balanced=2.0, safe=1.2341)) == {"weights.lambda": 2.0}
+    assert as_dict("overflow_risk", resolve(), Temperatures(used=1e-9)) == {}
+
+
+def test_rewards_that_contradict_the_labels_give_way_to_them() -> None:
+    rewarded = resolve(reward={"source": "model", "model": "r"})
+    expected = {"reward.source": "preference", "reward.model": None, "weights.cross_reward": "reuse"}
+    assert as_dict("inverted_rewards", rewarded) == expected
+    assert as_dict("inverted_rewards", resolve()) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("low_diversity", "training.batch_size", 16),
+        ("divergence", "training.learning_rate", 3.3e-06),
+        ("truncated", "tokens.overlong", "drop"),
+        ("unfinished_answers", "evaluation.max_new_tokens", 256),
+    ],
+)
+def test_a_remedy_with_a_value_is_told_as_one(name: str, field: str, value: object) -> None:
+    assert as_dict(name, resolve()) == {field: value}
