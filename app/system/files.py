@@ -3,6 +3,7 @@
 What is being filled is called `.<name>.<random>.part`, so that whoever comes after a killed writer knows it for a leftover.
 """
 
+import errno
 import hashlib
 import os
 import secrets
@@ -17,6 +18,14 @@ PIECE_BYTES = 2**20
 
 def never() -> None:
     """Refuse nothing: the check of a work that nobody ends early."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Return whether a failed reading is the machine's fault, not that of what the file holds.
+
+    Readers of formats raise OSErrors as well: without a number, or with EINVAL for a place before the file's beginning.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def name_beside(path: Path) -> Path:

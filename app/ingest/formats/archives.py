@@ -3,7 +3,6 @@
 A member is unpacked beside the archive while it is read, so that every format is read as if it had been uploaded alone.
 """
 
-import errno
 import re
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ from typing import IO, Protocol, Self
 from app.domain.errors import DatasetInvalid
 from app.ingest.formats.unpack import CHUNK, GZIP, check_size
 from app.ingest.limits import Limits
+from app.system.files import is_of_the_machine
 
 DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"))  # of a saved data set
@@ -107,7 +107,7 @@ def blaming(what: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if is_of_the_machine(error):
             raise
         raise DatasetInvalid(f"{what} ({say(error)}). Pack it again.") from error
 

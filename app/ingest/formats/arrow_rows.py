@@ -8,6 +8,7 @@ import pyarrow as pa
 from app.domain.errors import DatasetInvalid
 from app.ingest.formats.parquet_rows import BATCH_ROWS, TableRows
 from app.ingest.limits import Limits
+from app.system.files import is_of_the_machine
 
 STREAM, FILE = b"\xff\xff\xff\xff", b"ARROW1"
 
@@ -25,6 +26,8 @@ class ArrowRows(TableRows):
             source = pa.OSFile(str(path))
             self._reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         except (pa.ArrowException, OSError, ValueError) as error:
+            if is_of_the_machine(error):
+                raise
             raise DatasetInvalid(self.explain(error)) from error
         self.check_columns(list(self._reader.schema.names), len(self._reader.schema))
 

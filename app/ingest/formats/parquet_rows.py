@@ -11,6 +11,7 @@ from app.domain.errors import DatasetInvalid
 from app.ingest.formats.unpack import check_size
 from app.ingest.limits import Limits
 from app.ingest.rows import Row
+from app.system.files import is_of_the_machine
 
 BATCH_ROWS = 128
 
@@ -42,7 +43,9 @@ class TableRows:
                     for name in nested:
                         value[name] = without_nulls(value[name])
                     yield Row(number, value)
-        except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if is_of_the_machine(error):
+                raise
             raise DatasetInvalid(f"Near row {number + 1}: {self.explain(error)}") from error
 
     def check_columns(self, names: list[str], num_columns: int) -> None:
@@ -86,6 +89,8 @@ class ParquetRows(TableRows):
                 thrift_container_size_limit=10**6,
             )
         except (pa.ArrowException, OSError, ValueError) as error:
+            if is_of_the_machine(error):
+                raise
             raise DatasetInvalid(self.explain(error)) from error
         self.check_columns(list(self._file.schema_arrow.names), self._file.metadata.num_columns)
 

@@ -13,6 +13,7 @@ from typing import IO, BinaryIO, Self, cast
 
 from app.domain.errors import DatasetInvalid, TooLarge
 from app.ingest.limits import Limits
+from app.system.files import is_of_the_machine
 
 CHUNK = 2**18
 HEAD = 2**16
@@ -72,6 +73,8 @@ class Unpacked:
         except EOFError as error:
             raise DatasetInvalid("The gzip file ends too early: it was cut off. Upload it again, whole.") from error
         except (zlib.error, OSError) as error:
+            if is_of_the_machine(error):
+                raise
             raise DatasetInvalid(explain(error)) from error
         self.bytes_read += len(data)
         check_size(self.bytes_read, self.packed_bytes, self.limits)
