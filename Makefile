@@ -73,6 +73,8 @@ demo: $(VENV)/.stamp-studio $(ASSETS)
 up: $(VENV)/.stamp-studio $(ASSETS)
 	@$(BIN)/varstudio up $(ARGS)
 
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes are started from the same files
+
 test: $(VENV)/.stamp-dev $(ASSETS)
 	@.ci/test-tools
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(or $(ARGS),$(TOGETHER))
