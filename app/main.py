@@ -31,6 +31,7 @@ from app.web.request_log import Requests
 from app.web.security import FailedTries, Guard, HideLoginSecrets
 from app.web.static import StudioFiles
 from app.web.stream import SharedReads
+from app.web.tethers import Tethers
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     logging.getLogger("uvicorn.access").addFilter(HideLoginSecrets())
     app.add_middleware(Bodies, settings=settings)
+    app.add_middleware(Tethers)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(PlainRefusal, state=app.state)
     app.add_middleware(Requests, metrics=app.state.metrics)

@@ -142,9 +142,16 @@ function listen() {
   stream.addEventListener("error", () => {
     page.dataset.stream = "lost";
     // A refusal (not a lost connection) closes the stream for good: try again ourselves, from where we stand.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+    if (stream.readyState === EventSource.CLOSED) setTimeout(comeBack, 3000);
   });
   addEventListener("pagehide", () => stream.close(), { once: true });
+}
+
+// Whose sign-in has ended is led to the login page, and from there back.
+async function comeBack() {
+  const answer = await fetch("/api/v1/account").catch(() => null);
+  if (answer?.status === 401) location.reload();
+  else listen();
 }
 
 // ----- one batch -----
