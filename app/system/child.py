@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import Timer
 from typing import Any, Literal
 
 from app.system.files import never
@@ -47,6 +46,8 @@ class Child:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, start_new_session=True
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self.pid = self._process.pid
 
     @property
@@ -55,10 +56,10 @@ class Child:
 
     def ask(self, job: Mapping[str, Any], seconds: float, meanwhile: Callable[[], None] = never) -> dict[str, Any]:
         """Return the reply to one job. `meanwhile` is called now and then, and may raise. Raises ReplyLost."""
-        deadline, end = time.monotonic() + seconds, Timer(seconds, self.kill)
-        end.start()
+        deadline = time.monotonic() + seconds
         try:
-            reply = json.loads(self._exchange(json.dumps(job).encode() + b"\n", meanwhile))
+            self._send(json.dumps(job).encode() + b"\n", deadline, meanwhile)
+            reply = json.loads(self._receive(deadline, meanwhile))
             if not isinstance(reply, dict):
                 raise ValueError
         except (OSError, EOFError):
@@ -66,29 +67,38 @@ class Child:
             raise ReplyLost("late" if time.monotonic() >= deadline else "ended", self._process.poll()) from None
         except (ValueError, RecursionError):
             raise ReplyLost("unreadable") from None
-        else:
-            return reply
-        finally:
-            end.cancel()
+        return reply
 
-    def _exchange(self, job: bytes, meanwhile: Callable[[], None]) -> bytes:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(job)
-        stdin.flush()
-        line = bytearray()
+    def _send(self, job: bytes, deadline: float, meanwhile: Callable[[], None]) -> None:
+        assert self._process.stdin is not None
+        stdin, left = self._process.stdin.fileno(), memoryview(job)
+        while left:
+            wait = self._look(deadline, meanwhile)
+            if select.select([], [stdin], [], wait)[1]:
+                left = left[os.write(stdin, left) :]
+
+    def _receive(self, deadline: float, meanwhile: Callable[[], None]) -> bytes:
+        assert self._process.stdout is not None
+        stdout, line = self._process.stdout.fileno(), bytearray()
         while not line.endswith(b"\n"):
-            meanwhile()
-            if not select.select([stdout], [], [], LOOK_SECONDS)[0]:
+            wait = self._look(deadline, meanwhile)
+            if not select.select([stdout], [], [], wait)[0]:
                 continue
-            piece = os.read(stdout.fileno(), READ_BYTES)
+            piece = os.read(stdout, READ_BYTES)
             if not piece:
                 raise EOFError
             line += piece
             if len(line) > MAX_REPLY_BYTES:
                 raise ReplyLost("large")
         return bytes(line)
+
+    def _look(self, deadline: float, meanwhile: Callable[[], None]) -> float:
+        """Call `meanwhile`; return how long to wait until the next time. Past the deadline the child is ended."""
+        meanwhile()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            self.kill()
+        return min(LOOK_SECONDS, max(0.0, left))
 
     def _let_leave(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -9,21 +9,35 @@ from typing import Any
 
 from worker.models.literal import MARK
 from worker.models.prompts import AnswerIds, Conversation, Prompted, PromptedIds, PromptFormat
-from worker.models.template import ChatTurn, PromptRefused, Written, split_begun
+from worker.models.template import ChatTurn, PromptRefused, TemplateExceeded, Written, split_begun
 
 SYSTEM_ROLES = ("system", "developer")
 JSON_ROLES = ("tool", "function")  # what they say may be written as JSON, and then with other characters
+AT_ONCE = 128  # rows whose texts are held together
 LONGEST_OVERLAP = 8  # ids of a prompt's end that the beginning of its answer may melt with
 
 
 def encode(
     prompt_format: PromptFormat, rows: Sequence[Prompted], max_prompt: int, max_response: int
 ) -> list[PromptedIds | PromptRefused]:
-    """Return each row's ids, or why its prompt is refused. Prompts lose old turns to fit, answers their end."""
-    written = [_write(prompt_format, row) for row in rows]
+    """Return each row's ids, or why its prompt is refused. Prompts lose old turns to fit, answers their end.
+
+    Raises TemplateExceeded, with the row's number.
+    """
+    encoded: list[PromptedIds | PromptRefused] = []
+    for start in range(0, len(rows), AT_ONCE):
+        encoded += _encode_some(prompt_format, rows[start : start + AT_ONCE], start, max_prompt, max_response)
+    return encoded
+
+
+def _encode_some(
+    prompt_format: PromptFormat, rows: Sequence[Prompted], start: int, max_prompt: int, max_response: int
+) -> list[PromptedIds | PromptRefused]:
+    """Encode rows of which the first has the number `start`."""
+    written = _write_all(prompt_format, rows, start)
     found = iter(_tokenise(prompt_format, [w for w in written if not isinstance(w, PromptRefused)]))
     encoded: list[PromptedIds | PromptRefused] = []
-    for row, texts in zip(rows, written, strict=True):
+    for number, (row, texts) in enumerate(zip(rows, written, strict=True), start):
         if isinstance(texts, PromptRefused):
             encoded.append(texts)
             continue
@@ -35,14 +49,31 @@ def encode(
                 encoded.append(_join(prompt_format, row, texts, prompt_ids, wholes, max_response))
         except PromptRefused as error:
             encoded.append(error)
+        except TemplateExceeded as exceeded:
+            exceeded.number = number
+            raise
     return encoded
 
 
-def _write(prompt_format: PromptFormat, row: Prompted) -> list[Written] | PromptRefused:
+def _write_all(prompt_format: PromptFormat, rows: Sequence[Prompted], start: int) -> list[list[Written] | PromptRefused]:
+    """Return each row's texts, or why one of them is refused."""
+    owners = [k for k, row in enumerate(rows, start) for _ in row.answers]
+    conversations = [row.with_answer(number) for row in rows for number in range(len(row.answers))]
     try:
-        return [prompt_format.write(row.with_answer(number)) for number in range(len(row.answers))]
-    except PromptRefused as error:
-        return error
+        texts = iter(prompt_format.write_all(conversations))
+    except TemplateExceeded as exceeded:
+        exceeded.number = owners[exceeded.number]
+        raise
+    return [_all_or_refusal([next(texts) for _ in row.answers]) for row in rows]
+
+
+def _all_or_refusal(texts: Sequence[Written | PromptRefused]) -> list[Written] | PromptRefused:
+    written = []
+    for text in texts:
+        if isinstance(text, PromptRefused):
+            return text
+        written.append(text)
+    return written
 
 
 def _tokenise(prompt_format: PromptFormat, written: Sequence[list[Written]]) -> list[tuple[list[int], list[list[int]]]]:
@@ -120,8 +151,8 @@ def fit_prompt(prompt_format: PromptFormat, row: Prompted, max_tokens: int) -> P
     """Return the row with a prompt of at most `max_tokens` (see fit_turns); raises PromptRefused."""
 
     def measure(turns: tuple[ChatTurn, ...]) -> int:
-        written = prompt_format.write(row.with_answer(0)._replace(turns=turns))
-        return len(prompt_format.beginning) + len(prompt_format.literal.encode([written.prompt])[0])
+        prompt = prompt_format.write_prompt(row.with_answer(0)._replace(turns=turns))
+        return len(prompt_format.beginning) + len(prompt_format.literal.encode([prompt])[0])
 
     return row._replace(turns=fit_turns(prompt_format, row.turns, measure, max_tokens))
 

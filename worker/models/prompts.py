@@ -116,19 +116,32 @@ class PromptFormat:
             return self.template.render([ChatTurn("user", ""), ChatTurn("assistant", "")])
 
     def write(self, conversation: Conversation) -> Written:
-        """Return the conversation's text, users' control tokens hidden; raises PromptRefused."""
-        turns, answer, tools = self._hide(conversation)
-        if self.chat:
-            return self.template.write(turns, answer, tools)
-        earlier, begun = split_begun(turns)
-        prompt = write_plain(earlier) + PLAIN_ENDING + (_spaced(begun.rstrip()) if begun.strip() else "")
-        rest = begun[len(begun.rstrip()) :] + answer.content
-        return Written(prompt, rest if begun.strip() else _spaced(rest))
+        """Return the conversation's text, users' control tokens hidden; raises PromptRefused and TemplateExceeded."""
+        [written] = self.write_all([conversation])
+        if isinstance(written, PromptRefused):
+            raise written
+        return written
 
-    def _hide(self, conversation: Conversation) -> Conversation:
-        """Return the conversation with users' control tokens hidden."""
-        turns = [self._hide_turn(turn) for turn in conversation.turns]
-        return Conversation(turns, self._hide_turn(conversation.answer), self.literal.hide(conversation.tools))
+    def write_prompt(self, conversation: Conversation) -> str:
+        """Return the text up to where the answer begins, users' control tokens hidden; raises as `write` does."""
+        if not self.chat or conversation.turns[-1].role == "assistant":  # of whose turn only the whole tells what is written
+            return self.write(conversation).prompt
+        [(turns, _, tools)] = self._hide_all([conversation])
+        return self.template.write_prompt(turns, tools)
+
+    def write_all(self, conversations: Sequence[Conversation]) -> list[Written | PromptRefused]:
+        """Return each conversation's text, users' control tokens hidden, or why it is refused; raises TemplateExceeded."""
+        hidden = self._hide_all(conversations)
+        return self.template.write_all(hidden) if self.chat else [_write_plainly(*conversation) for conversation in hidden]
+
+    def _hide_all(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        """Return the conversations with users' control tokens hidden."""
+        prompts = {tuple(conversation.turns) for conversation in conversations}  # answers to one prompt share it
+        hidden = {turns: tuple(self._hide_turn(turn) for turn in turns) for turns in prompts}
+        return [
+            Conversation(hidden[tuple(turns)], self._hide_turn(answer), self.literal.hide(tools))
+            for turns, answer, tools in conversations
+        ]
 
     def _hide_turn(self, turn: ChatTurn) -> ChatTurn:
         content, fields = (self.literal.hide(text, is_assistant=turn.role == "assistant") for text in turn[1:])
@@ -136,15 +149,27 @@ class PromptFormat:
 
     def write_conversation(self, conversation: Conversation) -> str:
         """Return the whole text as a reward model reads it, users' control tokens hidden; raises PromptRefused."""
-        if not self.chat:
-            return "".join(self.write(conversation))
-        turns, answer, tools = self._hide(conversation)
-        earlier, begun = split_begun(turns)
-        return self.template.render([*earlier, answer._replace(content=begun + answer.content)], tools)
+        [written] = self.write_conversations([conversation])
+        if isinstance(written, PromptRefused):
+            raise written
+        return written
+
+    def write_conversations(self, conversations: Sequence[Conversation]) -> list[str | PromptRefused]:
+        """Return the whole texts as a reward model reads them, or why they are refused; raises TemplateExceeded."""
+        hidden = self._hide_all(conversations)
+        if self.chat:
+            return self.template.write_wholes(hidden)
+        written = [_write_plainly(*conversation) for conversation in hidden]
+        return [text if isinstance(text, PromptRefused) else "".join(text) for text in written]
 
     def encode_conversations(self, conversations: Sequence[Conversation]) -> list[list[int]]:
-        """Ids of whole conversations as a reward model reads them; raises PromptRefused."""
-        rows = self.literal.encode([self.write_conversation(conversation) for conversation in conversations])
+        """Ids of whole conversations as a reward model reads them; raises PromptRefused and TemplateExceeded."""
+        texts = []
+        for text in self.write_conversations(conversations):
+            if isinstance(text, PromptRefused):
+                raise text
+            texts.append(text)
+        rows = self.literal.encode(texts)
         head, tail = ([], []) if self.chat else self._around
         return [[*head, *row, *tail] for row in rows]
 
@@ -212,6 +237,16 @@ class PromptFormat:
 def write_plain(turns: Sequence[ChatTurn]) -> str:
     """Turns as `\\n\\nHuman: …\\n\\nAssistant: …`, the form of the public preference sets."""
     return "".join(f"\n\n{PLAIN_NAMES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
+
+
+def _write_plainly(turns: Sequence[ChatTurn], answer: ChatTurn, _tools: str) -> Written | PromptRefused:
+    try:
+        earlier, begun = split_begun(turns)
+    except PromptRefused as refused:
+        return refused
+    prompt = write_plain(earlier) + PLAIN_ENDING + (_spaced(begun.rstrip()) if begun.strip() else "")
+    rest = begun[len(begun.rstrip()) :] + answer.content
+    return Written(prompt, rest if begun.strip() else _spaced(rest))
 
 
 def _spaced(response: str) -> str:

@@ -13,10 +13,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.domain.errors import ModelInvalid
+from worker.models.rendering.asked import CPU_SECONDS, LEAST_CHARS, MEMORY_BYTES, TIMES_ASKED, Asked, Outcome
+from worker.models.rendering.renderer import RENDERER
+
 DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(?:format\s*=\s*)?(?:"([^"]*)"|'([^']*)')\s*\)""")
 OTHER_DATE_CALL = re.compile(r"strftime_now\s*\(")
 PROBES = ("Qzx0 answers", "Vkw7 replies")  # begin and end unlike one another, so that what stands around them can be told apart
 SHOWN = 60  # characters of a difference that a message quotes
+
+EXCEEDED: dict[Outcome, str] = {
+    "time": f"takes more than {CPU_SECONDS} s of processor time",
+    "memory": f"needs more than {MEMORY_BYTES // 2**20} MiB of memory",
+    "length": f"makes more than {TIMES_ASKED} times the text, and {LEAST_CHARS:,} characters besides,",
+    "crash": "breaks the process that it runs in",
+}
+
+
+class TemplateExceeded(ModelInvalid):
+    """The chat template wants more of the machine for one conversation than it may have.
+
+    `number`: which of the conversations that were to be written; set by those who know.
+    """
+
+    number = 0
+
+    def __init__(self, folder: str, outcome: Outcome, begins: str, row: int | None = None) -> None:
+        where = "the conversation" if row is None else f"the conversation of row {row}"
+        super().__init__(
+            f"The chat template{folder and f' in {folder}'} {EXCEEDED[outcome]} to write {where} that begins with "
+            f"{_quote(begins)}. Take the model's own template or leave the row out; a policy can also learn plain turns "
+            "(tokens.prompt_format: plain)."
+        )
+        self._told = (folder, outcome, begins)
+
+    def in_row(self, row: int) -> "TemplateExceeded":
+        """Return the same of a row of the data set."""
+        return TemplateExceeded(*self._told, row=row)
 
 
 class PromptRefused(Exception):
@@ -30,8 +63,8 @@ class ChatTurn(NamedTuple):
     content: str
     fields: str = ""
 
-    def as_message(self) -> dict[str, Any]:
-        return {"role": self.role, "content": self.content, **(json.loads(self.fields) if self.fields else {})}
+
+Asking = tuple[Sequence[ChatTurn], ChatTurn, str]  # a prompt's turns, an answer, and the tools that the prompt describes
 
 
 class Written(NamedTuple):
@@ -62,6 +95,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, day: date) -> None:
         self.tokenizer, self._day = tokenizer, day
+        RENDERER.start()
 
     @cached_property
     def frame(self) -> Frame:
@@ -107,11 +141,43 @@ class ChatTemplate:
         """Return the text up to where the answer begins; raises PromptRefused."""
         return _bare(self.render(turns, tools, begins_answer=True) + self.frame.header)
 
-    def write(self, turns: Sequence[ChatTurn], answer: ChatTurn, tools: str = "") -> Written:
-        """Return the prompt and what is learned behind it; raises PromptRefused."""
-        earlier, begun = split_begun(turns)
-        prompt = self.write_prompt(earlier, tools)
-        whole = self.render([*earlier, answer._replace(content=begun + answer.content)], tools)
+    def write_all(self, conversations: Sequence[Asking]) -> list[Written | PromptRefused]:
+        """Return each prompt and what is learned behind it, or why it is refused; raises TemplateExceeded."""
+        parts = [_ask(*conversation) for conversation in conversations]
+        texts = self._render_parts(parts)
+        return [
+            part if isinstance(part, PromptRefused) else self._part(texts[part[0]], texts[part[1]], split_begun(turns)[1])
+            for part, (turns, *_) in zip(parts, conversations, strict=True)
+        ]
+
+    def write_wholes(self, conversations: Sequence[Asking]) -> list[str | PromptRefused]:
+        """Return the whole texts, or why they are refused; raises TemplateExceeded."""
+        parts = [part if isinstance(part := _ask(*each), PromptRefused) else part[1:] for each in conversations]
+        texts = self._render_parts(parts)
+        return [part if isinstance(part, PromptRefused) else texts[part[0]] for part in parts]
+
+    def _render_parts(self, parts: Sequence[tuple[Asked, ...] | PromptRefused]) -> dict[Asked, str | PromptRefused]:
+        """Return what is written of each conversation's parts, all in one go; answers to one prompt share it."""
+        asked = list(dict.fromkeys(one for part in parts if not isinstance(part, PromptRefused) for one in part))
+        try:
+            return dict(zip(asked, self.render_all(asked), strict=True))
+        except TemplateExceeded as exceeded:
+            culprit = asked[exceeded.number]
+            exceeded.number = next(k for k, part in enumerate(parts) if not isinstance(part, PromptRefused) and culprit in part)
+            raise
+
+    def _part(self, prompt: str | PromptRefused, whole: str | PromptRefused, begun: str) -> Written | PromptRefused:
+        """Return what is learned of a whole conversation behind its prompt."""
+        if isinstance(prompt, PromptRefused):
+            return prompt
+        if isinstance(whole, PromptRefused):
+            return whole
+        try:
+            return self._find_response(_bare(prompt + self.frame.header), whole, begun)
+        except PromptRefused as refused:
+            return refused
+
+    def _find_response(self, prompt: str, whole: str, begun: str) -> Written:
         if not whole.startswith(prompt):
             raise PromptRefused(_tell_difference(prompt, whole))
         response, after, end = whole[len(prompt) :], self.frame.after, self.frame.end
@@ -132,29 +198,64 @@ class ChatTemplate:
         raise PromptRefused("the prompt ends with a turn of the assistant's, and the chat template does not write it as it is")
 
     def render(self, turns: Sequence[ChatTurn], tools: str = "", *, begins_answer: bool = False) -> str:
-        """Return what the template writes; raises PromptRefused with the template's own sentence."""
-        described = json.loads(tools) if tools else None
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                [turn.as_message() for turn in turns], tools=described, chat_template=self._dated(bool(described)),
-                tokenize=False, add_generation_prompt=begins_answer,
-            )  # fmt: skip
-        except (MemoryError, PromptRefused):
-            raise
-        except Exception as error:  # a template is a program, which can fail in every way
-            raise PromptRefused(f"the chat template refuses it: {error}") from error
+        """Return what the template writes; raises PromptRefused with the template's own sentence, and TemplateExceeded."""
+        [text] = self.render_all([Asked(tuple(turns), tools, begins_answer)])
+        if isinstance(text, PromptRefused):
+            raise text
         return text
+
+    def render_all(self, asked: Sequence[Asked]) -> list[str | PromptRefused]:
+        """Return what the template writes of each conversation, or its own sentence against it; raises TemplateExceeded.
+
+        With and without tools the template may be another one.
+        """
+        texts: list[str | PromptRefused] = [""] * len(asked)
+        for has_tools in (False, True):
+            chosen = [k for k, one in enumerate(asked) if bool(one.tools) == has_tools]
+            try:
+                template = self._dated(has_tools) if chosen else ""
+            except PromptRefused as refused:
+                for k in chosen:
+                    texts[k] = refused
+                continue
+            for k, told in zip(chosen, RENDERER.write(template, self._variables, [asked[k] for k in chosen]), strict=True):
+                if told.outcome == "text":
+                    texts[k] = told.text
+                elif told.outcome == "refused":
+                    texts[k] = PromptRefused(f"the chat template refuses it: {told.text}")
+                else:
+                    raise self._exceed(asked[k], told.outcome, k)
+        return texts
+
+    def _exceed(self, asked: Asked, outcome: Outcome, number: int) -> TemplateExceeded:
+        exceeded = TemplateExceeded(str(self.tokenizer.name_or_path), outcome, asked.turns[0][1])
+        exceeded.number = number
+        return exceeded
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        """The special tokens that templates name, such as bos_token."""
+        found = self.tokenizer.special_tokens_map.items()
+        return {name: [str(one) for one in value] if isinstance(value, list) else str(value) for name, value in found}
 
     def _dated(self, has_tools: bool) -> str:
         return self._text_with_tools if has_tools else self._text
 
     @cached_property
     def _text(self) -> str:
-        return self._freeze(self.tokenizer.get_chat_template())
+        return self._freeze(self._choose())
 
     @cached_property
     def _text_with_tools(self) -> str:
-        return self._freeze(self.tokenizer.get_chat_template(tools=[{}]))
+        return self._freeze(self._choose(tools=[{}]))
+
+    def _choose(self, **options: Any) -> str:
+        """Return the template that transformers takes for this; raises PromptRefused where several have no default."""
+        try:
+            found: str = self.tokenizer.get_chat_template(**options)
+        except ValueError as error:
+            raise PromptRefused(f"the chat template refuses it: {error}") from error
+        return found
 
     @property
     def source(self) -> str:
@@ -167,6 +268,16 @@ class ChatTemplate:
         if OTHER_DATE_CALL.search(text):
             raise PromptRefused("the chat template works out the form of today's date, so it can't be held to the day of the run")
         return text
+
+
+def _ask(turns: Sequence[ChatTurn], answer: ChatTurn, tools: str) -> tuple[Asked, Asked] | PromptRefused:
+    """Return what the template is asked to find an answer behind its prompt: the prompt, and the whole."""
+    try:
+        earlier, begun = split_begun(turns)
+    except PromptRefused as refused:
+        return refused
+    whole = (*earlier, answer._replace(content=begun + answer.content))
+    return Asked(tuple(earlier), tools, begins_answer=True), Asked(whole, tools)
 
 
 def split_begun(turns: Sequence[ChatTurn]) -> tuple[Sequence[ChatTurn], str]:

@@ -51,11 +51,16 @@ def compute(asked: Any, kept: KeptScorings) -> dict[str, Any]:
         return tell(preview(parse(PreviewJob, asked, InvalidInput), kept))
     job = parse(ReadingJob, asked, InvalidInput)
     too_much = TOO_MUCH.format(seconds=READ_SECONDS, gib=READ_BYTES // 2**30)
-    from worker.preview.readings import read  # transformers takes seconds, which weights need not wait for
+    from worker.models.rendering.renderer import RENDERER  # transformers takes seconds, which weights need not wait for
+    from worker.preview.readings import read
+
+    def read_here() -> dict[str, Any]:
+        RENDERER.stay_here()
+        return tell(read(job))
 
     try:
         return work_apart(
-            lambda: guard(job.model_dump_json().encode(), lambda: tell(read(job)), memory=too_much),
+            lambda: guard(job.model_dump_json().encode(), read_here, memory=too_much),
             cpu_seconds=READ_SECONDS, memory_bytes=READ_BYTES, wait_seconds=WAIT_SECONDS,
         )  # fmt: skip
     except Exceeded:

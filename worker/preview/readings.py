@@ -27,7 +27,7 @@ from app.domain.preview.readings import (
 from worker.models.encode import encode, encode_whole
 from worker.models.load import context_window, hash_tokenizer, load_config, load_tokenizer, resolve_tokenizer
 from worker.models.prompts import Conversation, Prompted, PromptedIds, PromptFormat
-from worker.models.template import ChatTurn, PromptRefused
+from worker.models.template import ChatTurn, PromptRefused, TemplateExceeded
 from worker.preview.left_out import Tally
 from worker.preview.probes import describe
 from worker.preview.sample import Row, as_prompted, count_examples, draw_sample, open_examples, read_row
@@ -197,7 +197,10 @@ def chunk(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def measure_parts(reader: Reader, rows: Sequence[Row], tally: Tally) -> None:
     """Count prompts and responses as a policy learns them, of any length."""
-    encoded = encode(reader.format, [as_prompted(row) for row in rows], UNLIMITED, UNLIMITED)
+    try:
+        encoded = encode(reader.format, [as_prompted(row) for row in rows], UNLIMITED, UNLIMITED)
+    except TemplateExceeded as exceeded:
+        raise exceeded.in_row(rows[exceeded.number]["line"]) from exceeded
     for row, found in zip(rows, encoded, strict=True):
         if isinstance(found, PromptRefused):
             tally.refused.add(str(found), row["line"])

@@ -16,7 +16,7 @@ from app.domain.memory import fit_window
 from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.encode import encode
 from worker.models.prompts import Conversation, Prompted, PromptedIds, PromptFormat
-from worker.models.template import ChatTurn, PromptRefused
+from worker.models.template import ChatTurn, PromptRefused, TemplateExceeded
 
 READ_ROWS = 512
 ROWS_NAMED, MOST_REASON = 20, 300
@@ -131,8 +131,8 @@ def prepare(
     total = _count_rows(path, recipe.max_examples)
     done = 0
     for rows in _read(path, total):
-        encoded = _encode_rows(rows, recipe, prompt_format, lengths, notes)
-        examples += [example for line, example in encoded if _is_judged(example, line, reward_formats, notes)]
+        encoded = list(_encode_rows(rows, recipe, prompt_format, lengths, notes))
+        examples += _keep_judged(encoded, [each for each in reward_formats if each.chat], notes)
         done += len(rows)
         progress(done, total)
     if not examples:
@@ -201,7 +201,10 @@ def _encode_rows(
             kept.append((row, responses, _read_prompt(row, responses)))
         else:
             notes.add(f"without a {recipe.reward.source}", _line_of(row))
-    encoded = encode(prompt_format, [prompted for *_, prompted in kept], lengths.max_prompt, lengths.max_response)
+    try:
+        encoded = encode(prompt_format, [prompted for *_, prompted in kept], lengths.max_prompt, lengths.max_response)
+    except TemplateExceeded as exceeded:
+        raise exceeded.in_row(_line_of(kept[exceeded.number][0])) from exceeded
     for (row, responses, prompted), found in zip(kept, encoded, strict=True):
         line = _line_of(row)
         if isinstance(found, PromptRefused):
@@ -231,16 +234,22 @@ def _line_of(row: dict[str, Any]) -> int:
     return int(row.get("line", row["example_id"]))
 
 
-def _is_judged(example: Encoded, line: int, reward_formats: Sequence[PromptFormat], notes: PreparationNotes) -> bool:
-    """Return whether every reward model's template takes the example; what one says against it is noted."""
-    try:
-        for reward_format in (each for each in reward_formats if each.chat):
-            for response in example.responses:
-                reward_format.write_conversation(Conversation(example.turns, response.as_turn(), example.tools))
-    except PromptRefused as error:
-        notes.add(f"of the reward model, {error}"[:MOST_REASON], line)
-        return False
-    return True
+def _keep_judged(
+    encoded: Sequence[tuple[int, Encoded]], reward_formats: Sequence[PromptFormat], notes: PreparationNotes
+) -> list[Encoded]:
+    """Return the examples that every reward model's template takes; what one says against an example is noted."""
+    refused: set[int] = set()
+    for reward_format in reward_formats:
+        asked = [(k, Conversation(e.turns, r.as_turn(), e.tools)) for k, (_, e) in enumerate(encoded) for r in e.responses]
+        try:
+            texts = reward_format.write_conversations([conversation for _, conversation in asked])
+        except TemplateExceeded as exceeded:
+            raise exceeded.in_row(encoded[asked[exceeded.number][0]][0]) from exceeded
+        for (k, _), text in zip(asked, texts, strict=True):
+            if isinstance(text, PromptRefused) and k not in refused:
+                refused.add(k)
+                notes.add(f"of the reward model, {text}"[:MOST_REASON], encoded[k][0])
+    return [example for k, (_, example) in enumerate(encoded) if k not in refused]
 
 
 def _read_prompt(row: dict[str, Any], responses: Sequence[tuple[int, dict[str, Any]]]) -> Prompted:

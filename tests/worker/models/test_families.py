@@ -14,6 +14,7 @@ from tests.worker.workshop import ask
 from worker.models.encode import encode
 from worker.models.generate import Sampling
 from worker.models.prompts import Prompted, PromptFormat
+from worker.models.rendering.writing import as_message
 from worker.models.template import ChatTurn, PromptRefused
 
 DAY = date(2026, 2, 3)
@@ -40,7 +41,7 @@ def chosen(family):
 
 def render(chosen, turns, **options) -> str:
     """What transformers itself makes of a conversation; the day's own date in the place of the run's."""
-    messages = [turn.as_message() for turn in turns]
+    messages = [as_message(turn) for turn in turns]
     text = chosen.tokenizer.apply_chat_template(messages, tokenize=False, **options)
     return text.replace(date.today().strftime("%d %b %Y"), DAY.strftime("%d %b %Y"))
 

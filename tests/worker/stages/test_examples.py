@@ -1,10 +1,11 @@
 import pytest
 
-from app.domain.errors import DatasetInvalid
+from app.domain.errors import DatasetInvalid, ModelInvalid
 from app.domain.recipe import TokenSettings
 from tests.worker.models.families import NO_SYSTEM
 from tests.worker.workshop import make_recipe, make_tokenizer
 from worker.models.prompts import PromptFormat
+from worker.running.failures import explain
 from worker.stages.examples import Lengths, fit_lengths, prepare, split
 
 
@@ -109,6 +110,25 @@ def test_rows_that_a_template_refuses_are_named_with_its_own_sentence(workshop, 
         told[name] = prepared.notes.tell()
     assert "the chat template refuses it: no system turn, please: 2 (rows" in told["policy"]
     assert "of the reward model, the chat template refuses it: no system turn, please: 2 (rows" in told["reward"]
+
+
+def test_a_template_that_takes_too_much_for_one_rows_text_fails_the_run_at_once_and_names_the_row(workshop):
+    rows = workshop.examples(8)
+    rows[5]["prompt"][0]["content"] += " Mind the trap."
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = "{% if 'trap' in messages[0].content %}{{ 'x' * 10 ** 10 }}{% endif %}" + tokenizer.chat_template
+    tokenizer.name_or_path = "models/trapped"
+    path, trapped, plain = workshop.dataset(rows, "trap"), PromptFormat.choose(tokenizer), PromptFormat.choose(make_tokenizer())
+    trapped.check("The policy")  # harmless for the texts of a check
+    for policy_format, reward_formats in ((trapped, []), (plain, [trapped])):
+        with pytest.raises(ModelInvalid) as failure:
+            prepare(make_recipe(), path, policy_format, Lengths(64, 48, 12), lambda *_: None, reward_formats)
+        told = explain(failure.value)
+        assert told.reason.startswith(
+            "The chat template in models/trapped needs more than 512 MiB of memory to write the conversation of row 6 that "
+        )
+        assert "Take the model's own template or leave the row out" in told.reason
+        assert not told.retry
 
 
 def test_a_data_set_that_is_refused_whole_says_why(workshop):
