@@ -12,7 +12,7 @@ import time
 from datetime import datetime
 from urllib.parse import urlsplit
 
-EVENT = re.compile(rb'id: (\d+)\n(?:.*\n)?.*?"at": ?"([^"]+)"')
+EVENT = re.compile(rb'^data: \{"seq": (\d+), .*?"at": "([^"]+)"', re.MULTILINE)
 SEQ = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
@@ -64,6 +64,7 @@ async def main(url: str, path: str, token: str, count: int) -> None:
     times = {at: datetime.fromisoformat(at).timestamp() for at in {at for viewer in viewers for at, _ in viewer.received}}
     # What was there before is replayed, not followed.
     latencies = [now - times[at] for viewer in viewers for at, now in viewer.received if times[at] >= begun]
+    assert latencies or not any(viewer.seqs for viewer in viewers), "no event tells when it was recorded"
     report = {
         "errors": [repr(outcome) for outcome in outcomes if outcome is not None],
         "num_whole": sum(viewer.seqs == list(range(1, len(viewer.seqs) + 1)) and viewer.ended for viewer in viewers),
