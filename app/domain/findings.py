@@ -222,9 +222,7 @@ def find_truncated_pairs(num_equal: int, num_pairs: int) -> str | None:
 def find_nothing_held_out(num_train: int, num_held_out: int, share: float) -> str | None:
     if num_held_out > 0 or share <= 0 or num_train == 0:
         return None
-    return (
-        f"None of {num_train} examples could be held out, though a share of {share:g} was wanted: they have one prompt in common."
-    )
+    return f"None of {num_train} examples could be held out, though a share of {share:g} was wanted: all are of one conversation."
 
 
 def find_divergence(metrics: Metrics, recent: Sequence[Metrics] = ()) -> str | None:

@@ -17,8 +17,9 @@ from app.domain.problems import fault, parse
 from app.domain.texts import ONE_LINE, Line
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe"]
+__all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe", "revive_recipe"]
 
+SplitRule = Literal["conversation", "prompt"]
 Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]
 ModuleName = Annotated[str, Field(min_length=1, max_length=120)]
 
@@ -224,6 +225,11 @@ class EvaluationSettings(RecipePart):
     share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         0.05, description="Share of the examples held out of training."
     )
+    split: SplitRule = Field(
+        "conversation",
+        description="What is held out together. conversation: prompts with the same first turn, and those that hold another's "
+        "answer. prompt: only equal prompts, so that parts of a conversation are learned that others are judged by.",
+    )
     every: int | None = Field(None, ge=1, le=10_000_000, description="Steps between evaluations; empty: about five in a run.")
     num_prompts: int = Field(32, ge=0, le=10_000, description="Held-out prompts that are answered at each evaluation.")
     num_samples_shown: int = Field(8, ge=0, le=200, description="How many of them are kept as side-by-side samples.")
@@ -337,6 +343,11 @@ class Recipe(RecipePart):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the field names users write (`lambda`)."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def revive_recipe(data: Mapping[str, Any]) -> Recipe:
+    """Return a recipe as it was stored: what was no setting yet then is as it was done then, so that an old run goes on alike."""
+    return Recipe.model_validate({**data, "evaluation": {"split": "prompt", **data.get("evaluation", {})}})
 
 
 def parse_recipe(data: Any) -> Recipe:

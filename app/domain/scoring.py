@@ -97,6 +97,7 @@ def describe_flat(check: RewardCheck) -> str:
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the parts of a recipe that its scores depend on, as plain data."""
     whole = recipe.to_dict()
+    rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}  # the one there was at first
     return {
         "dataset": whole["dataset"],
         "max_examples": whole["max_examples"],
@@ -104,7 +105,7 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
         "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")},
         "tokens": {key: value for key, value in whole["tokens"].items() if value is not None},
         "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
-        "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")},
+        "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")} | rule,
     }
 
 

@@ -91,9 +91,9 @@ _SIGNATURES = (
     ),
     Signature(
         "nothing_held_out", "warning", "Nothing is held out",
-        "evaluation.share is above 0, but all examples have one prompt, which stays for training",
+        "evaluation.share is above 0, but all examples belong to one conversation, which stays for training",
         "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "
-        "different prompts, or set evaluation.share to 0 if this is meant.",
+        "different conversations, or set evaluation.share to 0 if this is meant.",
     ),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import RecipeInvalid, StaleToken
 from app.domain.events import Event, OutcomeReached
 from app.domain.jobs import ModelSource, RunSpec
-from app.domain.recipe import Recipe
+from app.domain.recipe import revive_recipe
 from app.domain.run import Outcome, RunKind, RunState
 from app.services.runs import hint, move
 from app.settings import Settings
@@ -92,7 +92,7 @@ def build_spec(
     *, num_threads: int | None = None, supervisor_pid: int | None = None,
 ) -> RunSpec:  # fmt: skip
     """Return all that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone."""
-    recipe = Recipe.model_validate(claim.recipe)
+    recipe = revive_recipe(claim.recipe)
     dataset = session.get(Dataset, recipe.dataset)
     if dataset is None:
         raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")

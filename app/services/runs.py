@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.events import LogWritten, StateChanged
-from app.domain.recipe import Recipe
+from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
@@ -170,7 +170,7 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
     original = get_run(session, owner_id, run_id)
     if original.kind == RunKind.SCORING:
         raise Conflict(f"Run {run_id} makes a scoring, which is made once: ask for the scoring again instead.")
-    recipe = Recipe.model_validate({**original.recipe, "name": name_copy(session, original)})
+    recipe = revive_recipe({**original.recipe, "name": name_copy(session, original)})
     # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
     return launch(session, owner_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}")
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict
-from app.domain.recipe import Recipe
+from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import RunKind, RunState
 from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_settings
 from app.services import runs
@@ -79,7 +79,7 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
     tells it nothing; None when there is none.
     """
     run = lock_run(session, run_id)
-    recipe = Recipe.model_validate(run.recipe)
+    recipe = revive_recipe(run.recipe)
     scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
     if facts.reward is None and recipe.reward.source == "model":
         scoring = scoring or find_for(session, run.owner_id, recipe)
@@ -118,12 +118,12 @@ def standing_of(scoring: Scoring, maker: Run | None) -> ScoringState:
 def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
     """Return a recipe that this scoring belongs to, to ask for it again: that of its run, or one whose weights are any."""
     if maker is not None:
-        return Recipe.model_validate(maker.recipe)
+        return revive_recipe(maker.recipe)
     policy: dict[str, Any] = dict(scoring.settings["policy"])
     if policy.get("quantization", "none") != "none":
         policy["adaptation"] = "lora"
     settings = {**scoring.settings, "policy": policy}
-    return Recipe.model_validate({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
+    return revive_recipe({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
 
 
 def delete(session: Session, files: Files, owner_id: str, scoring_id: str, *, anyway: bool = False) -> None:

@@ -7,12 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput, RecipeInvalid
+from app.domain.recipe import revive_recipe
 from app.domain.run import RunState
 from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refuse
 from app.services import runs
@@ -117,7 +119,7 @@ def resume(session: Session, owner_id: str, sweep_id: str) -> Sweep:
     if stopping:
         raise Conflict(f"Not all runs have stopped yet (“{stopping[0].name}”): resume the sweep when they have.")
     again = [run for run in found.values() if run.state in (RunState.FAILED, RunState.CANCELLED)]
-    gone = {n: Variant.model_validate(settings) for n, settings in enumerate(sweep.variants) if n not in found}
+    gone = {n: _revive(settings) for n, settings in enumerate(sweep.variants) if n not in found}
     if not again and not gone:
         raise Conflict("Nothing is missing: every run of this sweep has succeeded or is under way.")
     for run in again:
@@ -160,6 +162,10 @@ def _find_ingredients(session: Session, owner_id: str, variants: Sequence[Varian
             faults.append((variant.label, error.problems))
     refuse(faults, len(variants))
     return found
+
+
+def _revive(settings: Mapping[str, Any]) -> Variant:
+    return Variant.model_validate({**settings, "recipe": revive_recipe(settings["recipe"])})
 
 
 def _named(variant: Variant, name: str) -> Variant:

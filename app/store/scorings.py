@@ -8,7 +8,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
-from app.domain.recipe import Recipe
+from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import FINAL_STATES, RunKind
 from app.domain.scoring import ScoringFacts, fingerprint, scoring_settings
 from app.store.runs import names_of
@@ -140,7 +140,7 @@ def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
         run
         for run in session.scalars(query.order_by(Run.id.desc()))
         if run.scoring_id == scoring.id
-        or fingerprint_for(session, run.owner_id, Recipe.model_validate(run.recipe)) == scoring.fingerprint
+        or fingerprint_for(session, run.owner_id, revive_recipe(run.recipe)) == scoring.fingerprint
     ]
 
 

@@ -3,13 +3,12 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-import torch
 
 from app.domain.errors import DatasetInvalid, RecipeInvalid
 from app.domain.memory import fit_window
@@ -17,6 +16,8 @@ from app.domain.recipe import Method, Recipe, TokenSettings
 from worker.models.encode import encode
 from worker.models.prompts import Conversation, Prompted, PromptedIds, PromptFormat
 from worker.models.template import ChatTurn, PromptRefused, TemplateExceeded
+from worker.stages.conversations import find_conversations, find_opening
+from worker.stages.split import split
 
 READ_ROWS = 512
 ROWS_NAMED, MOST_REASON = 20, 300
@@ -46,6 +47,8 @@ class Encoded:
     responses: tuple[EncodedResponse, ...]
     tools: str = ""
     is_continued: bool = False  # the prompt ends within the assistant's turn
+    opening: int = 0  # stands for the first user turn of the whole prompt (see find_opening)
+    conversation: int = 0  # the same for examples that belong together (see find_conversations)
 
     def prompt_before(self, response: EncodedResponse) -> "array[int]":
         """Return the prompt's ids as they stand before a response, its own or another prompt's."""
@@ -121,18 +124,22 @@ def prepare(
     lengths: Lengths,
     progress: Callable[[int, int], None],
     reward_formats: Sequence[PromptFormat] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Encode the data set in `path` (the internal Parquet form) and split it; raises DatasetInvalid when nothing is left.
 
-    What a reward model's own template refuses (`reward_formats`) is left out as well.
+    What a reward model's own template refuses (`reward_formats`) is left out as well. `check` is called now and then.
     """
     notes = PreparationNotes()
     examples: list[Encoded] = []
+    prompts: list[tuple[ChatTurn, ...]] = []  # whole, where an example's own may be cut
     total = _count_rows(path, recipe.max_examples)
     done = 0
     for rows in _read(path, total):
         encoded = list(_encode_rows(rows, recipe, prompt_format, lengths, notes))
-        examples += _keep_judged(encoded, [each for each in reward_formats if each.chat], notes)
+        kept = _keep_judged(encoded, [each for each in reward_formats if each.chat], notes)
+        examples += [row.example for row in kept]
+        prompts += [row.prompt for row in kept]
         done += len(rows)
         progress(done, total)
     if not examples:
@@ -140,9 +147,19 @@ def prepare(
             f"No example of the data set can be used ({notes.tell() or 'it has no rows'}). "
             "Check the recipe's reward source, token limits and prompt format."
         )
+    examples = _place(examples, prompts, check)
     pairs = [(a, b) for e in examples for a in e.responses for b in e.responses if a.preference == 1 and b.preference == -1]
-    train, held_out = split(examples, recipe.evaluation.share, recipe.evaluation.seed)
+    train, held_out = split(examples, recipe.evaluation.share, recipe.evaluation.seed, recipe.evaluation.split)
     return Prepared(train, held_out, sum(a.ids == b.ids for a, b in pairs), len(pairs), notes)
+
+
+def _place(examples: Sequence[Encoded], prompts: Sequence[tuple[ChatTurn, ...]], check: Callable[[], None]) -> list[Encoded]:
+    """Return the examples with their openings and conversations, of whole prompts."""
+    openings = list(map(find_opening, prompts))
+    answers = [[response.content for response in example.responses] for example in examples]
+    conversations = find_conversations(prompts, openings, answers, check)
+    placed = zip(examples, openings, conversations, strict=True)
+    return [replace(example, opening=opening, conversation=conversation) for example, opening, conversation in placed]
 
 
 def decode_answers(prompt_format: PromptFormat, prompts: Sequence[Encoded], ids: Sequence[Sequence[int]]) -> list[str]:
@@ -153,21 +170,6 @@ def decode_answers(prompt_format: PromptFormat, prompts: Sequence[Encoded], ids:
         else prompt_format.decode_response(answer)
         for example, answer in zip(prompts, ids, strict=True)
     ]
-
-
-def split(examples: Sequence[Encoded], share: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
-    """Training and held-out examples; a prompt that occurs several times is wholly on one side."""
-    by_prompt: dict[tuple[ChatTurn, ...], list[int]] = {}
-    for i, example in enumerate(examples):
-        by_prompt.setdefault(example.turns, []).append(i)
-    groups = list(by_prompt.values())
-    held: set[int] = set()
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
-    for g in order[:-1]:  # one prompt at least stays for training
-        if share == 0 or len(held) >= share * len(examples):
-            break
-        held.update(groups[g])
-    return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
 
 def _count_rows(path: Path, limit: int | None) -> int:
@@ -191,10 +193,15 @@ def _read(path: Path, total: int) -> Iterator[list[dict[str, Any]]]:
             return
 
 
+class _EncodedRow(NamedTuple):
+    line: int
+    example: Encoded
+    prompt: tuple[ChatTurn, ...]  # whole, where the example's own is cut
+
+
 def _encode_rows(
     rows: list[dict[str, Any]], recipe: Recipe, prompt_format: PromptFormat, lengths: Lengths, notes: PreparationNotes
-) -> Iterator[tuple[int, Encoded]]:
-    """Yield the row's number with its example."""
+) -> Iterator[_EncodedRow]:
     kept = []
     for row in rows:
         if responses := _usable(row["responses"], recipe):
@@ -217,7 +224,7 @@ def _encode_rows(
         elif not all(answer.ids for answer in found.answers) or not found.prompt_ids:
             notes.add("empty after tokenising", line)
         else:
-            yield line, _put_together(row["example_id"], prompted, responses, found)
+            yield _EncodedRow(line, _put_together(row["example_id"], prompted, responses, found), prompted.turns)
 
 
 def _note(found: PromptedIds, line: int, notes: PreparationNotes) -> None:
@@ -235,21 +242,21 @@ def _line_of(row: dict[str, Any]) -> int:
 
 
 def _keep_judged(
-    encoded: Sequence[tuple[int, Encoded]], reward_formats: Sequence[PromptFormat], notes: PreparationNotes
-) -> list[Encoded]:
-    """Return the examples that every reward model's template takes; what one says against an example is noted."""
+    encoded: Sequence[_EncodedRow], reward_formats: Sequence[PromptFormat], notes: PreparationNotes
+) -> list[_EncodedRow]:
+    """Return the rows that every reward model's template takes; what one says against an example is noted."""
     refused: set[int] = set()
     for reward_format in reward_formats:
-        asked = [(k, Conversation(e.turns, r.as_turn(), e.tools)) for k, (_, e) in enumerate(encoded) for r in e.responses]
+        asked = [(k, Conversation(e.turns, r.as_turn(), e.tools)) for k, (_, e, _) in enumerate(encoded) for r in e.responses]
         try:
             texts = reward_format.write_conversations([conversation for _, conversation in asked])
         except TemplateExceeded as exceeded:
-            raise exceeded.in_row(encoded[asked[exceeded.number][0]][0]) from exceeded
+            raise exceeded.in_row(encoded[asked[exceeded.number][0]].line) from exceeded
         for (k, _), text in zip(asked, texts, strict=True):
             if isinstance(text, PromptRefused) and k not in refused:
                 refused.add(k)
-                notes.add(f"of the reward model, {text}"[:MOST_REASON], encoded[k][0])
-    return [example for k, (_, example) in enumerate(encoded) if k not in refused]
+                notes.add(f"of the reward model, {text}"[:MOST_REASON], encoded[k].line)
+    return [row for k, row in enumerate(encoded) if k not in refused]
 
 
 def _read_prompt(row: dict[str, Any], responses: Sequence[tuple[int, dict[str, Any]]]) -> Prompted:

@@ -39,7 +39,8 @@ def lay_ground(attempt: AttemptContext) -> Ground:
     prompt_format = PromptFormat.choose(load_tokenizer(folder), recipe.tokens.prompt_format, attempt.day)
     prompt_format.check("The policy")
     reward_formats = _read_reward_formats(attempt)
-    prepared = prepare(recipe, Path(attempt.spec.dataset_path), prompt_format, lengths, progress, reward_formats)
+    path = Path(attempt.spec.dataset_path)
+    prepared = prepare(recipe, path, prompt_format, lengths, progress, reward_formats, attempt.stop.check)
     _log_prepared(attempt, prepared)
     both = {"data/cut_prompts": prepared.notes.cut_prompts, "data/cut_responses": prepared.notes.cut_responses}
     attempt.constants |= {key: cut / max(1, num) for key, (cut, num) in both.items()}

@@ -6,7 +6,8 @@ from tests.worker.models.families import NO_SYSTEM
 from tests.worker.workshop import make_recipe, make_tokenizer
 from worker.models.prompts import PromptFormat
 from worker.running.failures import explain
-from worker.stages.examples import Lengths, fit_lengths, prepare, split
+from worker.stages.examples import Lengths, fit_lengths, prepare
+from worker.stages.split import split
 
 
 def test_every_prompt_is_wholly_on_one_side(workshop, prepare_rows):

@@ -96,6 +96,7 @@ WORDS = {
     "data": "the examples",
     "held_out_share": "the held-out share",
     "held_out_seed": "the seed of the held-out examples",
+    "held_out_rule": "the rule of the held-out split",
     "weights": "the model's weights",
     "tokenizer": "the tokenizer or its chat template",
     "format": "the prompt format",
@@ -107,7 +108,7 @@ WORDS = {
     "seed": "the seed of the batch plan",
 }
 VALUES = {"plain turns": "Human and Assistant turns", "chat template": "the tokenizer's chat template"}
-HELD_OUT = ("held_out_share", "held_out_seed")  # they count where other examples are scored for it
+HELD_OUT = ("held_out_share", "held_out_seed", "held_out_rule")  # they count where other examples are scored for it
 NAMES = {"logprob": "log-probabilities", "reward": "rewards"}
 SHORT = 24  # longer values are hashes, which tell a reader nothing
 

@@ -83,6 +83,7 @@ def describe_plan(batches: Sequence[Sequence[Encoded]], held_out: Sequence[Encod
         "pool": _hash_examples([*scored, *held_out]),
         "held_out_share": f"{recipe.evaluation.share:g}",
         "held_out_seed": str(recipe.evaluation.seed),
+        "held_out_rule": recipe.evaluation.split,
         "batch_size": str(recipe.training.batch_size),
         "seed": str(recipe.training.seed),
     }
