@@ -92,6 +92,11 @@ class RewardSettings(RecipePart):
     )
     model: Reference | None = Field(None, description="The reward model (source: model).")
     revision: Line | None = Field(None, max_length=120, description="Hub revision of the reward model (branch, tag or commit).")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Number type in which reward model and judge compute. bfloat16 halves their memory and rounds rewards "
+        "to about three digits.",
+    )
     judge: Reference | None = Field(
         None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
     )
@@ -347,7 +352,9 @@ class Recipe(RecipePart):
 
 def revive_recipe(data: Mapping[str, Any]) -> Recipe:
     """Return a recipe as it was stored: what was no setting yet then is as it was done then, so that an old run goes on alike."""
-    return Recipe.model_validate({**data, "evaluation": {"split": "prompt", **data.get("evaluation", {})}})
+    evaluation = {"split": "prompt", **data.get("evaluation", {})}
+    reward = {"dtype": data.get("policy", {}).get("dtype", "float32"), **data.get("reward", {})}
+    return Recipe.model_validate({**data, "evaluation": evaluation, "reward": reward})
 
 
 def parse_recipe(data: Any) -> Recipe:

@@ -97,12 +97,15 @@ def describe_flat(check: RewardCheck) -> str:
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the parts of a recipe that its scores depend on, as plain data."""
     whole = recipe.to_dict()
-    rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}  # the one there was at first
+    # What there was no choice of at first is told only where it is another, so that scorings of that time are found.
+    rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}
+    own = recipe.reward.source == "model" and recipe.reward.dtype != recipe.policy.dtype
+    dtype = {"dtype": recipe.reward.dtype} if own else {}
     return {
         "dataset": whole["dataset"],
         "max_examples": whole["max_examples"],
         "policy": {key: whole["policy"][key] for key in ("model", "revision", "dtype", "quantization")},
-        "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")},
+        "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")} | dtype,
         "tokens": {key: value for key, value in whole["tokens"].items() if value is not None},
         "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
         "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")} | rule,

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import RecipeInvalid
-from app.domain.recipe import PRESETS, Recipe, parse_recipe
+from app.domain.recipe import PRESETS, Recipe, parse_recipe, revive_recipe
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -167,3 +167,14 @@ def test_prompts_and_draws_have_seeds_of_their_own_and_otherwise_that_of_the_spl
     parsed = parse_recipe(recipe(evaluation={"seed": 3, "prompt_seed": 5}))
     assert (parsed.evaluation.seed_for("prompts"), parsed.evaluation.seed_for("draws")) == (5, 3)
     assert parse_recipe(recipe(evaluation={"draw_seed": 0, "seed": 3})).evaluation.seed_for("draws") == 0
+
+
+def test_a_stored_recipe_keeps_what_was_done_when_it_was_made() -> None:
+    """Of before conversations were held out together, and before reward models had a number type of their own."""
+    stored = parse_recipe(recipe(policy={"model": "m", "dtype": "bfloat16"})).to_dict()
+    assert revive_recipe(stored) == parse_recipe(stored)
+    del stored["evaluation"]["split"], stored["reward"]["dtype"]
+    revived, launched_again = revive_recipe(stored), parse_recipe(stored)
+    assert (revived.evaluation.split, revived.reward.dtype) == ("prompt", "bfloat16")
+    assert (launched_again.evaluation.split, launched_again.reward.dtype) == ("conversation", "float32")
+    assert revive_recipe(recipe()).reward.dtype == "float32"

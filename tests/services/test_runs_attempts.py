@@ -8,6 +8,7 @@ import pytest
 from app.domain.errors import RecipeInvalid, StaleToken
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, RunKind
+from app.domain.scoring import scoring_settings
 from app.services import attempts
 from app.services import runs as services
 from app.services.attempts import Claim
@@ -369,3 +370,24 @@ def test_the_spec_says_what_the_world_outside_calls_the_policy(
     with database.reading() as session:
         policy = attempts.build_spec(session, files, settings, claim, "cpu").policy
     assert (policy.path, policy.name) == (path, name)
+
+
+def test_a_run_of_before_goes_on_as_it_began_and_finds_its_scoring(
+    database: Database, files: Files, settings: Settings, library: Library
+) -> None:
+    with database.writing() as session:
+        wanted = library.recipe(
+            reward={"source": "model", "model": "model_reward"}, policy={"model": "model_policy", "dtype": "bfloat16"}
+        )
+        run = services.launch(session, library.user.id, wanted)
+        stored = wanted.to_dict()
+        del stored["evaluation"]["split"], stored["reward"]["dtype"]
+        run.recipe = stored
+    claim = begin_one(database)
+    with database.reading() as session:
+        recipe = attempts.build_spec(session, files, settings, claim, "cpu").recipe
+    assert (recipe.evaluation.split, recipe.reward.dtype) == ("prompt", "bfloat16")
+    before, now = scoring_settings(recipe), scoring_settings(wanted)
+    assert set(before["evaluation"]) == {"share", "seed", "max_new_tokens"}
+    assert set(before["reward"]) == {"source", "model", "revision"}
+    assert (now["evaluation"]["split"], now["reward"]["dtype"]) == ("conversation", "float32")

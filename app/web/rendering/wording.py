@@ -22,6 +22,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "policy.quantization": "Bits of the frozen weights",
     "policy.compile": "Compile the network",
     "reward.revision": "Revision",
+    "reward.dtype": "Number type of the reward model",
     "reward.source": "Where rewards come from",
     "reward.model": "Reward model",
     "reward.judge": "Judge of evaluations",
@@ -60,6 +61,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "training.checkpoint_every": "Steps between checkpoints",
     "training.keep_checkpoints": "Checkpoints to keep",
     "evaluation.share": "Held-out share",
+    "evaluation.split": "Held out together",
     "evaluation.every": "Steps between evaluations",
     "evaluation.num_prompts": "Prompts to answer",
     "evaluation.num_samples_shown": "Samples to keep",
@@ -81,6 +83,8 @@ SWITCH = {"yes": "Yes", "no": "No"}
 OPTIONS: dict[str, dict[str, str]] = {
     "method": METHODS,
     "reward.source": {"preference": "Preference label", "rating": "Rating", "model": "Reward model"},
+    "reward.dtype": {"float32": "32 bits (float32)", "bfloat16": "16 bits (bfloat16)"},
+    "evaluation.split": {"conversation": "Whole conversations", "prompt": "Equal prompts only"},
     "weights.preset": {
         "length_normalised": "Length normalised",
         "paper": "Paper",

@@ -55,7 +55,7 @@ class RewardSource:
 
     def _load(self) -> RewardModel:
         recipe, device, day = self._attempt.recipe, self._attempt.spec.device, self._attempt.day
-        return RewardModel(self._folder, dtype=recipe.policy.dtype, device=device, day=day)
+        return RewardModel(self._folder, dtype=recipe.reward.dtype, device=device, day=day)
 
     def release(self) -> None:
         """Drop the model, which first tells of the conversations that it could not read whole."""
@@ -84,7 +84,7 @@ class RewardSource:
     @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
         """What the numbers depend on, and the same with the plan for people."""
-        dtype = self._attempt.recipe.policy.dtype
+        dtype = self._attempt.recipe.reward.dtype
         facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
         if writes_date(self._folder):
             facts["template_date"] = str(self._attempt.day)

@@ -155,7 +155,7 @@ def _ask_survivors(
         if not reward_BM[needed_BM].isfinite().all():
             raise ModelInvalid(
                 "The reward model gives a number that is not finite for a pair of the data set. "
-                "Its weights are damaged or overflow: try policy.dtype float32, or another model."
+                "Its weights are damaged or overflow: try reward.dtype float32, or another model."
             )
         return reward_BM, int(reward_BM.isfinite().sum())
 

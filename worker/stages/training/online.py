@@ -163,7 +163,7 @@ def draw(attempt: AttemptContext, model: LanguageModel, ground: Ground, examples
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()
     rewards = RewardSource(attempt, ground).score_answers(asked, texts)
     if not torch.tensor(rewards).isfinite().all():
-        raise ModelInvalid("The reward model gives a fresh answer a reward that is not finite. Try policy.dtype float32.")
+        raise ModelInvalid("The reward model gives a fresh answer a reward that is not finite. Try reward.dtype float32.")
     reference = ReferenceSource(attempt, ground).score_answers(model, pairs).tolist()
     groups = [slice(k, k + num) for k in range(0, len(asked), num)]
     return [Drawn(ids[g], texts[g], sampler[g], reference[g], rewards[g]) for g in groups]

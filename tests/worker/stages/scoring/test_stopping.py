@@ -83,7 +83,7 @@ def test_the_weights_are_those_of_the_full_computation_on_real_text(workshop, ex
     parts = {"reward_folder": workshop.reward()} if source == "model" else {}
     _, part = compare(
         workshop, lambda_, policy=shared / POLICY, dataset=dataset, tokens={"max_prompt": 64, "max_response": 96},
-        training={"batch_size": 8}, **parts,
+        training={"batch_size": 8}, evaluation={"split": "prompt"}, **parts,
     )  # fmt: skip
     assert part.facts is not None
     assert part.facts.logprob.num_scored < 0.8 * part.facts.logprob.num_pairs

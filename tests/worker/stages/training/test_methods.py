@@ -1,6 +1,7 @@
 """The baselines as whole runs: they train, checkpoint, resume, stop, evaluate and leave models like VAR's own."""
 
 import json
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from app.services.models import check_folder
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
 from tests.worker.workshop import KIND, RUDE, ask, build_network, fork_runner, make_tokenizer, read_events
 from worker.models.reward import RewardModel
+from worker.models.template import ChatTurn
+from worker.stages.conversations import find_opening
+from worker.stages.split import split_by_conversation
 
 METHODS = {
     "sft": {"method": "sft", "weights": {"lambda": None}},
@@ -172,11 +176,18 @@ def test_a_reward_model_of_any_family_has_the_accuracy_that_its_run_told(worksho
     assert after["eval/pair_margin"] == pytest.approx(float((scores[:, 0] - scores[:, 1]).mean()), abs=1e-3)
 
 
+class Placed(NamedTuple):
+    """A row that is a conversation of its own."""
+
+    conversation: int
+    row: dict
+
+
 def held_out_rows(spec, rows) -> list:
     """(prompt, answer) of the examples that the run has set aside, chosen before rejected."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(spec["recipe"]["evaluation"]["seed"])).tolist()
-    num = -(-len(rows) * 2 // 10)
-    chosen = [rows[i] for i in sorted(order[:num])]
+    placed = [Placed(find_opening([ChatTurn(turn["role"], turn["content"]) for turn in row["prompt"]]), row) for row in rows]
+    settings = spec["recipe"]["evaluation"]
+    chosen = [one.row for one in split_by_conversation(placed, settings["share"], settings["seed"])[1]]
     return [ask(row["prompt"][0]["content"], r["content"]) for row in chosen for r in row["responses"]]
 
 
