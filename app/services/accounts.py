@@ -15,6 +15,7 @@ from app.domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from app.services import acts
 from app.services.acts import STUDIO, Actor
 from app.store import accounts
+from app.store.accounts import state_of
 from app.store.database import now
 from app.store.tables import Token, User
 from app.system.identifiers import new_id
@@ -52,8 +53,10 @@ def create_user(session: Session, name: str, role: str = "member", *, actor: Act
 def create_login_link(session: Session, user: User, *, actor: Actor = STUDIO) -> str:
     """Return a secret that signs `user` in once, within a day; the user's older links end.
 
-    Raises: Conflict when the user is disabled.
+    Raises: Conflict when the user is disabled or removed.
     """
+    if user.removed_at is not None:
+        raise Conflict(f"{user.name}: nobody can sign in to a removed account; add a user instead.")
     if user.disabled_at is not None:
         raise Conflict(f"{user.name} is disabled: enable the account first (varstudio users enable {user.name}).")
     accounts.delete_tokens(session, user.id, "login")
@@ -77,7 +80,7 @@ def greet(session: Session, *, renew: bool = False) -> str | None:
 def is_good_link(session: Session, secret: str) -> bool:
     """Return whether a login secret would sign somebody in. Reads only."""
     found = accounts.find_token(session, digest_of(secret), "login")
-    if found is None or found[1].used_at is not None or found[0].disabled_at is not None:
+    if found is None or found[1].used_at is not None or state_of(found[0]) != "active":
         return False
     return found[1].expires_at is not None and found[1].expires_at > now(session)
 
@@ -98,7 +101,7 @@ def redeem_login(session: Session, secret: str, session_days: int = 30, *, addre
     if used.rowcount != 1 or found is None:  # type: ignore[attr-defined]
         raise Unauthenticated(BAD_LINK)
     user = found[0]
-    if user.disabled_at is not None:
+    if state_of(user) != "active":
         raise Unauthenticated(DISABLED)
     given, token = issue(session, user, "session", moment + timedelta(days=session_days))
     token.address = address[: acts.ADDRESS_LENGTH]
@@ -179,7 +182,7 @@ def authenticate(session: Session, secret: str, kind: str) -> tuple[User, Token]
     found = accounts.find_token(session, digest_of(secret), kind)
     if found is None or (found[1].expires_at is not None and found[1].expires_at <= now(session)):
         raise Unauthenticated("Your sign-in isn't known or has ended. Sign in again, or make a new token.")
-    if found[0].disabled_at is not None or found[0].removed_at is not None:
+    if state_of(found[0]) != "active":
         raise Unauthenticated(DISABLED)
     return found
 

@@ -74,6 +74,8 @@ def test_what_a_removed_user_made_stays_and_the_name_is_free(either_database: Da
         ]  # fmt: skip
         with pytest.raises(Conflict, match="removed"):
             users.enable(session, root, again.id)
+        with pytest.raises(Conflict, match="removed"):
+            accounts.create_login_link(session, again)
 
 
 @pytest.mark.parametrize("change", ["disable", "remove", "demote"])

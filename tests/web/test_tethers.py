@@ -145,10 +145,9 @@ def test_an_upload_in_course_is_refused(server, ada):
             try:
                 sender.sendall(b'{"prompt": 1}\n')
                 answer += sender.recv(4096)
-            except TimeoutError:
+            except OSError:  # nothing yet, or the server has closed it
                 pass
-            return b"\r\n\r\n" in answer
+            return b"has ended meanwhile" in answer
 
         wait_until(is_answered, "the refusal")
     assert answer.startswith(b"HTTP/1.1 401")
-    assert b"has ended meanwhile" in answer

@@ -17,9 +17,10 @@ from app.web.pages import (
     sweeps,
     workers,
 )
+from app.web.pages.accounts import account, acts, users
 
 PAGES = (
     launch, launch_preview, launch_reading, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping,
-    datasets, models, storage,
+    datasets, models, storage, account, users, acts,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

@@ -62,7 +62,7 @@ def environment() -> Environment:
     )
     made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
     made.filters.update(format.FILTERS)
-    made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief)
+    made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
     return made
 

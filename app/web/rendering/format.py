@@ -69,6 +69,11 @@ def clock(at: datetime | str | None) -> str:
     return NOTHING if moment is None else f"{moment.astimezone(UTC):%H:%M:%S}"
 
 
+def day(at: datetime | None) -> str:
+    """Return the date, UTC."""
+    return NOTHING if at is None else f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
 def iso(at: datetime | None) -> str:
     """For the datetime attribute of `<time>`."""
     return "" if at is None else at.isoformat(timespec="seconds")
@@ -113,6 +118,6 @@ def as_yaml(value: Any) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number, "exact": exact, "count_of": count, "signed": signed, "percent": percent, "size": size, "duration": duration,
-    "ago": ago, "clock": clock, "iso": iso, "words": words, "metric": metric,
+    "ago": ago, "clock": clock, "day": day, "iso": iso, "words": words, "metric": metric,
     "yaml": as_yaml, "counted": counted, "holds": holds, "visible": visible,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.domain.recipe import Method, Preset
+from app.services.acts import KINDS
 from app.web.rendering import format
 
 LABELS = {  # where a field's own name is a word of the machine
@@ -173,3 +174,8 @@ def settings_in_brief(recipe: Mapping[str, Any]) -> str:
 def option_text(path: str, option: str) -> str:
     """Return an option of a setting in words; an option without words of its own stands for itself."""
     return OPTIONS.get(path, SWITCH).get(option, option.replace("_", " "))
+
+
+def act_title(kind: str) -> str:
+    """Return what the log of acts calls a kind of act."""
+    return KINDS.get(kind, kind)
