@@ -7,32 +7,30 @@ reply = pool.run({"source": …, "target": …, "mapping": …}, timeout=60.0)
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from app.domain.errors import StudioError, Unavailable
+from app.ingest.turns import Turns
 from app.settings import Settings
 from app.system.child import Child, ReplyLost
 from app.system.installation import module_command
 
-PRESPAWNED, MOST = 2, 6
+PRESPAWNED, MOST, SHARE = 2, 6, 4  # children that wait, that work, and that work for one user
 START_SECONDS = 0.5  # of a child, about
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 10
 COMMAND = tuple(module_command("app.ingest"))
-STOPPED = {
-    "status": "invalid",
-    "error": {
-        "code": "dataset-invalid",
-        "detail": "Reading the file was stopped: it took too much time or memory. Split it, or shorten its longest rows.",
-        "problems": [],
-        "extra": {},
-    },
-}
+STOPPED = "Reading the file was stopped: it took too much time or memory. Split it, or shorten its longest rows."
+GONE = "The file is not there any more: its data set was deleted while it was read."
 CLOSING = "The studio is shutting down. The file is kept and read at its next start."
 P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class SourceGone(Exception):
+    """The file that a child reads was deleted."""
 
 
 class IngestPool:
@@ -44,7 +42,7 @@ class IngestPool:
         self._busy: set[Child] = set()
         self._lock = threading.Condition()
         self._places = threading.BoundedSemaphore(MOST)
-        self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="ingest")
+        self._turns = Turns(MOST, SHARE)
         self._closed = False
 
     def start(self) -> None:
@@ -55,7 +53,7 @@ class IngestPool:
 
     def close(self) -> None:
         """End all children; `run` calls under way raise Unavailable, so that their work is taken up at the next start."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._turns.close()
         with self._lock:
             self._closed = True
             children, self._idle = self._idle, []
@@ -70,29 +68,38 @@ class IngestPool:
         with self._lock:
             return self._lock.wait_for(lambda: self._closed, seconds)
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Call a function that uses `run` in one of the pool's own threads; what it raises is logged, even if nobody waits."""
-        future = self._threads.submit(function, *args, **kwargs)
+    def submit(self, owner_id: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Call a function that uses `run` when it is its owner's turn; what it raises is logged, even if nobody waits."""
+        future = self._turns.submit(owner_id, function, *args, **kwargs)
         future.add_done_callback(log_failure)
         return future
 
     def run(self, job: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """Return the reply to a job {"source", "target", "mapping"?}; see app.ingest.__main__. Never raises for a bad file.
 
-        Raises Unavailable when the pool is closed.
+        The child ends as soon as the source is deleted. Raises Unavailable when the pool is closed.
         """
-        seconds = cpu_seconds(Path(job["source"]))
+        source = Path(job["source"])
+        seconds = cpu_seconds(source)
+
+        def check() -> None:
+            if not source.exists():
+                raise SourceGone
+
         full = {"max_unpacked_bytes": self.settings.max_unpacked_bytes, "cpu_seconds": seconds, **job}
         with self._places:
             child = self._take()
             try:
-                return child.ask(full, timeout or seconds * 10.0)
+                return child.ask(full, timeout or seconds * 10.0, check)
+            except SourceGone:
+                child.stop()
+                return refusal(GONE)
             except ReplyLost as lost:
                 child.stop()
                 if self._closed:
                     raise Unavailable(CLOSING) from None
-                log.warning("a child died over %s: %s", job["source"], lost)
-                return STOPPED
+                log.warning("a child died over %s: %s", source, lost)
+                return refusal(STOPPED)
             finally:
                 self._give_back(child)
 
@@ -122,6 +129,11 @@ class IngestPool:
                 self._lock.notify()
                 return
         fresh.stop()
+
+
+def refusal(detail: str) -> dict[str, Any]:
+    """Return the reply in the place of one that did not come."""
+    return {"status": "invalid", "error": {"code": "dataset-invalid", "detail": detail, "problems": [], "extra": {}}}
 
 
 def log_failure(future: "Future[Any]") -> None:

@@ -172,7 +172,9 @@ def process_within(
 
     Raises DatasetInvalid or TooLarge when the file can't be used; a data set that was never usable is gone then, with its files.
     """
-    future = pool.submit(process, database, files, pool, dataset_id)
+    with database.reading() as session:
+        owner_id = datasets.owner_of(session, dataset_id)
+    future = pool.submit(owner_id, process, database, files, pool, dataset_id)
     try:
         error = future.result(wait_seconds)
     except TimeoutError:
@@ -289,8 +291,8 @@ def resume_processing(database: Database, files: Files, pool: IngestPool) -> int
     """At the web's start: process again what was left half-way, remove folders without a row. How many were resumed."""
     with database.reading() as session:
         waiting, known = datasets.list_processing(session), datasets.known_ids(session)
-    for dataset_id in waiting:
-        pool.submit(process, database, files, pool, dataset_id)
+    for dataset_id, owner_id in waiting:
+        pool.submit(owner_id, process, database, files, pool, dataset_id)
     sweep_folders(files.root / "datasets", known)
     return len(waiting)
 

@@ -47,12 +47,12 @@ def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewReques
     """Return the preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
 
     Raises InvalidInput naming an override that isn't one, or noise that would change nothing; Conflict while the scoring
-    isn't ready.
+    isn't ready; TooManyRequests when too many of the owner's wait.
     """
     scoring = get_scoring(session, owner_id, scoring_id)
     job, digest = _describe_job(session, scoring, check_overrides(request))
     at = scoring.used_at = now(session)
-    return store.queue(session, Preview(
+    return store.queue(session, owner_id, Preview(
         id=new_id("preview"), scoring_id=scoring_id, digest=digest, job=job, state=store.WAITING, created_at=at,
     ), KEEP_ANSWERS)  # fmt: skip
 
@@ -87,12 +87,11 @@ def check_overrides(request: PreviewRequest) -> PreviewRequest:
 
 
 def begin(session: Session, files: Files, worker_id: str, lease_seconds: float) -> PreviewClaim | None:
-    """Claim the preview that has waited longest; None when none waits."""
+    """Claim the preview that is next; None when none waits."""
     at = now(session)
-    first = store.claimable(at).limit(1).with_for_update(skip_locked=True)
     statement = (
         update(Preview)
-        .where(Preview.id == first.scalar_subquery(), store.is_claimable(at))
+        .where(Preview.id == store.first_in_line(at).scalar_subquery(), store.is_claimable(at))
         .values(state=store.COMPUTING, worker_id=worker_id, lease_expires_at=at + timedelta(seconds=lease_seconds))
         .returning(Preview.id)
     )

@@ -44,11 +44,12 @@ REQUESTS: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 def ask(session: Session, files: Files, owner_id: str, request: AnyRequest) -> Preview:
     """Return the preview that holds this reading: the kept answer, or a place in the workers' queue.
 
-    Raises NotFound for a model or a data set that isn't there, Conflict for a data set that isn't ready.
+    Raises NotFound for a model or a data set that isn't there, Conflict for a data set that isn't ready, TooManyRequests when
+    too many of the owner's wait.
     """
     request, digest = _settle(session, files, owner_id, request)
     dataset_id = None if isinstance(request, ConversationRequest) else request.dataset_id
-    return store.queue(session, Preview(
+    return store.queue(session, owner_id, Preview(
         id=new_id("preview"), model_id=request.model_id, dataset_id=dataset_id, digest=digest,
         job=request.model_dump(mode="json"), state=store.WAITING, created_at=now(session),
     ), KEEP_ANSWERS)  # fmt: skip

@@ -37,9 +37,15 @@ def list_datasets(
     return list(session.scalars(query))
 
 
-def list_processing(session: Session) -> list[str]:
-    """Return the ids of all data sets that are being read, of any owner."""
-    return list(session.scalars(select(Dataset.id).where(Dataset.state == DatasetState.PROCESSING).order_by(Dataset.id)))
+def list_processing(session: Session) -> list[tuple[str, str]]:
+    """Return id and owner of all data sets that are being read."""
+    query = select(Dataset.id, Dataset.owner_id).where(Dataset.state == DatasetState.PROCESSING).order_by(Dataset.id)
+    return [(row.id, row.owner_id) for row in session.execute(query)]
+
+
+def owner_of(session: Session, dataset_id: str) -> str:
+    """Return the id of a data set's owner; empty when it is gone."""
+    return session.scalar(select(Dataset.owner_id).where(Dataset.id == dataset_id)) or ""
 
 
 def known_ids(session: Session) -> set[str]:

@@ -1,18 +1,21 @@
 """Previews as kept: a queue of requests for the workers, and the answers, which are given again at once.
 
-Each is of a scoring, or of a model and perhaps a data set (a reading).
+Each is of a scoring, or of a model and perhaps a data set (a reading), and belongs to the owner of these. Owners take turns:
+next is who has the fewest being computed, then who was answered least recently.
 """
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound
-from app.store.tables import Preview, Scoring
+from app.domain.errors import NotFound, TooManyRequests
+from app.store.tables import Model, Preview, Scoring
 
 WAITING, COMPUTING, DONE, FAILED = "waiting", "computing", "done", "failed"
+MOST_WAITING = 40  # of one owner
 
 
 def get(session: Session, owner_id: str, preview_id: str) -> Preview:
@@ -33,13 +36,18 @@ def _is_of(subject_id: str) -> ColumnElement[bool]:
     return or_(Preview.scoring_id == subject_id, Preview.model_id == subject_id)
 
 
-def queue(session: Session, asked: Preview, keep: int) -> Preview:
+def queue(session: Session, owner_id: str, asked: Preview, keep: int) -> Preview:
     """Return the preview of this request: the kept answer, or a place in the queue, at which the workers are hinted.
 
-    One that failed is computed anew. Of the subject's answers the newest `keep` stay.
+    One that failed is computed anew. Of the subject's answers the newest `keep` stay. Raises TooManyRequests when as many of
+    the owner's wait as may.
     """
     subject_id = asked.scoring_id or asked.model_id or ""
     preview = find(session, subject_id, asked.digest)
+    if (preview is None or preview.state == FAILED) and count_waiting(session, owner_id) >= MOST_WAITING:
+        raise TooManyRequests(
+            f"{MOST_WAITING} of your previews wait already: let some of them come first.", retry_after_seconds=10
+        )
     if preview is None:
         preview = _add(session, asked, subject_id, keep)
     elif preview.state == FAILED:
@@ -69,13 +77,38 @@ def is_claimable(at: datetime) -> ColumnElement[bool]:
     return or_(Preview.state == WAITING, lost)
 
 
-def claimable(at: datetime) -> Select[str]:
-    """Return the ids of the previews that a worker may take, longest waiting first."""
-    return select(Preview.id).where(is_claimable(at)).order_by(Preview.created_at, Preview.id)
+_owner_id = func.coalesce(Scoring.owner_id, Model.owner_id)
+
+
+def _with_owner(query: Select[Any]) -> Select[Any]:
+    return query.outerjoin(Scoring, Scoring.id == Preview.scoring_id).outerjoin(Model, Model.id == Preview.model_id)
+
+
+def first_in_line(at: datetime) -> Select[str]:
+    """Return the id of the preview that is next, locked; one that another worker is just taking is passed over."""
+    is_computed = and_(Preview.state == COMPUTING, Preview.lease_expires_at >= at)
+    query = select(_owner_id.label("owner_id"), func.sum(case((is_computed, 1), else_=0)).label("num"))
+    query = _with_owner(query.add_columns(func.max(Preview.finished_at).label("answered_at")).select_from(Preview))
+    owners = query.group_by(_owner_id).subquery("owners")
+    line = _with_owner(select(Preview.id)).join(owners, owners.c.owner_id == _owner_id).where(is_claimable(at))
+    line = line.order_by(owners.c.num, owners.c.answered_at.asc().nulls_first(), Preview.created_at, Preview.id)
+    return line.limit(1).with_for_update(skip_locked=True, of=Preview)
 
 
 def has_claimable(session: Session, at: datetime) -> bool:
-    return session.scalar(claimable(at).limit(1)) is not None
+    return session.scalar(select(Preview.id).where(is_claimable(at)).limit(1)) is not None
+
+
+def is_held(session: Session, preview_id: str, worker_id: str) -> bool:
+    """Return whether this worker still has the preview; not so when what it is of was deleted."""
+    mine = (Preview.id == preview_id, Preview.worker_id == worker_id, Preview.state == COMPUTING)
+    return session.scalar(select(Preview.id).where(*mine)) is not None
+
+
+def count_waiting(session: Session, owner_id: str) -> int:
+    """Return how many previews of one owner wait to be computed."""
+    query = _with_owner(select(func.count(Preview.id)).select_from(Preview))
+    return session.scalar(query.where(Preview.state == WAITING, _owner_id == owner_id)) or 0
 
 
 def list_old(session: Session, subject_id: str, keep: int) -> list[Preview]:

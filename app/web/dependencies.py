@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
@@ -18,7 +18,6 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
-from app.ingest.pool import IngestPool
 from app.services import accounts
 from app.services.acts import Actor
 from app.settings import Settings
@@ -31,6 +30,7 @@ T = TypeVar("T")
 
 NUM_READERS = 24  # below the number of threads (40) and of connections (50)
 NUM_WRITERS = 8  # on PostgreSQL; SQLite has one
+UPLOADS_AT_ONCE = 8  # of one user, from the first byte of the body until the file is read
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,9 @@ async def get_files(request: Request) -> Files:
     return cast(Files, request.app.state.files)
 
 
-async def get_ingest(request: Request) -> IngestPool:
-    return cast(IngestPool, request.app.state.ingest)
-
-
 CurrentSettings = Annotated[Settings, Depends(get_settings)]
 CurrentDatabase = Annotated[Database, Depends(get_database)]
 CurrentFiles = Annotated[Files, Depends(get_files)]
-CurrentIngest = Annotated[IngestPool, Depends(get_ingest)]
 
 
 async def require_user(request: Request, database: CurrentDatabase) -> Identity:
@@ -126,6 +121,11 @@ class Gates:
         self.reading = asyncio.Semaphore(NUM_READERS)
         self.writing = asyncio.Semaphore(num_writers)
         self.own_threads = CapacityLimiter(num_writers)
+        self._uploads: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def uploads_of(self, user_id: str) -> asyncio.Semaphore:
+        """Return where the uploads of one user wait for each other."""
+        return self._uploads.setdefault(user_id, asyncio.Semaphore(UPLOADS_AT_ONCE))
 
 
 def get_gates(request: Request) -> Gates:

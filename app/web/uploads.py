@@ -1,8 +1,10 @@
 """Uploads: a multipart body parsed while it arrives, its file written to disk and hashed as it comes, never held in memory."""
 
+import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -16,13 +18,13 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.dataset import ColumnMapping
-from app.domain.errors import DatasetInvalid, InvalidInput, TooLarge
+from app.domain.errors import DatasetInvalid, InvalidInput, TooLarge, TooManyRequests
 from app.domain.problems import parse
 from app.services import datasets
 from app.services.datasets import process_within
 from app.store.database import Database
 from app.store.files.files import Files, Upload
-from app.web.dependencies import write_apart
+from app.web.dependencies import UPLOADS_AT_ONCE, get_gates, write_apart
 
 FILE_FIELD = "file"
 MAX_FIELDS = 20
@@ -178,7 +180,30 @@ class UploadFields(BaseModel):
     mapping: ColumnMapping | None = None
 
 
-WAITS = CapacityLimiter(16)  # threads of their own: uploads that wait for their child must not take those of other requests
+WAITS = CapacityLimiter(math.inf)  # threads of their own, as many as users have places; those of other requests stay free
+PLACE_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def taking_place(request: Request, owner_id: str) -> AsyncIterator[None]:
+    """Hold one of the user's places for uploads and readings. Raises TooManyRequests when none becomes free for a minute."""
+    places = get_gates(request).uploads_of(owner_id)
+    try:
+        await asyncio.wait_for(places.acquire(), PLACE_SECONDS)
+    except TimeoutError:
+        raise TooManyRequests(
+            f"{UPLOADS_AT_ONCE} of your uploads are under way: wait for one of them.", retry_after_seconds=30
+        ) from None
+    try:
+        yield
+    finally:
+        places.release()
+
+
+async def wait_for_reading(request: Request, dataset_id: str) -> None:
+    """Have a data set's file read, in its owner's place, and wait a little for it. Raises as `process_within`."""
+    state = request.app.state
+    await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
 
 
 async def take_dataset(request: Request, owner_id: str) -> str:
@@ -187,6 +212,11 @@ async def take_dataset(request: Request, owner_id: str) -> str:
     Waits a little for the file to be read; the data set may be ready, need a mapping, or still be processing then.
     Raises: DatasetInvalid when the file can't be used, TooLarge, InvalidInput for a broken body; nothing is kept then.
     """
+    async with taking_place(request, owner_id):
+        return await receive_dataset(request, owner_id)
+
+
+async def receive_dataset(request: Request, owner_id: str) -> str:
     state = request.app.state
     length = request.headers.get("content-length", "")
     room = partial(state.database.disk.require_room, "The upload")
@@ -195,7 +225,7 @@ async def take_dataset(request: Request, owner_id: str) -> str:
         await reception.read()
         dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)
         state.metrics.uploaded.inc(reception.form.num_file_bytes)
-    await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
+    await wait_for_reading(request, dataset_id)
     return dataset_id
 
 

@@ -151,6 +151,19 @@ def test_a_preview_under_way_goes_back_when_the_worker_stops(database: Database,
     assert read(database, asked).state == "waiting"
 
 
+def test_a_preview_of_what_was_deleted_ends_its_child_and_the_next_is_answered(
+    database: Database, start: Start, scoring_id: str
+) -> None:
+    previewer, hanging = start(database), ask(database, scoring_id, seed=2)
+    wait_until(lambda: read(database, hanging).state == store.COMPUTING and previewer._child, "the preview under way")
+    child = previewer._child
+    assert child is not None
+    with database.writing() as session:
+        session.delete(session.get_one(Preview, hanging))  # as its scoring, its model or its data set does
+    wait_until(lambda: not child.alive, "the child's end")
+    assert wait_for(database, ask(database, scoring_id)).state == store.DONE
+
+
 def test_a_long_preview_keeps_its_lease(
     database: Database, start: Start, scoring_id: str, settings: Settings, files: Files
 ) -> None:

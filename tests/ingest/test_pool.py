@@ -17,6 +17,7 @@ from app.ingest.pool import COMMAND, IngestPool
 from app.settings import Settings
 from app.system.child import Child
 from tests.ingest.test_read import BAD_ROWS, REFUSED
+from tests.waiting import END_SECONDS, wait_until
 
 ROW = json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n"
 
@@ -87,6 +88,18 @@ def test_a_job_past_its_time_is_stopped_with_a_sentence(pool, tmp_path):
     assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
 
 
+def test_a_child_whose_file_is_deleted_ends_at_once(pool, tmp_path):
+    given = job(tmp_path, ROW.encode() * 400_000)
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(pool.run, given)
+        wait_until(lambda: pool._busy, "the child's work")
+        (child,) = pool._busy
+        Path(given["source"]).unlink()
+        assert "deleted" in future.result(END_SECONDS)["error"]["detail"]
+    assert not child.alive
+    assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
+
+
 def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
     reply = pool.run({**job(tmp_path, ROW.encode() * 400_000), "cpu_seconds": 0})
     assert "took too much time or memory" in reply["error"]["detail"]
@@ -150,7 +163,7 @@ def test_no_bad_file_costs_much_time_or_memory(tmp_path, clock):
 
 def test_closing_the_pool_ends_the_work_without_a_verdict(tmp_path, settings):
     pool = IngestPool(settings)
-    future = pool.submit(pool.run, job(tmp_path, ROW.encode() * 400_000))
+    future = pool.submit("user_ada", pool.run, job(tmp_path, ROW.encode() * 400_000))
     while not pool._busy:
         time.sleep(0.01)
     pool.close()

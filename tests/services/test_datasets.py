@@ -11,6 +11,7 @@ from app.services import datasets as service
 from app.store import datasets
 from app.store.database import now
 from app.store.tables import Dataset, Model, Run
+from tests.waiting import wait_until
 
 ROW = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
 RATED = [{"prompt": f"p{n}", "response": "r", "helpfulness": n, "verbosity": 1} for n in range(5)]
@@ -127,8 +128,20 @@ def test_a_long_file_goes_on_in_the_background(database, files, pool, put, get):
     dataset_id = put([ROW] * 20_000)
     service.process_within(database, files, pool, dataset_id, wait_seconds=0.01)
     assert get(dataset_id).state == DatasetState.PROCESSING
-    pool._threads.shutdown(wait=True)
+    pool._turns.threads.shutdown(wait=True)
     assert get(dataset_id).num_examples == 20_000
+
+
+def test_a_data_set_that_is_deleted_while_it_is_read_is_read_no_further(database, files, pool, put, user):
+    dataset_id = put([ROW] * 400_000)
+    service.process_within(database, files, pool, dataset_id, wait_seconds=0.01)
+    wait_until(lambda: pool._busy, "the child's work")
+    (child,) = pool._busy
+    with database.writing() as session:
+        service.delete(session, files, user.id, dataset_id)
+    wait_until(lambda: not child.alive, "the child's end")
+    pool._turns.threads.shutdown(wait=True)
+    assert not files.dataset_dir(dataset_id).exists()
 
 
 def test_what_a_crash_left_is_processed_at_the_next_start(database, files, pool, put, get):
@@ -138,7 +151,7 @@ def test_what_a_crash_left_is_processed_at_the_next_start(database, files, pool,
     service.sweep_folders(files.root / "datasets", {dataset_id})
     assert orphan.exists()  # it may belong to an upload under way
     assert service.resume_processing(database, files, pool) == 1
-    pool._threads.shutdown(wait=True)
+    pool._turns.threads.shutdown(wait=True)
     assert get(dataset_id).state == DatasetState.READY
 
 
@@ -297,11 +310,11 @@ def test_a_reader_that_is_stopped_leaves_the_data_set_to_the_next_start(database
     leftover = files.dataset_dir(dataset_id) / ".examples.parquet.0.tmp"
     leftover.write_text("half")
     pool.close()
-    pool._threads.shutdown(wait=True)
+    pool._turns.threads.shutdown(wait=True)
     assert get(dataset_id).state == DatasetState.PROCESSING
     fresh = IngestPool(settings)
     service.resume_processing(database, files, fresh)
-    fresh._threads.shutdown(wait=True)
+    fresh._turns.threads.shutdown(wait=True)
     fresh.close()
     assert get(dataset_id).num_examples == 40_000
     assert {path.name for path in files.dataset_dir(dataset_id).iterdir()} == {"source", "preview.json", "examples.parquet"}

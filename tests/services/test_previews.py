@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from app.domain.errors import Conflict, InvalidInput, NotFound
+from app.domain.errors import Conflict, InvalidInput, NotFound, TooManyRequests
 from app.domain.preview.weights import PreviewRequest, PreviewResult
 from app.domain.scoring import ScoringFacts
 from app.services import previews, scorings
 from app.store import previews as store
 from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.tables import Preview, Scoring
+from app.store.tables import Preview, Scoring, User
 from tests.conftest import Library, make_library
 from tests.scored import make_check, make_facts
 
@@ -30,9 +30,9 @@ def scoring_id(either_database: Database) -> str:
     return make_scoring(either_database, make_library(either_database), make_facts())
 
 
-def ask(database: Database, scoring_id: str, **parts: object) -> Preview:
+def ask(database: Database, scoring_id: str, owner: str = "user_ada", **parts: object) -> Preview:
     with database.writing() as session:
-        return previews.ask(session, "user_ada", scoring_id, PreviewRequest.model_validate(parts))
+        return previews.ask(session, owner, scoring_id, PreviewRequest.model_validate(parts))
 
 
 def begin(database: Database, files: Files, worker: str = "one", lease_seconds: float = 30.0) -> previews.PreviewClaim | None:
@@ -78,6 +78,50 @@ def test_the_one_that_waits_longest_is_first(either_database: Database, files: F
     asked = [ask(either_database, scoring_id, target_ess=share).id for share in (0.2, 0.3, 0.4)]
     claims = [begin(either_database, files) for _ in asked]
     assert [claim.preview_id for claim in claims if claim] == asked
+
+
+def lend(database: Database, scoring_id: str, name: str) -> str:
+    """A scoring like this one, of another user; its id."""
+    with database.writing() as session:
+        known = session.get_one(Scoring, scoring_id)
+        facts = {column.key: getattr(known, column.key) for column in Scoring.__table__.columns}
+        session.add(User(id=f"user_{name}", name=name, role="member", created_at=now(session)))
+        session.flush()
+        session.add(Scoring(**{**facts, "id": f"scoring_{name}", "owner_id": f"user_{name}"}))
+    return f"scoring_{name}"
+
+
+def test_owners_take_turns_however_many_previews_one_asks_for(either_database: Database, files: Files, scoring_id: str) -> None:
+    mine = [ask(either_database, scoring_id, noise_seed=seed).id for seed in range(30)]
+    claims = [begin(either_database, files)]
+    other = lend(either_database, scoring_id, "eve")
+    theirs = [ask(either_database, other, owner="user_eve", noise_seed=seed).id for seed in range(2)]
+    for _ in range(4):
+        assert claims[-1] is not None
+        with either_database.writing() as session:
+            assert previews.finish(session, claims[-1].preview_id, "one", RESULT)
+        claims.append(begin(either_database, files))
+    assert [claim.preview_id for claim in claims if claim] == [mine[0], theirs[0], mine[1], theirs[1], mine[2]]
+
+
+def test_a_second_worker_takes_a_preview_of_another_owner(either_database: Database, files: Files, scoring_id: str) -> None:
+    mine = [ask(either_database, scoring_id, noise_seed=seed).id for seed in range(3)]
+    other = lend(either_database, scoring_id, "eve")
+    (theirs,) = [ask(either_database, other, owner="user_eve").id]
+    claims = [begin(either_database, files, worker) for worker in ("one", "two", "three")]
+    assert [claim.preview_id for claim in claims if claim] == [mine[0], theirs, mine[1]]
+
+
+def test_an_owner_has_so_many_waiting_and_no_more(
+    either_database: Database, scoring_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MOST_WAITING", 3)
+    for seed in range(3):
+        ask(either_database, scoring_id, noise_seed=seed)
+    with pytest.raises(TooManyRequests, match="3 of your previews wait"):
+        ask(either_database, scoring_id, noise_seed=3)
+    assert ask(either_database, scoring_id, noise_seed=0).state == "waiting"  # asked for again, it waits already
+    assert ask(either_database, lend(either_database, scoring_id, "eve"), owner="user_eve").state == "waiting"
 
 
 def test_an_answer_is_kept_and_given_again(either_database: Database, files: Files, scoring_id: str) -> None:

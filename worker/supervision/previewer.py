@@ -34,6 +34,7 @@ PREVIEW_COMMAND = tuple(module_command("worker.preview"))
 POLL_SECONDS = 0.25  # with SQLite; with a server of its own every settings.poll_seconds, and at each hint
 ANSWER_SECONDS = 60.0
 MAX_THREADS = 4
+LOOK_SECONDS = 0.5  # how often an awaited preview is looked up: it may have been deleted
 RECORD_TRIES = 5
 JOIN_SECONDS = 20.0
 LESS = "ask for fewer λ, presets or batch sizes"
@@ -53,6 +54,10 @@ log = logging.getLogger(__name__)
 
 class Stopping(Interruption):
     """The worker stops while an answer is awaited."""
+
+
+class Unwanted(Interruption):
+    """What the preview is of was deleted while its answer was awaited, or another worker has taken it."""
 
 
 def start_child(command: Sequence[str]) -> Child:
@@ -117,18 +122,29 @@ class Previewer:
         with self.database.writing() as session:
             return previews.begin(session, self.files, self.worker_id, self.settings.lease_seconds)
 
-    def _answer(self, claim: PreviewClaim) -> None:
+    def _attend(self, preview_id: str) -> Callable[[], None]:
+        """Return what is called while an answer is awaited: it renews the lease. It raises Stopping, and Unwanted."""
         renew_at = time.monotonic() + self.settings.heartbeat_seconds
+        look_at = time.monotonic() + LOOK_SECONDS
 
         def meanwhile() -> None:
-            nonlocal renew_at
+            nonlocal renew_at, look_at
             if self._stopping.is_set():
                 raise Stopping
             if time.monotonic() > renew_at:
                 renew_at = time.monotonic() + self.settings.heartbeat_seconds
                 with suppress(Unavailable), self.database.writing() as session:
-                    previews.renew(session, claim.preview_id, self.worker_id, self.settings.lease_seconds)
+                    previews.renew(session, preview_id, self.worker_id, self.settings.lease_seconds)
+            if time.monotonic() > look_at:
+                look_at = time.monotonic() + LOOK_SECONDS
+                with suppress(Unavailable), self.database.reading() as session:
+                    if not store.is_held(session, preview_id, self.worker_id):
+                        raise Unwanted
 
+        return meanwhile
+
+    def _answer(self, claim: PreviewClaim) -> None:
+        meanwhile = self._attend(claim.preview_id)
         try:
             if isinstance(self.files, SharedFiles):
                 fetch_preview(self.files, claim.job, meanwhile)
@@ -137,6 +153,10 @@ class Previewer:
             error = None if result else read_error(answer.get("error"))
         except Stopping:
             self._record(lambda session: previews.give_back(session, claim.preview_id, self.worker_id))
+            return
+        except Unwanted:
+            log.info("preview %s is wanted no more", claim.preview_id)
+            self._end_child()
             return
         except (ReplyLost, Unavailable, OSError, ValidationError) as lost:
             log.warning("preview %s has no answer: %s", claim.preview_id, lost)

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,14 +19,13 @@ from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (
     CurrentDatabase,
     CurrentFiles,
-    CurrentIngest,
     CurrentUser,
     ReadSession,
     WriteSession,
     write_apart,
 )
 from app.web.exports import as_csv, as_json_lines
-from app.web.uploads import WAITS, take_dataset
+from app.web.uploads import take_dataset, taking_place, wait_for_reading
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -156,14 +154,14 @@ async def map_dataset(
     mapping: ColumnMapping,
     database: CurrentDatabase,
     files: CurrentFiles,
-    ingest: CurrentIngest,
     user: CurrentUser,
     dataset_id: str,
 ) -> DatasetDetail:
     """Reads the file again with this mapping. A data set that runs or scorings use stays as it is: the answer is then a new
     one of the same file, with an `id` of its own and this one as its `previous_id`."""
-    mapped_id = await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
-    await to_thread.run_sync(service.process_within, database, files, ingest, mapped_id, limiter=WAITS)
+    async with taking_place(request, user.id):
+        mapped_id = await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
+        await wait_for_reading(request, mapped_id)
     return await run_in_threadpool(read_detail, database, user.id, mapped_id)
 
 
@@ -174,11 +172,12 @@ def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapp
 
 @router.post("/{dataset_id}/swap", operation_id="swap_dataset", summary="Swap chosen and rejected")
 async def swap_dataset(
-    request: Request, database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+    request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser, dataset_id: str
 ) -> DatasetDetail:
     """Reads the file again with chosen and rejected in each other's place; otherwise as mapping the columns does."""
-    swapped_id = await write_apart(request, swap, database, files, user.id, dataset_id)
-    await to_thread.run_sync(service.process_within, database, files, ingest, swapped_id, limiter=WAITS)
+    async with taking_place(request, user.id):
+        swapped_id = await write_apart(request, swap, database, files, user.id, dataset_id)
+        await wait_for_reading(request, swapped_id)
     return await run_in_threadpool(read_detail, database, user.id, swapped_id)
 
 

@@ -7,7 +7,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 from app.domain import problems
@@ -18,10 +17,11 @@ from app.services import datasets as service
 from app.store import datasets as store
 from app.store.files.files import Files
 from app.store.tables import Dataset
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentIngest, CurrentUser, ReadSession
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, write_apart
 from app.web.rendering.environment import Context, render_part
 from app.web.rendering.fields import write
 from app.web.rendering.format import words
+from app.web.uploads import taking_place, wait_for_reading
 
 router = APIRouter()
 
@@ -140,7 +140,7 @@ def show_mapping(
 
 @router.post("/datasets/{dataset_id}/mapping")
 async def map_columns(
-    request: Request, database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+    request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser, dataset_id: str
 ) -> Response:
     """The data set's page; it shows the form again, with its choices and faults, when the mapping doesn't fit."""
     async with request.form(max_fields=200, max_files=0) as form:
@@ -149,27 +149,32 @@ async def map_columns(
 
     def remap() -> str:
         with database.writing() as session:
-            mapped_id = service.remap(session, files, user.id, dataset_id, mapping).id
+            return service.remap(session, files, user.id, dataset_id, mapping).id
+
+    async with taking_place(request, user.id):
+        mapped_id = await write_apart(request, remap)
         try:
-            service.process_within(database, files, ingest, mapped_id)
+            await wait_for_reading(request, mapped_id)
         except DatasetInvalid:
             if mapped_id != dataset_id:
                 raise  # nothing of the new state stays
             # else the row holds the fault now, and its page shows it at its field
-        return mapped_id
-
-    mapped_id = await run_in_threadpool(remap)
     return RedirectResponse(f"/datasets/{mapped_id}?{choices}", status_code=303)
 
 
 @router.post("/datasets/{dataset_id}/swap")
-def swap_sides(
-    database: CurrentDatabase, files: CurrentFiles, ingest: CurrentIngest, user: CurrentUser, dataset_id: str
+async def swap_sides(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser, dataset_id: str
 ) -> Response:
     """The data set's page, or that of its new state, with chosen and rejected in each other's place."""
-    with database.writing() as session:
-        swapped_id = service.swap(session, files, user.id, dataset_id).id
-    service.process_within(database, files, ingest, swapped_id)
+
+    def swap() -> str:
+        with database.writing() as session:
+            return service.swap(session, files, user.id, dataset_id).id
+
+    async with taking_place(request, user.id):
+        swapped_id = await write_apart(request, swap)
+        await wait_for_reading(request, swapped_id)
     return RedirectResponse(f"/datasets/{swapped_id}", status_code=303)
 
 
