@@ -115,13 +115,18 @@ function onArtifact(html) {
   byId("no-artifacts").hidden = true;
 }
 
+const onFinal = (html) => {
+  const [section] = place(html, () => null);
+  announce(`The run has its ${section.querySelector("h2").textContent.toLowerCase()}`);
+};
+
 const onSample = (html) => place(html, ({ dataset }) => openGroup(Number(dataset.step)));
 
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {
   state: onState, stage: refresh, log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume, memory: onLog,
   scoring: (html) => { onLog(html); refresh(); },
-  finding: onFinding, artifact: onArtifact, sample: onSample,
+  finding: onFinding, artifact: onArtifact, sample: onSample, final: onFinal,
 };
 
 // ----- the stream -----

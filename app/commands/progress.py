@@ -12,6 +12,7 @@ from rich.text import Text
 
 from app.domain.metrics import CATALOGUE
 from app.domain.run import RunState
+from app.domain.statistics.final import Metrics, write_final, write_size
 from app.system.numbers import percent
 
 SHOWN = (
@@ -64,6 +65,8 @@ class RunProgress:
             self.done, self.total = payload["step"], payload["num_steps"]
             self.seconds_left = payload.get("seconds_left")
             self.line_now_and_then()
+        elif kind == "final":
+            self.note(f"Final figures of {write_size(payload['metrics'])}: {final_line(payload['metrics'])}")
         elif kind == "evaluation":
             self.note(f"Evaluation at step {payload['step']}: {self.metrics_line('eval/')}")
         elif kind in {"state", "outcome"}:
@@ -127,6 +130,12 @@ def figure(key: str, value: float) -> str:
         return percent(value, 1)
     digits = f"{value:,.0f}".replace(",", " ") if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
     return f"{digits} {unit}" if unit in {"tokens/s", "nats", "tokens"} else digits
+
+
+def final_line(metrics: Metrics) -> str:
+    """Return the final figures with their intervals: `win rate 62.5 % (95 % interval 54.0 % to 70.2 %)`."""
+    told = [(f"{one.label} {one.value}", one.interval) for one in write_final(metrics)]
+    return ", ".join(f"{text} (95 % interval {interval})" if interval else text for text, interval in told)
 
 
 def as_sentence(reason: str) -> str:

@@ -32,7 +32,7 @@ NAME = "Help desk"
 RUN_NAME = "Help desk, kind and specific"
 MAX_WIDTH = 120
 POLL_SECONDS = 0.5
-EVAL_METRICS = ("eval/kl", "eval/length_policy", "eval/length_reference")
+FINAL_METRICS = ("test/kl", "test/kl_low", "test/kl_high", "test/length_policy", "test/length_reference")
 WEIGHT_METRICS = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
 
 
@@ -214,30 +214,29 @@ def write_recipe(dataset: str, policy: str, reward: str, seed: int) -> dict[str,
         "tokens": {"max_prompt": 48, "max_response": 80},
         "training": {"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "seed": seed},
         "evaluation": {
-            "share": 0.2, "every": 40, "num_prompts": 160, "num_samples_shown": 12, "max_new_tokens": 80, "seed": seed,
+            "share": 0.2, "test_share": 0.8, "every": 40, "num_prompts": 24, "num_test_prompts": 160, "num_samples_shown": 12,
+            "max_new_tokens": 80, "seed": seed,
         },
     }  # fmt: skip
 
 
 def collect(client: Client, run_id: str) -> Result:
-    """Answers with rewards and true scores, metrics and findings of a run that has ended."""
+    """Answers to the test prompts with rewards and true scores, metrics and findings of a run that has ended."""
     lines = client.send("GET", f"/runs/{run_id}/artifacts/samples.jsonl").text.splitlines()
     drawn = [json.loads(line) for line in lines]
-    samples = [sample for sample in drawn if sample["step"] == drawn[-1]["step"]]
+    samples = [sample for sample in drawn if sample["set"] == "test"]
     prompts = [sample["prompt"][-1]["content"] for sample in samples]
-    base_scores = judge(prompts, [sample["reference"] for sample in samples])
-    aligned_scores = judge(prompts, [sample["policy"] for sample in samples])
+    both = [[sample[name] for sample in samples] for name in ("reference", "policy")]
+    base_scores, aligned_scores = (judge(prompts, [answer["text"] for answer in answers]) for answers in both)
     answers = [
-        AnswerPair(
-            prompt, sample["reference"], sample["policy"], sample["reference_reward"], sample["policy_reward"], base, aligned
-        )
-        for prompt, sample, base, aligned in zip(prompts, samples, base_scores, aligned_scores, strict=True)
+        AnswerPair(prompt, base["text"], aligned["text"], base["reward"], aligned["reward"], base_score, aligned_score)
+        for prompt, base, aligned, base_score, aligned_score in zip(prompts, *both, base_scores, aligned_scores, strict=True)
     ]
     if not answers:
         raise CommandFailed("The run has drawn no samples, so there is nothing to compare.")
-    series = client.get(f"/runs/{run_id}/metrics", keys=",".join(EVAL_METRICS + WEIGHT_METRICS), points=5000)
+    series = client.get(f"/runs/{run_id}/metrics", keys=",".join(FINAL_METRICS + WEIGHT_METRICS), points=5000)
     values = {key: [value for _, value in points["points"] if value is not None] for key, points in series.items()}
-    metrics = {key: found[-1] if key in EVAL_METRICS else statistics.fmean(found) for key, found in values.items() if found}
+    metrics = {key: found[-1] if key in FINAL_METRICS else statistics.fmean(found) for key, found in values.items() if found}
     findings = [item["payload"] for item in client.get(f"/runs/{run_id}/findings")["items"]]
     return Result(answers, metrics, findings)
 

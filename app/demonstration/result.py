@@ -1,7 +1,7 @@
 """What a run has changed, from its samples and metrics: the figures, the verdict, and how they are shown."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from app.domain.findings import wilson_interval
+from app.domain.statistics.estimate import Estimate
+from app.domain.statistics.paired import paired_gain, win_rate
 from app.system.numbers import percent
 
 NEEDED_PROMPTS = 100
@@ -20,7 +21,7 @@ NEEDED_WIN_RATE = 0.75
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """One held-out prompt with the answers of the base and of the aligned policy, and what each is worth.
+    """One test prompt with the answers of the base and of the aligned policy, and what each is worth.
 
     Rewards come from the reward model; scores are the help desk's own, which no model has seen.
     """
@@ -40,7 +41,7 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics`: last value of each evaluation metric, mean over the steps of each weight metric."""
+    """`metrics`: the final figures, and the mean over the steps of each weight metric."""
 
     answers: Sequence[AnswerPair]
     metrics: Mapping[str, float]
@@ -75,7 +76,7 @@ class Result:
         """Return what was needed and not reached, as clauses; empty when the aligned policy is clearly better."""
         clauses = []
         if len(self.answers) < NEEDED_PROMPTS:
-            clauses.append(f"only {len(self.answers)} held-out prompts were answered, {NEEDED_PROMPTS} are needed")
+            clauses.append(f"only {len(self.answers)} test prompts were answered, {NEEDED_PROMPTS} are needed")
         if self.gain < NEEDED_GAIN:
             clauses.append(f"the mean reward rose by {self.gain:.2f} standard deviations of the base's rewards, not by 1")
         if self.win_rate < NEEDED_WIN_RATE:
@@ -89,7 +90,7 @@ def verdict(result: Result) -> str:
         return f"Not clearly better: {'; '.join(missed)}."
     return (
         f"Clearly better: the mean reward rose by {result.gain:.2f} standard deviations of the base's rewards (1 was needed), "
-        f"and the aligned policy wins {percent(result.win_rate, 1)} of {len(result.answers)} held-out prompts (75 % were needed)."
+        f"and the aligned policy wins {percent(result.win_rate, 1)} of {len(result.answers)} test prompts (75 % were needed)."
     )
 
 
@@ -110,8 +111,9 @@ def show(result: Result, console: Console) -> None:
 def figures(result: Result) -> Table:
     """Base against aligned policy, and the run's own diagnostics."""
     answers, metrics = result.answers, result.metrics
-    low, high = wilson_interval(result.wins, len(answers))
-    table = Table(title=f"{len(answers)} held-out prompts", title_justify="left", title_style="bold")
+    ours, theirs = [answer.aligned_reward for answer in answers], [answer.base_reward for answer in answers]
+    gain, wins, deviation = paired_gain(ours, theirs), win_rate(ours, theirs), result.deviation or 1.0
+    table = Table(title=f"{len(answers)} test prompts, read once, at the end", title_justify="left", title_style="bold")
     for name in ("", "base", "VAR", "change"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     base, aligned = (statistics.fmean(getattr(a, f"{policy}_reward") for a in answers) for policy in ("base", "aligned"))
@@ -119,15 +121,26 @@ def figures(result: Result) -> Table:
     base, aligned = (statistics.fmean(getattr(a, f"{policy}_score") for a in answers) for policy in ("base", "aligned"))
     table.add_row("mean true score", f"{base:.2f}", f"{aligned:.2f}", f"{result.score_gain:+.2f} sd of the base")
     table.add_row("standard deviation of rewards", f"{result.deviation:.2f}")
-    table.add_row("win rate (95 % interval)", "", percent(result.win_rate, 1), f"{percent(low, 1)} to {percent(high, 1)}")
     table.add_row(
-        "tokens per answer", number(metrics, "eval/length_reference", ".1f"), number(metrics, "eval/length_policy", ".1f")
+        "gain in rewards (95 % interval)", "", f"{result.gain:+.2f} sd", interval(gain, lambda end: f"{end / deviation:+.2f}")
     )
-    table.add_row("KL from the base, nats per answer", "", number(metrics, "eval/kl", ".2f"))
+    table.add_row("win rate (95 % interval)", "", percent(wins.value, 1), interval(wins, lambda end: percent(end, 1)))
+    table.add_row(
+        "tokens per answer", number(metrics, "test/length_reference", ".1f"), number(metrics, "test/length_policy", ".1f")
+    )
+    kl = Estimate(metrics.get("test/kl", 0.0), metrics.get("test/kl_low"), metrics.get("test/kl_high"))
+    table.add_row(
+        "KL from the base (95 % interval)", "", number(metrics, "test/kl", ".2f"), interval(kl, lambda end: f"{end:.2f}")
+    )
     table.add_row("effective sample size, share of the batch", "", number(metrics, "weight/ess_share", ".2f"))
     table.add_row("weight follows length (Spearman's ρ)", "", number(metrics, "weight/spearman_length", "+.2f"))
     table.add_row("weight follows reward (Spearman's ρ)", "", number(metrics, "weight/spearman_reward", "+.2f"))
     return table
+
+
+def interval(estimate: Estimate, write: Callable[[float], str]) -> str:
+    """Return the ends of an interval; nothing where there is none."""
+    return "" if estimate.low is None or estimate.high is None else f"{write(estimate.low)} to {write(estimate.high)}"
 
 
 def number(metrics: Mapping[str, float], key: str, form: str) -> str:

@@ -82,13 +82,24 @@ class EvaluationLogged(Event):
     metrics: dict[str, Number]
 
 
+class FinalLogged(Event):
+    """The final figures of the trained policy, on the test set that nothing read before: keys `test/…`."""
+
+    kind: Literal["final"] = "final"
+    step: int
+    metrics: dict[str, Number]
+
+
 class ChatMessage(Event):
     role: str
     content: str
 
 
 class SampleDrawn(Event):
-    """One held-out prompt answered by the reference and by the policy at `step`; rewards None without a judge."""
+    """One validation prompt answered by the reference and by the policy at `step`; rewards None without a judge.
+
+    The file samples.jsonl holds more of every prompt: docs/method.md.
+    """
 
     kind: Literal["sample"] = "sample"
     step: int
@@ -179,7 +190,7 @@ class OutcomeReached(Event):
 EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event
     for event in (
-        StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, SampleDrawn,
+        StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, FinalLogged, SampleDrawn,
         FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, MemoryPlanned, OutcomeReached,
     )
 }  # fmt: skip

@@ -3,7 +3,7 @@
 A key outside it is refused by a test. Mathematics of the weight metrics: docs/method.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 # Edges of the weight histogram: 20 bins, two per decade from 1e-8 to 1e2; one more bin lies below them and one above.
@@ -19,6 +19,22 @@ class Series:
     unit: str
     better: Literal["up", "down", "none"]
     meaning: str
+
+
+def _with_interval(
+    key: str, title: str, unit: str, better: Literal["up", "down", "none"], meaning: str
+) -> tuple[Series, Series, Series]:
+    """Return a figure of held-out prompts and the ends of its 95 % interval."""
+    return (
+        Series(key, title, unit, better, meaning),
+        Series(f"{key}_low", f"{title}, lower bound", unit, better, "Lower end of the 95 % interval."),
+        Series(f"{key}_high", f"{title}, upper bound", unit, better, "Upper end of the 95 % interval."),
+    )
+
+
+def _of_test_set(series: Series) -> Series:
+    key = series.key.replace("eval/", "test/")
+    return replace(series, key=key, title=f"{series.title}, test set", meaning=f"{series.meaning} Of the test set, at the end.")
 
 
 _METRICS = (
@@ -95,18 +111,20 @@ _METRICS = (
     Series("online/kl", "KL from the reference, fresh", "nats", "none",
            "Mean log π_s − log π_ref of the fresh responses: how far the policy that drew them has moved."),
     Series("online/length", "Length of fresh responses", "tokens", "none", "Mean length of the batch's fresh responses."),
-    # evaluation on held-out prompts
+    # evaluation on the validation prompts; the same of the test set, once, at the end: see below
+    Series("eval/num_prompts", "Prompts answered", "prompts", "none", "Held-out prompts that these figures are over."),
     Series("eval/reward_policy", "Reward of the policy", "reward", "up",
            "Mean reward of the policy's answers to held-out prompts."),
     Series("eval/reward_reference", "Reward of the reference", "reward", "none",
            "Mean reward of the reference's answers to the same prompts."),
-    Series("eval/reward_gain", "Reward gained", "reward", "up", "Policy's mean reward minus the reference's."),
-    Series("eval/win_rate", "Win rate", "share", "up",
-           "Share of held-out prompts where the policy's answer has the higher reward; ties count half."),
-    Series("eval/win_rate_low", "Win rate, lower bound", "share", "up", "Lower end of the 95 % Wilson interval."),
-    Series("eval/win_rate_high", "Win rate, upper bound", "share", "up", "Upper end of the 95 % Wilson interval."),
-    Series("eval/kl", "KL from the reference", "nats", "none",
-           "Estimated KL(π_θ‖π_ref) per response: how far the policy has moved."),
+    *_with_interval("eval/reward_gain", "Reward gained", "reward", "up",
+                    "Policy's mean reward minus the reference's, on the same prompts."),
+    *_with_interval("eval/win_rate", "Win rate", "share", "up",
+                    "Share of held-out prompts where the policy's answer has the higher reward; ties count half."),
+    *_with_interval("eval/kl", "KL from the reference", "nats", "none",
+                    "KL(π_θ‖π_ref) per answer: the exact divergence of each token, summed along answers that the policy draws at "
+                    "temperature 1 from all tokens, up to evaluation.max_new_tokens."),
+    Series("eval/kl_se", "KL, standard error", "nats", "down", "Standard error of the KL over the prompts."),
     Series("eval/length_policy", "Length of policy's answers", "tokens", "none", "Mean length of the policy's answers."),
     Series("eval/length_reference", "Length of reference's answers", "tokens", "none",
            "Mean length of the reference's answers."),
@@ -114,15 +132,25 @@ _METRICS = (
            "Share of the policy's answers that reached evaluation.max_new_tokens without an end: they are judged as broken off."),
     Series("eval/unfinished_reference", "Unfinished answers of the reference", "share", "none",
            "Share of the reference's answers that reached evaluation.max_new_tokens without an end."),
+    Series("eval/unfinished_draws", "Unfinished draws", "share", "none",
+           "Share of the draws the KL is over that reached evaluation.max_new_tokens: their KL is that of what was drawn."),
     Series("eval/loss", "Held-out loss", "", "down",
            "Mean negative log-likelihood per token of the held-out chosen responses under the policy."),
+    Series("eval/num_preferences", "Preferences", "examples", "none",
+           "Held-out examples with a chosen and a rejected response, which the next two are over."),
+    *_with_interval("eval/preference_accuracy", "Preferences told apart", "share", "up",
+                    "Share of held-out examples where log π_θ − log π_ref is larger for the chosen response; ties count half."),
+    *_with_interval("eval/preference_margin", "Preference margin", "nats", "up",
+                    "Mean of log π_θ − log π_ref of the chosen response minus that of the rejected one, held-out examples."),
     # evaluation of a reward model on held-out pairs
-    Series("eval/pair_accuracy", "Held-out pairs told apart", "share", "up",
-           "Share of held-out pairs whose chosen response has the higher reward; ties count half."),
-    Series("eval/pair_accuracy_low", "Held-out accuracy, lower bound", "share", "up", "Lower end of the 95 % Wilson interval."),
-    Series("eval/pair_accuracy_high", "Held-out accuracy, upper bound", "share", "up", "Upper end of the 95 % Wilson interval."),
-    Series("eval/pair_margin", "Held-out reward margin", "reward", "up", "Mean reward of chosen minus rejected, held-out pairs."),
+    Series("eval/num_pairs", "Pairs", "pairs", "none", "Held-out pairs that these figures are over."),
+    *_with_interval("eval/pair_accuracy", "Held-out pairs told apart", "share", "up",
+                    "Share of held-out pairs whose chosen response has the higher reward; ties count half."),
+    *_with_interval("eval/pair_margin", "Held-out reward margin", "reward", "up",
+                    "Mean reward of chosen minus rejected, held-out pairs."),
     Series("eval/pair_loss", "Held-out pair loss", "", "down", "Mean −log σ(chosen − rejected) of held-out pairs."),
 )  # fmt: skip
 
-CATALOGUE: dict[str, Series] = {metric.key: metric for metric in _METRICS}
+_FINAL = tuple(_of_test_set(metric) for metric in _METRICS if metric.key.startswith("eval/"))
+
+CATALOGUE: dict[str, Series] = {metric.key: metric for metric in (*_METRICS, *_FINAL)}

@@ -236,14 +236,18 @@ class EvaluationSettings(RecipePart):
         "answer. prompt: only equal prompts, so that parts of a conversation are learned that others are judged by.",
     )
     every: int | None = Field(None, ge=1, le=10_000_000, description="Steps between evaluations; empty: about five in a run.")
-    num_prompts: int = Field(32, ge=0, le=10_000, description="Held-out prompts that are answered at each evaluation.")
+    test_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        0.5, description="Share of the held-out examples that are the test set: read once, at the end, for the final figures."
+    )
+    num_prompts: int = Field(32, ge=0, le=10_000, description="Validation prompts that are answered at each evaluation.")
+    num_test_prompts: int = Field(128, ge=0, le=10_000, description="Test prompts that are answered once, at the end.")
     num_samples_shown: int = Field(8, ge=0, le=200, description="How many of them are kept as side-by-side samples.")
     max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest answer to a held-out prompt, in tokens.")
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(1.0, description="0: greedy decoding.")
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         1.0, description="Nucleus sampling: only the likeliest tokens that together have this probability; 1: all of them."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Chooses the examples that are held out of training.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Chooses which examples are held out, and which of them are the test set.")
     prompt_seed: int | None = Field(
         None, ge=0, lt=2**63, description="Chooses the held-out prompts that are answered; empty: evaluation.seed does."
     )
@@ -352,7 +356,7 @@ class Recipe(RecipePart):
 
 def revive_recipe(data: Mapping[str, Any]) -> Recipe:
     """Return a recipe as it was stored: what was no setting yet then is as it was done then, so that an old run goes on alike."""
-    evaluation = {"split": "prompt", **data.get("evaluation", {})}
+    evaluation = {"split": "prompt", "test_share": 0.0, **data.get("evaluation", {})}
     reward = {"dtype": data.get("policy", {}).get("dtype", "float32"), **data.get("reward", {})}
     return Recipe.model_validate({**data, "evaluation": evaluation, "reward": reward})
 

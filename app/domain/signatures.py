@@ -90,6 +90,12 @@ _SIGNATURES = (
         "the policy does not learn to end: look at the tokens of its answers on the launch page, and at tokens.max_response.",
     ),
     Signature(
+        "small_held_out", "info", "The test set is small for what it shall show",
+        "half of the 95 % interval of the final win rate (without a judge: of the preference accuracy) is more than 10 points",
+        "A win rate of 60 % could be chance here. Raise evaluation.share or evaluation.test_share for more test prompts, and "
+        "evaluation.num_test_prompts if that limits them; or read the figures as no more than a direction.",
+    ),
+    Signature(
         "nothing_held_out", "warning", "Nothing is held out",
         "evaluation.share is above 0, but all examples belong to one conversation, which stays for training",
         "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "

@@ -18,6 +18,7 @@ from app.domain.events import (
     AttemptResumed,
     EvaluationLogged,
     Event,
+    FinalLogged,
     LogWritten,
     ProgressMade,
     ScoringKept,
@@ -121,7 +122,7 @@ def _apply(batch: Changes, event: Event) -> None:
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
         case ScoringKept():
             batch.scoring = event.scoring
-        case EvaluationLogged():
+        case EvaluationLogged() | FinalLogged():
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
 
 

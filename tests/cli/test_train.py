@@ -47,7 +47,8 @@ def test_every_method_trains_from_a_file(shell: Shell, monkeypatch: pytest.Monke
     reward = train(shell, "reward", method="reward_model")
     assert "ForSequenceClassification" in (reward / "model" / "config.json").read_text()
     lines = [json.loads(line) for line in (reward / "metrics.jsonl").read_text().splitlines()]
-    assert "eval/pair_accuracy" in lines[-1]["metrics"]
+    assert "eval/pair_accuracy" in lines[-2]["metrics"]
+    assert "test/pair_accuracy" in lines[-1]["metrics"]
     for method in ("sft", "dpo"):
         assert "ForCausalLM" in (train(shell, method, method=method) / "model" / "config.json").read_text()
     online = train(

@@ -46,7 +46,7 @@ def test_it_goes_from_nothing_to_a_result(first):
     assert done.stderr == ""
     for expected in (
         "policy: saved, ", "reward: saved, ", "Uploaded 64 preference pairs", "Launched Help desk", "Stage train", "Succeeded.",
-        "held-out prompts", "mean true score", "win rate (95 % interval)", "A typical gain", "The largest loss",
+        "test prompts, read once", "mean true score", "win rate (95 % interval)", "A typical gain", "The largest loss",
     ):  # fmt: skip
         assert expected in done.stdout
     with sqlite3.connect(data_dir / "studio.db") as database:
@@ -56,7 +56,7 @@ def test_it_goes_from_nothing_to_a_result(first):
 def test_too_few_prompts_are_said_and_end_with_status_1(first):
     _, _, done = first
     assert done.returncode == 1
-    assert "Not clearly better: only 13 held-out prompts were answered, 100 are needed" in done.stdout
+    assert "Not clearly better: only 11 test prompts were answered, 100 are needed" in done.stdout
 
 
 def test_a_taken_port_is_said_and_another_one_is_used(first):

@@ -29,7 +29,7 @@ def test_a_rise_of_one_deviation_on_enough_prompts_with_enough_wins_is_clearly_b
     [
         ([0.5] * 100, "the mean reward rose by 0.50 standard deviations of the base's rewards, not by 1"),
         ([3.0] * 70 + [-1.0] * 30, "the aligned policy wins 70.0 % of the prompts, not 75 %"),
-        ([1.2] * 99, "only 99 held-out prompts were answered, 100 are needed"),
+        ([1.2] * 99, "only 99 test prompts were answered, 100 are needed"),
     ],
 )
 def test_what_was_missed_is_said_in_a_sentence(gains, sentence):
@@ -54,15 +54,25 @@ def test_the_pairs_shown_are_the_typical_the_best_and_the_worst():
 
 
 def test_the_page_of_the_terminal_holds_every_figure_and_finding():
-    keys = ("eval/length_reference", "eval/length_policy", "eval/kl", "weight/ess_share", "weight/spearman_length")
+    keys = (
+        "test/length_reference",
+        "test/length_policy",
+        "test/kl",
+        "test/kl_low",
+        "test/kl_high",
+        "weight/ess_share",
+        "weight/spearman_length",
+    )
     finding = {"title": "Weights follow length", "evidence": "ρ = 0.8.", "step": 3}
-    result = result_of([1.2] * 120, metrics=dict(zip(keys, (50.0, 41.5, 3.25, 0.29, -0.09), strict=True)), findings=[finding])
+    result = result_of(
+        [1.2] * 120, metrics=dict(zip(keys, (50.0, 41.5, 3.25, 2.5, 4.125, 0.29, -0.09), strict=True)), findings=[finding]
+    )
     console = Console(file=io.StringIO(), width=120)
     show(result, console)
     text = console.file.getvalue()
     for expected in (
-        "120 held-out prompts", "mean reward", "0.00", "1.20", "+1.19 sd of the base", "mean true score", "100.0 %",
-        "96.9 % to 100.0 %", "50.0", "41.5", "3.25", "0.29", "-0.09",
+        "120 test prompts, read once", "mean reward", "0.00", "1.20", "+1.19 sd of the base", "mean true score", "100.0 %",
+        "96.9 % to 100.0 %", "50.0", "41.5", "3.25", "2.50 to 4.12", "gain in rewards (95 % interval)", "0.29", "-0.09",
         "Finding: Weights follow length (first at step 3). ρ = 0.8.",
         "A typical gain", "Prompt 0.", "Aligned.",
     ):  # fmt: skip

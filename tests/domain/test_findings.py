@@ -18,6 +18,7 @@ from app.domain.findings import (
 )
 from app.domain.recipe import Recipe
 from app.domain.signatures import SIGNATURES
+from app.domain.statistics.resolution import ENOUGH, find_small_held_out
 
 HEALTHY = {
     "loss": 2.1, "grad_norm": 0.8, "weight/mean": 1.0, "weight/std": 0.7, "weight/ess": 9.0, "weight/ess_share": 0.56,
@@ -208,12 +209,28 @@ def test_answers_without_an_end_are_told_of_beyond_a_fifth_of_them() -> None:
     assert raise_finding("unfinished_answers", "3 of 10", 5).severity == "warning"
 
 
+def test_a_test_set_is_small_where_its_interval_is_wider_than_what_it_shall_show() -> None:
+    figures = {"test/num_prompts": 40.0, "test/win_rate_low": 0.45, "test/win_rate_high": 0.74}
+    assert find_small_held_out(figures) == (
+        "On 40 test prompts the win rate's 95 % interval is 45 % to 74 %, wider than 10 % on either side; 97 are always enough."
+    )
+    assert find_small_held_out({**figures, "test/win_rate_high": 0.65}) is None
+    preferences = {"test/num_preferences": 8.0, "test/preference_accuracy_low": 0.3, "test/preference_accuracy_high": 0.8}
+    assert "On 8 test prompts the preference accuracy's" in (find_small_held_out(preferences) or "")
+    assert find_small_held_out({**preferences, **figures, "test/win_rate_high": 0.65}) is None  # what judges counts
+    assert find_small_held_out({}) is None
+    num = ENOUGH
+    low, high = wilson_interval(num / 2, num)
+    assert (high - low) / 2 <= 0.1
+
+
 # Signatures and intervals
 
 
 def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_exists() -> None:
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
     raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out", "truncated", "unfinished_answers"}
+    raised |= {"small_held_out"}
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}
     for signature in SIGNATURES.values():

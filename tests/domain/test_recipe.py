@@ -170,11 +170,12 @@ def test_prompts_and_draws_have_seeds_of_their_own_and_otherwise_that_of_the_spl
 
 
 def test_a_stored_recipe_keeps_what_was_done_when_it_was_made() -> None:
-    """Of before conversations were held out together, and before reward models had a number type of their own."""
+    """Of before conversations were held out together, and before there were test sets and number types of reward models."""
     stored = parse_recipe(recipe(policy={"model": "m", "dtype": "bfloat16"})).to_dict()
     assert revive_recipe(stored) == parse_recipe(stored)
-    del stored["evaluation"]["split"], stored["reward"]["dtype"]
+    del stored["evaluation"]["split"], stored["reward"]["dtype"], stored["evaluation"]["test_share"]
     revived, launched_again = revive_recipe(stored), parse_recipe(stored)
     assert (revived.evaluation.split, revived.reward.dtype) == ("prompt", "bfloat16")
     assert (launched_again.evaluation.split, launched_again.reward.dtype) == ("conversation", "float32")
+    assert (revived.evaluation.test_share, launched_again.evaluation.test_share) == (0, 0.5)
     assert revive_recipe(recipe()).reward.dtype == "float32"

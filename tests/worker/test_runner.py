@@ -68,10 +68,10 @@ def undisturbed(workshop):
 def test_a_run_goes_through_its_stages_and_ends_with_its_outcome(undisturbed):
     stages = [event["payload"]["stage"] for event in read_events(undisturbed, "stage")]
     assert stages[:3] == ["prepare", "score", "score"]
-    assert stages[3:] == ["train", "evaluate", "train", "evaluate", "train", "evaluate", "train", "evaluate"]
+    assert stages[3:] == ["train", "evaluate", "train", "evaluate", "train", "evaluate", "train", "evaluate", "evaluate"]
     result = outcome(undisturbed)
     assert result["outcome"] == "succeeded"
-    assert {"loss", "eval/reward_gain", "eval/win_rate", "eval/kl"} <= set(result["summary"])
+    assert {"loss", "eval/reward_gain", "eval/win_rate", "eval/kl", "test/win_rate"} <= set(result["summary"])
 
 
 def test_the_spool_is_dense_valid_and_within_the_catalogue(undisturbed):
@@ -105,8 +105,22 @@ def test_evaluations_compare_policy_and_reference_on_the_same_prompts(undisturbe
     shown = [event["payload"] for event in read_events(undisturbed, "sample")]
     assert [(sample["step"], sample["index"]) for sample in shown] == [(s, k) for s in (4, 8, 10) for k in (0, 1)]
     kept = [json.loads(line) for line in (artifacts(undisturbed) / "samples.jsonl").read_text().splitlines()]
-    assert len(kept) == 3 * 4
-    assert len({sample["reference"] for sample in kept if sample["index"] == 0}) == 1
+    validation, test = ([sample for sample in kept if sample["set"] == name] for name in ("validation", "test"))
+    assert len(validation) == 3 * 2
+    assert len({sample["reference"]["text"] for sample in validation if sample["index"] == 0}) == 1
+    assert not {sample["example_id"] for sample in validation} & {sample["example_id"] for sample in test}
+
+
+def test_the_test_set_is_read_once_after_the_last_step(undisturbed):
+    kept = [json.loads(line) for line in (artifacts(undisturbed) / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in kept if sample["set"] == "test"} == {10}
+    (final,) = read_events(undisturbed, "final")
+    assert final["payload"]["step"] == 10
+    assert final["payload"]["metrics"]["test/num_prompts"] == 3
+    assert final["n"] > max(event["n"] for event in read_events(undisturbed, "evaluation"))
+    assert read_events(undisturbed, "checkpoint")[-1]["n"] > final["n"]
+    text = next(e["payload"]["text"] for e in read_events(undisturbed, "log") if "held out" in e["payload"]["text"])
+    assert "5 held out (2 for validation, 3 for the test at the end)" in text
 
 
 def test_artifacts_are_announced_with_their_digest(undisturbed):
@@ -140,11 +154,15 @@ def test_a_second_run_on_the_same_content_asks_no_model_again(workshop, run, und
     assert sum("were scored before and are reused" in text for text in texts) == 2
 
 
-@pytest.mark.parametrize("moment", ["score", "step", "evaluation", "checkpoint"])
+@pytest.mark.parametrize("moment", ["score", "step", "evaluation", "checkpoint", "final"])
 def test_a_killed_run_goes_on_and_ends_bit_equal(workshop, run, undisturbed, moment):
     folder = workshop.attempt(reward_folder=workshop.reward())
     process = fork_runner(folder)
-    wait_for(folder, "stage" if moment == "score" else moment, {"score": 2, "step": 5, "evaluation": 2, "checkpoint": 2}[moment])
+    wait_for(
+        folder,
+        "stage" if moment == "score" else moment,
+        {"score": 2, "step": 5, "evaluation": 2, "checkpoint": 2, "final": 1}[moment],
+    )
     process.kill()
     process.join()
     assert "outcome" not in kinds_safely(folder)
@@ -152,7 +170,8 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(workshop, run, undisturbed, mom
     assert run(second) == 0, outcome(second)
     assert weights_digest(second) == weights_digest(undisturbed)
     assert series(second) == series(undisturbed)
-    assert (artifacts(second) / "samples.jsonl").read_bytes() == (artifacts(undisturbed) / "samples.jsonl").read_bytes()
+    for name in ("samples.jsonl", "responses.jsonl"):
+        assert (artifacts(second) / name).read_bytes() == (artifacts(undisturbed) / name).read_bytes()
     resumed = read_events(second, "resume")[0]["payload"]
     assert resumed["attempt"] == 2
     assert resumed["checkpoint"] == (f"step-{resumed['step']:06d}" if resumed["step"] else "")

@@ -9,6 +9,7 @@ from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import plan_batches
 from worker.stages.examples import Encoded, Lengths, Prepared, fit_lengths, prepare
+from worker.stages.held_out import divide
 
 Batches = list[list[Encoded]]
 
@@ -58,4 +59,8 @@ def _read_reward_formats(attempt: AttemptContext) -> list[PromptFormat]:
 
 def _log_prepared(attempt: AttemptContext, prepared: Prepared) -> None:
     details = prepared.notes.tell()
-    attempt.log(f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out{details and f'; {details}'}.")
+    validation, test = divide(prepared.held_out, attempt.recipe.evaluation)
+    attempt.log(
+        f"{len(prepared.train)} examples to train on, {len(prepared.held_out)} held out ({len(validation)} for validation, "
+        f"{len(test)} for the test at the end){details and f'; {details}'}."
+    )

@@ -28,7 +28,7 @@ from app.store.tables import Run
 from app.system.files import link_or_copy, remove_tree
 from worker.supervision.spool_tail import SpoolTail
 
-LOGS = ("metrics.jsonl", "samples.jsonl")  # grown by every step: a resumed attempt goes on in them
+LOGS = ("metrics.jsonl", "samples.jsonl", "responses.jsonl")  # grown by every step: a resumed attempt goes on in them
 LOG_SECONDS = 15.0
 RETRY_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0  # with a store that is away, before a run goes back to the queue

@@ -28,7 +28,7 @@ def token_logprobs(
     """log p of each target token: float32 [N], no gradient. Memory: two [chunk_size, V] tables."""
     hidden_ND = hidden_ND.to(head_VD.dtype)
     logprob_N = hidden_ND.new_empty(len(hidden_ND), dtype=_wide(hidden_ND.dtype))
-    for rows, logits_CV in _chunks(hidden_ND, head_VD, bias_V, softcap, scale, chunk_size):
+    for rows, logits_CV in logit_chunks(hidden_ND, head_VD, bias_V, softcap, scale, chunk_size):
         logprob_N[rows] = torch.log_softmax(logits_CV, dim=1).gather(1, target_N[rows, None])[:, 0]
     return logprob_N
 
@@ -79,7 +79,7 @@ class _WeightedNLL(torch.autograd.Function):
         if grad_head_VD is not None and len(hidden_ND) == 0:
             grad_head_VD.zero_()
         grad_bias_V = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and needs[2] else None
-        for rows, logits_CV in _chunks(hidden_ND, head_VD, bias_V, softcap, scale, chunk_size):
+        for rows, logits_CV in logit_chunks(hidden_ND, head_VD, bias_V, softcap, scale, chunk_size):
             target_C1 = target_N[rows, None]
             grad_CV = torch.softmax(logits_CV, dim=1)
             # log p_y = z_y − z_max + log p_max: p_max ≥ 1/V has a safe logarithm, and logsumexp is as slow as a matrix product.
@@ -128,7 +128,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> 
         total.add_(left @ right)
 
 
-def _chunks(
+def logit_chunks(
     hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, softcap: float | None, scale: float, chunk_size: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the logits of `chunk_size` positions at a time, in one reused buffer: the caller may overwrite it."""

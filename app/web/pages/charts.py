@@ -81,6 +81,13 @@ def meaning(key: str) -> str:
 
 JUDGED = frozenset({"eval/reward_policy", "eval/reward_reference", "eval/reward_gain", "eval/win_rate"})  # need a reward model
 
+
+def _guessed(id: str, title: str, text: str, line: Line, band: tuple[str, str] | None = None) -> Chart:
+    """Return the chart of a share that is one half where nothing is known; with a band it is of held-out examples."""
+    half = (Threshold(0.5, "guessing"),)
+    return Chart(id, title, text, (line,), low=0, high=1, unit="share", thresholds=half, band=band, sparse=band is not None)
+
+
 WEIGHTS = (
     Chart(
         "histogram",
@@ -149,7 +156,7 @@ REWARDS = (
     Chart(
         "wins",
         "Win rate against the reference",
-        "Share of held-out prompts where the policy's answer has the higher reward, with its 95 % interval.",
+        "Share of validation prompts where the policy's answer has the higher reward, with its 95 % interval.",
         (Line("eval/win_rate", "win rate", "policy"),),
         low=0,
         high=1,
@@ -161,10 +168,18 @@ REWARDS = (
     Chart(
         "kl",
         "KL from the reference",
-        f"{meaning('eval/kl')} It is an estimate from these answers, so near the start it can lie slightly below 0.",
+        f"{meaning('eval/kl')} With its 95 % interval.",
         (Line("eval/kl", "KL", "policy"),),
+        band=("eval/kl_low", "eval/kl_high"),
         sparse=True,
         axis="nats",
+    ),
+    _guessed(
+        "held_out_preferences",
+        "Preferences told apart",
+        f"{meaning('eval/preference_accuracy')} With its 95 % interval; one half is guessing.",
+        Line("eval/preference_accuracy", "held-out", "chosen"),
+        band=("eval/preference_accuracy_low", "eval/preference_accuracy_high"),
     ),
     Chart(
         "rewards",
@@ -224,15 +239,11 @@ LEARNING = (
 SHARE_RIGHT = "Share of the batch's pairs whose chosen response has the higher {}; one half is guessing."
 
 PREFERENCES = (
-    Chart(
+    _guessed(
         "dpo_accuracy",
         "Pairs told apart",
         SHARE_RIGHT.format("implicit reward β log π_θ/π_ref"),
-        (Line("dpo/accuracy", "right", "policy"),),
-        low=0,
-        high=1,
-        unit="share",
-        thresholds=(Threshold(0.5, "guessing"),),
+        Line("dpo/accuracy", "right", "policy"),
     ),
     Chart(
         "dpo_margin",
@@ -251,27 +262,18 @@ PREFERENCES = (
 )
 
 JUDGEMENT = (
-    Chart(
+    _guessed(
         "reward_accuracy",
         "Pairs told apart",
         SHARE_RIGHT.format("reward"),
-        (Line("reward_model/accuracy", "batch", "policy"),),
-        low=0,
-        high=1,
-        unit="share",
-        thresholds=(Threshold(0.5, "guessing"),),
+        Line("reward_model/accuracy", "batch", "policy"),
     ),
-    Chart(
+    _guessed(
         "held_out_accuracy",
         "Held-out pairs told apart",
         "The same of pairs the model has never seen, with its 95 % interval.",
-        (Line("eval/pair_accuracy", "held-out", "chosen"),),
-        low=0,
-        high=1,
-        unit="share",
-        thresholds=(Threshold(0.5, "guessing"),),
+        Line("eval/pair_accuracy", "held-out", "chosen"),
         band=("eval/pair_accuracy_low", "eval/pair_accuracy_high"),
-        sparse=True,
     ),
     Chart(
         "reward_margin",
@@ -323,7 +325,7 @@ LOSS = Tile("loss", "Loss", "of the batch")
 ANSWERS = (
     Tile("eval/reward_gain", "Reward gain", "policy − reference", "signed"),
     Tile("eval/win_rate", "Win rate", "against the reference", "percent"),
-    Tile("eval/kl", "KL", "nats per response, an estimate"),
+    Tile("eval/kl", "KL", "nats per answer"),
 )
 CUT = Tile("data/cut_responses", "Responses cut", "at tokens.max_response", "percent")
 TILES: dict[str, tuple[Tile, ...]] = {
@@ -349,7 +351,7 @@ TILES: dict[str, tuple[Tile, ...]] = {
         Tile("reward_model/accuracy", "Pairs told apart", "of the batch", "percent"),
         Tile("reward_model/margin", "Margin", "chosen − rejected"),
         CUT,
-        Tile("eval/pair_accuracy", "Held-out pairs told apart", "of all held-out pairs", "percent"),
+        Tile("eval/pair_accuracy", "Held-out pairs told apart", "of validation pairs", "percent"),
         Tile("eval/pair_margin", "Held-out margin", "chosen − rejected"),
         Tile("eval/pair_loss", "Held-out loss", "per pair"),
     ),
@@ -361,7 +363,7 @@ OF_WEIGHTS = Section(
 OF_REWARDS = Section(
     "rewards", "Rewards", "Whether the policy gains reward, and what it pays in distance from the reference.", REWARDS
 )
-OF_ANSWERS = Section("rewards", OF_REWARDS.title, OF_REWARDS.text, REWARDS[:3])
+OF_ANSWERS = Section("rewards", OF_REWARDS.title, OF_REWARDS.text, REWARDS[:4])
 OF_LEARNING = Section("learning", "Learning", "The optimizer's view of the same steps.", LEARNING)
 LOSS_CHART = LEARNING[0]
 SFT_LOSS = replace(

@@ -77,6 +77,7 @@ class RunPage(Context):
     tiles: tuple[Tile, ...]
     values: dict[str, float | None]
     memory: Shown | None
+    final: Shown | None
     data: dict[str, Any]
     has_weights: bool
     has_samples: bool
@@ -146,7 +147,9 @@ def show_run(
     steps = journal.list_sample_steps(session, run_id)
     chosen = sample_step if sample_step in steps else steps[-1] if steps else None
     method = method_of(run)
-    step, evaluation, memory = (journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory"))
+    step, evaluation, memory, final = (
+        journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory", "final")
+    )
     context = RunPage(
         run=run,
         row=runs.describe_runs(session, [run])[0],
@@ -166,6 +169,7 @@ def show_run(
         tiles=TILES[method] if run.kind == RunKind.TRAINING else (),
         values=latest_values(step, evaluation),
         memory=show(memory) if memory else None,
+        final=show(final) if final else None,
         data=chart_data(session, run),
         has_weights=run.kind == RunKind.TRAINING and method is Method.VAR,
         has_samples=run.kind == RunKind.TRAINING and method is not Method.REWARD_MODEL,

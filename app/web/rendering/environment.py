@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from app.domain.errors import StudioError
+from app.domain.statistics.final import write_final, write_size
 from app.store.files.disk import Storage
 from app.system.installation import find_folder
 from app.web.rendering import format, wording
@@ -62,6 +63,7 @@ def environment() -> Environment:
     )
     made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
     made.filters.update(format.FILTERS)
+    made.filters.update(final_figures=write_final, final_size=write_size)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
     return made

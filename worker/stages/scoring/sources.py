@@ -1,7 +1,8 @@
 """Where scores come from: the reward model and the reference policy, each loaded when first asked, and dropped when told."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -135,16 +136,23 @@ class ReferenceSource:
             return score_until_hopeless(self.model, batch, wanted_BM, floor_BM, self._attempt.stop.check)
         return self.score(batch, wanted_BM)
 
+    @contextmanager
+    def beside(self, policy: LanguageModel) -> Iterator[Callable[[], AbstractContextManager[LanguageModel]]]:
+        """Provide how to turn to the reference: with LoRA the policy without its adapter, else a model loaded for the block."""
+        if policy.lora is not None:
+            yield policy.as_reference
+            return
+        loaded = [self._load()]
+        try:
+            yield lambda: nullcontext(loaded[0])
+        finally:
+            loaded.clear()  # whoever was given the function may still hold it
+            release_memory()
+
     def score_answers(self, model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
         """log π_ref of pairs of ids: with LoRA from `model` without its adapter, else from one loaded for this."""
-        if model.lora is not None:
-            with model.as_reference() as reference:
-                return sequence_logprobs(reference, pairs)
-        loaded = self._load()
-        logprob_R = sequence_logprobs(loaded, pairs)
-        del loaded
-        release_memory()
-        return logprob_R
+        with self.beside(model) as as_reference, as_reference() as reference:
+            return sequence_logprobs(reference, pairs)
 
     def _choose(self, batch: Sequence[Encoded], *, chunks: bool) -> str:
         """Checked on the first batch that is scored, and kept."""

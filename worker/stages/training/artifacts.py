@@ -85,7 +85,8 @@ def _write_policy(attempt: AttemptContext, model: LanguageModel, ground: Ground,
     titles = {"model": "The trained policy"} | ({} if lora is None else {"adapter": "The LoRA adapter"})
     attempt.write_folders(titles, write)
     attempt.announce("metrics.jsonl", "Every metric of every step")
-    attempt.announce("samples.jsonl", "All answers to the held-out prompts")
+    attempt.announce("samples.jsonl", "All answers to the held-out prompts, with tokens and log-probabilities")
+    attempt.announce("responses.jsonl", "Log-probabilities of the held-out responses under both models")
 
 
 def _settle_adapter(saving: "Saving", policy: PolicySettings, paths: dict[str, Path]) -> str:
@@ -125,6 +126,7 @@ def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batc
 
     attempt.write_folders({"model": "The trained reward model"}, write)
     attempt.announce("metrics.jsonl", "Every metric of every step")
+    attempt.announce("responses.jsonl", "Rewards of the held-out responses")
 
 
 def _tell(attempt: AttemptContext, yardstick: Yardstick, told: str, started: float) -> None:

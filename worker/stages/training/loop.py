@@ -38,12 +38,15 @@ from worker.stages.training.optimizer import Optimizer, learning_rate_at
 
 MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
 RECENT = 20  # steps whose metrics are kept for the findings
+LOGS = ("metrics.jsonl", "samples.jsonl", "responses.jsonl")  # grown by steps and evaluations
 CLOCK_KEYS = frozenset({"step_seconds", "tokens_per_second", "peak_memory_bytes"})  # differ from run to run
 WINDOW, NEEDED = 5, 3  # a finding is told when it held in 3 of the last 5 steps: one odd batch does not cry
 SUMMARY_KEYS = (
     "loss", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward",
     "dpo/accuracy", "dpo/margin", "reward_model/accuracy", "online/reward_mean", "online/ess_share",
 )  # fmt: skip
+
+Judge = Callable[[int], dict[str, float | None]]  # at a step
 
 
 @dataclass
@@ -52,6 +55,7 @@ class TrainingProgress:
 
     step: int = 0
     evaluated_step: int = -1
+    is_finished: bool = False  # the test set was read
     bad_steps: int = 0
     history: dict[str, list[int]] = field(default_factory=dict)
     recent: list[dict[str, float | None]] = field(default_factory=list)
@@ -60,13 +64,16 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything the loop works with. `evaluate` reports on the model at a step; None when nothing is held out."""
+    """Everything the loop works with. `evaluate` reports on the model at a step, `finish` on the trained one, by prompts that
+    nothing read before; None where no such prompts are held out.
+    """
 
     attempt: AttemptContext
     model: Any  # a LanguageModel, or the Body of a reward model: whichever the objective takes
     optimizer: Optimizer
     objective: Objective[Any, Any]
-    evaluate: Callable[[int], dict[str, float | None]] | None
+    evaluate: Judge | None
+    finish: Judge | None
     num_steps: int
     progress: TrainingProgress
     memory: MemoryWatch
@@ -101,7 +108,8 @@ def start(
     attempt: AttemptContext,
     model: Body,
     objective: Objective[Any, Any],
-    evaluate: Callable[[int], dict[str, float | None]] | None,
+    evaluate: Judge | None,
+    finish: Judge | None,
     num_steps: int,
     checkpoint: Checkpoint | None,
 ) -> Training:
@@ -124,7 +132,7 @@ def start(
         objective.restore(checkpoint.state.get("objective", {}))
     rewind_log(attempt, progress)
     memory = MemoryWatch(attempt, model, optimizer, objective)
-    return Training(attempt, model, optimizer, objective, evaluate, num_steps, progress, memory)
+    return Training(attempt, model, optimizer, objective, evaluate, finish, num_steps, progress, memory)
 
 
 def train(training: Training) -> None:
@@ -149,6 +157,8 @@ def _run_steps(training: Training) -> None:
             if progress.step < training.num_steps:
                 attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
         finished = progress.step >= training.num_steps
+        if finished and not progress.is_finished:
+            run_final(training)
         if finished or (progress.step > 0 and progress.step % attempt.recipe.training.checkpoint_every == 0):
             save(training)
         if finished:
@@ -171,8 +181,21 @@ def run_evaluation(training: Training) -> None:
         return
     metrics = training.evaluate(progress.step)
     progress.evaluated_step = progress.step
-    progress.summary.update(metrics)
-    append_log(training.attempt, {"kind": "evaluation", "step": progress.step, "metrics": metrics})
+    _keep(training, "evaluation", metrics)
+
+
+def run_final(training: Training) -> None:
+    """Judge the trained model on what nothing has read so far; done once in a run."""
+    progress = training.progress
+    if training.finish is not None:
+        _keep(training, "final", training.finish(progress.step))
+        training.memory.reset()
+    progress.is_finished = True
+
+
+def _keep(training: Training, kind: str, metrics: Mapping[str, float | None]) -> None:
+    training.progress.summary.update(metrics)
+    append_log(training.attempt, {"kind": kind, "step": training.progress.step, "metrics": metrics})
 
 
 def train_step(training: Training, pace: "_Pace") -> None:
@@ -258,7 +281,7 @@ def save(training: Training) -> None:
     if not attempt.ranks.is_lead:
         return
     attempt.spool.sync()
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in LOGS:
         if (attempt.artifacts_dir / name).exists():
             sync(attempt.artifacts_dir / name)
     state = {"progress": asdict(progress), "raised": sorted(attempt.raised), "objective": training.objective.save()}
@@ -278,12 +301,14 @@ def append_log(attempt: AttemptContext, line: Mapping[str, Any]) -> None:
 
 
 def rewind_log(attempt: AttemptContext, progress: TrainingProgress) -> None:
-    """Take out of metrics.jsonl and samples.jsonl what an earlier attempt wrote after the step that this one goes on from."""
-    limits: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "metrics.jsonl": lambda line: line["step"] <= (progress.step if line["kind"] == "step" else progress.evaluated_step),
-        "samples.jsonl": lambda line: line["step"] <= progress.evaluated_step,
-    }
-    for name, keep in limits.items():
+    """Take out of the files that grow what an earlier attempt wrote after the step that this one goes on from."""
+
+    def keep(line: Mapping[str, Any]) -> bool:
+        if line.get("kind") == "final" or line.get("set") == "test":
+            return progress.is_finished
+        return bool(line["step"] <= (progress.step if line.get("kind") == "step" else progress.evaluated_step))
+
+    for name in LOGS:
         path = attempt.artifacts_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = []

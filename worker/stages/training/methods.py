@@ -1,5 +1,6 @@
 """The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
 
+from functools import partial
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
@@ -10,7 +11,8 @@ from worker.models.lora import add_lora, find_unadapted
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import count_steps, derive_seed
-from worker.stages.evaluate import evaluate, set_up
+from worker.stages.evaluation.course import evaluate, finish, set_up
+from worker.stages.held_out import divide
 from worker.stages.noise import add_noise, flip_batches, measure_noise
 from worker.stages.prepare import Batches, Ground
 from worker.stages.scoring.sources import ReferenceSource
@@ -30,7 +32,7 @@ from worker.stages.training.objectives import (
     plain_batches,
 )
 from worker.stages.training.online import OnlineObjective
-from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, take_pairs
+from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, finish_pairs, take_pairs
 from worker.stages.training.weights import Weighing, save_weights, weigh
 
 # What the data's own responses are weighed by when fresh ones take their place in the loss.
@@ -51,8 +53,11 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
         model = add_lora(model, recipe.policy.lora, derive_seed(recipe.training.seed, "lora"))
         attempt.raise_findings(find_unadapted(model.network, recipe.policy.lora))
     model = spread(attempt, compile_layers(model, attempt.log) if recipe.policy.compile else model)
-    judge = judge_by_lead(attempt, model, ground.policy_folder, lambda whole, step: evaluate(attempt, whole, held_out, step))
-    training = training_stage.start(attempt, model, objective, None if held_out.is_empty else judge, num_steps, checkpoint)
+    judge, judge_final = (
+        None if asked.is_empty else judge_by_lead(attempt, model, ground.policy_folder, partial(ask, attempt, held_out))
+        for asked, ask in ((held_out.validation, evaluate), (held_out.test, finish))
+    )
+    training = training_stage.start(attempt, model, objective, judge, judge_final, num_steps, checkpoint)
     training_stage.train(training)
     keep_policy(attempt, model, ground)
     return training.progress.summary
@@ -73,18 +78,18 @@ def train_reward_model(attempt: AttemptContext, ground: Ground) -> dict[str, flo
     batches = flip_batches(ground.batches, recipe.noise)
     tell_unpaired(attempt, batches)
     read = [reader.read(batch, index) for index, batch in enumerate(batches)]
-    pairs = take_pairs(prepared.held_out)
+    sides = [take_pairs(reader, examples) for examples in divide(prepared.held_out, recipe.evaluation)]
     model = spread(attempt, model)
-    judge, held_out = None, reader.read(pairs) if pairs else read[0]
-    if pairs:
-        judge = judge_by_lead(
-            attempt, model, ground.policy_folder, lambda whole, step: evaluate_pairs(attempt, whole, held_out, step)
-        )
+    judge, judge_final = (
+        None if pairs is None else judge_by_lead(attempt, model, ground.policy_folder, partial(ask, attempt, pairs))
+        for pairs, ask in zip(sides, (evaluate_pairs, finish_pairs), strict=True)
+    )
     num_steps = count_steps(len(read), recipe.training.epochs, recipe.training.steps)
-    training = training_stage.start(attempt, model, RewardObjective(read, recipe.training), judge, num_steps, checkpoint)
+    objective = RewardObjective(read, recipe.training)
+    training = training_stage.start(attempt, model, objective, judge, judge_final, num_steps, checkpoint)
     training_stage.train(training)
     if attempt.ranks.is_lead:
-        keep_reward_model(attempt, model, ground, held_out)
+        keep_reward_model(attempt, model, ground, sides[0].batch if sides[0] else read[0])
     return training.progress.summary
 
 

@@ -20,7 +20,7 @@ from worker.models.generate import Sampling, generate
 from worker.models.load import context_window
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
-from worker.stages.evaluate import end_ids
+from worker.stages.evaluation.answers import end_ids
 from worker.stages.examples import Encoded, EncodedResponse, decode_answers
 from worker.stages.noise import perturb_rewards
 from worker.stages.prepare import Ground

@@ -7,7 +7,6 @@ import torch
 
 from app.domain.errors import ModelInvalid
 from app.domain.events import EvaluationLogged
-from app.domain.findings import wilson_interval
 from app.domain.run import Stage
 from worker.models.adapter import Body
 from worker.models.classifier import classify
@@ -16,12 +15,16 @@ from worker.models.padding import BESIDE_TRAINING, group_rows
 from worker.models.prompts import Conversation, PromptFormat
 from worker.models.template import PromptRefused
 from worker.stages.attempt import AttemptContext
+from worker.stages.evaluation.course import report_final
+from worker.stages.evaluation.figures import Figures, figure_pairs
+from worker.stages.evaluation.records import RESPONSES, RewardRecord, append_rows
 from worker.stages.examples import Encoded
+from worker.stages.held_out import PREFIXES, SetName
 from worker.stages.training.gradients import TextBatch
 from worker.stages.training.objectives import find_pairs
 from worker.var.bradley_terry import bradley_terry_loss
 
-MOST_PAIRS = 512  # of the held-out ones, the first so many judge
+MOST_PAIRS = 512  # of a side of the held-out ones, the first so many judge
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ConversationEncoder:
 
     def read(self, batch: Sequence[Encoded], index: int = 0) -> TextBatch:
         """Return a batch of whole conversations, prompts of like length together; raises ModelInvalid."""
-        batch = sorted(batch, key=lambda example: (example.longest, example.example_id))
+        batch = by_length(batch)
         chosen_P, rejected_P = find_pairs(batch)
         conversations = [Conversation(e.turns, response.as_turn(), e.tools) for e in batch for response in e.responses]
         try:
@@ -44,24 +47,36 @@ class ConversationEncoder:
         return TextBatch(index, ids, prompt_M, chosen_P, rejected_P)
 
 
-def evaluate_pairs(attempt: AttemptContext, model: Body, pairs: TextBatch, step: int) -> dict[str, float | None]:
-    """Accuracy on held-out pairs (ties count half) with its 95 % Wilson interval, margin and loss; reported as an evaluation."""
-    num = len(pairs.chosen_P)
-    attempt.start_stage(Stage.EVALUATE, total=num, unit="pairs")
-    reward_M = score_rows(model, pairs.ids, attempt)
-    loss, margin_P = bradley_terry_loss(reward_M, pairs.chosen_P, pairs.rejected_P, num)
-    right = float((margin_P > 0).sum() + 0.5 * (margin_P == 0).sum())
-    low, high = wilson_interval(right, num)
-    metrics = {
-        "eval/pair_accuracy": right / num,
-        "eval/pair_accuracy_low": low,
-        "eval/pair_accuracy_high": high,
-        "eval/pair_margin": float(margin_P.mean()),
-        "eval/pair_loss": float(loss),
-    }
-    evaluation = EvaluationLogged.model_validate({"step": step, "metrics": metrics})
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Held-out examples with a chosen and a rejected response, in the order in which `batch` has their conversations."""
+
+    examples: list[Encoded]
+    batch: TextBatch
+
+
+def evaluate_pairs(attempt: AttemptContext, pairs: HeldOutPairs, model: Body, step: int) -> dict[str, float | None]:
+    """Judge the reward model by the validation pairs, and report that as an evaluation."""
+    evaluation = EvaluationLogged.model_validate({"step": step, "metrics": _judge(attempt, pairs, model, step, "validation")})
     attempt.emit(evaluation)
     return evaluation.metrics
+
+
+def finish_pairs(attempt: AttemptContext, pairs: HeldOutPairs, model: Body, step: int) -> dict[str, float | None]:
+    """Judge the finished reward model by the test pairs, which nothing has read so far, and report the final figures."""
+    return report_final(attempt, _judge(attempt, pairs, model, step, "test"), step)
+
+
+def _judge(attempt: AttemptContext, pairs: HeldOutPairs, model: Body, step: int, name: SetName) -> Figures:
+    """Accuracy (ties count half) and margin with their intervals, and loss; the rewards are kept in responses.jsonl."""
+    attempt.start_stage(Stage.EVALUATE, total=len(pairs.batch.chosen_P), unit="pairs" if name == "validation" else "test pairs")
+    reward_M = score_rows(model, pairs.batch.ids, attempt)
+    loss, _ = bradley_terry_loss(reward_M, pairs.batch.chosen_P, pairs.batch.rejected_P, len(pairs.batch.chosen_P))
+    rewards = iter(reward_M.tolist())
+    records = [RewardRecord(example, [next(rewards) for _ in example.responses]) for example in pairs.examples]
+    append_rows(attempt, RESPONSES, {"step": step, "set": name}, (row for record in records for row in record.to_rows()))
+    figures = figure_pairs([record.margin for record in records]) | {"pair_loss": float(loss)}
+    return {f"{PREFIXES[name]}/{key}": value for key, value in figures.items()}
 
 
 @torch.inference_mode()
@@ -77,8 +92,8 @@ def score_rows(model: Body, rows: Sequence[Sequence[int]], attempt: AttemptConte
     return scores
 
 
-def take_pairs(examples: Sequence[Encoded]) -> list[Encoded]:
-    """Return the first examples that together have at most MOST_PAIRS pairs, and those without any left out."""
+def take_pairs(reader: ConversationEncoder, examples: Sequence[Encoded]) -> HeldOutPairs | None:
+    """Return the first examples that together have at most MOST_PAIRS pairs, those without any left out; None without pairs."""
     taken: list[Encoded] = []
     total = 0
     for example in examples:
@@ -86,4 +101,9 @@ def take_pairs(examples: Sequence[Encoded]) -> list[Encoded]:
         if num and (not taken or total + num <= MOST_PAIRS):
             taken.append(example)
             total += num
-    return taken
+    return HeldOutPairs(by_length(taken), reader.read(taken)) if taken else None
+
+
+def by_length(batch: Sequence[Encoded]) -> list[Encoded]:
+    """Return the examples, those of like length together."""
+    return sorted(batch, key=lambda example: (example.longest, example.example_id))

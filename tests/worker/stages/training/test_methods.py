@@ -19,7 +19,7 @@ from worker.stages.split import split_by_conversation
 METHODS = {
     "sft": {"method": "sft", "weights": {"lambda": None}},
     "dpo": {"method": "dpo", "weights": {"lambda": None}},
-    "reward_model": {"method": "reward_model", "weights": {"lambda": None}},
+    "reward_model": {"method": "reward_model", "weights": {"lambda": None}, "evaluation": {"test_share": 0}},
 }
 
 
@@ -86,7 +86,11 @@ def test_sft_scores_nothing_and_learns(finished):
     losses = [metrics["eval/loss"] for metrics in metrics_of(folder, "evaluation")]
     assert losses[-1] < losses[0]
     assert not any(key.startswith("weight/") for metrics in metrics_of(folder) for key in metrics)
-    assert {event["payload"]["name"] for event in read_events(folder, "finding")} <= {"divergence", "unfinished_answers"}
+    assert {event["payload"]["name"] for event in read_events(folder, "finding")} <= {
+        "divergence",
+        "unfinished_answers",
+        "small_held_out",
+    }
     assert not (artifacts(folder) / "weights.parquet").exists()
 
 

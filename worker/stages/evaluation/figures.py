@@ -1,0 +1,89 @@
+"""The figures of one evaluation, from what was recorded, each with its 95 % interval over prompts: nothing but arithmetic.
+
+A key stands without the prefix of its set; `_low` and `_high` are the ends of an interval, `_se` is a standard error.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from app.domain.statistics.estimate import Estimate, estimate_mean
+from app.domain.statistics.paired import paired_gain, win_rate
+from app.domain.statistics.studentized import estimate_skewed_mean
+from worker.stages.evaluation.records import AnswerRecord, ExampleRecord, PromptRecord
+
+Figures = dict[str, float | None]
+
+
+def figure_prompts(records: Sequence[PromptRecord]) -> Figures:
+    """Return rewards, gain, win rate, KL, lengths and how many answers came to no end, over the answered prompts."""
+    if not records:
+        return {}
+    figures: Figures = {"num_prompts": len(records)}
+    for name, answers in (("policy", [r.policy for r in records]), ("reference", [r.reference for r in records])):
+        figures[f"length_{name}"] = fmean(len(answer.ids) for answer in answers)
+        figures[f"unfinished_{name}"] = fmean(not answer.finished for answer in answers)
+    figures |= tell("kl", divergence([record.draw.kl for record in records]), with_error=True)
+    figures["unfinished_draws"] = fmean(not record.draw.finished for record in records)
+    return figures | _compare([record.policy for record in records], [record.reference for record in records])
+
+
+def _compare(policy: Sequence[AnswerRecord], reference: Sequence[AnswerRecord]) -> Figures:
+    pairs = [
+        (p.reward, r.reward) for p, r in zip(policy, reference, strict=True) if p.reward is not None and r.reward is not None
+    ]
+    if not pairs:
+        return {}
+    ours, theirs = zip(*pairs, strict=True)
+    figures: Figures = {"reward_policy": fmean(ours), "reward_reference": fmean(theirs)}
+    if not all(map(math.isfinite, (*ours, *theirs))):
+        return figures
+    return figures | tell("reward_gain", paired_gain(ours, theirs)) | tell("win_rate", win_rate(ours, theirs))
+
+
+def figure_examples(records: Sequence[ExampleRecord]) -> Figures:
+    """Return the held-out loss per token of the best responses, and what the policy makes of the preferences.
+
+    An example counts once, however many pairs it has; an exact tie counts half.
+    """
+    if not records:
+        return {}
+    figures: Figures = {"loss": -sum(record.best for record in records) / sum(record.num_best for record in records)}
+    return figures | _figure_margins("preference", [margin for record in records if (margin := record.margin) is not None])
+
+
+def figure_pairs(margins: Sequence[float]) -> Figures:
+    """Return what a reward model makes of the preferences, from the margin of each held-out example."""
+    return _figure_margins("pair", margins)
+
+
+def _figure_margins(name: str, margins: Sequence[float]) -> Figures:
+    if not margins:
+        return {}
+    figures: Figures = {f"num_{name}s": len(margins)} | tell(f"{name}_margin", mean(margins))
+    if all(map(math.isfinite, margins)):
+        figures |= tell(f"{name}_accuracy", win_rate(margins, [0.0] * len(margins)))
+    return figures
+
+
+def divergence(kls: Sequence[float]) -> Estimate:
+    """Return the KL over prompts with its interval, which never reaches below 0."""
+    if not all(map(math.isfinite, kls)):
+        return Estimate(math.nan)
+    found = estimate_skewed_mean(kls)
+    return found if found.low is None else found._replace(low=max(0.0, found.low))
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """Return the mean with its interval; without one where a value is not finite."""
+    return estimate_mean(values) if all(map(math.isfinite, values)) else Estimate(math.nan)
+
+
+def tell(key: str, estimate: Estimate, *, with_error: bool = False) -> Figures:
+    """Return an estimate as figures, the ends of its interval beside it."""
+    figures: Figures = {key: estimate.value}
+    if estimate.low is not None:
+        figures |= {f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+        if with_error:
+            figures[f"{key}_se"] = estimate.standard_error
+    return figures
