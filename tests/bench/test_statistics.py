@@ -44,17 +44,17 @@ def test_the_gains_interval_covers_the_truth(kind: str, num: int) -> None:
     assert 0.93 <= covered / REPETITIONS <= 0.975
 
 
-@pytest.mark.parametrize("num", [24, 64, 128])
+@pytest.mark.parametrize("num", [32, 64, 128])
 @pytest.mark.parametrize(("wins", "ties"), [(0.5, 0.0), (0.5, 0.2), (0.4, 0.4), (0.75, 0.1)])
 def test_the_win_rates_interval_covers_the_truth(wins: float, ties: float, num: int) -> None:
     chance, covered = random.Random(f"{wins}{ties}{num}"), 0
-    for _ in range(REPETITIONS):
+    for _ in range(4 * REPETITIONS):
         drawn = [chance.random() for _ in range(num)]
         covered += covers(
             win_rate([1.0 if d < wins else 0.0 if d < wins + ties else -1.0 for d in drawn], [0.0] * num), wins + ties / 2
         )
-    tell(f"win rate {wins} and {ties} tied: covered", num, covered / REPETITIONS)
-    assert 0.925 <= covered / REPETITIONS <= 0.98  # shares of few prompts take few values, so no level is met exactly
+    tell(f"win rate {wins} and {ties} tied: covered", num, covered / 4 / REPETITIONS)
+    assert 0.93 <= covered / 4 / REPETITIONS <= 0.97
 
 
 @pytest.mark.parametrize("num", [32, 128])
@@ -82,7 +82,7 @@ def test_equal_models_are_told_apart_in_a_twentieth(kind: str, num: int) -> None
         first, second = [draw(chance) for _ in range(num)], [draw(chance) for _ in range(num)]
         apart += compare_paired(first, second, seed=seed).told_apart
     tell(f"equal models, {kind}: told apart", num, apart / 4 / REPETITIONS)
-    assert apart / 4 / REPETITIONS <= 0.06
+    assert apart / 4 / REPETITIONS <= 0.055  # 5 % at most, and a standard error of the simulation
 
 
 @pytest.mark.parametrize("num", [32, 64, 128])

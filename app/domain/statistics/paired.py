@@ -10,27 +10,52 @@ from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
-from app.domain.statistics.estimate import Estimate, Z, estimate_mean
+from app.domain.statistics.estimate import LEVEL, RESAMPLES, Estimate, Z, estimate_mean
 
-FEWEST_TOLD_APART = 6  # with fewer pairs no sign test reaches 5 %: 2 · 2⁻⁵ is more
+FEWEST_TOLD_APART = 6  # with fewer pairs no exchange of signs is rarer than 5 %: 2 · 2⁻⁵ is more
 POWER = 0.8
 
 
 class PairedComparison(NamedTuple):
-    """The first model against the second."""
+    """The first model against the second. `p_value`: how often equal models would differ as much."""
 
     num_prompts: int
     gain: Estimate
     win_rate: Estimate
+    p_value: float
     told_apart: bool
     needed_prompts: int | None  # to tell this gain from none; None where there is no gain, or too few prompts to say
 
 
 def compare_paired(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedComparison:
-    """Return how much more reward the first gets on the same prompts. Raises ValueError as `paired_gain`."""
-    gain = paired_gain(first, second, seed=seed)
-    told_apart = len(first) >= FEWEST_TOLD_APART and gain.excludes_zero
-    return PairedComparison(len(first), gain, win_rate(first, second), told_apart, needed_prompts(subtract(first, second)))
+    """Return how much more reward the first gets on the same prompts. Raises ValueError as `paired_gain`.
+
+    They are told apart where the gain's interval excludes 0 and a permutation test agrees, which errs in 5 % of equal pairs at
+    most however few or skewed they are; the interval alone does in 6 % of skewed ones at 24 prompts.
+    """
+    differences = subtract(first, second)
+    gain, p_value = estimate_mean(differences, seed=seed), exchange_test(differences, seed=seed)
+    told_apart = p_value <= 1 - LEVEL and gain.excludes_zero
+    return PairedComparison(len(first), gain, win_rate(first, second), p_value, told_apart, needed_prompts(differences))
+
+
+def exchange_test(differences: Sequence[float], *, seed: int = 0) -> float:
+    """Return how often the mean is as far from 0 when the two models of each prompt are exchanged at random (R. A. Fisher 1935).
+
+    All exchanges are counted where they are few, else some are drawn and the observed one is counted with them.
+    """
+    import numpy as np
+
+    num = len(differences)
+    values_N, observed = np.asarray(differences, dtype=float), abs(math.fsum(differences)) * (1 - 1e-9)
+    if 2**num <= RESAMPLES:
+        signs_RN = 2.0 * (np.arange(2**num)[:, None] >> np.arange(num) & 1) - 1
+        return float((np.abs(signs_RN @ values_N) >= observed).mean())
+    chance, at_once, num_extreme = np.random.default_rng(seed), max(1, 2_000_000 // num), 0
+    for start in range(0, RESAMPLES, at_once):
+        signs_RN = 2.0 * chance.integers(0, 2, (min(at_once, RESAMPLES - start), num)) - 1
+        num_extreme += int((np.abs(signs_RN @ values_N) >= observed).sum())
+    return (num_extreme + 1) / (RESAMPLES + 1)
 
 
 def paired_gain(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Estimate:

@@ -7,7 +7,7 @@ from scipy.stats import t as student
 
 from app.domain.findings import wilson_interval
 from app.domain.statistics.estimate import Estimate
-from app.domain.statistics.paired import FEWEST_TOLD_APART, compare_paired, needed_prompts, paired_gain, win_rate
+from app.domain.statistics.paired import FEWEST_TOLD_APART, compare_paired, exchange_test, needed_prompts, paired_gain, win_rate
 
 
 def power_of(effect: float, num: int) -> float:
@@ -66,6 +66,14 @@ def test_few_pairs_tell_nothing_however_alike_they_are() -> None:
         assert not compare_paired([1.0] * num, [0.0] * num).told_apart
     assert compare_paired([1.0] * FEWEST_TOLD_APART, [0.0] * FEWEST_TOLD_APART).told_apart
     assert compare_paired([1.0], [0.0]).gain == Estimate(1.0)
+
+
+def test_the_exchange_test_counts_all_exchanges_of_few_pairs() -> None:
+    assert exchange_test([1.0] * 6) == pytest.approx(2 / 64)
+    assert exchange_test([3.0, -1.0]) == pytest.approx(1.0)
+    assert exchange_test([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
+    assert exchange_test([0.0] * 50) == 1.0
+    assert exchange_test([0.5] * 200) == pytest.approx(2 / 2001)  # of those drawn, and the one that is
 
 
 def test_lists_of_different_prompts_are_refused() -> None:
