@@ -24,6 +24,7 @@ COLLAPSED_SHARE = 0.2
 PLAIN_SHARE, PLAIN_SPREAD = 0.9, 1e-3
 LENGTH_CORRELATION = 0.5
 FILLED_SHARE = 0.5
+DISTINCT_SHARE = 0.2
 CUT_SHARE, UNFINISHED_SHARE = 0.05, 0.2
 EXPLOSION, FEWEST_STEPS, WINDOW = 100.0, 10, 20
 
@@ -160,6 +161,32 @@ def find_weight_collapse(metrics: Metrics) -> str | None:
     return f"The effective sample size is {_tell_below(share, COLLAPSED_SHARE)} of the batch{worth}, below {COLLAPSED_SHARE:g}."
 
 
+def find_online_collapse(metrics: Metrics) -> str | None:
+    share = metrics.get("online/distinct_share")
+    if share is None or share >= DISTINCT_SHARE:
+        return None
+    told = _tell_below(share, DISTINCT_SHARE)
+    return f"Only {told} of a prompt's fresh responses differ from its others, below {DISTINCT_SHARE:g}."
+
+
+def find_gradient_clipped(norms: Sequence[float], limit: float, *, rescaled: bool = True) -> str | None:
+    """Evidence of `gradient_clipped` from the gradient norms of the newest steps; `limit` 0: nothing is clipped.
+
+    `rescaled`: the weights of each batch have mean 1.
+    """
+    norms = norms[-WINDOW:]
+    num = sum(norm > limit for norm in norms)
+    if limit <= 0 or len(norms) < FEWEST_STEPS or 2 * num <= len(norms):
+        return None
+    told = f"In {num} of the last {len(norms)} steps the gradient norm was above {limit:g}; its median is {median(norms):.3g}."
+    if rescaled:
+        return told
+    return (
+        f"{told} With weights.mean_one off the size of a batch's weights is meant to count, and clipping takes it away: "
+        "a clipped step is as long whatever its weights are, which is the bias that one scale for all batches avoids."
+    )
+
+
 def _tell_below(value: float, limit: float) -> str:
     """Two decimals, or as many as show that the value lies below the limit."""
     texts = (f"{value:.{decimals}f}" for decimals in range(2, 18))
@@ -253,6 +280,7 @@ STEP_RULES: dict[str, Callable[[Metrics], str | None]] = {
     "weight_collapse": find_weight_collapse,
     "plain_sft": find_plain_sft,
     "length_driven": find_length_driven,
+    "online_collapse": find_online_collapse,
 }
 
 

@@ -108,6 +108,8 @@ _METRICS = (
            "Mean reward of the policy's fresh responses to the batch's prompts."),
     Series("online/ess_share", "Effective share of fresh responses", "share", "none",
            "Effective sample size of each prompt's fresh responses, as a share of them, averaged over the batch's prompts."),
+    Series("online/distinct_share", "Fresh responses that differ", "share", "none",
+           "How many of a prompt's fresh responses differ from one another: 1 all of them, 0 they are all the same."),
     Series("online/kl", "KL from the reference, fresh", "nats", "none",
            "Mean log π_s − log π_ref of the fresh responses: how far the policy that drew them has moved."),
     Series("online/length", "Length of fresh responses", "tokens", "none", "Mean length of the batch's fresh responses."),

@@ -158,7 +158,7 @@ class OnlineSettings(RecipePart):
     num_responses: int = Field(4, ge=2, le=64, description="Fresh responses per prompt.")
     max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest fresh response, in tokens.")
     temperature: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
-        1.0, description="Temperature of the sampling."
+        1.0, description="Temperature of the sampling, 1 or more: below, the policy collapses onto its likeliest responses."
     )
 
 
@@ -367,6 +367,12 @@ def parse_recipe(data: Any) -> Recipe:
     idle = find_idle_flips(recipe)
     if idle:
         raise RecipeInvalid.at("noise.label_flip_share", idle)
+    if recipe.online.every is not None and recipe.online.temperature < 1:
+        raise RecipeInvalid.at(
+            "online.temperature",
+            f"At a temperature of {recipe.online.temperature:g} the policy is trained towards its own likeliest responses and "
+            "collapses onto them, as no weight can make up for those that are not drawn. Take 1 or more.",
+        )
     return recipe
 
 

@@ -101,6 +101,30 @@ _SIGNATURES = (
         "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "
         "different conversations, or set evaluation.share to 0 if this is meant.",
     ),
+    Signature(
+        "online_collapse", "warning", "The fresh responses are all alike",
+        "less than a fifth of a prompt's fresh responses differ from one another, in the mean over the prompts",
+        "There is nothing left to weigh, so training only repeats what the policy says anyway. Set online.temperature to 1 or "
+        "more, raise online.num_responses and weights.lambda, or lower training.learning_rate.",
+    ),
+    Signature(
+        "gradient_clipped", "info", "Most gradients are clipped",
+        "the gradient norm is above training.grad_clip in more than half of the last 20 steps",
+        "Clipping then sets the length of nearly every step, whatever the loss says: raise training.grad_clip, or take a clipped "
+        "step for what it is and choose training.learning_rate by it.",
+    ),
+    Signature(
+        "judge_is_reward", "info", "The judge is the reward that is trained on",
+        "reward.judge is empty or the same model as reward.model, whose rewards the method learns from",
+        "A gain may be a weakness of this reward model that training has found, rather than better answers. Name another reward "
+        "model as reward.judge.",
+    ),
+    Signature(
+        "judge_saw_held_out", "warning", "The judge was trained on held-out prompts",
+        "a held-out prompt is of a conversation that the judging reward model has learned from",
+        "It knows by heart what it judges here. Train the reward model on the same data set with this run's evaluation.share, "
+        "evaluation.seed and evaluation.split, so that both hold out the same conversations, or name another reward.judge.",
+    ),
 )  # fmt: skip
 
 SIGNATURES: dict[str, Signature] = {signature.name: signature for signature in _SIGNATURES}

@@ -11,6 +11,7 @@ from app.domain.events import FindingRaised
 from app.domain.findings import (
     diagnose_data,
     diagnose_step,
+    find_gradient_clipped,
     find_unfinished_answers,
     mean_metrics,
     raise_finding,
@@ -224,6 +225,25 @@ def test_a_test_set_is_small_where_its_interval_is_wider_than_what_it_shall_show
     assert (high - low) / 2 <= 0.1
 
 
+def test_fresh_responses_that_are_all_alike_are_a_collapse() -> None:
+    assert names(diagnose_step({**HEALTHY, "online/distinct_share": 0.25, "online/ess_share": 1.0})) == []
+    (finding,) = diagnose_step({**HEALTHY, "online/distinct_share": 0.1, "online/ess_share": 1.0})
+    assert finding.name == "online_collapse"
+    assert finding.evidence == "Only 0.10 of a prompt's fresh responses differ from its others, below 0.2."
+
+
+def test_a_gradient_that_is_clipped_in_most_steps_is_told_with_what_it_does_to_weights_of_their_own_size() -> None:
+    assert find_gradient_clipped([2.0] * 9, 1.0) is None  # too few steps to say
+    assert find_gradient_clipped([2.0, 0.5] * 10, 1.0) is None
+    assert find_gradient_clipped([2.0] * 40, 0.0) is None  # clipping is off
+    assert find_gradient_clipped([0.5] * 30 + [2.0] * 11 + [0.5] * 9, 1.0) == (
+        "In 11 of the last 20 steps the gradient norm was above 1; its median is 2."
+    )
+    told = find_gradient_clipped([2.0] * 20, 1.0, rescaled=False)
+    assert told is not None
+    assert "With weights.mean_one off" in told
+
+
 # Signatures and intervals
 
 
@@ -231,6 +251,7 @@ def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_ex
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
     raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out", "truncated", "unfinished_answers"}
     raised |= {"small_held_out"}
+    raised |= {"online_collapse", "gradient_clipped", "judge_is_reward", "judge_saw_held_out"}
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}
     for signature in SIGNATURES.values():

@@ -169,6 +169,17 @@ def test_prompts_and_draws_have_seeds_of_their_own_and_otherwise_that_of_the_spl
     assert parse_recipe(recipe(evaluation={"draw_seed": 0, "seed": 3})).evaluation.seed_for("draws") == 0
 
 
+def test_fresh_responses_below_temperature_1_are_refused_and_old_runs_with_them_stay_readable() -> None:
+    online = {"every": 2, "temperature": 0.7}
+    asked = recipe(reward={"source": "model", "model": "r"}, online=online)
+    (message,) = problem_fields(asked).values()
+    assert set(problem_fields(asked)) == {"online.temperature"}
+    assert message.startswith("At a temperature of 0.7 the policy is trained towards its own likeliest responses")
+    assert Recipe.model_validate(asked).online.temperature == 0.7
+    assert parse_recipe({**asked, "online": {"temperature": 0.7}}).online.every is None
+    assert parse_recipe({**asked, "online": {**online, "temperature": 1.3}}).online.temperature == 1.3
+
+
 def test_a_stored_recipe_keeps_what_was_done_when_it_was_made() -> None:
     """Of before conversations were held out together, and before there were test sets and number types of reward models."""
     stored = parse_recipe(recipe(policy={"model": "m", "dtype": "bfloat16"})).to_dict()

@@ -65,7 +65,7 @@ def test_draws_of_the_optimum_itself_all_weigh_one():
     assert weights.tolist() == pytest.approx([1.0] * 18)
 
 
-def train_online(rounds: int, num_each: int) -> torch.Tensor:
+def train_online(rounds: int, num_each: int, temperature: float = 1.0) -> torch.Tensor:
     """A softmax table that answers, is weighed on its own answers, and answers again; its log-probabilities [B, K]."""
     generator = torch.Generator().manual_seed(0)
     reference_BK = (COUNTS_BK.double() / 60).log()
@@ -75,7 +75,7 @@ def train_online(rounds: int, num_each: int) -> torch.Tensor:
     own_M = torch.arange(3).repeat_interleave(num_each)
     for number in range(rounds):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - number / rounds)
-        sampler_BK = torch.log_softmax(table_KB.detach().t(), dim=1)
+        sampler_BK = torch.log_softmax(table_KB.detach().t() / temperature, dim=1)
         response_M = torch.multinomial(sampler_BK.exp(), num_each, replacement=True, generator=generator).flatten()
         ones_M = torch.ones_like(own_M)
         candidates = online_candidates(
@@ -98,3 +98,15 @@ def test_where_the_data_covers_little_fresh_responses_come_nearer_to_the_optimum
     offline, online = kl(optimum(), fit_table(candidates, response_M, within)), kl(optimum(), train_online(400, 8))
     untrained = kl(optimum(), (COUNTS_BK.double() / 60).log())
     assert online < 0.02 < untrained < offline
+
+
+def test_few_responses_drawn_below_temperature_1_collapse_though_their_density_is_in_the_weights():
+    """Why such a temperature is refused: what is not drawn can't be weighed."""
+
+    def entropy(logprob_BK: torch.Tensor) -> float:
+        return float(-(logprob_BK.exp() * logprob_BK).sum(dim=1).mean())
+
+    wanted = entropy(optimum().log())
+    assert entropy(train_online(400, 2, temperature=0.5)) < 0.2 * wanted
+    assert entropy(train_online(400, 2)) > 0.6 * wanted
+    assert kl(optimum(), train_online(400, 16, temperature=0.8)) < 0.1

@@ -72,8 +72,8 @@ def test_the_exchange_test_counts_all_exchanges_of_few_pairs() -> None:
     assert exchange_test([1.0] * 6) == pytest.approx(2 / 64)
     assert exchange_test([3.0, -1.0]) == pytest.approx(1.0)
     assert exchange_test([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
-    assert exchange_test([0.0] * 50) == 1.0
-    assert exchange_test([0.5] * 200) == pytest.approx(2 / 2001)  # of those drawn, and the one that is
+    assert exchange_test([0.0] * 50) == exchange_test([1.0]) == 1.0
+    assert exchange_test([0.5] * 200) == pytest.approx(1 / 2001)  # none of those drawn, and the one that is
 
 
 def test_lists_of_different_prompts_are_refused() -> None:

@@ -27,6 +27,7 @@ from worker.models.lora import load_adapter
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import derive_seed
+from worker.stages.judging import keep_learned
 from worker.stages.prepare import Ground
 from worker.stages.training.comparison import (
     MOST_LOST,
@@ -122,6 +123,7 @@ def keep_reward_model(attempt: AttemptContext, model: Body, ground: Ground, batc
         start = replace(saving, load=load_causal)
         told = saving.settle(paths["model"], lambda: yardstick.measure(start.ask(ground.policy_folder, trained, ask_start)))
         compare_tokenizer(PromptFormat.choose(tokenizer, day=attempt.day), paths["model"], choose_examples(ground)[0])
+        keep_learned(paths["model"], ground.prepared.train)
         _tell(attempt, yardstick, told, started)
 
     attempt.write_folders({"model": "The trained reward model"}, write)

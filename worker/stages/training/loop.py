@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from app.domain.events import AttemptResumed, CheckpointSaved, FindingRaised, StepLogged, finite
-from app.domain.findings import diagnose_step, find_divergence
+from app.domain.findings import diagnose_step, find_divergence, find_gradient_clipped, raise_finding
+from app.domain.recipe import Method
 from app.domain.run import Stage
 from app.system.files import sync
 from worker.models.adapter import Body
@@ -252,10 +253,20 @@ def record(training: Training, batch: ObjectiveBatch, metrics: Mapping[str, floa
     line = {"kind": "step", "step": step.step, "epoch": step.epoch, "batch": step.batch, "metrics": step.metrics}
     append_log(attempt, line | {"histogram": step.histogram})
     progress.summary.update({key: step.metrics[key] for key in SUMMARY_KEYS if key in step.metrics})
-    found = diagnose_step(step.metrics, recent=usual(training))
+    found = diagnose_step(step.metrics, recent=usual(training)) + find_clipping(training, step.metrics)
     attempt.raise_findings(settled_findings(progress, found, training.num_steps))
     kept = {key: finite(value) for key, value in metrics.items() if key not in CLOCK_KEYS}
     progress.recent = [*progress.recent, kept][-RECENT:]
+
+
+def find_clipping(training: Training, metrics: Mapping[str, float | None]) -> list[FindingRaised]:
+    """Return the finding that most gradients are clipped, with what it does to weights that keep their size."""
+    recipe = training.attempt.recipe
+    norms = [norm for step in (*training.progress.recent, metrics) if (norm := step.get("grad_norm")) is not None]
+    is_weighed = recipe.method is Method.VAR and recipe.online.every is None
+    rescaled = recipe.weights.mean_one or not is_weighed
+    evidence = find_gradient_clipped(norms, recipe.training.grad_clip, rescaled=rescaled)
+    return [raise_finding("gradient_clipped", evidence)] if evidence else []
 
 
 def settled_findings(progress: TrainingProgress, found: Sequence[FindingRaised], num_steps: int) -> list[FindingRaised]:

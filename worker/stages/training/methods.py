@@ -13,6 +13,7 @@ from worker.stages.attempt import AttemptContext
 from worker.stages.batches import count_steps, derive_seed
 from worker.stages.evaluation.course import evaluate, finish, set_up
 from worker.stages.held_out import divide
+from worker.stages.judging import judging_findings
 from worker.stages.noise import add_noise, flip_batches, measure_noise
 from worker.stages.prepare import Batches, Ground
 from worker.stages.scoring.sources import ReferenceSource
@@ -47,6 +48,7 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
         checkpoint = training_stage.find_checkpoint(attempt)
     num_steps = count_steps(len(ground.batches), recipe.training.epochs, recipe.training.steps)
     objective = make_objective(attempt, ground, scores, num_steps)
+    attempt.raise_findings(judging_findings(attempt, ground.prepared.held_out))
     with attempt.ranks.lead_first():
         held_out = set_up(attempt, model, ground)
     if recipe.policy.adaptation == "lora":

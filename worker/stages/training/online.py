@@ -129,6 +129,7 @@ class OnlineObjective(WeightedObjective):
         return super().describe(batch) | {
             "online/reward_mean": float(gather_own(candidates.own_M, candidates.reward_BM).mean()),
             "online/ess_share": sum(shares) / len(shares),
+            "online/distinct_share": sum(map(distinct_share, batch.examples)) / len(batch.examples),
             "online/kl": -float(gather_own(candidates.own_M, candidates.logprob_BM).mean()),
             "online/length": float(candidates.num_tokens_M.double().mean()),
         }
@@ -139,6 +140,12 @@ class OnlineObjective(WeightedObjective):
     def restore(self, state: dict[str, Any]) -> None:
         kept = state.get("round")
         self.round = None if kept is None else Round(kept["first"], [Drawn(**drawn) for drawn in kept["drawn"]])
+
+
+def distinct_share(example: Encoded) -> float:
+    """Return how many of an example's responses differ: 1 all of them, 0 they are all the same."""
+    num = len(example.responses)
+    return (len({response.ids.tobytes() for response in example.responses}) - 1) / (num - 1)
 
 
 def put_answers(example: Encoded, drawn: Drawn) -> Encoded:
