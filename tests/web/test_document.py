@@ -1,5 +1,7 @@
 """The OpenAPI document: complete, in sentences, with examples that hold; and no request it allows breaks the studio."""
 
+import re
+
 import pytest
 import requests
 import schemathesis
@@ -94,6 +96,26 @@ def test_the_page_to_read_shows_every_operation(client, document):
     assert page.status_code == 200
     for _, _, entry in operations(document):
         assert f'id="{entry["operationId"]}"' in page.text
+
+
+def test_the_page_to_read_shows_the_body_and_the_answers_of_every_operation(client, document):
+    text = client.get("/docs").text
+    parts = {part.split('"', 1)[0]: part for part in text.split('<details class="fold" id="')[1:]}
+    schemas = document["components"]["schemas"]
+    for method, path, entry in operations(document):
+        shown = parts[entry["operationId"]].split("</details>")[0]
+        for media, content in entry.get("requestBody", {}).get("content", {}).items():
+            schema = content["schema"]
+            fields = schemas[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+            assert media in shown, f"{method} {path}"
+            for field in fields.get("properties", {}):
+                assert f"<code>{field}</code>" in shown, f"{method} {path}: {field}"
+        for status, response in entry["responses"].items():
+            assert f"<code>{'errors' if status == 'default' else status}</code>" in shown, f"{method} {path}: {status}"
+            for content in response.get("content", {}).values():
+                reference = content.get("schema", {}).get("$ref", "").split("/")[-1]
+                assert f'href="#schema-{reference}"' in shown or not reference, f"{method} {path}: {reference}"
+    assert set(re.findall(r'href="#schema-([^"]+)"', text)) <= set(re.findall(r'id="schema-([^"]+)"', text)) == set(schemas)
 
 
 def test_no_request_that_the_document_allows_breaks_the_studio(studio, document):

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
+from app.web.api.schemas import REF, SchemaField, SchemaShape, TypePart, kind_of, list_fields, list_schemas
 from app.web.rendering.environment import Context, render
 
 DESCRIPTION = """\
@@ -43,7 +44,28 @@ class Operation:
     summary: str
     text: str
     parameters: list[dict[str, Any]]
+    body: "BodyText | None"
+    answers: list["AnswerText"]
     command: str
+
+
+@dataclass(frozen=True)
+class BodyText:
+    """What a request carries: its media type, its type's name, its fields."""
+
+    media: str
+    kind: list[TypePart]
+    fields: list[SchemaField]
+
+
+@dataclass(frozen=True)
+class AnswerText:
+    """What comes back under one status."""
+
+    status: str  # "default" stands for errors
+    text: str
+    media: str
+    kind: list[TypePart]
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class ReferencePage(Context):
 
     text: list[str]
     groups: list[OperationGroup]
+    schemas: list[SchemaShape]
 
 
 @router.get("/openapi.json")
@@ -68,10 +91,10 @@ def show_document(request: Request) -> dict[str, Any]:
 
 @router.get("/docs")
 def show_reference(request: Request) -> HTMLResponse:
-    """Every path with its parameters and a command to copy."""
+    """Every path with its parameters, its body, its answers and a command to copy; then what bodies and answers are made of."""
     document, url = document_of(request.app), request.app.state.settings.url
     groups = [OperationGroup(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
-    return render(request, ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups))
+    return render(request, ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups, schemas=list_schemas(document)))
 
 
 def document_of(app: FastAPI) -> dict[str, Any]:
@@ -95,12 +118,30 @@ def list_operations(document: dict[str, Any], tag: str, url: str) -> list[Operat
             summary=entry["summary"],
             text=entry.get("description", ""),
             parameters=[show_parameter(parameter) for parameter in entry.get("parameters", [])],
+            body=show_body(document, entry),
+            answers=[show_answer(status, response) for status, response in sorted(entry["responses"].items())],
             command=command_of(method, url + path, entry),
         )
         for path, methods in document["paths"].items()
         for method, entry in methods.items()
         if tag in entry.get("tags", [])
     ]
+
+
+def show_body(document: dict[str, Any], entry: dict[str, Any]) -> BodyText | None:
+    """Return what the request carries; None where it carries nothing."""
+    for media, content in entry.get("requestBody", {}).get("content", {}).items():
+        schema = content.get("schema", {})
+        name = schema.get("$ref", "").removeprefix(REF)
+        return BodyText(media, kind_of(schema) if name else [], list_fields(document["components"]["schemas"].get(name, schema)))
+    return None
+
+
+def show_answer(status: str, response: dict[str, Any]) -> AnswerText:
+    for media, content in response.get("content", {}).items():
+        schema = content.get("schema", {})
+        return AnswerText(status, response["description"], media, kind_of(schema) if schema else [])
+    return AnswerText(status, response["description"], "", [])
 
 
 def show_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
