@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -11,6 +12,7 @@ from app.domain.errors import StudioError
 from app.settings import Settings
 
 TIMEOUT_SECONDS = 60.0
+THIS_MACHINE = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}  # noqa: S104
 
 
 class CommandFailed(StudioError):
@@ -29,18 +31,34 @@ def token_path(settings: Settings) -> Path:
 
 
 def find_token(settings: Settings) -> str:
-    """STUDIO_TOKEN, or the token file when the studio is our own.
+    """STUDIO_TOKEN, or the token file when the studio is our own, also where STUDIO_URL says so.
 
     Raises: CommandFailed.
     """
     if settings.token:
         return settings.token
     path = token_path(settings)
-    if settings.server_url or not path.is_file():
+    if not is_own(settings) or not path.is_file():
         raise CommandFailed(
             "No token: set STUDIO_TOKEN (varstudio tokens create makes one), or run this where varstudio up was started."
         )
     return path.read_text().strip()
+
+
+def is_own(settings: Settings) -> bool:
+    """Return whether the studio to speak to is that of these settings: no STUDIO_URL, or one that leads to the same place."""
+    own = (settings.url, f"http://{settings.host}:{settings.port}")
+    return not settings.server_url or place_of(settings.server_url) in map(place_of, own)
+
+
+def place_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of an address; all names of this very machine are one."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", url, None
+    return parts.scheme, "localhost" if host in THIS_MACHINE else host, port
 
 
 class Client:
