@@ -103,6 +103,12 @@ def tokens(
     show_example(Client(Settings()).get(f"/datasets/{dataset_id}/reading", **asked, **lengths))
 
 
+@group.command("rename")
+def rename(dataset_id: str, name: str) -> None:
+    """Give a data set another name."""
+    Client(Settings()).patch(f"/datasets/{dataset_id}", {"name": name})
+
+
 @group.command("delete")
 def delete(dataset_id: str) -> None:
     """Delete a data set with its files."""

@@ -66,6 +66,12 @@ def check(
         raise typer.Exit(1)
 
 
+@group.command("rename")
+def rename(model_id: str, name: str) -> None:
+    """Give a model another name."""
+    Client(Settings()).patch(f"/models/{model_id}", {"name": name})
+
+
 @group.command("delete")
 def delete(model_id: str) -> None:
     """Forget a model; a folder of yours stays."""

@@ -93,6 +93,12 @@ def resume(run_id: str) -> None:
     out.print("The run is queued again; it goes on from its newest good checkpoint.")
 
 
+@group.command("rename")
+def rename(run_id: str, name: str) -> None:
+    """Give a run another name."""
+    Client(Settings()).patch(f"/runs/{run_id}", {"name": name})
+
+
 @group.command("delete")
 def delete(run_id: str) -> None:
     """Delete an ended run with its files."""

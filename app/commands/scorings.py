@@ -221,6 +221,12 @@ def show_responses(cell: dict[str, Any]) -> None:
         ])  # fmt: skip
 
 
+@group.command("rename")
+def rename(scoring_id: str, name: str) -> None:
+    """Give a scoring another name."""
+    Client(Settings()).patch(f"/scorings/{scoring_id}", {"name": name})
+
+
 @group.command("delete")
 def delete(
     scoring_id: str, force: Annotated[bool, typer.Option("--force", help="Don't ask, also when runs used it.")] = False

@@ -216,6 +216,12 @@ def resume(sweep_id: str) -> None:
     out.print(f"{waiting} {'run waits' if waiting == 1 else 'runs wait'} for a worker now.")
 
 
+@group.command("rename")
+def rename(sweep_id: str, name: str) -> None:
+    """Give a sweep another name."""
+    Client(Settings()).patch(f"/sweeps/{sweep_id}", {"name": name})
+
+
 @group.command("delete")
 def delete(sweep_id: str, yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False) -> None:
     """Delete a sweep with its runs and their files, once none goes on."""

@@ -15,6 +15,8 @@ MAX_PROBLEMS = 20
 def show_error(error: StudioError) -> None:
     """The sentence, and below it the single faults when there are several."""
     err.print(error.detail, style="red", markup=False)
+    for one in error.extra.get("used_by", []):
+        err.print(f"  {one['kind']} {plain(one['name'])} ({one['id']})", markup=False)
     for problem in error.problems[:MAX_PROBLEMS] if len(error.problems) > 1 else []:
         place = f"line {problem['line']}" if problem.get("line") else problem.get("field", "")
         err.print(f"  {place}: {problem['message']}", markup=False)

@@ -23,6 +23,8 @@ StudioError                      500
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MAX_USERS = 50  # that are listed of what is in use
+
 
 class StudioError(Exception):
     """An error with a sentence for the user.
@@ -102,6 +104,12 @@ class NotFound(StudioError):
 class Conflict(StudioError):
     status = 409
     title = "Not possible in this state"
+
+    @classmethod
+    def in_use(cls, detail: str, noun: str, users: Sequence[tuple[str, str]]) -> "Conflict":
+        """Return the refusal to delete what others use: they are (id, name), which pages and the terminal list."""
+        shown = [{"kind": noun, "id": key, "name": name} for key, name in users[:MAX_USERS]]
+        return cls(detail, extra={"used_by": shown, "num_used_by": len(users)})
 
 
 class StaleToken(Conflict):

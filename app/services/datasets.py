@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
 from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
+from app.services.names import tell_apart
 from app.store import datasets, scorings
 from app.store.database import Database, now
 from app.store.files.files import Files, Upload
@@ -49,7 +50,7 @@ def upload(
     if upload.size == 0:
         raise DatasetInvalid.at("file", "The file is empty. Upload one that has rows.")
     filename = clean_name(PurePath(filename.replace("\\", "/")).name, 255) or "upload"
-    title = clean_name(name, 120) or clean_name(filename, 120)
+    title = clean_name(name, 120) or tell_apart(session, Dataset, owner_id, clean_name(filename, 120))
     dataset = Dataset(
         id=new_id("data"),
         owner_id=owner_id,
@@ -200,7 +201,7 @@ def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mappin
     dataset = datasets.get_dataset(session, owner_id, dataset_id)
     if dataset.state == DatasetState.PROCESSING:
         raise Conflict("The data set is still being read. Wait until it is done.")
-    if datasets.count_runs(session, dataset_id) or scorings.count_for_dataset(session, dataset_id):
+    if datasets.list_runs_using(session, dataset_id) or scorings.list_using_dataset(session, dataset_id):
         return derive(session, files, dataset, mapping)
     dataset.state, dataset.mapping = DatasetState.PROCESSING, mapping.model_dump(mode="json")
     dataset.audit, dataset.num_examples = None, 0
@@ -271,12 +272,12 @@ def swap(session: Session, files: Files, owner_id: str, dataset_id: str) -> Data
 def delete(session: Session, files: Files, owner_id: str, dataset_id: str) -> None:
     """Remove a data set with its files. Raises NotFound, Conflict when a run or a scoring uses it."""
     dataset = datasets.get_dataset(session, owner_id, dataset_id)
-    if num_runs := datasets.count_runs(session, dataset_id):
-        raise Conflict(f"{num_runs} run{'s use' if num_runs > 1 else ' uses'} this data set. Delete the runs first.")
-    if num_scorings := scorings.count_for_dataset(session, dataset_id):
-        raise Conflict(
-            f"{num_scorings} scoring{'s use' if num_scorings > 1 else ' uses'} this data set. Delete the scorings first."
-        )
+    if used := datasets.list_runs_using(session, dataset_id):
+        which = f"{len(used)} run{'s use' if len(used) > 1 else ' uses'} this data set."
+        raise Conflict.in_use(f"{which} Delete the runs first.", "run", used)
+    if used := scorings.list_using_dataset(session, dataset_id):
+        which = f"{len(used)} scoring{'s use' if len(used) > 1 else ' uses'} this data set."
+        raise Conflict.in_use(f"{which} Delete the scorings first.", "scoring", used)
     remove(session, files, dataset)
 
 

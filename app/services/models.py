@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy.orm import Session
 
@@ -25,6 +26,8 @@ from app.system.files import link_or_copy, remove_tree
 from app.system.identifiers import new_id
 
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+HUB_ADDRESS = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/+([^?#]+)", re.IGNORECASE)
+HUB_VIEWS = ("tree", "blob", "resolve", "raw", "commit", "commits")  # before a revision in an address of the hub
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -59,11 +62,31 @@ def examine(session: Session, files: Files, settings: Settings, owner_id: str, a
 
 def examine_hub(asked: ModelRequest) -> ModelCandidate:
     """Return a name and a revision; the files are checked by the worker that downloads them."""
-    if not HUB_NAME.fullmatch(asked.name):
-        raise ModelInvalid.at("name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M".')
-    if asked.revision and not REVISION.fullmatch(asked.revision):
+    name, named_revision = read_hub_address(asked.name.strip())
+    revision = asked.revision or named_revision
+    if not HUB_NAME.fullmatch(name):
+        raise ModelInvalid.at(
+            "name", 'Give the model\'s name on the hub, such as "HuggingFaceTB/SmolLM2-135M", or the address of its page there.'
+        )
+    if revision and not REVISION.fullmatch(revision):
         raise ModelInvalid.at("revision", "A revision is a branch, a tag or a commit, of letters, digits and . _ - /.")
-    return ModelCandidate(asked.kind, "hub", asked.name, asked.name, asked.revision or None, {})
+    return ModelCandidate(asked.kind, "hub", name, name, revision or None, {})
+
+
+def read_hub_address(text: str) -> tuple[str, str | None]:
+    """Return the name and the revision of which a pasted address of the hub speaks; what is no address stays a name.
+
+    Raises: ModelInvalid for the page of a data set or a space.
+    """
+    address = HUB_ADDRESS.match(text)
+    if address is None:
+        return text, None
+    owner, name, view, revision, *_ = [*map(unquote, address[1].strip("/").split("/")), "", "", "", ""]
+    if owner in ("datasets", "spaces"):
+        raise ModelInvalid.at("name", f"This is an address of the hub's {owner}: a model's is like huggingface.co/owner/name.")
+    if name in HUB_VIEWS:  # a model of the hub's early days, without an owner
+        return owner, view or None
+    return f"{owner}/{name}".rstrip("/"), revision or None if view in HUB_VIEWS else None
 
 
 def examine_folder(asked: ModelRequest, roots: Sequence[Path]) -> ModelCandidate:
@@ -251,11 +274,11 @@ def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None
     Raises: NotFound; Conflict while a run or a scoring uses it.
     """
     model = models.get_model(session, owner_id, model_id)
-    run = models.find_run_using(session, model_id)
-    if run is not None:
-        raise Conflict(f"Run {run.name} uses this model. Delete the run first.")
-    scoring = scorings.find_using_model(session, model_id)
-    if scoring is not None:
-        raise Conflict(f"The scoring “{scoring.name}” uses this model. Delete the scoring first.")
+    if used := models.list_runs_using(session, model_id):
+        which = f"{len(used)} runs use" if len(used) > 1 else f"Run {used[0][1]} uses"
+        raise Conflict.in_use(f"{which} this model. Delete the run{'s' if len(used) > 1 else ''} first.", "run", used)
+    if used := scorings.list_using_model(session, model_id):
+        which = f"{len(used)} scorings use" if len(used) > 1 else f"The scoring “{used[0][1]}” uses"
+        raise Conflict.in_use(f"{which} this model. Delete the scoring{'s' if len(used) > 1 else ''} first.", "scoring", used)
     session.delete(model)
     after_commit(session, ("files", model_id), lambda: files.remove(files.model_dir(model_id)))

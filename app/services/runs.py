@@ -19,6 +19,7 @@ from app.domain.events import LogWritten, StateChanged
 from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
+from app.services.names import tell_apart
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
 from app.store import journal
 from app.store.database import now
@@ -110,7 +111,7 @@ def new_run(
     return Run(
         id=new_id("run"),
         owner_id=owner_id,
-        name=recipe.name or name_of(ingredients),
+        name=recipe.name or tell_apart(session, Run, owner_id, name_of(ingredients)),
         kind=kind.value,
         state=RunState.QUEUED.value,
         recipe=recipe.to_dict(),
@@ -190,9 +191,11 @@ def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:
     if not state.final:
         raise Conflict(f"Run {run_id} is {state}: cancel it first, then delete it.")
     folder = files.run_dir(run_id)
-    used = session.scalar(select(Model.name).where(Model.path.startswith(f"{folder}/", autoescape=True)).limit(1))
-    if used is not None:
-        raise Conflict(f"The model “{used}” is a result of run {run_id}: delete that model first.")
+    made = select(Model.id, Model.name).where(Model.path.startswith(f"{folder}/", autoescape=True)).order_by(Model.id.desc())
+    if used := [(row[0], row[1]) for row in session.execute(made)]:
+        which = f"{len(used)} models are results" if len(used) > 1 else f"The model “{used[0][1]}” is a result"
+        those = "those models" if len(used) > 1 else "that model"
+        raise Conflict.in_use(f"{which} of run {run_id}: delete {those} first.", "model", used)
     session.delete(run)
     after_commit(session, ("remove", run_id), partial(files.remove, folder))
 

@@ -16,6 +16,7 @@ from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import RunKind, RunState
 from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_settings
 from app.services import runs
+from app.services.names import tell_apart
 from app.services.recipes import find_ingredients, freeze_date
 from app.store import scorings as store
 from app.store.database import now
@@ -136,14 +137,18 @@ def delete(session: Session, files: Files, owner_id: str, scoring_id: str, *, an
     for run in store.list_unfinished(session, scoring):
         is_maker = run.kind == RunKind.SCORING
         what = f"is being made by run {run.id}" if is_maker else f"is used by the {run.state} run “{run.name}” ({run.id})"
-        raise Conflict(f"The scoring “{scoring.name}” {what}: cancel that run, or wait for its end, then delete the scoring.")
+        raise Conflict.in_use(
+            f"The scoring “{scoring.name}” {what}: cancel that run, or wait for its end, then delete the scoring.",
+            "run", [(run.id, run.name)],
+        )  # fmt: skip
     num_users = store.count_users(session, [scoring.id]).get(scoring.id, 0)
     if num_users and not anyway:
         who = "1 run" if num_users == 1 else f"{num_users} runs"
-        raise Conflict(
+        raise Conflict.in_use(
             f"The scoring “{scoring.name}” was used by {who}: delete {'it' if num_users == 1 else 'them'} first, "
-            "or ask to delete the scoring anyway."
-        )
+            "or ask to delete the scoring anyway.",
+            "run", [(run.id, run.name) for run in store.list_users(session, scoring.id)],
+        )  # fmt: skip
     keys = store.list_keys(session, scoring)
     for key in keys - store.list_shared_keys(session, keys, but=scoring.id):
         after_commit(session, ("remove", key), partial(files.remove, files.scoring_dir(key)))
@@ -164,7 +169,7 @@ def _find_or_add(
     scoring = Scoring(
         id=new_id("scoring"),
         owner_id=owner_id,
-        name=recipe.name or f"{dataset.name} · {policy.name}"[:NAME_LENGTH],
+        name=recipe.name or tell_apart(session, Scoring, owner_id, f"{dataset.name} · {policy.name}"[:NAME_LENGTH]),
         fingerprint=fingerprint,
         settings=scoring_settings(recipe),
         dataset_id=dataset.id,

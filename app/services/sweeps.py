@@ -18,6 +18,7 @@ from app.domain.recipe import revive_recipe
 from app.domain.run import RunState
 from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refuse
 from app.services import runs
+from app.services.names import tell_apart
 from app.services.recipes import Ingredients, find_ingredients
 from app.store.database import now
 from app.store.files.files import Files
@@ -42,7 +43,7 @@ def launch(session: Session, owner_id: str, request: SweepRequest, *, idempotenc
             return known
     variants = expand(request)
     ingredients = _find_ingredients(session, owner_id, variants)
-    name = request.name or variants[0].recipe.name or runs.name_of(ingredients[0])
+    name = request.name or variants[0].recipe.name or tell_apart(session, Sweep, owner_id, runs.name_of(ingredients[0]))
     variants = [_named(variant, name) for variant in variants]
     sweep = Sweep(
         id=new_id("sweep"),

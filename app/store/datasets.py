@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState, Example, Message, Response
@@ -53,10 +53,10 @@ def known_ids(session: Session) -> set[str]:
     return set(session.scalars(select(Dataset.id)))
 
 
-def count_runs(session: Session, dataset_id: str) -> int:
-    """Return how many training runs use a data set."""
+def list_runs_using(session: Session, dataset_id: str) -> list[tuple[str, str]]:
+    """Return the training runs that use a data set, newest first: id and name."""
     uses = (Run.dataset_id == dataset_id, Run.kind == RunKind.TRAINING.value)
-    return session.scalar(select(func.count()).select_from(Run).where(*uses)) or 0
+    return [(row[0], row[1]) for row in session.execute(select(Run.id, Run.name).where(*uses).order_by(Run.id.desc()))]
 
 
 def examples_path(files: Files, dataset_id: str) -> Path:

@@ -34,8 +34,9 @@ def find_same_folder(session: Session, owner_id: str, kind: str, path: str) -> l
     return list(session.scalars(select(Model).where(*same).order_by(Model.id.desc())))
 
 
-def find_run_using(session: Session, model_id: str) -> Run | None:
-    """Return a training run that names the model as policy, reward model or judge."""
+def list_runs_using(session: Session, model_id: str) -> list[tuple[str, str]]:
+    """Return the training runs that name the model as policy, reward model or judge, newest first: id and name."""
     judge = Run.recipe["reward"]["judge"].as_string()
     uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
-    return session.scalar(select(Run).where(uses, Run.kind == RunKind.TRAINING.value).limit(1))
+    query = select(Run.id, Run.name).where(uses, Run.kind == RunKind.TRAINING.value)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(Run.id.desc()))]

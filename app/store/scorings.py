@@ -173,11 +173,13 @@ def list_shared_keys(session: Session, keys: Collection[str], *, but: str) -> se
     return {key for facts in others if facts for key in keys_of(ScoringFacts.model_validate(facts))} & set(keys)
 
 
-def count_for_dataset(session: Session, dataset_id: str) -> int:
-    return session.scalar(select(func.count()).select_from(Scoring).where(Scoring.dataset_id == dataset_id)) or 0
+def list_using_dataset(session: Session, dataset_id: str) -> list[tuple[str, str]]:
+    """Return the scorings of the data set, newest first: id and name."""
+    query = select(Scoring.id, Scoring.name).where(Scoring.dataset_id == dataset_id)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(Scoring.id.desc()))]
 
 
-def find_using_model(session: Session, model_id: str) -> Scoring | None:
-    """Return a scoring made with the model, if there is one."""
-    uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id)
-    return session.scalar(select(Scoring).where(uses).limit(1))
+def list_using_model(session: Session, model_id: str) -> list[tuple[str, str]]:
+    """Return the scorings made with the model, newest first: id and name."""
+    query = select(Scoring.id, Scoring.name).where(or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id))
+    return [(row[0], row[1]) for row in session.execute(query.order_by(Scoring.id.desc()))]

@@ -121,6 +121,16 @@ def test_up_names_the_model_roots_that_are_not_there(tmp_path):
     assert "comma" in sentence
 
 
+def test_the_token_of_this_studio_is_found_by_its_address_too(shell):
+    port = shell.environment["STUDIO_PORT"]
+    for url in (f"http://127.0.0.1:{port}", f"http://localhost:{port}/", f"HTTP://[::1]:{port}"):
+        done = shell("datasets", "list", STUDIO_URL=url)
+        assert "No token" not in done.stderr, url
+    assert shell("datasets", "list", STUDIO_URL=f"http://localhost:{port}").returncode == 0
+    for url in ("http://127.0.0.1:1", f"https://127.0.0.1:{port}", f"http://studio.example:{port}", "http://[::1"):
+        assert "No token" in shell.fails("datasets", "list", STUDIO_URL=url)
+
+
 def test_a_second_up_says_that_the_port_is_taken(shell):
     assert "can't be used" in shell.fails("up", "--no-worker")
 

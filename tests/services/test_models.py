@@ -279,6 +279,40 @@ def test_a_hub_name_is_nothing_else(add, name):
     assert refusal(add, "", source="hub", name=name).startswith("name: ")
 
 
+@pytest.mark.parametrize(
+    ("pasted", "name", "revision"),
+    [
+        ("https://huggingface.co/HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M", None),
+        (" https://huggingface.co/HuggingFaceTB/SmolLM2-135M/tree/main ", "HuggingFaceTB/SmolLM2-135M", "main"),
+        ("http://www.huggingface.co/a/b/blob/0a1b2c/config.json?x=1#L3", "a/b", "0a1b2c"),
+        ("huggingface.co/a/b/", "a/b", None),
+        ("hf.co/a/b/resolve/refs%2Fpr%2F7/model.safetensors", "a/b", "refs/pr/7"),
+        ("https://huggingface.co/gpt2", "gpt2", None),
+        ("https://huggingface.co/gpt2/tree/main", "gpt2", "main"),
+        ("https://huggingface.co/a/b/discussions/4", "a/b", None),
+        ("hf://a/b", "a/b", None),
+    ],
+)
+def test_a_pasted_address_of_the_hub_is_understood(add, pasted, name, revision):
+    model = add("", source="hub", name=pasted)
+    assert (model.name, model.path, model.revision) == (name, name, revision)
+
+
+def test_a_revision_that_is_given_counts_more_than_that_of_an_address(add):
+    assert add("", source="hub", name="https://huggingface.co/a/b/tree/main", revision="v1").revision == "v1"
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "https://huggingface.co/datasets/a/b", "https://huggingface.co/spaces/a/b", "https://huggingface.co/a/..%2Fb",
+        "https://evil.example/a/b", "https://huggingface.co/", "https://huggingface.co.evil.example/a/b",
+    ],
+)  # fmt: skip
+def test_an_address_of_something_else_is_refused(add, pasted):
+    assert refusal(add, "", source="hub", name=pasted).startswith("name: ")
+
+
 @pytest.mark.parametrize("revision", ["../../x", "a b", "-x", "r" * 200])
 def test_a_revision_is_nothing_else(add, revision):
     assert refusal(add, "", source="hub", name="a/b", revision=revision).startswith("revision: ")

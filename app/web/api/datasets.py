@@ -11,10 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example
 from app.domain.errors import NotFound
 from app.services import datasets as service
+from app.services.names import rename
 from app.store import datasets as store
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Dataset
+from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (
     CurrentDatabase,
@@ -133,6 +135,14 @@ def list_datasets(
 def get_dataset(session: ReadSession, user: CurrentUser, dataset_id: str) -> DatasetDetail:
     """One data set with its mapping and its audit."""
     return show_detail(store.get_dataset(session, user.id, dataset_id))
+
+
+@router.patch("/{dataset_id}", operation_id="rename_dataset", summary="Rename a data set")
+def rename_dataset(session: WriteSession, user: CurrentUser, dataset_id: str, body: NameBody) -> DatasetDetail:
+    """Its file, its runs and what they recorded stay as they are."""
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    rename(dataset, body.name)
+    return show_detail(dataset)
 
 
 @router.delete("/{dataset_id}", status_code=204, operation_id="delete_dataset", summary="Delete a data set")

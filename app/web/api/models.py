@@ -11,8 +11,10 @@ from app.domain.errors import InvalidInput, Unavailable
 from app.domain.model import ModelKind, ModelOrigin, ModelRequest
 from app.domain.preview.readings import ConversationReading
 from app.services import models as service
+from app.services.names import rename
 from app.store import models as store
 from app.store.tables import Model
+from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import (
     CurrentDatabase,
@@ -137,6 +139,14 @@ async def check_model(
     return ModelCheck(
         ok=not problems, problems=[Fault(**problem) for problem in problems], reading=reading, reading_missing=missing
     )
+
+
+@router.patch("/{model_id}", operation_id="rename_model", summary="Rename a model")
+def rename_model(session: WriteSession, user: CurrentUser, model_id: str, body: NameBody) -> ModelView:
+    """What people call it; where it comes from stays as it is."""
+    model = store.get_model(session, user.id, model_id)
+    rename(model, body.name)
+    return show(model)
 
 
 @router.delete("/{model_id}", status_code=204, operation_id="delete_model", summary="Delete a model")

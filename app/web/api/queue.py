@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.errors import InvalidInput
 from app.domain.run import RunKind
+from app.services import names, workers
 from app.services import queue as service
-from app.services import workers
 from app.store import queue
 from app.store.database import now
+from app.store.runs import get_run
 from app.store.workers import list_workers
 from app.web.api.paging import Limit, Page, to_page
 from app.web.api.runs import RunView, show
@@ -57,12 +58,15 @@ class RunChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    name: str | None = Field(None, min_length=1, max_length=120, description="Only the owner renames a run.")
+
     priority: int | None = Field(None, description="-100 to 100; only admins raise it above 0.")
     wanted_worker: str | None = Field(None, max_length=120, description="The worker it is to run on; until it begins there.")
     avoided_worker: str | None = Field(None, max_length=120, description="The worker it is to stay off; until it is taken back.")
 
 
 CHANGES = {
+    "name": {"summary": "Another name", "value": {"name": "Kind help desk, second try"}},
     "later": {"summary": "Let other runs go first", "value": {"priority": -10}},
     "there": {"summary": "Run it on this worker", "value": {"wanted_worker": "gpu-box-1"}},
     "not_there": {"summary": "Run it anywhere but there", "value": {"avoided_worker": "gpu-box-2"}},
@@ -119,7 +123,7 @@ def move_run(
     return show(service.move(session, actor, run_id, to=body.to or "", before=body.before or ""))
 
 
-@router.patch("/runs/{run_id}", operation_id="change_run", summary="Change a run's priority, or where it runs")
+@router.patch("/runs/{run_id}", operation_id="change_run", summary="Rename a run, change its priority, or where it runs")
 def change_run(
     session: WriteSession, actor: CurrentActor, run_id: str, body: Annotated[RunChange, Body(openapi_examples=CHANGES)]
 ) -> RunView:
@@ -128,6 +132,8 @@ def change_run(
     given = body.model_fields_set
     if body.wanted_worker is not None and body.wanted_worker == body.avoided_worker:
         raise InvalidInput.at("avoided_worker", "A run can't be sent to a worker and kept off it at once: give one of the two.")
+    if body.name is not None:
+        names.rename(get_run(session, actor.id, run_id), body.name)
     if body.priority is not None:
         run = service.set_priority(session, actor, run_id, body.priority)
     else:

@@ -13,9 +13,11 @@ from app.domain.preview.weights import PreviewResult
 from app.domain.recipe import Preset, Recipe
 from app.domain.scoring import RewardCheck, ScoringFacts, describe_flat, describe_inverted, has_all_pairs
 from app.services import scorings as service
+from app.services.names import rename
 from app.store import scorings as store
 from app.store.scorings import ScoringRow
 from app.store.tables import Run, Scoring
+from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.preview_requests import PreviewQuery, answer, read_request, refuse_unknown
@@ -158,6 +160,14 @@ def get_scoring(session: ReadSession, user: CurrentUser, scoring_id: str) -> Sco
     """One scoring with its artifacts, hits and reasons of misses, and the runs that use it."""
     scoring = store.get_scoring(session, user.id, scoring_id)
     return show_detail(store.describe_scorings(session, [scoring])[0], store.list_users(session, scoring_id))
+
+
+@router.patch("/{scoring_id}", operation_id="rename_scoring", summary="Rename a scoring")
+def rename_scoring(session: WriteSession, user: CurrentUser, scoring_id: str, body: NameBody) -> ScoringView:
+    """Its scores, and which runs reuse them, stay as they are."""
+    scoring = store.get_scoring(session, user.id, scoring_id)
+    rename(scoring, body.name)
+    return show(store.describe_scorings(session, [scoring])[0])
 
 
 @router.delete("/{scoring_id}", status_code=204, operation_id="delete_scoring", summary="Delete a scoring")

@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 from app.domain.sweep import Baselines, Settings, SweepRequest, SweepState
 from app.domain.weighting import Positive
 from app.services import sweeps as service
+from app.services.names import rename
 from app.store import sweeps as store
 from app.store.tables import Sweep
+from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.runs import IdempotencyKey
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
@@ -222,6 +224,15 @@ def stop_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> Sweep
 def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> SweepView:
     """Queues failed and cancelled runs again, from their checkpoints, and deleted ones anew; what succeeded stays."""
     return show(session, service.resume(session, user.id, sweep_id))
+
+
+@router.patch("/{sweep_id}", operation_id="rename_sweep", summary="Rename a sweep")
+def rename_sweep(session: WriteSession, user: CurrentUser, sweep_id: str, body: NameBody) -> SweepView:
+    """Its runs keep their names."""
+    sweep = store.get_sweep(session, user.id, sweep_id)
+    rename(sweep, body.name)
+    session.flush()
+    return show(session, sweep)
 
 
 @router.delete("/{sweep_id}", status_code=204, operation_id="delete_sweep", summary="Delete a sweep with its runs")

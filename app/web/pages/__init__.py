@@ -7,6 +7,7 @@ from app.web.pages import (
     launch_reading,
     mapping,
     models,
+    names,
     queue,
     run_queue,  # fmt: skip
     run_status,
@@ -21,6 +22,6 @@ from app.web.pages.accounts import account, acts, users
 
 PAGES = (
     launch, launch_preview, launch_reading, run_stream, run_status, run_queue, runs, queue, workers, sweeps, scorings, mapping,
-    datasets, models, storage, account, users, acts,
+    datasets, models, storage, account, users, acts, names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

@@ -16,7 +16,7 @@ from app.store.tables import Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, kept, mapping_form
 from app.web.rendering.difference import Piece, Unmarked, mark_differences
-from app.web.rendering.environment import Context, render, variables
+from app.web.rendering.environment import Context, go_to, render, variables
 from app.web.rendering.histogram import Histogram, lengths_of, ratings_of
 from app.web.uploads import take_dataset
 
@@ -160,6 +160,6 @@ def show_example(example: Example) -> ShownExample:
 
 
 @router.post("/datasets/{dataset_id}/delete")
-def delete_dataset(session: WriteSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> Response:
+def delete_dataset(request: Request, session: WriteSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> Response:
     service.delete(session, files, user.id, dataset_id)
-    return RedirectResponse("/datasets", status_code=303)
+    return go_to(request, "/datasets")

@@ -34,7 +34,7 @@ from app.web.dependencies import (
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
-from app.web.rendering.environment import Context, render, variables
+from app.web.rendering.environment import Context, go_to, render, variables
 
 router = APIRouter()
 
@@ -94,9 +94,9 @@ async def register_model(
 
 
 @router.post("/models/{model_id}/delete")
-def delete_model(session: WriteSession, files: CurrentFiles, user: CurrentUser, model_id: str) -> Response:
+def delete_model(request: Request, session: WriteSession, files: CurrentFiles, user: CurrentUser, model_id: str) -> Response:
     service.delete(session, files, user.id, model_id)
-    return RedirectResponse("/models", status_code=303)
+    return go_to(request, "/models")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, Rea
 from app.web.pages.run_status import progress_text, time_text
 from app.web.preview_requests import OVERRIDE, answer, read_request
 from app.web.recipes import as_number
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, go_to, render
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 from app.web.rendering.wording import option_text
@@ -240,8 +240,13 @@ def request_again(session: WriteSession, user: CurrentUser, scoring_id: str) -> 
 
 @router.post("/scorings/{scoring_id}/delete")
 def delete_scoring(
-    session: WriteSession, files: CurrentFiles, user: CurrentUser, scoring_id: str, anyway: Annotated[bool, Query()] = False
+    request: Request,
+    session: WriteSession,
+    files: CurrentFiles,
+    user: CurrentUser,
+    scoring_id: str,
+    anyway: Annotated[bool, Query()] = False,
 ) -> Response:
     """`anyway` comes from the form whose question says that runs stay."""
     service.delete(session, files, user.id, scoring_id, anyway=anyway)
-    return RedirectResponse("/scorings", status_code=303)
+    return go_to(request, "/scorings")

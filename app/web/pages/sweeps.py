@@ -20,7 +20,7 @@ from app.store.sweeps import SweepRow
 from app.store.tables import Sweep
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.comparison import Comparison, compare
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, go_to, render
 from app.web.rendering.format import exact
 from app.web.rendering.histogram import Histogram, weights_of
 
@@ -193,9 +193,9 @@ def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> Res
 
 
 @router.post("/sweeps/{sweep_id}/delete")
-def delete_sweep(session: WriteSession, user: CurrentUser, files: CurrentFiles, sweep_id: str) -> Response:
+def delete_sweep(request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, sweep_id: str) -> Response:
     service.delete(session, files, user.id, sweep_id)
-    return RedirectResponse("/sweeps", status_code=303)
+    return go_to(request, "/sweeps")
 
 
 def back_to(sweep_id: str) -> Response:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from app.domain.errors import StudioError
@@ -49,6 +49,17 @@ class ErrorPage(ErrorNotice):
     template = "errors/error.html"
 
     status: int
+    used_by: list[dict[str, str]]  # what stands in the way of a deletion
+
+
+@dataclass(frozen=True, kw_only=True)
+class InUseNotice(Context):
+    """For the page where the button is: what must be deleted first, each a link."""
+
+    template = "errors/_in_use.html"
+
+    detail: str
+    used_by: list[dict[str, str]]
 
 
 @cache
@@ -103,5 +114,14 @@ def full_storage(request: Request) -> Storage | None:
 def error_page(request: Request, error: StudioError) -> HTMLResponse:
     """Return the page for an error; asked by htmx, only the notice that goes into the page."""
     notice = ErrorNotice(title=error.title, detail=error.detail, problems=error.problems)
-    is_part = "hx-request" in request.headers
-    return render(request, notice if is_part else ErrorPage(**variables(notice), status=error.status), status=error.status)
+    used_by = error.extra.get("used_by", [])
+    if "hx-request" not in request.headers:
+        return render(request, ErrorPage(**variables(notice), status=error.status, used_by=used_by), status=error.status)
+    return render(request, InUseNotice(detail=error.detail, used_by=used_by) if used_by else notice, status=error.status)
+
+
+def go_to(request: Request, target: str) -> Response:
+    """Lead to `target` after a change; htmx follows its own header, not a redirect."""
+    if request.headers.get("hx-request"):
+        return Response(status_code=204, headers={"hx-redirect": target})
+    return RedirectResponse(target, status_code=303)

@@ -1,0 +1,46 @@
+"""What things are called: renamed by their owners, and told apart by a number where nobody has given a name."""
+
+import re
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import InvalidInput
+from app.domain.texts import CONTROL
+from app.store.tables import Dataset, Model, Run, Scoring, Sweep
+
+Named = Dataset | Model | Run | Scoring | Sweep
+
+NEWEST = 200  # names of one owner that a new one is told apart from
+NUMBER = re.compile(r"(.*) \((\d{1,6})\)", re.DOTALL)
+NUMBER_LENGTH = 9
+
+
+def rename(row: Named, name: str) -> None:
+    """Give a thing another name; what was recorded of it keeps the old one. Raises InvalidInput for one that can't be."""
+    longest = length_of(type(row))
+    name = name.strip()
+    if not 1 <= len(name) <= longest or CONTROL.search(name):
+        raise InvalidInput.at("name", f"A name has 1 to {longest} characters, in one line.")
+    row.name = name
+
+
+def length_of(table: type[Named]) -> int:
+    """Return how long a name may be."""
+    return int(table.__table__.c.name.type.length)  # type: ignore[attr-defined]
+
+
+def tell_apart(session: Session, table: type[Named], owner_id: str, name: str) -> str:
+    """Return the generated name, with the next number where this owner's newest things of the kind have it already."""
+    stem = name[: length_of(table) - NUMBER_LENGTH].rstrip()
+    newest = select(table.name).where(table.owner_id == owner_id).order_by(table.id.desc()).limit(NEWEST)
+    numbers = [number for taken in session.scalars(newest) if (number := number_of(taken, name, stem))]
+    return f"{stem} ({max(numbers) + 1})" if numbers else name
+
+
+def number_of(taken: str, name: str, stem: str) -> int:
+    """Return 1 for the name itself, the number of a numbered one, 0 for another name."""
+    if taken == name:
+        return 1
+    found = NUMBER.fullmatch(taken)
+    return int(found[2]) if found and found[1] == stem else 0
