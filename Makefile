@@ -21,7 +21,7 @@ TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder
 # Of make soak.
 MINUTES ?= 30
 
-.PHONY: help demo up test test-quick test-lowest check bench load gpu soak box assets constraints clean
+.PHONY: help demo up test test-quick test-lowest check bench load fuzz gpu soak box assets constraints clean
 
 help:
 	@echo 'make demo     a whole alignment from nothing, in the terminal and the browser (ARGS=--exit: stop when it is done)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make check    ruff, mypy and the import rules'
 	@echo 'make bench    speed measurements        make soak   a studio under random kills (MINUTES=30)'
 	@echo 'make load     the studio under load: streams, uploads, charts, launches, lists (LOAD_MINUTES=60: an hour of metric rows)'
+	@echo 'make fuzz     generated requests, 200 for each operation of the API, and thousands of half-sent ones'
 	@echo 'make gpu      speed and correctness on an NVIDIA GPU, beside TRL'
 	@echo 'make box      the processes of docker-compose.yml without Docker: PostgreSQL, Redis, web, two workers, one run each'
 	@echo 'make clean    remove .venv, front-end libraries and caches; your data in ./var stays'
@@ -110,6 +111,9 @@ bench: $(VENV)/.stamp-bench $(ASSETS)
 # The whole table of the studio under load, in about six minutes; LOAD_MINUTES=60 lets the metric rows come for an hour.
 load: $(VENV)/.stamp-dev $(ASSETS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -s -q tests/bench/test_load.py $(ARGS)
+
+fuzz: $(VENV)/.stamp-dev $(ASSETS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s --timeout 0 tests/faults/test_hyper_parameters.py tests/faults/test_strangers.py $(ARGS)
 
 gpu: $(VENV)/.stamp-bench
 	@$(BIN)/python -m pytest -m gpu -s tests/gpu $(ARGS)

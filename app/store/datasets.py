@@ -82,7 +82,10 @@ def preview(files: Files, dataset_id: str) -> dict[str, Any]:
 
 
 def read_examples(files: Files, dataset_id: str, after: int = -1, limit: int = 20) -> list[Example]:
-    """Return the examples that follow number `after`. Only the row groups that hold them are read. Raises NotFound."""
+    """Return the examples that follow number `after`, at most `limit` of them, fewer where they are long; none at the end.
+
+    Only the row groups that hold them are read. Raises NotFound.
+    """
     files.bring(files.dataset_dir(dataset_id), [EXAMPLES])
     try:
         rows = parquet.read_range(examples_path(files, dataset_id), max(after + 1, 0), limit)

@@ -15,7 +15,7 @@ from app.domain.errors import NotFound, TooManyRequests
 from app.store.tables import Model, Preview, Scoring
 
 WAITING, COMPUTING, DONE, FAILED = "waiting", "computing", "done", "failed"
-MOST_WAITING = 40  # of one owner
+MOST_WAITING = 100  # of one owner
 
 
 def get(session: Session, owner_id: str, preview_id: str) -> Preview:

@@ -74,7 +74,7 @@ class Child:
         stdin, left = self._process.stdin.fileno(), memoryview(job)
         while left:
             wait = self._look(deadline, meanwhile)
-            if select.select([], [stdin], [], wait)[1]:
+            if is_ready(stdin, select.POLLOUT, wait):
                 left = left[os.write(stdin, left) :]
 
     def _receive(self, deadline: float, meanwhile: Callable[[], None]) -> bytes:
@@ -82,7 +82,7 @@ class Child:
         stdout, line = self._process.stdout.fileno(), bytearray()
         while not line.endswith(b"\n"):
             wait = self._look(deadline, meanwhile)
-            if not select.select([stdout], [], [], wait)[0]:
+            if not is_ready(stdout, select.POLLIN, wait):
                 continue
             piece = os.read(stdout, READ_BYTES)
             if not piece:
@@ -118,6 +118,13 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def is_ready(file: int, event: int, seconds: float) -> bool:
+    """Wait for a file to be ready to read or write, whatever its number: select.select takes none beyond the 1024th."""
+    poll = select.poll()
+    poll.register(file, event)
+    return bool(poll.poll(seconds * 1000))
 
 
 def ask_once(command: Sequence[str], job: Mapping[str, Any], seconds: float) -> dict[str, Any]:

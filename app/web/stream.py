@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -22,6 +23,7 @@ from app.store.signals.bell import Bell
 from app.store.tables import JournalEntry, Run
 
 BATCH = 200
+FEW = 10  # entries that are encoded in a moment, also where their text is HTML
 HEARTBEAT_SECONDS = 15.0
 KEPT_SECONDS = 0.2
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -36,16 +38,20 @@ class Entries:
 
     entries: list[JournalEntry]
     finished: bool  # the run is in a final state and nothing comes after these entries
-    texts: dict[Encoder, str] = field(default_factory=dict)
+    texts: dict[Encoder, asyncio.Future[str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[JournalEntry]:
         return iter(self.entries)
 
-    def encode(self, to_text: Encoder) -> str:
-        """Return the entries as one text. Each is encoded once, however many readers ask."""
+    async def encode(self, to_text: Encoder) -> str:
+        """Return the entries as one text, encoded once however many readers ask; many entries in a thread."""
         if to_text not in self.texts:
-            self.texts[to_text] = "".join(map(to_text, self.entries))
-        return self.texts[to_text]
+            self.texts[to_text] = asyncio.ensure_future(self._write(to_text))
+        return await asyncio.shield(self.texts[to_text])
+
+    async def _write(self, to_text: Encoder) -> str:
+        join = partial("".join, map(to_text, self.entries))
+        return await run_in_threadpool(join) if len(self.entries) > FEW else join()
 
 
 @dataclass
@@ -122,7 +128,7 @@ async def as_texts(batches: AsyncIterator[Entries], to_text: Encoder, *, retry_m
     """Server-sent events as `to_text` writes them, a comment where nothing happens, and the end."""
     yield write_event(retry=retry_ms)
     async for batch in batches:
-        yield batch.encode(to_text) or write_event(comment="still here")
+        yield await batch.encode(to_text) or write_event(comment="still here")
     yield write_event(data_str="{}", event="end")
 
 

@@ -1,6 +1,7 @@
 """Children that answer JSON lines, whatever becomes of them."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,21 @@ def test_who_waits_is_called_meanwhile_and_may_give_up(start: Callable[..., Chil
     child = start("time.sleep(600)")
     with pytest.raises(GivenUp):
         child.ask({}, 600, give_up)
+
+
+def test_a_child_is_heard_however_many_files_are_open(start: Callable[..., Child]) -> None:
+    """As when thousands of connections are held."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] != resource.RLIM_INFINITY and before[1] < 2000:
+        pytest.skip(f"no more than {before[1]} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, before[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert start("reply(json.loads(line))").ask({"a": 1}, 60) == {"a": 1}
+    finally:
+        for one in held:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_child_leaves_when_nothing_is_asked_for_a_while(start: Callable[..., Child]) -> None:

@@ -53,6 +53,24 @@ def read(server, run_id: str, stop_after: int | None = None, **headers: str) -> 
     return seqs, False
 
 
+@pytest.mark.parametrize("num_entries", [stream.FEW, stream.FEW + 1, stream.BATCH])
+def test_many_entries_are_written_beside_the_event_loop_and_once(num_entries):
+    written: list[int] = []
+
+    def to_text(entry: int) -> str:
+        written.append(threading.get_ident())
+        return f"{entry} "
+
+    async def encode() -> list[str]:
+        entries = stream.Entries(list(range(num_entries)), finished=True)
+        return [await entries.encode(to_text) for _ in range(2)]
+
+    first, second = asyncio.run(encode())
+    assert first == second == "".join(f"{number} " for number in range(num_entries))
+    assert len(written) == num_entries
+    assert (threading.get_ident() in written) == (num_entries <= stream.FEW)
+
+
 def test_a_finished_run_is_replayed_whole(server):
     run_id = server.studio.launch()
     write(server.studio, run_id, *(f"line {n}" for n in range(500)))

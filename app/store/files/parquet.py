@@ -17,7 +17,10 @@ _reader: Child | None = None
 
 
 def read_range(path: Path, start: int, limit: int) -> list[dict[str, Any]]:
-    """`limit` rows from row `start` on, in order. Raises FileNotFoundError, and Unavailable when the file can't be read."""
+    """At most `limit` rows from row `start` on, in order, fewer where they are large.
+
+    Raises FileNotFoundError, and Unavailable when the file can't be read.
+    """
     return _ask({"path": str(path), "start": start, "limit": limit})
 
 

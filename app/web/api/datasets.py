@@ -212,13 +212,13 @@ def list_examples(
     user: CurrentUser,
     dataset_id: str,
     after: Annotated[int, Query(ge=-1, le=2**62, description="`next` of the page before.")] = -1,
-    limit: Annotated[int, Query(ge=1, le=200)] = 20,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most; there are fewer where they are long.")] = 20,
 ) -> Examples:
     """Prompts with their responses, in the file's order."""
-    store.get_dataset(session, user.id, dataset_id)
-    rows = store.read_examples(files, dataset_id, after=after, limit=limit + 1)
-    shown = rows[:limit]
-    return Examples(items=shown, next=shown[-1].example_id if len(rows) > limit else None)
+    dataset = store.get_dataset(session, user.id, dataset_id)
+    items = store.read_examples(files, dataset_id, after=after, limit=limit)
+    last = items[-1].example_id if items else dataset.num_examples
+    return Examples(items=items, next=last if last + 1 < dataset.num_examples else None)
 
 
 @router.get("/{dataset_id}/file", operation_id="download_file", summary="Download the file", response_class=FileResponse)

@@ -17,7 +17,7 @@ from app.web.pages.launch import form_page, read_form
 from app.web.pages.launch_panel import Panel, add_answer, look
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render_apart
 
 router = APIRouter()
 
@@ -75,7 +75,7 @@ async def respond(
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, owner_id, values, panel)
     is_new = values.get("launch.warned", "no") != ("yes" if panel.inverted else "no")
-    return render(request, PanelPart(panel=panel, is_new=is_new))
+    return await render_apart(request, PanelPart(panel=panel, is_new=is_new))
 
 
 def find(database: Database, owner_id: str, values: Mapping[str, str]) -> Panel:

@@ -18,7 +18,7 @@ from app.web.pages.launch import form_page, read_form
 from app.web.pages.launch_lengths import LIMITS, LaunchLengths, add_lengths, look_at_lengths, read_example_request
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import read
-from app.web.rendering.environment import Context, render
+from app.web.rendering.environment import Context, render_apart
 
 router = APIRouter()
 
@@ -56,7 +56,7 @@ async def measure_launch(request: Request, database: CurrentDatabase, files: Cur
         lengths = await complete(request, user.id, lengths, values)
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, user.id, values, lengths=lengths)
-    return render(request, LengthsPart(lengths=lengths, is_live=True))
+    return await render_apart(request, LengthsPart(lengths=lengths, is_live=True))
 
 
 async def complete(request: Request, owner_id: str, lengths: LaunchLengths, values: Mapping[str, str]) -> LaunchLengths:
@@ -98,7 +98,7 @@ async def show_launch_example(request: Request, database: CurrentDatabase, user:
     part = ExamplePart(example=example, sentence=sentence, is_asked=is_asked)
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, user.id, values, example=part)
-    return render(request, part)
+    return await render_apart(request, part)
 
 
 def find(database: Database, files: Files, owner_id: str, values: Mapping[str, str]) -> LaunchLengths:

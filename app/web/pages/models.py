@@ -34,7 +34,7 @@ from app.web.dependencies import (
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
-from app.web.rendering.environment import Context, go_to, render, variables
+from app.web.rendering.environment import Context, go_to, render, render_apart, variables
 
 router = APIRouter()
 
@@ -130,7 +130,7 @@ async def show_model(
         part = await look_at(request, user.id, model, query)
     system, prompt, response = readings.EXAMPLE
     shown = {"system": system.content, "prompt": prompt.content, "response": response.content, "prompt_format": "auto"}
-    return render(request, ModelPage(**variables(part), talk=query.model_dump() if request.query_params else shown))
+    return await render_apart(request, ModelPage(**variables(part), talk=query.model_dump() if request.query_params else shown))
 
 
 @router.get("/models/{model_id}/reading")
@@ -139,7 +139,7 @@ async def show_reading(
 ) -> HTMLResponse:
     """How the model reads a conversation, waited for as long as one would wait for a page."""
     model = await read_apart(request, find_model, database, user.id, model_id)
-    return render(request, await look_at(request, user.id, model, query))
+    return await render_apart(request, await look_at(request, user.id, model, query))
 
 
 def find_model(database: Database, owner_id: str, model_id: str) -> Model:

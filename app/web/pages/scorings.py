@@ -23,7 +23,7 @@ from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, Rea
 from app.web.pages.run_status import progress_text, time_text
 from app.web.preview_requests import OVERRIDE, answer, read_request
 from app.web.recipes import as_number
-from app.web.rendering.environment import Context, go_to, render
+from app.web.rendering.environment import Context, go_to, render, render_apart
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 from app.web.rendering.wording import option_text
@@ -160,7 +160,7 @@ async def preview_scoring(request: Request, database: CurrentDatabase, user: Cur
     except (InvalidInput, Unavailable) as problem:
         error = problem
     if request.headers.get("hx-request"):
-        return show_part(request, tables, error)
+        return await show_part(request, tables, error)
 
     def whole() -> HTMLResponse:
         with database.reading() as session:
@@ -170,12 +170,12 @@ async def preview_scoring(request: Request, database: CurrentDatabase, user: Cur
     return await read_apart(request, whole)
 
 
-def show_part(request: Request, tables: Tables | None, error: StudioError | None) -> HTMLResponse:
+async def show_part(request: Request, tables: Tables | None, error: StudioError | None) -> HTMLResponse:
     if tables is not None:
-        return render(request, PreviewPart(tables=tables))
+        return await render_apart(request, PreviewPart(tables=tables))
     if isinstance(error, Unavailable):
         address = f"{request.url.path}?{request.url.query}"
-        return render(request, WaitingPart(address=address, detail=error.detail))
+        return await render_apart(request, WaitingPart(address=address, detail=error.detail))
     assert error is not None
     raise error
 

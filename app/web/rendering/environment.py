@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import StudioError
 from app.domain.statistics.final import write_final, write_size
@@ -83,6 +84,11 @@ def environment() -> Environment:
 def render(request: Request, context: Context, *, status: int = 200) -> HTMLResponse:
     """Render a page, or a part of one where its template is a `_fragment`."""
     return to_response(request, context.template, context, status)
+
+
+async def render_apart(request: Request, context: Context) -> HTMLResponse:
+    """Render in a thread what an asynchronous route answers: others' requests go on meanwhile."""
+    return await run_in_threadpool(render, request, context)
 
 
 def render_part(request: Request, context: Context, *, status: int = 200) -> HTMLResponse:

@@ -38,6 +38,20 @@ def test_a_missing_file_is_told_apart_from_a_broken_one(table):
         parquet.read_range(table, 0, 1)
 
 
+def test_large_rows_come_in_pieces_that_others_need_not_wait_for(tmp_path):
+    """As many as two megabytes hold, but always one."""
+    path, text = tmp_path / "large.parquet", "x" * 2**20
+    sizes = [1, 1, 1, 5, 1, 0, 0]  # in megabytes
+    pq.write_table(pa.table({"number": range(7), "text": [text * size for size in sizes]}), path, row_group_size=4)
+    pieces, start = [], 0
+    while rows := parquet.read_range(path, start, 100):
+        pieces.append([row["number"] for row in rows])
+        assert sum(len(row["text"]) for row in rows) <= 2 * 2**20 or len(rows) == 1
+        start += len(rows)
+    assert [number for piece in pieces for number in piece] == list(range(7))
+    assert [3] in pieces
+
+
 def test_a_reader_that_died_is_replaced(table):
     parquet.read_range(table, 0, 1)
     assert parquet._reader is not None
