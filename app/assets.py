@@ -52,7 +52,7 @@ def install() -> bool:
     VENDOR.mkdir(exist_ok=True)
     for name, source in (SERVED | LICENSES).items():
         shutil.copyfile(STATIC / "node_modules" / source, VENDOR / name)
-    STAMP.write_text(digest())
+    STAMP.write_text(digest(), encoding="utf-8")
     return True
 
 
@@ -63,7 +63,7 @@ def installed() -> bool:
 
 def is_current() -> bool:
     """Return whether static/vendor holds what the lock file and the lists above name."""
-    return installed() and STAMP.is_file() and STAMP.read_text() == digest()
+    return installed() and STAMP.is_file() and STAMP.read_text(encoding="utf-8") == digest()
 
 
 def digest() -> str:
@@ -74,7 +74,7 @@ def digest() -> str:
 def run_npm() -> None:
     """`npm ci` in static/, without the packages' own install scripts."""
     command = [*find_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=STATIC, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=STATIC, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         tail = "\n".join(done.stderr.strip().splitlines()[-8:])
         raise AssetsMissing(f"npm could not install the pages' JavaScript (static/package-lock.json):\n{tail}")

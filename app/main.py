@@ -22,6 +22,7 @@ from app.store.database import Database
 from app.store.files import parquet
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
+from app.store.models import make_relative
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.bodies import Bodies
@@ -147,6 +148,7 @@ def prepare(app: FastAPI) -> None:
     app.state.ingest.start()
     datasets.resume_processing(database, files, app.state.ingest)
     with database.writing() as session:
+        make_relative(session, files.root)
         secret = accounts.greet(session)
     if secret is not None:
         sys.stderr.write(f"\nSign in (once, within {accounts.LOGIN_LINK_HOURS} hours): {settings.url}/login/{secret}\n\n")

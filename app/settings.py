@@ -16,7 +16,7 @@ from app.domain.problems import problems_of
 class Settings(BaseSettings):
     """Read from variables `STUDIO_…` and from a `.env` file. Lists are comma-separated."""
 
-    model_config = SettingsConfigDict(env_prefix="STUDIO_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="STUDIO_", env_file=".env", env_file_encoding="utf-8", extra="ignore")
 
     data_dir: Path = Field(Path("var"), description="Everything the studio keeps, unless a setting below says otherwise.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")

@@ -40,4 +40,4 @@ class Vendored(BuildHookInterface[Any]):
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run Python in the tree that is built, whose packages this process can't import."""
-        return subprocess.run([sys.executable, *arguments], cwd=self.root, capture_output=True, text=True, check=False)
+        return subprocess.run([sys.executable, *arguments], cwd=self.root, capture_output=True, encoding="utf-8", check=False)

@@ -219,7 +219,7 @@ def found_a_nursery() -> None:
 
 def show(request: Request) -> None:
     """Put command line and environment where the kernel shows them."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     first, last, environment, after = (int(field) for field in fields[45:49])
     command = (sys.executable, *request.arguments)
     variables = (f"{name}={value}" for name, value in reversed(request.environment.items()))  # the mark is among the last

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         stop = StopSignals(folder)  # the lead alone decides, and tells
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     outcome = _run(attempt_dir, folder, (rank, size, port, int(descriptors[0]) if descriptors else None), stop)
-    (folder / OUTCOME).write_text(outcome.model_dump_json())
+    (folder / OUTCOME).write_text(outcome.model_dump_json(), encoding="utf-8")
     return EXIT_STATUS[outcome.outcome]
 
 

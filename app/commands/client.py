@@ -42,7 +42,7 @@ def find_token(settings: Settings) -> str:
         raise CommandFailed(
             "No token: set STUDIO_TOKEN (varstudio tokens create makes one), or run this where varstudio up was started."
         )
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def is_own(settings: Settings) -> bool:

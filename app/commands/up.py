@@ -124,11 +124,11 @@ def prepare(settings: Settings) -> str | None:
 def keep_token(session: Session, path: Path) -> None:
     """A token in a file that only this user can read, for the other commands; a good one stays."""
     try:
-        accounts.authenticate(session, path.read_text().strip(), "api")
+        accounts.authenticate(session, path.read_text(encoding="utf-8").strip(), "api")
     except (FileNotFoundError, UnicodeDecodeError, Unauthenticated):
         secret = accounts.create_token(session, accounts.ensure_admin(session), "command line")
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(secret)
 
 

@@ -152,9 +152,11 @@ def greet(settings: Settings, secret: str | None, console: Console) -> None:
 def align(settings: Settings, folder: Path, seed: int, console: Console) -> Result:
     """Upload, register, launch and watch, all over REST; returns what came of it."""
     url = f"http://{settings.host}:{settings.port}"
-    client = Client(settings.model_copy(update={"server_url": url, "token": token_path(settings).read_text().strip()}))
+    client = Client(
+        settings.model_copy(update={"server_url": url, "token": token_path(settings).read_text(encoding="utf-8").strip()})
+    )
     dataset = get_dataset(client, folder / "preferences.jsonl")
-    policy, reward = (get_model(client, folder / kind, kind) for kind in ("policy", "reward"))
+    policy, reward = (get_model(client, settings.root, folder / kind, kind) for kind in ("policy", "reward"))
     console.print(f"Uploaded {dataset['num_examples']} preference pairs, registered policy and reward model.")
     cancel_unfinished(client)
     run = client.post("/runs", write_recipe(dataset["id"], policy["id"], reward["id"], seed))
@@ -185,10 +187,10 @@ def get_dataset(client: Client, path: Path) -> dict[str, Any]:
     return dict(dataset)
 
 
-def get_model(client: Client, folder: Path, kind: str) -> dict[str, Any]:
+def get_model(client: Client, root: Path, folder: Path, kind: str) -> dict[str, Any]:
     """Return the registered model of this folder: an earlier one while its files are unchanged."""
     for known in client.get("/models", kind=kind, limit=200)["items"]:
-        if known["path"] == str(folder) and client.get(f"/models/{known['id']}/check")["ok"]:
+        if root / known["path"] == folder and client.get(f"/models/{known['id']}/check")["ok"]:
             return dict(known)
     return dict(client.post("/models", {"kind": kind, "source": "folder", "path": str(folder), "name": f"{NAME} {kind}"}))
 
@@ -248,7 +250,9 @@ def judge(prompts: list[str], answers: list[str]) -> list[float]:
     """
     lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in zip(prompts, answers, strict=True)]
     command = module_command("worker.demonstration.judge")
-    done = subprocess.run(command, env=inherit_environment(), input="\n".join(lines), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=inherit_environment(), input="\n".join(lines), capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         raise CommandFailed(f"The answers could not be judged: {done.stderr.strip()[-400:]}")
     return [float(line) for line in done.stdout.split()]

@@ -33,7 +33,7 @@ class Making:
                 env=inherit_environment(),
                 stdout=subprocess.PIPE,
                 stderr=complaints,
-                text=True,
+                encoding="utf-8",
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )

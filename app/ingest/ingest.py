@@ -139,7 +139,7 @@ def describe(survey: Survey) -> dict[str, Any]:
 def write_preview(survey: Survey, path: Path) -> None:
     """Keep what the mapping form shows, for a later change of the mapping."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(describe(survey)))
+        temporary.write_text(json.dumps(describe(survey)), encoding="utf-8")
 
 
 def nothing_readable(head: list[Row], numbering: Numbering) -> DatasetInvalid:

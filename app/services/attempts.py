@@ -129,11 +129,10 @@ def _find_source(session: Session, files: Files, field: str, model_id: str | Non
     if model.source == "hub":
         return ModelSource(source="hub", path=model.path, revision=revision or model.revision)
     if model.source == "folder":
-        return ModelSource(source="folder", path=model.path)
+        return ModelSource(source="folder", path=str(files.place_of(model.path)))
     kept = files.model_dir(model.id)  # a run's result, kept by the studio: in the data folder of whoever asks
-    return ModelSource(
-        source="folder", path=str(kept) if kept.is_dir() else model.path, name=f"{model.facts.get('run_id', model.name)}/model"
-    )
+    found = kept if kept.is_dir() else files.place_of(model.path)
+    return ModelSource(source="folder", path=str(found), name=f"{model.facts.get('run_id', model.name)}/model")
 
 
 def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bool:

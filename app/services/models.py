@@ -39,7 +39,7 @@ class ModelCandidate:
     kind: str
     source: str
     name: str
-    path: str  # hub name or absolute folder
+    path: str  # as Model.path
     revision: str | None
     facts: dict[str, Any]
     id: str = ""  # once its files are kept
@@ -163,6 +163,8 @@ def keep(files: Files, candidate: ModelCandidate) -> ModelCandidate:
 
     Before the transaction that adds it: a large model takes minutes on its way into an object store.
     """
+    if candidate.source == "folder":
+        return replace(candidate, path=files.name_of(Path(candidate.path)))
     if candidate.source != "run":
         return candidate
     model_id = new_id("model")
@@ -173,7 +175,7 @@ def keep(files: Files, candidate: ModelCandidate) -> ModelCandidate:
     except BaseException:
         remove_tree(folder)
         raise
-    return replace(candidate, id=model_id, path=str(path))
+    return replace(candidate, id=model_id, path=files.name_of(path))
 
 
 def discard(files: Files, candidate: ModelCandidate) -> None:
@@ -251,10 +253,10 @@ def check(session: Session, settings: Settings, owner_id: str, model_id: str) ->
     model = models.get_model(session, owner_id, model_id)
     if model.source == "hub":
         return []
-    folder = Path(model.path)
+    folder = settings.root / model.path
     roots = roots_of(settings) if model.source == "folder" else [folder]
     try:
-        facts = check_folder(allowed_folder(model.path, roots), roots, model.kind)
+        facts = check_folder(allowed_folder(str(folder), roots), roots, model.kind)
     except ModelInvalid as error:
         return error.problems
     if facts["sha256"] != model.facts.get("sha256"):

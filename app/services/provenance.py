@@ -57,14 +57,14 @@ def git_revision(checkout: Path) -> str | None:
     """Return the commit that is checked out, read from `.git` without running git; None when this isn't a checkout."""
     git = checkout / ".git"
     try:
-        head = (git / "HEAD").read_text().strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head if REVISION.fullmatch(head) else None
         name = head.removeprefix("ref: ")
         loose = git / name
         if loose.is_file():
-            return loose.read_text().strip()
-        for line in (git / "packed-refs").read_text().splitlines():
+            return loose.read_text(encoding="utf-8").strip()
+        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(f" {name}"):
                 return line.split()[0]
     except OSError:

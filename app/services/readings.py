@@ -90,8 +90,8 @@ def locate(files: Files, model: Model, revision: str | None) -> ModelSource:
 
 
 def _folder_of(files: Files, model: Model) -> Path:
-    kept = files.model_dir(model.id)
-    return kept if model.source == "run" and (kept.is_dir() or not Path(model.path).is_dir()) else Path(model.path)
+    kept, named = files.model_dir(model.id), files.place_of(model.path)
+    return kept if model.source == "run" and (kept.is_dir() or not named.is_dir()) else named
 
 
 def _settle(session: Session, files: Files, owner_id: str, request: AnyRequest) -> tuple[AnyRequest, str]:

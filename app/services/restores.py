@@ -9,19 +9,17 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sqlalchemy import Connection, MetaData, Table, select
+from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.orm import Session
 
 from app.domain.backup import BackupManifest
 from app.domain.errors import Conflict, StudioError
-from app.domain.scoring import fingerprint
 from app.settings import Settings
 from app.store import migrations, portable
 from app.store.database import Database
 from app.store.files.archive import FILES, TABLES, open_archive, verify
 from app.store.files.files import DEMONSTRATION, make_root, write_atomic
-from app.store.scorings import contents_of
-from app.store.tables import Model, Scoring
+from app.store.models import make_relative
 from app.system.files import put_in_place
 
 NOTE = "restoring.json"
@@ -53,7 +51,9 @@ def restore(settings: Settings, source: Path) -> BackupManifest:
         database.hints.prepare()
         with database.rebuilding() as connection:
             _put_rows(connection, source, manifest)
-            _move_paths(connection, Path(manifest.data_dir), settings.root)
+            with Session(connection, join_transaction_mode="create_savepoint") as session:
+                make_relative(session, Path(manifest.data_dir))
+                session.commit()
         (settings.root / NOTE).unlink()
     finally:
         database.close()
@@ -141,19 +141,3 @@ def _drop_empty_tables(connection: Connection) -> None:
     found = portable.read_tables(connection)
     version = [table for name, table in found.tables.items() if name == "alembic_version"]
     found.drop_all(connection, tables=[*_own_tables(found), *version])
-
-
-def _move_paths(connection: Connection, old: Path, new: Path) -> None:
-    """Models below the old data folder lie below the new one; scorings made with them are found by their new place."""
-    if old == new:
-        return
-    with Session(connection, join_transaction_mode="create_savepoint") as session:
-        moved = list(session.scalars(select(Model).where(Model.path.startswith(f"{old}/", autoescape=True))))
-        ids = {model.id for model in moved}
-        known = [one for one in session.scalars(select(Scoring)) if {one.policy_id, one.reward_id} & ids]
-        true = [one for one in known if one.fingerprint == fingerprint(one.settings, contents_of(session, one))]
-        for model in moved:
-            model.path = str(new / Path(model.path).relative_to(old))
-        for scoring in true:
-            scoring.fingerprint = fingerprint(scoring.settings, contents_of(session, scoring))
-        session.commit()

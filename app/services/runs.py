@@ -10,7 +10,7 @@ from datetime import date
 from functools import partial
 from itertools import count
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -191,7 +191,8 @@ def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:
     if not state.final:
         raise Conflict(f"Run {run_id} is {state}: cancel it first, then delete it.")
     folder = files.run_dir(run_id)
-    made = select(Model.id, Model.name).where(Model.path.startswith(f"{folder}/", autoescape=True)).order_by(Model.id.desc())
+    within = [Model.path.startswith(f"{name}/", autoescape=True) for name in (files.name_of(folder), str(folder))]
+    made = select(Model.id, Model.name).where(or_(*within)).order_by(Model.id.desc())
     if used := [(row[0], row[1]) for row in session.execute(made)]:
         which = f"{len(used)} models are results" if len(used) > 1 else f"The model “{used[0][1]}” is a result"
         those = "those models" if len(used) > 1 else "that model"

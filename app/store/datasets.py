@@ -75,7 +75,7 @@ def preview(files: Files, dataset_id: str) -> dict[str, Any]:
     """
     files.bring(files.dataset_dir(dataset_id), [PREVIEW])
     try:
-        found = json.loads((files.dataset_dir(dataset_id) / PREVIEW).read_text())
+        found = json.loads((files.dataset_dir(dataset_id) / PREVIEW).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"columns": [], "rows": [], "shapes": []}
     return dict(found)

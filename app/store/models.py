@@ -1,11 +1,15 @@
 """Models as kept: rows of policies and reward models, whose files are on the hub, in a folder, or came out of a run."""
 
+from pathlib import Path
+
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.domain.run import RunKind
-from app.store.tables import Model, Run
+from app.domain.scoring import fingerprint
+from app.store.scorings import contents_of
+from app.store.tables import Model, Run, Scoring
 
 
 def get_model(session: Session, owner_id: str, model_id: str) -> Model:
@@ -40,3 +44,21 @@ def list_runs_using(session: Session, model_id: str) -> list[tuple[str, str]]:
     uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
     query = select(Run.id, Run.name).where(uses, Run.kind == RunKind.TRAINING.value)
     return [(row[0], row[1]) for row in session.execute(query.order_by(Run.id.desc()))]
+
+
+def make_relative(session: Session, root: Path) -> None:
+    """Keep the models in the data folder `root`, which an older studio named by their whole path, by their place within it.
+
+    Scorings made with them are found by their new path.
+    """
+    moved = list(session.scalars(select(Model).where(Model.path.startswith(f"{root}/", autoescape=True))))
+    if not moved:
+        return
+    ids = {model.id for model in moved}
+    known = [one for one in session.scalars(select(Scoring)) if {one.policy_id, one.reward_id} & ids]
+    true = [one for one in known if one.fingerprint == fingerprint(one.settings, contents_of(session, one))]
+    for model in moved:
+        model.path = Path(model.path).relative_to(root).as_posix()
+    for scoring in true:
+        scoring.fingerprint = fingerprint(scoring.settings, contents_of(session, scoring))
+    session.flush()

@@ -130,7 +130,7 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(16))  # "policy" | "reward"
     source: Mapped[str] = mapped_column(String(16))  # "hub" | "folder" | "run"
-    path: Mapped[str] = mapped_column(String(1000))  # hub name or absolute folder
+    path: Mapped[str] = mapped_column(String(1000))  # hub name; a folder's place in the data folder, or its absolute path
     revision: Mapped[str | None] = mapped_column(String(120))
     facts: Mapped[dict[str, Any]]  # architecture, num_parameters, vocab_size, context, chat template, sha256 …
     created_at: Mapped[datetime]

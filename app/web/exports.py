@@ -11,7 +11,7 @@ from app.store.datasets import read_examples
 from app.store.files.files import Files
 
 BATCH = 1024  # rows of a row group of the internal form
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # the wide ones are narrowed by some
 PREFERENCES = {CHOSEN: "chosen", NEITHER: "neither", REJECTED: "rejected"}
 COLUMNS = ("example_id", "line", "prompt", "response", "preference", "rating", "fields")
 

@@ -57,6 +57,29 @@ def test_every_process_is_started_where_no_module_of_the_working_folder_runs():
     assert starts == []
 
 
+def is_text_without_encoding(call: ast.Call) -> bool:
+    """Whether the call opens, reads or writes text in whatever encoding the machine has; what ruff sees only of plain paths."""
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if "encoding" in named:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name in ("open", "fdopen") and ast.unparse(call.func) != "tarfile.open":
+        modes = [arg.value for arg in [*call.args, *named.values()] if isinstance(arg, ast.Constant)]
+        return any(isinstance(mode, str) and re.fullmatch("[rwax]t?[+]?", mode) for mode in modes) or not (call.args or named)
+    return name in ("run", "Popen") and "text" in named
+
+
+def test_every_text_file_has_an_encoding_whatever_the_machines_own():
+    assert [
+        f"{path}:{node.lineno}"
+        for path in list_modules("app", "worker", "migrations")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and is_text_without_encoding(node)
+    ] == []
+
+
 def test_nothing_is_left_unfinished():
     assert find(UNFINISHED, "app", "worker", "templates", "migrations", "tests", "static", ".ci", "Makefile") == []
 

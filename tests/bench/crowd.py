@@ -151,17 +151,17 @@ def time_requests(http: httpx.Client, paths: Sequence[str], rounds: int) -> list
 
 def resident_bytes(pid: int, field: str = "VmRSS") -> int:
     """Memory of a process now, or (VmHWM) its peak since `forget_peak`."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) * 1024
 
 
 def forget_peak(pid: int) -> None:
     """Let VmHWM begin again at the memory of now."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
 
 def cpu_seconds(pid: int) -> float:
     """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

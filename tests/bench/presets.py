@@ -223,7 +223,7 @@ def measure_shift(spec: RunSpec, trained: Path, world: Path) -> dict[str, float]
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def run_grid(
@@ -237,7 +237,7 @@ def run_grid(
         if cell.key in done:
             continue
         result = run_cell(cell, world, work)
-        with out.open("a") as file:
+        with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         told = (result["eval/reward_policy"], result["judge/policy"], result["eval/kl"], result["seconds"])
         print(f"{cell.key}: reward {told[0]:.2f}, judge {told[1]:.2f}, KL {told[2]:.2f}, {told[3]} s", flush=True)

@@ -186,7 +186,7 @@ METHODS: dict[str, Callable[[int], Callable[[], float]]] = {
 
 
 def memory_bytes(key: str) -> int:
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024
 
 
 def main() -> None:

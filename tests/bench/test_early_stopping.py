@@ -33,7 +33,7 @@ LAMBDAS = (0.1, 0.3, 1.0)
 def read_rated(path: Path, num: int) -> list[dict]:
     """The first pairs of UltraFeedback with their ratings."""
     rows = []
-    for line, text in enumerate(path.read_text().splitlines()[:num], start=1):
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines()[:num], start=1):
         row = json.loads(text)
         responses = [
             {"content": row[key], "rating": row["metadata"][f"score_{key}"], "preference": sign}

@@ -22,7 +22,7 @@ LINK = re.compile(r"http://\S+(/login/\S+)")
 
 
 def resident_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
 

@@ -103,13 +103,13 @@ def start_studio(data_dir: Path) -> WebStudio:
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, log.read_text(encoding="utf-8")
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise AssertionError(f"the web process did not answer: {log.read_text()}")
+    raise AssertionError(f"the web process did not answer: {log.read_text(encoding='utf-8')}")
 
 
 def sign_up(database: Database) -> tuple[User, str]:

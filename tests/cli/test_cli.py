@@ -403,7 +403,7 @@ def test_up_ends_when_a_part_of_it_ends_again_and_again_and_says_so(tmp_path):
     deadline = time.monotonic() + 120
     while process.poll() is None:
         assert time.monotonic() < deadline
-        for child in set(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) - killed:
+        for child in set(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()) - killed:
             os.kill(int(child), signal.SIGKILL)
             killed.add(child)
         time.sleep(0.1)

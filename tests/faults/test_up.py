@@ -46,8 +46,8 @@ def child_of(studio: Studio, module: str) -> int:
     """The process id of the web (uvicorn) or the worker below `varstudio up`."""
     assert studio.process is not None
     pid = studio.process.pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if module in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " "):
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split():
+        if module in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8").replace("\0", " "):
             return int(child)
     raise AssertionError(f"{module} does not run")
 
@@ -127,5 +127,5 @@ def log_of(studio: Studio) -> str:
 
 def slowness() -> float:
     """How many times longer than on a free machine a start may take now: processes that wait for each core, at least one."""
-    waiting = json.loads(f"[{Path('/proc/loadavg').read_text().split()[0]}]")[0]
+    waiting = json.loads(f"[{Path('/proc/loadavg').read_text(encoding='utf-8').split()[0]}]")[0]
     return max(1.0, 2 * waiting / (os.cpu_count() or 1))

@@ -102,8 +102,8 @@ def test_kill_9_of_the_child_that_reads_a_file_is_said_and_leaves_nothing(embedd
     killed: set[int] = set()
     sender = embedded.start_process("sender", send_command(embedded, content), embedded.environment())
     wait_until(lambda: "processing" in states(embedded).values(), what="the reading of the file")
-    for child in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split():
-        if "app.ingest" in Path(f"/proc/{child}/cmdline").read_text():
+    for child in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text(encoding="utf-8").split():
+        if "app.ingest" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
             os.kill(int(child), signal.SIGKILL)
             killed.add(int(child))
     assert killed or children_of_threads(web)
@@ -121,7 +121,7 @@ def children_of_threads(web: "subprocess.Popen[bytes]") -> set[int]:
     killed = set()
     for path in Path(f"/proc/{web.pid}/task").glob("*/children"):
         for child in path.read_text().split():
-            if "app.ingest" in Path(f"/proc/{child}/cmdline").read_text():
+            if "app.ingest" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
                 os.kill(int(child), signal.SIGKILL)
                 killed.add(int(child))
     return killed

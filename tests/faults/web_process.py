@@ -130,13 +130,13 @@ class Web:
 
 def peak_mib(pid: int) -> float:
     """Most resident memory of a process since it started, or since its peak was forgotten."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
 
 def forget_peak(pid: int) -> None:
     with suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def child_of(preview: Preview) -> int:
 
 def is_dead(pid: int) -> bool:
     """Whether the process has ended; that nobody has reaped it yet doesn't matter."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_preview_is_answered_at_once_by_one_warm_child(either_database: Database, start: Start, clock: Clock) -> None:

@@ -113,7 +113,7 @@ def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
 def test_a_bomb_is_refused_in_bounded_memory(tmp_path, bomb):
     child = Child(COMMAND)
     reply = child.ask({**job(tmp_path, bomb), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
-    status = Path(f"/proc/{child._process.pid}/status").read_text()
+    status = Path(f"/proc/{child._process.pid}/status").read_text(encoding="utf-8")
     child.stop()
     assert reply["status"] in ("invalid", "needs_mapping")
     peak_kib = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
@@ -154,8 +154,8 @@ def test_no_bad_file_costs_much_time_or_memory(tmp_path, clock):
         reply = child.ask({**job(tmp_path, content), "max_unpacked_bytes": 2**40, "cpu_seconds": 60}, 60.0)
         assert reply is not None
         assert reply["status"] in ("invalid", "needs_mapping")
-    status = Path(f"/proc/{child._process.pid}/status").read_text()
-    ticks = Path(f"/proc/{child._process.pid}/stat").read_text().split()[13:15]  # user and system time
+    status = Path(f"/proc/{child._process.pid}/status").read_text(encoding="utf-8")
+    ticks = Path(f"/proc/{child._process.pid}/stat").read_text(encoding="utf-8").split()[13:15]  # user and system time
     child.stop()
     assert int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) < 300 * 1024
     clock.check(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), 10)  # all of them together

@@ -363,7 +363,7 @@ def test_models_of_the_old_folder_and_their_scorings_are_found_in_the_new_one(
     backups.back_up(database, files, tmp_path / "studio.tar")
     there = restored(elsewhere(tmp_path), tmp_path / "studio.tar")
     with there.reading() as session:
-        assert session.get_one(Model, "model_policy").path == str(there.settings.root / "models/model_policy")
+        assert session.get_one(Model, "model_policy").path == "models/model_policy"
         assert session.get_one(Model, "model_reward").path == "small/reward"
         moved = session.get_one(Scoring, "scoring_1")
         assert moved.fingerprint == fingerprint({"a": 1}, contents_of(session, moved))

@@ -12,8 +12,11 @@ from app.domain.errors import Conflict, ModelInvalid, NotFound
 from app.domain.model import ModelRequest
 from app.domain.problems import parse
 from app.services import models as service
+from app.services.readings import locate
+from app.settings import Settings
 from app.store import models as store
-from app.store.tables import Run
+from app.store.files.files import Files
+from app.store.tables import Model, Run
 
 EVIL = "canary"
 
@@ -341,9 +344,8 @@ def run(session, files, user, library):
 def test_what_a_run_made_outlives_the_run(add, run, files):
     model = add("", source="run", run_id=run.id, name="aligned")
     assert (model.name, model.source, model.facts["run_id"]) == ("aligned", "run", run.id)
-    assert Path(model.path) == files.model_dir(model.id)
-    assert (Path(model.path) / "model.safetensors").is_file()
-    assert not Path(model.path).is_relative_to(files.run_dir(run.id))
+    assert files.place_of(model.path) == files.model_dir(model.id)
+    assert (files.place_of(model.path) / "model.safetensors").is_file()
 
 
 def test_a_runs_model_is_taken_as_what_its_method_made(add, run, files):
@@ -416,3 +418,22 @@ def test_deleting_a_model_leaves_a_users_folder_alone(add, root, session, files,
     assert (folder / "model.safetensors").is_file()
     with pytest.raises(NotFound):
         store.get_model(session, user.id, model.id)
+
+
+def test_models_in_the_data_folder_are_found_when_it_has_moved(session, files, settings, user, tmp_path):
+    made = make_model(files.root / "demonstration" / "policy")
+    model = register(session, files, settings, user, kind="policy", source="folder", path=str(made))
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "demonstration").mkdir(parents=True)
+    made.rename(elsewhere / "demonstration" / "policy")
+    moved = Settings(_env_file=None, data_dir=elsewhere)
+    assert service.check(session, moved, user.id, model.id) == []
+    assert locate(Files(elsewhere), model, None).path == str(elsewhere / "demonstration" / "policy")
+
+
+def test_paths_that_an_older_studio_kept_whole_become_those_within_the_data_folder(session, files, library):
+    policy, reward = session.get_one(Model, "model_policy"), session.get_one(Model, "model_reward")
+    policy.path, reward.path = str(files.model_dir(policy.id)), f"{files.root}-of-others/reward"
+    session.flush()
+    store.make_relative(session, files.root)
+    assert (policy.path, reward.path) == ("models/model_policy", f"{files.root}-of-others/reward")

@@ -175,5 +175,5 @@ def runners_of(data: Path) -> dict[int, tuple[str, int]]:
 
 def parent_of(pid: int) -> int:
     with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
     return 0

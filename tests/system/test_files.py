@@ -15,7 +15,7 @@ def refuse() -> None:
 
 
 def fail_over(path: Path) -> None:
-    path.write_text("half")
+    path.write_text("half", encoding="utf-8")
     raise Refused
 
 

@@ -225,7 +225,7 @@ def test_exported_json_lines_hold_every_text_unchanged(studio, client):
 
 
 def test_exported_cells_are_no_formulas(studio, client):
-    texts = ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx", "fine"]
+    texts = ["=cmd()", "+1", "-1", "@sum", "\tx", "\rx", "\n=1", "＝1", "＋1", "－1", "＠sum", "fine"]
     rows = [{"prompt": "P", "chosen": text, "rejected": "no"} for text in texts]
     dataset = studio.upload("".join(json.dumps(row) + "\n" for row in rows))
     table = list(csv.DictReader(io.StringIO(client.get(f"{UPLOAD}/{dataset['id']}/examples.csv").content.decode(), newline="")))

@@ -54,7 +54,7 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path, clock):
                 assert client.get(path).status_code == 200, path
             metrics = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
         memory_bytes = int(float(metrics["process_resident_memory_bytes"]))
-        loaded = Path(f"/proc/{web.pid}/maps").read_text()
+        loaded = Path(f"/proc/{web.pid}/maps").read_text(encoding="utf-8")
     finally:
         web.send_signal(signal.SIGTERM)
         web.wait(20)
@@ -67,7 +67,7 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path, clock):
 
 def busy_seconds(pid: int) -> float:
     """Processor time of the process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

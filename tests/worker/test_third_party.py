@@ -13,7 +13,7 @@ POLICY = "models/stories260K-hf"
 def read_transcripts(path: Path, num: int) -> list[dict]:
     """The first pairs of an HH file that share their prompt: the text up to the last answer."""
     rows = []
-    for line, text in enumerate(path.read_text().splitlines(), start=1):
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         pair = json.loads(text)
         (prompt, chosen), (other, rejected) = (pair[key].rsplit("\n\nAssistant:", 1) for key in ("chosen", "rejected"))
         if prompt != other or not chosen.strip() or not rejected.strip():
@@ -36,7 +36,7 @@ def read_transcripts(path: Path, num: int) -> list[dict]:
 def read_scored(path: Path, num: int) -> list[dict]:
     """The first rows of a file with candidates and a reward model's scores."""
     rows = []
-    for line, text in enumerate(path.read_text().splitlines(), start=1):
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         row = json.loads(text)
         prompt = [{"role": "user", "content": row["prefix"][0][0].removeprefix("<|prompter|>")}]
         responses = [

@@ -59,12 +59,12 @@ def save_checkpoint(
         reach("checkpoint.begun")
         _write_tensors(temporary / "tensors.safetensors", tensors)
         reach("checkpoint.tensors_written")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False))
+        (temporary / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
         reach("checkpoint.state_written")
         files = {
             path.name: {"size_bytes": path.stat().st_size, "sha256": hash_file(path)} for path in sorted(temporary.iterdir())
         }
-        (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}))
+        (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}), encoding="utf-8")
         reach("checkpoint.manifest_written")
         for path in temporary.iterdir():
             sync(path)
@@ -125,7 +125,7 @@ def _load(path: Path) -> Checkpoint:
             raise ValueError(f"{name} is missing")
         if file.stat().st_size != facts["size_bytes"] or hash_file(file) != facts["sha256"]:
             raise ValueError(f"{name} is not what manifest.json says (its sha256 differs)")
-    state = json.loads((path / "state.json").read_text())
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     size = sum(facts["size_bytes"] for facts in manifest["files"].values())
     return Checkpoint(path.name, int(state["step"]), size, load_file(path / "tensors.safetensors"), state)
 

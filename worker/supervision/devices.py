@@ -35,7 +35,7 @@ class Device:
 def list_gpus() -> list[Device]:
     """Return the NVIDIA GPUs this process may use; none when there is no driver. CUDA_VISIBLE_DEVICES is respected."""
     try:
-        answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(QUERY, capture_output=True, encoding="utf-8", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return parse_gpus(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -94,7 +94,7 @@ class UsageWatch:
         while True:
             try:
                 answer = subprocess.run(
-                    self._command, capture_output=True, text=True, timeout=USAGE_TIMEOUT_SECONDS, check=True
+                    self._command, capture_output=True, encoding="utf-8", timeout=USAGE_TIMEOUT_SECONDS, check=True
                 ).stdout
                 self._usage, self._asked_at, is_known = parse_usage(answer), time.monotonic(), False
             except (OSError, subprocess.SubprocessError) as error:

@@ -203,7 +203,7 @@ def _fetch_model(files: SharedFiles, field: str, model: Model, check: Check) -> 
             raise RecipeInvalid.at(
                 field, f"The model “{model.name}” is not in the studio's store {files.store.url}: take it from its run again."
             )
-    elif model.source == "folder" and not Path(model.path).is_dir():
+    elif model.source == "folder" and not files.place_of(model.path).is_dir():
         raise RecipeInvalid.at(
             field,
             f"This worker has no folder {model.path} of the model “{model.name}”: folders under STUDIO_MODEL_ROOTS are not "

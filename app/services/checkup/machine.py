@@ -188,7 +188,7 @@ def find_file_system(path: Path) -> str:
 def check_gpus() -> list[CheckResult]:
     """Return what nvidia-smi says of this machine."""
     try:
-        answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(GPU_QUERY, capture_output=True, encoding="utf-8", timeout=20, check=True).stdout
     except FileNotFoundError:
         return [ok("gpus", "None: runs on this machine use the CPU.")]
     except (OSError, subprocess.SubprocessError):
@@ -205,7 +205,7 @@ def check_driver() -> list[CheckResult]:
     if needed is None:
         return []
     try:
-        answer = subprocess.run(DRIVER_QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(DRIVER_QUERY, capture_output=True, encoding="utf-8", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []  # said of the GPUs
     version = answer.strip().partition("\n")[0].strip()
@@ -223,7 +223,9 @@ def find_cuda_of_torch() -> str:
     if torch is None or torch.origin is None:
         return ""
     try:
-        found = re.search(r"^cuda\b[^=]*= *'([\d.]+)'", (Path(torch.origin).parent / "version.py").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^cuda\b[^=]*= *'([\d.]+)'", (Path(torch.origin).parent / "version.py").read_text(encoding="utf-8"), re.MULTILINE
+        )
     except OSError:
         return ""
     return found[1] if found else ""

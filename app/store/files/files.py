@@ -31,6 +31,14 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def name_of(self, path: Path) -> str:
+        """Return how a path is kept: relative where it lies in the data folder, so that the folder may be moved."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def place_of(self, name: str) -> Path:
+        """Return where a path lies that was kept by `name_of`, or as a whole."""
+        return self.root / name
+
     @property
     def hub_dir(self) -> Path:
         return self.root / "hub"

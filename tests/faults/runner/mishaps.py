@@ -98,7 +98,7 @@ def want_too_much() -> None:
     """Ask for a gibibyte with room for less: the kernel refuses, as it does under `ulimit -v`."""
     import torch
 
-    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    in_use = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**28, resource.RLIM_INFINITY))
     torch.ones(2**30, dtype=torch.uint8)
 

@@ -136,7 +136,7 @@ class Scene:
         status = Path(f"/proc/{self.runner_pid(run_id)}/status")
 
         def is_pending() -> bool:
-            lines = status.read_text().splitlines()
+            lines = status.read_text(encoding="utf-8").splitlines()
             masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
             return any(mask & (1 << (signal.SIGTERM - 1)) for mask in masks)
 

@@ -32,7 +32,7 @@ def test_nothing_of_the_product_listens() -> None:
 
 
 def test_the_module_reads_neither_environment_nor_files_and_does_nothing_by_itself() -> None:
-    tree = ast.parse(Path(failpoints.__file__).read_text())
+    tree = ast.parse(Path(failpoints.__file__).read_text(encoding="utf-8"))
     imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert imported == ["collections.abc"]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]

@@ -54,7 +54,7 @@ def running_s3(
     try:
         deadline = time.monotonic() + 60
         while not _is_up(server.url):
-            assert process.poll() is None, log.read_text(errors="replace")
+            assert process.poll() is None, log.read_text(encoding="utf-8", errors="replace")
             assert time.monotonic() < deadline, "the S3 server does not start"
             time.sleep(0.1)
         httpx.put(f"{server.url}/{BUCKET}", timeout=30).raise_for_status()

@@ -63,7 +63,7 @@ def make_key(kind: str, identity: Mapping[str, object]) -> str:
 def read_manifest(folder: Path, key: str, file: str) -> ScoreManifest | None:
     """Return the manifest of a whole artifact, or None; a damaged artifact is removed."""
     try:
-        manifest = ScoreManifest(**json.loads((folder / key / "manifest.json").read_text()))
+        manifest = ScoreManifest(**json.loads((folder / key / "manifest.json").read_text(encoding="utf-8")))
         whole = manifest.version == VERSION and manifest.sha256 == hash_file(folder / key / file)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / key).is_dir():
@@ -82,7 +82,7 @@ def list_manifests(folder: Path, kind: str) -> Iterator[ScoreManifest]:
     found = []
     for path in folder.glob(f"{kind}-*/manifest.json"):
         try:
-            found.append(ScoreManifest(**json.loads(path.read_text())))
+            found.append(ScoreManifest(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
             continue
     yield from sorted((m for m in found if m.version == VERSION), key=lambda m: -m.made_at)
@@ -95,7 +95,7 @@ def keep(folder: Path, manifest: ScoreManifest, file: str, tensors: Mapping[str,
         write_tensors(temporary / file, tensors)
         size_bytes = (temporary / file).stat().st_size
         whole = replace(manifest, size_bytes=size_bytes, sha256=hash_file(temporary / file))
-        (temporary / "manifest.json").write_text(json.dumps(asdict(whole)))
+        (temporary / "manifest.json").write_text(json.dumps(asdict(whole)), encoding="utf-8")
         sync(temporary / "manifest.json")
         sync(temporary)
         try:

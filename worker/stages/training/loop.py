@@ -307,7 +307,7 @@ def save(training: Training) -> None:
 
 def append_log(attempt: AttemptContext, line: Mapping[str, Any]) -> None:
     attempt.refuse_superseded()
-    with (attempt.artifacts_dir / "metrics.jsonl").open("a") as file:
+    with (attempt.artifacts_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
@@ -323,7 +323,7 @@ def rewind_log(attempt: AttemptContext, progress: TrainingProgress) -> None:
         path = attempt.artifacts_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
-        for text in path.read_text().splitlines() if path.exists() else []:
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 if keep(json.loads(text)):
                     kept.append(text + "\n")

@@ -60,7 +60,7 @@ class MemoryWatch:
             return
         with suppress(OSError, AttributeError):  # another system's C library: the peak is then that of the whole process
             ctypes.CDLL(None).malloc_trim(0)
-            CLEAR.write_text(FORGET_PEAK)
+            CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
 
     def note(self) -> int:
         """Return the most memory held so far in training, in bytes."""
@@ -156,7 +156,7 @@ def _read_peak(device: torch.device) -> int:
     """Return the most bytes held since the last reset; where the system doesn't tell, those held now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    found = PEAK.search(STATUS.read_text()) if STATUS.exists() else None
+    found = PEAK.search(STATUS.read_text(encoding="utf-8")) if STATUS.exists() else None
     return int(found[1]) * 1024 if found else _read_held(device)
 
 
