@@ -70,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's own errors have one; anything else nobody foresaw
-            err.print(f"Unexpected: {type(error).__name__}: {error}", style="red", markup=False)
+            first = next(iter(str(error).splitlines()), "")  # a database shows the values of the row in those behind it
+            err.print(f"Unexpected: {type(error).__name__}: {first}", style="red", markup=False)
             return 1
         tell_usage(error.format_message())
         return int(getattr(error, "exit_code", 1))

@@ -12,6 +12,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.problems import problems_of
 
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+LEAST_RUNNER_BYTES = 4 * 2**30
+HOST_NAME = re.compile(r"\[[0-9a-f:.]{2,45}\]|[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
+
 
 class Settings(BaseSettings):
     """Read from variables `STUDIO_…` and from a `.env` file. Lists are comma-separated."""
@@ -23,8 +29,8 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
     store_url: str = Field("", description="s3://bucket/prefix or another store for all hosts; empty: they share data_dir.")
     store_endpoint: str = Field("", description="Where that S3 store answers; empty: AWS_ENDPOINT_URL, or Amazon.")
-    host: str = Field("127.0.0.1", description="Address that the web listens on.")
-    port: int = Field(8400, description="Port that the web listens on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the web listens on.")
+    port: int = Field(8400, ge=1, le=65_535, description="Port that the web listens on.")
     public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         ["127.0.0.1", "localhost", "[::1]"], description="Host headers that are answered."
@@ -37,32 +43,41 @@ class Settings(BaseSettings):
     model_roots: Annotated[list[Path], NoDecode] = Field(
         [], description="Folders that local models may be taken from, with a comma between two."
     )
-    max_upload_bytes: int = Field(20 * 2**30, description="Largest file that may be uploaded.")
-    max_unpacked_bytes: int = Field(200 * 2**30, description="Largest size of an upload after unpacking.")
-    disk_quota_bytes: int = Field(0, ge=0, description="Most that the data folder may hold; 0: no limit.")
-    min_free_bytes: int = Field(0, ge=0, description="Least that must stay free on its disk; 0: no limit.")
-    keep_checkpoints: int = Field(0, ge=0, description="Newest checkpoints kept of an ended run; 0: all that its recipe kept.")
-    checkpoints_days: float = Field(0, ge=0, description="Days after a run's end when its checkpoints are removed; 0: never.")
-    logs_days: float = Field(0, ge=0, description="Days after a run's end when its logs and spools are removed; 0: never.")
-    scorings_days: float = Field(0, ge=0, description="Days without use after which a scoring is removed; 0: never.")
-    session_days: int = Field(30, description="How long a browser stays signed in.")
+    max_upload_bytes: int = Field(20 * 2**30, ge=1, le=2**60, description="Largest file that may be uploaded.")
+    max_unpacked_bytes: int = Field(200 * 2**30, ge=1, le=2**60, description="Largest size of an upload after unpacking.")
+    disk_quota_bytes: Bytes = Field(0, description="Most that the data folder may hold; 0: no limit.")
+    min_free_bytes: Bytes = Field(0, description="Least that must stay free on its disk; 0: no limit.")
+    keep_checkpoints: int = Field(
+        0, ge=0, le=1_000_000, description="Newest checkpoints kept of an ended run; 0: all that its recipe kept."
+    )
+    checkpoints_days: Days = Field(0, description="Days after a run's end when its checkpoints are removed; 0: never.")
+    logs_days: Days = Field(0, description="Days after a run's end when its logs and spools are removed; 0: never.")
+    scorings_days: Days = Field(0, description="Days without use after which a scoring is removed; 0: never.")
+    session_days: int = Field(30, ge=1, le=3650, description="How long a browser stays signed in.")
     token_days: int = Field(90, ge=0, le=3650, description="How long a new API token is good, unless one is chosen; 0: no end.")
-    acts_days: float = Field(365, ge=0, description="Days that the log of sign-ins, tokens and admins' acts is kept; 0: forever.")
+    acts_days: Days = Field(365, description="Days that the log of sign-ins, tokens and admins' acts is kept; 0: forever.")
     log_format: Literal["logfmt", "json"] = Field("logfmt", description="Log lines as key=value, or as one JSON object each.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least grave log lines that are written.")
 
     server_url: str = Field("", validation_alias="STUDIO_URL", description="Command line: the studio to speak to.")
     token: str = Field("", description="Command line: the bearer token; empty: the one that `varstudio up` left in data_dir.")
 
-    worker_name: str = Field("", description="Name of this worker; empty: host name and process id.")
-    worker_slots: int = Field(0, description="Processes that train at once; 0: one per GPU, or one on a machine without.")
-    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews the leases of its runs.")
-    lease_seconds: float = Field(30.0, gt=0, description="How long a run stays with a worker that is not heard of.")
-    poll_seconds: float = Field(2.0, gt=0, description="How often a worker looks for queued runs without a hint.")
-    silent_seconds: float = Field(600.0, description="How long a runner may say nothing before a finding tells of it.")
-    max_attempts: int = Field(3, description="Attempts that may be lost before a run counts as failed.")
-    runner_threads: int = Field(0, description="CPU threads of a runner; 0: all cores.")
-    grace_seconds: float = Field(100.0, description="How long a stopping worker waits for runners to save.")
+    worker_name: str = Field("", max_length=60, description="Name of this worker; empty: host name and process id.")
+    worker_slots: int = Field(
+        0, ge=0, le=1024, description="Processes that train at once; 0: one per GPU, or one on a machine without."
+    )
+    heartbeat_seconds: Seconds = Field(5.0, description="How often a worker renews the leases of its runs.")
+    lease_seconds: Seconds = Field(30.0, description="How long a run stays with a worker that is not heard of.")
+    poll_seconds: Seconds = Field(2.0, description="How often a worker looks for queued runs without a hint.")
+    silent_seconds: Seconds = Field(600.0, description="How long a runner may say nothing before a finding tells of it.")
+    max_attempts: int = Field(3, ge=1, le=10_000, description="Attempts that may be lost before a run counts as failed.")
+    runner_threads: int = Field(0, ge=0, le=4096, description="CPU threads of a runner; 0: all cores.")
+    runner_memory_bytes: Bytes = Field(
+        0, description="Memory that each process of a runner may ask the system for (no GPU's); 0: no limit, else 4 GiB or more."
+    )
+    grace_seconds: float = Field(
+        100.0, ge=0, le=86_400, allow_inf_nan=False, description="How long a stopping worker waits for runners to save."
+    )
 
     @model_validator(mode="after")
     def check_lease(self) -> Self:
@@ -77,6 +92,30 @@ class Settings(BaseSettings):
     @classmethod
     def split_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def check_hosts(cls, value: list[str]) -> list[str]:
+        """Names are compared without their case, and a name with a port, an address or a pattern would match no request."""
+        names = [name.lower() for name in value]
+        for name in names:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name: write names like studio.example.org, without scheme and port.")
+        return names
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def check_folder(cls, value: object) -> object:
+        if str(value).strip() == "":
+            raise ValueError("It is empty, so the files would lie wherever the studio is started: name a folder.")
+        return value
+
+    @field_validator("runner_memory_bytes")
+    @classmethod
+    def check_memory(cls, value: int) -> int:
+        if 0 < value < LEAST_RUNNER_BYTES:
+            raise ValueError(f"{value} bytes are less than a runner's libraries take: allow {LEAST_RUNNER_BYTES} or more.")
+        return value
 
     @field_validator("forwarded_allow_ips")
     @classmethod
@@ -120,7 +159,8 @@ class Settings(BaseSettings):
             return ""
         try:
             public = urlsplit(self.public_url)
-            is_address = public.scheme in ("http", "https") and bool(public.hostname)
+            is_address = public.scheme in ("http", "https") and bool(HOST_NAME.fullmatch(_bracket(public.hostname or "")))
+            is_address = is_address and public.port != 0 and "@" not in public.netloc
         except ValueError:
             is_address = False
         if not is_address:
@@ -131,6 +171,10 @@ class Settings(BaseSettings):
                 f"own, like {public.scheme}://studio.example.org, or a port of its own."
             )
         return ""
+
+
+def _bracket(hostname: str) -> str:
+    return f"[{hostname}]" if ":" in hostname else hostname
 
 
 def explain(error: ValidationError) -> str:

@@ -21,6 +21,7 @@ from app.domain.errors import InvalidInput
 from app.domain.events import Event, LogWritten, OutcomeReached
 from app.domain.jobs import RunSpec
 from app.domain.run import EXIT_STATUS, UNWRITTEN_STATUS, Outcome
+from app.system.limits import limit_data
 from worker.running.failures import explain
 from worker.running.ranks import Crashed, die_like, run_ranks
 from worker.running.spool import Spool
@@ -61,6 +62,8 @@ def _run_to_outcome(attempt_dir: Path, stop: StopSignals) -> OutcomeReached:
 def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks | None" = None) -> OutcomeReached:
     """Run the course in this process, which is the only one or, with `ranks`, one of several."""
     spool = Spool(attempt_dir / "events.jsonl")
+    if spec.memory_bytes:
+        limit_data(spec.memory_bytes)
     try:
         import_course()
         from worker.models.parallel import ALONE

@@ -143,6 +143,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
         device=device,
         num_processes=recipe.training.num_processes,
         num_threads=settings.runner_threads or None,
+        memory_bytes=settings.runner_memory_bytes or None,
         supervisor_pid=os.getpid(),
     )
     write_atomic(attempt_dir / SPEC, spec.model_dump_json(by_alias=True).encode())

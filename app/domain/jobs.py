@@ -47,5 +47,6 @@ class RunSpec(BaseModel):
     device: str = "cpu"  # "cpu" | "cuda"
     num_processes: int = 1  # ranks of this attempt; at most as many as the worker could give
     num_threads: int | None = None
+    memory_bytes: int | None = None  # that each process may ask the system for
     launched_on: date | None = None  # what chat templates take for today, where the recipe does not say it
     supervisor_pid: int | None = None  # the runner stops when this process is gone; None: stand-alone

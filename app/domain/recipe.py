@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
 from app.domain.texts import ONE_LINE, Line
-from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings
+from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings, refuse_tiny
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe", "revive_recipe"]
 
@@ -364,6 +364,7 @@ def revive_recipe(data: Mapping[str, Any]) -> Recipe:
 def parse_recipe(data: Any) -> Recipe:
     """Return a recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
     recipe = parse(Recipe, data, RecipeInvalid)
+    refuse_tiny(recipe.weights.lambda_, recipe.scoring.smallest_lambda)
     idle = find_idle_flips(recipe)
     if idle:
         raise RecipeInvalid.at("noise.label_flip_share", idle)

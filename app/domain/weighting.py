@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+SMALLEST_TEMPERATURE = 1e-6  # rewards that are divided by less leave what 32-bit numbers hold
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -105,3 +107,12 @@ class WeightSettings(RecipePart):
         if self.lambda_ is not None and self.target_ess is not None:
             raise fault("target_ess", "Give lambda or target_ess, not both.")
         return self
+
+
+def refuse_tiny(lambda_: float | None, smallest_lambda: float | None) -> None:
+    """Raises RecipeInvalid for a λ that no reward can be divided by; no validator, as runs that were made with one are kept."""
+    for field, value in (("weights.lambda", lambda_), ("scoring.smallest_lambda", smallest_lambda)):
+        if value is not None and value < SMALLEST_TEMPERATURE:
+            raise RecipeInvalid.at(
+                field, f"λ is {value:g}, and rewards can't be divided by so little: take {SMALLEST_TEMPERATURE:g} or more."
+            )

@@ -115,6 +115,7 @@ def build_spec(
         device=device,
         num_processes=claim.num_processes,
         num_threads=num_threads or settings.runner_threads or None,
+        memory_bytes=settings.runner_memory_bytes or None,
         launched_on=run.created_at.date() if run is not None else None,
         supervisor_pid=supervisor_pid,
     )

@@ -12,6 +12,7 @@ from app.domain.recipe import Method, Recipe, find_idle_flips
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
+from app.domain.weighting import refuse_tiny
 from app.store import scorings
 from app.store.tables import Dataset, Model, Scoring
 from app.store.workers import find_most_places
@@ -53,6 +54,7 @@ def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: R
 
     What only training needs, such as rewards that don't contradict the labels, is not asked of a scoring.
     """
+    refuse_tiny(recipe.weights.lambda_, recipe.scoring.smallest_lambda)
     faults = Faults()
     dataset = _find_dataset(session, owner_id, recipe, kind, faults)
     models = {}

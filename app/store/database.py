@@ -28,6 +28,7 @@ from app.store.signals.hints import HintQueue
 BUSY_SECONDS = 15
 WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
 WRITE = {"studio_write": True}
+QUIET: dict[str, Any] = {"hide_parameters": True}  # errors are printed and logged, and rows hold digests of secrets
 SQLITE_TRANSIENT = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
 
 
@@ -134,13 +135,15 @@ def create_engine_for(settings: Settings) -> Engine:
             url = url.set(drivername="postgresql+psycopg")
         options = f"-c lock_timeout={BUSY_SECONDS}s -c timezone=UTC"
         arguments = {"connect_timeout": 5, "options": options}
-        engine = create_engine(url, pool_pre_ping=True, max_overflow=30, pool_timeout=BUSY_SECONDS, connect_args=arguments)
+        engine = create_engine(
+            url, pool_pre_ping=True, max_overflow=30, pool_timeout=BUSY_SECONDS, connect_args=arguments, **QUIET
+        )
         from app.store import postgres_timeout  # here, because psycopg's megabytes are for PostgreSQL alone
 
         event.listen(engine, "do_connect", postgres_timeout.connect)
         return engine
     make_root(settings.root)
-    engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS)
+    engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS, **QUIET)
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)
     return engine

@@ -20,6 +20,18 @@ def limit_memory(more_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def limit_data(most_bytes: int) -> None:
+    """Limit the memory that this process may write and shares with nobody, from its start on, where the system can."""
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
+def find_data_limit() -> int | None:
+    """Return the limit on the memory that this process may write; None where there is none."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def limit_processor(seconds: int) -> None:
     """Limit the processor time from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -190,3 +190,13 @@ def test_a_stored_recipe_keeps_what_was_done_when_it_was_made() -> None:
     assert (launched_again.evaluation.split, launched_again.reward.dtype) == ("conversation", "float32")
     assert (revived.evaluation.test_share, launched_again.evaluation.test_share) == (0, 0.5)
     assert revive_recipe(recipe()).reward.dtype == "float32"
+
+
+@pytest.mark.parametrize("part", [{"weights": {"lambda": 5e-324}}, {"scoring": {"smallest_lambda": 9e-7}}])
+def test_a_lambda_that_no_reward_can_be_divided_by_is_refused_at_the_launch_and_stays_readable(part):
+    data = {"dataset": "d", "policy": {"model": "m"}, "reward": {"source": "rating"}, "weights": {"lambda": 1.0}, **part}
+    with pytest.raises(RecipeInvalid, match="rewards can't be divided by so little: take 1e-06 or more") as refused:
+        parse_recipe(data)
+    [(name, inner)] = part.items()
+    assert refused.value.problems[0]["field"] == f"{name}.{next(iter(inner))}"
+    assert revive_recipe(data).dataset == "d"

@@ -24,6 +24,17 @@ def add_user(database: Database, user_id: str = "user_ada") -> None:
         session.add(User(id=user_id, name=user_id, role="admin", created_at=now(session)))
 
 
+def test_an_error_shows_nothing_of_the_row_it_is_about(database: Database) -> None:
+    add_user(database)
+    digest = "5ec4e7" * 10
+    with database.writing() as session:
+        session.add(User(id="user_ada", name=digest, role="admin", created_at=now(session)))
+        with pytest.raises(IntegrityError) as refused:
+            session.flush()
+        session.rollback()
+    assert digest not in str(refused.value)
+
+
 def test_the_migrated_schema_is_the_one_of_the_models(either_database: Database) -> None:
     with either_database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

@@ -20,6 +20,12 @@ def test_memory_past_the_limit_is_refused_and_memory_below_it_is_given() -> None
     assert b"MemoryError" in run(program.format(200)).stderr
 
 
+def test_what_a_process_may_write_is_limited_from_its_start_on() -> None:
+    program = "from app.system.limits import limit_data; limit_data(64 * 2**20); print(len(bytearray({} * 2**20)))"
+    assert run(program.format(20)).returncode == 0
+    assert b"MemoryError" in run(program.format(70)).stderr
+
+
 def test_a_process_past_its_time_is_ended() -> None:
     program = "from app.system.limits import limit_processor; limit_processor(0)\nwhile True: pass"
     assert run(program).returncode < 0

@@ -5,6 +5,7 @@ import errno
 from app.domain.errors import StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
+from app.system.limits import find_data_limit
 
 REMEDY_DISK_FULL = "Free some space, then resume the run: it goes on from its last checkpoint."
 
@@ -31,13 +32,21 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; torch may not even be imported yet
         return "The GPU ran out of memory.", smaller, False
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "The machine ran out of memory.", smaller, False
+        return _tell_memory(), smaller, False
     if is_disk_full(error):
         where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return f"The disk is full{where}.", REMEDY_DISK_FULL, False
     if "CUDA" in str(error) or "CUBLAS" in str(error) or "device-side assert" in str(error):
         return f"The GPU reported an error: {_short(error)}", "If it happens again, look at the driver and the log.", True
     return f"Unexpected error, {type(error).__name__}: {_short(error)}", "The log has the details.", True
+
+
+def _tell_memory() -> str:
+    limit = find_data_limit()
+    if limit is None:
+        return "The machine ran out of memory."
+    allowed = f"{limit / 2**30:.1f} GiB of memory that STUDIO_RUNNER_MEMORY_BYTES allows"
+    return f"The run needs more than the {allowed} each of its processes."
 
 
 def is_disk_full(error: BaseException) -> bool:

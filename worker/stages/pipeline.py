@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Method
 from app.domain.run import RunKind
+from app.domain.weighting import refuse_tiny
 from worker.models.lora import refuse_targets
 from worker.models.parallel import ALONE, Ranks, require_device
 from worker.running.spool import Spool
@@ -38,6 +39,7 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
     recipe = json.dumps(spec.recipe.to_dict(), indent=2, ensure_ascii=False).encode()
     attempt.write_artifact("recipe.json", "The recipe of this run", recipe)
 
+    refuse_tiny(spec.recipe.weights.lambda_, spec.recipe.scoring.smallest_lambda)
     ground = lay_ground(attempt)
     if spec.kind is RunKind.TRAINING:
         refuse_missing(spec.recipe, ground.batches)

@@ -23,6 +23,16 @@ def test_memory_of_the_machine_likewise():
         assert explain(error).retry is False
 
 
+def test_a_limit_of_the_settings_is_named(monkeypatch):
+    monkeypatch.setattr("worker.running.failures.find_data_limit", lambda: 8 * 2**30)
+    found = explain(MemoryError())
+    assert (
+        found.reason
+        == "The run needs more than the 8.0 GiB of memory that STUDIO_RUNNER_MEMORY_BYTES allows each of its processes."
+    )
+    assert not found.retry
+
+
 def test_a_full_disk_says_that_the_run_can_be_resumed():
     found = explain(OSError(errno.ENOSPC, "No space left on device", "/data/step-000100"))
     assert found.reason == "The disk is full while writing /data/step-000100."
