@@ -197,7 +197,7 @@ def get_model(client: Client, root: Path, folder: Path, kind: str) -> dict[str, 
 
 def cancel_unfinished(client: Client) -> None:
     """What a demonstration that was stopped half-way has left would be trained first."""
-    for state in ("queued", "running", "interrupted"):
+    for state in ("queued", "paused", "running", "interrupted"):
         for run in client.get("/runs", state=state, limit=200)["items"]:
             if run["name"] == RUN_NAME:
                 client.post(f"/runs/{run['id']}/cancel")

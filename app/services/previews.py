@@ -153,6 +153,7 @@ def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -
         standing = standing_of(scoring, session.get(Run, scoring.run_id) if scoring.run_id else None)
         why = {
             "queued": "waits for a worker: preview it when it is made.",
+            "paused": "waits for its release: preview it when it is made.",
             "running": "is being made: preview it when it is whole.",
         }.get(standing.state, f"has not been made. {standing.reason} {standing.remedy}".strip())
         raise Conflict(f"The scoring “{scoring.name}” {why}")

@@ -10,7 +10,7 @@ A plain model of a few dictionaries is kept beside the database; after every rul
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from sqlalchemy import select
 
 from app.domain.errors import Conflict, StaleToken
 from app.domain.events import OutcomeReached, SpoolLine
-from app.domain.run import Outcome, RunState, can_move
+from app.domain.run import Outcome, RunState, can_move, tell_state
 from app.services import attempts, queue, recordings, workers
 from app.services import runs as services
 from app.services.acts import Actor
@@ -400,8 +400,8 @@ class LifeOfRuns(RuleBasedStateMachine):
                 assert run.last_seq == len(entries)
                 states = [RunState(entry.payload["state"]) for entry in entries if entry.kind == "state"]
                 assert states[0] is RunState.QUEUED
-                assert states[-1] is life.state
-                assert all(can_move(old, new) for old, new in itertools.pairwise(states))
+                assert states[-1] is tell_state(life.state, is_held=life.is_held)
+                assert all(can_move(old, new) for old, new in itertools.pairwise(without_pauses(states)))
                 assert states.count(RunState.SUCCEEDED) <= 1
                 assert [entry.kind for entry in entries if entry.kind not in ("state", "log")] == life.noted
 
@@ -470,3 +470,14 @@ class LifeOfRuns(RuleBasedStateMachine):
             life.state = self.give_back(life)
         else:
             life.state, life.is_held = RunState.FAILED, False
+
+
+def without_pauses(states: Sequence[RunState]) -> list[RunState]:
+    """The states without what holding and releasing a queued run told."""
+    kept: list[RunState] = []
+    for old, new in itertools.pairwise([None, *states]):
+        assert new is not None
+        waits = RunState.QUEUED if new is RunState.PAUSED else new
+        if not (kept and kept[-1] is waits is RunState.QUEUED and RunState.PAUSED in (old, new)):
+            kept.append(waits)
+    return kept

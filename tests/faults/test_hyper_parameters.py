@@ -185,6 +185,7 @@ def test_every_query_parameter_stands_absurd_values(studio):
                 response = client.get(address, params={**needed, parameter["name"]: value})
                 asked += 1
                 is_idle = response.status_code == 503 and "No worker is running" in response.text  # who reads texts
+                is_idle |= response.status_code == 429 and "wait already" in response.text  # of one user's
                 assert is_idle or response.status_code in (200, 404, 409, 422), (
                     f"{address}?{parameter['name']}={value[:40]}: {response.text[:300]}"
                 )
@@ -193,7 +194,7 @@ def test_every_query_parameter_stands_absurd_values(studio):
     assert asked > 200
 
 
-TYPED = ("-1", "1e308", "NaN", "inf", str(2**63), "-Infinity", "x", "0x10", "1_000", "n" * 10_000, "1e999", "<script>")
+TYPED = ("-1", "1e308", "NaN", "inf", str(2**63), "-Infinity", "x", "0x10", "1_000", "n" * 5_000, "1e999", "<script>")
 NUMERIC = {
     path for path, schema in FIELDS.items()
     if {"integer", "number"} & {one.get("type") for one in (schema, *schema.get("anyOf", []))}

@@ -115,7 +115,7 @@ def test_a_gpu_out_of_memory_fails_without_a_retry_and_the_next_run_starts(eithe
         scene.wait_for_state(following, "succeeded")
     assert (run["attempt"], run["error"]["reason"]) == (1, "The GPU ran out of memory.")
     assert "training.micro_batch_size" in run["error"]["remedy"]
-    assert "training.micro_batch_size" in scene.page(run_id)
+    assert "Micro-batch size" in scene.page(run_id)
     assert scene.states(run_id) == ["queued", "running", "failed"]
 
 

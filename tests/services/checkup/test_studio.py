@@ -88,7 +88,8 @@ def test_a_check_that_falls_over_is_a_verdict_of_its_own(
 def test_a_damaged_database_is_named(settings: Settings, database: Database) -> None:
     with database.writing() as session:
         for number in range(2000):
-            session.execute(text("INSERT INTO users VALUES (:id, :id, 'member', '2026-01-01')"), {"id": f"user_{number:06d}"})
+            row = "INSERT INTO users (id, name, role, created_at) VALUES (:id, :id, 'member', '2026-01-01')"
+            session.execute(text(row), {"id": f"user_{number:06d}"})
     database.close()
     path = settings.root / "studio.db"
     with closing(sqlite3.connect(path)) as connection:
