@@ -237,12 +237,13 @@ def test_exported_cells_are_no_formulas(studio, client):
 
 
 def test_a_data_set_that_is_not_ready_has_no_audit_and_no_examples(client):
-    dataset_id = client.post(UPLOAD, files={"file": ("x.jsonl", UNKNOWN)}).json()["id"]
+    made = client.post(UPLOAD, files={"file": ("x.jsonl", UNKNOWN)}).json()
+    dataset_id = made["id"]
     for part in ("audit", "examples", "examples.jsonl", "examples.csv"):
         assert client.get(f"{UPLOAD}/{dataset_id}/{part}").status_code == 404
     for part in ("audit", "examples.jsonl", "examples.csv"):
         detail = client.get(f"{UPLOAD}/{dataset_id}/{part}").json()["detail"]
-        assert detail == "The data set “x.jsonl” waits for a mapping of its columns: POST one to its mapping first."
+        assert detail == f"The data set “{made['name']}” waits for a mapping of its columns: POST one to its mapping first."
 
 
 def test_a_deleted_data_set_is_gone_with_its_files(studio, client):
