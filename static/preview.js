@@ -10,7 +10,6 @@ form.addEventListener("click", (event) => {
   const button = event.target.closest("button[name='take.lambda']");
   if (!button) return;
   event.preventDefault();
-  value("weights.target_ess").value = "";
   const field = value("weights.lambda");
   field.value = button.value;
   field.focus();

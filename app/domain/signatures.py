@@ -96,6 +96,11 @@ _SIGNATURES = (
         "evaluation.num_test_prompts if that limits them; or read the figures as no more than a direction.",
     ),
     Signature(
+        "target_unreached", "info", "No λ gives the wanted effective sample size",
+        "weights.target_ess lies outside of what any λ with all |r/λ| up to 80 gives, and weights.fallback names another λ",
+        "If these weights are not meant, give weights.lambda, a weights.target_ess within reach, or another weights.preset.",
+    ),
+    Signature(
         "nothing_held_out", "warning", "Nothing is held out",
         "evaluation.share is above 0, but all examples belong to one conversation, which stays for training",
         "The run has no evaluation: no win rate, no KL and no samples to judge it by. Use a data set with several "

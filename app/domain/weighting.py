@@ -62,6 +62,11 @@ class WeightSettings(RecipePart):
         description="Instead of λ: the wanted effective sample size as a share of the batch; "
         "λ is then found from the cached scores.",
     )
+    fallback: Literal["none", "reward_std"] = Field(
+        "none",
+        description="Where no λ gives the wanted effective sample size. none: the run is refused. reward_std: λ is the "
+        "standard deviation of the rewards.",
+    )
     weight_form: Literal["posterior", "ratio", "reward"] = Field(
         "posterior",
         description="posterior: softmax of log π_ref + r/λ over the candidates. ratio: exp(r/λ)/Z, the importance "

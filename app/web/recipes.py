@@ -19,7 +19,10 @@ from app.web.rendering.format import exact
 from app.web.rendering.wording import option_text
 
 FROM_PRESET = frozenset(f"weights.{name}" for settings in PRESETS.values() for name in settings)
-STARTING_VALUES = {"weights.lambda": "0.3", "sft.responses": "chosen", "sft.loss_norm": "token_mean", "preview.target_ess": "0.5"}
+TARGET_ESS = "0.5"
+STARTING_VALUES = {
+    "weights.target_ess": TARGET_ESS, "weights.fallback": "reward_std", "sft.responses": "chosen", "sft.loss_norm": "token_mean",
+}  # fmt: skip
 PREVIEWED_LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 SFT_FIELDS = ("responses", "loss_norm")  # of the weights; asked for apart, since no preset decides them there
 
@@ -42,7 +45,7 @@ _AT_FIELDS = {  # the names of a sweep's and of a preview's request
     "lambda": "weights.lambda",
     "presets": "weights.preset",
     "overrides": "weights.preset",
-    "target_ess": "preview.target_ess",
+    "target_ess": "weights.target_ess",
     "label_flip_share": "noise.label_flip_share",
     "reward_std": "noise.reward_std",
     "noise_seed": "noise.seed",
@@ -71,11 +74,15 @@ def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
 
 
 def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the nested settings that the method reads; of several λ the first stands in the recipe."""
+    """Return the nested settings that the method reads; of several λ the first stands in the recipe.
+
+    A λ that is typed takes the place of the wanted effective sample size.
+    """
     method = values.get("method") or Method.VAR
     fields = [field for field in RECIPE_FIELDS if method not in list(Method) or method in methods_of(field.path)]
     lambdas = split_lambdas(values)
-    nested = collect(fields, {**values, "weights.lambda": lambdas[0] if lambdas else ""})
+    chosen = {"weights.lambda": lambdas[0], "weights.target_ess": "", "weights.fallback": ""} if lambdas else {}
+    nested = collect(fields, {**values, **chosen})
     if nested.get("reward", {}).get("source") != "model":
         nested.get("reward", {}).pop("model", None)  # its input is hidden then
     if method == Method.SFT:
@@ -117,7 +124,7 @@ def read_scored(values: Mapping[str, str]) -> Recipe:
 
 def read_planned(values: Mapping[str, str]) -> Recipe:
     """Return the recipe whose memory is planned: it depends on no λ. Raises RecipeInvalid."""
-    return parse_recipe(read_settings({**values, "weights.lambda": "1", "weights.target_ess": ""}))
+    return parse_recipe(read_settings({**values, "weights.lambda": "1"}))
 
 
 def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewRequest:
@@ -129,7 +136,7 @@ def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewReque
         "presets": [values.get("weights.preset") or DEFAULT_PRESET],
         "lambda": sorted({*grid_of(1.0 if is_normalised(values) else spread), *map(as_number, split_lambdas(values))}, key=str),
         "overrides": overrides_of(values),
-        "target_ess": as_number(values.get("weights.target_ess") or values.get("preview.target_ess") or "0.5"),
+        "target_ess": as_number(values.get("weights.target_ess") or TARGET_ESS),
     }
     for name in ("label_flip_share", "reward_std", "noise_seed"):
         path = _AT_FIELDS[name]
@@ -187,7 +194,7 @@ def as_number(text: str) -> float | str:
 
 def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return a recipe as form values; what the preset says anyway is left to the preset."""
-    values = flatten(recipe)
+    values = {"weights.fallback": "none"} | flatten(recipe)  # recipes older than the setting
     if recipe["training"]["learning_rate"] == propose_rate(recipe.get("method", Method.VAR), recipe["policy"]["adaptation"]):
         values["training.learning_rate"] = ""  # so that another method takes its own
     if values.get("method", Method.VAR) != Method.VAR:

@@ -52,11 +52,13 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
     with Previewer(studio) as worker:
         finish(writer)
         expect(page.locator("#panel")).to_contain_text("The rewards know the labels")
-        expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.3")
+        expect(page.locator("#weights-target_ess")).to_have_value("0.5")
+        expect(page.locator("#found-lambda")).to_have_text("λ = 0.427 on these scores.")
         page.get_by_role("button", name="Use λ 0.427").click()
         expect(page.get_by_label("Temperature λ")).to_have_value("0.427")
         expect(page.get_by_label("Temperature λ")).to_be_focused()
         expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.427")
+        expect(page.locator("#found-lambda")).to_have_text("The λ that is typed is used instead.")
         assert [request.lambdas for request in worker.asked] == [[0.03, 0.1, 0.3, 1.0, 3.0], [0.03, 0.1, 0.3, 0.427, 1.0, 3.0]]
     expect(page.locator("#live")).to_have_text("Temperature λ is now 0.427")
     page.get_by_label("Batch size B").fill("4")
@@ -95,7 +97,7 @@ def test_inverted_rewards_need_an_explicit_word(page, studio, complaints):
     score(studio, seeded(studio, 71).run_id, INVERTED)
     with Previewer(studio, INVERTED):
         page.goto("/runs/new")
-        fill(page, studio)
+        fill(page, studio, weights__lambda="0.3")
         page.get_by_text("schedule, micro-batches").click()
         page.locator("#training-seed").fill("71")
         page.get_by_label("Temperature λ").press("Enter")  # previews, as the first button does; it doesn't launch
@@ -142,7 +144,7 @@ def test_a_preview_that_no_worker_answers_says_so(page, studio):
     page.goto(f"/runs/new?scoring={scoring.id}")
     expect(page.locator("#panel")).to_contain_text("No worker is running")
     with Previewer(studio):
-        expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.3")
+        expect(page.locator("#panel tr.near")).to_contain_text("λ 0.3")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -159,7 +161,7 @@ def test_the_panel_is_narrow_named_and_stands_out(page, studio, theme):
         expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.03")
     for summary in page.locator("#panel summary").all()[:2]:
         summary.click()
-    expect(page.locator("#panel")).to_contain_text("Raise weights.lambda")
+    expect(page.locator("#panel")).to_contain_text("Raise “Temperature λ”")
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     cut = "[...document.querySelectorAll('#panel .table-scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
     assert page.evaluate(cut) == 0

@@ -33,9 +33,27 @@ def form(**changes: str) -> dict[str, str]:
 
 
 def test_one_temperature_without_baselines_is_a_run() -> None:
-    order = read_order(form())
+    order = read_order(form(weights__lambda="0.3"))
     assert isinstance(order, Recipe)
     assert (order.method, order.weights.lambda_) == (Method.VAR, 0.3)
+
+
+def test_an_untouched_form_lets_the_temperature_follow_the_rewards() -> None:
+    weights = read_order(form()).weights
+    assert (weights.lambda_, weights.target_ess, weights.fallback) == (None, 0.5, "reward_std")
+
+
+def test_a_typed_temperature_takes_the_place_of_the_target() -> None:
+    weights = read_order(form(weights__lambda="2", weights__target_ess="0.4")).weights
+    assert (weights.lambda_, weights.target_ess, weights.fallback) == (2.0, None, "none")
+    assert read_preview(form(weights__lambda="2", weights__target_ess="0.4")).target_ess == 0.4
+
+
+def test_a_recipe_from_before_there_was_a_fallback_is_cloned_without_one() -> None:
+    old = parse_recipe({**SETTINGS, "weights": {"target_ess": 0.4}}).to_dict()
+    del old["weights"]["fallback"]
+    values = clone_values(old)
+    assert (values["weights.lambda"], values["weights.target_ess"], values["weights.fallback"]) == ("", "0.4", "none")
 
 
 def test_several_temperatures_or_a_baseline_are_a_sweep() -> None:
@@ -89,7 +107,7 @@ def test_a_setting_that_is_asked_of_no_method_does_not_exist() -> None:
 
 RECIPES: list[dict[str, Any]] = [
     {"weights": {"preset": "paper", "lambda": 0.2, "mean_one": True}},
-    {"weights": {"preset": "within_prompt", "target_ess": 0.4}, "noise": {"label_flip_share": 0.1}},
+    {"weights": {"preset": "within_prompt", "target_ess": 0.4, "fallback": "reward_std"}, "noise": {"label_flip_share": 0.1}},
     {"weights": {"lambda": 1}, "reward": {"source": "model", "model": "m"}, "online": {"every": 20}},
     {"method": "sft", "weights": {"responses": "chosen", "loss_norm": "sequence_mean"}},
     {"method": "dpo", "weights": {}, "dpo": {"beta": 0.3}, "policy": {"model": "p", "adaptation": "lora", "quantization": "nf4"}},
@@ -122,7 +140,7 @@ def test_a_preview_shows_the_typed_temperatures_among_others_and_what_the_preset
 
 def test_the_previewed_temperatures_have_the_size_of_the_rewards() -> None:
     assert read_preview(form(weights__lambda="2"), 5.0).lambdas == [0.3, 1.0, 2.0, 3.0, 10.0, 30.0]
-    assert read_preview(form(), 0.02).lambdas == [0.0003, 0.001, 0.003, 0.01, 0.03, 0.3]
+    assert read_preview(form(weights__lambda="0.3"), 0.02).lambdas == [0.0003, 0.001, 0.003, 0.01, 0.03, 0.3]
     assert read_preview(form(weights__reward_norm="zscore"), 5.0).lambdas == [0.03, 0.1, 0.3, 1.0, 3.0]
 
 

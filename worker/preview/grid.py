@@ -18,7 +18,14 @@ from worker.preview.texts import read_excerpts
 from worker.stages.scoring.reward_check import check_rewards, pair_up
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import holds_for
-from worker.var.lambdas import LAMBDA_BATCHES, SMALLEST_LAMBDA, TargetUnreachable, find_stacked_lambda
+from worker.var.lambdas import (
+    LAMBDA_BATCHES,
+    SMALLEST_LAMBDA,
+    TargetUnreachable,
+    fall_back,
+    find_stacked_lambda,
+    refuse_extreme,
+)
 from worker.var.stacks import TooSmallLambda
 
 
@@ -187,9 +194,13 @@ class Cells:
                 [part.stack for part in parts], choices, target, reward_mean=noisy.reward_mean, reward_std=noisy.reward_std,
                 smallest_lambda=max(smallest or 0.0, SMALLEST_LAMBDA),
             )  # fmt: skip
+            refuse_extreme(lambda_, noisy.largest_reward(choices))
         except TargetUnreachable as error:
-            reason = str(error)
-        return Suggestion(preset=preset, batch_size=self.batch_size, target_ess=target, lambda_=lambda_, reason=reason)
+            lambda_, reason = None, str(error)
+        return Suggestion(
+            preset=preset, batch_size=self.batch_size, target_ess=target, lambda_=lambda_, reason=reason,
+            fallback=fall_back(choices, noisy.reward_std),
+        )  # fmt: skip
 
     def _stack(self, layout: str, chosen_only: bool) -> list[BatchStack]:
         key = (layout, chosen_only)

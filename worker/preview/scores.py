@@ -16,6 +16,7 @@ from app.domain.preview.weights import PreviewJob, PreviewRequest
 from worker.stages.noise import flip_labels, perturb_rewards
 from worker.stages.scoring.cache import FlatScores, read_scores
 from worker.stages.scoring.index import Index, read_index
+from worker.var.candidates import WeightChoices
 from worker.var.certificate import TAU
 
 MOST_KEPT, MOST_KEPT_BYTES = 4, 2 * 2**30
@@ -90,6 +91,11 @@ class Noisy:
     @cached_property
     def reward_std(self) -> float:
         return float(self.own_reward_N.double().std(correction=0))
+
+    def largest_reward(self, choices: WeightChoices) -> float:
+        """Return the largest |r| of any response, as the weights see it."""
+        centre, scale = (self.reward_mean, self.reward_std or 1.0) if choices.reward_norm == "zscore" else (0.0, 1.0)
+        return float((self.own_reward_N.double() - centre).abs().max()) / scale
 
     @property
     def breaks_certificates(self) -> bool:

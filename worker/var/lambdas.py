@@ -11,6 +11,7 @@ from worker.var.terms import make_terms
 
 SMALLEST_LAMBDA, LARGEST_LAMBDA, LAMBDAS_PER_DECADE = 1e-4, 1e5, 2
 LAMBDA_BATCHES = 128  # batches that λ is looked for on, evenly spread over the plan
+LARGEST_EXPONENT = 80.0  # as app.domain.findings.LARGEST_EXPONENT, beyond which exp(r/λ) leaves float32
 STACKED_PLACES = 1 << 18  # of [S, B, M]: what fits a processor's cache
 
 
@@ -75,6 +76,20 @@ def find_stacked_lambda(
         f"target_ess {target_ess:g} can't be reached: over all λ the effective share lies between {least:.3g} and {most:.3g}. "
         "Choose a target in between, or give lambda."
     )
+
+
+def refuse_extreme(lambda_: float, largest_reward: float) -> None:
+    """Raise TargetUnreachable for a λ at which max |r/λ| is beyond LARGEST_EXPONENT: there one response takes all, whatever λ."""
+    if largest_reward > LARGEST_EXPONENT * lambda_:
+        raise TargetUnreachable(
+            f"This effective share needs λ = {lambda_:.3g}, at which the largest |r/λ| is {largest_reward / lambda_:.3g}, above "
+            f"{LARGEST_EXPONENT:g}: choose a larger share, or give lambda."
+        )
+
+
+def fall_back(choices: WeightChoices, reward_std: float) -> float:
+    """Return the λ of the rewards' scale: their standard deviation, which is 1 where the weights see z-scores."""
+    return 1.0 if choices.reward_norm == "zscore" or reward_std == 0 else reward_std
 
 
 def stack_alike(batches: Sequence[Candidates]) -> list[StackedCandidates]:

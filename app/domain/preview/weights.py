@@ -80,6 +80,7 @@ class Suggestion(BaseModel):
     target_ess: float
     lambda_: float | None = Field(alias="lambda")
     reason: str = ""
+    fallback: float | None = None  # the λ that a run takes instead when weights.fallback is reward_std
 
 
 class PreviewResult(BaseModel):

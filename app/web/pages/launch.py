@@ -30,8 +30,8 @@ router = APIRouter()
 
 DIALS = (
     "name", "method", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "reward.judge",
-    "reward.accept_inverted", "weights.preset", "weights.lambda", "dpo.beta", "training.batch_size", "training.epochs",
-    "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
+    "reward.accept_inverted", "weights.preset", "weights.target_ess", "weights.lambda", "dpo.beta", "training.batch_size",
+    "training.epochs", "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS = (
@@ -85,7 +85,6 @@ class LaunchPage(Context):
     sentence: str  # why there is no example
     is_asked: bool
     example_number: str
-    target: str  # the effective share that a λ is suggested for
     groups: list[SettingGroup]
     datasets: list[Choice]
     policies: list[Choice]
@@ -181,7 +180,6 @@ def form_page(
         sentence=example[1],
         is_asked=False,
         example_number=values.get("reading.example", "0"),
-        target=values.get("preview.target_ess", STARTING_VALUES["preview.target_ess"]),
         groups=[group_of(*group, filled) for group in GROUPS],
         datasets=dataset_choices(ready),
         policies=model_choices(models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES)),
@@ -217,7 +215,7 @@ def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> Set
     mine = [
         field for path, field in filled.items() if path not in DIALS and id == ("scale" if path in SCALE else path.split(".")[0])
     ]
-    plain = {field.path: as_asked(field).value for field in RECIPE_FIELDS}
+    plain = {field.path: as_asked(field).value for field in RECIPE_FIELDS} | STARTING_VALUES
     changed = any(field.errors or field.value != plain[field.path] for field in mine)
     shared = any(not field.methods for field in mine)
     methods = "" if shared else " ".join(dict.fromkeys(method for field in mine for method in field.methods.split()))

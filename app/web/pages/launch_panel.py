@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
-from app.domain.preview.weights import PreviewRequest, PreviewResult
+from app.domain.preview.weights import PreviewRequest, PreviewResult, Suggestion
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs
@@ -31,7 +31,10 @@ MOST_NEAR = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """`sentence` and `remedy`: why there is nothing more to show; `typed`: the λ of the form."""
+    """`sentence` and `remedy`: why there is nothing more to show; `typed`: the λ of the form, `has_typed` also one that is none.
+
+    `falls_back`: where no λ gives the wanted share, the rewards' scale gives one.
+    """
 
     state: str
     memory: Memory
@@ -49,6 +52,8 @@ class Panel:
     tables: Tables | None = None
     verdict: RewardVerdict | None = None
     typed: tuple[float, ...] = ()
+    has_typed: bool = False
+    falls_back: bool = False
     near: list[Scoring] = field(default_factory=list)
 
     @property
@@ -60,6 +65,11 @@ class Panel:
     def is_moving(self) -> bool:
         """Whether a run is scoring, for the first time or what was left out."""
         return self.run is not None and not RunState(self.run.state).final
+
+    @property
+    def suggestion(self) -> Suggestion | None:
+        """The λ that the wanted effective sample size comes to."""
+        return self.tables.tables[0].suggestion if self.tables else None
 
     @property
     def inverted(self) -> str:
@@ -74,6 +84,8 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         memory=foresee(session, owner_id, values),
         accepted=values.get("reward.accept_inverted") == "yes",
         rates=tell_rates(values),
+        has_typed=bool(split_lambdas(values)),
+        falls_back=values.get("weights.fallback") == "reward_std",
     )
     if values.get("method", Method.VAR) != Method.VAR:
         return panel

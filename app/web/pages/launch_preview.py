@@ -30,6 +30,7 @@ class PanelPart(Context):
 
     panel: Panel
     is_new: bool
+    is_live: bool = True  # the λ that is found comes along
 
 
 @router.post("/runs/new/preview")
@@ -37,7 +38,7 @@ async def preview_launch(request: Request, database: CurrentDatabase, user: Curr
     """What is known of these settings; a preview is waited for as long as one would wait for a page."""
     values = dict(await read_form(request))
     if taken := values.pop("take.lambda", ""):
-        values |= {"weights.lambda": taken, "weights.target_ess": ""}
+        values["weights.lambda"] = taken
     return await respond(request, database, user.id, values)
 
 

@@ -30,6 +30,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "reward.accept_inverted": "I know, and mean it",
     "weights.lambda": "Temperature λ",
     "weights.target_ess": "Target effective sample size",
+    "weights.fallback": "Where no λ gives that share",
     "weights.weight_form": "Form of the weight",
     "weights.partition_scope": "Scope of Z(x)",
     "weights.logprob_norm": "Log-probability of a response",
@@ -103,6 +104,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "float16": "16 bits (float16)",
     },
     "policy.quantization": {"none": "As the number type says", "nf4": "4 bits (nf4, for QLoRA)"},
+    "weights.fallback": {"none": "Refuse the run", "reward_std": "λ is the rewards' standard deviation"},
     "weights.weight_form": {
         "posterior": "Posterior over the candidates",
         "ratio": "Importance ratio, exp(r/λ)/Z",

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
+from app.domain.findings import find_unreached_target, raise_finding
 from app.domain.recipe import Method, Recipe
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
@@ -121,7 +122,9 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     settings = recipe.weights if recipe.online.every is None else recipe.weights.model_copy(update=WITHIN_PROMPT)
     batches, rewards = add_noise(ground.batches, scores.rewards, recipe.noise, recipe.reward.source)
     weighing = weigh(batches, scores.logprobs, rewards, settings)
-    if settings.target_ess is not None:
+    if evidence := find_unreached_target(weighing.unreached, weighing.choices.lambda_):
+        attempt.raise_findings([raise_finding("target_unreached", evidence)])
+    elif settings.target_ess is not None:
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective share {settings.target_ess:g}.")
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise

@@ -22,7 +22,7 @@ from app.system.files import writing
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
 from worker.var.diagnostics import describe_weights, histogram
-from worker.var.lambdas import LAMBDA_BATCHES
+from worker.var.lambdas import LAMBDA_BATCHES, fall_back, refuse_extreme
 from worker.var.loss import token_coefficients
 from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda
 
@@ -54,6 +54,7 @@ class Weighing:
     choices: WeightChoices
     reward_mean: float
     reward_std: float
+    unreached: str = ""  # why no λ gives the wanted effective sample size, where another was taken
 
     def describe(self, batch: WeightedBatch) -> dict[str, float]:
         return describe_weights(
@@ -67,15 +68,15 @@ class Weighing:
     @cached_property
     def temperatures(self) -> Temperatures:
         """λ as it is, as it would balance the weights, and as the largest reward needs it."""
-        zscore = self.choices.reward_norm == "zscore"
-        centre, scale = (self.reward_mean, self.reward_std or 1.0) if zscore else (0.0, 1.0)
-        safe = float((self.own_rewards.double() - centre).abs().max()) / scale / LARGEST_EXPONENT
         candidates = [batch.candidates for batch in self.batches]
+        largest = largest_reward(candidates, self.choices, self.reward_mean, self.reward_std)
         try:
-            balanced = search_lambda(candidates, self.choices, BALANCED_SHARE, self.reward_mean, self.reward_std)
+            balanced: float | None = search_lambda(
+                candidates, self.choices, BALANCED_SHARE, self.reward_mean, self.reward_std, largest
+            )
         except TargetUnreachable:
             balanced = None
-        return Temperatures(self.choices.lambda_, balanced, safe or None)
+        return Temperatures(self.choices.lambda_, balanced, largest / LARGEST_EXPONENT or None)
 
     @cached_property
     def own_rewards(self) -> Tensor:
@@ -98,35 +99,53 @@ def weigh(
         )
     own_rewards = torch.cat([gather_own(c.own_M, c.reward_BM) for c in candidates]).double()
     mean, std = float(own_rewards.mean()), float(own_rewards.std(correction=0))
-    choices = choose_lambda(candidates, settings, mean, std)
+    choices, unreached = choose_lambda(candidates, settings, mean, std)
     weighted = []
     for index, (batch, scored) in enumerate(zip(batches, candidates, strict=True)):
         weight_M = compute_weights(scored, choices, reward_mean=mean, reward_std=std)
         coefficient_M = token_coefficients(weight_M, scored.num_tokens_M, settings.loss_norm, enters_M=scored.enters_M)
         preference_M = torch.tensor([r.preference or 0 for example in batch for r in example.responses])
         weighted.append(WeightedBatch(index, batch, scored, preference_M, weight_M, coefficient_M))
-    return Weighing(weighted, choices, mean, std)
+    return Weighing(weighted, choices, mean, std, unreached)
 
 
-def choose_lambda(candidates: Sequence[Candidates], settings: WeightSettings, mean: float, std: float) -> WeightChoices:
-    """Return the recipe's choices with its λ, or with the λ that gives target_ess."""
+def choose_lambda(
+    candidates: Sequence[Candidates], settings: WeightSettings, mean: float, std: float
+) -> tuple[WeightChoices, str]:
+    """Return the recipe's choices with its λ, or with the λ that gives target_ess; and why it is another than that."""
     choices = WeightChoices(
         settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
         settings.reward_norm, settings.mean_one, settings.lambda_ or 1.0,
     )  # fmt: skip
     if settings.target_ess is None:
-        return choices
+        return choices, ""
     try:
-        found = search_lambda(candidates, choices, settings.target_ess, mean, std)
+        largest = largest_reward(candidates, choices, mean, std) if settings.fallback == "reward_std" else 0.0
+        found = search_lambda(candidates, choices, settings.target_ess, mean, std, largest)
     except TargetUnreachable as error:
-        raise RecipeInvalid.at("weights.target_ess", str(error)) from error
-    return replace(choices, lambda_=found)
+        if settings.fallback == "none":
+            raise RecipeInvalid.at("weights.target_ess", str(error)) from error
+        return replace(choices, lambda_=fall_back(choices, std)), str(error)
+    return replace(choices, lambda_=found), ""
 
 
-def search_lambda(candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float) -> float:
-    """Return the λ whose effective share is the target, over batches spread evenly; raises TargetUnreachable."""
+def search_lambda(
+    candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float, largest: float
+) -> float:
+    """Return the λ whose effective share is the target, over batches spread evenly.
+
+    Raises TargetUnreachable, also for a λ that is too small for the `largest` |r|.
+    """
     step = max(1, len(candidates) // LAMBDA_BATCHES)
-    return find_lambda(candidates[::step], choices, target, reward_mean=mean, reward_std=std)
+    found = find_lambda(candidates[::step], choices, target, reward_mean=mean, reward_std=std)
+    refuse_extreme(found, largest)
+    return found
+
+
+def largest_reward(candidates: Sequence[Candidates], choices: WeightChoices, mean: float, std: float) -> float:
+    """Return the largest |r| of any response with its own prompt, as the weights see it."""
+    centre, scale = (mean, std or 1.0) if choices.reward_norm == "zscore" else (0.0, 1.0)
+    return max(float((gather_own(one.own_M, one.reward_BM).double() - centre).abs().max()) for one in candidates) / scale
 
 
 def _make_candidates(batch: Sequence[Encoded], logprob_BM: Tensor, reward_BM: Tensor, settings: WeightSettings) -> Candidates:

@@ -4,12 +4,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from app.domain import findings
 from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import make_recipe
 from worker.stages.examples import Prepared
 from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs
 from worker.stages.training.findings import data_findings
 from worker.stages.training.weights import save_weights, weigh
+from worker.var import lambdas
 from worker.var.weights import effective_sample_size
 
 
@@ -78,6 +80,25 @@ def test_an_unreachable_target_names_the_field(scored):
     with pytest.raises(RecipeInvalid) as refused:
         weigh(*scored, settings(preset="paper", cross_reward="reuse", **{"lambda": None, "target_ess": 0.999}))
     assert refused.value.problems[0]["field"] == "weights.target_ess"
+
+
+@pytest.mark.parametrize(
+    ("preset", "target", "why"),
+    [("paper", 0.999, "can't be reached"), ("within_prompt", 0.5, "above 80")],
+)
+def test_where_no_temperature_gives_the_target_the_rewards_scale_does_when_the_recipe_says_so(scored, preset, target, why):
+    asked = {"preset": preset, "lambda": None, "target_ess": target, "cross_reward": "reuse"}
+    weighing = weigh(*scored, settings(**asked, fallback="reward_std"))
+    assert weighing.choices.lambda_ == pytest.approx(weighing.reward_std)
+    assert why in weighing.unreached
+    normalised = weigh(*scored, settings(**asked, fallback="reward_std", reward_norm="zscore"))
+    assert normalised.choices.lambda_ == 1.0
+    reached = weigh(*scored, settings(**{"lambda": None, "target_ess": 0.6}, fallback="reward_std"))
+    assert (reached.unreached, reached.choices) == ("", weigh(*scored, settings(**{"lambda": None, "target_ess": 0.6})).choices)
+
+
+def test_one_limit_says_which_exponents_are_too_large():
+    assert lambdas.LARGEST_EXPONENT == findings.LARGEST_EXPONENT
 
 
 def test_the_weights_file_lists_every_response_of_the_plan(scored, tmp_path):
