@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from app.domain.recipe import Recipe
 from app.system.numbers import percent
 
+ONCE_LONGEST_ANSWER = 128
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
 
 
@@ -95,7 +96,10 @@ def describe_flat(check: RewardCheck) -> str:
 
 
 def scoring_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the parts of a recipe that its scores depend on, as plain data."""
+    """Return the parts of a recipe that its scores depend on, as plain data.
+
+    Of its evaluation only what decides which examples are held out, as the others are scored; not how answers are drawn.
+    """
     whole = recipe.to_dict()
     # What there was no choice of at first is told only where it is another, so that scorings of that time are found.
     rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}
@@ -108,11 +112,15 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
         "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")} | dtype,
         "tokens": {key: value for key, value in whole["tokens"].items() if value is not None},
         "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
-        "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed", "max_new_tokens")} | rule,
+        "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed")} | rule,
     }
 
 
 def fingerprint(settings: Mapping[str, Any], contents: Sequence[str]) -> str:
-    """Return the identity of a scoring before it is made. `contents`: hashes of the data set and of the models' files."""
-    text = json.dumps([settings, list(contents)], sort_keys=True)
+    """Return the identity of a scoring before it is made. `contents`: hashes of the data set and of the models' files.
+
+    The longest answer was part of it once: its default stands there still, so that scorings of that time are found.
+    """
+    evaluation = {"max_new_tokens": ONCE_LONGEST_ANSWER, **settings.get("evaluation", {})}
+    text = json.dumps([{**settings, "evaluation": evaluation}, list(contents)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
