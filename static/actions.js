@@ -14,6 +14,9 @@ document.getElementById("theme")?.addEventListener("click", () => {
 });
 dark.addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
 
+// What was typed in this tab is nobody else's.
+document.querySelector("form[action='/logout']")?.addEventListener("submit", () => sessionStorage.clear());
+
 // <form data-confirm="Title" data-confirm-text="…" data-confirm-yes="Delete">
 const dialog = document.getElementById("confirm");
 document.addEventListener("submit", (event) => {

@@ -2,9 +2,11 @@
 // what a swap of its panel brings is told to readers of the screen.
 
 import { announce } from "./announce.js";
+import { keepDraft } from "./draft.js";
 
 const form = document.querySelector("form.launch");
 const value = (name) => form.elements[name];
+keepDraft(form);
 
 form.addEventListener("click", (event) => {
   const button = event.target.closest("button[name='take.lambda']");

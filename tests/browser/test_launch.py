@@ -73,6 +73,51 @@ def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, compla
     expect(page.locator(".page-head .lead")).to_contain_text("rewards from Kindness judge")
 
 
+def test_a_draft_outlives_another_page_back_and_a_reload_and_ends_with_the_launch(page, studio):
+    fill(page, studio)
+    page.get_by_label("Name").fill("Kept with care")
+    page.get_by_label("Within prompt").check()
+    page.get_by_label("SFT on chosen").check()
+    page.locator("#evaluation-share").evaluate("e => { e.value = '0.2'; e.dispatchEvent(new Event('input', {bubbles: true})) }")
+
+    def is_kept():
+        expect(page.locator("#draft-note")).to_be_visible()
+        expect(page.get_by_label("Name")).to_have_value("Kept with care")
+        expect(page.get_by_label("Within prompt")).to_be_checked()
+        expect(page.get_by_label("SFT on chosen")).to_be_checked()
+        expect(page.get_by_label("Policy", exact=True)).to_have_value(studio.policy.id)
+        expect(page.locator("#evaluation-share")).to_be_visible()
+        expect(page.locator("#panel")).not_to_contain_text("Choose a data set")
+
+    page.reload()
+    is_kept()
+    page.get_by_role("link", name="Register another").first.click()
+    expect(page).to_have_url(f"{studio.url}/models")
+    page.get_by_role("link", name="New run").first.click()
+    is_kept()
+    page.goto("/models")
+    page.go_back()
+    expect(page.get_by_label("Name")).to_have_value("Kept with care")
+    page.goto("/runs/new?training.batch_size=4")
+    expect(page.get_by_label("Name")).to_have_value("")
+    page.goto("/runs/new")
+    is_kept()
+    page.get_by_role("button", name="Launch the runs").or_(page.get_by_role("button", name="Launch the run")).first.click()
+    page.wait_for_url("**/sweeps/*")
+    page.goto("/runs/new")
+    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.locator("#draft-note")).to_be_hidden()
+
+
+def test_a_draft_is_given_up_by_starting_over(page, studio):
+    fill(page, studio)
+    page.get_by_label("Name").fill("Given up")
+    page.reload()
+    page.get_by_role("button", name="Start over").click()
+    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.get_by_label("Data set", exact=True)).to_have_value("")
+
+
 def test_a_judge_is_chosen_from_the_reward_models(page, studio):
     fill(page, studio)
     page.get_by_label("Judge of evaluations").select_option(studio.reward.id)
