@@ -131,19 +131,43 @@ const FRAGMENTS = {
 
 // ----- the stream -----
 
+const SILENT_MS = 8000; // two of the server's beats
 let last = data.after;
+let heardAt = performance.now();
+let clock;
+
+function hear() {
+  heardAt = performance.now();
+  byId("silence").hidden = true;
+}
+
+function tellSilence() {
+  const since = performance.now() - heardAt;
+  if (since < SILENT_MS) return;
+  if (byId("silence").hidden) announce("Nothing is heard from the server");
+  byId("silent-for").textContent = duration(since / 1000);
+  byId("silence").hidden = false;
+}
+
+function watchSilence() {
+  clearInterval(clock);
+  clock = setInterval(tellSilence, 1000);
+}
 
 function listen() {
+  watchSilence();
   const stream = new EventSource(`/runs/${data.run_id}/live?after=${last}`);
   const take = (kind, act, read) => stream.addEventListener(kind, (message) => {
+    hear();
     last = Number(message.lastEventId);
     page.dataset.seq = last;
     act(read(message.data));
   });
   for (const [kind, act] of Object.entries(NUMBERS)) take(kind, act, JSON.parse);
   for (const [kind, act] of Object.entries(FRAGMENTS)) take(kind, act, String);
-  stream.addEventListener("open", () => { page.dataset.stream = "open"; });
-  stream.addEventListener("end", () => { stream.close(); page.dataset.stream = "ended"; });
+  stream.addEventListener("open", () => { hear(); page.dataset.stream = "open"; });
+  stream.addEventListener("beat", hear);
+  stream.addEventListener("end", () => { hear(); clearInterval(clock); stream.close(); page.dataset.stream = "ended"; });
   stream.addEventListener("error", () => {
     page.dataset.stream = "lost";
     // A refusal (not a lost connection) closes the stream for good: try again ourselves, from where we stand.
@@ -151,6 +175,9 @@ function listen() {
   });
   addEventListener("pagehide", () => stream.close(), { once: true });
 }
+
+// A page that comes back from the browser's memory has no stream any more.
+addEventListener("pageshow", ({ persisted }) => { if (persisted && page.dataset.stream !== "ended") { hear(); listen(); } });
 
 // Whose sign-in has ended is led to the login page, and from there back.
 async function comeBack() {

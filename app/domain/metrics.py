@@ -47,7 +47,7 @@ _METRICS = (
            "Tokens of prompts and responses that were trained on per second."),
     Series("step_seconds", "Time per step", "s", "down", "Wall-clock time of one optimizer step."),
     Series("peak_memory_bytes", "Peak memory", "bytes", "down",
-           "Most memory held so far: of the GPU, or of the process on a CPU."),
+           "Most memory held so far by training: of the GPU; on a CPU the weights and what the process grew by."),
     Series("data/cut_prompts", "Prompts cut", "share", "down",
            "Share of the data set's prompts that were longer than tokens.max_prompt and lost their start."),
     Series("data/cut_responses", "Responses cut", "share", "down",

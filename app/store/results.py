@@ -3,16 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.frontier import FrontierPoint
-from app.store.database import now
+from app.store.runs import sum_seconds
 from app.store.sweeps import list_runs
-from app.store.tables import Attempt, JournalEntry, Metric, Run, Sweep
+from app.store.tables import JournalEntry, Metric, Run, Sweep
 
 KL, GAIN = "eval/kl", "eval/reward_gain"
 EVALUATED = (
@@ -49,7 +48,7 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
     runs = list_runs(session, sweep.id)
     ids = [run.id for run in runs.values()]
     evaluated, per_step = _newest(session, ids), _means(session, sweep.id)
-    findings, seconds, from_cache = _findings(session, ids), _seconds(session, ids), _scores(session, ids)
+    findings, seconds, from_cache = _findings(session, ids), sum_seconds(session, ids), _scores(session, ids)
     results = []
     for number, variant in enumerate(sweep.variants):
         run = runs.get(number)
@@ -129,15 +128,6 @@ def _findings(session: Session, run_ids: Sequence[str]) -> dict[str, list[Raised
     for run_id, payload in session.execute(query.order_by(JournalEntry.seq)):
         found[run_id].setdefault(payload["name"], RaisedFinding(payload["name"], payload["severity"], payload["title"]))
     return defaultdict(list, {run_id: list(named.values()) for run_id, named in found.items()})
-
-
-def _seconds(session: Session, run_ids: Sequence[str]) -> dict[str, float]:
-    at: datetime = now(session)
-    query = select(Attempt.run_id, Attempt.started_at, Attempt.ended_at).where(Attempt.run_id.in_(run_ids))
-    spent: dict[str, float] = defaultdict(float)
-    for run_id, started_at, ended_at in session.execute(query):
-        spent[run_id] += max(0.0, ((ended_at or at) - started_at).total_seconds())
-    return spent
 
 
 def _scores(session: Session, run_ids: Sequence[str]) -> dict[str, bool]:

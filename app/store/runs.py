@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.domain.run import RunKind, RunState, tell_state
+from app.store.database import now
 from app.store.files import parquet
 from app.store.files.files import Files
 from app.store.tables import Attempt, Dataset, JournalEntry, Metric, Model, Run, Sweep, User
@@ -91,6 +92,16 @@ def has_lost_checkpoints(session: Session, run_id: str) -> bool:
 def list_attempts(session: Session, run_id: str) -> list[Attempt]:
     """Return the run's attempts, first to last."""
     return list(session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)))
+
+
+def sum_seconds(session: Session, run_ids: Sequence[str]) -> dict[str, float]:
+    """Return how long workers were at each run, over all its attempts; those that never began are left out."""
+    at = now(session)
+    query = select(Attempt.run_id, Attempt.started_at, Attempt.ended_at).where(Attempt.run_id.in_(run_ids))
+    spent: dict[str, float] = {}
+    for run_id, started_at, ended_at in session.execute(query):
+        spent[run_id] = spent.get(run_id, 0.0) + max(0.0, ((ended_at or at) - started_at).total_seconds())
+    return spent
 
 
 def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:

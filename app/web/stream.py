@@ -29,6 +29,11 @@ KEPT_SECONDS = 0.2
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
+def write_event(**parts: Any) -> str:
+    return format_sse_event(**parts).decode()
+
+
+STILL_HERE = write_event(comment="still here")
 Encoder = Callable[[JournalEntry], str]
 
 
@@ -98,7 +103,7 @@ def read_batch(database: Database, run_id: str, after: int) -> Entries:
         return Entries(entries, finished=RunState(run.state).final and last >= run.last_seq)
 
 
-async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Entries]:
+async def follow(request: Request, run_id: str, after: int, *, heartbeat_seconds: float | None = None) -> AsyncIterator[Entries]:
     """Batches of journal entries with seq > `after`, in order, without gaps; an empty one is a heartbeat.
 
     Ends after the final state of the run has been given, when the run is deleted, or when the reader is gone.
@@ -112,7 +117,7 @@ async def follow(request: Request, run_id: str, after: int) -> AsyncIterator[Ent
             yield batch
         if batch.finished:
             return
-        if len(batch.entries) < BATCH and not await bell.wait(run_id, after, HEARTBEAT_SECONDS):
+        if len(batch.entries) < BATCH and not await bell.wait(run_id, after, heartbeat_seconds or HEARTBEAT_SECONDS):
             yield Entries([], finished=False)
         if await request.is_disconnected():
             return
@@ -124,11 +129,13 @@ async def as_events(batches: AsyncIterator[Entries]) -> AsyncIterator[str]:
         yield text
 
 
-async def as_texts(batches: AsyncIterator[Entries], to_text: Encoder, *, retry_ms: int) -> AsyncIterator[str]:
-    """Server-sent events as `to_text` writes them, a comment where nothing happens, and the end."""
+async def as_texts(
+    batches: AsyncIterator[Entries], to_text: Encoder, *, retry_ms: int, beat: str = STILL_HERE
+) -> AsyncIterator[str]:
+    """Server-sent events as `to_text` writes them, a `beat` where nothing happens, and the end."""
     yield write_event(retry=retry_ms)
     async for batch in batches:
-        yield await batch.encode(to_text) or write_event(comment="still here")
+        yield await batch.encode(to_text) or beat
     yield write_event(data_str="{}", event="end")
 
 
@@ -140,10 +147,6 @@ def to_event(entry: JournalEntry) -> str:
 def write_entry(entry: JournalEntry, data: str) -> str:
     """Return the entry as an event on its way to a reader: its seq is the id, its kind the event."""
     return write_event(data_str=data, event=entry.kind, id=str(entry.seq))
-
-
-def write_event(**parts: Any) -> str:
-    return format_sse_event(**parts).decode()
 
 
 def position(request: Request, last_seq: int, after: int = 0) -> int:

@@ -55,6 +55,16 @@ def test_the_first_paint_needs_no_script(studio, browser, writer):
     context.close()
 
 
+def test_a_silent_server_shows_within_ten_seconds_and_a_quiet_run_does_not(page, writer):
+    page.clock.install()
+    open_run(page, writer)
+    expect(page.locator("#silence")).to_be_hidden()
+    page.clock.fast_forward(9_000)  # nothing can have come meanwhile
+    expect(page.locator("#silence")).to_contain_text("Nothing is heard from the server for")
+    expect(page.locator("#silence")).to_be_hidden()  # the next beat
+    assert page.locator("#progress-text").text_content() == "Step 20 of 200"
+
+
 def test_charts_move_while_the_run_goes_on(page, writer):
     open_run(page, writer)
     assert points(page, "loss") == 20

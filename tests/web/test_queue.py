@@ -1,7 +1,7 @@
 """The queue and the workers over REST and as pages: what they say, who may steer, and what is refused."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import event
@@ -10,7 +10,7 @@ from app.domain.events import AttemptResumed, CheckpointSaved, LogWritten
 from app.services import attempts
 from app.store import journal
 from app.store.database import now
-from app.store.tables import Run, User, Worker
+from app.store.tables import Attempt, Run, User, Worker
 
 RUNS, QUEUE, WORKERS = "/api/v1/runs", "/api/v1/queue", "/api/v1/workers"
 GPU = {"index": 0, "name": "Some GPU", "memory_bytes": 80 * 10**9, "used_bytes": 20 * 10**9, "utilisation": 0.5}
@@ -106,6 +106,20 @@ def test_a_paused_run_says_so_in_every_list_and_on_every_page(studio, client):
     assert client.post(f"{RUNS}/{waiting}/pause").json()["state"] == "paused"
     assert client.get(f"/api/v1/sweeps/{sweep_id}").json()["state"] == "paused"
     assert client.post(f"{RUNS}/{paused}/release").json()["state"] == "queued"
+
+
+def test_what_a_run_took_leaves_out_what_it_waited(studio):
+    run_id = studio.launch()
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    with studio.database.writing() as session:
+        run = session.get_one(Run, run_id)
+        run.state, run.started_at, run.finished_at = "succeeded", start, start + timedelta(hours=5)
+        for number, (first, last) in enumerate([(0, 40), (7200, 7220)], 1):  # and two hours of pause between the two
+            begun, ended = start + timedelta(seconds=first), start + timedelta(seconds=last)
+            session.add(
+                Attempt(run_id=run_id, number=number, worker_id="box", started_at=begun, ended_at=ended, outcome="interrupted")
+            )
+    assert re.search(r'id="time-left">\s*took 1 min 0 s\s*<', studio.browser().get(f"/runs/{run_id}").text)
 
 
 def test_a_move_says_where_to_once(studio, client):

@@ -20,6 +20,7 @@ from app.store import journal
 from app.store.signals.bell import Bell
 from app.store.tables import Run
 from app.web import stream
+from app.web.pages import run_stream
 from app.web.stream import SharedReads, follow, position
 from tests.faults.house import resident_bytes
 
@@ -261,6 +262,23 @@ def test_a_quiet_stream_beats_so_that_nobody_hangs_up(studio, monkeypatch):
         return got
 
     assert asyncio.run(three())[1:] == [": still here\n\n"] * 2
+
+
+def test_the_pages_stream_beats_in_words_that_its_script_hears(studio):
+    run_id = studio.launch()
+
+    async def two() -> list[str]:
+        state = SimpleNamespace(shared_reads=SharedReads(studio.database), bell=Bell(studio.settings, studio.database))
+        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+        entries = follow(request, run_id, 1, heartbeat_seconds=0.05)
+        texts = stream.as_texts(entries, stream.to_event, retry_ms=1, beat="event: beat\ndata: {}\n\n")
+        got = [await anext(texts) for _ in range(2)]
+        await texts.aclose()
+        await state.bell.stop()
+        return got
+
+    assert asyncio.run(two())[1] == "event: beat\ndata: {}\n\n"
+    assert 2 * run_stream.BEAT_SECONDS <= 8
 
 
 @pytest.mark.parametrize(

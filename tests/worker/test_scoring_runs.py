@@ -53,7 +53,10 @@ def test_a_scoring_run_scores_every_pair_and_trains_nothing(scored):
     assert facts.check.num_responses == facts.num_responses
     assert outcome(folder)["outcome"] == "succeeded"
     assert outcome(folder)["summary"]["reward/mean"] == pytest.approx(facts.check.mean)
-    assert {event["payload"]["stage"] for event in read_events(folder, "stage")} == {"prepare", "score"}
+    assert [event["payload"]["stage"] for event in read_events(folder, "stage")] == ["prepare", "score"]
+    told = [event["payload"] for event in read_events(folder, "progress") if event["payload"]["stage"] == "score"]
+    shares = [one["done"] / one["total"] for one in told]
+    assert (shares, shares[-1]) == (sorted(shares), 1.0)
     assert [event["payload"]["name"] for event in read_events(folder, "artifact")] == ["recipe.json"]
     assert sorted(path.name for path in (folder.parents[1] / "artifacts").iterdir()) == ["recipe.json"]
 

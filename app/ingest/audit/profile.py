@@ -34,15 +34,19 @@ HTML = re.compile(r"<(?:/?[a-zA-Z][a-zA-Z0-9]*[\s/>]|!--)")
 
 
 class Distribution:
-    """Count, mean, extremes and quantiles of numbers ≥ 0; values over 1024 are kept to 1/64, so memory stays bounded."""
+    """Count, mean, extremes, bins and quantiles of numbers ≥ 0; for the quantiles values over 1024 are kept to 1/64, which no bin
+    notices, so memory stays bounded.
+    """
 
     def __init__(self) -> None:
         self.total = 0
+        self.low, self.high = math.inf, 0
         self._counts: Counter[int] = Counter()
 
     def add(self, value: int) -> None:
         """Count one value."""
         self.total += value
+        self.low, self.high = min(self.low, value), max(self.high, value)
         self._counts[value if value < 1024 else value >> (shift := value.bit_length() - 7) << shift] += 1
 
     def summary(self) -> dict[str, Any]:
@@ -51,9 +55,9 @@ class Distribution:
         if not count:
             return {"count": 0}
         ordered = sorted(self._counts.items())
-        facts: dict[str, Any] = {"count": count, "mean": round(self.total / count, 1), "min": ordered[0][0]}
+        facts: dict[str, Any] = {"count": count, "mean": round(self.total / count, 1), "min": self.low}
         facts.update({f"p{p}": quantile(ordered, count, p / 100) for p in (10, 50, 90, 99)})
-        facts["max"] = ordered[-1][0]
+        facts["max"] = self.high
         bins = [0] * len(HISTOGRAM_EDGES)
         for value, times in ordered:
             bins[sum(value >= edge for edge in HISTOGRAM_EDGES) - 1] += times

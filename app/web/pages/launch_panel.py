@@ -98,7 +98,7 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         return replace(panel, state="missing", near=list_near(session, owner_id, recipe))
     run = session.get(Run, scoring.run_id) if scoring.run_id else None
     panel = replace(
-        panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(run) if run else ""
+        panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(session, run) if run else ""
     )
     return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, panel, scoring, values)
 

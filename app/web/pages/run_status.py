@@ -5,7 +5,6 @@ The first paint and the live page take it from here alike: the page's script ask
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -71,7 +70,7 @@ def standing_of(session: Session, run: Run) -> RunStatus:
         seq=run.last_seq,
         stages=[(str(stage), mark, MARK_TEXTS.get(mark) or text_of(stage, run)) for stage, mark in marks_of(run, is_evaluated)],
         text=progress_text(run),
-        time=time_text(run),
+        time=time_text(session, run),
         share=run.step / run.num_steps if counts_steps(run) else run.progress,
         tone={"succeeded": "done", "failed": "failed", "cancelled": "stopped"}.get(run.state, ""),
         num_steps=run.num_steps,
@@ -141,16 +140,13 @@ def progress_text(run: Run) -> str:
     return "Ended before its first stage" if run.started_at else "Never started"
 
 
-def time_text(run: Run) -> str:
+def time_text(session: Session, run: Run) -> str:
+    """Return how long it will take or has taken; what it waited, queued or paused, is no part of that."""
     if run.state == "running" and run.seconds_left is not None:
         return f"{duration(run.seconds_left)} left"
     if run.started_at and run.finished_at:
-        return f"took {duration(seconds_between(run.started_at, run.finished_at))}"
+        return f"took {duration(store.sum_seconds(session, [run.id]).get(run.id, 0.0))}"
     return ""
-
-
-def seconds_between(first: datetime, last: datetime) -> float:
-    return (last - first).total_seconds()
 
 
 def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:

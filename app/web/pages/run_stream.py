@@ -2,7 +2,8 @@
 
 Numbers (step, evaluation, progress) travel as JSON for the charts; every other kind as the HTML of its fragment
 `templates/runs/_<kind>.html`, the same that the first paint uses; a state also gives a line of the log. The event's id is
-its seq, so a browser that lost the connection goes on where it stood.
+its seq, so a browser that lost the connection goes on where it stood. Where nothing happens a `beat` comes every few seconds, by
+which the page knows a quiet run from a server that is silent.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from app.store import runs as store
 from app.store.tables import JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.rendering.environment import fragment
-from app.web.stream import STREAM_HEADERS, as_texts, follow, position, write_entry
+from app.web.stream import STREAM_HEADERS, as_texts, follow, position, write_entry, write_event
 
 router = APIRouter()
 
+BEAT_SECONDS = 4.0  # a page that has heard nothing for two of them says so (static/run.js)
 AS_JSON = frozenset({"step", "evaluation", "progress"})
 # What is shown in its own place and as a line of the log.
 PARTS = {"state": ("state", "state_line"), "memory": ("memory", "memory_line")}
@@ -57,7 +59,8 @@ def find_position(
 async def follow_run(
     request: Request, run_id: str, after: Annotated[int, Depends(find_position, scope="function")]
 ) -> StreamingResponse:
-    texts = as_texts(follow(request, run_id, after), to_message, retry_ms=1500)
+    entries = follow(request, run_id, after, heartbeat_seconds=BEAT_SECONDS)
+    texts = as_texts(entries, to_message, retry_ms=1500, beat=write_event(event="beat", data_str="{}"))
     return StreamingResponse(texts, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

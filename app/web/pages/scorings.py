@@ -205,7 +205,8 @@ def draw(database: Any, owner_id: str, scoring_id: str, result: PreviewResult, a
 def progress_part(session: Session, owner_id: str, scoring_id: str) -> ProgressPart:
     shown = show(store.describe_scorings(session, [store.get_scoring(session, owner_id, scoring_id)])[0])
     run = shown.row.run
-    return ProgressPart(shown=shown, run=run, progress=progress_text(run) if run else "", time=time_text(run) if run else "")
+    progress, time = (progress_text(run), time_text(session, run)) if run else ("", "")
+    return ProgressPart(shown=shown, run=run, progress=progress, time=time)
 
 
 def scoring_page(

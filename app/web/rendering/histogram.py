@@ -120,19 +120,16 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
             bars.append(
                 Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, index)}: {count(times)}".strip())
             )
-    labels = [Label(round((index - first + 0.5) * slot, 1), span_label(edges, index)) for index in range(first, last + 1)]
+    labels = [
+        Label(round((index - first) * slot, 1), str(edges[index])) for index in range(first, last + 1, 1 + (last - first) // 8)
+    ]
     facts = counted[0][1]
-    text = f"median {count(facts['p50'])}, 90 % below {count(facts['p90'])}, longest {count(facts['max'])}"
+    text = f"median {count(facts['p50'])}, 90 % up to {count(facts['p90'])}, longest {count(facts['max'])}"
     return Histogram(title, text, WIDTH, bars, labels, legend=len(counted) > 1)
 
 
 def span(edges: list[int], place: int) -> str:
     return f"{edges[place]} to {edges[place + 1] - 1}" if place + 1 < len(edges) else f"{edges[place]} and more"
-
-
-def span_label(edges: list[int], place: int) -> str:
-    edge = edges[place]
-    return f"{edge // 1024}k" if edge >= 1024 else str(edge)
 
 
 @dataclass(frozen=True)

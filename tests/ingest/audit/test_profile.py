@@ -68,6 +68,17 @@ def test_quantiles_stay_within_a_64th_and_memory_bounded():
     assert len(distribution._counts) < 2000
 
 
+def test_extremes_and_bins_are_exact():
+    distribution = Distribution()
+    values = [1025, 2047, 2048, 4095, 65535, 65537]
+    for value in values:
+        distribution.add(value)
+    summary = distribution.summary()
+    assert (summary["min"], summary["max"]) == (1025, 65537)
+    bins = dict(zip(summary["edges"], summary["histogram"], strict=True))
+    assert {edge: times for edge, times in bins.items() if times} == {1024: 2, 2048: 2, 32768: 1, 65536: 1}
+
+
 def test_huge_ratings_do_not_break_the_audit():
     moments = Moments()
     for value in (1e308, -1e308, 1e308):

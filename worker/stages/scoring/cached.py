@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from app.domain.run import Stage
 from app.domain.scoring import ScorePart
-from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
 from worker.stages.scoring.artifacts import ScoreManifest, list_manifests, lock
 from worker.stages.scoring.cache import CROSS, EARLY, OWN, FlatScores, Layout, Wanted, find_scoring, score_in_groups
 from worker.stages.scoring.pairs import own_prompts
+from worker.stages.scoring.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def lay_out(batches: Sequence[Sequence[Encoded]]) -> Layout:
 
 
 def find_or_score(
-    attempt: AttemptContext,
+    passes: Passes,
     wanted: Wanted,
     layout: Layout,
     score: Callable[[int], tuple[Tensor, int]],
@@ -43,11 +42,12 @@ def find_or_score(
 
     `score(k)` gives batch k's matrix and how many of its pairs were scored in full; `backend()` is asked after the last one.
     """
-    folder, num_batches = Path(attempt.spec.scorings_dir), len(layout.own)
+    attempt, num_batches = passes.attempt, len(layout.own)
+    folder = Path(attempt.spec.scorings_dir)
     was_there = any((folder / key).is_dir() for key in wanted.serving_keys(folder))
     found = find_scoring(folder, wanted)
     if found is not None:
-        return _reuse(attempt, layout, found, what)
+        return _reuse(passes, layout, found, what)
 
     def waiting() -> None:
         attempt.log(f"Another process is making the same {what}: waiting for it.")
@@ -55,17 +55,17 @@ def find_or_score(
     with lock(folder, wanted.key, check=attempt.stop.check, waiting=waiting):
         found = find_scoring(folder, wanted)
         if found is not None:
-            return _reuse(attempt, layout, found, what)
+            return _reuse(passes, layout, found, what)
         reason = f"The {what} that were kept are damaged and are made again." if was_there else explain_miss(folder, wanted)
         attempt.log(f"The {what} of {num_batches} batches are scored now. {reason}")
-        progress = attempt.start_stage(Stage.SCORE, total=num_batches, unit=f"batches of {what}")
-        made = score_in_groups(folder, wanted, layout, score, progress, backend=backend)
+        made = score_in_groups(folder, wanted, layout, score, passes.begin(num_batches), backend=backend)
     return CachedScores(layout.unflatten(0, num_batches, made.raw, made.manifest.extent), describe(made, reason))
 
 
-def _reuse(attempt: AttemptContext, layout: Layout, found: FlatScores, what: str) -> CachedScores:
+def _reuse(passes: Passes, layout: Layout, found: FlatScores, what: str) -> CachedScores:
     num_batches = len(layout.own)
-    attempt.log(f"The {what} of all {num_batches} batches were scored before and are reused.")
+    passes.skip()
+    passes.attempt.log(f"The {what} of all {num_batches} batches were scored before and are reused.")
     return CachedScores(layout.unflatten(0, num_batches, found.raw, found.manifest.extent), describe(found, ""))
 
 

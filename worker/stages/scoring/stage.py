@@ -28,6 +28,7 @@ from worker.stages.scoring.pairs import (
     read_rewards,
     require_finite,
 )
+from worker.stages.scoring.passes import Passes
 from worker.stages.scoring.reward_check import check_index
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.scoring.stopping import find_stopping_lambda, score_with_stopping
@@ -79,27 +80,27 @@ def score_all(attempt: AttemptContext, ground: Ground) -> Scores:
     recipe, layout = attempt.recipe, lay_out(ground.batches)
     needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
     source = RewardSource(attempt, ground) if recipe.reward.source == "model" and needs.rewards != NONE else None
-    rewards = get_rewards(attempt, ground, layout, OWN if lambda_ is not None else needs.rewards, source)
+    asks_survivors = lambda_ is not None and source is not None and needs_cross_rewards(recipe.weights)
+    passes = Passes(attempt, (source is not None) + (needs.logprobs != NONE) + asks_survivors)
+    rewards = get_rewards(passes, ground, layout, OWN if lambda_ is not None else needs.rewards, source)
     if needs.logprobs == NONE:
         return Scores(_nothing(layout), rewards.matrices)
     if lambda_ is not None:
-        logprobs, rewards, reference = score_with_stopping(attempt, ground, layout, rewards, source, lambda_)
+        logprobs, rewards, reference = score_with_stopping(passes, ground, layout, rewards, source, lambda_)
     else:
         reference = ReferenceSource(attempt, ground)
-        logprobs = get_logprobs(attempt, ground, layout, needs.logprobs, reference)
+        logprobs = get_logprobs(passes, ground, layout, needs.logprobs, reference)
     assert logprobs.told is not None  # only rewards can stand in the data
     facts = tell(attempt, ground, layout, rewards, logprobs.told)
     return Scores(logprobs.matrices, rewards.matrices, facts, reference.loaded)
 
 
-def get_rewards(
-    attempt: AttemptContext, ground: Ground, layout: Layout, extent: str, source: RewardSource | None
-) -> CachedScores:
+def get_rewards(passes: Passes, ground: Ground, layout: Layout, extent: str, source: RewardSource | None) -> CachedScores:
     """r(x_i, y_j) of every batch, from the cache, the reward model or the data; NaN when they are not needed."""
     if extent == NONE:
         return CachedScores(_nothing(layout))
     if source is None:
-        return CachedScores([read_rewards(attempt.recipe, batch) for batch in ground.batches])
+        return CachedScores([read_rewards(passes.attempt.recipe, batch) for batch in ground.batches])
     cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
@@ -108,14 +109,12 @@ def get_rewards(
         reward_BM = require_finite(reward_BM, batch, cross=cross, what="The reward model")
         return reward_BM, int(reward_BM.isfinite().sum())
 
-    part = find_or_score(attempt, source.want(extent), layout, score, "rewards")
+    part = find_or_score(passes, source.want(extent), layout, score, "rewards")
     source.release()
     return part
 
 
-def get_logprobs(
-    attempt: AttemptContext, ground: Ground, layout: Layout, extent: str, reference: ReferenceSource
-) -> CachedScores:
+def get_logprobs(passes: Passes, ground: Ground, layout: Layout, extent: str, reference: ReferenceSource) -> CachedScores:
     """log π_ref(y_j|x_i) of every batch."""
     cross = extent == CROSS
 
@@ -125,7 +124,7 @@ def get_logprobs(
         logprob_BM = require_finite(logprob_BM, batch, cross=cross, what="The policy")
         return logprob_BM, int(logprob_BM.isfinite().sum())
 
-    return find_or_score(attempt, reference.want(extent), layout, score, "log-probabilities", lambda: reference.backend)
+    return find_or_score(passes, reference.want(extent), layout, score, "log-probabilities", lambda: reference.backend)
 
 
 def _nothing(layout: Layout) -> list[Tensor]:

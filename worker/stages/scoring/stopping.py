@@ -24,6 +24,7 @@ from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import EARLY, Layout, read_dropped
 from worker.stages.scoring.cached import CachedScores, find_or_score, gather_own
 from worker.stages.scoring.pairs import mark_pairs, needs_cross_rewards, require_finite
+from worker.stages.scoring.passes import Passes
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import bound_rewards, droppable, holds_for, logprob_floors
@@ -67,19 +68,20 @@ class Certificates:
 
 
 def score_with_stopping(
-    attempt: AttemptContext, ground: Ground, layout: Layout, own: CachedScores, reward: RewardSource | None, lambda_: float
+    passes: Passes, ground: Ground, layout: Layout, own: CachedScores, reward: RewardSource | None, lambda_: float
 ) -> tuple[CachedScores, CachedScores, ReferenceSource]:
     """Log-probabilities and rewards for λ and larger ones, given the rewards of own pairs; the reference, if still loaded.
 
     Dropped pairs have the log-probability −inf, and a reward of NaN where the reward model would have been asked.
     """
+    attempt = passes.attempt
     settings, reference = attempt.recipe.weights, ReferenceSource(attempt, ground)
     own_reward_N = gather_own(layout, own.matrices)
     if settings.reward_norm == "zscore":
         lambda_ *= float(own_reward_N.double().std(correction=0)) or 1.0
     own_rewards = [part.contiguous() for part in own_reward_N.split([len(own_M) for own_M in layout.own])]
     if reward is None or not needs_cross_rewards(settings):
-        logprobs = _score_logprobs(attempt, ground, layout, reference, Certificates(own_rewards, lambda_, None), None)
+        logprobs = _score_logprobs(passes, ground, layout, reference, Certificates(own_rewards, lambda_, None), None)
         _tell_dropped(attempt, layout, logprobs)
         return _decode(logprobs), own, reference
     bound = bound_rewards(own_reward_N)
@@ -88,9 +90,9 @@ def score_with_stopping(
     while True:
         reward.release()
         certificates = Certificates(own_rewards, lambda_, bound)
-        raw = _score_logprobs(attempt, ground, layout, reference, certificates, raw)
+        raw = _score_logprobs(passes, ground, layout, reference, certificates, raw)
         reference.release()
-        rewards = _ask_survivors(attempt, ground, layout, reward, raw, rewards, certificates)
+        rewards = _ask_survivors(passes, ground, layout, reward, raw, rewards, certificates)
         largest = max(float(reward_BM.nan_to_num(-torch.inf).max()) for reward_BM in rewards.matrices)
         if largest <= bound:
             break
@@ -104,7 +106,7 @@ def score_with_stopping(
 
 
 def _score_logprobs(
-    attempt: AttemptContext,
+    passes: Passes,
     ground: Ground,
     layout: Layout,
     reference: ReferenceSource,
@@ -129,7 +131,7 @@ def _score_logprobs(
         return raw_BM, int((raw_BM <= 0).sum())
 
     wanted = reference.want(EARLY, certificates.lambda_, certificates.digest)
-    part = find_or_score(attempt, wanted, layout, score, "log-probabilities", lambda: reference.backend)
+    part = find_or_score(passes, wanted, layout, score, "log-probabilities", lambda: reference.backend)
     dropped = []
     for k, raw_BM in enumerate(part.matrices):  # complete scores, or those of a smaller λ, still spare the reward model calls
         hopeless_BM = droppable(raw_BM, certificates.floors(k, layout.own[k], raw_BM)) & (raw_BM <= 0)
@@ -138,7 +140,7 @@ def _score_logprobs(
 
 
 def _ask_survivors(
-    attempt: AttemptContext,
+    passes: Passes,
     ground: Ground,
     layout: Layout,
     reward: RewardSource,
@@ -160,7 +162,7 @@ def _ask_survivors(
         return reward_BM, int(reward_BM.isfinite().sum())
 
     wanted = reward.want(EARLY, certificates.lambda_, certificates.digest)
-    return find_or_score(attempt, wanted, layout, score, "rewards")
+    return find_or_score(passes, wanted, layout, score, "rewards")
 
 
 def _decode(raw: CachedScores) -> CachedScores:

@@ -63,16 +63,17 @@ class MemoryWatch:
             CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
 
     def note(self) -> int:
-        """Return the most memory held so far in training, in bytes."""
-        self._most = max(self._most, _read_peak(self._device))
+        """Return the most memory held so far by training, in bytes."""
+        peak = _read_peak(self._device)
+        if self._device.type != "cuda":
+            peak = self._resident + max(0, peak - self._held)
+        self._most = max(self._most, peak)
         return self._most
 
     def tell_actual(self) -> None:
-        """Report the plan again, with what it came to."""
-        if self._planned is None or not self._most:
-            return
-        actual = self._most if self._device.type == "cuda" else self._resident + max(0, self._most - self._held)
-        self._attempt.emit(self._planned.model_copy(update={"actual_bytes": actual}))
+        """Report the plan again, with what it came to: the last of what was noted."""
+        if self._planned is not None and self._most:
+            self._attempt.emit(self._planned.model_copy(update={"actual_bytes": self._most}))
 
 
 def facts_of(model: Body) -> dict[str, Any]:

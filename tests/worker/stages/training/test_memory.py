@@ -57,6 +57,7 @@ def test_the_plan_holds_within_its_factor(size: str, workshop: Workshop) -> None
     runner.join(200)
     assert runner.exitcode == 0, (folder / "log.txt").read_text()
     first, last = (event["payload"] for event in read_events(folder, "memory"))
+    assert read_events(folder, "step")[-1]["payload"]["metrics"]["peak_memory_bytes"] == last["actual_bytes"]
     assert first["actual_bytes"] is None
     predicted, calibrated, actual = (last[f"{name}_bytes"] for name in ("predicted", "calibrated", "actual"))
     print(f"\n{size}: predicted {predicted / 2**20:.0f} MiB, calibrated {calibrated / 2**20:.0f}, actual {actual / 2**20:.0f}")
