@@ -6,6 +6,7 @@ export function makeChart(echarts, figure) {
   canvas.className = "canvas";
   plot.prepend(canvas);
   plot.setAttribute("role", "img");
+  plot.setAttribute("aria-label", figure.querySelector("figcaption strong").textContent); // in words once it is drawn
   const chart = echarts.init(canvas, null, { renderer: "canvas" });
   new ResizeObserver(() => chart.resize()).observe(plot);
   return chart;

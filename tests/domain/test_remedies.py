@@ -66,6 +66,8 @@ def test_rewards_that_contradict_the_labels_give_way_to_them() -> None:
     [
         ("low_diversity", "training.batch_size", 16),
         ("divergence", "training.learning_rate", 3.3e-06),
+        ("small_held_out", "evaluation.share", 0.1),
+        ("online_collapse", "online.num_responses", 8),
         ("truncated", "tokens.overlong", "drop"),
         ("unfinished_answers", "evaluation.max_new_tokens", 256),
     ],
