@@ -100,11 +100,6 @@ def find_unfinished_answers(unfinished: int, num: int) -> str | None:
     return f"{unfinished} of {num} answers ({percent(unfinished / num)}) reached evaluation.max_new_tokens without an end."
 
 
-def find_unreached_target(reason: str, lambda_: float) -> str | None:
-    """Evidence of `target_unreached`: why no λ gives the wanted effective sample size, and the λ that was taken."""
-    return f"{reason} λ is {lambda_:.3g}, the standard deviation of the rewards as the weights see them." if reason else None
-
-
 def wilson_interval(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a share; (0, 1) when nothing was counted. z = 1.96: 95 %.
 

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Sequence
 
 from app.domain.events import FindingRaised
-from app.domain.findings import diagnose_data
+from app.domain.findings import diagnose_data, raise_finding
 from worker.stages.examples import Prepared
 from worker.stages.training.weights import Weighing, WeightedBatch, gather_own
 
@@ -37,6 +37,14 @@ def plan_findings(prepared: Prepared, held_out_share: float) -> list[FindingRais
         num_held_out=len(prepared.held_out),
         held_out_share=held_out_share,
     )
+
+
+def target_findings(weighing: Weighing) -> list[FindingRaised]:
+    """Return that no λ gives the wanted effective sample size, with the λ that was taken instead."""
+    if not weighing.unreached:
+        return []
+    taken = f"λ is {weighing.choices.lambda_:.3g}, the standard deviation of the rewards as the weights see them."
+    return [raise_finding("target_unreached", f"{weighing.unreached} {taken}")]
 
 
 def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:

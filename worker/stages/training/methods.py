@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
-from app.domain.findings import find_unreached_target, raise_finding
 from app.domain.recipe import Method, Recipe
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
@@ -22,7 +21,7 @@ from worker.stages.scoring.stage import Scores
 from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
 from worker.stages.training.distribution import judge_by_lead, spread
-from worker.stages.training.findings import data_findings, plan_findings
+from worker.stages.training.findings import data_findings, plan_findings, target_findings
 from worker.stages.training.objectives import (
     DpoObjective,
     Objective,
@@ -122,9 +121,8 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     settings = recipe.weights if recipe.online.every is None else recipe.weights.model_copy(update=WITHIN_PROMPT)
     batches, rewards = add_noise(ground.batches, scores.rewards, recipe.noise, recipe.reward.source)
     weighing = weigh(batches, scores.logprobs, rewards, settings)
-    if evidence := find_unreached_target(weighing.unreached, weighing.choices.lambda_):
-        attempt.raise_findings([raise_finding("target_unreached", evidence)])
-    elif settings.target_ess is not None:
+    attempt.raise_findings(target_findings(weighing))
+    if not weighing.unreached and settings.target_ess is not None:
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective share {settings.target_ess:g}.")
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise

@@ -9,7 +9,7 @@ from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import make_recipe
 from worker.stages.examples import Prepared
 from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs
-from worker.stages.training.findings import data_findings
+from worker.stages.training.findings import data_findings, target_findings
 from worker.stages.training.weights import save_weights, weigh
 from worker.var import lambdas
 from worker.var.weights import effective_sample_size
@@ -90,7 +90,9 @@ def test_where_no_temperature_gives_the_target_the_rewards_scale_does_when_the_r
     asked = {"preset": preset, "lambda": None, "target_ess": target, "cross_reward": "reuse"}
     weighing = weigh(*scored, settings(**asked, fallback="reward_std"))
     assert weighing.choices.lambda_ == pytest.approx(weighing.reward_std)
-    assert why in weighing.unreached
+    (finding,) = target_findings(weighing)
+    assert (finding.name, why in finding.evidence) == ("target_unreached", True)
+    assert f"λ is {weighing.reward_std:.3g}" in finding.evidence
     normalised = weigh(*scored, settings(**asked, fallback="reward_std", reward_norm="zscore"))
     assert normalised.choices.lambda_ == 1.0
     reached = weigh(*scored, settings(**{"lambda": None, "target_ess": 0.6}, fallback="reward_std"))
