@@ -128,12 +128,23 @@ def verdict_of(sweep: dict[str, Any]) -> list[str]:
     """Return the best, what isn't told apart from it, and what was better on the way, each as a line."""
     labels = [one["label"] for one in sweep["variants"]]
     lines = [best_of(sweep, labels)] if sweep["best"] else []
-    if peers := [labels[variant] for variant in sweep["not_told_apart"]]:
-        lines.append(f"Not told apart from {', '.join(peers)}: the win rates' intervals overlap or the gains are equal.")
+    if sweep["best"] and sweep["test_gain"] is not None:
+        lines.append(f"On the test prompts, which chose nothing: {sweep['test_gain']:+.3g}.")
+    lines += [tell_rival(rival, labels) for rival in sweep["rivals"]]
     if earlier := sweep["earlier"]:
         where = f"{labels[earlier['variant']]} was at {earlier['reward_gain']:+.3g}, after step {earlier['step']}"
         lines.append(f"On the way {where}; the runs' models are those of their last steps.")
     return lines
+
+
+def tell_rival(rival: dict[str, Any], labels: list[str]) -> str:
+    """Return one line: whether the test prompts tell the best apart from this variant, and how many would."""
+    gain, names = rival["gain"], ", ".join(labels[variant] for variant in rival["variants"])
+    interval = "" if gain["low"] is None else f" ({gain['low']:+.3g} to {gain['high']:+.3g})"
+    line = f"{'Told' if rival['told_apart'] else 'Not told'} apart from {names}: {gain['value']:+.3g}{interval} reward"
+    needed = rival["needed_prompts"]
+    more = f"; about {needed} would be needed" if not rival["told_apart"] and needed and needed > rival["num_prompts"] else ""
+    return f"{line} on the same {rival['num_prompts']} test prompts{more}."
 
 
 def best_of(sweep: dict[str, Any], labels: list[str]) -> str:

@@ -82,12 +82,29 @@ class EvaluationLogged(Event):
     metrics: dict[str, Number]
 
 
+MOST_JUDGED = 2000
+
+
+class PromptJudged(Event):
+    """What the final answers to one test prompt came to: two runs are compared by those of the same example."""
+
+    example_id: int
+    policy_reward: float
+    reference_reward: float
+    policy_length: int  # tokens
+    reference_length: int
+
+
 class FinalLogged(Event):
-    """The final figures of the trained policy, on the test set that nothing read before: keys `test/…`."""
+    """The final figures of the trained policy, on the test set that nothing read before: keys `test/…`.
+
+    `prompts`: the judged ones, as many as an event holds (MOST_JUDGED).
+    """
 
     kind: Literal["final"] = "final"
     step: int
     metrics: dict[str, Number]
+    prompts: list[PromptJudged] = []
 
 
 class ChatMessage(Event):

@@ -1,7 +1,15 @@
 """The reward-against-KL frontier of a sweep: which evaluations gain most reward for their distance from the reference."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from app.domain.statistics.paired import PairedComparison, compare_paired
+
+SEEDS = ("seed", "prompt_seed", "draw_seed")
 
 
 class FrontierPoint(NamedTuple):
@@ -29,13 +37,23 @@ def find_front(points: Sequence[FrontierPoint]) -> set[FrontierPoint]:
     return front
 
 
-def find_best(points: Sequence[FrontierPoint], kl_budget: float | None) -> FrontierPoint | None:
-    """Return the variant that ends with the largest gain within the budget of KL (None: at any distance).
+def find_best(
+    points: Sequence[FrontierPoint], kl_budget: float | None, groups: Sequence[Sequence[int]] | None = None
+) -> FrontierPoint | None:
+    """Return where the variant ends that gains most within the budget of KL (None: at any distance).
 
     Judged by each variant's last evaluation, which is of the model that its run leaves; of equal ones the nearest to the
-    reference. A variant that took no step yet is the reference, and not judged.
+    reference. A variant that took no step yet is the reference, and not judged. `groups`: variants that differ in seeds only
+    are judged by their means, and the one in their middle stands for them.
     """
-    return _largest(list_ends(points, kl_budget))
+    ends = {end.variant: end for end in list_ends(points, None)}
+    judged = []
+    for members in groups or [[variant] for variant in ends]:
+        there = sorted((ends[variant] for variant in members if variant in ends), key=lambda end: end.gain)
+        kl = fmean(end.kl for end in there) if there else math.inf
+        if there and (kl_budget is None or kl <= kl_budget):
+            judged.append((fmean(end.gain for end in there), -kl, there[(len(there) - 1) // 2]))
+    return max(judged, key=lambda one: one[:2])[2] if judged else None
 
 
 def find_earlier(points: Sequence[FrontierPoint], kl_budget: float | None) -> FrontierPoint | None:
@@ -45,21 +63,6 @@ def find_earlier(points: Sequence[FrontierPoint], kl_budget: float | None) -> Fr
     on_the_way = _largest(_within([point for point in points if point.step > 0], kl_budget))
     best = find_best(points, kl_budget)
     return on_the_way if on_the_way and (best is None or on_the_way.gain > best.gain) else None
-
-
-def find_peers(
-    points: Sequence[FrontierPoint], kl_budget: float | None, win_rates: Mapping[int, tuple[float, float]]
-) -> list[int]:
-    """Return the variants that the evaluations don't tell apart from the best: of the same gain, or with an overlapping interval.
-
-    `win_rates`: the 95 % intervals of the last win rates, by variant.
-    """
-    best = find_best(points, kl_budget)
-    return [
-        end.variant
-        for end in list_ends(points, kl_budget)
-        if best and end.variant != best.variant and (end.gain == best.gain or _overlap(win_rates, end.variant, best.variant))
-    ]
 
 
 def list_ends(points: Sequence[FrontierPoint], kl_budget: float | None) -> list[FrontierPoint]:
@@ -76,8 +79,51 @@ def _largest(points: list[FrontierPoint]) -> FrontierPoint | None:
     return max(points, key=lambda one: (one.gain, -one.kl), default=None)
 
 
-def _overlap(intervals: Mapping[int, tuple[float, float]], one: int, other: int) -> bool:
-    if one not in intervals or other not in intervals:
-        return False
-    (low, high), (other_low, other_high) = intervals[one], intervals[other]
-    return low <= other_high and other_low <= high
+def without_seeds(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of a variant that are no seeds."""
+    return {path: value for path, value in changes.items() if path.rsplit(".", 1)[-1] not in SEEDS}
+
+
+def group_by_seeds(changes: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the numbers of the variants in groups that differ in seeds only, from their changes."""
+    groups: dict[str, list[int]] = {}
+    for number, change in enumerate(changes):
+        groups.setdefault(json.dumps(without_seeds(change), sort_keys=True), []).append(number)
+    return list(groups.values())
+
+
+class Rival(NamedTuple):
+    """What the test prompts say of the best variant against others, which differ among themselves in seeds only."""
+
+    variants: tuple[int, ...]
+    comparison: PairedComparison  # of the best, by its policy's rewards, against them
+
+
+def compare_rivals(
+    best: Sequence[int], others: Sequence[Sequence[int]], rewards: Mapping[int, Mapping[int, float]]
+) -> list[Rival]:
+    """Return how the best compares with each of the others, where there are test prompts that both have answered.
+
+    `rewards`: of each variant's final answers, by example. Where several seeds answered a prompt, their mean counts.
+    """
+    own = _mean_by_example([rewards[variant] for variant in best if variant in rewards])
+    rivals = []
+    for members in others:
+        theirs = _mean_by_example([rewards[variant] for variant in members if variant in rewards])
+        shared = sorted(own.keys() & theirs.keys())
+        if shared:
+            pairs = tuple(own[one] for one in shared), tuple(theirs[one] for one in shared)
+            rivals.append(Rival(tuple(members), _compare_once(*pairs)))
+    return rivals
+
+
+def _mean_by_example(answered: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean reward of the examples that all have answered."""
+    shared = set.intersection(*(set(one) for one in answered)) if answered else set()
+    return {example: fmean(one[example] for one in answered) for example in shared}
+
+
+@lru_cache(maxsize=1024)
+def _compare_once(first: tuple[float, ...], second: tuple[float, ...]) -> PairedComparison:
+    """Compare, and remember it: a page that is looked at asks again every few seconds."""
+    return compare_paired(first, second)

@@ -123,6 +123,9 @@ _METRICS = (
                     "Policy's mean reward minus the reference's, on the same prompts."),
     *_with_interval("eval/win_rate", "Win rate", "share", "up",
                     "Share of held-out prompts where the policy's answer has the higher reward; ties count half."),
+    *_with_interval("eval/length_win_rate", "Win rate at equal length", "share", "up",
+                    "The win rate that is left when the policy's answers are as long as the reference's: liking length "
+                    "alone does not win it."),
     *_with_interval("eval/kl", "KL from the reference", "nats", "none",
                     "KL(π_θ‖π_ref) per answer: the exact divergence of each token, summed along answers that the policy draws at "
                     "temperature 1 from all tokens, up to evaluation.max_new_tokens."),

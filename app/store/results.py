@@ -14,9 +14,11 @@ from app.store.sweeps import list_runs
 from app.store.tables import JournalEntry, Metric, Run, Sweep
 
 KL, GAIN = "eval/kl", "eval/reward_gain"
+INTERVALS = ("", "_low", "_high")
 EVALUATED = (
-    GAIN, KL, "eval/win_rate", "eval/win_rate_low", "eval/win_rate_high", "eval/loss", "eval/length_policy",
-    "eval/length_reference",
+    GAIN, KL, "eval/loss", "eval/length_policy", "eval/length_reference",
+    *(f"{stage}/{name}{end}" for stage in ("eval", "test") for name in ("win_rate", "length_win_rate") for end in INTERVALS),
+    *(f"test/reward_gain{end}" for end in INTERVALS), "test/num_prompts",
 )  # fmt: skip
 PER_STEP = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward", "tokens_per_second")
 STEPS_AVERAGED = 50
@@ -74,6 +76,22 @@ def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
     )
     rows: Iterable[Any] = session.execute(query)  # the query leaves no None
     return [FrontierPoint(*row) for row in rows]
+
+
+def list_final_rewards(session: Session, sweep_id: str) -> dict[int, dict[int, float]]:
+    """Return the reward of each policy's answer to each test prompt, by variant and example, of those that have ended."""
+    query = (
+        select(Run.variant, JournalEntry.payload)
+        .join(Run, Run.id == JournalEntry.run_id)
+        .where(Run.sweep_id == sweep_id, Run.variant.is_not(None), JournalEntry.kind == "final")
+        .order_by(Run.id, JournalEntry.seq)
+    )
+    rows: Iterable[Any] = session.execute(query)
+    return {
+        variant: {prompt["example_id"]: prompt["policy_reward"] for prompt in payload["prompts"]}
+        for variant, payload in rows
+        if payload.get("prompts")
+    }
 
 
 def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:

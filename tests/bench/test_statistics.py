@@ -74,15 +74,17 @@ def test_the_length_controlled_interval_covers_the_truth(skill: float, num: int)
 
 
 @pytest.mark.parametrize("num", [24, 64, 128])
-@pytest.mark.parametrize("kind", NOISE)
-def test_equal_models_are_told_apart_in_a_twentieth(kind: str, num: int) -> None:
-    chance, (draw, _) = random.Random(f"equal{kind}{num}"), NOISE[kind]
-    apart = 0
-    for seed in range(4 * REPETITIONS):
-        first, second = [draw(chance) for _ in range(num)], [draw(chance) for _ in range(num)]
-        apart += compare_paired(first, second, seed=seed).told_apart
-    tell(f"equal models, {kind}: told apart", num, apart / 4 / REPETITIONS)
-    assert apart / 4 / REPETITIONS <= 0.055  # 5 % at most, and a standard error of the simulation
+def test_equal_models_are_told_apart_in_a_twentieth_at_most(num: int) -> None:
+    shares = []
+    for kind, (draw, _) in NOISE.items():
+        chance, apart = random.Random(f"equal{kind}{num}"), 0
+        for seed in range(4 * REPETITIONS):
+            first, second = [draw(chance) for _ in range(num)], [draw(chance) for _ in range(num)]
+            apart += compare_paired(first, second, seed=seed).told_apart
+        shares.append(apart / 4 / REPETITIONS)
+        tell(f"equal models, {kind}: told apart", num, shares[-1])
+    assert sum(shares) / len(shares) <= 0.05
+    assert max(shares) <= 0.06  # within two standard errors of the simulation
 
 
 @pytest.mark.parametrize("num", [32, 64, 128])

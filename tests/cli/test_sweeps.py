@@ -3,15 +3,33 @@ from app.commands.sweeps import verdict_of
 
 def test_the_verdict_names_what_is_as_good_and_what_was_better_on_the_way() -> None:
     sweep = {
-        "variants": [{"label": "λ 0.3"}, {"label": "λ 1"}],
+        "variants": [{"label": label} for label in ("λ 0.3", "λ 1", "seed 0", "seed 1")],
         "kl_budget": None,
         "best": {"variant": 0, "step": 12, "kl": 0.4, "reward_gain": 0.3},
-        "not_told_apart": [1],
+        "test_gain": 0.25,
+        "rivals": [
+            {
+                "variants": [1],
+                "num_prompts": 32,
+                "gain": {"value": 0.02, "low": -0.1, "high": 0.14},
+                "told_apart": False,
+                "needed_prompts": 900,
+            },
+            {
+                "variants": [2, 3],
+                "num_prompts": 32,
+                "gain": {"value": 0.4, "low": 0.2, "high": 0.6},
+                "told_apart": True,
+                "needed_prompts": 12,
+            },
+        ],
         "earlier": {"variant": 1, "step": 8, "kl": 0.5, "reward_gain": 1.71},
     }
     assert verdict_of(sweep) == [
         "* Best: λ 0.3, step 12: reward gain +0.3 at KL 0.4.",
-        "Not told apart from λ 1: the win rates' intervals overlap or the gains are equal.",
+        "On the test prompts, which chose nothing: +0.25.",
+        "Not told apart from λ 1: +0.02 (-0.1 to +0.14) reward on the same 32 test prompts; about 900 would be needed.",
+        "Told apart from seed 0, seed 1: +0.4 (+0.2 to +0.6) reward on the same 32 test prompts.",
         "On the way λ 1 was at +1.71, after step 8; the runs' models are those of their last steps.",
     ]
-    assert verdict_of({**sweep, "best": None, "not_told_apart": [], "earlier": None}) == []
+    assert verdict_of({**sweep, "best": None, "rivals": [], "earlier": None}) == []

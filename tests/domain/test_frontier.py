@@ -1,7 +1,9 @@
 import itertools
 import random
 
-from app.domain.frontier import FrontierPoint, find_best, find_earlier, find_front, find_peers
+import pytest
+
+from app.domain.frontier import FrontierPoint, compare_rivals, find_best, find_earlier, find_front, group_by_seeds, without_seeds
 
 
 def beats(one: FrontierPoint, other: FrontierPoint) -> bool:
@@ -47,15 +49,42 @@ def test_a_variant_is_judged_by_its_last_evaluation() -> None:
     assert find_best([points[0]], None) is find_earlier([points[0]], None) is None  # no step taken: the reference itself
 
 
-def test_variants_whose_win_rates_overlap_are_not_told_apart() -> None:
-    points = [
-        FrontierPoint(0, 9, 0.5, 1.0),
-        FrontierPoint(1, 9, 0.5, 0.9),
-        FrontierPoint(2, 9, 5.0, 0.8),
-        FrontierPoint(3, 9, 1.0, 1.0),
-    ]
-    rates = {0: (0.5, 0.7), 1: (0.6, 0.9), 2: (0.4, 0.6)}
-    assert find_peers(points, None, rates) == [1, 2, 3]  # the last by its gain, which is the same
-    assert find_peers(points, 1.0, rates) == [1, 3]
-    assert find_peers(points, None, {**rates, 1: (0.8, 0.9)}) == [2, 3]
-    assert find_peers([], None, rates) == []
+def test_variants_of_several_seeds_are_judged_by_their_means_and_the_middle_one_stands_for_them() -> None:
+    gains = {0: 0.9, 1: 1.0, 2: 1.1, 3: 5.0, 4: -3.5}  # the luckiest seed is of the other group
+    points = [FrontierPoint(variant, 9, 1.0 + variant, gain) for variant, gain in gains.items()]
+    groups = [[0, 1, 2], [3, 4]]
+    assert find_best(points, None) == points[3]
+    assert find_best(points, None, groups) == points[1]
+    assert find_best(points, 2.0, groups) == points[1]  # the mean lies within
+    assert find_best(points, 1.9, groups) is None
+    assert find_best(points[2:], None, groups) == points[2]  # of what there is
+
+
+def answers(seed: int, shift: float, noise: float) -> dict[int, float]:
+    """Rewards of the answers to 32 prompts that differ more in hardness than the models do in skill."""
+    chance = random.Random(seed)
+    return {100 + k: 4 * (k % 8) + shift + chance.gauss(0, noise) for k in range(32)}
+
+
+def test_the_test_prompts_tell_the_best_apart_pair_by_pair() -> None:
+    rewards = {0: answers(1, 0.5, 0.3), 1: answers(2, 0.0, 0.3), 2: answers(3, 0.5, 0.3), 3: {1: 0.0}}
+    better, alike = compare_rivals([0], [[1], [2], [3], [4]], rewards)  # without a shared prompt nothing is said
+    assert (better.variants, better.comparison.told_apart, better.comparison.num_prompts) == ((1,), True, 32)
+    assert better.comparison.gain.value == pytest.approx(0.5, abs=0.25)
+    assert (alike.variants, alike.comparison.told_apart) == ((2,), False)
+    assert alike.comparison.needed_prompts is None or alike.comparison.needed_prompts > 32
+
+
+def test_several_seeds_are_compared_by_their_mean_on_each_prompt() -> None:
+    rewards = {0: {1: 1.0, 2: 3.0, 3: 9.0}, 1: {1: 3.0, 2: 5.0}, 2: {1: 1.0, 2: 2.0, 4: 0.0}}
+    (rival,) = compare_rivals([0, 1], [[2, 7]], rewards)
+    assert (rival.variants, rival.comparison.num_prompts, rival.comparison.gain.value) == ((2, 7), 2, 1.5)
+    assert compare_rivals([7], [[2]], rewards) == []
+
+
+def test_variants_that_differ_in_seeds_only_are_one_group() -> None:
+    seeds, lambdas = ({"training.seed": 0}, {"training.seed": 1}), ({"weights.lambda": 1.0}, {"weights.lambda": 3.0})
+    changes = [{**one, **seed} for one in lambdas for seed in seeds] + [{"baseline": "dpo"}]
+    assert group_by_seeds(changes) == [[0, 1], [2, 3], [4]]
+    assert [without_seeds(change) for change in changes[:2]] == [{"weights.lambda": 1.0}] * 2
+    assert group_by_seeds([{"evaluation.draw_seed": 1}, {"evaluation.prompt_seed": 3, "noise.seed": 3}]) == [[0, 1]]

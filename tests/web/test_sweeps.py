@@ -1,10 +1,11 @@
 """Sweeps over REST: launched once, compared, stopped, resumed, extended, deleted."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.domain.events import EvaluationLogged, FindingRaised, OutcomeReached, SpoolLine, StepLogged
+from app.domain.events import EvaluationLogged, FinalLogged, FindingRaised, OutcomeReached, SpoolLine, StepLogged
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.run import Outcome
 from app.domain.sweep import expand, parse_request
@@ -30,8 +31,25 @@ def launch(studio, **parts):
     return response.json()["id"]
 
 
-def play(studio, *evaluations: tuple[int, float, float]) -> str:
-    """The next run as a worker leaves it: with these evaluations (step, KL, reward gain), a step and a finding."""
+def judge(gain: float) -> FinalLogged:
+    """Final figures of a run whose answers are better by this on every prompt, with some noise."""
+    chance = random.Random(round(100 * gain))
+    rewards = {100 + k: (k % 8, k % 8 + gain + chance.gauss(0, 0.3)) for k in range(24)}
+    metrics = {"test/reward_gain": gain, "test/win_rate": 0.75, "test/win_rate_low": 0.5, "test/win_rate_high": 0.9}
+    return FinalLogged.model_validate({
+        "step": 9, "metrics": {**metrics, "test/length_win_rate": 0.6},
+        "prompts": [
+            {"example_id": key, "policy_reward": ours, "reference_reward": theirs, "policy_length": 9, "reference_length": 8}
+            for key, (theirs, ours) in rewards.items()
+        ],
+    })  # fmt: skip
+
+
+def play(studio, *evaluations: tuple[int, float, float], test: float | None = None) -> str:
+    """The next run as a worker leaves it: with these evaluations (step, KL, reward gain), a step and a finding.
+
+    `test`: how much more reward than the reference it gets on each of 24 test prompts, more or less.
+    """
     with studio.database.writing() as session:
         claim = attempts.begin(session, "worker", 60)
         assert claim is not None
@@ -44,6 +62,7 @@ def play(studio, *evaluations: tuple[int, float, float]) -> str:
     logged = [
         EvaluationLogged(step=number, metrics={"eval/kl": kl, "eval/reward_gain": gain}) for number, kl, gain in evaluations
     ]
+    logged += [] if test is None else [judge(test)]
     lines = [
         SpoolLine(n=n, at=AT, kind=event.model_dump()["kind"], payload=event.model_dump(mode="json", exclude={"kind"}))
         for n, event in enumerate([step, finding, *logged], 1)
@@ -125,6 +144,48 @@ def test_the_table_and_the_frontier_compare_the_variants(studio, client, quiet):
     assert (near["earlier"]["variant"], near["earlier"]["step"], near["not_told_apart"]) == (0, 5, [])
     assert detail["earlier"] is None
     assert client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": -1}).json()["problems"][0]["field"].endswith("kl_budget")
+
+
+def test_the_best_is_chosen_on_validation_and_told_apart_on_the_test_prompts(studio, client, quiet):
+    sweep_id = launch(studio, **{"lambda": [0.1, 0.3, 1, 3]})
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 2.5), test=1.0)
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 2.4), test=1.03)
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 2.3), test=0.3)
+    play(studio, (0, 0.0, 0.0), (9, 9.0, 2.0))
+    detail = client.get(f"{SWEEPS}/{sweep_id}").json()
+    assert (detail["best"]["variant"], detail["chosen_gain"], detail["test_gain"]) == (0, 2.5, 1.0)
+    assert detail["not_told_apart"] == [1]
+    alike, apart = detail["rivals"]
+    assert (alike["variants"], alike["told_apart"], alike["num_prompts"]) == ([1], False, 24)
+    assert alike["needed_prompts"] > 24
+    assert alike["gain"]["low"] < 0 < alike["gain"]["high"]
+    assert (apart["variants"], apart["told_apart"]) == ([2], True)
+    assert apart["gain"]["low"] > 0.5
+    page = " ".join(client.get(f"/sweeps/{sweep_id}").text.split())
+    assert "On the test prompts, which chose nothing, its reward is +1" in page
+    assert "Being chosen made it look 1.50 better." in page
+    assert "Not told apart from <strong>λ 0.3</strong>" in page
+    assert "Told apart from <strong>λ 1</strong>" in page
+    assert "60 % at equal length" in page
+    assert client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": 1}).json()["rivals"] == []
+
+
+def test_a_sweep_over_seeds_is_averaged_and_its_spread_shown(studio, client, quiet):
+    sweep_id = launch(studio, **{"fields": {"weights.lambda": [0.3, 1], "training.seed": [0, 1, 2]}})
+    for gain, test in ((1.0, 0.9), (3.0, 1.1), (2.0, 1.0), (3.5, 0.1), (0.0, 0.3), (0.5, 0.2)):
+        play(studio, (0, 0.0, 0.0), (9, 2.0, gain), test=test)
+    detail = client.get(f"{SWEEPS}/{sweep_id}").json()
+    assert [(group["label"], group["variants"]) for group in detail["seeds"]] == [("λ 0.3", [0, 1, 2]), ("λ 1", [3, 4, 5])]
+    assert detail["seeds"][0]["gain"] == {"mean": 2.0, "deviation": 1.0}
+    assert detail["seeds"][0]["test_gain"] == {"mean": pytest.approx(1.0), "deviation": pytest.approx(0.1)}
+    assert (detail["best"]["variant"], detail["chosen_gain"]) == (2, 2.0)  # not the luckiest seed, which is of the other λ
+    assert detail["test_gain"] == pytest.approx(1.0)
+    (rival,) = detail["rivals"]
+    assert (rival["variants"], rival["told_apart"]) == ([3, 4, 5], True)
+    page = " ".join(client.get(f"/sweeps/{sweep_id}").text.split())
+    assert "<strong>λ 0.3</strong> gains most on average over 3 seeds: reward +2" in page
+    assert "± 0.100 from seed to seed" in page
+    assert "Means over seeds" in page
 
 
 def test_a_sweep_is_stopped_resumed_extended_and_deleted(studio, client, quiet):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
+from app.domain.frontier import Rival
 from app.domain.sweep import Baselines, Settings, SweepRequest, SweepState
 from app.domain.weighting import Positive
 from app.services import sweeps as service
@@ -84,6 +85,49 @@ class FrontierPointView(BaseModel):
     on_front: bool = Field(description="No other evaluation of the sweep has more reward for no more KL.")
 
 
+class EstimateView(BaseModel):
+    """A figure with its 95 % interval; null where one prompt can't tell."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class RivalView(BaseModel):
+    """The best against other variants, prompt by prompt, on the test prompts that both have answered."""
+
+    variants: list[int] = Field(description="One, or several that differ in seeds only: then their mean on each prompt counts.")
+    num_prompts: int
+    gain: EstimateView = Field(description="How much more reward the best gets on the same prompt, in the mean.")
+    win_rate: EstimateView = Field(description="Share of the prompts where the best gets more; ties count half.")
+    told_apart: bool = Field(description="The interval of the gain excludes 0, and an exchange test says 5 % or less.")
+    needed_prompts: int | None = Field(description="To tell a difference of this size from none in four of five cases.")
+
+
+class SpreadView(BaseModel):
+    """Mean and standard deviation over seeds."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    mean: float
+    deviation: float
+
+
+class SeedGroupView(BaseModel):
+    """Variants that differ in seeds only; a figure is null where fewer than two of them have it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    label: str
+    variants: list[int]
+    gain: SpreadView | None = Field(description="Of the last evaluations on the validation prompts.")
+    kl: SpreadView | None
+    test_gain: SpreadView | None
+    test_win_rate: SpreadView | None
+
+
 class SweepDetail(SweepView):
     """A sweep with its table and its frontier."""
 
@@ -91,10 +135,19 @@ class SweepDetail(SweepView):
     kl_budget: float | None
     variants: list[VariantView]
     frontier: list[FrontierPointView] = Field(description="Every evaluation of every run, by variant and step.")
-    best: FrontierPointView | None = Field(description="The last evaluation with the largest reward gain, within the KL budget.")
-    not_told_apart: list[int] = Field(
-        description="Variants as good as the best: of the same gain, or with an overlapping interval of the win rate."
+    best: FrontierPointView | None = Field(
+        description="The last evaluation with the largest gain on the validation prompts, within the KL budget. Of variants "
+        "that differ in seeds only the means count, and the one in their middle stands for them."
     )
+    chosen_gain: float | None = Field(description="The gain on the validation prompts by which the best was chosen.")
+    test_gain: float | None = Field(
+        description="Its gain on the test prompts, which chose nothing; null until its runs have ended."
+    )
+    rivals: list[RivalView] = Field(
+        description="The best against each of the others; those whose rewards have another judge left out."
+    )
+    not_told_apart: list[int] = Field(description="Variants that the test prompts don't tell apart from the best.")
+    seeds: list[SeedGroupView] = Field(description="Means over seeds, where the sweep has several.")
     earlier: FrontierPointView | None = Field(
         description="An evaluation on the way that gained more than any variant ends with; the runs' models are others."
     )
@@ -198,8 +251,24 @@ def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
         variants=variants,
         frontier=list(points.values()),
         best=points[comparison.best] if comparison.best else None,
+        chosen_gain=comparison.chosen_gain,
+        test_gain=comparison.test_gain,
+        rivals=[show_rival(rival) for rival in comparison.rivals],
         not_told_apart=comparison.peers,
+        seeds=[SeedGroupView.model_validate(group) for group in comparison.seeds],
         earlier=points[comparison.earlier] if comparison.earlier else None,
+    )
+
+
+def show_rival(rival: Rival) -> RivalView:
+    found = rival.comparison
+    return RivalView(
+        variants=list(rival.variants),
+        num_prompts=found.num_prompts,
+        gain=EstimateView.model_validate(found.gain),
+        win_rate=EstimateView.model_validate(found.win_rate),
+        told_apart=found.told_apart,
+        needed_prompts=found.needed_prompts,
     )
 
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.errors import InvalidInput
-from app.domain.frontier import FrontierPoint
+from app.domain.frontier import FrontierPoint, Rival
+from app.domain.statistics.paired import PairedComparison
 from app.domain.sweep import BASELINES, parse_request
 from app.services import sweeps as service
 from app.store import results
@@ -52,7 +53,7 @@ class LivePart(Context):
     row: SweepRow
     comparison: Comparison
     best_label: str
-    peers: list[str]
+    rivals: list[tuple[str, PairedComparison]]
     earlier_label: str
     front: list[tuple[str, FrontierPoint]]
     chart: dict[str, Any]
@@ -110,19 +111,29 @@ def refresh_sweep(request: Request, session: ReadSession, user: CurrentUser, swe
 def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
     comparison = compare(session, sweep, read_budget(kl))
     labels = [one.label for one in comparison.results]
-    best = comparison.best
     front = [point for point in comparison.front if point.step > 0]  # before its first step each variant is the reference
     return {
         "row": comparison.row,
         "comparison": comparison,
-        "best_label": labels[best.variant] if best else "",
-        "peers": [labels[variant] for variant in comparison.peers],
+        "best_label": label_best(comparison, labels),
+        "rivals": [(name_rival(rival, comparison, labels), rival.comparison) for rival in comparison.rivals],
         "earlier_label": labels[comparison.earlier.variant] if comparison.earlier else "",
         "front": [(labels[point.variant], point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
         "chart": chart_of(comparison, labels),
         "histograms": histograms_of(session, comparison),
         "budget": kl.strip(),
     }
+
+
+def label_best(comparison: Comparison, labels: Sequence[str]) -> str:
+    """Return the name of the best variant, or of the group of seeds that it stands for."""
+    group = comparison.best_group
+    return group.label if group else labels[comparison.best.variant] if comparison.best else ""
+
+
+def name_rival(rival: Rival, comparison: Comparison, labels: Sequence[str]) -> str:
+    group = next((group for group in comparison.seeds if rival.variants[0] in group.variants), None)
+    return group.label if group else labels[rival.variants[0]]
 
 
 def read_budget(text: str) -> float | None:

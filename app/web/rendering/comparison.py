@@ -1,45 +1,136 @@
 """A sweep's runs side by side: results, frontier, and the best within a budget of KL. The same for pages and REST."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from sqlalchemy.orm import Session
 
-from app.domain.frontier import FrontierPoint, find_best, find_earlier, find_front, find_peers
-from app.store.results import VariantResult, list_points, list_results
+from app.domain.frontier import (
+    FrontierPoint,
+    Rival,
+    compare_rivals,
+    find_best,
+    find_earlier,
+    find_front,
+    group_by_seeds,
+    list_ends,
+    without_seeds,
+)
+from app.domain.sweep import label_of
+from app.store.results import VariantResult, list_final_rewards, list_points, list_results
 from app.store.sweeps import SweepRow, describe_sweep
 from app.store.tables import Sweep
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A figure over several seeds: mean and standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Variants that differ in seeds only: their last evaluations and final figures; None where fewer than two have them."""
+
+    label: str
+    variants: list[int]
+    gain: Spread | None
+    kl: Spread | None
+    test_gain: Spread | None
+    test_win_rate: Spread | None
+
+
+@dataclass(frozen=True)
 class Comparison:
+    """`best` is chosen by the validation prompts' last evaluations; what the test prompts say of it has chosen nothing."""
+
     row: SweepRow
     results: list[VariantResult]
     points: list[FrontierPoint]
     front: set[FrontierPoint]
-    best: FrontierPoint | None  # by the last evaluations
-    peers: list[int]  # variants that aren't told apart from the best
+    best: FrontierPoint | None
+    rivals: list[Rival]  # the best against each of the others, on the test prompts
     earlier: FrontierPoint | None  # on the way, with a larger gain than any variant ends with
     kl_budget: float | None
+    seeds: list[SeedGroup]  # where several seeds were run
+
+    @property
+    def peers(self) -> list[int]:
+        """Variants that the test prompts don't tell apart from the best."""
+        return sorted(variant for rival in self.rivals if not rival.comparison.told_apart for variant in rival.variants)
+
+    @property
+    def best_group(self) -> SeedGroup | None:
+        return next((group for group in self.seeds if self.best and self.best.variant in group.variants), None)
+
+    @property
+    def chosen_gain(self) -> float | None:
+        """The gain by which the best was chosen: of validation, over its seeds where it has several."""
+        group = self.best_group
+        return group.gain.mean if group and group.gain else self.best.gain if self.best else None
+
+    @property
+    def test_gain(self) -> float | None:
+        """The gain of the best on the test prompts."""
+        group = self.best_group
+        if group is not None:
+            return group.test_gain.mean if group.test_gain else None
+        return self.results[self.best.variant].metrics.get("test/reward_gain") if self.best else None
 
 
 def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparison:
     """Everything that is known of the sweep's variants now."""
     points, results = list_points(session, sweep.id), list_results(session, sweep)
+    groups = group_by_seeds([result.changes for result in results])
+    best = find_best(points, kl_budget, groups)
     return Comparison(
         row=describe_sweep(session, sweep),
         results=results,
         points=points,
         front=find_front(points),
-        best=find_best(points, kl_budget),
-        peers=find_peers(points, kl_budget, win_rates_of(results)),
+        best=best,
+        rivals=_find_rivals(session, sweep, points, groups, best, kl_budget),
         earlier=find_earlier(points, kl_budget),
         kl_budget=kl_budget,
+        seeds=[_describe_seeds(group, results, points) for group in groups if len(group) > 1],
     )
 
 
-def win_rates_of(results: list[VariantResult]) -> dict[int, tuple[float, float]]:
-    """Return the interval of each variant's last win rate, where there is one."""
-    bounds = {
-        result.variant: (result.metrics.get("eval/win_rate_low"), result.metrics.get("eval/win_rate_high")) for result in results
-    }
-    return {variant: (low, high) for variant, (low, high) in bounds.items() if low is not None and high is not None}
+def _find_rivals(
+    session: Session, sweep: Sweep, points: Sequence[FrontierPoint], groups: Sequence[Sequence[int]],
+    best: FrontierPoint | None, kl_budget: float | None,
+) -> list[Rival]:  # fmt: skip
+    if best is None:
+        return []
+    within = {end.variant for end in list_ends(points, kl_budget)}
+    judge = _judge_of(sweep, best.variant)
+    mine = next(group for group in groups if best.variant in group)
+    comparable = [[v for v in group if v in within and _judge_of(sweep, v) == judge] for group in groups if group is not mine]
+    return compare_rivals(mine, [group for group in comparable if group], list_final_rewards(session, sweep.id))
+
+
+def _judge_of(sweep: Sweep, variant: int) -> object:
+    """Return what gives the rewards of a variant's final answers: only those of one judge can be compared."""
+    reward = sweep.variants[variant]["recipe"].get("reward", {})
+    return [reward.get("judge") or [reward.get("model"), reward.get("revision")], reward.get("dtype")]
+
+
+def _describe_seeds(variants: list[int], results: Sequence[VariantResult], points: Sequence[FrontierPoint]) -> SeedGroup:
+    ends = [end for end in list_ends(points, None) if end.variant in variants]
+    metrics = [results[variant].metrics for variant in variants]
+    return SeedGroup(
+        label=label_of(without_seeds(results[variants[0]].changes)) or "the recipe",
+        variants=variants,
+        gain=_spread([end.gain for end in ends]),
+        kl=_spread([end.kl for end in ends]),
+        test_gain=_spread([one.get("test/reward_gain") for one in metrics]),
+        test_win_rate=_spread([one.get("test/win_rate") for one in metrics]),
+    )
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return Spread(fmean(known), stdev(known)) if len(known) > 1 else None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.domain.events import EvaluationLogged, FinalLogged
+from app.domain.events import MOST_JUDGED, EvaluationLogged, FinalLogged, PromptJudged
 from app.domain.findings import find_unfinished_answers, raise_finding
 from app.domain.run import Stage
 from app.domain.statistics.resolution import find_small_held_out
@@ -94,14 +94,17 @@ def finish(attempt: AttemptContext, held_out: HeldOut, model: LanguageModel, ste
     asked = held_out.test
     attempt.start_stage(Stage.EVALUATE, total=len(asked.prompts), unit="test prompts")
     prompts, examples = _measure(attempt, model, held_out, asked, step)
-    return report_final(attempt, _report(attempt, asked, step, prompts, examples), step)
+    judged = [found for record in prompts[:MOST_JUDGED] if (found := record.to_judged()) is not None]
+    return report_final(attempt, _report(attempt, asked, step, prompts, examples), step, judged)
 
 
-def report_final(attempt: AttemptContext, figures: Figures, step: int) -> dict[str, float | None]:
+def report_final(
+    attempt: AttemptContext, figures: Figures, step: int, judged: Sequence[PromptJudged] = ()
+) -> dict[str, float | None]:
     """Report figures of the test set, and say where they can't show much."""
     if evidence := find_small_held_out(figures):
         attempt.raise_findings([raise_finding("small_held_out", evidence, step)])
-    final = FinalLogged.model_validate({"step": step, "metrics": figures})
+    final = FinalLogged.model_validate({"step": step, "metrics": figures, "prompts": list(judged)})
     attempt.emit(final)
     return final.metrics
 

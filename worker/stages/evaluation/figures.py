@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from app.domain.statistics.estimate import Estimate, estimate_mean
+from app.domain.statistics.length_control import length_controlled_win_rate
 from app.domain.statistics.paired import paired_gain, win_rate
 from app.domain.statistics.studentized import estimate_skewed_mean
 from worker.stages.evaluation.records import AnswerRecord, ExampleRecord, PromptRecord
@@ -38,6 +39,9 @@ def _compare(policy: Sequence[AnswerRecord], reference: Sequence[AnswerRecord]) 
     figures: Figures = {"reward_policy": fmean(ours), "reward_reference": fmean(theirs)}
     if not all(map(math.isfinite, (*ours, *theirs))):
         return figures
+    lengths = [[len(answer.ids) for answer in answers] for answers in (policy, reference)]
+    if len(pairs) == len(policy):
+        figures |= tell("length_win_rate", length_controlled_win_rate(ours, theirs, *lengths))
     return figures | tell("reward_gain", paired_gain(ours, theirs)) | tell("win_rate", win_rate(ours, theirs))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from app.domain.events import ChatMessage, SampleDrawn, finite
+from app.domain.events import ChatMessage, PromptJudged, SampleDrawn, finite
 from worker.stages.attempt import AttemptContext
 from worker.stages.evaluation.likelihoods import DrawLikelihoods, add_up
 from worker.stages.examples import Encoded, EncodedResponse
@@ -82,6 +82,19 @@ class PromptRecord:
     @property
     def messages(self) -> list[ChatMessage]:
         return [ChatMessage(role=role, content=content) for role, content, _ in self.example.turns]
+
+    def to_judged(self) -> PromptJudged | None:
+        """Return what the two answers came to, for comparisons with other runs; None where nothing judges them."""
+        policy, reference = finite(self.policy.reward), finite(self.reference.reward)
+        if policy is None or reference is None:
+            return None
+        return PromptJudged(
+            example_id=self.example.example_id,
+            policy_reward=policy,
+            reference_reward=reference,
+            policy_length=len(self.policy.ids),
+            reference_length=len(self.reference.ids),
+        )
 
     def to_event(self, step: int, index: int) -> SampleDrawn:
         """Return what the page shows of it."""
