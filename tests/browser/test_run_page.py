@@ -65,6 +65,20 @@ def test_a_silent_server_shows_within_ten_seconds_and_a_quiet_run_does_not(page,
     assert page.locator("#progress-text").text_content() == "Step 20 of 200"
 
 
+def test_final_figures_come_at_the_end_with_their_intervals_and_survive_a_reload(page, writer):
+    open_run(page, writer)
+    expect(page.locator("#final")).to_be_hidden()
+    writer.tell_final()
+    expect(page.locator("#final h2")).to_have_text("Final figures")
+    expect(page.locator("#final .lead")).to_contain_text("128 test prompts and 128 preferences")
+    rate = page.locator("#final .tile", has=page.locator("[data-final='test/win_rate']"))
+    expect(rate).to_contain_text("85.9 %")
+    expect(rate.locator(".note").first).to_contain_text("79.0 % to 91.0 %")
+    live = page.locator("#final").inner_text()
+    page.reload()
+    assert page.locator("#final").inner_text() == live
+
+
 def test_charts_move_while_the_run_goes_on(page, writer):
     open_run(page, writer)
     assert points(page, "loss") == 20

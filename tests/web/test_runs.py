@@ -10,6 +10,8 @@ from app.domain.events import (
     ArtifactWritten,
     Change,
     ChatMessage,
+    EvaluationLogged,
+    FinalLogged,
     FindingRaised,
     LogWritten,
     OutcomeReached,
@@ -56,6 +58,18 @@ def step(number: int, loss: float = 1.0) -> StepLogged:
 def sample(number: int, index: int) -> SampleDrawn:
     prompt = [ChatMessage(role="user", content="Hello?")]
     return SampleDrawn(step=number, index=index, example_id=index, prompt=prompt, reference="Hm.", policy="Hello!")
+
+
+def test_final_figures_are_series_and_stand_on_the_page(studio, client):
+    metrics = {"test/num_prompts": 64.0, "test/kl": 2.5, "test/kl_low": 2.0, "test/kl_high": 3.25}
+    run_id = record(studio, [EvaluationLogged(step=9, metrics={"eval/kl": 2.0}), FinalLogged(step=9, metrics=metrics)])
+    series = client.get(f"{RUNS}/{run_id}/metrics", params={"keys": "test/kl_high"}).json()
+    assert series["test/kl_high"]["points"] == [[9, 3.25]]
+    page = client.get(f"/runs/{run_id}").text
+    assert "Of 64 test prompts" in page
+    assert "2.00 to 3.25" in page
+    older = client.get(f"/runs/{record(studio, [EvaluationLogged(step=9, metrics={'eval/kl': 2.0})])}").text
+    assert '<section class="stack jump-to" id="final" aria-labelledby="final-title" hidden>' in older
 
 
 SUCCEEDED = OutcomeReached(outcome=Outcome.SUCCEEDED, summary={"loss": 0.5})

@@ -80,6 +80,7 @@ def meaning(key: str) -> str:
 
 
 JUDGED = frozenset({"eval/reward_policy", "eval/reward_reference", "eval/reward_gain", "eval/win_rate"})  # need a reward model
+OF_PREFERENCES = frozenset({"eval/preference_accuracy"})  # needs no answers, but labels
 
 
 def _guessed(id: str, title: str, text: str, line: Line, band: tuple[str, str] | None = None) -> Chart:
@@ -168,7 +169,7 @@ REWARDS = (
     Chart(
         "kl",
         "KL from the reference",
-        f"{meaning('eval/kl')} With its 95 % interval.",
+        "How far the policy has moved, per answer that it draws at temperature 1; with its 95 % interval.",
         (Line("eval/kl", "KL", "policy"),),
         band=("eval/kl_low", "eval/kl_high"),
         sparse=True,
@@ -263,10 +264,7 @@ PREFERENCES = (
 
 JUDGEMENT = (
     _guessed(
-        "reward_accuracy",
-        "Pairs told apart",
-        SHARE_RIGHT.format("reward"),
-        Line("reward_model/accuracy", "batch", "policy"),
+        "reward_accuracy", "Pairs told apart", SHARE_RIGHT.format("reward"), Line("reward_model/accuracy", "batch", "policy")
     ),
     _guessed(
         "held_out_accuracy",

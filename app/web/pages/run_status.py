@@ -16,7 +16,7 @@ from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
-from app.web.pages.charts import JUDGED, TILES, Section, sections_of
+from app.web.pages.charts import JUDGED, OF_PREFERENCES, TILES, Section, sections_of
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count, duration, percent
 
@@ -185,11 +185,13 @@ def reason_for(keys: Sequence[str], run: Run) -> str:
     settings, reward = run.recipe["evaluation"], run.recipe["reward"]
     if is_evaluation and settings["share"] == 0:
         return "Nothing is held out (the held-out share is 0), so nothing is evaluated."
-    if is_answer and settings["num_prompts"] == 0:
+    if is_answer and settings["num_prompts"] == 0 and not set(keys) <= OF_PREFERENCES:
         return "No held-out prompts are answered in this run."
     if keys and set(keys) <= JUDGED and not (reward["model"] or reward["judge"]):
         why = f"this run's rewards come from the {reward['source']}" if method_of(run) is Method.VAR else "this run has neither"
         return f"Needs a reward model or a judge; {why}."
+    if keys and set(keys) <= OF_PREFERENCES and run.state == RunState.SUCCEEDED:
+        return "Needs held-out examples with a chosen and a rejected response; this run has none."
     what = "evaluation" if is_evaluation else "step"
     if RunState(run.state).final:
         return missing_at_end(run, what)
