@@ -140,8 +140,12 @@ def test_a_field_larger_than_a_field_is_refused(client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"garbage", b"--limit\r\n", b"--limit\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\nabc"]
-)
+    "body",
+    [
+        b"", b"garbage", b"--limit\r\n", b"--limit\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\nabc",
+        b"--limit\r\n" + b"a: b\r\n" * 100_000, b"--limit\r\nContent-Disposition: " + b"a" * 1_000_000,
+    ],
+)  # fmt: skip
 def test_a_broken_body_is_refused(studio, client, body):
     response = client.post(UPLOAD, content=body, headers={"content-type": "multipart/form-data; boundary=limit"})
     assert response.status_code == 422
