@@ -1,7 +1,7 @@
 """Every setting of a recipe, a sweep and a scoring with absurd values: refused at its own path, or legal; never a 500."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jsonschema
@@ -16,6 +16,9 @@ from starlette.testclient import TestClient
 
 from app.domain.recipe import Recipe
 from app.main import create_app
+from app.services import accounts
+from app.store.database import Database
+from app.store.tables import User
 from app.web.recipes import RECIPE_FIELDS
 from tests import warm
 from tests.faults.web_process import running_web
@@ -247,9 +250,12 @@ def web(tmp_path_factory):
         yield web
 
 
-def walk_document(web, headers: dict[str, str], judge: Any, max_examples: int) -> int:
-    """Generated requests for every operation of the document, sent to a real process; how many."""
-    document, sent = web.http.get("/openapi.json").json(), 0
+def walk_document(web, sign_in: Callable[[], dict[str, str]], judge: Any, max_examples: int) -> int:
+    """Generated requests for every operation of the document, sent to a real process; how many.
+
+    Before each operation the sender signs in anew: the one before may have been to sign out.
+    """
+    document, sent, headers = web.http.get("/openapi.json").json(), 0, {}
 
     def check(case: schemathesis.Case) -> None:
         nonlocal sent
@@ -258,6 +264,7 @@ def walk_document(web, headers: dict[str, str], judge: Any, max_examples: int) -
         judge(case, case.call(base_url=web.url, headers=headers, timeout=20))
 
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        headers = sign_in()
         bounded(max_examples)(given(case=result.ok().as_strategy())(check))()  # a time-out raises
     return sent
 
@@ -276,13 +283,21 @@ def judge_as_nobody(case: schemathesis.Case, response: Any) -> None:
 
 @pytest.mark.parametrize("max_examples", [3, pytest.param(200, marks=pytest.mark.soak)])
 def test_whatever_the_document_allows_is_answered_as_it_says(web, max_examples):
-    token = {"authorization": web.http.headers["authorization"]}
-    assert walk_document(web, token, judge_as_writer, max_examples) > 80
+    database = Database(web.settings)
+    with database.writing() as session:
+        writer = accounts.create_user(session, f"writer{max_examples}", "admin").id
+
+    def sign_in() -> dict[str, str]:
+        with database.writing() as session:
+            return {"authorization": f"Bearer {accounts.create_token(session, session.get_one(User, writer), 'test')}"}
+
+    assert walk_document(web, sign_in, judge_as_writer, max_examples) > 80
+    database.close()
 
 
 @pytest.mark.parametrize("max_examples", [2, pytest.param(50, marks=pytest.mark.soak)])
 def test_whatever_the_document_allows_is_refused_to_who_is_not_signed_in(web, max_examples):
-    assert walk_document(web, {}, judge_as_nobody, max_examples) > 50
+    assert walk_document(web, dict, judge_as_nobody, max_examples) > 50
 
 
 def test_no_unsound_header_or_address_breaks_the_studio(web):
