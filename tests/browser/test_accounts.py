@@ -96,3 +96,5 @@ def test_the_pages_of_accounts_fit_a_phone(page: Page, studio: WebStudio, ann: s
             shoot(page, f"{path.strip('/').split('/')[0]}{path.count('/')}-{width}-{scheme}")
             overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert (path, width, overflow) == (path, width, 0)
+            unlabelled = "input:not([type=hidden]), select"
+            assert page.evaluate(f"[...document.querySelectorAll('{unlabelled}')].filter(e => !e.labels.length).length") == 0
