@@ -121,7 +121,8 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
                 Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, index)}: {count(times)}".strip())
             )
     labels = [
-        Label(round((index - first) * slot, 1), str(edges[index])) for index in range(first, last + 1, 1 + (last - first) // 8)
+        Label(max(round((index - first) * slot, 1), 4.0 * len(str(edges[index]))), str(edges[index]))
+        for index in range(first, last + 1, 1 + (last - first) // 8)
     ]
     facts = counted[0][1]
     text = f"median {count(facts['p50'])}, 90 % up to {count(facts['p90'])}, longest {count(facts['max'])}"
@@ -130,6 +131,11 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
 
 def span(edges: list[int], place: int) -> str:
     return f"{edges[place]} to {edges[place + 1] - 1}" if place + 1 < len(edges) else f"{edges[place]} and more"
+
+
+def edge_label(edge: int, x: float) -> Label:
+    """Return the number under its edge, or as far to the left as it is whole."""
+    return Label(max(round(x, 1), 4.0 * len(str(edge))), str(edge))
 
 
 @dataclass(frozen=True)
