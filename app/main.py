@@ -23,6 +23,7 @@ from app.store.files import parquet
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.store.models import make_relative
+from app.system.files import keep_private
 from app.web import api, errors, login, pages
 from app.web.api import reference, system
 from app.web.bodies import Bodies
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def create_own_app() -> FastAPI:
     """Return the application of a process of its own, by the environment; ends the process with a sentence when that can't be."""
+    keep_private()
     try:
         settings = Settings()
         logs.configure(settings.log_format, settings.log_level)

@@ -23,6 +23,7 @@ from app.store.database import Database
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.store.signals.hints import celery_config
+from app.system.files import keep_private
 from app.system.installation import find_untrainable
 from worker import tasks
 from worker.supervisor import RUNNER_COMMAND, Supervisor, name_worker
@@ -110,6 +111,7 @@ def start_service(**_: Any) -> None:
     later than this, too late for what the supervisor says first.
     """
     set_up_logging()
+    keep_private()
     if obstacle := find_untrainable():
         sys.exit(f"This worker can't start. {obstacle}")
     try:

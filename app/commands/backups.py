@@ -13,6 +13,7 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.files.archive import verify
 from app.store.files.files import Files
+from app.system.files import private_files
 from app.system.sizes import describe_size
 
 MAX_MISSING = 10
@@ -46,7 +47,8 @@ def backup(
 def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio backup has made.")]) -> None:
     """Fill an empty studio with a backup; STUDIO_DATA_DIR and STUDIO_DATABASE_URL say which."""
     settings = Settings()
-    manifest = restores.restore(settings, source)
+    with private_files():
+        manifest = restores.restore(settings, source)
     tell_missing(manifest)
     out.print(f"Restored {describe(manifest)} into {settings.root}. Start the studio with: varstudio up", markup=False)
 

@@ -26,6 +26,7 @@ from app.store.database import Database
 from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.system.addresses import is_loopback
+from app.system.files import private_files
 from app.system.installation import (
     ROOT,
     find_untrainable,
@@ -58,8 +59,9 @@ def up(
     obstacle = "" if no_worker else find_untrainable()
     for sentence in (*describe_missing_roots(settings), *describe_missing_parts(obstacle)):
         err.print(sentence, markup=False, soft_wrap=True)
-    secret = prepare(settings)
-    sys.exit(Children(settings, no_worker=no_worker or bool(obstacle)).run(secret))
+    with private_files():
+        secret = prepare(settings)
+        sys.exit(Children(settings, no_worker=no_worker or bool(obstacle)).run(secret))
 
 
 def check_address(settings: Settings) -> None:

@@ -25,7 +25,7 @@ from app.demonstration.result import AnswerPair, Result, show, verdict
 from app.services.accounts import LOGIN_LINK_HOURS
 from app.settings import Settings
 from app.store.files.files import DEMONSTRATION, make_root
-from app.system.files import hash_file
+from app.system.files import hash_file, private_files
 from app.system.installation import find_untrainable, inherit_environment, module_command
 
 NAME = "Help desk"
@@ -56,6 +56,7 @@ def demo(
     console.print("Making data and two tiny models; the studio starts meanwhile.")
     folder = folder_of(settings, seed, scale)
     with (
+        private_files(),
         Making(folder, workplace(settings) / "making.log", seed=seed, scale=scale) as making,
         studio(settings, console) as children,
     ):

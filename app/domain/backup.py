@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from app.domain.errors import InvalidInput
 
 FORMAT = 1
+FOLDERS = ("datasets", "models", "runs", "scorings", "demonstration")  # of the data folder, which hold what rows speak of
 
 
 class Member(BaseModel):
@@ -59,3 +60,11 @@ def parse_manifest(archive: str, data: bytes) -> BackupManifest:
         if place.is_absolute() or ".." in place.parts or place.as_posix() != name:
             raise InvalidInput(f"{archive} names the file {name!r}, which would lie outside the data folder: it is refused.")
     return manifest
+
+
+def refuse_strange_files(archive: str, manifest: BackupManifest) -> None:
+    """Raises InvalidInput for a file that no row speaks of, such as the database's own."""
+    for name in manifest.files:
+        first, *others = name.split("/")
+        if first not in FOLDERS or not others or any(part.startswith(".") for part in others):
+            raise InvalidInput(f"{archive} names the file {name!r}, which is none that a backup holds: it is refused.")

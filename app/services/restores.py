@@ -6,24 +6,23 @@ restored, so that a second try knows its own half from files of somebody else's.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.orm import Session
 
-from app.domain.backup import BackupManifest
-from app.domain.errors import Conflict, StudioError
+from app.domain.backup import FOLDERS, BackupManifest, refuse_strange_files
+from app.domain.errors import Conflict, InvalidInput, StudioError
 from app.settings import Settings
 from app.store import migrations, portable
 from app.store.database import Database
 from app.store.files.archive import FILES, TABLES, open_archive, verify
-from app.store.files.files import DEMONSTRATION, make_root, write_atomic
+from app.store.files.files import make_root, write_atomic
 from app.store.models import make_relative
-from app.system.files import put_in_place
+from app.system.files import put_in_place, remove_tree
 
 NOTE = "restoring.json"
-HELD_FOLDERS = ("datasets", "models", "runs", "scorings", DEMONSTRATION)
 
 
 def restore(settings: Settings, source: Path) -> BackupManifest:
@@ -33,6 +32,7 @@ def restore(settings: Settings, source: Path) -> BackupManifest:
     a newer version.
     """
     manifest = verify(source)
+    refuse_strange_files(str(source), manifest)
     if manifest.revision not in migrations.list_revisions():
         raise StudioError(
             f"{source} is of a newer VAR Studio ({manifest.studio}, migration {manifest.revision}), which this one doesn't know: "
@@ -55,6 +55,11 @@ def restore(settings: Settings, source: Path) -> BackupManifest:
                 make_relative(session, Path(manifest.data_dir))
                 session.commit()
         (settings.root / NOTE).unlink()
+    except InvalidInput:  # rows that can't be taken: the folder is as empty as before
+        for name in FOLDERS:
+            remove_tree(settings.root / name)
+        (settings.root / NOTE).unlink(missing_ok=True)
+        raise
     finally:
         database.close()
     return manifest
@@ -73,7 +78,7 @@ def _is_ours(root: Path, manifest: BackupManifest) -> bool:
 
 
 def _refuse_files(root: Path) -> None:
-    held = [name for name in HELD_FOLDERS if (root / name).is_dir() and any((root / name).iterdir())]
+    held = [name for name in FOLDERS if (root / name).is_dir() and any((root / name).iterdir())]
     if held:
         raise Conflict(
             f"{root} is not empty (it has {', '.join(held)}): a backup is restored into a new folder only. Name one by "
@@ -123,13 +128,23 @@ def _put_rows(connection: Connection, source: Path, manifest: BackupManifest) ->
     if migrations.find_revision(connection) not in (None, manifest.revision):
         _drop_empty_tables(connection)
     migrations.upgrade(connection, manifest.revision)
-    tables = portable.read_tables(connection).tables
+    tables = _take_tables(connection, source, manifest)
     with open_archive(source) as members:
         for name, file in members:
             table = name.removeprefix(TABLES).removesuffix(".jsonl")
             if name != table and table in manifest.tables:
                 portable.load(connection, tables[table], _lines(file))
+    if orphans := portable.list_orphans(connection):
+        raise InvalidInput(f"{source} has rows of {', '.join(orphans)} that point to rows that it has not: take another backup.")
     migrations.upgrade(connection)
+
+
+def _take_tables(connection: Connection, source: Path, manifest: BackupManifest) -> Mapping[str, Table]:
+    """Return the tables that are there to be filled, which are those of the backup's version. Raises: InvalidInput."""
+    tables = {name: table for name, table in portable.read_tables(connection).tables.items() if name != "alembic_version"}
+    if strange := sorted(manifest.tables.keys() - tables.keys()):
+        raise InvalidInput(f"{source} has a table {strange[0]!r}, which its version doesn't know: it was not made by VAR Studio.")
+    return tables
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[bytes]:

@@ -28,6 +28,26 @@ def is_of_the_machine(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
+def keep_private() -> int:
+    """Let this process and its children make files and folders for their user alone; returns the umask that was.
+
+    What the user already withheld stays withheld.
+    """
+    known = os.umask(0o077)
+    os.umask(known | 0o077)
+    return known
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Let the block make files and folders for its user alone."""
+    known = keep_private()
+    try:
+        yield
+    finally:
+        os.umask(known)
+
+
 def name_beside(path: Path) -> Path:
     """Return a name in the same folder for what is not whole yet, different at each call."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")

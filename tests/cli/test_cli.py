@@ -114,6 +114,14 @@ def test_up_leaves_a_token_that_only_the_user_can_read(shell):
     assert (shell.folder / "var").stat().st_mode & 0o777 == 0o700
 
 
+def test_whatever_lies_in_the_data_folder_is_its_users_alone(shell):
+    (shell.folder / "own.jsonl").write_text(PAIRS)
+    assert field(shell.must("datasets", "add", "own.jsonl", "--name", "Mine alone"), "state") == "ready"
+    found = [path for path in (shell.folder / "var").rglob("*") if path.exists()]
+    assert any(path.name == "examples.parquet" for path in found)
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
+
+
 def test_up_names_the_model_roots_that_are_not_there(tmp_path):
     settings = Settings(_env_file=None, model_roots=f"{tmp_path}, {tmp_path}:{tmp_path}/b")
     (sentence,) = describe_missing_roots(settings)

@@ -1,5 +1,6 @@
 """A backup is the whole studio: every row and file comes back, on either database, and nothing that is damaged is let in."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -112,6 +114,15 @@ def test_files_of_rows_come_back_and_others_stay_out(database: Database, files: 
     assert {name: (there.root / name).read_bytes() for name in KEPT} == KEPT
     assert not any((there.root / name).exists() for name in LEFT_OUT)
     assert not (there.root / restores.NOTE).exists()
+
+
+def test_a_backup_is_its_makers_alone_whatever_the_umask(database: Database, files: Files, tmp_path: Path) -> None:
+    known = os.umask(0o022)
+    try:
+        backups.back_up(database, files, tmp_path / "studio.tar")
+    finally:
+        os.umask(known)
+    assert (tmp_path / "studio.tar").stat().st_mode & 0o777 == 0o600
 
 
 def test_scorings_may_be_left_out(database: Database, files: Files, library: Library, tmp_path: Path) -> None:
@@ -272,6 +283,96 @@ def test_a_backup_can_not_write_outside_the_data_folder(
     rewrite_manifest(tmp_path / "studio.tar", tmp_path / "evil.tar", files={name: {"size_bytes": 0, "sha256": ""}})
     with pytest.raises(InvalidInput, match="outside the data folder"):
         restores.restore(elsewhere(tmp_path), tmp_path / "evil.tar")
+
+
+@pytest.mark.parametrize("name", ["studio.db", "cli-token", ".env", "runs/.hidden/x", "runs", "elsewhere/x"])
+def test_a_backup_writes_no_file_but_those_that_rows_speak_of(
+    database: Database, files: Files, library: Library, tmp_path: Path, name: str
+) -> None:
+    backups.back_up(database, files, tmp_path / "studio.tar")
+    nothing = {"size_bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    rewrite_manifest(tmp_path / "studio.tar", tmp_path / "evil.tar", files={name: nothing})
+    with tarfile.open(tmp_path / "evil.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo(f"files/{name}"))
+    with pytest.raises(InvalidInput, match="none that a backup holds"):
+        restores.restore(elsewhere(tmp_path), tmp_path / "evil.tar")
+
+
+def craft(
+    source: Path, target: Path, table: str, change: Callable[[list[dict[str, Any]]], object], *, as_table: str = ""
+) -> None:
+    """Write a backup whose sums are right, with other rows in one table."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        sums: dict[str, Any] = {}
+        for info in old:
+            file = old.extractfile(info)
+            assert file is not None
+            data = file.read()
+            if info.name == f"tables/{table}.jsonl":
+                changed = change([json.loads(line) for line in data.splitlines()])
+                data = changed if isinstance(changed, bytes) else b"".join(json.dumps(row).encode() + b"\n" for row in changed)
+                sums = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "num_rows": 1}
+                info.name = f"tables/{as_table or table}.jsonl"
+            if info.name == "manifest.json":
+                manifest = json.loads(data)
+                del manifest["tables"][table]
+                manifest["tables"][as_table or table] = sums
+                data = json.dumps(manifest).encode()
+            info.size = len(data)
+            new.addfile(info, io.BytesIO(data))
+
+
+def with_first(**changes: Any) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    return lambda rows: [{**rows[0], **changes}, *rows[1:]]
+
+
+CRAFTED: dict[str, tuple[str, Any, str]] = {
+    "no JSON": ("models", lambda _: b"{no json\n", "Row 1 of the backup's table models can't be read"),
+    "no row": ("models", lambda _: b"[1]\n", "can't be read"),
+    "deep": ("models", lambda _: b"[" * 100_000 + b"\n", "can't be read"),
+    "a strange column": ("models", with_first(evil=1), "a column 'evil', which the table has not"),
+    "an id that leads out": ("datasets", with_first(id="../../x"), "an id that can be no folder's name"),
+    "no id": ("datasets", lambda rows: [{k: v for k, v in rows[0].items() if k != "id"}], "an id that can be no folder's name"),
+    "text for a time": ("users", with_first(created_at="yesterday"), "a value in created_at that the column can't hold"),
+    "a list for a text": ("users", with_first(name=["x"]), "a value in name that the column can't hold"),
+    "text for a number": ("datasets", with_first(size_bytes="9; DROP"), "a value in size_bytes that the column can't hold"),
+    "a value too few": ("users", with_first(name=None), "can't be kept"),
+    "the same twice": ("users", lambda rows: [*rows, rows[0]], "can't be kept"),
+    "nobody's": ("models", with_first(owner_id="user_nobody"), "rows of models that point to rows that it has not|can't be kept"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_backup_with_rows_that_no_studio_wrote_is_refused_with_a_sentence_and_leaves_nothing(
+    database: Database, files: Files, library: Library, tmp_path: Path, name: str
+) -> None:
+    table, change, sentence = CRAFTED[name]
+    write_files(files.root, KEPT)
+    backups.back_up(database, files, tmp_path / "studio.tar")
+    craft(tmp_path / "studio.tar", tmp_path / "evil.tar", table, change)
+    there = elsewhere(tmp_path)
+    with pytest.raises(InvalidInput, match=sentence):
+        restores.restore(there, tmp_path / "evil.tar")
+    restored(there, tmp_path / "studio.tar").close()  # into the same folder: it is as empty as before
+
+
+@pytest.mark.parametrize("name", ["alembic_version", "nothing", "sqlite_master", "../x"])
+def test_a_backup_with_a_table_of_its_own_is_refused(
+    database: Database, files: Files, library: Library, tmp_path: Path, name: str
+) -> None:
+    backups.back_up(database, files, tmp_path / "studio.tar")
+    craft(tmp_path / "studio.tar", tmp_path / "evil.tar", "previews", lambda rows: rows, as_table=name)
+    with pytest.raises(InvalidInput, match="which its version doesn't know"):
+        restores.restore(elsewhere(tmp_path), tmp_path / "evil.tar")
+
+
+def test_a_member_that_is_there_twice_is_refused(database: Database, files: Files, library: Library, tmp_path: Path) -> None:
+    backups.back_up(database, files, tmp_path / "studio.tar")
+    rewrite_manifest(tmp_path / "studio.tar", tmp_path / "evil.tar")
+    with tarfile.open(tmp_path / "evil.tar", "a") as tar:
+        tar.addfile(tar.getmember("tables/users.jsonl"), io.BytesIO(b"x" * tar.getmember("tables/users.jsonl").size))
+    with pytest.raises(InvalidInput, match=r"tables/users.jsonl twice"):
+        verify(tmp_path / "evil.tar")
 
 
 def test_only_an_empty_studio_is_filled(

@@ -1,9 +1,10 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from app.system.files import filling, hash_file, link_or_copy, name_beside, remove_tree, remove_unfinished, writing
+from app.system.files import filling, hash_file, link_or_copy, name_beside, private_files, remove_tree, remove_unfinished, writing
 
 
 class Refused(Exception):
@@ -91,3 +92,16 @@ def test_a_file_is_hashed_in_pieces_and_the_check_may_end_it(tmp_path: Path) -> 
     assert len(asked) == 2
     with pytest.raises(Refused):
         hash_file(tmp_path / "big", refuse)
+
+
+def test_what_a_user_withholds_from_others_stays_withheld_and_the_umask_comes_back(tmp_path):
+    known = os.umask(0o137)
+    try:
+        with private_files():
+            (tmp_path / "file").touch()
+            (tmp_path / "folder").mkdir()
+        assert os.umask(0o137) == 0o137
+    finally:
+        os.umask(known)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "folder").stat().st_mode & 0o077 == 0

@@ -168,6 +168,19 @@ def test_every_answer_carries_the_security_headers(studio, method, path):
     assert headers["referrer-policy"] == "same-origin"
 
 
+def test_what_is_behind_the_sign_in_stays_in_no_cache(studio, client):
+    for answer in (studio.browser().get("/"), client.get("/api/v1/runs"), client.get("/api/v1/nowhere")):
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(("public_url", "is_told"), [("https://studio.example.org", True), ("http://studio.example.org", False)])
+def test_browsers_are_told_to_come_by_https_alone_where_the_public_address_is(settings, public_url, is_told):
+    app = create_app(settings.model_copy(update={"public_url": public_url}))
+    headers = TestClient(app).get("/healthz", headers={"host": "studio.example.org"}).headers
+    assert ("strict-transport-security" in headers) == is_told
+    app.state.database.close()
+
+
 def test_a_login_link_works_once(studio):
     secret = studio.login_secret()
     first = studio.client("").post(f"/login/{secret}")

@@ -7,6 +7,7 @@ A member that the manifest doesn't name (a file that changed while it was copied
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from app.domain.errors import InvalidInput
 from app.system.files import name_beside, put_in_place
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**30  # about four million files
 TABLES, FILES = "tables/", "files/"
 
 
@@ -33,7 +35,8 @@ class ArchiveWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = name_beside(path)
-        self._file = self._temporary.open("xb")
+        descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)  # digests of secrets
+        self._file = os.fdopen(descriptor, "wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def add(self, name: str, content: ByteSource, size: int, modified_at: float = 0.0) -> Member | None:
@@ -120,8 +123,10 @@ def verify(path: Path) -> BackupManifest:
     manifest: BackupManifest | None = None
     with open_archive(path) as members:
         for name, file in members:
+            if name in found or (name == MANIFEST and manifest is not None):
+                raise InvalidInput(f"{path} holds {name} twice: it was not made by VAR Studio.")
             if name == MANIFEST:
-                manifest = parse_manifest(str(path), file.read())
+                manifest = parse_manifest(str(path), file.read(MAX_MANIFEST_BYTES))
             else:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
                 found[name] = (file.tell(), digest)
