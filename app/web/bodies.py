@@ -65,8 +65,7 @@ class Bodies:
             await self.app(scope, receive, send)
             return
         check_media(request, rule)
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > rule.max_bytes:
+        if declared_bytes(request) > rule.max_bytes:
             raise rule.too_large
         if not rule.is_open:
             await run_in_threadpool(identify, request, scope["app"].state.database)
@@ -75,6 +74,12 @@ class Bodies:
 
 def has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+def declared_bytes(request: Request) -> int:
+    """Return the length that is announced, as far as it can be a length; 0 where none is."""
+    text = request.headers.get("content-length", "")
+    return int(text[:19]) if text.isascii() and text.isdigit() else 0
 
 
 def check_media(request: Request, rule: BodyRule) -> None:

@@ -25,7 +25,7 @@ from app.web.dependencies import read_apart, write_apart
 
 WAIT_SECONDS = 20.0
 PAGE_WAIT_SECONDS = 2.5  # as long as one would wait for a page; then the page's part asks again
-POLL_SECONDS = 0.05
+POLL_SECONDS, MOST_PAUSE_SECONDS = 0.05, 0.5
 OVERRIDE = "weights."
 NAMES = {"presets": "preset", "batch_sizes": "batch_size"}  # of the request's fields, in a query
 PASSING = (Unavailable("").code, StudioError("").code)
@@ -119,16 +119,22 @@ async def compute(
 async def wait_for(request: Request, progress: PreviewProgress, wait_seconds: float | None = None) -> dict[str, Any]:
     """Return the answer that a worker gives to what was asked. Raises as `compute`."""
     database: Database = request.app.state.database
-    deadline = time.monotonic() + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
+    began = time.monotonic()
+    deadline = began + (WAIT_SECONDS if wait_seconds is None else wait_seconds)
     while progress.result is None:
         if progress.state == store.FAILED:
             raise explain(progress.error or {}, is_reading=progress.is_reading)
         if time.monotonic() > deadline or await request.is_disconnected():
             is_served = await read_apart(request, has_worker, database)
             raise Unavailable(STILL if is_served else NO_WORKER, retry_after_seconds=2)
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(pause_after(time.monotonic() - began))
         progress = await read_apart(request, look, database, progress.preview_id)
     return progress.result
+
+
+def pause_after(seconds: float) -> float:
+    """Return how long to wait for the next look: a tenth of what one has waited, so that many who wait long look seldom."""
+    return min(MOST_PAUSE_SECONDS, max(POLL_SECONDS, seconds / 10))
 
 
 def find(database: Database, owner_id: str, scoring_id: str, asked: PreviewRequest) -> PreviewResult | None:

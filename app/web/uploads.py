@@ -24,6 +24,7 @@ from app.services import datasets
 from app.services.datasets import process_within
 from app.store.database import Database
 from app.store.files.files import Files, Upload
+from app.web.bodies import declared_bytes
 from app.web.dependencies import UPLOADS_AT_ONCE, get_gates, write_apart
 
 FILE_FIELD = "file"
@@ -218,9 +219,8 @@ async def take_dataset(request: Request, owner_id: str) -> str:
 
 async def receive_dataset(request: Request, owner_id: str) -> str:
     state = request.app.state
-    length = request.headers.get("content-length", "")
     room = partial(state.database.disk.require_room, "The upload")
-    await run_in_threadpool(room, int(length) if length.isascii() and length.isdigit() else 0)
+    await run_in_threadpool(room, declared_bytes(request))
     with open_form(request, state.files, state.settings.max_upload_bytes) as reception:
         await reception.read()
         dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)

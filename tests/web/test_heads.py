@@ -31,7 +31,7 @@ KNOWN = {
         "a/b; charset=none",
         "\u00e9",
     ),
-    "content-length": ("0", "2", "-1", "1e3", "9" * 40, "\u0662", ""),
+    "content-length": ("0", "2", "-1", "1e3", "9" * 40, "9" * 9000, "\u0662", ""),
     "transfer-encoding": ("chunked", "identity", ""),
     "accept": ("*/*", ";;", "\u00e9"),
     "range": ("bytes=0-", "bytes=-", "bytes=9-1", "x"),

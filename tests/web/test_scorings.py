@@ -12,6 +12,7 @@ from app.services import previews
 from app.store.files.files import Files
 from app.store.tables import Preview, Run, Scoring
 from app.web.api import scorings
+from app.web.preview_requests import pause_after
 from tests.scored import make_check, make_facts, make_part
 
 RESULT = PreviewResult(cells=[], suggestions=[], check=make_check(), findings=[], num_batches=2, num_responses=20, seconds=0.1)
@@ -186,6 +187,10 @@ def test_scores_that_are_gone_from_the_disk_can_be_asked_for_again(studio, clien
     assert (shown["state"], shown["facts"]) == ("cancelled", None)
     again = client.post("/api/v1/scorings", json={**studio.ingredients(), "training": shown["settings"]["training"]}).json()
     assert (again["id"], again["state"]) == (scoring_id, "queued")
+
+
+def test_who_waits_long_for_a_preview_looks_seldom():
+    assert [pause_after(seconds) for seconds in (0, 0.4, 2, 5, 20)] == [0.05, 0.05, 0.2, 0.5, 0.5]
 
 
 def test_waiting_for_previews_holds_no_connection_and_no_thread(studio, client, monkeypatch, clock):
