@@ -3,6 +3,7 @@
 import json
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -164,6 +165,16 @@ def test_a_reward_model_tells_held_out_pairs_apart_and_serves_at_once(workshop, 
     assert "samples.jsonl" not in names
 
 
+def test_a_reward_model_says_which_conversations_it_has_learned_from(workshop, finished):
+    folder = finished("reward_model")
+    settings = json.loads((folder / "spec.json").read_text())["recipe"]["evaluation"]
+    learned, held_out = split_by_conversation(place(workshop.examples()), settings["share"], settings["seed"])
+    kept = pq.read_table(artifacts(folder) / "model" / "conversations.parquet")["opening"].to_pylist()
+    assert kept == sorted(one.conversation for one in learned)
+    assert not {one.conversation for one in held_out} & {*kept}
+    assert "model/conversations.parquet" in {event["payload"]["name"] for event in read_events(folder, "artifact")}
+
+
 @pytest.mark.parametrize(("kind", "chat"), [("gpt2", False), ("qwen2", True)])
 def test_a_reward_model_of_any_family_has_the_accuracy_that_its_run_told(workshop, run, kind, chat):
     folder = workshop.attempt(policy=workshop.policy(kind, chat=chat), **METHODS["reward_model"], training={"steps": 3})
@@ -187,11 +198,14 @@ class Placed(NamedTuple):
     row: dict
 
 
+def place(rows) -> list[Placed]:
+    return [Placed(find_opening([ChatTurn(turn["role"], turn["content"]) for turn in row["prompt"]]), row) for row in rows]
+
+
 def held_out_rows(spec, rows) -> list:
     """(prompt, answer) of the examples that the run has set aside, chosen before rejected."""
-    placed = [Placed(find_opening([ChatTurn(turn["role"], turn["content"]) for turn in row["prompt"]]), row) for row in rows]
     settings = spec["recipe"]["evaluation"]
-    chosen = [one.row for one in split_by_conversation(placed, settings["share"], settings["seed"])[1]]
+    chosen = [one.row for one in split_by_conversation(place(rows), settings["share"], settings["seed"])[1]]
     return [ask(row["prompt"][0]["content"], r["content"]) for row in chosen for r in row["responses"]]
 
 
