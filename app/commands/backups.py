@@ -8,7 +8,8 @@ import typer
 
 from app.commands.terminal import err, out
 from app.domain.backup import BackupManifest
-from app.services import backups, restores
+from app.domain.errors import Unavailable
+from app.services import acts, backups, restores
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.archive import verify
@@ -34,6 +35,7 @@ def backup(
     database = Database(settings)
     try:
         manifest = backups.back_up(database, Files(settings.root), target.absolute(), with_scorings=not without_scorings)
+        note(database, f"A backup was taken: {target.name}.")
     finally:
         database.close()
     tell_missing(manifest)
@@ -49,8 +51,22 @@ def restore(source: Annotated[Path, typer.Argument(help="A file that varstudio b
     settings = Settings()
     with private_files():
         manifest = restores.restore(settings, source)
+    database = Database(settings)
+    try:
+        note(database, f"A backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC was restored: {source.name}.")
+    finally:
+        database.close()
     tell_missing(manifest)
     out.print(f"Restored {describe(manifest)} into {settings.root}. Start the studio with: varstudio up", markup=False)
+
+
+def note(database: Database, text: str) -> None:
+    """Write into the log of acts what was done here; that it was done doesn't depend on it."""
+    try:
+        with database.writing() as session:
+            acts.record(session, acts.at_the_server(), "studio_kept", text)
+    except Unavailable as error:
+        err.print(f"The log of acts has no line of it: {error.detail}", markup=False)
 
 
 def describe(manifest: BackupManifest) -> str:

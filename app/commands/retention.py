@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app.commands.terminal import out, table
-from app.services import retention
+from app.services import acts, retention
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import Files
@@ -27,6 +27,9 @@ def prune(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what
     database = Database(settings)
     try:
         removals = retention.prune(database, Files(settings.root), settings, dry_run=dry_run)
+        if removals and not dry_run:
+            with database.writing() as session:
+                acts.record(session, acts.at_the_server(), "studio_kept", f"{len(removals)} things were pruned by rule.")
     finally:
         database.close()
     if removals:

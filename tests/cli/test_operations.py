@@ -29,6 +29,10 @@ def test_a_studio_is_kept_in_a_file_and_comes_back_from_it(shell: Shell, tmp_pat
     assert (done.returncode, done.stderr) == (0, "")
     assert "varstudio up" in done.stdout
     assert shell("users", "list", **there).stdout == shell.must("users", "list")
+    assert f"A backup was taken: {made.name}." in shell.must("acts")
+    restored = shell("acts", **there).stdout
+    assert re.search(rf"Backup, restore or pruning +A backup of .+ was restored: {made.name}", restored)
+    assert "User added" in restored
 
 
 def test_errors_of_backup_and_restore_are_sentences(shell: Shell, tmp_path: Path) -> None:
