@@ -147,9 +147,8 @@ def settle(town: Town, traffic: Traffic) -> None:
                 reason = failed["error"]["reason"]
                 if "SIGKILL" in reason:
                     traffic.command(client, failed["id"], "resume")
-            for held in traffic.list(client, "queued"):
-                if held["held_at"]:
-                    traffic.command(client, held["id"], "release")
+            for held in traffic.list(client, "paused"):
+                traffic.command(client, held["id"], "release")
             states = {run["state"] for run in each_run(traffic, client)}
             return states <= set(ENDED) - {"failed"}
 
@@ -157,7 +156,7 @@ def settle(town: Town, traffic: Traffic) -> None:
 
 
 def each_run(traffic: Traffic, client: Any) -> Iterator[dict[str, Any]]:
-    for state in ("queued", "running", "interrupted", "failed"):
+    for state in ("queued", "paused", "running", "interrupted", "failed"):
         yield from traffic.list(client, state)
 
 

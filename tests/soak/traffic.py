@@ -140,7 +140,7 @@ class Traffic:
         if verb == "resume":
             runs = self.list(client, "cancelled") + self.list(client, "failed")
         elif verb == "release":
-            runs = [run for run in self.list(client, "queued") if run["held_at"]]
+            runs = self.list(client, "paused")
         else:
             runs = self.list(client, chance.choice(["queued", "running"]))
         if runs:

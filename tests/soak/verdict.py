@@ -164,7 +164,7 @@ def delays_of(run: Run, entries: Sequence[JournalEntry], harms: Sequence[Harm], 
         noticed = next((at for at, state, number in states if number == harm.attempt and state == "interrupted"), None)
         if noticed is None or noticed < harm.at:
             continue  # it had ended, was cancelled, or its worker woke up in time
-        later = [(at, state) for at, state, _ in states if at > noticed and state not in ("queued", "interrupted")]
+        later = [(at, state) for at, state, _ in states if at > noticed and state not in ("queued", "paused", "interrupted")]
         resumed = later[0][0] if later and later[0][1] == "running" else None  # else it was cancelled first
         seconds = (noticed - harm.at).total_seconds()
         found.append(
