@@ -40,7 +40,7 @@ MODULES = {
 SCRIPTS = {"reaper.py", "real_worker.py", "short_sighted_worker.py", "work.py"}
 # What these programs import, but for modules that read the environment when they are imported.
 IMPORTED = (
-    "torch", "peft", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
+    "torch", "peft", "scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
     "worker.models.sharding", "worker.preview.grid", "worker.rank", "worker.runner", "worker.stages.pipeline",
     "worker.supervisor", "app.cli", "app.commands.up", "app.ingest.ingest", "app.main", "celery.apps.worker", "celery.bin.celery",
     "kombu.transport.redis", "kombu.transport.sqlalchemy", "psycopg", "uvicorn.lifespan.on", "uvicorn.main",

@@ -15,7 +15,7 @@ from tests.worker.workshop import Workshop, read_events, start_runner
 from worker.models.parallel import Ranks
 
 CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes"}
-EVALUATION = {"num_prompts": 2, "num_samples_shown": 1, "max_new_tokens": 4, "every": 5, "share": 0.2}
+EVALUATION = {"num_prompts": 2, "num_samples_shown": 1, "max_new_tokens": 4, "every": 5, "share": 0.2, "split": "prompt"}
 LORA = {"policy_settings": {"adaptation": "lora", "lora": {"rank": 4}}}
 SETTINGS: dict[str, dict[str, Any]] = {"var": {}, "lora": LORA, "dpo": {"method": "dpo"}, "reward": {"method": "reward_model"}}
 
@@ -53,7 +53,7 @@ def assert_equal_end(folder: Path, reference: Path) -> None:
     assert have.keys() == want.keys()
     for name in want:
         assert float((have[name] - want[name]).abs().max()) <= 1e-5 * float(want[name].abs().max()), name
-    for kind in ("step", "evaluation"):
+    for kind in ("step", "evaluation", "final"):
         told, expected = (
             {e["payload"]["step"]: e["payload"]["metrics"] for e in read_events(f, kind)} for f in (folder, reference)
         )
