@@ -167,14 +167,12 @@ def settle(dataset: Dataset, reply: dict[str, Any]) -> StudioError | None:
 
 
 def process_within(
-    database: Database, files: Files, pool: IngestPool, dataset_id: str, wait_seconds: float = WAIT_SECONDS
+    database: Database, files: Files, pool: IngestPool, owner_id: str, dataset_id: str, wait_seconds: float = WAIT_SECONDS
 ) -> None:
-    """Process in the background and wait for it, at most so long; then it goes on alone.
+    """Process in the background, when it is the owner's turn, and wait for it, at most so long; then it goes on alone.
 
     Raises DatasetInvalid or TooLarge when the file can't be used; a data set that was never usable is gone then, with its files.
     """
-    with database.reading() as session:
-        owner_id = datasets.owner_of(session, dataset_id)
     future = pool.submit(owner_id, process, database, files, pool, dataset_id)
     try:
         error = future.result(wait_seconds)

@@ -43,11 +43,6 @@ def list_processing(session: Session) -> list[tuple[str, str]]:
     return [(row.id, row.owner_id) for row in session.execute(query)]
 
 
-def owner_of(session: Session, dataset_id: str) -> str:
-    """Return the id of a data set's owner; empty when it is gone."""
-    return session.scalar(select(Dataset.owner_id).where(Dataset.id == dataset_id)) or ""
-
-
 def known_ids(session: Session) -> set[str]:
     """Return the ids of all data sets."""
     return set(session.scalars(select(Dataset.id)))

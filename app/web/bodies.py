@@ -119,7 +119,8 @@ class PacedBody:
         began = time.monotonic()
         seconds = GRACE_SECONDS + self._num_bytes / SLOWEST_BYTES_PER_SECOND - self._seconds_waited
         try:
-            return await asyncio.wait_for(self._receive(), seconds)
+            async with asyncio.timeout(seconds):
+                return await self._receive()
         except TimeoutError:
             raise TooSlow("The body came too slowly, so it was not waited for any longer. Send it again.") from None
         finally:

@@ -190,7 +190,8 @@ async def taking_place(request: Request, owner_id: str) -> AsyncIterator[None]:
     """Hold one of the user's places for uploads and readings. Raises TooManyRequests when none becomes free for a minute."""
     places = get_gates(request).uploads_of(owner_id)
     try:
-        await asyncio.wait_for(places.acquire(), PLACE_SECONDS)
+        async with asyncio.timeout(PLACE_SECONDS):
+            await places.acquire()
     except TimeoutError:
         raise TooManyRequests(
             f"{UPLOADS_AT_ONCE} of your uploads are under way: wait for one of them.", retry_after_seconds=30
@@ -201,10 +202,10 @@ async def taking_place(request: Request, owner_id: str) -> AsyncIterator[None]:
         places.release()
 
 
-async def wait_for_reading(request: Request, dataset_id: str) -> None:
+async def wait_for_reading(request: Request, owner_id: str, dataset_id: str) -> None:
     """Have a data set's file read, in its owner's place, and wait a little for it. Raises as `process_within`."""
     state = request.app.state
-    await to_thread.run_sync(process_within, state.database, state.files, state.ingest, dataset_id, limiter=WAITS)
+    await to_thread.run_sync(process_within, state.database, state.files, state.ingest, owner_id, dataset_id, limiter=WAITS)
 
 
 async def take_dataset(request: Request, owner_id: str) -> str:
@@ -225,7 +226,7 @@ async def receive_dataset(request: Request, owner_id: str) -> str:
         await reception.read()
         dataset_id = await write_apart(request, keep_dataset, state.database, state.files, owner_id, reception)
         state.metrics.uploaded.inc(reception.form.num_file_bytes)
-    await wait_for_reading(request, dataset_id)
+    await wait_for_reading(request, owner_id, dataset_id)
     return dataset_id
 
 

@@ -52,7 +52,7 @@ def get(database, user):
 def test_a_good_file_becomes_ready_with_its_audit(database, files, pool, put, get):
     dataset_id = put([ROW] * 3, filename="../../my pairs.jsonl")
     assert get(dataset_id).state == DatasetState.PROCESSING
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     dataset = get(dataset_id)
     assert (dataset.state, dataset.name, dataset.num_examples) == (DatasetState.READY, "my pairs.jsonl", 3)
     assert dataset.mapping["shape"] == "pair"
@@ -63,7 +63,7 @@ def test_a_good_file_becomes_ready_with_its_audit(database, files, pool, put, ge
 def test_an_unreadable_file_leaves_nothing(database, files, pool, put, get):
     dataset_id = put(b"Dear Sir or Madam")
     with pytest.raises(DatasetInvalid, match="neither JSON lines"):
-        service.process_within(database, files, pool, dataset_id)
+        service.process_within(database, files, pool, "user_ada", dataset_id)
     with pytest.raises(NotFound):
         get(dataset_id)
     assert not files.dataset_dir(dataset_id).exists()
@@ -79,7 +79,7 @@ def test_an_empty_file_is_refused_at_once(put):
 def test_an_upload_with_a_wrong_mapping_leaves_nothing(database, files, pool, put, get):
     dataset_id = put(RATED, mapping=WRONG)
     with pytest.raises(DatasetInvalid) as caught:
-        service.process_within(database, files, pool, dataset_id)
+        service.process_within(database, files, pool, "user_ada", dataset_id)
     assert caught.value.problems[0]["field"] == "mapping.columns.response"
     with pytest.raises(NotFound):
         get(dataset_id)
@@ -87,7 +87,7 @@ def test_an_upload_with_a_wrong_mapping_leaves_nothing(database, files, pool, pu
 
 def test_an_unknown_shape_waits_for_its_mapping(database, files, pool, put, get, user):
     dataset_id = put(RATED)
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     dataset = get(dataset_id)
     assert dataset.state == DatasetState.NEEDS_MAPPING
     assert [column["name"] for column in dataset.error["extra"]["columns"]] == list(RATED[0])
@@ -96,7 +96,7 @@ def test_an_unknown_shape_waits_for_its_mapping(database, files, pool, put, get,
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, WRONG)
     with pytest.raises(DatasetInvalid, match='There is no column "answer"'):
-        service.process_within(database, files, pool, dataset_id)
+        service.process_within(database, files, pool, "user_ada", dataset_id)
     assert get(dataset_id).state == DatasetState.NEEDS_MAPPING
     assert get(dataset_id).error["extra"]["columns"]
     assert get(dataset_id).error["problems"][0]["field"] == "mapping.columns.response"
@@ -104,29 +104,29 @@ def test_an_unknown_shape_waits_for_its_mapping(database, files, pool, put, get,
 
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, RIGHT)
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     assert (get(dataset_id).state, get(dataset_id).num_examples) == (DatasetState.READY, 5)
     assert get(dataset_id).error is None
 
 
 def test_a_ready_data_set_can_be_mapped_another_way_and_survives_a_mistake(database, files, pool, put, get, user):
     dataset_id = put([ROW])
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, WRONG)
     with pytest.raises(DatasetInvalid):
-        service.process_within(database, files, pool, dataset_id)
+        service.process_within(database, files, pool, "user_ada", dataset_id)
     assert get(dataset_id).state == DatasetState.NEEDS_MAPPING
     swapped = ColumnMapping(shape="pair", columns={"prompt": "prompt", "chosen": "rejected", "rejected": "chosen"})
     with database.writing() as session:
         service.remap(session, files, user.id, dataset_id, swapped)
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     assert datasets.read_examples(files, dataset_id)[0].responses[0].content == "b"
 
 
 def test_a_long_file_goes_on_in_the_background(database, files, pool, put, get):
     dataset_id = put([ROW] * 20_000)
-    service.process_within(database, files, pool, dataset_id, wait_seconds=0.01)
+    service.process_within(database, files, pool, "user_ada", dataset_id, wait_seconds=0.01)
     assert get(dataset_id).state == DatasetState.PROCESSING
     pool._turns.threads.shutdown(wait=True)
     assert get(dataset_id).num_examples == 20_000
@@ -134,7 +134,7 @@ def test_a_long_file_goes_on_in_the_background(database, files, pool, put, get):
 
 def test_a_data_set_that_is_deleted_while_it_is_read_is_read_no_further(database, files, pool, put, user):
     dataset_id = put([ROW] * 400_000)
-    service.process_within(database, files, pool, dataset_id, wait_seconds=0.01)
+    service.process_within(database, files, pool, "user_ada", dataset_id, wait_seconds=0.01)
     wait_until(lambda: pool._busy, "the child's work")
     (child,) = pool._busy
     with database.writing() as session:
@@ -191,7 +191,7 @@ def test_a_closing_web_leaves_a_waiting_file_to_its_next_start(database, files, 
 
 def test_examples_are_read_in_pages(database, files, pool, put):
     dataset_id = put([{**ROW, "prompt": f"p{n}", "n": n} for n in range(3000)])
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     page = datasets.read_examples(files, dataset_id, after=1020, limit=10)
     assert [example.example_id for example in page] == list(range(1021, 1031))
     assert page[0].prompt[0].content == "p1021"
@@ -225,7 +225,7 @@ def test_another_users_data_set_is_not_found(database, files, put):
 
 def test_a_data_set_is_deleted_with_its_files(database, files, pool, put, get, user):
     dataset_id = put([ROW])
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     with database.writing() as session:
         service.delete(session, files, user.id, dataset_id)
         assert files.dataset_dir(dataset_id).exists()  # until the commit
@@ -239,12 +239,12 @@ def test_a_data_set_that_was_deleted_meanwhile_leaves_no_files(database, files, 
     with database.writing() as session:
         session.delete(session.get(Dataset, dataset_id))
     assert service.process(database, files, pool, dataset_id) is None
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
 
 
 def test_a_data_set_that_a_run_uses_stays_as_it_is_and_gets_a_new_state(database, files, pool, put, get, user):
     dataset_id = put([ROW])
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     with database.writing() as session:
         at = now(session)
         session.add(
@@ -260,7 +260,7 @@ def test_a_data_set_that_a_run_uses_stays_as_it_is_and_gets_a_new_state(database
     before = get(dataset_id).mapping
     with database.writing() as session:
         new_id = service.swap(session, files, user.id, dataset_id).id
-    service.process_within(database, files, pool, new_id)
+    service.process_within(database, files, pool, "user_ada", new_id)
     old, new = get(dataset_id), get(new_id)
     assert (new.previous_id, new.name, new.state, new.sha256) == (dataset_id, f"{old.name} (2)", DatasetState.READY, old.sha256)
     assert (old.mapping, new.mapping["columns"]["chosen"]) == (before, before["columns"]["rejected"])
@@ -269,7 +269,7 @@ def test_a_data_set_that_a_run_uses_stays_as_it_is_and_gets_a_new_state(database
     with database.writing() as session:
         failing_id = service.remap(session, files, user.id, dataset_id, WRONG).id
     with pytest.raises(DatasetInvalid):
-        service.process_within(database, files, pool, failing_id)
+        service.process_within(database, files, pool, "user_ada", failing_id)
     with database.reading() as session:
         assert session.get(Dataset, failing_id) is None
     assert (get(dataset_id).mapping, get(dataset_id).state) == (before, DatasetState.READY)
@@ -293,7 +293,7 @@ def test_states_of_a_data_set_are_told_apart_by_name(name, following):
 
 def test_a_data_set_without_two_sides_can_not_be_swapped(database, files, pool, put, user):
     dataset_id = put(RATED, mapping=RIGHT)
-    service.process_within(database, files, pool, dataset_id)
+    service.process_within(database, files, pool, "user_ada", dataset_id)
     with database.writing() as session, pytest.raises(Conflict, match="no two sides to swap"):
         service.swap(session, files, user.id, dataset_id)
 
@@ -306,7 +306,7 @@ def test_names_are_made_safe(put, get):
 
 def test_a_reader_that_is_stopped_leaves_the_data_set_to_the_next_start(database, files, pool, put, get, settings):
     dataset_id = put([ROW] * 40_000)
-    service.process_within(database, files, pool, dataset_id, wait_seconds=0.3)
+    service.process_within(database, files, pool, "user_ada", dataset_id, wait_seconds=0.3)
     leftover = files.dataset_dir(dataset_id) / ".examples.parquet.0.tmp"
     leftover.write_text("half")
     pool.close()

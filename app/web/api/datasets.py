@@ -171,7 +171,7 @@ async def map_dataset(
     one of the same file, with an `id` of its own and this one as its `previous_id`."""
     async with taking_place(request, user.id):
         mapped_id = await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
-        await wait_for_reading(request, mapped_id)
+        await wait_for_reading(request, user.id, mapped_id)
     return await run_in_threadpool(read_detail, database, user.id, mapped_id)
 
 
@@ -187,7 +187,7 @@ async def swap_dataset(
     """Reads the file again with chosen and rejected in each other's place; otherwise as mapping the columns does."""
     async with taking_place(request, user.id):
         swapped_id = await write_apart(request, swap, database, files, user.id, dataset_id)
-        await wait_for_reading(request, swapped_id)
+        await wait_for_reading(request, user.id, swapped_id)
     return await run_in_threadpool(read_detail, database, user.id, swapped_id)
 
 

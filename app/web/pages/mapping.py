@@ -154,7 +154,7 @@ async def map_columns(
     async with taking_place(request, user.id):
         mapped_id = await write_apart(request, remap)
         try:
-            await wait_for_reading(request, mapped_id)
+            await wait_for_reading(request, user.id, mapped_id)
         except DatasetInvalid:
             if mapped_id != dataset_id:
                 raise  # nothing of the new state stays
@@ -174,7 +174,7 @@ async def swap_sides(
 
     async with taking_place(request, user.id):
         swapped_id = await write_apart(request, swap)
-        await wait_for_reading(request, swapped_id)
+        await wait_for_reading(request, user.id, swapped_id)
     return RedirectResponse(f"/datasets/{swapped_id}", status_code=303)
 
 
