@@ -139,7 +139,7 @@ def write_recipe(cell: Cell, world: Path) -> Recipe:
                 "batch_size": cell.batch_size, "epochs": common["epochs"] * (2 if cell.method == "sft_chosen" else 1),
                 "learning_rate": cell.learning_rate, "seed": seed, "checkpoint_every": NEVER, "keep_checkpoints": 1,
             },
-            "evaluation": {**common["evaluation"], "every": NEVER, "num_samples_shown": 0, "seed": seed},
+            "evaluation": {**common["evaluation"], "every": NEVER, "num_samples_shown": 0, "seed": seed, "test_share": 0},
         }
     )  # fmt: skip
 
@@ -182,18 +182,18 @@ def judge(artifacts: Path, world: Path) -> dict[str, float]:
     if kind_of(world) == "hh":
         model = RewardModel(world / "judge", dtype="float32", device="cpu")
         turns = [[(turn["role"], turn["content"]) for turn in sample["prompt"]] for sample in samples]
-        policy = model.score([(own, sample["policy"]) for own, sample in zip(turns, samples, strict=True)])
-        reference = model.score([(own, sample["reference"]) for own, sample in zip(turns, samples, strict=True)])
+        policy = model.score([(own, sample["policy"]["text"]) for own, sample in zip(turns, samples, strict=True)])
+        reference = model.score([(own, sample["reference"]["text"]) for own, sample in zip(turns, samples, strict=True)])
     else:
-        policy = [judge_answer(sample["prompt"][-1]["content"], sample["policy"]) for sample in samples]
-        reference = [judge_answer(sample["prompt"][-1]["content"], sample["reference"]) for sample in samples]
+        policy = [judge_answer(sample["prompt"][-1]["content"], sample["policy"]["text"]) for sample in samples]
+        reference = [judge_answer(sample["prompt"][-1]["content"], sample["reference"]["text"]) for sample in samples]
     wins = [1.0 if p > r else 0.5 if p == r else 0.0 for p, r in zip(policy, reference, strict=True)]
     return {
         "judge/policy": statistics.fmean(policy),
         "judge/reference": statistics.fmean(reference),
         "judge/spread": statistics.pstdev(reference),
         "judge/win_rate": statistics.fmean(wins),
-        "reward/spread": statistics.pstdev([sample["reference_reward"] for sample in samples]),
+        "reward/spread": statistics.pstdev([sample["reference"]["reward"] for sample in samples]),
     }
 
 
