@@ -67,8 +67,8 @@ def undisturbed(workshop):
 
 def test_a_run_goes_through_its_stages_and_ends_with_its_outcome(undisturbed):
     stages = [event["payload"]["stage"] for event in read_events(undisturbed, "stage")]
-    assert stages[:3] == ["prepare", "score", "score"]
-    assert stages[3:] == ["train", "evaluate", "train", "evaluate", "train", "evaluate", "train", "evaluate", "evaluate"]
+    assert stages[:2] == ["prepare", "score"]  # rewards and log-probabilities are one stage, whose progress never goes back
+    assert stages[2:] == ["train", "evaluate", "train", "evaluate", "train", "evaluate", "train", "evaluate", "evaluate"]
     result = outcome(undisturbed)
     assert result["outcome"] == "succeeded"
     assert {"loss", "eval/reward_gain", "eval/win_rate", "eval/kl", "test/win_rate"} <= set(result["summary"])
