@@ -1,5 +1,6 @@
 """The web process, wired: `uvicorn --factory app.main:create_app`, as `varstudio up` calls it. No torch is ever loaded here."""
 
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -83,7 +84,10 @@ def create_own_app() -> FastAPI:
         if fault := settings.find_public_url_fault():
             sys.exit(fault)
         make_root(settings.root)
-        return create_app(settings)
+        app = create_app(settings)
+        gc.collect()
+        gc.freeze()  # what was imported stays: no later look for garbage goes through all of it, in the middle of a request
+        return app
     except ValidationError as error:
         sys.exit(explain(error))
     except StudioError as error:
