@@ -388,6 +388,6 @@ def test_a_run_of_before_goes_on_as_it_began_and_finds_its_scoring(
         recipe = attempts.build_spec(session, files, settings, claim, "cpu").recipe
     assert (recipe.evaluation.split, recipe.reward.dtype) == ("prompt", "bfloat16")
     before, now = scoring_settings(recipe), scoring_settings(wanted)
-    assert set(before["evaluation"]) == {"share", "seed", "max_new_tokens"}
+    assert set(before["evaluation"]) == {"share", "seed"}
     assert set(before["reward"]) == {"source", "model", "revision"}
     assert (now["evaluation"]["split"], now["reward"]["dtype"]) == ("conversation", "float32")
