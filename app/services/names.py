@@ -11,7 +11,7 @@ from app.store.tables import Dataset, Model, Run, Scoring, Sweep
 
 Named = Dataset | Model | Run | Scoring | Sweep
 
-NEWEST = 200  # names of one owner that a new one is told apart from
+NEWEST = 50  # names of one owner that a new one is told apart from
 NUMBER = re.compile(r"(.*) \((\d{1,6})\)", re.DOTALL)
 NUMBER_LENGTH = 9
 
