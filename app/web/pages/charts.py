@@ -321,11 +321,11 @@ PAIR_LOSS = Chart(
 
 LOSS = Tile("loss", "Loss", "of the batch")
 ANSWERS = (
-    Tile("eval/reward_gain", "Reward gain", "policy − reference", "signed"),
-    Tile("eval/win_rate", "Win rate", "against the reference", "percent"),
-    Tile("eval/kl", "KL", "nats per answer"),
+    Tile("eval/reward_gain", "Reward gain", "on validation prompts", "signed"),
+    Tile("eval/win_rate", "Win rate", "on validation prompts", "percent"),
+    Tile("eval/kl", "KL", "nats, on validation"),
 )
-CUT = Tile("data/cut_responses", "Responses cut", "at tokens.max_response", "percent")
+CUT = Tile("data/cut_responses", "Responses cut", "at the longest response", "percent")
 TILES: dict[str, tuple[Tile, ...]] = {
     Method.VAR: (
         LOSS,
