@@ -1,0 +1,65 @@
+"""What axe-core finds on the pages: nothing, wide and light as narrow and dark."""
+
+import httpx
+import pytest
+
+from app import assets
+from app.services import queue, scorings
+from app.services.acts import Actor
+from tests.browser.scorer import score
+from tests.browser.studio import Writer
+from tests.web.conftest import PAIRS
+
+AXE = assets.STATIC / "node_modules" / "axe-core" / "axe.min.js"
+ASK = "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations.map(v => [v.id, v.nodes[0].html]))"
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    if not AXE.exists():  # the served files may come from elsewhere
+        assets.run_npm()
+    return AXE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def addresses(studio):
+    """Pages with something on them: a run with findings, a paused one, scores, a data set with its audit."""
+    with studio.database.writing() as session:
+        scoring = scorings.request(session, studio.user.id, studio.recipe(training={"seed": 5}, name="Looked at"))
+    score(studio, scoring.run_id)
+    run_id, paused = studio.launch(name="With findings"), studio.launch(name="Paused")
+    writer = Writer(studio)
+    writer.begin(run_id)
+    writer.prepare()
+    writer.evaluate(0)
+    writer.steps(1, 12)
+    finding = {"kind": "finding", "name": "weight_collapse", "severity": "warning", "title": "One response takes the batch"}
+    told = {"evidence": "The share is 0.11.", "remedy": "Raise weights.lambda.", "step": 4}
+    writer.say({**finding, **told, "changes": [{"field": "weights.lambda", "value": 0.42}]})
+    with studio.database.writing() as session:
+        queue.pause(session, Actor(studio.user.id, is_admin=True), paused)
+    with httpx.Client(base_url=studio.url, cookies={"studio_session": studio.cookie}, headers={"origin": studio.url}) as client:
+        dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()["id"]
+    return [
+        "/", f"/runs/{run_id}", f"/runs/{paused}", "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps",
+        "/scorings",
+        f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", f"/models/{studio.policy.id}", "/workers",
+        "/account", "/users", "/acts", "/storage", "/nothing-here",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360)])
+def test_no_page_has_what_axe_calls_a_violation(page, addresses, axe, complaints, theme, width):
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": width, "height": 900})
+    found = {}
+    for address in addresses:
+        page.goto(address)
+        page.wait_for_timeout(400)  # what comes after the load
+        page.evaluate(axe)
+        if violations := page.evaluate(ASK):
+            found[address] = violations
+        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+            found[address] = [*found.get(address, []), "scrolls sideways"]
+    complaints[:] = [said for said in complaints if "404" not in said]  # of the page that isn't there
+    assert found == {}
