@@ -29,6 +29,14 @@ def renderer() -> Iterator[Renderer]:
     renderer.stop()
 
 
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Renderer]:
+    """With the time that users' templates have: filling the memory takes a part of it."""
+    renderer = Renderer()
+    yield renderer
+    renderer.stop()
+
+
 def write(renderer: Renderer, template: str, *asked: Asked) -> list[Rendered]:
     return list(renderer.write(template, {"bos_token": "<s>"}, asked))
 
@@ -57,7 +65,10 @@ def test_a_templates_own_sentence_comes_back(renderer: Renderer) -> None:
     [(ENDLESS, "time"), (ONE_CALL, "time"), (DOUBLING, "memory"), (AT_ONCE, "memory"), (LONG, "length")],
     ids=["endless", "one call", "doubling", "at once", "long"],
 )
-def test_a_template_that_is_harmless_but_for_one_text_costs_that_one(renderer: Renderer, trap: str, outcome: str) -> None:
+def test_a_template_that_is_harmless_but_for_one_text_costs_that_one(
+    renderer: Renderer, patient: Renderer, trap: str, outcome: str
+) -> None:
+    renderer = patient if outcome == "memory" else renderer
     template = "{% if 'trap' in messages[0].content %}" + trap + "{% endif %}" + WRITES
     before, sprung, after = write(renderer, template, say("safe"), say("a trap"), say("safe too"))
     assert before.text == "<s>user:safe"
