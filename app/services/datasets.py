@@ -5,7 +5,6 @@ that reads the file. Unreadable files leave nothing; longer ones go on in the ba
 """
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -18,13 +17,14 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
 from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
-from app.services.names import tell_apart
+from app.services.names import split_number, tell_apart
 from app.store import datasets, scorings
 from app.store.database import Database, now
 from app.store.files.files import Files, Upload
 from app.store.files.object_folders import MARKER
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Dataset
+from app.system.files import link_or_copy
 from app.system.identifiers import new_id
 
 T = TypeVar("T")
@@ -241,19 +241,10 @@ def derive(session: Session, files: Files, dataset: Dataset, mapping: ColumnMapp
     return derived
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where its disk has no such thing."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def next_name(name: str) -> str:
     """Return the name of a data set's next state: "pairs (2)" after "pairs"."""
-    found = re.fullmatch(r"(.*) \((\d{1,6})\)", name)
-    title, number = (found[1], int(found[2]) + 1) if found else (name, 2)
-    return f"{title[:110]} ({number})"
+    title, number = split_number(name)
+    return f"{title[:110]} ({2 if number is None else number + 1})"
 
 
 def swap(session: Session, files: Files, owner_id: str, dataset_id: str) -> Dataset:

@@ -1,6 +1,7 @@
 """What things are called: renamed by their owners, and told apart by a number where nobody has given a name."""
 
 import re
+from itertools import count
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -38,9 +39,23 @@ def tell_apart(session: Session, table: type[Named], owner_id: str, name: str) -
     return f"{stem} ({max(numbers) + 1})" if numbers else name
 
 
+def name_copy(session: Session, original: Run) -> str:
+    """Return the first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
+    stem = split_number(original.name)[0][: length_of(Run) - NUMBER_LENGTH].rstrip()
+    mine = Run.owner_id == original.owner_id
+    taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
+    return next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
+
+
 def number_of(taken: str, name: str, stem: str) -> int:
     """Return 1 for the name itself, the number of a numbered one, 0 for another name."""
     if taken == name:
         return 1
-    found = NUMBER.fullmatch(taken)
-    return int(found[2]) if found and found[1] == stem else 0
+    title, number = split_number(taken)
+    return number or 0 if title == stem else 0
+
+
+def split_number(name: str) -> tuple[str, int | None]:
+    """Return "pairs" and 2 of "pairs (2)"; the name and None where it has no number."""
+    found = NUMBER.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, None)

@@ -5,10 +5,8 @@ The other side, what a worker does with them, is in `attempts`.
 
 import hashlib
 import json
-import re
 from datetime import date
 from functools import partial
-from itertools import count
 
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
@@ -19,7 +17,7 @@ from app.domain.events import LogWritten, StateChanged
 from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
-from app.services.names import tell_apart
+from app.services.names import name_copy, tell_apart
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
 from app.store import journal
 from app.store.database import now
@@ -31,8 +29,6 @@ from app.system.identifiers import new_id
 
 KEY_LENGTH = 200
 NAME_LENGTH = 120
-COPY_NUMBER = re.compile(r" \(\d{1,6}\)$")
-COPY_NUMBER_LENGTH = 9
 
 
 def launch(
@@ -174,14 +170,6 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
     recipe = revive_recipe({**original.recipe, "name": name_copy(session, original)})
     # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
     return launch(session, owner_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}")
-
-
-def name_copy(session: Session, original: Run) -> str:
-    """Return the first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
-    stem = COPY_NUMBER.sub("", original.name)[: NAME_LENGTH - COPY_NUMBER_LENGTH].rstrip()
-    mine = Run.owner_id == original.owner_id
-    taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
-    return next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
 
 
 def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:

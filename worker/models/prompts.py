@@ -147,15 +147,11 @@ class PromptFormat:
         content, fields = (self.literal.hide(text, is_assistant=turn.role == "assistant") for text in turn[1:])
         return ChatTurn(turn.role, content, fields)
 
-    def write_conversation(self, conversation: Conversation) -> str:
-        """Return the whole text as a reward model reads it, users' control tokens hidden; raises PromptRefused."""
-        [written] = self.write_conversations([conversation])
-        if isinstance(written, PromptRefused):
-            raise written
-        return written
-
     def write_conversations(self, conversations: Sequence[Conversation]) -> list[str | PromptRefused]:
-        """Return the whole texts as a reward model reads them, or why they are refused; raises TemplateExceeded."""
+        """Return the whole texts as a reward model reads them, users' control tokens hidden, or why they are refused.
+
+        Raises TemplateExceeded.
+        """
         hidden = self._hide_all(conversations)
         if self.chat:
             return self.template.write_wholes(hidden)

@@ -15,6 +15,7 @@ from app.domain.recipe import Method
 from app.domain.sweep import BASELINES, SweepRequest
 from app.services import previews, sweeps
 from app.services import runs as service
+from app.services.names import name_copy
 from app.store import datasets, models, scorings
 from app.store import runs as store
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
@@ -107,7 +108,7 @@ def new_run(
     values, origin = dict(STARTING_VALUES), ("", "")
     if clone:
         original = store.get_run(session, user.id, clone)
-        values = {**clone_values(original.recipe), "name": service.name_copy(session, original)}
+        values = {**clone_values(original.recipe), "name": name_copy(session, original)}
         origin = (f"/runs/{clone}", original.name)
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)

@@ -120,10 +120,7 @@ def draw(title: str, series: list[tuple[str, Mapping[str, Any]]]) -> Histogram |
             bars.append(
                 Bar(round(x, 1), round(width, 1), round(height, 1), tone, f"{tone} {span(edges, index)}: {count(times)}".strip())
             )
-    labels = [
-        Label(max(round((index - first) * slot, 1), 4.0 * len(str(edges[index]))), str(edges[index]))
-        for index in range(first, last + 1, 1 + (last - first) // 8)
-    ]
+    labels = [edge_label(edges[index], (index - first) * slot) for index in range(first, last + 1, 1 + (last - first) // 8)]
     facts = counted[0][1]
     text = f"median {count(facts['p50'])}, 90 % up to {count(facts['p90'])}, longest {count(facts['max'])}"
     return Histogram(title, text, WIDTH, bars, labels, legend=len(counted) > 1)
@@ -134,7 +131,7 @@ def span(edges: list[int], place: int) -> str:
 
 
 def edge_label(edge: int, x: float) -> Label:
-    """Return the number under its edge, or as far to the left as it is whole."""
+    """Return the number under its edge, or as far to the left as it can be whole."""
     return Label(max(round(x, 1), 4.0 * len(str(edge))), str(edge))
 
 

@@ -25,7 +25,7 @@ PAIRS = [ask(turns, answer) for turns in (TURNS, OTHER) for answer in ANSWERS]
 def score_singly(folder: Path, model: RewardModel) -> list[float]:
     """Each conversation alone and unpadded through the classifier: what its score is by definition."""
     network = load_classifier(folder, dtype="float32", device="cpu")
-    texts = [model.format.write_conversation(pair) for pair in PAIRS]
+    texts = model.format.write_conversations(PAIRS)
     with torch.inference_mode():
         return [network(torch.tensor([model.tokenizer(text)["input_ids"]])).logits.item() for text in texts]
 
