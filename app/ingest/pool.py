@@ -90,7 +90,9 @@ class IngestPool:
         with self._places:
             child = self._take()
             try:
-                return child.ask(full, timeout or seconds * 10.0, check)
+                reply = child.ask(full, timeout or seconds * 10.0, check)
+                check()  # a child that opens a file just after it was deleted answers with the system's words
+                return reply
             except SourceGone:
                 child.stop()
                 return refusal(GONE)

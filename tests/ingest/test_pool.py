@@ -100,6 +100,17 @@ def test_a_child_whose_file_is_deleted_ends_at_once(pool, tmp_path):
     assert pool.run(job(tmp_path, ROW.encode()))["status"] == "ready"
 
 
+def test_a_file_deleted_before_its_child_opens_it_was_deleted(pool, tmp_path, monkeypatch):
+    given, ask = job(tmp_path, ROW.encode()), Child.ask
+
+    def ask_after_the_deletion(child, sent, timeout, check=None):
+        Path(given["source"]).unlink()
+        return ask(child, sent, timeout)
+
+    monkeypatch.setattr(Child, "ask", ask_after_the_deletion)
+    assert "deleted" in pool.run(given)["error"]["detail"]
+
+
 def test_processor_time_is_limited_by_the_kernel(pool, tmp_path):
     reply = pool.run({**job(tmp_path, ROW.encode() * 400_000), "cpu_seconds": 0})
     assert "took too much time or memory" in reply["error"]["detail"]
