@@ -9,7 +9,7 @@ from jinja2 import nodes
 
 import app.web
 from app.domain.events import EVENT_KINDS
-from app.web.pages.run_stream import AS_JSON, PARTS
+from app.web.pages.run.stream import AS_JSON, PARTS
 from app.web.rendering.environment import Context
 from tests.architecture.variables import find_parts, find_reads, list_templates, parse_template
 

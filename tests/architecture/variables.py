@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import nodes
 
-from app.web.pages.run_stream import PARTS
-from app.web.pages.runs import LOG_KINDS
+from app.web.pages.run.overview import LOG_KINDS
+from app.web.pages.run.stream import PARTS
 from app.web.rendering.environment import environment
 from tests.architecture.tree import list_files, read
 

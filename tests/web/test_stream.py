@@ -20,7 +20,7 @@ from app.store import journal
 from app.store.signals.bell import Bell
 from app.store.tables import Run
 from app.web import stream
-from app.web.pages import run_stream
+from app.web.pages.run import stream as run_stream
 from app.web.stream import SharedReads, follow, position
 from tests.faults.house import resident_bytes
 

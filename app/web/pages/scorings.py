@@ -20,7 +20,7 @@ from app.store import scorings as store
 from app.store.scorings import ScoringRow
 from app.store.tables import Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
-from app.web.pages.run_status import progress_text, time_text
+from app.web.pages.run.status import progress_text, time_text
 from app.web.preview_requests import OVERRIDE, answer, read_request
 from app.web.recipes import as_number
 from app.web.rendering.environment import Context, go_to, render, render_apart

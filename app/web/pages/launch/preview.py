@@ -13,8 +13,8 @@ from app.domain.errors import InvalidInput, Unavailable
 from app.services import scorings
 from app.store.database import Database
 from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
-from app.web.pages.launch import form_page, read_form
-from app.web.pages.launch_panel import Panel, add_answer, look
+from app.web.pages.launch.form import form_page, read_form
+from app.web.pages.launch.outlook import Panel, add_answer, look
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render_apart
@@ -26,7 +26,7 @@ router = APIRouter()
 class PanelPart(Context):
     """The panel; `is_new`: the launch needs another word than the page holds, so the form's end comes with it."""
 
-    template = "runs/_panel.html"
+    template = "launch/_outlook.html"
 
     panel: Panel
     is_new: bool

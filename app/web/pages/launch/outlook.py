@@ -20,8 +20,8 @@ from app.services import previews
 from app.services.scorings import find_for, standing_of
 from app.store.scorings import list_scorings
 from app.store.tables import Run, Scoring
-from app.web.pages.launch_memory import Memory, foresee
-from app.web.pages.run_status import progress_text, time_text
+from app.web.pages.launch.memory import Memory, foresee
+from app.web.pages.run.status import progress_text, time_text
 from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas, tell_rates
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import RewardVerdict, verdict_of

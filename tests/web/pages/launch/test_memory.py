@@ -5,7 +5,7 @@ from typing import Any
 
 from app.domain.recipe import Recipe
 from app.store.tables import Worker
-from app.web.pages.launch_memory import compare
+from app.web.pages.launch.memory import compare
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 FACTS = {

@@ -14,8 +14,8 @@ from app.domain.preview.readings import ExampleReading, LengthsReading
 from app.store.database import Database
 from app.store.files.files import Files
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, read_apart
-from app.web.pages.launch import form_page, read_form
-from app.web.pages.launch_lengths import LIMITS, LaunchLengths, add_lengths, look_at_lengths, read_example_request
+from app.web.pages.launch.form import form_page, read_form
+from app.web.pages.launch.lengths import LIMITS, LaunchLengths, add_lengths, look_at_lengths, read_example_request
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import read
 from app.web.rendering.environment import Context, render_apart
@@ -27,7 +27,7 @@ router = APIRouter()
 class LengthsPart(Context):
     """The lengths; the shares that would be cut stand beside the fields and are swapped there."""
 
-    template = "runs/_lengths.html"
+    template = "launch/_lengths.html"
 
     lengths: LaunchLengths
     is_live: bool
@@ -37,7 +37,7 @@ class LengthsPart(Context):
 class ExamplePart(Context):
     """One example token by token; `sentence`: why there is none; `is_asked`: a worker reads it."""
 
-    template = "runs/_example.html"
+    template = "launch/_example.html"
 
     example: ExampleReading | None
     sentence: str

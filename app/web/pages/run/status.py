@@ -16,7 +16,7 @@ from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
-from app.web.pages.charts import JUDGED, OF_PREFERENCES, TILES, Section, sections_of
+from app.web.pages.run.charts import JUDGED, OF_PREFERENCES, TILES, Section, sections_of
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count, duration, percent
 

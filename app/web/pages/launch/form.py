@@ -19,8 +19,8 @@ from app.services.names import name_copy
 from app.store import datasets, models, scorings
 from app.store import runs as store
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
-from app.web.pages.launch_lengths import LaunchLengths, look_at_lengths
-from app.web.pages.launch_panel import Panel, look
+from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
+from app.web.pages.launch.outlook import Panel, look
 from app.web.recipes import FROM_PRESET, SFT_FIELDS, STARTING_VALUES, as_asked, at_fields, clone_values, methods_of, read_order
 from app.web.rendering.choices import Choice, dataset_choices, model_choices
 from app.web.rendering.environment import Context, render
@@ -75,7 +75,7 @@ class SettingOption:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchPage(Context):
-    template = "runs/new.html"
+    template = "launch/new.html"
 
     dials: dict[str, Field]
     sft: dict[str, list[SettingOption]]

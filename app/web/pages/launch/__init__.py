@@ -1,0 +1,1 @@
+"""The launch form, and what is known before a launch."""

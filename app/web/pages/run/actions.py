@@ -1,0 +1,34 @@
+"""What can be done to one run: cancel, resume, delete."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from app.services import runs as service
+from app.web.dependencies import CurrentFiles, CurrentUser, WriteSession
+
+router = APIRouter()
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
+    service.request_cancel(session, user.id, run_id)
+    return back_to(request, f"/runs/{run_id}", stay=True)
+
+
+@router.post("/runs/{run_id}/resume")
+def resume_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
+    service.resume(session, user.id, run_id)
+    return back_to(request, f"/runs/{run_id}")
+
+
+@router.post("/runs/{run_id}/delete")
+def delete_run(request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, run_id: str) -> Response:
+    service.delete(session, files, user.id, run_id)
+    return back_to(request, "/runs")
+
+
+def back_to(request: Request, target: str, *, stay: bool = False) -> Response:
+    """To `target` after a change; htmx is told by its own header, and with `stay` left alone: the stream shows the change."""
+    if request.headers.get("hx-request"):
+        return Response(status_code=204, headers={} if stay else {"hx-redirect": target})
+    return RedirectResponse(target, status_code=303)

@@ -1,0 +1,170 @@
+"""The page of one run."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from app.domain.events import StateChanged
+from app.domain.metrics import WEIGHT_EDGES
+from app.domain.recipe import Method
+from app.domain.run import RunKind
+from app.store import journal, metrics, runs
+from app.store import runs as store
+from app.store.runs import RunRow
+from app.store.tables import Attempt, JournalEntry, Run
+from app.web.dependencies import CurrentUser, ReadSession
+from app.web.pages.run.charts import TILES, Section, Tile, keys
+from app.web.pages.run.status import RunStatus, method_of, shown_sections, standing_of
+from app.web.pages.run.steering import Steering, steering_of
+from app.web.pages.run.stream import Shown, show
+from app.web.rendering.environment import Context, render
+
+router = APIRouter()
+
+LOG_LINES = 300
+LOG_KINDS = ("state", "log", "resume", "checkpoint", "scoring", "memory", "outcome")
+POINTS = 600
+STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the first paint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage(Context):
+    template = "runs/run.html"
+
+    run: Run
+    row: RunRow
+    recipe: dict[str, Any]
+    method: Method
+    state: Shown
+    standing: RunStatus
+    steering: Steering
+    findings: list[Shown]
+    log: list[Shown]
+    artifacts: list[Shown]
+    sample_steps: list[int]
+    sample_step: int | None
+    samples: list[Shown]
+    attempts: list[Attempt]
+    sections: tuple[Section, ...]
+    tiles: tuple[Tile, ...]
+    values: dict[str, float | None]
+    memory: Shown | None
+    final: Shown | None
+    data: dict[str, Any]
+    has_weights: bool
+    has_samples: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesPart(Context):
+    template = "runs/_samples.html"
+
+    sample_step: int
+    samples: list[Shown]
+
+
+Step = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@router.get("/runs/{run_id}")
+def show_run(
+    request: Request, session: ReadSession, user: CurrentUser, run_id: str, sample_step: int | None = None
+) -> HTMLResponse:
+    run = store.get_run(session, user.id, run_id)
+    steps = journal.list_sample_steps(session, run_id)
+    chosen = sample_step if sample_step in steps else steps[-1] if steps else None
+    method = method_of(run)
+    step, evaluation, memory, final = (
+        journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory", "final")
+    )
+    context = RunPage(
+        run=run,
+        row=runs.describe_runs(session, [run])[0],
+        recipe=run.recipe,
+        method=method,
+        state=Shown.of(StateChanged(**state_of(run)), run),
+        standing=standing_of(session, run),
+        steering=steering_of(session, run),
+        findings=list_shown(session, run_id, "finding"),
+        log=recent_log(session, run_id),
+        artifacts=newest_artifacts(session, run_id),
+        sample_steps=steps,
+        sample_step=chosen,
+        samples=[show(entry) for entry in journal.list_samples(session, run_id, chosen)] if chosen is not None else [],
+        attempts=store.list_attempts(session, run_id),
+        sections=shown_sections(run),
+        tiles=TILES[method] if run.kind == RunKind.TRAINING else (),
+        values=latest_values(step, evaluation),
+        memory=show(memory) if memory else None,
+        final=show(final) if final else None,
+        data=chart_data(session, run),
+        has_weights=run.kind == RunKind.TRAINING and method is Method.VAR,
+        has_samples=run.kind == RunKind.TRAINING and method is not Method.REWARD_MODEL,
+    )
+    return render(request, context)
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    error = run.error or {}
+    return {
+        "state": run.told_state,
+        "attempt": run.attempt,
+        "reason": error.get("reason", ""),
+        "remedy": error.get("remedy", ""),
+        "worker": run.worker_id or "",
+    }
+
+
+def latest_values(*entries: JournalEntry | None) -> dict[str, float | None]:
+    """Return the metrics of the newest events, by key."""
+    return {key: value for entry in entries if entry is not None for key, value in entry.payload["metrics"].items()}
+
+
+def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
+    """Return what the charts start from; the live stream goes on after `after`, and sends nothing that changes what is here."""
+    return {
+        "run_id": run.id,
+        "state": run.told_state,
+        "after": run.last_seq,
+        "edges": list(WEIGHT_EDGES),
+        "charts": [chart.to_dict() for section in shown_sections(run) for chart in section.charts],
+        **(series_data(session, run) if run.step <= STEPS_IN_PAGE else {}),
+    }
+
+
+def series_data(session: ReadSession, run: Run) -> dict[str, Any]:
+    """Return the series and the histograms, down-sampled."""
+    wanted = keys(chart for section in shown_sections(run) for chart in section.charts)
+    return {
+        "series": metrics.list_metrics(session, run.id, wanted, points=POINTS),
+        "histograms": journal.list_histograms(session, run.id),
+    }
+
+
+@router.get("/runs/{run_id}/series")
+def show_series(session: ReadSession, user: CurrentUser, run_id: str) -> dict[str, Any]:
+    """For the charts of a long run, whose page would otherwise wait for them."""
+    return series_data(session, store.get_run(session, user.id, run_id))
+
+
+def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:
+    return [show(entry) for entry in journal.read(session, run_id, limit=500, kinds=[kind])]
+
+
+def newest_artifacts(session: ReadSession, run_id: str) -> list[Shown]:
+    """One line for each file, however often it was written."""
+    return list({shown.event.model_dump()["name"]: shown for shown in list_shown(session, run_id, "artifact")}.values())
+
+
+def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
+    """Return the newest lines, oldest first."""
+    return [show(entry) for entry in journal.read_last(session, run_id, LOG_KINDS, LOG_LINES)]
+
+
+@router.get("/runs/{run_id}/samples")
+def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_id: str, step: Step) -> HTMLResponse:
+    store.get_run(session, user.id, run_id)
+    shown = [show(entry) for entry in journal.list_samples(session, run_id, step)]
+    return render(request, SamplesPart(sample_step=step, samples=shown))
