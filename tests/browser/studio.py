@@ -33,6 +33,7 @@ from app.store.tables import Dataset, Model, User
 from app.system.identifiers import new_id
 from tests import warm
 from tests.flow.studio import free_port
+from tests.waiting import END_SECONDS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROMPTS = (
@@ -79,7 +80,7 @@ class WebStudio:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(END_SECONDS)
         self.database.close()
 
 

@@ -29,6 +29,7 @@ from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port
 from tests.planted import plant
 from tests.scored import make_facts
+from tests.waiting import END_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = "".join(json.dumps({"prompt": f"Q {n}?", "chosen": f"Kind {n}.", "rejected": f"Rude {n}."}) + "\n" for n in range(20))
@@ -100,7 +101,7 @@ def shell(tmp_path_factory) -> Iterator[Shell]:
     assert "/login/" in printed[1]
     yield shell
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(END_SECONDS) == 0
     assert not ran.exists(), ran.read_text()
 
 
@@ -408,14 +409,14 @@ def test_up_ends_when_a_part_of_it_ends_again_and_again_and_says_so(tmp_path):
     shell = make_shell(tmp_path)
     process, _ = start(shell, "--no-worker")
     killed: set[str] = set()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + END_SECONDS
     while process.poll() is None:
         assert time.monotonic() < deadline
         for child in set(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()) - killed:
             os.kill(int(child), signal.SIGKILL)
             killed.add(child)
         time.sleep(0.1)
-    assert process.wait(30) == 1
+    assert process.wait(END_SECONDS) == 1
     assert len(killed) == 6  # the first and five restarts
 
 
@@ -424,14 +425,14 @@ def test_the_children_end_with_a_killed_up(tmp_path):
     process, _ = start(shell, "--no-worker")
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
+
+    def answers() -> bool:
         try:
-            httpx.get(f"http://127.0.0.1:{shell.environment['STUDIO_PORT']}/healthz", timeout=2)
+            return bool(httpx.get(f"http://127.0.0.1:{shell.environment['STUDIO_PORT']}/healthz", timeout=END_SECONDS))
         except httpx.TransportError:
-            return
-        time.sleep(0.1)
-    pytest.fail("the web process outlived varstudio up")
+            return False
+
+    wait_until(lambda: not answers(), "the end of the web process")
 
 
 def test_train_runs_a_recipe_without_a_server(tmp_path, shared):

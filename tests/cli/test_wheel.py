@@ -17,7 +17,7 @@ from app.system.installation import VENDORED
 from tests.architecture.tree import ROOT, list_files, read
 from tests.cli.test_installation import WITHOUT_TORCH
 from tests.flow.studio import free_port
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 NOWHERE = "http://127.0.0.1:9"  # npm and pip must not even ask
 FOLDERS = ("templates", "static", "migrations")
@@ -88,7 +88,7 @@ def test_the_installed_studio_serves_its_own_pages_without_checkout_and_torch(in
             assert "yes" in client.get(f"/datasets/{data}").text  # read by children of their own
     finally:
         studio.send_signal(signal.SIGTERM)
-        status = studio.wait(60)
+        status = studio.wait(END_SECONDS)
     said = (tmp_path / "log").read_text()
     assert status == 0, said
     assert "The studio starts without a worker: no_such_package is not installed here. To train here: pip install 'var-" in said

@@ -174,7 +174,7 @@ class House:
         for process in [*self.workers, self.web]:
             if process is not None:
                 try:
-                    process.wait(20)
+                    process.wait(END_SECONDS)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()

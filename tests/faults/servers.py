@@ -16,7 +16,7 @@ import redis
 from tests.box.compose import read_compose
 from tests.box.processes import Process
 from tests.box.servers import start_postgresql, start_redis
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Server(ABC):
         """SIGINT is PostgreSQL's fast shutdown; SIGKILL is SIGKILL."""
         if self.process.popen.poll() is None:
             self.process.popen.send_signal(sign)
-            self.process.popen.wait(30)
+            self.process.popen.wait(END_SECONDS)
 
     def start(self) -> None:
         """Again, with the same data, on the same port."""

@@ -62,8 +62,7 @@ def test_twenty_queued_runs_outlive_a_flush_of_redis(served: tuple[House, Wiring
     client = redis.Redis.from_url(house.settings.broker_url)
     wait_until(lambda: client.llen("studio") > 0, what="the arrival of a hint in Redis")
     time.sleep(1)  # hints for a crowd come in few messages; the last of them too
-    client.flushall()
-    assert client.dbsize() == 0
+    wait_until(lambda: client.flushall() and client.dbsize() == 0, what="an empty Redis")
     for _ in range(2):
         house.start_worker("pause=0.001", worker_slots="4")
     for run_id in run_ids:
@@ -147,7 +146,7 @@ def test_a_broker_that_swallows_everything_delays_no_launch_and_loses_no_run(
     for worker in house.workers:  # a broker that is away must not keep a worker from stopping
         worker.send_signal(signal.SIGTERM)
     for worker in house.workers:
-        assert worker.wait(30) == 0
+        assert worker.wait(END_SECONDS) == 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.conftest import embedded_house
 from tests.faults.house import House
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 ROWS = "".join(json.dumps({"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}."}) + "\n" for n in range(200))
 LIVING = ("uploads", "datasets")
@@ -77,7 +77,7 @@ def test_kill_9_of_the_web_while_a_file_is_read_ends_in_a_whole_data_set(house: 
     sender = house.start_process("sender", send_command(house, content), house.environment())
     wait_until(lambda: "processing" in states(house).values(), what="the reading of the file")
     house.kill_web()
-    sender.wait(30)
+    sender.wait(END_SECONDS)
     house.start_web()
     (dataset_id,) = states(house)
     wait_until(lambda: states(house)[dataset_id] == "ready", what="the data set")
@@ -107,7 +107,7 @@ def test_kill_9_of_the_child_that_reads_a_file_is_said_and_leaves_nothing(embedd
             os.kill(int(child), signal.SIGKILL)
             killed.add(int(child))
     assert killed or children_of_threads(web)
-    assert sender.wait(60) == 0
+    assert sender.wait(END_SECONDS) == 0
     problem = json.loads(embedded.log("sender"))
     assert problem["status"] == 422
     assert "stopped" in problem["detail"]

@@ -18,7 +18,7 @@ from tests import warm
 from tests.conftest import CHECKOUT
 from tests.faults.house import WORK
 from tests.flow.studio import free_port
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 KILLED = Path(__file__).with_name("killed_migration")
 
@@ -147,7 +147,7 @@ def test_a_worker_waits_with_a_sentence_for_the_tables_of_its_version(empty: Dat
         assert "Traceback" not in log.read_text()
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(END_SECONDS)
 
 
 def test_the_web_brings_an_old_database_up_to_date_when_it_starts(empty: Database, tmp_path: Path) -> None:
@@ -160,6 +160,6 @@ def test_the_web_brings_an_old_database_up_to_date_when_it_starts(empty: Databas
         wait_until(empty.is_current, what="the migration by the web")
     finally:
         web.terminate()
-        web.wait(30)
+        web.wait(END_SECONDS)
     with empty.reading() as session:
         assert session.scalar(text("SELECT name FROM users")) == "Ada"

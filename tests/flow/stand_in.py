@@ -4,7 +4,8 @@
 
 Mishaps happen in the first attempt only, or in each with a `!` behind: kill (SIGKILL itself), exit (status 3), fail
 (outcome failed), hopeless (failed, no retry), leave (interrupted, unasked), deaf (ignores every request and hangs),
-torn (half a line, then the rest 0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome).
+torn (half a line, then the rest 0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome),
+wait (until it is told to stop, or the run's folder holds a file `go`).
 """
 
 import contextlib
@@ -123,6 +124,9 @@ class Runner:
         if mishap == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(600)
+        while mishap == "wait" and not (Path(self.spec["run_dir"]) / "go").exists():
+            self.obey(step - 1)
+            time.sleep(0.02)
         if mishap == "child":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         if mishap == "torn":

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests import warm
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 
 def free_port() -> int:
@@ -67,7 +67,7 @@ class Studio:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(END_SECONDS)
             finally:
                 with_group_gone(self.process.pid)
 

@@ -23,7 +23,7 @@ from tests.conftest import Library, make_library
 from tests.flow.watching import launch
 from tests.scored import make_facts
 from tests.timing import Clock
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 from tests.worker.workshop import make_tokenizer
 from worker import tasks
 from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
@@ -121,8 +121,9 @@ def test_a_mishap_is_told_and_the_next_preview_is_answered(
     database: Database, start: Start, scoring_id: str, monkeypatch: pytest.MonkeyPatch, mishap: int, sentence: str
 ) -> None:
     monkeypatch.setattr(child, "MAX_REPLY_BYTES", 2**22)
-    start(database, answer_seconds=1.5)
+    previewer = start(database, answer_seconds=1.5 if mishap == 2 else END_SECONDS)
     failed = wait_for(database, ask(database, scoring_id, mishap))
+    previewer._answer_seconds = END_SECONDS
     assert failed.state == "failed"
     assert (failed.error or {})["detail"].startswith(sentence)
     assert (failed.error or {})["code"] == ("conflict" if mishap == 5 else "unavailable")
@@ -219,5 +220,5 @@ def test_the_supervisor_answers_previews_while_its_slot_is_busy(
         assert wait_for(database, ask(database, scoring_id)).state == "done"
     finally:
         supervisor.stop()
-        thread.join(15)
+        thread.join(END_SECONDS)
     assert not thread.is_alive()

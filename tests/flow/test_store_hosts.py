@@ -22,7 +22,7 @@ from tests import warm
 from tests.conftest import CHECKOUT, Library
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
 from tests.store.files.s3 import S3Server
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 Work = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -86,7 +86,7 @@ def work(settings: Settings, database: Database, tmp_path: Path, place: Place) -
         if worker.poll() is None:
             worker.send_signal(signal.SIGTERM)
             try:
-                worker.wait(30)
+                worker.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
@@ -99,6 +99,11 @@ def kill_host(worker: "subprocess.Popen[bytes]", folder: Path, run_id: str, atte
     os.killpg(pid, signal.SIGKILL)
     worker.wait()
     shutil.rmtree(folder)
+
+
+def let_go(folder: Path, run_id: str) -> None:
+    """Let a runner that waits on this host go on."""
+    (folder / "runs" / run_id / "go").touch()
 
 
 def stored_checkpoints(web: SharedFiles, run_id: str, attempt: int) -> list[str]:
@@ -133,7 +138,7 @@ def test_a_run_of_a_dead_host_goes_on_elsewhere_from_the_checkpoint_in_the_store
     work: Work, database: Database, library: Library, web: SharedFiles, tmp_path: Path
 ) -> None:
     run_id = launch(database, library)
-    first = work("host-a", "steps=40", "pause=0.3")
+    first = work("host-a", "steps=40", "wait@13")
     wait_until(lambda: "step-000010" in stored_checkpoints(web, run_id, 1))
     assert fetch(database, run_id).step >= 10  # recorded before it was stored
     kill_host(first, tmp_path / "host-a", run_id, 1)
@@ -152,7 +157,7 @@ def test_a_damaged_checkpoint_in_the_store_is_passed_over_for_the_one_before(
     work: Work, database: Database, library: Library, web: SharedFiles, tmp_path: Path
 ) -> None:
     run_id = launch(database, library)
-    first = work("host-a", "steps=40", "pause=0.2")
+    first = work("host-a", "steps=40", "wait@13")
     wait_until(lambda: len(stored_checkpoints(web, run_id, 1)) == 2)
     kill_host(first, tmp_path / "host-a", run_id, 1)
     older, newer = stored_checkpoints(web, run_id, 1)
@@ -176,7 +181,7 @@ def test_a_run_that_moves_to_and_fro_never_goes_on_from_what_a_later_attempt_lef
     first = work("host-a", "steps=60", "pause=0.1")
     wait_until(lambda: fetch(database, run_id).step >= 12)
     first.send_signal(signal.SIGTERM)  # saves, stores and gives back
-    assert first.wait(60) == 0
+    assert first.wait(END_SECONDS) == 0
     assert fetch(database, run_id).state == "queued"
     second = work("host-b", "steps=60", "pause=0.1")
     wait_until(lambda: fetch(database, run_id).attempt == 2 and len(stored_checkpoints(web, run_id, 2)) == 2)
@@ -203,13 +208,14 @@ def test_a_run_without_its_data_in_the_store_fails_with_what_to_do(
 
 
 def test_while_the_store_is_away_the_runner_goes_on_and_the_run_ends_when_it_is_back(
-    work: Work, database: Database, library: Library, web: SharedFiles, s3: S3Server
+    work: Work, database: Database, library: Library, web: SharedFiles, s3: S3Server, tmp_path: Path
 ) -> None:
-    work("host-a", "steps=30", "pause=0.1")
+    work("host-a", "steps=30", "wait@8")
     run_id = launch(database, library)
     wait_until(lambda: fetch(database, run_id).step >= 6)
     s3.process.send_signal(signal.SIGSTOP)
     try:
+        let_go(tmp_path / "host-a", run_id)
         wait_until(lambda: fetch(database, run_id).step == 30)
         time.sleep(6)  # longer than a lease: it is renewed while the files wait
         run = fetch(database, run_id)
@@ -223,13 +229,14 @@ def test_while_the_store_is_away_the_runner_goes_on_and_the_run_ends_when_it_is_
 
 
 def test_a_cancel_ends_a_run_whose_files_wait_for_a_store_that_is_away(
-    work: Work, database: Database, library: Library, web: SharedFiles, s3: S3Server
+    work: Work, database: Database, library: Library, web: SharedFiles, s3: S3Server, tmp_path: Path
 ) -> None:
-    work("host-a", "steps=10", "pause=0.1")
+    work("host-a", "steps=10", "wait@3")
     run_id = launch(database, library)
     wait_until(lambda: fetch(database, run_id).step >= 1)
     s3.process.send_signal(signal.SIGSTOP)
     try:
+        let_go(tmp_path / "host-a", run_id)
         wait_until(lambda: fetch(database, run_id).step == 10)
         with database.writing() as session:
             services.request_cancel(session, library.user.id, run_id)

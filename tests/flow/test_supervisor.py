@@ -27,6 +27,7 @@ from tests.flow.watching import (
     wait_until,
 )
 from tests.timing import Clock
+from tests.waiting import END_SECONDS
 from worker.supervision.attempt import Patience
 from worker.supervisor import Supervisor
 
@@ -52,7 +53,7 @@ def start(settings: Settings, database: Database, files: Files) -> Iterator[Star
     for supervisor, _ in started:
         supervisor.stop()
     for _, thread in started:
-        thread.join(15)
+        thread.join(END_SECONDS)
         assert not thread.is_alive()
 
 
@@ -225,18 +226,26 @@ def test_while_the_database_is_locked_the_runner_goes_on_and_nothing_is_lost(
     with database.writing():
         size = spool.stat().st_size
         time.sleep(1.0)
-        assert spool.stat().st_size > size
+        wait_until(lambda: spool.stat().st_size > size, "lines in the spool")
     assert wait_for_end(database, run_id).attempt == 1
     assert_whole(database, run_id, steps=40)
 
 
 @pytest.mark.usefixtures("database")  # before the other one, so that the supervisors are stopped before it is closed
-def test_two_workers_share_ten_runs_and_each_runs_once(either_database: Database, start: Start) -> None:
+def test_two_workers_share_ten_runs_and_each_runs_once(either_database: Database, files: Files, start: Start) -> None:
     database = either_database
     library = make_library(database)
     run_ids = [launch(database, library) for _ in range(10)]
     for _ in range(2):
-        start("steps=3", "pause=0", on=database, worker_slots=2)
+        start("steps=3", "pause=0", "wait@2", on=database, worker_slots=2)
+
+    def working() -> set[str | None]:
+        return {run.worker_id for run in (fetch(database, run_id) for run_id in run_ids) if run.state == "running"}
+
+    wait_until(lambda: working() == {"worker-0", "worker-1"}, "runs of both workers")
+    for run_id in run_ids:
+        files.run_dir(run_id).mkdir(parents=True, exist_ok=True)
+        (files.run_dir(run_id) / "go").touch()
     for run_id in run_ids:
         assert wait_for_end(database, run_id).attempt == 1
         assert_whole(database, run_id, steps=3)

@@ -13,6 +13,7 @@ import pytest
 from app.logs import LineFormatter
 from app.store.signals.hints import QUEUE_NAME, WAKE_TASK
 from tests.planted import plant
+from tests.waiting import END_SECONDS
 from worker import tasks
 from worker.supervision.attempt import explain
 from worker.supervision.devices import Device, parse_gpus
@@ -102,7 +103,7 @@ def test_a_stranger_with_the_same_number_is_spared(attempt_dir: Path, sleeper: R
 def test_children_of_a_leader_that_is_gone_are_ended_too(attempt_dir: Path) -> None:
     program = f"import subprocess, sys; print(subprocess.Popen({list(SLEEP)!r}).pid, flush=True)"
     process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {})
-    process._popen.wait(20)
+    process._popen.wait(END_SECONDS)
     child = int((attempt_dir / "log.txt").read_text())
     assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE
     assert kill_leftovers(attempt_dir.parent) == 1
@@ -112,7 +113,7 @@ def test_children_of_a_leader_that_is_gone_are_ended_too(attempt_dir: Path) -> N
 def test_a_child_in_a_session_of_its_own_is_ended_too(attempt_dir: Path) -> None:
     program = f"import subprocess; print(subprocess.Popen({list(SLEEP)!r}, start_new_session=True).pid, flush=True)"
     process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {})
-    process._popen.wait(20)
+    process._popen.wait(END_SECONDS)
     child = psutil.Process(int((attempt_dir / "log.txt").read_text()))
     assert kill_leftovers(attempt_dir.parent) == 1
     assert psutil.wait_procs([child], timeout=10)[1] == []
@@ -123,7 +124,7 @@ def test_the_runner_gets_no_secrets(attempt_dir: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("STUDIO_BROKER_URL", "redis://:geheim@host")
     program = "import os; print(sorted(os.environ.items()), flush=True)"
     process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {"OMP_NUM_THREADS": "3"})
-    process._popen.wait(20)
+    process._popen.wait(END_SECONDS)
     log = (attempt_dir / "log.txt").read_text()
     assert "geheim" not in log
     assert "('OMP_NUM_THREADS', '3')" in log
@@ -136,7 +137,7 @@ def test_nothing_that_the_runner_starts_runs_a_module_of_the_working_folder(
     monkeypatch.chdir(tmp_path)
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import select'])"
     process = RunnerProcess((sys.executable, "-P", "-c", program), attempt_dir, {})
-    assert process._popen.wait(20) == 0
+    assert process._popen.wait(END_SECONDS) == 0
     assert not ran.exists()
 
 

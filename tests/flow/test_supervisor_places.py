@@ -72,11 +72,14 @@ def test_each_run_gets_gpus_of_its_own_and_a_wide_one_waits_for_enough(
     assert (spec["device"], spec["num_processes"]) == ("cuda", 3)
 
 
-def test_without_gpus_a_wide_run_takes_as_many_slots(start: Start, database: Database, library: Library) -> None:
+def test_without_gpus_a_wide_run_takes_as_many_slots(start: Start, database: Database, library: Library, files: Files) -> None:
     wide, second = launch(database, library, 2), launch(database, library, 1)
-    supervisor = start((*STAND_IN, "pause=0.1"), gpus=0, slots=2)
+    supervisor = start((*STAND_IN, "wait@2"), gpus=0, slots=2)
     wait_until(lambda: fetch(database, wide).state == "running")
     assert fetch(database, second).state == "queued"
+    for run_id in (wide, second):
+        files.run_dir(run_id).mkdir(parents=True, exist_ok=True)
+        (files.run_dir(run_id) / "go").touch()
     assert wait_for_end(database, wide).state == "succeeded"
     assert wait_for_end(database, second).state == "succeeded"
     assert supervisor._num_places == 2

@@ -92,11 +92,11 @@ def test_half_an_upload_is_told_that_it_was_too_slow_and_leaves_nothing(server, 
 
 
 def test_an_answer_that_takes_longer_than_a_head_is_given(server, monkeypatch):
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.5)
     run_id = server.studio.launch()
     with connected(server, head("GET", f"/api/v1/runs/{run_id}/stream", server, connection="close") + "\r\n") as connection:
         assert "200 OK" in connection.recv(65_536).decode()
-        time.sleep(1.0)  # the clock: twice the time of a head
+        time.sleep(3.0)  # the clock: twice the time of a head
         assert server.studio.client().post(f"/api/v1/runs/{run_id}/cancel").status_code == 202
         assert "event: end" in read_all(connection)
 

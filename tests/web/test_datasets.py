@@ -4,11 +4,11 @@ import csv
 import io
 import json
 import socket
-import time
 
 import pytest
 
 from app.web.exports import defuse
+from tests.waiting import wait_until
 from tests.web.conftest import PAIRS
 
 UPLOAD = "/api/v1/datasets"
@@ -184,13 +184,9 @@ def test_a_sender_that_leaves_half_way_leaves_nothing(server):
     )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + b"x" * 1_500_000)
-        deadline = time.monotonic() + 10
-        while not left_over(studio) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(left_over(studio)) == 1
-    while left_over(studio) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (left_over(studio), folders(studio)) == ([], known)
+        wait_until(lambda: len(left_over(studio)) == 1, "half an upload")
+    wait_until(lambda: not left_over(studio), "the end of half an upload")
+    assert folders(studio) == known
 
 
 def test_examples_come_in_pages(studio, client):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.flow.studio import free_port
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_MEMORY_BYTES = 120 * 10**6
@@ -57,7 +57,7 @@ def test_the_web_process_is_small_quick_and_torch_free(tmp_path, clock):
         loaded = Path(f"/proc/{web.pid}/maps").read_text(encoding="utf-8")
     finally:
         web.send_signal(signal.SIGTERM)
-        web.wait(20)
+        web.wait(END_SECONDS)
     print(json.dumps({"memory_bytes": memory_bytes, "first_page_seconds": round(first_page_seconds, 4), "busy": busy}))
     assert "libtorch" not in loaded
     assert "libarrow" not in loaded

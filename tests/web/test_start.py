@@ -16,7 +16,7 @@ from app.store.files.files import make_root
 from tests.architecture.tree import ROOT
 from tests.cli.test_cli import make_shell
 from tests.flow.studio import free_port
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -88,7 +88,7 @@ def proxied(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[httpx.Cl
             yield client
     finally:
         web.terminate()
-        web.wait(20)
+        web.wait(END_SECONDS)
 
 
 def answers(client: httpx.Client) -> bool:

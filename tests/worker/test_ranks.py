@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import END_SECONDS
 from tests.worker.ranks import ask_for, fork_ranks, read_model
 from tests.worker.workshop import Workshop, read_events, start_runner
 from worker.models.parallel import Ranks
@@ -111,7 +112,7 @@ def test_a_run_is_stopped_by_its_leader_and_dies_with_any_of_its_processes(
     runner = start_runner(first)
     wait_for_steps(first, 2)
     runner.send_signal(signal.SIGTERM)
-    assert runner.wait(60) == 12
+    assert runner.wait(END_SECONDS) == 12
     last_step = read_events(first, "step")[-1]["payload"]["step"]
     assert read_events(first, "outcome")[-1]["payload"]["outcome"] == "interrupted"
     assert read_events(first, "checkpoint")[-1]["payload"]["step"] == last_step < 10
@@ -120,7 +121,7 @@ def test_a_run_is_stopped_by_its_leader_and_dies_with_any_of_its_processes(
     runner = start_runner(second)
     wait_for_steps(second, 1)
     os.kill(find_rank(runner.pid, 1), signal.SIGKILL)
-    assert runner.wait(60) == -signal.SIGKILL  # as a single process would have ended: the supervisor tries again
+    assert runner.wait(END_SECONDS) == -signal.SIGKILL  # as a single process would have ended: the supervisor tries again
     told = read_events(second)[-1]["payload"]["text"]
     assert told == "Process 2 of 2 of this run was ended by SIGKILL; the others were stopped with it."
     assert not list_ranks(runner.pid)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.flow.studio import free_port
+from tests.waiting import END_SECONDS
 
 BUCKET = "studio-files"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-secret-42", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -61,7 +62,7 @@ def running_s3(
         yield server
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(END_SECONDS)
 
 
 def _is_up(url: str) -> bool:
