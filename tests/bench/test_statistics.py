@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from app.domain.statistics.agreement import krippendorff_alpha
 from app.domain.statistics.estimate import Estimate
 from app.domain.statistics.length_control import length_controlled_win_rate
 from app.domain.statistics.paired import compare_paired, paired_gain, win_rate
+from app.domain.statistics.strengths import find_strengths
+from tests.domain.statistics.test_agreement import vote
 from tests.domain.statistics.test_paired import power_of
+from tests.domain.statistics.test_strengths import plant
 
 pytestmark = pytest.mark.bench
 REPETITIONS = 500
@@ -96,3 +100,24 @@ def test_planted_differences_are_found_as_often_as_the_power_says(effect: float,
         apart += compare_paired(differences, [0.0] * num, seed=seed).told_apart
     tell(f"planted {effect} deviations: told apart (power {power_of(effect, num):.1%})", num, apart / REPETITIONS)
     assert apart / REPETITIONS == pytest.approx(power_of(effect, num), abs=0.06)
+
+
+@pytest.mark.parametrize("num", [60, 200])
+def test_the_strengths_intervals_cover_the_truth(num: int) -> None:
+    planted, covered, apart = [0.6, 0.1, -0.2, -0.5], 0, 0
+    for seed in range(REPETITIONS // 2):
+        found = find_strengths(4, plant(planted, num, seed, ties=0.0), seed=seed)
+        covered += sum(covers(one.value, truth) for one, truth in zip(found, planted, strict=True))
+        equal = find_strengths(4, plant([0, 0, 0, 0], num, seed, ties=0.1), seed=seed)
+        apart += not all(one.may_be_best for one in equal)
+    tell("strengths: covered", num, covered / 4 / (REPETITIONS // 2))
+    tell("equal strengths: told apart", num, apart / (REPETITIONS // 2))
+    assert 0.92 <= covered / 4 / (REPETITIONS // 2) <= 0.98
+    assert apart / (REPETITIONS // 2) <= 0.06
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_alphas_interval_covers_the_planted_agreement(missing: float) -> None:
+    covered = sum(covers(krippendorff_alpha(vote(120, 3, 0.7, seed, missing), seed=seed), 0.49) for seed in range(REPETITIONS))
+    tell(f"α with {missing:.0%} missing: covered", 120, covered / REPETITIONS)
+    assert 0.92 <= covered / REPETITIONS <= 0.98

@@ -94,6 +94,17 @@ def needed_prompts(differences: Sequence[float], *, power: float = POWER) -> int
     return max(FEWEST_TOLD_APART, math.ceil(found)) if math.isfinite(found) else None
 
 
+def needed_for_width(differences: Sequence[float], half_width: float) -> int | None:
+    """Return how many prompts give the win rate an interval that reaches so far to either side; None with fewer than two.
+
+    n = (z s / (2 h))² of the signs, s no smaller than with two more wins and two more losses: at the edges none would be enough.
+    """
+    if len(differences) < 2:
+        return None
+    signs = [float((difference > 0) - (difference < 0)) for difference in differences]
+    return math.ceil((Z * stdev([*signs, 1.0, -1.0, 1.0, -1.0]) / (2 * half_width)) ** 2)
+
+
 def subtract(first: Sequence[float], second: Sequence[float]) -> list[float]:
     """Return first − second, pair by pair. Raises ValueError with unequal lists."""
     return [one - other for one, other in zip(first, second, strict=True)]

@@ -7,7 +7,15 @@ from scipy.stats import t as student
 
 from app.domain.findings import wilson_interval
 from app.domain.statistics.estimate import Estimate
-from app.domain.statistics.paired import FEWEST_TOLD_APART, compare_paired, exchange_test, needed_prompts, paired_gain, win_rate
+from app.domain.statistics.paired import (
+    FEWEST_TOLD_APART,
+    compare_paired,
+    exchange_test,
+    needed_for_width,
+    needed_prompts,
+    paired_gain,
+    win_rate,
+)
 
 
 def power_of(effect: float, num: int) -> float:
@@ -111,3 +119,30 @@ def test_intervals_cover_the_truth_and_equal_models_pass_for_equal() -> None:
         covered += shifted.low <= 0.7 <= shifted.high
     assert covered >= 182  # fewer have a chance of 1 in 300
     assert apart <= 18
+
+
+def test_two_equal_models_are_told_apart_in_a_twentieth_at_most() -> None:
+    chance, apart = random.Random(12), 0
+    for seed in range(200):
+        first, second = ([chance.gauss(0, 1) for _ in range(60)] for _ in range(2))
+        apart += compare_paired(first, second, seed=seed).told_apart
+    assert apart <= 10
+
+
+def test_a_planted_win_rate_is_found_as_often_as_a_paired_test_can() -> None:
+    chance, found = random.Random(7), 0
+    for seed in range(60):
+        wins = [1.0 if chance.random() < 0.6 else -1.0 for _ in range(200)]
+        found += compare_paired(wins, [0.0] * 200, seed=seed).told_apart
+    assert found / 60 == pytest.approx(power_of(0.2 / math.sqrt(0.96), 200), abs=0.12)  # of 200 prompts, 81 %
+
+
+def test_so_many_prompts_give_the_wanted_width() -> None:
+    wins = [1.0] * 60 + [-1.0] * 40
+    needed = needed_for_width(wins, 0.05)
+    assert needed == pytest.approx(0.96 * (1.96 / 0.1) ** 2, rel=0.03)
+    more = [1.0] * round(0.6 * needed) + [-1.0] * round(0.4 * needed)
+    found = win_rate(more, [0.0] * len(more))
+    assert found.high - found.low == pytest.approx(0.1, abs=0.002)
+    assert needed_for_width([1.0] * 30, 0.05) > 30  # where all are won, more are wanted still
+    assert needed_for_width([1.0], 0.05) is None
