@@ -8,6 +8,7 @@ class RunKind(StrEnum):
 
     TRAINING = "training"
     SCORING = "scoring"
+    ANSWERS = "answers"
 
 
 class RunState(StrEnum):
@@ -52,12 +53,21 @@ def can_move(old: RunState, new: RunState) -> bool:
 
 
 class Stage(StrEnum):
-    """The stages of an attempt, in order."""
+    """What an attempt is at; STAGES says which of them a kind of run goes through."""
 
     PREPARE = "prepare"
     SCORE = "score"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    ANSWER = "answer"
+    JUDGE = "judge"
+
+
+STAGES: dict[RunKind, tuple[Stage, ...]] = {
+    RunKind.TRAINING: (Stage.PREPARE, Stage.SCORE, Stage.TRAIN, Stage.EVALUATE),
+    RunKind.SCORING: (Stage.PREPARE, Stage.SCORE),
+    RunKind.ANSWERS: (Stage.ANSWER, Stage.JUDGE),
+}
 
 
 class Outcome(StrEnum):

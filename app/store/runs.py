@@ -118,7 +118,7 @@ REWARD_GAIN = "eval/reward_gain"
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run beside the names its ids stand for; `reward_gain` is the newest evaluation's, None before the first."""
+    """A run beside the names its ids stand for, "" for none; `reward_gain` is the newest evaluation's, None before the first."""
 
     run: Run
     dataset: str
@@ -130,15 +130,15 @@ class RunRow:
 
 def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     """Return the rows of these runs, in their order."""
-    datasets = names_of(session, Dataset, {run.dataset_id for run in runs})
+    datasets = names_of(session, Dataset, {run.dataset_id for run in runs if run.dataset_id})
     models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
     sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
     gains = latest_values(session, [run.id for run in runs], REWARD_GAIN)
     return [
         RunRow(
             run=run,
-            dataset=datasets.get(run.dataset_id, run.dataset_id),
-            policy=models.get(run.policy_id, run.policy_id),
+            dataset=datasets.get(run.dataset_id, run.dataset_id) if run.dataset_id else "",
+            policy=models.get(run.policy_id, run.policy_id) if run.policy_id else "",
             reward=models.get(run.reward_id, run.reward_id) if run.reward_id else "",
             sweep=sweeps.get(run.sweep_id, "") if run.sweep_id else "",
             reward_gain=gains.get(run.id),

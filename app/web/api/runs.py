@@ -40,17 +40,18 @@ class RunView(BaseModel):
 
     id: str = Field(examples=["run_01kb4y7v3m2q8d5n6c9t0r1x2z"])
     name: str
-    kind: RunKind = Field(description="training, or scoring: it ends once the scores are kept.")
+    kind: RunKind = Field(description="training; scoring: it ends once the scores are kept; answers: a model answers prompts.")
     state: RunState = Field(description="paused: it is queued and doesn't begin before it is released.")
-    stage: str = Field(description="prepare, score, train or evaluate; empty before the first attempt.")
+    stage: str = Field(description="prepare, score, train or evaluate; answer or judge; empty before the first attempt.")
     step: int
     num_steps: int
     progress: float = Field(description="Of the stage, 0 to 1.")
     seconds_left: float | None
     attempt: int
-    dataset_id: str
-    policy_id: str
+    dataset_id: str | None = Field(description="null for a run that answers prompts.")
+    policy_id: str | None = Field(description="Of a run that answers prompts: the registered model, or what its run began from.")
     reward_id: str | None
+    answers_id: str | None = Field(description="The answers that it makes or judges.")
     scoring_id: str | None = Field(description="The scoring whose scores it makes or uses, once known.")
     sweep_id: str | None = Field(description="The sweep that it belongs to.")
     variant: int | None = Field(description="Which of the sweep's variants it is, from 0.")
@@ -84,7 +85,9 @@ class AttemptView(BaseModel):
 class RunDetail(RunView):
     """A run with all that it was launched with."""
 
-    recipe: dict[str, Any] = Field(description="The resolved recipe: launch it again and the same happens.")
+    recipe: dict[str, Any] = Field(
+        description="The resolved recipe: launch it again and the same happens; empty for a run that answers prompts."
+    )
     provenance: dict[str, Any] = Field(description="Digest of the data, revisions of models, packages and code.")
     attempts: list[AttemptView]
     position: int | None = Field(description="Its place in the queue, from 1; null when it isn't queued, or is paused.")
@@ -179,7 +182,7 @@ def list_runs(
     session: ReadSession, user: CurrentUser, state: RunState | None = None, kind: RunKind = RunKind.TRAINING,
     after: After = None, limit: Limit = 50,
 ) -> Page[RunView]:  # fmt: skip
-    """Newest first, all that train or all that score, or of these those in one state."""
+    """Newest first, all of one kind, or of these those in one state."""
     rows = store.list_runs(session, user.id, state=state, kind=kind, after=after, limit=limit + 1)
     return to_page(rows, limit, show, lambda row: row.id)
 

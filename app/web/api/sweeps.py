@@ -19,7 +19,7 @@ from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.runs import IdempotencyKey
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.rendering.comparison import Comparison, compare
+from app.web.rendering.comparison import SweepComparison, compare
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -222,7 +222,7 @@ def get_sweep(session: ReadSession, user: CurrentUser, sweep_id: str, kl_budget:
     return show_detail(sweep, compare(session, sweep, kl_budget))
 
 
-def show_detail(sweep: Sweep, comparison: Comparison) -> SweepDetail:
+def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
     variants = [
         VariantView(
             variant=result.variant,

@@ -20,7 +20,7 @@ from app.store.runs import RunRow, describe_runs
 from app.store.sweeps import SweepRow
 from app.store.tables import Sweep
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.rendering.comparison import Comparison, compare
+from app.web.rendering.comparison import SweepComparison, compare
 from app.web.rendering.environment import Context, go_to, render
 from app.web.rendering.format import exact
 from app.web.rendering.histogram import Histogram, weights_of
@@ -51,7 +51,7 @@ class LivePart(Context):
     template = "sweeps/_live.html"
 
     row: SweepRow
-    comparison: Comparison
+    comparison: SweepComparison
     best_label: str
     rivals: list[tuple[str, PairedComparison]]
     earlier_label: str
@@ -125,13 +125,13 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
     }
 
 
-def label_best(comparison: Comparison, labels: Sequence[str]) -> str:
+def label_best(comparison: SweepComparison, labels: Sequence[str]) -> str:
     """Return the name of the best variant, or of the group of seeds that it stands for."""
     group = comparison.best_group
     return group.label if group else labels[comparison.best.variant] if comparison.best else ""
 
 
-def name_rival(rival: Rival, comparison: Comparison, labels: Sequence[str]) -> str:
+def name_rival(rival: Rival, comparison: SweepComparison, labels: Sequence[str]) -> str:
     group = next((group for group in comparison.seeds if rival.variants[0] in group.variants), None)
     return group.label if group else labels[rival.variants[0]]
 
@@ -147,7 +147,7 @@ def read_budget(text: str) -> float | None:
     return value
 
 
-def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
+def chart_of(comparison: SweepComparison, labels: Sequence[str]) -> dict[str, Any]:
     """Return what static/frontier.js draws: [variant, step, KL, reward gain, on the front], in digits enough for a picture."""
     points = [
         [point.variant, point.step, float(f"{point.kl:.5g}"), float(f"{point.gain:.5g}"), point in comparison.front]
@@ -157,7 +157,7 @@ def chart_of(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
     return {"labels": list(labels), "runs": runs, "points": points, "budget": comparison.kl_budget}
 
 
-def histograms_of(session: ReadSession, comparison: Comparison) -> list[tuple[str, Histogram]]:
+def histograms_of(session: ReadSession, comparison: SweepComparison) -> list[tuple[str, Histogram]]:
     """Return the weights of each variant's newest step, all over the same bins."""
     shown = [variant for variant in comparison.results if variant.run is not None][:MOST_HISTOGRAMS]
     found = results.list_histograms(session, [variant.run.id for variant in shown if variant.run])

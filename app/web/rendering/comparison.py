@@ -44,7 +44,7 @@ class SeedGroup:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SweepComparison:
     """`best` is chosen by the validation prompts' last evaluations; what the test prompts say of it has chosen nothing."""
 
     row: SweepRow
@@ -81,12 +81,12 @@ class Comparison:
         return self.results[self.best.variant].metrics.get("test/reward_gain") if self.best else None
 
 
-def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> Comparison:
+def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> SweepComparison:
     """Everything that is known of the sweep's variants now."""
     points, results = list_points(session, sweep.id), list_results(session, sweep)
     groups = group_by_seeds([result.changes for result in results])
     best = find_best(points, kl_budget, groups)
-    return Comparison(
+    return SweepComparison(
         row=describe_sweep(session, sweep),
         results=results,
         points=points,

@@ -14,7 +14,7 @@ from worker.stages.scoring.sources import RewardSource
 
 
 @dataclass(frozen=True)
-class Answers:
+class DrawnAnswers:
     """One answer per held-out prompt; `rewards` is None when nothing judges, unfinished ones reached max_new_tokens."""
 
     ids: list[list[int]]
@@ -50,14 +50,14 @@ def end_ids(model: LanguageModel, prompt_format: PromptFormat) -> frozenset[int]
 
 def answer(
     attempt: AttemptContext, model: LanguageModel, ground: Ground, prompts: Sequence[Encoded], sampling: Sampling
-) -> Answers:
+) -> DrawnAnswers:
     """Let the model answer the prompts; nothing judges yet."""
     ids = generate(model, [example.prompt_ids for example in prompts], sampling, attempt.stop.check)
     finished = [bool(answer_ids) and sampling.ends(answer_ids) for answer_ids in ids]
-    return Answers(ids, decode_answers(ground.prompt_format, prompts, ids), finished)
+    return DrawnAnswers(ids, decode_answers(ground.prompt_format, prompts, ids), finished)
 
 
-def judge(attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], *answered: Answers) -> list[Answers]:
+def judge(attempt: AttemptContext, ground: Ground, prompts: Sequence[Encoded], *answered: DrawnAnswers) -> list[DrawnAnswers]:
     """Return the answers with their rewards; the judging model is loaded for this, once, and released again."""
     judging = attempt.spec.judge or attempt.spec.reward
     if judging is None or not prompts:

@@ -16,7 +16,7 @@ from app.domain.statistics.resolution import find_small_held_out
 from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling
 from worker.stages.attempt import AttemptContext
-from worker.stages.evaluation.answers import Answers, answer, judge, plain_sampling, plan_sampling
+from worker.stages.evaluation.answers import DrawnAnswers, answer, judge, plain_sampling, plan_sampling
 from worker.stages.evaluation.figures import Figures, figure_examples, figure_prompts
 from worker.stages.evaluation.likelihoods import DrawLikelihoods, Pair, measure_draws, measure_responses, measure_tokens
 from worker.stages.evaluation.records import (
@@ -39,7 +39,7 @@ class ReferenceSays:
     """What the reference makes of a set: its answers, log π_ref of their tokens, and of the held-out responses."""
 
     example_ids: list[int]
-    answers: Answers
+    answers: DrawnAnswers
     tokens: list[list[float]]
     responses: list[list[float]]
 
@@ -137,7 +137,7 @@ def _measure(
 class _Answered:
     """Answers with the log-probabilities of their tokens under both models."""
 
-    answers: Answers
+    answers: DrawnAnswers
     policy: list[list[float]]
     reference: list[list[float]]
 
@@ -149,12 +149,12 @@ class _Beside:
     says: ReferenceSays
     own: _Answered
     theirs: list[list[float]]
-    drawn: Answers
+    drawn: DrawnAnswers
     draws: list[DrawLikelihoods]
 
 
 def _stand_beside(
-    attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, asked: EvaluationSet, own: Answers
+    attempt: AttemptContext, model: LanguageModel, held_out: HeldOut, asked: EvaluationSet, own: DrawnAnswers
 ) -> _Beside:
     """Ask both models about each other's answers, with the reference beside the policy for as long as that takes."""
     check, prompts = attempt.stop.check, asked.prompts
@@ -186,14 +186,14 @@ def _ask(
     return ReferenceSays(ids, answers, tokens, measure_responses(reference, asked.examples, check))
 
 
-def _record_prompts(asked: EvaluationSet, beside: _Beside, ours: Answers, theirs: Answers) -> list[PromptRecord]:
+def _record_prompts(asked: EvaluationSet, beside: _Beside, ours: DrawnAnswers, theirs: DrawnAnswers) -> list[PromptRecord]:
     policy = _record_answers(ours, beside.own.policy, beside.own.reference)
     reference = _record_answers(theirs, beside.theirs, beside.says.tokens)
     draws = map(DrawRecord, beside.drawn.ids, beside.drawn.finished, beside.draws)
     return [PromptRecord(*row) for row in zip(asked.prompts, reference, policy, draws, strict=True)]
 
 
-def _record_answers(answers: Answers, policy: Sequence[list[float]], reference: Sequence[list[float]]) -> list[AnswerRecord]:
+def _record_answers(answers: DrawnAnswers, policy: Sequence[list[float]], reference: Sequence[list[float]]) -> list[AnswerRecord]:
     rewards: Sequence[float | None] = answers.rewards or [None] * len(answers.ids)
     columns = (answers.texts, answers.ids, answers.finished, rewards, policy, reference)
     return [AnswerRecord(*row) for row in zip(*columns, strict=True)]
@@ -203,7 +203,7 @@ def _record_examples(asked: EvaluationSet, responses: Sequence[list[float]], say
     return [ExampleRecord(*row) for row in zip(asked.examples, responses, says.responses, strict=True)]
 
 
-def _pair(prompts: Sequence[Encoded], answers: Answers) -> list[Pair]:
+def _pair(prompts: Sequence[Encoded], answers: DrawnAnswers) -> list[Pair]:
     return [(example.prompt_ids, ids) for example, ids in zip(prompts, answers.ids, strict=True)]
 
 
@@ -223,7 +223,7 @@ def _read(path: Path, asked: EvaluationSet) -> ReferenceSays | None:
     """Return what an earlier attempt kept of the reference on this very set, or None."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        says = ReferenceSays(**{**kept, "answers": Answers(**kept["answers"])})
+        says = ReferenceSays(**{**kept, "answers": DrawnAnswers(**kept["answers"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return says if says.example_ids == [example.example_id for example in (*asked.prompts, *asked.examples)] else None

@@ -44,7 +44,7 @@ def show_weights(
     batch = int(logged.payload["batch"])
     rows = store.read_weights(files, run_id, batch)
     largest = max((row["weight"] for row in rows), default=0.0)
-    context = WeightsPart(dataset_id=run.dataset_id, step=number, batch=batch, rows=rows, largest=largest)
+    context = WeightsPart(dataset_id=run.dataset_id or "", step=number, batch=batch, rows=rows, largest=largest)
     return render(request, context)
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
 from app.domain.recipe import Method
-from app.domain.run import RunKind, RunState, Stage
+from app.domain.run import STAGES, RunKind, RunState, Stage
 from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
@@ -103,10 +103,9 @@ def links_of(session: Session, run: Run) -> list[tuple[str, str, str]]:
 
 def stages_of(run: Run) -> list[Stage]:
     """Return the stages this run goes through, by its kind and its method."""
-    if run.kind == RunKind.SCORING:
-        return [Stage.PREPARE, Stage.SCORE]
-    has_scores = method_of(run) not in WITHOUT_SCORES or run.stage == Stage.SCORE
-    return [stage for stage in Stage if stage is not Stage.SCORE or has_scores]
+    stages = STAGES[RunKind(run.kind)]
+    has_scores = run.kind != RunKind.TRAINING or method_of(run) not in WITHOUT_SCORES or run.stage == Stage.SCORE
+    return [stage for stage in stages if stage is not Stage.SCORE or has_scores]
 
 
 def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:

@@ -1,0 +1,35 @@
+"""The tables. States and words are those of app.domain; every change of a table comes with a migration."""
+
+from app.store.tables.accounts import Act, Token, User
+from app.store.tables.answering import Answers, Judgement, PromptSet
+from app.store.tables.comparing import Comparison, Vote, Voter
+from app.store.tables.ingredients import Dataset, Model
+from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, Worker
+from app.store.tables.schema import Base, Json, UtcDateTime
+from app.store.tables.scorings import Preview, Scoring, Sweep
+
+__all__ = [
+    "Act",
+    "Answers",
+    "Attempt",
+    "Base",
+    "Comparison",
+    "Dataset",
+    "JournalEntry",
+    "Json",
+    "Judgement",
+    "Metric",
+    "MetricSpan",
+    "Model",
+    "Preview",
+    "PromptSet",
+    "Run",
+    "Scoring",
+    "Sweep",
+    "Token",
+    "User",
+    "UtcDateTime",
+    "Vote",
+    "Voter",
+    "Worker",
+]
