@@ -18,11 +18,11 @@ from app.store.tables import Attempt, JournalEntry, Token, User
 from tests.conftest import create_postgres_database, make_library
 from tests.filled import read_all
 from tests.flow.watching import assert_whole, fetch, launch, read_journal, wait_for_end
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 from worker.supervisor import Supervisor
 
 STEPS = 120
-RUNNER = (sys.executable, str(Path(__file__).with_name("stand_in_keeping.py")), f"steps={STEPS}", "pause=0.05")
+RUNNER = (sys.executable, str(Path(__file__).with_name("stand_in_keeping.py")), f"steps={STEPS}", "pause=0.05", f"wait@{STEPS}")
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def supervising(settings: Settings, database: Database, name: str) -> Iterator[N
         yield
     finally:
         supervisor.stop()
-        thread.join(30)
+        thread.join(END_SECONDS)
         assert not thread.is_alive()
 
 
@@ -74,6 +74,7 @@ def test_a_studio_is_backed_up_while_it_works_and_its_run_goes_on_where_it_is_re
         wait_until(lambda: fetch(either_database, run_id).step > 30)
         manifest = backups.back_up(either_database, files, tmp_path / "studio.tar")
         assert fetch(either_database, run_id).state == "running"
+        (files.run_dir(run_id) / "go").touch()
         assert manifest.missing == []
         assert verify(tmp_path / "studio.tar") == manifest
         run = wait_for_end(either_database, run_id)
