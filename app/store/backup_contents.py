@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.run import RunState
 from app.store.files.files import DEMONSTRATION, Files
-from app.store.tables import Dataset, Model, Run
+from app.store.tables import Answers, Dataset, Model, PromptSet, Run
 
 UNFINISHED = (".part", ".partial", ".tmp")
 PROCESS_RECORD = "process.json"  # of a runner: where the backup is restored, its number belongs to another process
@@ -43,14 +43,18 @@ class Holdings:
     dataset_ids: list[str]
     model_ids: list[str]
     runs: list[RunFacts]
+    prompt_set_ids: list[str]
+    answers_ids: list[str]
 
 
 def find_holdings(session: Session) -> Holdings:
     """Return what the session's moment holds."""
     columns = (Run.id, Run.state, Run.attempt, Run.step)
     runs = [RunFacts(*row) for row in session.execute(select(*columns).order_by(Run.id))]
-    datasets = list(session.scalars(select(Dataset.id).order_by(Dataset.id)))
-    return Holdings(datasets, list(session.scalars(select(Model.id).order_by(Model.id))), runs)
+    datasets, models, prompt_sets, answers = (
+        list(session.scalars(select(table.id).order_by(table.id))) for table in (Dataset, Model, PromptSet, Answers)
+    )
+    return Holdings(datasets, models, runs, prompt_sets, answers)
 
 
 def list_files(files: Files, holdings: Holdings, *, with_scorings: bool) -> Iterator[Path]:
@@ -58,6 +62,8 @@ def list_files(files: Files, holdings: Holdings, *, with_scorings: bool) -> Iter
     folders = [files.root / DEMONSTRATION]
     folders += [files.dataset_dir(dataset_id) for dataset_id in holdings.dataset_ids]
     folders += [files.model_dir(model_id) for model_id in holdings.model_ids]
+    folders += [files.prompt_set_dir(prompt_set_id) for prompt_set_id in holdings.prompt_set_ids]
+    folders += [files.answers_dir(answers_id) for answers_id in holdings.answers_ids]
     folders += [files.scorings_dir] if with_scorings else []
     for run in holdings.runs:
         folders.append(files.artifacts_dir(run.id))

@@ -1,6 +1,7 @@
 """The files: the only place that knows where things lie in the data folder. Writes are atomic and fsynced.
 
 hub/  scorings/<key>/  models/<id>/  uploads/<random>.part  datasets/<id>/{source,examples.parquet}
+prompt_sets/<id>/prompts.jsonl  answers/<id>/{model.json,part-…,scores/<key>/part-…}
 runs/<id>/checkpoints/…  artifacts/…  attempts/<n>/{spec.json,events.jsonl,log.txt,cancel}
 """
 
@@ -59,6 +60,16 @@ class Files:
 
     def model_dir(self, model_id: str) -> Path:
         return self.root / "models" / _identifier(model_id)
+
+    def prompt_set_dir(self, prompt_set_id: str) -> Path:
+        return self.root / "prompt_sets" / _identifier(prompt_set_id)
+
+    def answers_dir(self, answers_id: str) -> Path:
+        return self.root / "answers" / _identifier(answers_id)
+
+    def scores_dir(self, answers_id: str, judge_key: str) -> Path:
+        """Return where one judge's scores of answers are."""
+        return self.answers_dir(answers_id) / "scores" / _identifier(judge_key)
 
     def run_dir(self, run_id: str) -> Path:
         return self.root / "runs" / _identifier(run_id)

@@ -1,0 +1,88 @@
+"""Answers: their rows with the prompt sets, runs and judgements around them, found by what they depend on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
+
+
+@dataclass(frozen=True)
+class AnswersRow:
+    """Answers beside their prompt set's name, the run that makes them, and what judges say, in the order they were asked."""
+
+    answers: Answers
+    prompt_set: str
+    run: Run | None
+    judgements: list[Judgement]
+
+
+def get_answers(session: Session, owner_id: str, answers_id: str) -> Answers:
+    """Return the owner's answers. Raises NotFound, for somebody else's too."""
+    answers = session.get(Answers, answers_id)
+    if answers is None or answers.owner_id != owner_id:
+        raise NotFound(f"There are no answers {answers_id!r}.")
+    return answers
+
+
+def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> Answers | None:
+    return session.scalar(select(Answers).where(Answers.owner_id == owner_id, Answers.fingerprint == fingerprint))
+
+
+def list_answers(
+    session: Session, owner_id: str, *,
+    prompt_set_id: str | None = None, model_id: str | None = None, run_id: str | None = None,
+    after: str | None = None, limit: int = 50,
+) -> list[Answers]:  # fmt: skip
+    """Return the owner's answers, newest first: all, or those to a prompt set, of a model, or of what a run has trained."""
+    query = select(Answers).where(Answers.owner_id == owner_id)
+    for column, wanted in ((Answers.prompt_set_id, prompt_set_id), (Answers.model_id, model_id), (Answers.model_run_id, run_id)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if after is not None:
+        query = query.where(Answers.id < after)
+    return list(session.scalars(query.order_by(Answers.id.desc()).limit(limit)))
+
+
+def describe_answers(session: Session, found: Sequence[Answers]) -> list[AnswersRow]:
+    """Return the rows of these answers, in their order. Three queries, however many."""
+    sets = {row.id: row.name for row in session.execute(select(PromptSet.id, PromptSet.name).where(
+        PromptSet.id.in_({answers.prompt_set_id for answers in found})
+    ))}  # fmt: skip
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_([a.run_id for a in found if a.run_id])))}
+    judgements = list_judgements(session, [answers.id for answers in found])
+    return [
+        AnswersRow(
+            answers=answers,
+            prompt_set=sets.get(answers.prompt_set_id, answers.prompt_set_id),
+            run=runs.get(answers.run_id) if answers.run_id else None,
+            judgements=[judgement for judgement in judgements if judgement.answers_id == answers.id],
+        )
+        for answers in found
+    ]
+
+
+def list_judgements(session: Session, answers_ids: Sequence[str]) -> list[Judgement]:
+    """Return what judges say of these answers, or shall say, in the order they were asked."""
+    return list(session.scalars(select(Judgement).where(Judgement.answers_id.in_(answers_ids)).order_by(Judgement.id)))
+
+
+def list_makers(session: Session, answers_id: str) -> list[Run]:
+    """Return the runs that make or judge the answers, or did, newest first."""
+    return list(session.scalars(select(Run).where(Run.answers_id == answers_id).order_by(Run.id.desc())))
+
+
+def list_comparisons_with(session: Session, answers: Answers) -> list[tuple[str, str]]:
+    """Return the comparisons that show the answers, newest first: id and name."""
+    query = select(Comparison).where(Comparison.prompt_set_id == answers.prompt_set_id).order_by(Comparison.id.desc())
+    return [(row.id, row.name) for row in session.scalars(query) if answers.id in row.answers_ids]
+
+
+def list_using_model(session: Session, model_id: str) -> list[tuple[str, str]]:
+    """Return the answers that the model gave or judged, newest first: id and name."""
+    judged = select(Judgement.answers_id).where(Judgement.model_id == model_id)
+    query = select(Answers.id, Answers.name).where((Answers.model_id == model_id) | Answers.id.in_(judged))
+    return [(row[0], row[1]) for row in session.execute(query.order_by(Answers.id.desc()))]
