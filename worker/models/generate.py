@@ -5,7 +5,7 @@ stands beside it; reference and policy share the numbers, which takes noise out 
 Legend: R rows, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,7 @@ def generate(
     model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling, check: Callable[[], None] = lambda: None
 ) -> list[list[int]]:
     """Answer ids for each prompt, with the end token when it was drawn; `check` is called at each token and may raise."""
-    generator = torch.Generator().manual_seed(sampling.seed % 2**63)
-    uniform_RT = torch.rand(len(prompts), sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+    uniform_RT = _draw_uniform(len(prompts), sampling)
     answers: list[list[int]] = [[] for _ in prompts]
     was_training = model.network.training
     model.network.eval()
@@ -45,36 +44,50 @@ def generate(
         widths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
         # A model that can't take left padding gets rows of equal length only.
         for chosen in group_rows(widths, token_budget(model.device, on_cpu=16_384), alike=not model.shares_prefix):
-            drawn = _generate_group(model, [prompts[i] for i in chosen], uniform_RT[chosen], sampling, check)
-            for i, ids in zip(chosen, drawn, strict=True):
-                answers[i] = ids
+            for drawn in _write_group(model, [prompts[i] for i in chosen], uniform_RT[chosen], sampling, check):
+                for row, token in drawn:
+                    answers[chosen[row]].append(token)
     finally:
         model.network.train(was_training)
     return answers
 
 
-def _generate_group(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], uniform_RT: Tensor, sampling: Sampling, check: Callable[[], None]
-) -> list[list[int]]:
+@torch.inference_mode()
+def stream(model: LanguageModel, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """Yield the ids that `generate` gives for the prompt alone, each as soon as it is drawn; the network is in eval mode."""
+    for [(_, token)] in _write_group(model, [prompt], _draw_uniform(1, sampling), sampling):
+        yield token
+
+
+def _draw_uniform(num_rows: int, sampling: Sampling) -> Tensor:
+    generator = torch.Generator().manual_seed(sampling.seed % 2**63)
+    return torch.rand(num_rows, sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+
+
+def _write_group(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], uniform_RT: Tensor, sampling: Sampling,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
+    """Yield, token by token, the rows that are still being written with what each has drawn."""
     width, device = max(len(prompt) for prompt in prompts), model.device
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     uniform_RT = uniform_RT.to(device)
-    answers: list[list[int]] = [[] for _ in prompts]
+    written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     step = _Stepper(model, ids, mask)
     for t in range(sampling.max_new_tokens):
         check()
         drawn_R = _draw(step.logits(), uniform_RT[alive, t], sampling)
-        drawn = drawn_R.tolist()
-        for row, token in zip(alive, drawn, strict=True):
-            answers[row].append(token)
-        keep = [k for k, token in enumerate(drawn) if not sampling.ends(answers[alive[k]])]
+        drawn = list(zip(alive, drawn_R.tolist(), strict=True))
+        for row, token in drawn:
+            written[row].append(token)
+        yield drawn
+        keep = [k for k, (row, _) in enumerate(drawn) if not sampling.ends(written[row])]
         if not keep:
             break
         alive = [alive[k] for k in keep]
         step.advance(drawn_R, torch.tensor(keep, device=device) if len(keep) < len(drawn) else None)
-    return answers
 
 
 class _Stepper:

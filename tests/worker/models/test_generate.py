@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from worker.models.generate import Sampling, generate
+from worker.models.generate import Sampling, generate, stream
 from worker.models.load import load_policy
 
 PROMPTS = [[5, 9, 30, 31, 32], [40], [7, 7, 8, 100, 101, 102, 103, 104], [12, 13]]
@@ -20,6 +20,14 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(model):
     unpadded = generate(replace(model, shares_prefix=False), PROMPTS, DRAWN)  # groups of equal length, no cache
     assert together == unpadded
     assert len({len(answer) for answer in together}) == 1
+
+
+def test_a_stream_gives_the_same_answer_token_by_token(model):
+    for prompt in PROMPTS:
+        [answer] = generate(model, [prompt], DRAWN)
+        tokens = stream(model, prompt, DRAWN)
+        assert [next(tokens), *tokens] == answer
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(model):
