@@ -20,6 +20,8 @@ FLOORS = {
     "app/settings.py": {"pydantic", "pydantic_settings"},
     "app/logs.py": set(),
     "app/system": {"psutil"},
+    "app/system/outgoing": {"httpcore", "httpx"},
+    "app/system/sealing.py": {"cryptography"},
     "app/wheel.py": {"hatchling"},
     "app/ingest": {"pydantic", "pyarrow"},
     "app/store": {"sqlalchemy", "alembic", "psycopg", "redis", "celery", "kombu", "pyarrow", "obstore"},
