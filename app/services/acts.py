@@ -30,6 +30,8 @@ KINDS = {
     "user_removed": "User removed",
     "worker_steered": "Worker steered",
     "run_steered": "Run of another user steered",
+    "vote_link_made": "Vote link made",
+    "vote_link_revoked": "Vote link revoked",
     "studio_kept": "Backup, restore or pruning",
 }
 TEXT_LENGTH = 500

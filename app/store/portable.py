@@ -19,7 +19,7 @@ from app.store.files.files import IDENTIFIER
 from app.store.tables import Base
 
 BATCH_ROWS = 1000
-WITH_FOLDERS = ("datasets", "models", "runs", "scorings", "prompt_sets", "answers")  # whose ids name folders
+WITH_FOLDERS = ("datasets", "models", "runs", "scorings", "prompt_sets", "answers", "comparisons")  # whose ids name folders
 MADE_ELSEWHERE = "it was not made by VAR Studio, so nothing is restored."
 ESCAPED_UNKEEPABLE = (b"\\u0000", b"\\ud")  # how they begin in a line; most lines have none
 

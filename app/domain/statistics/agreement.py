@@ -6,7 +6,7 @@ J. Cohen's κ (1960) of two, K. Krippendorff's α for nominal data of any number
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from app.domain.statistics.estimate import LEVEL, RESAMPLES, Estimate
 
@@ -19,6 +19,7 @@ else:
     Array = Any
 
 AT_ONCE = 1_000_000
+Key = TypeVar("Key", bound=Hashable)
 
 
 class JudgeAgreement(NamedTuple):
@@ -30,8 +31,7 @@ class JudgeAgreement(NamedTuple):
 
 
 def compare_judges(
-    first: Mapping[Hashable, Hashable], second: Mapping[Hashable, Hashable], groups: Mapping[Hashable, Hashable] | None = None, *,
-    seed: int = 0,
+    first: Mapping[Key, Hashable], second: Mapping[Key, Hashable], groups: Mapping[Key, Hashable] | None = None, *, seed: int = 0,
 ) -> JudgeAgreement | None:  # fmt: skip
     """Return how far two judges agree on what both judged; None where that is nothing.
 

@@ -71,6 +71,10 @@ class Files:
         """Return where one judge's scores of answers are."""
         return self.answers_dir(answers_id) / "scores" / _identifier(judge_key)
 
+    def comparison_dir(self, comparison_id: str) -> Path:
+        """Return where is kept what was computed of a comparison; it can be computed again."""
+        return self.root / "comparisons" / _identifier(comparison_id)
+
     def run_dir(self, run_id: str) -> Path:
         return self.root / "runs" / _identifier(run_id)
 

@@ -2,7 +2,7 @@
 
 from app.store.tables.accounts import Act, Token, User
 from app.store.tables.answering import Answers, Judgement, PromptSet
-from app.store.tables.comparing import Comparison, Vote, Voter
+from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
 from app.store.tables.ingredients import Dataset, Model
 from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, Worker
 from app.store.tables.schema import Base, Json, UtcDateTime
@@ -30,6 +30,7 @@ __all__ = [
     "User",
     "UtcDateTime",
     "Vote",
+    "VoteLink",
     "Voter",
     "Worker",
 ]

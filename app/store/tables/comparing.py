@@ -20,8 +20,21 @@ class Comparison(Base):
     created_at: Mapped[datetime]
 
 
+class VoteLink(Base):
+    """Lets people without an account vote on one comparison, until it ends; only the SHA-256 of its secret is kept."""
+
+    __tablename__ = "vote_links"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
 class Voter(Base):
-    """Somebody who votes on one comparison: a user, or whoever has a vote link, of which only the SHA-256 is kept."""
+    """Somebody who votes on one comparison: a user, or who came by a vote link, whose browser has a secret of its own."""
 
     __tablename__ = "voters"
     __table_args__ = (UniqueConstraint("comparison_id", "user_id"),)
@@ -29,8 +42,9 @@ class Voter(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id", ondelete="CASCADE"), index=True)
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    link_id: Mapped[str | None] = mapped_column(ForeignKey("vote_links.id", ondelete="SET NULL"), index=True)
     name: Mapped[str] = mapped_column(String(80))
-    digest: Mapped[str | None] = mapped_column(String(64), unique=True)
+    digest: Mapped[str | None] = mapped_column(String(64), unique=True)  # of the browser's secret
     created_at: Mapped[datetime]
 
 

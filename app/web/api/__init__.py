@@ -15,6 +15,7 @@ from app.web.api import (
     users,
     workers,
 )
+from app.web.api.comparing import comparisons
 from app.web.errors import Problem
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -22,5 +23,5 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 PREFIX = "/api/v1"
-NOUNS = (runs, datasets, readings, models, scorings, queue, sweeps, records, workers, users, tokens, acts, storage)
+NOUNS = (runs, datasets, readings, models, scorings, queue, sweeps, records, workers, users, tokens, acts, storage, comparisons)
 ROUTERS = [noun.router for noun in NOUNS]

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import NotFound
 from app.services import names as service
 from app.services.names import Named
+from app.store.comparing.comparisons import get_comparison
 from app.store.datasets import get_dataset
 from app.store.models import get_model
 from app.store.runs import get_run
@@ -22,6 +23,7 @@ router = APIRouter()
 
 FINDERS: dict[str, Callable[[Session, str, str], Named]] = {
     "runs": get_run, "datasets": get_dataset, "models": get_model, "scorings": get_scoring, "sweeps": get_sweep,
+    "comparisons": get_comparison,
 }  # fmt: skip
 
 

@@ -14,11 +14,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.comparing.verdict import write_verdict
 from app.domain.errors import StudioError
 from app.domain.statistics.final import write_final, write_size
 from app.store.files.disk import Storage
 from app.system.installation import find_folder
 from app.web.rendering import format, wording
+from app.web.rendering.compared import share_won
 from app.web.rendering.form_words import change_in_words, clone_address, in_form_words
 from app.web.static import static_url
 
@@ -77,6 +79,7 @@ def environment() -> Environment:
     made.filters.update(format.FILTERS)
     made.filters.update(final_figures=write_final, final_size=write_size)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
+    made.filters.update(share_won=share_won, verdict=write_verdict)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
     return made
 

@@ -1,0 +1,158 @@
+"""A comparison's figures: computed once for each state of its answers and judgements, then read from where they are kept."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.domain.comparing.ballot import Contest
+from app.domain.comparing.figures import VERSION, Judged, PromptRows, Table, find_figures, list_gains
+from app.domain.comparing.votes import VotesFigures, find_votes
+from app.services.comparing.votes import count_rows
+from app.store.answering.lines import read_answers, read_prompts, read_scores
+from app.store.comparing.comparisons import Contender, list_contenders
+from app.store.comparing.computed import Computed, find_kept, keep, keep_votes, read_votes
+from app.store.comparing.votes import list_votes
+from app.store.files.files import Files
+from app.store.tables import Comparison, PromptSet
+
+Line = dict[str, Any]
+ByPrompt = Mapping[int, list[Line]]
+Scores = Mapping[tuple[int, int], float | None]
+
+_one_at_a_time = threading.Lock()
+
+
+def compute(
+    session: Session, files: Files, comparison: Comparison, contenders: Sequence[Contender] | None = None
+) -> Computed | None:
+    """Return what is computed of a comparison; computed now where its state is new, None while answers are being made."""
+    contenders = list_contenders(session, comparison.answers_ids) if contenders is None else contenders
+    if len(contenders) < len(comparison.answers_ids) or not all(one.is_ready for one in contenders):
+        return None
+    digest = _digest(contenders)
+    kept = find_kept(files, comparison.id, digest)
+    if kept is not None:
+        return kept
+    with _one_at_a_time:
+        kept = find_kept(files, comparison.id, digest)
+        return kept or _compute(session, files, comparison, contenders, digest)
+
+
+def compute_votes(session: Session, comparison: Comparison, contenders: Sequence[Contender], kept: Computed) -> VotesFigures:
+    """Return what the votes say; computed now where there are others than the last time."""
+    found = list_votes(session, comparison.id)
+    state = [[row.voter_id, row.prompt, row.left_id, row.right_id, row.choice] for row in found]
+    digest = hashlib.sha256(json.dumps([VERSION, sorted(state)]).encode()).hexdigest()[:40]
+    known = read_votes(kept, digest, VotesFigures)
+    if known is not None:
+        return known
+    votes, choices = count_rows(comparison, found)
+    judged = {judge.key: list_gains(kept.rows.scores[judge.key]) for judge in kept.figures.judges if judge.ranks}
+    figures = find_votes(votes, choices, kept.rows.lengths, [one.identity for one in contenders], judged)
+    keep_votes(kept, digest, figures)
+    return figures
+
+
+def _digest(contenders: Sequence[Contender]) -> str:
+    state = [
+        [one.answers.id, one.answers.facts, [judgement.key for judgement in one.judgements if judgement.facts is not None]]
+        for one in contenders
+    ]
+    return hashlib.sha256(json.dumps([VERSION, state], sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _compute(session: Session, files: Files, comparison: Comparison, contenders: Sequence[Contender], digest: str) -> Computed:
+    prompt_set = session.get_one(PromptSet, comparison.prompt_set_id)
+    prompts = read_prompts(files, prompt_set)
+    answers = [_by_prompt(read_answers(files, one.answers)) for one in contenders]
+    judged, scores = _read_judges(files, contenders, len(prompts))
+    lengths = [
+        [_mean([float(len(line["text"])) for line in found.get(place, [])]) for found in answers] for place in range(len(prompts))
+    ]
+    lines = [_write_line(prompt, place, answers, scores) for place, prompt in enumerate(prompts)]
+    offsets, end = [], 0
+    for line in lines:
+        offsets.append(end)
+        end += len(line)
+    num_draws = min(one.answers.num_draws for one in contenders)
+    rows = PromptRows(
+        lengths=lengths,
+        scores={one.key: one.scores for one in judged},
+        offsets=offsets,
+        contests=_list_contests(answers, len(prompts), num_draws),
+        num_draws=num_draws,
+    )
+    figures = find_figures(judged, lengths, [one.identity for one in contenders])
+    return keep(files, comparison.id, digest, figures, rows, lines)
+
+
+def _read_judges(files: Files, contenders: Sequence[Contender], num_prompts: int) -> tuple[list[Judged], list[dict[str, Scores]]]:
+    """Return the judges who have judged two models or more, each with the mean scores of prompts, and all single scores."""
+    done = [{judgement.key: judgement for judgement in one.judgements if judgement.facts is not None} for one in contenders]
+    counted = {key: judgement for found in reversed(done) for key, judgement in found.items()}
+    shared = [key for key in counted if sum(key in found for found in done) > 1]
+    scores: list[dict[str, Scores]] = [
+        {key: read_scores(files, one.answers, key) for key in shared if key in found}
+        for one, found in zip(contenders, done, strict=True)
+    ]
+    judged = [Judged(key, counted[key].name, counted[key].kind, _tabulate([one.get(key, {}) for one in scores], num_prompts))
+              for key in shared]  # fmt: skip
+    return judged, scores
+
+
+def _tabulate(scores: Sequence[Scores], num_prompts: int) -> Table:
+    sums: list[dict[int, list[float]]] = []
+    for found in scores:
+        by_prompt: dict[int, list[float]] = {}
+        for (prompt, _), score in found.items():
+            if score is not None:
+                by_prompt.setdefault(prompt, []).append(score)
+        sums.append(by_prompt)
+    return [[_mean(by_prompt.get(prompt, [])) for by_prompt in sums] for prompt in range(num_prompts)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _by_prompt(lines: Sequence[Line]) -> ByPrompt:
+    found: dict[int, list[Line]] = {}
+    for line in lines:
+        found.setdefault(line["index"], []).append(line)
+    return found
+
+
+def _write_line(prompt: Line, place: int, answers: Sequence[ByPrompt], scores: Sequence[Mapping[str, Scores]]) -> bytes:
+    shown = [
+        [
+            {
+                "text": line["text"],
+                "finished": line.get("finished", True),
+                "scores": {key: given.get((place, line["draw"])) for key, given in mine.items()},
+            }
+            for line in found.get(place, [])
+        ]
+        for found, mine in zip(answers, scores, strict=True)
+    ]
+    asked = {name: prompt.get(name) for name in ("id", "messages", "reference", "tags")}
+    return json.dumps({**asked, "answers": shown}, ensure_ascii=False).encode() + b"\n"
+
+
+def _list_contests(answers: Sequence[ByPrompt], num_prompts: int, num_draws: int) -> list[Contest]:
+    """Return the pairs that can be voted on: both have all of the draws, and at least one of these differs."""
+    return [
+        Contest(place, first, second)
+        for place in range(num_prompts)
+        for first, second in combinations(range(len(answers)), 2)
+        if _differ(answers[first].get(place, [])[:num_draws], answers[second].get(place, [])[:num_draws], num_draws)
+    ]
+
+
+def _differ(first: Sequence[Line], second: Sequence[Line], num_draws: int) -> bool:
+    both_whole = len(first) == len(second) == num_draws
+    return both_whole and any(one["text"] != other["text"] for one, other in zip(first, second, strict=True))

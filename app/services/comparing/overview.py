@@ -1,0 +1,79 @@
+"""A comparison as a whole: what is known now of its models, judges and votes. The same for pages and REST."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from app.domain.comparing.ballot import gather_gains
+from app.domain.comparing.figures import VOTES, JudgeFigures, list_gains
+from app.domain.comparing.order import ByJudge
+from app.domain.comparing.verdict import find_leading_judge, write_verdict
+from app.domain.comparing.votes import VotesFigures
+from app.services.comparing.computing import compute, compute_votes
+from app.services.comparing.votes import gather
+from app.store.comparing.comparisons import Contender, list_contenders, name_models
+from app.store.comparing.computed import Computed
+from app.store.files.files import Files
+from app.store.tables import Comparison, PromptSet
+
+State = Literal["making", "ready", "failed"]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """`kept` and `votes` are None while answers are being made."""
+
+    comparison: Comparison
+    prompt_set: PromptSet
+    contenders: list[Contender]
+    names: list[str]
+    kept: Computed | None
+    votes: VotesFigures | None
+
+    @property
+    def state(self) -> State:
+        if self.kept is not None:
+            return "ready"
+        return "failed" if any(one.has_failed for one in self.contenders) else "making"
+
+    @property
+    def judges(self) -> list[JudgeFigures]:
+        """All judges, with people's votes behind them."""
+        found = list(self.kept.figures.judges) if self.kept else []
+        return [*found, self.votes.judge] if self.votes and self.votes.num_votes else found
+
+    @property
+    def leading(self) -> JudgeFigures | None:
+        """The judge whose word is told first; people's votes where nobody else ranks."""
+        found = find_leading_judge(self.kept.figures) if self.kept else None
+        voted = self.votes is not None and bool(self.votes.judge.pairs)
+        return found or (self.votes.judge if self.votes and voted else None)
+
+    @property
+    def verdict(self) -> str:
+        """The first sentence; empty while answers are being made."""
+        return write_verdict(self.leading, self.names) if self.kept else ""
+
+
+def look(session: Session, files: Files, comparison: Comparison) -> Overview:
+    """Return all that is known of a comparison; what is new is computed now, and kept."""
+    contenders = list_contenders(session, comparison.answers_ids)
+    kept = compute(session, files, comparison, contenders)
+    return Overview(
+        comparison=comparison,
+        prompt_set=session.get_one(PromptSet, comparison.prompt_set_id),
+        contenders=contenders,
+        names=name_models(contenders),
+        kept=kept,
+        votes=compute_votes(session, comparison, contenders, kept) if kept else None,
+    )
+
+
+def list_pair_gains(session: Session, comparison: Comparison, kept: Computed, pair: tuple[int, int]) -> ByJudge:
+    """Return by each judge that ranks, people's votes among them, what the first of two models got more on each prompt."""
+    ranking = [judge.key for judge in kept.figures.judges if judge.ranks]
+    found = {key: list_gains([[row[pair[0]], row[pair[1]]] for row in kept.rows.scores[key]]).get((0, 1), {}) for key in ranking}
+    voted = gather_gains(gather(session, comparison)[0]).get((min(pair), max(pair)), {})
+    sign = 1 if pair[0] < pair[1] else -1
+    return {**found, VOTES: {prompt: sign * gain for prompt, gain in voted.items()}} if voted else found

@@ -1,0 +1,1 @@
+"""Comparisons, voters and votes as they are kept."""

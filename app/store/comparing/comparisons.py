@@ -1,0 +1,103 @@
+"""Comparisons: their rows, and the answers they show with the runs and judgements around these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.domain.errors import NotFound
+from app.domain.run import RunState
+from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model's answers in a comparison, with the run that makes them and what judges have said of them."""
+
+    answers: Answers
+    run: Run | None
+    judgements: list[Judgement]
+
+    @property
+    def is_ready(self) -> bool:
+        return self.answers.facts is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nobody makes the answers any more, though they are not there."""
+        return not self.is_ready and (self.run is None or self.run.state in (RunState.FAILED, RunState.CANCELLED))
+
+    @property
+    def waiting(self) -> list[Judgement]:
+        """What judges have still to say."""
+        return [judgement for judgement in self.judgements if judgement.facts is None]
+
+    @property
+    def identity(self) -> str:
+        """What tells the model from all others: the hash of its weights, or of uploaded answers that they are others'."""
+        found = (self.answers.facts or {}).get("model_sha256")
+        return str(found) if found else self.answers.id
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A comparison as lists show it."""
+
+    comparison: Comparison
+    prompt_set: str
+    num_prompts: int
+    models: list[str]
+    is_ready: bool
+
+
+def get_comparison(session: Session, owner_id: str, comparison_id: str) -> Comparison:
+    """Return the owner's comparison. Raises NotFound, for somebody else's too."""
+    comparison = session.get(Comparison, comparison_id)
+    if comparison is None or comparison.owner_id != owner_id:
+        raise NotFound(f"There is no comparison {comparison_id!r}.")
+    return comparison
+
+
+def list_comparisons(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[ComparisonRow]:
+    """Return the owner's comparisons, newest first; `after` is the id of the last of the page before. Two queries."""
+    query = select(Comparison, PromptSet).join(PromptSet).where(Comparison.owner_id == owner_id)
+    if after is not None:
+        query = query.where(Comparison.id < after)
+    rows = session.execute(query.order_by(Comparison.id.desc()).limit(limit)).all()
+    wanted = {key for comparison, _ in rows for key in comparison.answers_ids}
+    columns = select(Answers.id, Answers.model_name, Answers.facts).where(Answers.id.in_(wanted))
+    known = {row.id: row for row in session.execute(columns)}
+    return [
+        ComparisonRow(
+            comparison=comparison,
+            prompt_set=prompt_set.name,
+            num_prompts=prompt_set.num_prompts,
+            models=[known[key].model_name for key in comparison.answers_ids if key in known],
+            is_ready=all(key in known and known[key].facts is not None for key in comparison.answers_ids),
+        )
+        for comparison, prompt_set in rows
+    ]
+
+
+def list_contenders(session: Session, answers_ids: Sequence[str]) -> list[Contender]:
+    """Return the answers in this order, with their runs and judgements. Three queries."""
+    found = {answers.id: answers for answers in session.scalars(select(Answers).where(Answers.id.in_(answers_ids)))}
+    runs_wanted = [answers.run_id for answers in found.values() if answers.run_id]
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(runs_wanted)))}
+    judgements = list(session.scalars(select(Judgement).where(Judgement.answers_id.in_(answers_ids)).order_by(Judgement.id)))
+    return [
+        Contender(
+            answers=found[key],
+            run=runs.get(found[key].run_id or ""),
+            judgements=[judgement for judgement in judgements if judgement.answers_id == key],
+        )
+        for key in answers_ids
+        if key in found
+    ]
+
+
+def name_models(contenders: Sequence[Contender]) -> list[str]:
+    """Return what each model is called beside the others: its name, with its number where two have the same."""
+    names = [one.answers.model_name for one in contenders]
+    return [f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name for place, name in enumerate(names)]

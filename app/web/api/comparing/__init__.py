@@ -1,0 +1,1 @@
+"""REST: comparisons of answers, and votes on them."""

@@ -1,0 +1,1 @@
+"""Pages: comparisons of answers, and votes on them."""

@@ -1,0 +1,157 @@
+"""Comparisons over REST and in the browser: made, computed, sorted, searched, refused, deleted."""
+
+import pytest
+from sqlalchemy import select
+
+from app.store.tables import Run, User
+from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
+
+COMPARISONS = "/api/v1/comparisons"
+
+
+def owner_of(studio):
+    with studio.database.reading() as session:
+        return session.scalars(select(User.id).where(User.name == "admin")).one()
+
+
+def plant(studio, *models, **options):
+    planted = models or (Planted("Kind", 1.0), Planted("Curt"))
+    return plant_comparison(studio.database, studio.app.state.files, owner_of(studio), planted, **options).id
+
+
+@pytest.fixture
+def comparison(studio):
+    return plant(studio)
+
+
+def test_a_comparison_says_who_wins_and_shows_its_figures(studio, client, comparison):
+    found = client.get(f"{COMPARISONS}/{comparison}").json()
+    assert found["state"] == "ready"
+    assert found["verdict"].startswith("Kind beats Curt on ")
+    assert [model["name"] for model in found["models"]] == ["Kind", "Curt"]
+    [reward, length] = found["figures"]["judges"]
+    assert (reward["kind"], length["kind"]) == ("reward", "length")
+    assert reward["pairs"][0]["told_apart"]
+    assert len(reward["pairs"][0]["win_rate"]) == 4
+    assert found["votes"]["num_votes"] == 0
+    assert comparison in [one["id"] for one in client.get(COMPARISONS).json()["items"]]
+
+
+def test_answers_are_compared_by_their_ids_and_what_can_not_be_is_refused(studio, client):
+    owner = owner_of(studio)
+    with studio.database.writing() as session:
+        mine, other = (plant_prompts(session, studio.app.state.files, owner, 4, name) for name in ("Mine", "Other"))
+        one, two = (plant_answers(session, studio.app.state.files, mine, Planted(name)).id for name in ("A", "B"))
+        elsewhere = plant_answers(session, studio.app.state.files, other, Planted("C")).id
+    made = client.post(COMPARISONS, json={"answers": [one, two], "name": "Two"})
+    assert made.status_code == 201
+    assert made.json()["name"] == "Two"
+    for ids, words in (([one, elsewhere], "only answers to the same prompt set"), ([one], "needs two answers or more")):
+        refused = client.post(COMPARISONS, json={"answers": ids})
+        assert refused.status_code == 422
+        assert words in refused.json()["detail"]
+    assert client.post(COMPARISONS, json={"answers": [one, "answers_none"]}).status_code == 404
+
+
+def test_prompts_are_sorted_searched_and_paged(client, comparison):
+    address = f"{COMPARISONS}/{comparison}/prompts"
+    losses = client.get(address, params={"sort": "losses", "limit": 30}).json()
+    gains = [one["gain"] for one in losses["items"]]
+    assert gains == sorted(gains)
+    rest = client.get(address, params={"sort": "losses", "after": losses["next"]}).json()
+    assert rest["next"] is None
+    assert {one["index"] for one in losses["items"] + rest["items"]} == set(range(40))
+    turned = client.get(address, params={"sort": "gains", "pair": "1,0"}).json()["items"]
+    assert [one["gain"] for one in turned][:30] == [-gain for gain in gains]
+    [found] = client.get(address, params={"search": "question 17:"}).json()["items"]
+    assert found["index"] == 17
+    assert [len(drawn) for drawn in found["answers"]] == [1, 1]
+    for pair in ("0,0", "0,2", "x"):
+        assert client.get(address, params={"pair": pair}).status_code == 422
+
+
+def test_a_comparison_is_renamed_and_deleted(client, comparison):
+    assert client.patch(f"{COMPARISONS}/{comparison}", json={"name": "Mine"}).json()["name"] == "Mine"
+    assert client.delete(f"{COMPARISONS}/{comparison}").status_code == 204
+    assert client.get(f"{COMPARISONS}/{comparison}").status_code == 404
+
+
+def test_the_page_leads_with_the_sentence_and_shows_prompts_with_losses_first(studio, comparison):
+    page = studio.browser().get(f"/comparisons/{comparison}").text
+    assert "Kind beats Curt on " in page
+    assert "These are two different models, by the hashes of their weights" in page
+    assert "Kind’s losses first" in page
+    assert "&lt;b&gt;" in page  # of a prompt: texts are text
+    assert "<b>" not in page
+    assert page.count('class="example"') == 10
+    assert 'rel="next"' in page
+
+
+def test_the_page_of_three_models_has_strengths_and_a_matrix(studio):
+    comparison = plant(studio, Planted("A", 1.0), Planted("B", 0.3), Planted("C"), num_prompts=60)
+    page = studio.browser().get(f"/comparisons/{comparison}", params={"first": 2, "second": 1, "sort": "gains"}).text
+    assert "is the strongest of 3 models by Reward judge" in page
+    assert "may be best" in page
+    assert "C’s gains first" in page
+    assert page.count('<th scope="row">') == 3
+
+
+def test_the_page_says_that_one_model_is_not_ranked_against_itself(studio):
+    from app.domain.answering.answers import SamplingSettings
+
+    cool = Planted("Cool", sha256="a" * 64, sampling=SamplingSettings(max_new_tokens=64, temperature=0.3))
+    page = studio.browser().get(f"/comparisons/{plant(studio, Planted('Hot', 1.0, sha256='a' * 64), cool)}").text
+    assert "are the same model, asked in two ways" in page
+    assert "A model is not ranked against itself" in page
+    assert "beats" not in page
+
+
+def test_a_comparison_in_the_making_shows_who_answers_and_asks_for_itself(studio, client):
+    owner = owner_of(studio)
+    run_id = client.post("/api/v1/runs", json=studio.ingredients()).json()["id"]
+    with studio.database.writing() as session:
+        prompts = plant_prompts(session, studio.app.state.files, owner, 4)
+        one = plant_answers(session, studio.app.state.files, prompts, Planted("A")).id
+        two = plant_answers(session, studio.app.state.files, prompts, Planted("B"), is_ready=False, run_id=run_id).id
+    made = client.post(COMPARISONS, json={"answers": [one, two]}).json()
+    assert (made["state"], made["verdict"], made["figures"]) == ("making", "", None)
+    page = studio.browser().get(f"/comparisons/{made['id']}").text
+    assert "Answers are being made" in page
+    assert f'hx-get="/comparisons/{made["id"]}"' in page
+    assert client.get(f"{COMPARISONS}/{made['id']}/prompts").status_code == 409
+    with studio.database.writing() as session:
+        session.get_one(Run, run_id).state = "failed"
+    page = studio.browser().get(f"/comparisons/{made['id']}").text
+    assert "Answers are missing" in page
+    assert "hx-trigger" not in page[page.index('id="making"') :]
+    assert "answering" in studio.browser().get("/comparisons").text
+
+
+def test_what_differs_in_the_recipes_and_the_curves_stand_over_each_other(studio, client):
+    from app.store.metrics import write_metrics
+
+    owner, recipe = owner_of(studio), studio.ingredients()
+    runs = [client.post("/api/v1/runs", json={**recipe, "weights": {"lambda": value}}).json()["id"] for value in (0.25, 0.75)]
+    with studio.database.writing() as session:
+        prompts = plant_prompts(session, studio.app.state.files, owner, 8)
+        ids = []
+        for run_id, name in zip(runs, "AB", strict=True):
+            write_metrics(session, run_id, {("loss", step): 1.0 / (step + 1) for step in range(5)})
+            ids.append(plant_answers(session, studio.app.state.files, prompts, Planted(name), model_run_id=run_id).id)
+    made = client.post(COMPARISONS, json={"answers": ids}).json()["id"]
+    page = studio.browser().get(f"/comparisons/{made}").text
+    assert "what their recipes don’t have in common" in page
+    assert "0.25" in page
+    assert page.count("<polyline") == 2
+
+
+def test_somebody_elses_comparison_is_not_there(studio, comparison):
+    from app.services import accounts
+
+    with studio.database.writing() as session:
+        accounts.create_user(session, "eve-compares")
+    eve = studio.client(studio.make_token("eve-compares"))
+    for address in (f"{COMPARISONS}/{comparison}", f"{COMPARISONS}/{comparison}/prompts", f"/comparisons/{comparison}"):
+        assert eve.get(address).status_code == 404
+    assert eve.delete(f"{COMPARISONS}/{comparison}").status_code == 404
+    assert eve.get(COMPARISONS).json()["items"] == []
