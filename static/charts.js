@@ -222,12 +222,20 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
   const visible = new Set();
   let frame = 0;
 
+  // Made when it is seen first: what a closed tab holds has no size yet.
+  function chartOf(spec) {
+    const entry = drawn.get(spec.id);
+    if (!entry.chart) listen(spec, entry.chart = makeChart(echarts, entry.figure));
+    return entry.chart;
+  }
+
   function flush() {
     frame = 0;
     for (const spec of [...dirty]) {
       if (!visible.has(spec.id)) continue;
       dirty.delete(spec);
-      const { figure, chart } = drawn.get(spec.id);
+      const { figure } = drawn.get(spec.id);
+      const chart = chartOf(spec);
       const makeOption = (width) => OPTIONS[spec.kind](spec, store, edges, width);
       paint(figure, chart, numPoints(spec, store), describe(spec, store), makeOption);
     }
@@ -259,9 +267,7 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
 
   for (const spec of specs) {
     const figure = document.querySelector(`figure[data-chart="${spec.id}"]`);
-    const chart = makeChart(echarts, figure);
-    listen(spec, chart);
-    drawn.set(spec.id, { figure, chart });
+    drawn.set(spec.id, { figure, chart: null });
     mark(spec);
     seen.observe(figure);
   }

@@ -3,8 +3,8 @@
 import { announce } from "./announce.js";
 import { WRITERS, count, duration, percent } from "./format.js";
 import { parse, place } from "./fragments.js";
-import { openGroup } from "./samples.js";
 import { makeStore } from "./series.js";
+import { keepTabs } from "./tabs.js";
 
 const MAX_LOG_LINES = 500;
 const holder = document.getElementById("run-data");
@@ -13,6 +13,7 @@ if (!data.series) Object.assign(data, await (await fetch(`/runs/${data.run_id}/s
 const store = makeStore(data);
 const page = document.documentElement;
 const byId = (id) => document.getElementById(id);
+const samples = byId("samples") ? await import("./samples.js") : null;
 let charts = null;
 
 // ----- numbers -----
@@ -41,6 +42,19 @@ async function refresh() {
   tellReasons(JSON.parse(card.dataset.reasons));
 }
 
+// What leads the page, once for all events that come together.
+let asking = 0;
+function refreshResult() {
+  clearTimeout(asking);
+  asking = setTimeout(async () => {
+    const answer = await fetch(`/runs/${data.run_id}/result`);
+    if (!answer.ok) return;
+    const fresh = parse(await answer.text());
+    if (Number(fresh.querySelector("#result").dataset.seq) < Number(byId("result").dataset.seq)) return;
+    for (const id of ["result", "leading-samples"]) byId(id).replaceWith(fresh.getElementById(id));
+  }, 150);
+}
+
 function tellReasons(reasons) {
   for (const [name, text] of Object.entries(reasons)) {
     const empty = document.querySelector(`figure[data-chart="${name}"] .plot-empty`);
@@ -61,7 +75,7 @@ function onStep(event) {
   store.add(event.step, event.metrics, event.histogram);
   fill(event.metrics);
   moveBar(event.step / event.num_steps, `Step ${count(event.step)} of ${count(event.num_steps)}`, event.seconds_left);
-  byId("batch-step").max = event.step;
+  if (byId("batch-step")) byId("batch-step").max = event.step;
   byId("standing").dataset.steps = event.num_steps;
   charts?.redraw();
 }
@@ -69,6 +83,7 @@ function onStep(event) {
 function onEvaluation(event) {
   store.add(event.step, event.metrics, null);
   fill(event.metrics);
+  refreshResult();
   charts?.redraw();
 }
 
@@ -87,6 +102,7 @@ function onState(html) {
   announce(`The run is ${state}`);
   document.title = document.title.replace(/^(?:\[\w+\] )?/, state === "running" ? "" : `[${state}] `);
   refresh();
+  refreshResult();
 }
 
 function onLog(html) {
@@ -106,6 +122,7 @@ function onResume(html) {
 function onFinding(html) {
   const [finding] = place(html, () => byId("finding-list"));
   byId("findings").hidden = false;
+  refreshResult();
   announce(`Finding: ${finding.querySelector("h3").textContent}`);
 }
 
@@ -117,10 +134,14 @@ function onArtifact(html) {
 
 const onFinal = (html) => {
   const [section] = place(html, () => null);
+  refreshResult();
   announce(`The run has its ${section.querySelector("h2").textContent.toLowerCase()}`);
 };
 
-const onSample = (html) => place(html, ({ dataset }) => openGroup(Number(dataset.step)));
+function onSample(html) {
+  samples?.addSample(html);
+  refreshResult();
+}
 
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {
@@ -190,12 +211,19 @@ async function comeBack() {
 
 function showBatch(step) {
   if (!step || step < 1) return;
+  if (!byId("batch-form")) return;
+  openTab("weights");
   byId("batch-step").value = step;
   byId("batch-form").requestSubmit();
   byId("batch").scrollIntoView({ block: "nearest" });
 }
 
-byId("log-list").scrollTop = byId("log-list").scrollHeight;
+// ----- tabs -----
+
+const scrollLog = () => { byId("log-list").scrollTop = byId("log-list").scrollHeight; };
+const openTab = keepTabs(byId("run-tabs"), (id) => { if (id === "log") scrollLog(); });
+
+scrollLog();
 if (data.state !== "succeeded" && data.state !== "failed" && data.state !== "cancelled") listen();
 else page.dataset.stream = "ended";
 

@@ -1,6 +1,6 @@
 // Side-by-side generations: one group per evaluation, chosen by a slider. It follows the newest until someone looks back.
 
-import { parse } from "./fragments.js";
+import { parse, place } from "./fragments.js";
 
 const section = document.getElementById("samples");
 const slider = document.getElementById("sample-step");
@@ -38,7 +38,7 @@ async function show() {
 slider.addEventListener("input", show);
 
 // The group of a step whose samples are being drawn, made with its first.
-export function openGroup(step) {
+function openGroup(step) {
   const follow = isLast();
   if (!steps.includes(step)) {
     steps.push(step);
@@ -56,3 +56,5 @@ export function openGroup(step) {
   if (follow) { slider.value = steps.length - 1; label(); reveal(steps.at(-1)); }
   return groupOf(step);
 }
+
+export const addSample = (html) => place(html, ({ dataset }) => openGroup(Number(dataset.step)));

@@ -63,7 +63,7 @@ _METRICS = (
     Series("weight/p50", "Weight, median", "", "none", "Half of the batch's weights lie below."),
     Series("weight/p90", "Weight, 90th percentile", "", "none", "Nine tenths of the batch's weights lie below."),
     Series("weight/ess", "Effective sample size", "responses", "none", "(Σw)²/Σw²: how many responses the batch is worth."),
-    Series("weight/ess_share", "Effective share of the batch", "share", "none",
+    Series("weight/ess_share", "Effective sample size, share of the batch", "share", "none",
            "Effective sample size divided by the responses in the loss; near 0 one response takes all, at 1 all count alike."),
     Series("weight/entropy", "Entropy of Z(x)", "share", "none",
            "How evenly the candidates share Z(x): 1 evenly, 0 one candidate makes all of it."),
@@ -106,7 +106,7 @@ _METRICS = (
     # fresh responses, when training is online
     Series("online/reward_mean", "Reward of fresh responses", "reward", "up",
            "Mean reward of the policy's fresh responses to the batch's prompts."),
-    Series("online/ess_share", "Effective share of fresh responses", "share", "none",
+    Series("online/ess_share", "Effective sample size of fresh responses", "share", "none",
            "Effective sample size of each prompt's fresh responses, as a share of them, averaged over the batch's prompts."),
     Series("online/distinct_share", "Fresh responses that differ", "share", "none",
            "How many of a prompt's fresh responses differ from one another: 1 all of them, 0 they are all the same."),

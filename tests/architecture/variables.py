@@ -6,14 +6,20 @@ from pathlib import Path
 
 from jinja2 import nodes
 
+from app.domain.recipe import Method
+from app.domain.run import RunKind
 from app.web.pages.run.overview import LOG_KINDS
 from app.web.pages.run.stream import PARTS
+from app.web.pages.run.tabs import tabs_of
 from app.web.rendering.environment import environment
 from tests.architecture.tree import list_files, read
 
 OF_MACROS = {"caller", "varargs", "kwargs"}
-# The names of includes that are put together: the log's lines.
-PUT_TOGETHER = {"runs/_*.html": [f"runs/_{PARTS.get(kind, (kind,))[-1]}.html" for kind in LOG_KINDS]}
+# The names of includes that are put together: the log's lines, the tabs of a run.
+PUT_TOGETHER = {
+    "runs/_*.html": [f"runs/_{PARTS.get(kind, (kind,))[-1]}.html" for kind in LOG_KINDS],
+    "runs/tabs/_*.html": [f"runs/tabs/_{tab.id}.html" for tab in tabs_of(RunKind.TRAINING, Method.VAR)],
+}
 
 
 @cache

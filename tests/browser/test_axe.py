@@ -4,8 +4,11 @@ import httpx
 import pytest
 
 from app import assets
+from app.domain.recipe import Method
+from app.domain.run import RunKind
 from app.services import queue, scorings
 from app.services.acts import Actor
+from app.web.pages.run.tabs import tabs_of
 from tests.browser.scorer import score
 from tests.browser.studio import Writer
 from tests.web.conftest import PAIRS
@@ -41,8 +44,8 @@ def addresses(studio):
     with httpx.Client(base_url=studio.url, cookies={"studio_session": studio.cookie}, headers={"origin": studio.url}) as client:
         dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()["id"]
     return [
-        "/", f"/runs/{run_id}", f"/runs/{paused}", "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps",
-        "/scorings",
+        "/", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
+        "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", f"/models/{studio.policy.id}", "/workers",
         "/account", "/users", "/acts", "/storage", "/nothing-here",
     ]  # fmt: skip

@@ -110,7 +110,7 @@ def test_no_page_scrolls_sideways(page, hostile, complaints, width):
         page.wait_for_timeout(150)
         wide = page.evaluate(
             "[...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
-            " && !e.closest('.table-scroll, .jump, .nav, .visually-hidden, .log, pre')).map(e => e.outerHTML.slice(0, 80))"
+            " && !e.closest('.table-scroll, .jump, .nav, .tabs, .visually-hidden, .log, pre')).map(e => e.outerHTML.slice(0, 80))"
         )
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert (path, overflow) == (path, 0), wide[:5]
@@ -122,7 +122,9 @@ def test_every_control_is_reached_by_keyboard_and_shows_it(page, hostile):
     for path in ("/", "/datasets/new", "/runs/new", f"/runs/{writer.run_id}"):
         page.goto(path)
         wanted = (
-            page.locator("a[href], button, input:not([type=hidden], [type=radio]), select, summary")
+            page.locator(
+                "a[href]:not([role=tab][tabindex='-1']), button, input:not([type=hidden], [type=radio]), select, summary"
+            )
             .locator("visible=true")
             .count()
         )

@@ -125,7 +125,8 @@ def test_a_run_is_paused_and_sent_to_a_worker_on_its_own_page(
     page: Page, fleet: list[str], studio: WebStudio, complaints: list[str]
 ) -> None:
     page.goto(f"/runs/{fleet[3]}")
-    card = page.locator("#steering")
+    head, card = page.locator("#status"), page.locator("#steering")
+    page.get_by_text("Placement, priority and memory").click()
     expect(card).to_contain_text("Place 3 of 5 in the queue")
     card.get_by_role("button", name="To the front").click()
     expect(card).to_contain_text("Place 1 of 5")
@@ -145,18 +146,20 @@ def test_a_run_is_paused_and_sent_to_a_worker_on_its_own_page(
     expect(card.get_by_role("alert")).to_contain_text("No worker but rack-1 is alive")
     excuse(complaints, 409)
     page.reload()
-    card.get_by_role("button", name="Pause").click()
+    head.get_by_role("button", name="Pause").click()
     expect(card).to_contain_text("It is paused and begins when it is released.")
-    card.get_by_role("button", name="Release").click()
-    expect(card.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.locator("#steering-line")).to_have_text("it is paused")
+    head.get_by_role("button", name="Release").click()
+    expect(head.get_by_role("button", name="Pause")).to_be_visible()
 
 
 def test_a_running_run_is_asked_to_save_first(page: Page, fleet: list[str]) -> None:
     page.goto(f"/runs/{fleet[0]}")
-    card = page.locator("#steering")
+    head, card = page.locator("#status"), page.locator("#steering")
     expect(card).to_contain_text("Paused, it saves first and goes on from there later.")
-    card.get_by_role("button", name="Pause").click()
+    head.get_by_role("button", name="Pause").click()
     expect(card).to_contain_text("saving, then paused")
+    expect(head.get_by_role("button", name="Release")).to_be_visible()
     shoot(page, "run-pausing")
 
 

@@ -202,7 +202,7 @@ def test_a_method_is_asked_only_for_what_it_reads(page, studio, method):
     expect(page.locator(".page-head .lead")).to_contain_text(f"{method}: SmolLM2-135M-Instruct")
     expect(page.locator("figure[data-chart=histogram]")).to_have_count(0)
     expect(page.locator("#batch")).to_be_hidden()
-    page.get_by_role("link", name="Clone and edit").click()
+    page.get_by_role("link", name="Clone", exact=True).click()
     expect(page.locator("#method").get_by_label(method)).to_be_checked()
     page.get_by_role("button", name="Launch the run").click()
     expect(page.locator("#status .badge")).to_have_text("queued")

@@ -20,8 +20,8 @@ def writer(studio: WebStudio) -> Writer:
     return writer
 
 
-def open_run(page: Page, writer: Writer) -> None:
-    page.goto(f"/runs/{writer.run_id}")
+def open_run(page: Page, writer: Writer, tab: str = "overview") -> None:
+    page.goto(f"/runs/{writer.run_id}?tab={tab}")
     expect(page.locator("html[data-stream=open]")).to_be_attached()
     expect(page.locator("html[data-charts=drawn]")).to_be_attached()
 
@@ -38,6 +38,7 @@ def picture(page: Page, chart: str) -> str:
 def canvas_of(page: Page, chart: str) -> Locator:
     """The canvas of a chart; it is drawn, with all its points, when it comes into sight."""
     figure = page.locator(f"figure[data-chart={chart}]")
+    page.locator(figure.evaluate("figure => figure.closest('.tab-panel').id.replace('panel', '#tab')")).click()
     figure.scroll_into_view_if_needed()
     expect(figure).to_have_attribute("data-drawn", figure.get_attribute("data-points"))
     return figure.locator("canvas").first
@@ -52,6 +53,10 @@ def test_the_first_paint_needs_no_script(studio, browser, writer):
     expect(page.locator("#progress-text")).to_have_text("Step 20 of 200")
     expect(page.locator("#sample-groups article")).to_have_count(3)
     expect(page.locator("#log-list")).to_contain_text("Scored 80 batches")
+    expect(page.locator("#panel-overview")).to_be_visible()
+    page.get_by_role("link", name="Samples", exact=True).click()
+    expect(page.locator("#sample-groups article").first).to_be_visible()
+    expect(page.locator("#panel-overview")).to_be_hidden()
     context.close()
 
 
@@ -146,6 +151,7 @@ def test_findings_artifacts_and_the_end_appear_by_themselves(page, writer):
     expect(page.locator("#stepper li[data-at=done]")).to_have_count(4)
     expect(page.locator("#artifact-list tr")).to_have_count(5)
     expect(page.locator("html[data-stream=ended]")).to_be_attached()
+    page.get_by_role("tab", name="Files").click()
     expect(page.get_by_role("link", name="model/config.json")).to_have_attribute(
         "href", f"/api/v1/runs/{writer.run_id}/artifacts/model/config.json"
     )
@@ -172,6 +178,7 @@ def test_a_trained_reward_model_is_one_step_from_use(page, studio):
     writer.begin(run_id)
     writer.finish()
     page.goto(f"/runs/{run_id}")
+    page.get_by_label("More that can be done").click()
     page.get_by_role("link", name="Register as model").click()
     expect(page.get_by_label("Reward model")).to_be_checked()
     expect(page.get_by_label("A run", exact=False).first).to_be_checked()
@@ -182,7 +189,7 @@ def test_a_trained_reward_model_is_one_step_from_use(page, studio):
 def test_the_slider_goes_back_to_earlier_samples(page, writer):
     writer.steps(21, 80)
     writer.evaluate(80)
-    open_run(page, writer)
+    open_run(page, writer, "samples")
     expect(page.locator("#sample-groups article:visible")).to_have_count(3)
     expect(page.locator("#sample-80-0 [data-side=policy]")).to_contain_text("I'm sorry about that")
     slider = page.get_by_label("Evaluation at step")
@@ -224,10 +231,66 @@ def test_a_failure_shows_its_reason_and_remedy(page, studio, writer):
         attempts.finish(session, writer.run_id, writer.token, outcome, "last line of the log")
     expect(page.locator("#status")).to_contain_text("CUDA ran out of memory.")
     expect(page.locator("#status")).to_contain_text("Lower micro_batch_size.")
+    expect(page.locator("#verdict")).to_have_text("The run failed")
+    expect(page.locator("#log-tail")).to_contain_text("last line of the log")
+    expect(page.locator("figure[data-chart=leading_histogram]")).to_be_visible()
+    expect(page.locator("figure[data-chart=leading_evaluation]")).to_be_visible()
+    expect(page.locator("figure[data-chart=wins]")).to_have_attribute("data-points", "1")
     page.reload()
     expect(page.locator("#status")).to_contain_text("CUDA ran out of memory.")
-    page.get_by_text("Last words of the runner").click()
     expect(page.get_by_text("last line of the log")).to_be_visible()
+
+
+def test_a_run_that_failed_before_a_step_has_no_empty_charts(page, studio):
+    writer = Writer(studio)
+    writer.begin(studio.launch())
+    page.goto(f"/runs/{writer.run_id}")
+    expect(page.locator("figure[data-chart=leading_histogram]")).to_be_visible()
+    expect(page.locator("html[data-stream=open]")).to_be_attached()
+    outcome = OutcomeReached(outcome=Outcome.FAILED, reason="Out of memory.", remedy="Lower it.", retry=False)
+    with studio.database.writing() as session:
+        attempts.finish(session, writer.run_id, writer.token, outcome, "the end")
+    expect(page.locator("#verdict")).to_have_text("The run failed")
+    expect(page.locator("figure[data-chart=leading_histogram]")).to_be_hidden()
+    page.get_by_role("tab", name="Weights").click()
+    expect(page.get_by_role("heading", name="Weights", exact=True)).to_be_hidden()
+
+
+def test_tabs_are_links_and_go_by_the_keyboard_and_the_address(page, writer):
+    open_run(page, writer)
+    expect(page.get_by_role("tab", name="Overview")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Overview").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#panel-weights")).to_be_visible()
+    expect(page.locator("#panel-overview")).to_be_hidden()
+    expect(page).to_have_url(f"{page.url.partition('?')[0]}?tab=weights")
+    page.keyboard.press("End")
+    expect(page.get_by_role("tab", name="Files")).to_be_focused()
+    page.go_back()
+    expect(page.locator("#panel-weights")).to_be_visible()
+    page.goto(f"/runs/{writer.run_id}#log")  # an old link into what is a tab now
+    expect(page.locator("#log-list")).to_be_visible()
+    expect(page.get_by_role("tab", name="Log")).to_have_attribute("aria-selected", "true")
+
+
+def test_what_comes_while_another_tab_is_open_is_there_when_its_own_is_opened(page, writer):
+    open_run(page, writer, "log")
+    expect(page.locator("#verdict")).to_contain_text("So far")
+    writer.steps(21, 40)
+    writer.evaluate(40)
+    writer.tell_final()
+    writer.finish()
+    expect(page.locator("#status .badge")).to_have_text("succeeded")
+    page.get_by_role("tab", name="Samples").click()
+    expect(page.locator("#sample-40-2")).to_be_visible()
+    page.get_by_role("tab", name="Overview").click()
+    expect(page.locator("#verdict")).to_have_text("Better than the reference")
+    expect(page.locator("[data-leading='test/win_rate']")).to_have_text("85.9 %")
+    page.get_by_role("tab", name="Files").click()
+    expect(page.locator("#artifact-list tr")).to_have_count(5)
+    shown = page.locator("#result").text_content(), page.locator("#leading-samples").text_content()
+    page.reload()
+    assert (page.locator("#result").text_content(), page.locator("#leading-samples").text_content()) == shown
 
 
 def standing(page: Page) -> list[str]:
@@ -277,7 +340,7 @@ def test_live_is_as_after_a_reload_in_every_state(page, studio):
     expect(page.locator("#time-left")).to_contain_text("took")
     expect(page.locator("#attempt-note")).to_contain_text("Attempt 2. Attempt 1 was lost")
     expect(page.locator("figure[data-chart=kl]")).to_contain_text("The run ended before its first evaluation.")
-    expect(page.get_by_role("link", name="Clone and edit")).to_have_class("button primary")
+    expect(page.get_by_role("link", name="Clone", exact=True)).to_have_class("button primary")
     is_as_after_a_reload(page)
 
 
@@ -317,7 +380,7 @@ def test_a_step_that_is_not_there_is_refused_in_a_sentence(page, studio, complai
 
 
 def test_one_batch_shows_the_weights_of_a_step(page, writer):
-    open_run(page, writer)
+    open_run(page, writer, "weights")
     page.locator("#batch-step").fill("3")
     page.get_by_role("button", name="Show its weights").click()
     rows = page.locator("#batch-rows tbody tr")

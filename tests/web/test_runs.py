@@ -1,7 +1,9 @@
 """Runs over REST: launched once, steered, and read back in every way they are recorded."""
 
 import html
+import io
 import re
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -272,6 +274,19 @@ def run_with_files(studio):
     (folder.parent / "secret").write_text("secret")
     (folder / "link").symlink_to(folder.parent / "secret")
     return run_id
+
+
+def test_a_model_is_downloaded_whole_as_a_zip_archive(client, studio, run_with_files):
+    answer = client.get(f"{RUNS}/{run_with_files}/model.zip")
+    assert f"{run_with_files}-model.zip" in answer.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        folder = studio.app.state.files.artifacts_dir(run_with_files)
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            "model/config.json": (folder / "model/config.json").read_bytes()
+        }
+    refused = client.get(f"{RUNS}/{studio.launch()}/model.zip")
+    assert (refused.status_code, "comes at the end of training" in refused.text) == (404, True)
 
 
 def test_artifacts_are_listed_and_downloaded(client, run_with_files):

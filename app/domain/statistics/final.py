@@ -1,6 +1,6 @@
 """The final figures of a run in words, each with its 95 % interval: the same for the page and the terminal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.system.numbers import number, percent, signed
@@ -38,13 +38,29 @@ _TOLD: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
 )
 
 
-def write_final(metrics: Metrics) -> list[FinalFigure]:
-    """Return the figures there are, in the order in which they are told."""
+# The three that lead a run's page, by what was measured: with a reward model, with preferences alone, of a reward model.
+_LEADING = (
+    ("reward_gain", "win_rate", "kl"),
+    ("preference_accuracy", "preference_margin", "kl"),
+    ("pair_accuracy", "pair_margin", "pair_loss"),
+    ("loss", "kl", "length_policy"),
+)
+
+
+def write_final(metrics: Metrics, stage: str = "test") -> list[FinalFigure]:
+    """Return the figures there are, in the order in which they are told; those of the validation set with the stage `eval`."""
     return [
-        FinalFigure(f"test/{name}", label, write(value), _interval(metrics, name, write), note)
+        FinalFigure(f"{stage}/{name}", label, write(value), _interval(metrics, f"{stage}/{name}", write), note)
         for name, label, note, write in _TOLD
-        if (value := metrics.get(f"test/{name}")) is not None
+        if (value := metrics.get(f"{stage}/{name}")) is not None
     ]
+
+
+def pick_leading(figures: Sequence[FinalFigure]) -> list[FinalFigure]:
+    """Return the three figures that say most, of those there are."""
+    known = {figure.key.partition("/")[2]: figure for figure in figures}
+    names = next((names for names in _LEADING if names[0] in known), ())
+    return [known[name] for name in names if name in known]
 
 
 def write_size(metrics: Metrics) -> str:
@@ -54,6 +70,6 @@ def write_size(metrics: Metrics) -> str:
     return " and ".join(told) or "the test set"
 
 
-def _interval(metrics: Metrics, name: str, write: Callable[[float | None], str]) -> str:
-    low, high = metrics.get(f"test/{name}_low"), metrics.get(f"test/{name}_high")
+def _interval(metrics: Metrics, key: str, write: Callable[[float | None], str]) -> str:
+    low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
     return "" if low is None or high is None else f"{write(low)} to {write(high)}"

@@ -18,6 +18,7 @@ from app.store import runs as store
 from app.store.tables import JournalEntry
 from app.web import run_log
 from app.web.api.paging import AfterSeq
+from app.web.archives import as_zip
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession
 from app.web.stream import STREAM_HEADERS, as_events, follow, position
 
@@ -242,6 +243,19 @@ def show_artifact(run_id: str, entry: JournalEntry) -> ArtifactView:
     name = entry.payload["name"]
     facts = {key: entry.payload[key] for key in ("title", "size_bytes", "sha256")}
     return ArtifactView(name=name, url=f"/api/v1/runs/{run_id}/artifacts/{name}", **facts)
+
+
+@router.get("/model.zip", operation_id="download_model", summary="Download a run's model", response_class=StreamingResponse)
+def download_model(session: ReadSession, files: CurrentFiles, user: CurrentUser, run_id: str) -> StreamingResponse:
+    """The trained model's folder as one zip archive."""
+    run = store.get_run(session, user.id, run_id)
+    entries = journal.read(session, run_id, limit=MAX_ARTIFACTS, kinds=["artifact"])
+    names = sorted({name for entry in entries if (name := entry.payload["name"]).startswith("model/")})
+    if not names:
+        raise NotFound(f"The run “{run.name}” has no model (yet); it comes at the end of training.")
+    paths = {name: files.artifact_path(run_id, name) for name in names}
+    headers = {"content-disposition": f'attachment; filename="{run_id}-model.zip"'}
+    return StreamingResponse(as_zip(paths), media_type="application/zip", headers=headers)
 
 
 @router.get(

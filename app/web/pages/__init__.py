@@ -4,10 +4,10 @@ from app.web.pages import datasets, mapping, models, names, queue, runs, scoring
 from app.web.pages.accounts import account, acts, users
 from app.web.pages.comparing import comparisons
 from app.web.pages.launch import form, preview, reading
-from app.web.pages.run import actions, batch, overview, status, steering, stream
+from app.web.pages.run import actions, batch, overview, result, status, steering, stream
 
 PAGES = (
-    form, preview, reading, runs, stream, status, steering, overview, batch, actions, queue, workers, sweeps, scorings, mapping,
-    datasets, models, storage, account, users, acts, comparisons, names,
+    form, preview, reading, runs, stream, status, steering, result, overview, batch, actions, queue, workers, sweeps, scorings,
+    mapping, datasets, models, storage, account, users, acts, comparisons, names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

@@ -43,6 +43,12 @@ def mark_differences(left: str, right: str) -> tuple[list[Piece], list[Piece]] |
     return left_pieces, right_pieces
 
 
+def pieces_of(left: str, right: str) -> tuple[list[Piece], list[Piece]]:
+    """Return both texts in pieces; in none where they can't be compared."""
+    marked = mark_differences(left, right)
+    return ([], []) if isinstance(marked, Unmarked) else marked
+
+
 def split(text: str) -> list[str]:
     """Words with the white space around them; nothing is lost."""
     return WORD.findall(text) or ([text] if text else [])

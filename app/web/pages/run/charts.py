@@ -1,15 +1,11 @@
-"""The charts of run pages: their series by catalogue key, their colours by role, and their reference lines.
-
-At the end, what a run shows by its method: charts under their headings, and the latest values on top.
-"""
+"""The charts of run pages: their series by catalogue key, their colours by role, and their reference lines."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from app.domain.findings import COLLAPSED_SHARE, LENGTH_CORRELATION, PLAIN_SHARE
 from app.domain.metrics import CATALOGUE
-from app.domain.recipe import Method
 
 Tone = Literal["chosen", "rejected", "policy", "reference", "accent", "muted"]
 
@@ -55,26 +51,6 @@ class Chart:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Section:
-    """Charts under one heading."""
-
-    id: str
-    title: str
-    text: str
-    charts: tuple[Chart, ...]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One of the latest values at the top of the page."""
-
-    key: str
-    label: str
-    note: str
-    format: Literal["number", "signed", "percent"] = "number"
-
-
 def meaning(key: str) -> str:
     return CATALOGUE[key].meaning
 
@@ -116,7 +92,7 @@ WEIGHTS = (
     ),
     Chart(
         "ess",
-        "Effective share of the batch",
+        "Effective sample size",
         meaning("weight/ess_share"),
         (Line("weight/ess_share", "share", "policy"),),
         low=0,
@@ -293,7 +269,7 @@ FRESH = (
     ),
     Chart(
         "fresh_ess",
-        "Effective share of fresh responses",
+        "Effective sample size of fresh responses",
         "How many of a prompt's fresh responses count; near 0 one of them takes all.",
         (Line("online/ess_share", "share", "policy"),),
         low=0,
@@ -318,79 +294,6 @@ PAIR_LOSS = Chart(
     (Line("loss", "batch", "policy"), Line("eval/pair_loss", "held-out", "chosen")),
     axis="nats",
 )
-
-LOSS = Tile("loss", "Loss", "of the batch")
-ANSWERS = (
-    Tile("eval/reward_gain", "Reward gain", "on validation prompts", "signed"),
-    Tile("eval/win_rate", "Win rate", "on validation prompts", "percent"),
-    Tile("eval/kl", "KL", "nats, on validation"),
-)
-CUT = Tile("data/cut_responses", "Responses cut", "at the longest response", "percent")
-TILES: dict[str, tuple[Tile, ...]] = {
-    Method.VAR: (
-        LOSS,
-        Tile("weight/ess_share", "Effective share", "of the batch", "percent"),
-        Tile("weight/spearman_reward", "Follows reward", "rank correlation"),
-        Tile("weight/spearman_length", "Follows length", "rank correlation"),
-        Tile("weight/share_chosen", "Weight on chosen", "of the whole weight", "percent"),
-        CUT,
-        *ANSWERS,
-    ),
-    Method.SFT: (LOSS, Tile("eval/loss", "Held-out loss", "per token of chosen responses"), CUT, *ANSWERS),
-    Method.DPO: (
-        LOSS,
-        Tile("dpo/accuracy", "Pairs told apart", "of the batch", "percent"),
-        Tile("dpo/margin", "Margin", "chosen − rejected, in nats"),
-        CUT,
-        *ANSWERS,
-    ),
-    Method.REWARD_MODEL: (
-        LOSS,
-        Tile("reward_model/accuracy", "Pairs told apart", "of the batch", "percent"),
-        Tile("reward_model/margin", "Margin", "chosen − rejected"),
-        CUT,
-        Tile("eval/pair_accuracy", "Held-out pairs told apart", "of validation pairs", "percent"),
-        Tile("eval/pair_margin", "Held-out margin", "chosen − rejected"),
-        Tile("eval/pair_loss", "Held-out loss", "per pair"),
-    ),
-}
-
-OF_WEIGHTS = Section(
-    "weights", "Weights", "Who counts in a batch, and why: degenerate weights show here long before they show in a loss.", WEIGHTS
-)
-OF_REWARDS = Section(
-    "rewards", "Rewards", "Whether the policy gains reward, and what it pays in distance from the reference.", REWARDS
-)
-OF_ANSWERS = Section("rewards", OF_REWARDS.title, OF_REWARDS.text, REWARDS[:4])
-OF_LEARNING = Section("learning", "Learning", "The optimizer's view of the same steps.", LEARNING)
-LOSS_CHART = LEARNING[0]
-SFT_LOSS = replace(
-    LOSS_CHART, text="Mean negative log-likelihood of the responses that are trained on, and of held-out chosen ones."
-)
-DPO_LOSS = replace(LOSS_CHART, text="Mean −log σ(margin); it starts at log 2.", lines=LOSS_CHART.lines[:1])
-HELD_OUT_LOSS = Chart(
-    "held_out_loss", "Held-out loss", CATALOGUE["eval/loss"].meaning, LOSS_CHART.lines[1:], sparse=True, axis="nats"
-)
-SECTIONS: dict[str, tuple[Section, ...]] = {
-    Method.VAR: (OF_WEIGHTS, OF_REWARDS, OF_LEARNING),
-    Method.SFT: (OF_ANSWERS, replace(OF_LEARNING, charts=(SFT_LOSS, *LEARNING[1:]))),
-    Method.DPO: (
-        Section("preferences", "Preferences", "Whether the policy learns to tell chosen from rejected.", PREFERENCES),
-        OF_ANSWERS,
-        replace(OF_LEARNING, charts=(DPO_LOSS, HELD_OUT_LOSS, *LEARNING[1:])),
-    ),
-    Method.REWARD_MODEL: (
-        Section("judgement", "Judgement", "Whether the model learns to tell chosen from rejected.", JUDGEMENT),
-        replace(OF_LEARNING, charts=(PAIR_LOSS, *LEARNING[1:-1])),
-    ),
-}
-OF_FRESH = Section("fresh", "Fresh responses", "What the policy answers on the way, weighted among themselves.", FRESH)
-
-
-def sections_of(method: str, *, is_online: bool = False) -> tuple[Section, ...]:
-    """Return the charts of a run of this method, under their headings."""
-    sections = SECTIONS[method]
-    return (*sections[:-1], OF_FRESH, sections[-1]) if is_online else sections
 
 
 def keys(charts: Iterable[Chart]) -> list[str]:

@@ -13,12 +13,15 @@ from app.domain.run import RunKind
 from app.store import journal, metrics, runs
 from app.store import runs as store
 from app.store.runs import RunRow
-from app.store.tables import Attempt, JournalEntry, Run
+from app.store.tables import Attempt, Dataset, JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
-from app.web.pages.run.charts import TILES, Section, Tile, keys
-from app.web.pages.run.status import RunStatus, method_of, shown_sections, standing_of
+from app.web.pages.run.charts import Chart, keys
+from app.web.pages.run.layout import TILES, Section, Tile
+from app.web.pages.run.result import RunResult, result_of
+from app.web.pages.run.status import RunStatus, method_of, shown_charts, shown_leading, shown_sections, standing_of
 from app.web.pages.run.steering import Steering, steering_of
 from app.web.pages.run.stream import Shown, show
+from app.web.pages.run.tabs import Tab, choose, tabs_of
 from app.web.rendering.environment import Context, render
 
 router = APIRouter()
@@ -35,11 +38,15 @@ class RunPage(Context):
 
     run: Run
     row: RunRow
+    dataset: Dataset | None
     recipe: dict[str, Any]
     method: Method
     state: Shown
     standing: RunStatus
     steering: Steering
+    result: RunResult
+    tabs: list[Tab]
+    tab: str
     findings: list[Shown]
     log: list[Shown]
     artifacts: list[Shown]
@@ -48,13 +55,13 @@ class RunPage(Context):
     samples: list[Shown]
     attempts: list[Attempt]
     sections: tuple[Section, ...]
+    leading: tuple[Chart, ...]
+    num_points: dict[str, int]
     tiles: tuple[Tile, ...]
     values: dict[str, float | None]
     memory: Shown | None
     final: Shown | None
     data: dict[str, Any]
-    has_weights: bool
-    has_samples: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +77,29 @@ Step = Annotated[int, Query(ge=0, le=2**31)]
 
 @router.get("/runs/{run_id}")
 def show_run(
-    request: Request, session: ReadSession, user: CurrentUser, run_id: str, sample_step: int | None = None
+    request: Request, session: ReadSession, user: CurrentUser, run_id: str, tab: str = "", sample_step: int | None = None
 ) -> HTMLResponse:
     run = store.get_run(session, user.id, run_id)
     steps = journal.list_sample_steps(session, run_id)
     chosen = sample_step if sample_step in steps else steps[-1] if steps else None
     method = method_of(run)
+    tabs = tabs_of(run.kind, method)
     step, evaluation, memory, final = (
         journal.latest(session, run_id, kind) for kind in ("step", "evaluation", "memory", "final")
     )
+    data = chart_data(session, run)
     context = RunPage(
         run=run,
         row=runs.describe_runs(session, [run])[0],
+        dataset=session.get(Dataset, run.dataset_id),
         recipe=run.recipe,
         method=method,
         state=Shown.of(StateChanged(**state_of(run)), run),
         standing=standing_of(session, run),
         steering=steering_of(session, run),
+        result=result_of(session, run),
+        tabs=tabs,
+        tab=choose(tabs, tab or ("samples" if sample_step is not None else "")),
         findings=list_shown(session, run_id, "finding"),
         log=recent_log(session, run_id),
         artifacts=newest_artifacts(session, run_id),
@@ -95,15 +108,24 @@ def show_run(
         samples=[show(entry) for entry in journal.list_samples(session, run_id, chosen)] if chosen is not None else [],
         attempts=store.list_attempts(session, run_id),
         sections=shown_sections(run),
+        leading=shown_leading(run),
+        num_points=count_points(run, data),
         tiles=TILES[method] if run.kind == RunKind.TRAINING else (),
         values=latest_values(step, evaluation),
         memory=show(memory) if memory else None,
         final=show(final) if final else None,
-        data=chart_data(session, run),
-        has_weights=run.kind == RunKind.TRAINING and method is Method.VAR,
-        has_samples=run.kind == RunKind.TRAINING and method is not Method.REWARD_MODEL,
+        data=data,
     )
     return render(request, context)
+
+
+def count_points(run: Run, data: dict[str, Any]) -> dict[str, int]:
+    """Return how many points each chart has, as far as the page brings them along: of a run that failed, none means no chart."""
+    series, histograms = data.get("series", {}), data.get("histograms", [])
+    return {
+        chart.id: max((len(series.get(line.key, [])) for line in chart.lines), default=len(histograms))
+        for chart in shown_charts(run)
+    }
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -129,14 +151,14 @@ def chart_data(session: ReadSession, run: Run) -> dict[str, Any]:
         "state": run.told_state,
         "after": run.last_seq,
         "edges": list(WEIGHT_EDGES),
-        "charts": [chart.to_dict() for section in shown_sections(run) for chart in section.charts],
+        "charts": [chart.to_dict() for chart in shown_charts(run)],
         **(series_data(session, run) if run.step <= STEPS_IN_PAGE else {}),
     }
 
 
 def series_data(session: ReadSession, run: Run) -> dict[str, Any]:
     """Return the series and the histograms, down-sampled."""
-    wanted = keys(chart for section in shown_sections(run) for chart in section.charts)
+    wanted = keys(shown_charts(run))
     return {
         "series": metrics.list_metrics(session, run.id, wanted, points=POINTS),
         "histograms": journal.list_histograms(session, run.id),

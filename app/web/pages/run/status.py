@@ -16,7 +16,8 @@ from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, ReadSession
-from app.web.pages.run.charts import JUDGED, OF_PREFERENCES, TILES, Section, sections_of
+from app.web.pages.run.charts import JUDGED, OF_PREFERENCES, Chart
+from app.web.pages.run.layout import TILES, Section, leading_charts, sections_of
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count, duration, percent
 
@@ -162,8 +163,7 @@ def attempt_text(run: Run, attempts: Sequence[Attempt]) -> str:
 
 def reasons_of(run: Run) -> dict[str, str]:
     """For each chart and each tile, why it is empty; what has values doesn't show it."""
-    shown = [chart for section in shown_sections(run) for chart in section.charts]
-    reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in shown}
+    reasons = {chart.id: reason_for([line.key for line in chart.lines], run) for chart in shown_charts(run)}
     return reasons | {key: reason_for([key], run).partition(";")[0].removesuffix(".") for key in tile_keys(run)}
 
 
@@ -176,6 +176,19 @@ def shown_sections(run: Run) -> tuple[Section, ...]:
     if run.kind == RunKind.SCORING:
         return ()
     return sections_of(method_of(run), is_online=bool((run.recipe.get("online") or {}).get("every")))
+
+
+def shown_leading(run: Run) -> tuple[Chart, ...]:
+    """Return the charts of the overview."""
+    if run.kind == RunKind.SCORING:
+        return ()
+    reward = run.recipe["reward"]
+    return leading_charts(method_of(run), is_judged=bool(reward["model"] or reward["judge"]))
+
+
+def shown_charts(run: Run) -> list[Chart]:
+    """Return every chart of the run's page."""
+    return [*shown_leading(run), *(chart for section in shown_sections(run) for chart in section.charts)]
 
 
 def reason_for(keys: Sequence[str], run: Run) -> str:

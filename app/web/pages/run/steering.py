@@ -41,6 +41,7 @@ class Steering:
     num_waiting: int
     priority: int
     waiting_for: str
+    worker: str
     where: str
     places: list[tuple[str, str]]
 
@@ -51,6 +52,7 @@ class SteeringPart(Context):
 
     steering: Steering
     error: str
+    oob: bool = True  # the line of the fold and the button of the page's head come along
 
 
 def steering_of(session: Session, run: Run) -> Steering:
@@ -66,6 +68,7 @@ def steering_of(session: Session, run: Run) -> Steering:
         num_waiting=queue.count_queue(session) if run.state == RunState.QUEUED else 0,
         priority=run.priority,
         waiting_for=workers.describe_wait(session, run, [row.worker for row in known], now(session)),
+        worker=run.worker_id or "no worker yet",
         where=wish,
         places=list_places(known, wish),
     )

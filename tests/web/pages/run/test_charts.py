@@ -4,7 +4,8 @@ import pytest
 
 from app.domain.metrics import CATALOGUE
 from app.domain.recipe import Method
-from app.web.pages.run.charts import TILES, keys, sections_of
+from app.web.pages.run.charts import keys
+from app.web.pages.run.layout import TILES, sections_of
 
 
 @pytest.mark.parametrize("method", Method)
