@@ -17,25 +17,40 @@ dark.addEventListener("change", () => document.dispatchEvent(new Event("themecha
 // What was typed in this tab is nobody else's.
 document.querySelector("form[action='/logout']")?.addEventListener("submit", () => sessionStorage.clear());
 
-// <form data-confirm="Title" data-confirm-text="…" data-confirm-yes="Delete">
+// <form data-confirm="Title" data-confirm-text="…" data-confirm-yes="Delete">, or the button that submits it.
 const dialog = document.getElementById("confirm");
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  const { submitter } = event;
+  const asks = submitter?.dataset.confirm ? submitter : form;
+  if (!asks.dataset.confirm || asks.dataset.confirmed) return;
   event.preventDefault();
   event.stopPropagation();
-  dialog.querySelector("h2").textContent = form.dataset.confirm;
-  dialog.querySelector("p").textContent = form.dataset.confirmText ?? "";
-  dialog.querySelector("#confirm-yes").textContent = form.dataset.confirmYes ?? "Yes";
+  dialog.querySelector("h2").textContent = asks.dataset.confirm;
+  dialog.querySelector("p").textContent = asks.dataset.confirmText ?? "";
+  dialog.querySelector("#confirm-yes").textContent = asks.dataset.confirmYes ?? "Yes";
   dialog.returnValue = "";
   dialog.onclose = () => {
     if (dialog.returnValue !== "yes") return;
-    form.dataset.confirmed = "yes";
-    form.requestSubmit();
-    delete form.dataset.confirmed;
+    asks.dataset.confirmed = "yes";
+    form.requestSubmit(submitter);
+    delete asks.dataset.confirmed;
   };
   dialog.showModal();
 }, true);
+
+// A menu closes by Escape, and when somebody is busy elsewhere.
+const closeMenus = (but) => document.querySelectorAll("details.menu[open]").forEach((menu) => {
+  if (!menu.contains(but)) menu.open = false;
+});
+document.addEventListener("click", (event) => closeMenus(event.target));
+document.addEventListener("focusin", (event) => closeMenus(event.target));
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  const inside = document.activeElement?.closest("details.menu[open]");
+  closeMenus(null);
+  inside?.querySelector("summary").focus();
+});
 
 // <button data-copy="#id"> copies that element's text.
 document.addEventListener("click", async (event) => {

@@ -13,6 +13,7 @@ from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import out, table
 from app.settings import Settings
 from app.system.files import writing
+from app.system.numbers import number, percent, signed
 
 group = typer.Typer(no_args_is_help=True, help="VAR runs.")
 CHUNK_BYTES = 2**20
@@ -56,12 +57,21 @@ def launch(
 def list_(
     state: Annotated[str | None, typer.Option()] = None,
     kind: Annotated[str, typer.Option(help="training or scoring")] = "training",
+    search: Annotated[str, typer.Option(help="Words of the name, the notes or a tag.")] = "",
+    tag: Annotated[str, typer.Option(help="Only runs with this tag.")] = "",
+    sort: Annotated[str, typer.Option(help="created, name, reward_gain, win_rate or kl")] = "created",
+    order: Annotated[str | None, typer.Option(help="asc or desc")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
 ) -> None:
-    """List runs, newest first."""
-    found = Client(Settings()).get("/runs", state=state, kind=kind, limit=limit)["items"]
-    rows = [(run["id"], run["name"], run["state"], run["stage"], f"{run['step']}/{run['num_steps']}") for run in found]
-    table("id", "name", "state", "stage", "step", rows=rows)
+    """List runs, newest first unless sorted otherwise."""
+    asked = {"state": state, "kind": kind, "search": search, "tag": tag, "sort": sort, "order": order, "limit": limit}
+    found = Client(Settings()).get("/runs", **asked)["items"]
+    rows = [
+        (run["id"], run["name"], run["state"], run["stage"], f"{run['step']}/{run['num_steps']}", signed(run["reward_gain"]),
+         percent(run["win_rate"]), number(run["kl"]), ", ".join(run["tags"]))
+        for run in found
+    ]  # fmt: skip
+    table("id", "name", "state", "stage", "step", "gain", "win rate", "KL", "tags", rows=rows)
 
 
 @group.command("show")
@@ -97,6 +107,25 @@ def resume(run_id: str) -> None:
 def rename(run_id: str, name: str) -> None:
     """Give a run another name."""
     Client(Settings()).patch(f"/runs/{run_id}", {"name": name})
+
+
+@group.command("tag")
+def tag(
+    run_id: str,
+    tags: Annotated[list[str], typer.Argument(help="Each is added.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Take them away instead.")] = False,
+) -> None:
+    """Mark a run with words to find it by."""
+    client = Client(Settings())
+    known = set(client.get(f"/runs/{run_id}")["tags"])
+    changed = client.patch(f"/runs/{run_id}", {"tags": sorted(known - set(tags) if remove else known | set(tags))})
+    out.print(", ".join(changed["tags"]) or "no tags", markup=False)
+
+
+@group.command("note")
+def note(run_id: str, text: Annotated[str, typer.Argument(help="Instead of what is there; empty: nothing.")]) -> None:
+    """Write a run's notes."""
+    Client(Settings()).patch(f"/runs/{run_id}", {"notes": text})
 
 
 @group.command("delete")

@@ -1,6 +1,10 @@
-"""What things are called: renamed by their owners, and told apart by a number where nobody has given a name."""
+"""What things are called: renamed by their owners, and told apart by a number where nobody has given a name.
+
+Runs also have tags and notes.
+"""
 
 import re
+from collections.abc import Iterable
 from itertools import count
 
 from sqlalchemy import select
@@ -8,13 +12,14 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
 from app.domain.texts import CONTROL
-from app.store.tables import Comparison, Dataset, Model, Run, Scoring, Sweep
+from app.store.tables import Comparison, Dataset, Model, Run, RunTag, Scoring, Sweep
 
 Named = Comparison | Dataset | Model | Run | Scoring | Sweep
 
 NEWEST = 50  # names of one owner that a new one is told apart from
 NUMBER = re.compile(r"(.*) \((\d{1,6})\)", re.DOTALL)
 NUMBER_LENGTH = 9
+MOST_TAGS, TAG_LENGTH, NOTES_LENGTH = 12, 40, 4000
 
 
 def rename(row: Named, name: str) -> None:
@@ -24,6 +29,26 @@ def rename(row: Named, name: str) -> None:
     if not 1 <= len(name) <= longest or CONTROL.search(name):
         raise InvalidInput.at("name", f"A name has 1 to {longest} characters, in one line.")
     row.name = name
+
+
+def tag(run: Run, tags: Iterable[str]) -> None:
+    """Give a run these tags instead of those it has. Raises InvalidInput for one that can't be, or for too many."""
+    wanted = sorted({one.strip() for one in tags if one.strip()})
+    if len(wanted) > MOST_TAGS:
+        raise InvalidInput.at("tags", f"A run has at most {MOST_TAGS} tags; these are {len(wanted)}.")
+    for one in wanted:
+        if len(one) > TAG_LENGTH or "," in one or CONTROL.search(one):
+            raise InvalidInput.at("tags", f"A tag has 1 to {TAG_LENGTH} characters, in one line and without a comma.")
+    known = {row.tag: row for row in run.tag_rows}
+    run.tag_rows = [known.get(one) or RunTag(tag=one, owner_id=run.owner_id) for one in wanted]
+
+
+def note(run: Run, text: str) -> None:
+    """Write the run's notes anew. Raises InvalidInput where they are too long or hold control characters."""
+    text = text.replace("\r\n", "\n").strip()
+    if len(text) > NOTES_LENGTH or any(CONTROL.search(line) for line in re.split(r"[\n\t]", text)):
+        raise InvalidInput.at("notes", f"Notes have at most {NOTES_LENGTH} characters, and no control characters.")
+    run.notes = text
 
 
 def length_of(table: type[Named]) -> int:

@@ -33,6 +33,7 @@ from app.services import scorings
 from app.services.attempts import stale
 from app.store import journal
 from app.store.metrics import drop_metrics_after, write_metrics
+from app.store.overview.run_list import keep_figures
 from app.store.tables import Run
 
 OUTCOME = "outcome"
@@ -46,6 +47,7 @@ class Changes:
     notes: list[journal.Note] = field(default_factory=list)
     metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
     drop_after: int | None = None
+    has_figures: bool = False
     scoring: ScoringFacts | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
@@ -78,6 +80,8 @@ def record(session: Session, run_id: str, token: int, lines: Sequence[SpoolLine]
     if batch.drop_after is not None:
         drop_metrics_after(session, run_id, batch.drop_after)
     write_metrics(session, run_id, batch.metrics)
+    if batch.has_figures:
+        keep_figures(session, run_id)
     if batch.scoring is not None:
         scorings.keep(session, run_id, batch.scoring)
 
@@ -108,6 +112,7 @@ def read_event(line: SpoolLine) -> Event:
 def _apply(batch: Changes, event: Event) -> None:
     match event:
         case AttemptResumed():
+            batch.has_figures = True
             batch.drop_after = event.step if batch.drop_after is None else min(event.step, batch.drop_after)
             batch.metrics = {place: value for place, value in batch.metrics.items() if place[1] <= event.step}
             batch.row["step"] = event.step
@@ -123,6 +128,7 @@ def _apply(batch: Changes, event: Event) -> None:
         case ScoringKept():
             batch.scoring = event.scoring
         case EvaluationLogged() | FinalLogged():
+            batch.has_figures = True
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
 
 

@@ -118,6 +118,7 @@ def new_run(
         created_at=at,
         queued_at=at,
         num_processes=recipe.training.num_processes,
+        tag_rows=[],
     )
 
 

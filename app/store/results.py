@@ -9,6 +9,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.frontier import FrontierPoint
+from app.store.metrics import newest_values
 from app.store.runs import sum_seconds
 from app.store.sweeps import list_runs
 from app.store.tables import JournalEntry, Metric, Run, Sweep
@@ -49,8 +50,8 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
     """Return a row for each variant, in their order."""
     runs = list_runs(session, sweep.id)
     ids = [run.id for run in runs.values()]
-    evaluated, per_step = _newest(session, ids), _means(session, sweep.id)
-    findings, seconds, from_cache = _findings(session, ids), sum_seconds(session, ids), _scores(session, ids)
+    evaluated, per_step = newest_values(session, ids, EVALUATED), _means(session, sweep.id)
+    findings, seconds, from_cache = list_findings(session, ids), sum_seconds(session, ids), _scores(session, ids)
     results = []
     for number, variant in enumerate(sweep.variants):
         run = runs.get(number)
@@ -108,17 +109,6 @@ def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[
     return {run_id: payload["histogram"] for run_id, payload in session.execute(query) if sum(payload["histogram"])}
 
 
-def _newest(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    last = (
-        select(Metric.run_id, Metric.key, func.max(Metric.step).label("step"))
-        .where(Metric.run_id.in_(run_ids), Metric.key.in_(EVALUATED))
-        .group_by(Metric.run_id, Metric.key)
-        .subquery()
-    )
-    same = and_(Metric.run_id == last.c.run_id, Metric.key == last.c.key, Metric.step == last.c.step)
-    return _by_run(session, select(Metric.run_id, Metric.key, Metric.value).join(last, same))
-
-
 def _means(session: Session, sweep_id: str) -> dict[str, dict[str, float | None]]:
     # from the runs to their newest values: the other way round SQLite would read all values there are
     query = (
@@ -137,8 +127,8 @@ def _by_run(session: Session, query: Any) -> dict[str, dict[str, float | None]]:
     return values
 
 
-def _findings(session: Session, run_ids: Sequence[str]) -> dict[str, list[RaisedFinding]]:
-    """Return each finding once, in the order in which they were raised first."""
+def list_findings(session: Session, run_ids: Sequence[str]) -> dict[str, list[RaisedFinding]]:
+    """Return each finding of these runs once, in the order in which they were raised first."""
     query = select(JournalEntry.run_id, JournalEntry.payload).where(
         JournalEntry.run_id.in_(run_ids), JournalEntry.kind == "finding"
     )

@@ -13,7 +13,7 @@ from app.domain.run import RunKind, RunState, tell_state
 from app.store.database import now
 from app.store.files import parquet
 from app.store.files.files import Files
-from app.store.tables import Attempt, Dataset, JournalEntry, Metric, Model, Run, Sweep, User
+from app.store.tables import Attempt, Dataset, JournalEntry, Model, Run, Sweep, User
 
 ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says it in the journal
 
@@ -113,19 +113,17 @@ def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
 
 
 Named = type[Dataset] | type[Model] | type[Sweep] | type[User]
-REWARD_GAIN = "eval/reward_gain"
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run beside the names its ids stand for, "" for none; `reward_gain` is the newest evaluation's, None before the first."""
+    """A run beside the names its ids stand for, "" for none."""
 
     run: Run
     dataset: str
     policy: str
     reward: str
     sweep: str  # name of the sweep it belongs to
-    reward_gain: float | None
 
 
 def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
@@ -133,7 +131,6 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     datasets = names_of(session, Dataset, {run.dataset_id for run in runs if run.dataset_id})
     models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
     sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
-    gains = latest_values(session, [run.id for run in runs], REWARD_GAIN)
     return [
         RunRow(
             run=run,
@@ -141,26 +138,9 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
             policy=models.get(run.policy_id, run.policy_id) if run.policy_id else "",
             reward=models.get(run.reward_id, run.reward_id) if run.reward_id else "",
             sweep=sweeps.get(run.sweep_id, "") if run.sweep_id else "",
-            reward_gain=gains.get(run.id),
         )
         for run in runs
     ]
-
-
-def latest_values(session: Session, run_ids: Sequence[str], key: str) -> dict[str, float | None]:
-    """Return the value at the last step of one series, for each run that has it."""
-    last = (
-        select(Metric.run_id, func.max(Metric.step).label("step"))
-        .where(Metric.key == key, Metric.run_id.in_(run_ids))
-        .group_by(Metric.run_id)
-        .subquery()
-    )
-    query = (
-        select(Metric.run_id, Metric.value)
-        .join(last, (Metric.run_id == last.c.run_id) & (Metric.step == last.c.step))
-        .where(Metric.key == key)
-    )
-    return {row.run_id: row.value for row in session.execute(query)}
 
 
 def count_runs(session: Session, owner_id: str) -> dict[str, int]:

@@ -44,7 +44,7 @@ def addresses(studio):
     with httpx.Client(base_url=studio.url, cookies={"studio_session": studio.cookie}, headers={"origin": studio.url}) as client:
         dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()["id"]
     return [
-        "/", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
+        "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", f"/models/{studio.policy.id}", "/workers",
         "/account", "/users", "/acts", "/storage", "/nothing-here",

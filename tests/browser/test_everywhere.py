@@ -71,7 +71,7 @@ def test_hostile_texts_stay_texts(page, studio, hostile):
     foreign = []
     page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith(studio.url) else None)
     page.on("request", lambda request: foreign.append(request.url) if "stolen" in request.url else None)
-    for path in ("/", f"/runs/{writer.run_id}", "/datasets", f"/datasets/{ready}", f"/datasets/{ready}?from=20",
+    for path in ("/", "/runs", f"/runs/{writer.run_id}", "/datasets", f"/datasets/{ready}", f"/datasets/{ready}?from=20",
                  f"/datasets/{unmapped}", "/models", "/runs/new", f"/runs/new?clone={writer.run_id}"):  # fmt: skip
         page.goto(path)
         page.wait_for_timeout(250)
@@ -94,7 +94,18 @@ def test_hostile_texts_stay_texts(page, studio, hostile):
     assert foreign == []
 
 
-PAGES = ("/", "/runs/new", "/datasets", "/datasets/new", "/models", "/docs", "/runs/RUN", "/datasets/DATA", "/nothing-here")
+PAGES = (
+    "/",
+    "/runs",
+    "/runs/new",
+    "/datasets",
+    "/datasets/new",
+    "/models",
+    "/docs",
+    "/runs/RUN",
+    "/datasets/DATA",
+    "/nothing-here",
+)
 
 
 def paths(hostile):
@@ -119,7 +130,7 @@ def test_no_page_scrolls_sideways(page, hostile, complaints, width):
 
 def test_every_control_is_reached_by_keyboard_and_shows_it(page, hostile):
     writer, _ = hostile
-    for path in ("/", "/datasets/new", "/runs/new", f"/runs/{writer.run_id}"):
+    for path in ("/", "/runs", "/datasets/new", "/runs/new", f"/runs/{writer.run_id}"):
         page.goto(path)
         wanted = (
             page.locator(

@@ -207,6 +207,12 @@ def test_runs_are_launched_steered_and_watched(shell):
     run = json.loads(shell.must("runs", "show", run_id))
     assert (run["name"], run["recipe"]["weights"]["lambda"], run["recipe"]["training"]["steps"]) == ("By file", 0.3, 2)
     assert run_id in shell.must("runs", "list", "--state", "queued")
+    assert shell.must("runs", "tag", run_id, "kind", "first").strip() == "first, kind"
+    assert shell.must("runs", "tag", run_id, "first", "--remove").strip() == "kind"
+    shell.must("runs", "note", run_id, "Tried by hand")
+    listed = shell.must("runs", "list", "--search", "HAND file", "--tag", "kind", "--sort", "name", "--order", "desc")
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == [run_id]
+    assert run_id not in shell.must("runs", "list", "--sort", "kl")
     assert "no artifact" in shell.fails("runs", "download", run_id)
     assert shell.must("runs", "cancel", run_id).strip() == "The run is cancelled."
     assert shell.must("runs", "resume", run_id).startswith("The run is queued again")

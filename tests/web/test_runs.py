@@ -316,3 +316,28 @@ def test_no_other_file_can_be_downloaded(client, run_with_files, name):
 def test_an_id_is_only_an_id(client, run_id):
     for part in ("", "/events", "/log", "/artifacts", "/artifacts/x", "/weights?batch=1"):
         assert client.get(f"{RUNS}/{run_id}{part}").status_code in {404, 307}
+
+
+def test_tags_and_notes_are_the_owners_and_found_again(studio, client, eve):
+    run_id = studio.launch(name="Marked")
+    changed = client.patch(f"{RUNS}/{run_id}", json={"tags": ["  two ", "one", "two", ""], "notes": "Why\r\nso "}).json()
+    assert (changed["tags"], changed["notes"], changed["name"]) == (["one", "two"], "Why\nso", "Marked")
+    for asked in ({"search": "WHY"}, {"search": "mark on"}, {"tag": "two"}, {"tag": "two", "sort": "name", "order": "desc"}):
+        assert [run["id"] for run in client.get(RUNS, params=asked).json()["items"]] == [run_id], asked
+        assert eve.get(RUNS, params=asked).json()["items"] == []
+    assert eve.patch(f"{RUNS}/{run_id}", json={"tags": []}).status_code == 404
+    for wrong in ({"tags": ["a,b"]}, {"tags": ["a\nb"]}, {"tags": [str(n) for n in range(13)]}, {"notes": "\x00"}):
+        problem = client.patch(f"{RUNS}/{run_id}", json=wrong).json()
+        assert problem["status"] == 422, wrong
+        assert next(iter(wrong)) in problem["problems"][0]["field"], wrong
+    assert client.patch(f"{RUNS}/{run_id}", json={"tags": [], "notes": ""}).json()["tags"] == []
+
+
+def test_runs_are_sorted_by_their_newest_figures(studio, client):
+    low, high = (
+        record(studio, [EvaluationLogged(step=1, metrics={"eval/kl": kl, "eval/win_rate": 0.5})], SUCCEEDED)
+        for kl in (901.0, 902.0)
+    )
+    found = client.get(RUNS, params={"sort": "kl", "order": "desc", "limit": 2}).json()["items"]
+    assert [(run["id"], run["kl"], run["win_rate"]) for run in found] == [(high, 902.0, 0.5), (low, 901.0, 0.5)]
+    assert client.get(RUNS, params={"sort": "loudness"}).status_code == 422

@@ -4,7 +4,7 @@ from app.store.tables.accounts import Act, Token, User
 from app.store.tables.answering import Answers, Judgement, PromptSet
 from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
 from app.store.tables.ingredients import Dataset, Model
-from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, Worker
+from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, RunTag, Worker
 from app.store.tables.schema import Base, Json, UtcDateTime
 from app.store.tables.scorings import Preview, Scoring, Sweep
 
@@ -24,6 +24,7 @@ __all__ = [
     "Preview",
     "PromptSet",
     "Run",
+    "RunTag",
     "Scoring",
     "Sweep",
     "Token",

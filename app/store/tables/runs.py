@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.engine.default import DefaultExecutionContext
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.domain.run import RunState, tell_state
 from app.store.tables.schema import Base, BigInt
@@ -26,6 +26,7 @@ class Run(Base):
         Index("ix_runs_state", "state", "owner_id"),
         Index("ix_runs_owner_kind", "owner_id", "kind", "id"),
         Index("ix_runs_owner_kind_state", "owner_id", "kind", "state", "id"),
+        *(Index(f"ix_runs_by_{name}", "owner_id", "kind", name, "id") for name in ("name", "reward_gain", "win_rate", "kl")),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -70,6 +71,12 @@ class Run(Base):
     summary: Mapped[dict[str, Any] | None]  # final metrics
     error: Mapped[dict[str, Any] | None]  # {"reason", "remedy", "log_tail"}
 
+    notes: Mapped[str] = mapped_column(Text, default="", server_default="")
+    tag_rows: Mapped[list["RunTag"]] = relationship(cascade="all, delete-orphan", passive_deletes=True)
+    reward_gain: Mapped[float | None] = mapped_column(Float(53))  # the newest figures, by which lists sort: of the test set, else
+    win_rate: Mapped[float | None] = mapped_column(Float(53))  # of the validation prompts
+    kl: Mapped[float | None] = mapped_column(Float(53))
+
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -80,8 +87,23 @@ class Run(Base):
         """What people are told: its state, or that it is paused."""
         return tell_state(self.state, is_held=self.held_at is not None)
 
+    @property
+    def tags(self) -> list[str]:
+        return sorted(row.tag for row in self.tag_rows)
+
 
 Index("ix_runs_line", Run.owner_id, Run.priority.desc(), Run.place, Run.id, sqlite_where=WAITING, postgresql_where=WAITING)
+
+
+class RunTag(Base):
+    """A word that a run was marked with."""
+
+    __tablename__ = "run_tags"
+    __table_args__ = (Index("ix_run_tags_owner", "owner_id", "tag", "run_id"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(String(40))  # the run's
 
 
 class JournalEntry(Base):

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
 from app.domain.run import RunKind
 from app.services import names, workers
 from app.services import queue as service
+from app.services.acts import Actor
 from app.store import queue
 from app.store.database import now
 from app.store.runs import get_run
@@ -53,13 +55,17 @@ class MoveRequest(BaseModel):
     before: str | None = Field(None, max_length=80, description="The id of the queued run to put it before.")
 
 
+Tag = Annotated[str, Field(max_length=60)]
+
+
 class RunChange(BaseModel):
     """Only what is named is changed; null takes a wish back."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(None, min_length=1, max_length=120, description="Only the owner renames a run.")
-
+    tags: list[Tag] | None = Field(None, max_length=50, description="Instead of those it has; the owner's, as the notes are.")
+    notes: str | None = Field(None, max_length=4000, description="Instead of those it has.")
     priority: int | None = Field(None, description="-100 to 100; only admins raise it above 0.")
     wanted_worker: str | None = Field(None, max_length=120, description="The worker it is to run on; until it begins there.")
     avoided_worker: str | None = Field(None, max_length=120, description="The worker it is to stay off; until it is taken back.")
@@ -67,6 +73,7 @@ class RunChange(BaseModel):
 
 CHANGES = {
     "name": {"summary": "Another name", "value": {"name": "Kind help desk, second try"}},
+    "marked": {"summary": "Tags and notes", "value": {"tags": ["baseline", "kind"], "notes": "Seed 3 without noise."}},
     "later": {"summary": "Let other runs go first", "value": {"priority": -10}},
     "there": {"summary": "Run it on this worker", "value": {"wanted_worker": "gpu-box-1"}},
     "not_there": {"summary": "Run it anywhere but there", "value": {"avoided_worker": "gpu-box-2"}},
@@ -123,7 +130,7 @@ def move_run(
     return show(service.move(session, actor, run_id, to=body.to or "", before=body.before or ""))
 
 
-@router.patch("/runs/{run_id}", operation_id="change_run", summary="Rename a run, change its priority, or where it runs")
+@router.patch("/runs/{run_id}", operation_id="change_run", summary="Change a run's name, tags, notes, priority or place")
 def change_run(
     session: WriteSession, actor: CurrentActor, run_id: str, body: Annotated[RunChange, Body(openapi_examples=CHANGES)]
 ) -> RunView:
@@ -132,8 +139,7 @@ def change_run(
     given = body.model_fields_set
     if body.wanted_worker is not None and body.wanted_worker == body.avoided_worker:
         raise InvalidInput.at("avoided_worker", "A run can't be sent to a worker and kept off it at once: give one of the two.")
-    if body.name is not None:
-        names.rename(get_run(session, actor.id, run_id), body.name)
+    describe(session, actor, run_id, body)
     if body.priority is not None:
         run = service.set_priority(session, actor, run_id, body.priority)
     else:
@@ -143,3 +149,16 @@ def change_run(
     if "avoided_worker" in given:
         run = service.keep_off(session, actor, run_id, body.avoided_worker)
     return show(run)
+
+
+def describe(session: Session, actor: Actor, run_id: str, body: RunChange) -> None:
+    """Change what the owner alone changes of a run."""
+    if body.name is None and body.tags is None and body.notes is None:
+        return
+    run = get_run(session, actor.id, run_id)
+    if body.name is not None:
+        names.rename(run, body.name)
+    if body.tags is not None:
+        names.tag(run, body.tags)
+    if body.notes is not None:
+        names.note(run, body.notes)

@@ -16,9 +16,10 @@ from app.services.acts import Actor
 from app.store import queue
 from app.store import runs as store
 from app.store.database import Database, now
+from app.store.overview.run_list import RunQuery, RunSort, SortOrder, find_runs
 from app.store.tables import Run
 from app.store.workers import list_workers
-from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.paging import Page, to_page
 from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -65,6 +66,11 @@ class RunView(BaseModel):
     last_seq: int = Field(description="The seq of the newest event.")
     summary: dict[str, Any] | None = Field(description="The final metrics.")
     error: dict[str, Any] | None = Field(description="Why it failed: reason, remedy, log_tail.")
+    tags: list[str]
+    notes: str
+    reward_gain: float | None = Field(description="The newest: of the test set once it is there, else of the validation prompts.")
+    win_rate: float | None = Field(description="As the reward gain.")
+    kl: float | None = Field(description="As the reward gain; nats per answer.")
     created_at: datetime
     queued_at: datetime
     started_at: datetime | None
@@ -100,6 +106,7 @@ AT_LAUNCH: dict[str, Any] = {
     "state": RunState.QUEUED, "stage": "", "step": 0, "num_steps": 0, "progress": 0.0, "seconds_left": None, "attempt": 0,
     "worker_id": None, "cancel_requested_at": None, "last_seq": 1, "summary": None, "error": None, "started_at": None,
     "finished_at": None, "held_at": None, "wanted_worker": None, "avoided_worker": None, "release_requested_at": None,
+    "tags": [], "notes": "", "reward_gain": None, "win_rate": None, "kl": None,
 }  # fmt: skip
 
 
@@ -177,14 +184,27 @@ def accept(run: Run, response: Response) -> RunView:
     return show_at_launch(run)
 
 
+class RunListQuery(BaseModel):
+    """What is asked of the list."""
+
+    state: RunState | None = None
+    kind: RunKind = RunKind.TRAINING
+    search: str = Field("", max_length=200, description="Words that name, notes, a tag or the id hold, each of them.")
+    tag: str = Field("", max_length=40, description="Only runs with this tag.")
+    sort: RunSort = Field(RunSort.CREATED, description="Sorted by a figure, runs that have none are left out.")
+    order: SortOrder | None = Field(None, description="Unless given: newest, first by name, highest gain, least KL first.")
+    after: str | None = Field(
+        None, max_length=80, description="`next` of the page before.", examples=["run_01kb4y7v3m2q8d5n6c9t0r1x2z"]
+    )
+    limit: int = Field(50, ge=1, le=200, description="Rows of a page.")
+
+
 @router.get("", operation_id="list_runs", summary="List runs")
-def list_runs(
-    session: ReadSession, user: CurrentUser, state: RunState | None = None, kind: RunKind = RunKind.TRAINING,
-    after: After = None, limit: Limit = 50,
-) -> Page[RunView]:  # fmt: skip
-    """Newest first, all of one kind, or of these those in one state."""
-    rows = store.list_runs(session, user.id, state=state, kind=kind, after=after, limit=limit + 1)
-    return to_page(rows, limit, show, lambda row: row.id)
+def list_runs(session: ReadSession, user: CurrentUser, asked: Annotated[RunListQuery, Query()]) -> Page[RunView]:
+    """Newest first unless sorted otherwise: all of one kind, or of these what is asked for."""
+    query = RunQuery(**asked.model_dump(exclude={"after", "limit"}))
+    rows = find_runs(session, user.id, query, after=asked.after, limit=asked.limit + 1)
+    return to_page(rows, asked.limit, show, lambda row: row.id)
 
 
 @router.get("/{run_id}", operation_id="get_run", summary="Get a run")

@@ -1,13 +1,13 @@
 """The pages: server-rendered, live where something moves. Reads go to the store, every change to the services."""
 
-from app.web.pages import datasets, mapping, models, names, queue, runs, scorings, storage, sweeps, workers
+from app.web.pages import datasets, home, mapping, models, names, queue, runs, scorings, storage, sweeps, workers
 from app.web.pages.accounts import account, acts, users
 from app.web.pages.comparing import comparisons
 from app.web.pages.launch import form, preview, reading
 from app.web.pages.run import actions, batch, overview, result, status, steering, stream
 
 PAGES = (
-    form, preview, reading, runs, stream, status, steering, result, overview, batch, actions, queue, workers, sweeps, scorings,
-    mapping, datasets, models, storage, account, users, acts, comparisons, names,
+    home, form, preview, reading, runs, stream, status, steering, result, overview, batch, actions, queue, workers, sweeps,
+    scorings, mapping, datasets, models, storage, account, users, acts, comparisons, names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

@@ -1,22 +1,93 @@
-"""The list of runs."""
+"""The list of runs: searched, sorted, and what can be done to several of them at once."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy.orm import Session
 
+from app.domain.errors import StudioError
 from app.domain.run import RunState
+from app.services import names
+from app.services import runs as service
 from app.store import runs
-from app.store import runs as store
-from app.store.runs import RunRow
+from app.store.overview.run_list import USUAL_ORDER, RunQuery, RunSort, SortOrder, find_runs, list_tags
+from app.store.runs import RunRow, get_run
 from app.store.tables import Run
-from app.web.dependencies import CurrentUser, ReadSession
+from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.environment import Context, render
 
 router = APIRouter()
 
 PAGE_SIZE = 30
+MOST_CHOSEN = 100
+OPPOSITE = {SortOrder.ASCENDING: SortOrder.DESCENDING, SortOrder.DESCENDING: SortOrder.ASCENDING}
+SORTS = {
+    RunSort.CREATED: "Newest",
+    RunSort.NAME: "Name",
+    RunSort.REWARD_GAIN: "Reward gain",
+    RunSort.WIN_RATE: "Win rate",
+    RunSort.KL: "KL",
+}
+
+
+@dataclass(frozen=True)
+class AskedRuns:
+    """What the page's address asks of the list, each part of it empty where it asks for nothing."""
+
+    q: str = ""
+    tag: str = ""
+    state: str = ""
+    sort: str = ""
+    order: str = ""
+    after: str = ""
+
+    @property
+    def is_narrowed(self) -> bool:
+        return bool(self.q or self.tag or self.state)
+
+    @property
+    def query(self) -> RunQuery:
+        state, order = RunState(self.state) if self.state else None, SortOrder(self.order) if self.order else None
+        return RunQuery(state=state, search=self.q, tag=self.tag, sort=RunSort(self.sort or RunSort.CREATED), order=order)
+
+    @property
+    def filter(self) -> str:
+        """What every page of the list keeps, as a query."""
+        return urlencode({name: value for name, value in asdict(self).items() if value and name != "after"})
+
+    def address(self, path: str = "/runs", **changes: str) -> str:
+        """Return the address of the first page that asks for this and the changes."""
+        query = replace(self, **changes).filter
+        return f"{path}?{query}" if query else path
+
+    def sorted_by(self, sort: str) -> str:
+        """Return the address of the list in this order; once more, in the opposite one."""
+        is_same = self.query.sort == sort
+        usual = USUAL_ORDER.get(RunSort(sort), SortOrder.DESCENDING)
+        now = (self.query.order or usual) if is_same else OPPOSITE[usual]
+        wanted = OPPOSITE[now]
+        return self.address(sort="" if sort == RunSort.CREATED else sort, order="" if wanted is usual else wanted.value)
+
+
+Text = Annotated[str, Query(max_length=200)]
+
+
+def read_address(
+    q: Text = "", tag: Text = "", state: Text = "", sort: Text = "", order: Text = "", after: Text = ""
+) -> AskedRuns:
+    """Return what is asked for; what no list knows is not."""
+    return AskedRuns(
+        q=q.strip(),
+        tag=tag,
+        state=state if state in list(RunState) else "",
+        sort=sort if sort in list(RunSort) else "",
+        order=order if order in list(SortOrder) else "",
+        after=after,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +96,13 @@ class RunsPage(Context):
 
     rows: list[RunRow]
     counts: dict[str, int]
-    state: str
+    asked: AskedRuns
     states: list[str]
-    after: str
+    sorts: dict[str, str]
+    tags: list[tuple[str, int]]
     next_after: str
     active_ids: list[str]
-    num_datasets: int
+    refusals: list[str]  # why a run could not be changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +113,28 @@ class RunRows(Context):
     active_ids: list[str]
 
 
-After = Annotated[str, Query(max_length=60)]
-
-
-@router.get("/")
-@router.get("/runs")
-def list_runs(request: Request, session: ReadSession, user: CurrentUser, state: str = "", after: After = "") -> HTMLResponse:
-    wanted = state if state in list(RunState) else ""
-    found = store.list_runs(session, user.id, state=wanted or None, after=after or None, limit=PAGE_SIZE + 1)
+def read_page(session: Session, owner_id: str, asked: AskedRuns, refusals: Sequence[str] = ()) -> RunsPage:
+    found = find_runs(session, owner_id, asked.query, after=asked.after or None, limit=PAGE_SIZE + 1)
     rows = runs.describe_runs(session, found[:PAGE_SIZE])
-    context = RunsPage(
+    return RunsPage(
         rows=rows,
-        counts=runs.count_runs(session, user.id),
-        state=wanted,
+        counts=runs.count_runs(session, owner_id),
+        asked=asked,
         states=[str(one) for one in RunState],
-        after=after,
+        sorts={str(sort): title for sort, title in SORTS.items()},
+        tags=list_tags(session, owner_id),
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         active_ids=active(rows),
-        num_datasets=runs.count_datasets(session, user.id),
+        refusals=list(refusals),
     )
-    return render(request, context)
+
+
+AskedFor = Annotated[AskedRuns, Depends(read_address)]
+
+
+@router.get("/runs")
+def list_runs(request: Request, session: ReadSession, user: CurrentUser, asked: AskedFor) -> HTMLResponse:
+    return render(request, read_page(session, user.id, asked))
 
 
 @router.get("/runs/rows")
@@ -75,3 +149,48 @@ def refresh_rows(
 
 def active(rows: list[RunRow]) -> list[str]:
     return [row.run.id for row in rows if not RunState(row.run.state).final]
+
+
+Chosen = Annotated[list[str], Form(max_length=MOST_CHOSEN)]
+
+
+@router.post("/runs/delete")
+def delete_chosen(
+    request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, asked: AskedFor, id: Chosen
+) -> Response:
+    """The list without those of the chosen runs that can go, and a sentence for each that can't."""
+    refusals = each(session, user.id, id, lambda run: service.delete(session, files, user.id, run.id))
+    return answer(request, session, user.id, asked, refusals)
+
+
+@router.post("/runs/tag")
+def tag_chosen(
+    request: Request, session: WriteSession, user: CurrentUser, asked: AskedFor, id: Chosen,
+    words: Annotated[str, Form(max_length=400)] = "", untag: Annotated[bool, Form()] = False,
+) -> Response:  # fmt: skip
+    """The list, with these tags, words between commas, added to the chosen runs, or taken away."""
+    given = {word.strip() for word in words.split(",")}
+    refusals = each(session, user.id, id, lambda run: names.tag(run, set(run.tags) - given if untag else {*run.tags, *given}))
+    return answer(request, session, user.id, asked, refusals)
+
+
+def each(session: Session, owner_id: str, run_ids: Sequence[str], change: Callable[[Run], None]) -> list[str]:
+    """Change each of these runs that can be changed; return a sentence for each that can't."""
+    refusals = []
+    for run_id in dict.fromkeys(run_ids):
+        name = run_id
+        try:
+            run = get_run(session, owner_id, run_id)
+            name = run.name
+            change(run)
+        except StudioError as error:
+            refusals.append(f"{name}: {error.detail}")
+    return refusals
+
+
+def answer(request: Request, session: Session, owner_id: str, asked: AskedRuns, refusals: list[str]) -> Response:
+    """To the list as it then is; with what was refused, where anything was."""
+    if not refusals:
+        return RedirectResponse(asked.address(), status_code=303)
+    session.flush()
+    return render(request, read_page(session, owner_id, asked, refusals), status=409)

@@ -17,14 +17,14 @@ NAMES = {
     "checkpoints": (
         "Checkpoints",
         "What runs resume from; STUDIO_CHECKPOINTS_DAYS lets old ones go",
-        "/",
+        "/runs",
     ),
-    "artifacts": ("Artifacts", "Models and tables that runs have left", "/"),
-    "attempts": ("Attempts", "Logs and spools of runs", "/"),
+    "artifacts": ("Artifacts", "Models and tables that runs have left", "/runs"),
+    "attempts": ("Attempts", "Logs and spools of runs", "/runs"),
     "scorings": ("Scorings", "Kept log π_ref and rewards; they can be computed again", "/scorings"),
     "hub": ("Hub", "Models downloaded from the hub; they can be downloaded again", "/models"),
     "uploads": ("Uploads", "Files on their way in", "/datasets"),
-    "database": ("Database", "Rows and journals, where SQLite keeps them", "/"),
+    "database": ("Database", "Rows and journals, where SQLite keeps them", ""),
     "other": ("Other", "Anything else in the data folder", ""),
 }
 

@@ -23,6 +23,7 @@ from app.web.rendering import format, wording
 from app.web.rendering.compared import share_won
 from app.web.rendering.difference import pieces_of
 from app.web.rendering.form_words import change_in_words, clone_address, in_form_words
+from app.web.rendering.trend import trend
 from app.web.static import static_url
 
 TEMPLATES = find_folder("templates")
@@ -78,7 +79,7 @@ def environment() -> Environment:
     )
     made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
     made.filters.update(format.FILTERS)
-    made.filters.update(final_figures=write_final, final_size=write_size, differences=pieces_of)
+    made.filters.update(final_figures=write_final, final_size=write_size, differences=pieces_of, trend=trend)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
     made.filters.update(share_won=share_won, verdict=write_verdict)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)

@@ -1,0 +1,1 @@
+"""What the first page and lists ask of many rows at once."""
