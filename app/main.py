@@ -25,7 +25,7 @@ from app.store.files.files import make_root
 from app.store.files.shared_files import open_files
 from app.store.models import make_relative
 from app.system.files import keep_private
-from app.web import api, errors, login, pages
+from app.web import api, booth, errors, login, pages
 from app.web.api import reference, system
 from app.web.bodies import Bodies
 from app.web.dependencies import require_user
@@ -38,7 +38,7 @@ from app.web.tethers import Tethers
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the whole web application. Everything but the login, /healthz and /static sits behind `require_user`."""
+    """Return the whole web application. Everything but the login, vote links, /healthz and /static sits behind `require_user`."""
     if settings is None:
         return create_own_app()
     app = FastAPI(
@@ -69,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(PlainRefusal, state=app.state)
     app.add_middleware(Requests, metrics=app.state.metrics)
     app.include_router(login.router)
+    app.include_router(booth.router)
     app.include_router(system.open_router)
     include_inner(app)
     app.mount("/static", GZipMiddleware(StudioFiles(), minimum_size=1000, compresslevel=6), name="static")

@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.domain.errors import Forbidden, TooLarge, TooSlow, UnsupportedMedia
 from app.settings import Settings
 from app.web.dependencies import identify
-from app.web.security import SAFE_METHODS, SESSION_COOKIE, has_bearer, is_login
+from app.web.security import SAFE_METHODS, SESSION_COOKIE, has_bearer, is_open_door
 
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 UPLOAD_PATHS = frozenset({"/api/v1/datasets", "/datasets/new"})
 MULTIPART_SLACK_BYTES = 2**20
 MAX_JSON_BYTES = 2 * 2**20
 MAX_FORM_BYTES = 2**18
-MAX_LOGIN_BYTES = 2**13
+MAX_OPEN_BYTES = 2**13
 MAX_VALUES = 2000
 SEPARATORS = {JSON: b",", FORM: b"&"}  # one between two values
 GRACE_SECONDS = 20.0  # that a sender may let us wait, in all,
@@ -45,8 +45,8 @@ def rule_of(path: str, settings: Settings) -> BodyRule:
     """Return the rule of a path, whatever is declared about the body."""
     if path in UPLOAD_PATHS:
         return BodyRule(MULTIPART, settings.max_upload_bytes + MULTIPART_SLACK_BYTES)
-    if is_login(path):
-        return BodyRule(FORM, MAX_LOGIN_BYTES, is_open=True)
+    if is_open_door(path):
+        return BodyRule(FORM, MAX_OPEN_BYTES, is_open=True)
     return BodyRule(JSON, MAX_JSON_BYTES) if path.startswith("/api/") else BodyRule(FORM, MAX_FORM_BYTES)
 
 

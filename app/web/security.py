@@ -21,6 +21,8 @@ from app.web.errors import answer, problem_response
 log = logging.getLogger(__name__)
 
 SESSION_COOKIE = "studio_session"
+VOTER_COOKIE = "studio_voter"  # of who came by a vote link; each has the path of its own booth
+SECRET = re.compile(r"/login/|/vote/(?!booth/)")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[^\[\]:/?#@\\\s]+)(:\d{0,5})?")
 
@@ -96,19 +98,22 @@ def answer_unexpected(request: Request) -> Response:
 
 
 def route_path(scope: MutableMapping[str, Any]) -> str:
-    """Return the path for the log; a login link is a secret until it is used."""
-    path = str(scope["path"])
-    return "/login/…" if path.startswith("/login/") else path
+    """Return the path for the log; a login link and a vote link are secrets."""
+    return hide_secret(str(scope["path"]))
+
+
+def hide_secret(path: str) -> str:
+    """Return the path without the secret that it may end with."""
+    found = SECRET.match(path)
+    return f"{found[0]}…" if found else path
 
 
 class HideLoginSecrets(logging.Filter):
-    """Keeps the secrets of login links out of the server's access log."""
+    """Keeps the secrets of login and vote links out of the server's access log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(
-                "/login/…" if isinstance(value, str) and value.startswith("/login/") else value for value in record.args
-            )
+            record.args = tuple(hide_secret(value) if isinstance(value, str) else value for value in record.args)
         return True
 
 
@@ -139,9 +144,9 @@ def has_bearer(request: Request) -> bool:
     return request.headers.get("authorization", "").lower().startswith("bearer ")
 
 
-def is_login(path: str) -> bool:
-    """Return whether the path is one of the doors through which one signs in."""
-    return path == "/login" or path.startswith("/login/")
+def is_open_door(path: str) -> bool:
+    """Return whether the path is one of those through which one signs in, or comes to vote."""
+    return path == "/login" or path.startswith(("/login/", "/vote/"))
 
 
 def check_origin(request: Request, settings: Settings) -> None:
@@ -152,8 +157,8 @@ def check_origin(request: Request, settings: Settings) -> None:
     if has_bearer(request):
         return
     origin = request.headers.get("origin")
-    signing_in = is_login(request.scope["path"]) and origin is not None
-    if SESSION_COOKIE not in request.cookies and not signing_in:
+    comes_in = is_open_door(request.scope["path"]) and origin is not None
+    if not comes_in and not {SESSION_COOKIE, VOTER_COOKIE} & request.cookies.keys():
         return
     if origin is None or origin.lower() not in own_origins(request, settings):
         raise Forbidden("This request didn't come from one of the studio's own pages. Open the studio and try again there.")

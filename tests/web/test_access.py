@@ -15,7 +15,13 @@ from app.store.database import now
 from app.store.tables import Token
 from tests.web.conftest import PAIRS, URL, make_settings
 
-OPEN = ("/login", "/login/{secret}", "/healthz", "/static")
+OPEN = (
+    "/login",
+    "/login/{secret}",
+    "/healthz",
+    "/static",
+    *(f"/vote/{path}" for path in ("{secret}", "booth/{link_id}", "booth/{link_id}/undo")),
+)
 
 
 def list_routes(app) -> list[tuple[str, str]]:

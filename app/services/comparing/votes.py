@@ -4,6 +4,7 @@ A voter names a ballot by its place in his own order, and a vote is one row of v
 or again after the web was away, is one vote.
 """
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 
@@ -34,13 +35,18 @@ class Standing:
         return self.ballots[self.place] if self.place < len(self.ballots) else None
 
 
+def identify(comparison: Comparison, user_id: str) -> str:
+    """Return the id that a user has as a voter on a comparison, or will have: the order of the ballots is there before a vote."""
+    return f"voter_{hashlib.sha256(f'{comparison.id}:{user_id}'.encode()).hexdigest()[:26]}"
+
+
 def enter(session: Session, comparison: Comparison, user: User) -> Voter:
     """Return the user as a voter on a comparison; made when there is none yet."""
     known = find_user_voter(session, comparison.id, user.id)
     if known is not None:
         return known
     voter = Voter(
-        id=new_id("voter"), comparison_id=comparison.id, user_id=user.id, link_id=None, name=user.name, digest=None,
+        id=identify(comparison, user.id), comparison_id=comparison.id, user_id=user.id, link_id=None, name=user.name, digest=None,
         created_at=now(session),
     )  # fmt: skip
     try:

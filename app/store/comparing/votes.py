@@ -1,6 +1,5 @@
 """Voters, their links, and votes as rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -81,6 +80,6 @@ def find_link(session: Session, digest: str) -> VoteLink | None:
     return session.scalar(select(VoteLink).where(VoteLink.digest == digest))
 
 
-def list_links(session: Session, comparison_id: str) -> Sequence[VoteLink]:
+def list_links(session: Session, comparison_id: str) -> list[VoteLink]:
     """Return the comparison's vote links, newest first."""
     return list(session.scalars(select(VoteLink).where(VoteLink.comparison_id == comparison_id).order_by(VoteLink.id.desc())))

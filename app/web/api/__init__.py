@@ -15,7 +15,7 @@ from app.web.api import (
     users,
     workers,
 )
-from app.web.api.comparing import comparisons
+from app.web.api.comparing import comparisons, votes
 from app.web.errors import Problem
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -23,5 +23,21 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 PREFIX = "/api/v1"
-NOUNS = (runs, datasets, readings, models, scorings, queue, sweeps, records, workers, users, tokens, acts, storage, comparisons)
+NOUNS = (
+    runs,
+    datasets,
+    readings,
+    models,
+    scorings,
+    queue,
+    sweeps,
+    records,
+    workers,
+    users,
+    tokens,
+    acts,
+    storage,
+    comparisons,
+    votes,
+)
 ROUTERS = [noun.router for noun in NOUNS]

@@ -1,1 +1,1 @@
-"""Pages: comparisons of answers, and votes on them."""
+"""Pages: comparisons of answers, votes on them, and the links by which others vote."""

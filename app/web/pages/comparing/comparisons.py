@@ -15,8 +15,9 @@ from app.services.comparing import comparisons as service
 from app.services.comparing.overview import Overview, list_pair_gains, look
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow, Contender
+from app.store.comparing.votes import VoterRow, list_links, list_voters
 from app.store.metrics import list_metrics
-from app.store.tables import Run
+from app.store.tables import Run, VoteLink
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.compared import Curves, Dots, JudgeLines, MarkedPrompt, differ, draw_curves, draw_dots, mark, tabulate
 from app.web.rendering.environment import Context, go_to, render
@@ -81,6 +82,8 @@ class ComparisonPage(Context):
     num_prompts: int
     next_after: int | None
     sorts: dict[str, str]
+    voters: list[VoterRow]
+    links: list[VoteLink]
 
 
 @router.get("/comparisons")
@@ -127,6 +130,8 @@ def show_comparison(
         prompts=[mark(line, index, found.names, pair, mine.get(index)) for index, line in zip(shown, lines, strict=True)],
         num_prompts=len(order) if wanted is None else len(wanted.intersection(order)),
         next_after=following,
+        voters=list_voters(session, comparison_id),
+        links=list_links(session, comparison_id),
         sorts={sort.value: words.format(first=found.names[chosen.first]) for sort, words in SORTS.items()},
     )
     return render(request, context)
