@@ -3,7 +3,7 @@
     varstudio up                     start the web and a worker here
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
-    varstudio datasets | models | scorings | runs | sweeps | workers …      a thin client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio datasets | models | endpoints | scorings | runs | sweeps | workers …   a client of REST: STUDIO_URL, STUDIO_TOKEN
     varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
@@ -18,6 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from app.commands import accounts, backups, datasets, doctor, models, retention, runs, scorings, sweeps, train, up, workers
+from app.commands.answering import endpoints
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -38,6 +39,7 @@ cli.command("demo")(flow.demo)
 cli.command("train")(train.train)
 cli.add_typer(datasets.group, name="datasets")
 cli.add_typer(models.group, name="models")
+cli.add_typer(endpoints.group, name="endpoints")
 cli.add_typer(scorings.group, name="scorings")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")

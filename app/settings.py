@@ -16,6 +16,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
 LEAST_RUNNER_BYTES = 4 * 2**30
+LEAST_SECRET = 32
 HOST_NAME = re.compile(r"\[[0-9a-f:.]{2,45}\]|[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
 
 
@@ -29,6 +30,14 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Redis or Valkey; empty: an embedded broker in data_dir.")
     store_url: str = Field("", description="s3://bucket/prefix or another store for all hosts; empty: they share data_dir.")
     store_endpoint: str = Field("", description="Where that S3 store answers; empty: AWS_ENDPOINT_URL, or Amazon.")
+    secret: str = Field(
+        "",
+        repr=False,
+        description="Seals keys of endpoints; the same on all hosts, 32 characters or more; empty: a file in data_dir.",
+    )
+    endpoint_allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [], description="Names, addresses or networks that are not public and yet may be endpoints, with a comma between two."
+    )
     host: str = Field("127.0.0.1", min_length=1, description="Address that the web listens on.")
     port: int = Field(8400, ge=1, le=65_535, description="Port that the web listens on.")
     public_url: str = Field("", description="How users reach the web, when it is not http://host:port.")
@@ -88,7 +97,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("allowed_hosts", "forwarded_allow_ips", "model_roots", mode="before")
+    @field_validator("allowed_hosts", "endpoint_allowed_hosts", "forwarded_allow_ips", "model_roots", mode="before")
     @classmethod
     def split_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -108,6 +117,13 @@ class Settings(BaseSettings):
     def check_folder(cls, value: object) -> object:
         if str(value).strip() == "":
             raise ValueError("It is empty, so the files would lie wherever the studio is started: name a folder.")
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def check_secret(cls, value: str) -> str:
+        if 0 < len(value) < LEAST_SECRET:
+            raise ValueError(f"It is shorter than {LEAST_SECRET} characters: make one with openssl rand -hex 32.")
         return value
 
     @field_validator("runner_memory_bytes")

@@ -29,6 +29,7 @@ KINDS = {
     "user_enabled": "User enabled",
     "user_removed": "User removed",
     "worker_steered": "Worker steered",
+    "endpoint_changed": "Endpoint changed",
     "run_steered": "Run of another user steered",
     "vote_link_made": "Vote link made",
     "vote_link_revoked": "Vote link revoked",

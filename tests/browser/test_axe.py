@@ -2,12 +2,15 @@
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from app import assets
+from app.domain.answering.endpoint import NewEndpoint
 from app.domain.recipe import Method
 from app.domain.run import RunKind
 from app.services import queue, scorings
 from app.services.acts import Actor
+from app.services.answering import endpoints
 from app.web.pages.run.tabs import tabs_of
 from tests.browser.scorer import score
 from tests.browser.studio import Writer
@@ -43,10 +46,14 @@ def addresses(studio):
         queue.pause(session, Actor(studio.user.id, is_admin=True), paused)
     with httpx.Client(base_url=studio.url, cookies={"studio_session": studio.cookie}, headers={"origin": studio.url}) as client:
         dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()["id"]
+    with studio.database.writing() as session:
+        asked = NewEndpoint(name="Lab", address="https://api.example.org/v1", model="small-instruct", key=SecretStr("sk-example"))
+        endpoint_id = endpoints.add(session, studio.settings, Actor(studio.user.id, is_admin=True), asked).id
     return [
         "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", f"/models/{studio.policy.id}", "/workers",
+        "/endpoints", f"/endpoints/{endpoint_id}",
         "/account", "/users", "/acts", "/storage", "/nothing-here",
     ]  # fmt: skip
 

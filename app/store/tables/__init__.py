@@ -3,6 +3,7 @@
 from app.store.tables.accounts import Act, Token, User
 from app.store.tables.answering import Answers, Judgement, PromptSet
 from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
+from app.store.tables.endpoints import Endpoint
 from app.store.tables.ingredients import Dataset, Model
 from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, RunTag, Worker
 from app.store.tables.schema import Base, Json, UtcDateTime
@@ -15,6 +16,7 @@ __all__ = [
     "Base",
     "Comparison",
     "Dataset",
+    "Endpoint",
     "JournalEntry",
     "Json",
     "Judgement",

@@ -15,6 +15,7 @@ from app.web.api import (
     users,
     workers,
 )
+from app.web.api.answering import endpoints
 from app.web.api.comparing import comparisons, votes
 from app.web.errors import Problem
 
@@ -28,6 +29,7 @@ NOUNS = (
     datasets,
     readings,
     models,
+    endpoints,
     scorings,
     queue,
     sweeps,

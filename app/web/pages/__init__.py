@@ -2,13 +2,14 @@
 
 from app.web.pages import datasets, home, mapping, models, names, queue, runs, scorings, storage, sweeps, workers
 from app.web.pages.accounts import account, acts, users
+from app.web.pages.answering import endpoints
 from app.web.pages.comparing import comparisons, links, votes
 from app.web.pages.launch import form, preview, reading
 from app.web.pages.run import actions, batch, overview, result, status, steering, stream
 
 PAGES = (
     home, form, preview, reading, runs, stream, status, steering, result, overview, batch, actions, queue, workers, sweeps,
-    scorings, mapping, datasets, models, storage, account, users, acts, comparisons, votes, links,
+    scorings, mapping, datasets, models, endpoints, storage, account, users, acts, comparisons, votes, links,
     names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

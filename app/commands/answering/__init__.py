@@ -1,0 +1,1 @@
+"""Commands for prompt sets, answers, and who gives and judges them."""

@@ -1,0 +1,1 @@
+"""REST: prompt sets, answers, and what is made of them."""

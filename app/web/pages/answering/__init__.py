@@ -1,0 +1,1 @@
+"""Pages of prompt sets, answers, and who gives and judges them."""
