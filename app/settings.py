@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     checkpoints_days: Days = Field(0, description="Days after a run's end when its checkpoints are removed; 0: never.")
     logs_days: Days = Field(0, description="Days after a run's end when its logs and spools are removed; 0: never.")
     scorings_days: Days = Field(0, description="Days without use after which a scoring is removed; 0: never.")
+    chats_days: Days = Field(30, description="Days after its answers that a chat of the playground is kept; 0: forever.")
     session_days: int = Field(30, ge=1, le=3650, description="How long a browser stays signed in.")
     token_days: int = Field(90, ge=0, le=3650, description="How long a new API token is good, unless one is chosen; 0: no end.")
     acts_days: Days = Field(365, description="Days that the log of sign-ins, tokens and admins' acts is kept; 0: forever.")
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     runner_memory_bytes: Bytes = Field(
         0, description="Memory that each process of a runner may ask the system for (no GPU's); 0: no limit, else 4 GiB or more."
     )
+    chat_idle_seconds: Seconds = Field(600.0, description="How long models of the playground stay on a device unasked.")
     grace_seconds: float = Field(
         100.0, ge=0, le=86_400, allow_inf_nan=False, description="How long a stopping worker waits for runners to save."
     )

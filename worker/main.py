@@ -82,6 +82,7 @@ class Service:
         self.supervisor = Supervisor(
             settings, database, files,
             runner_command=self.runner_command, hinted=tasks.hinted, previews_hinted=tasks.previews_hinted,
+            chats_hinted=tasks.chats_hinted,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.supervisor.run, name="supervisor", daemon=True)
         self.thread.start()

@@ -27,6 +27,8 @@ from app.system.installation import module_command
 from app.system.limits import count_cores
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
+from worker.supervision.attendant import Attendant
+from worker.supervision.chats import CHAT_COMMAND, Chats, Room
 from worker.supervision.devices import Device, UsageWatch, list_gpus
 from worker.supervision.fast_paths import find_obstacles
 from worker.supervision.fetching import Arrival
@@ -34,6 +36,7 @@ from worker.supervision.leases import LeaseJudge
 from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
 from worker.supervision.process import RunnerProcess, kill_leftovers
 from worker.supervision.sending import Delivery, sweep_carried
+from worker.supervision.timer import Timer
 
 RUNNER_COMMAND = tuple(module_command("worker.runner"))
 TICK_SECONDS = 0.1
@@ -49,39 +52,16 @@ def name_worker(settings: Settings) -> str:
     return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
 
 
-class Timer:
-    """True at most once per `seconds`; the first time at once, or after `first`."""
-
-    def __init__(self, seconds: float, first: float = 0.0) -> None:
-        self.seconds = seconds
-        self._next = time.monotonic() + first
-
-    def is_due(self) -> bool:
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + self.seconds
-        return True
-
-    def postpone(self, seconds: float) -> None:
-        self._next = max(self._next, time.monotonic() + seconds)
-
-
 class Supervisor:
     """`run` blocks until `stop` was called and every runner is gone. Both `stop` and `wake` may come from any thread."""
 
     def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        files: Files,
-        *,
-        runner_command: Sequence[str] = RUNNER_COMMAND,
-        patience: Patience | None = None,
-        hinted: threading.Event | None = None,
-        preview_command: Sequence[str] = PREVIEW_COMMAND,
-        previews_hinted: threading.Event | None = None,
+        self, settings: Settings, database: Database, files: Files, *,
+        runner_command: Sequence[str] = RUNNER_COMMAND, patience: Patience | None = None, hinted: threading.Event | None = None,
+        preview_command: Sequence[str] = PREVIEW_COMMAND, previews_hinted: threading.Event | None = None,
+        chat_command: Sequence[str] = CHAT_COMMAND, chats_hinted: threading.Event | None = None,
         gpus: Sequence[Device] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.settings, self.database, self.files = settings, database, files
         self.worker_id = name_worker(settings)
         self._command, self._patience = tuple(runner_command), patience or Patience()
@@ -92,6 +72,8 @@ class Supervisor:
         self._running: dict[int, RunningAttempt | Arrival] = {}  # by its first slot
         self._hinted = hinted or threading.Event()
         self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
+        self._chats = Chats(settings, database, files, self.worker_id, command=chat_command, hinted=chats_hinted)
+        self._beside: tuple[Attendant, ...] = (self._previewer, self._chats)
         self._stopping = threading.Event()
         self._started_at: datetime | None = None
         self._is_full = False
@@ -111,7 +93,8 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more runs; runners save and stop, their runs go back to the queue."""
         self._stopping.set()
-        self._previewer.stop()
+        for attendant in self._beside:
+            attendant.stop()
         self._hinted.set()
 
     def run(self) -> None:
@@ -119,14 +102,17 @@ class Supervisor:
         log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
         for name, reason in self._off.items():
             log.info("%s is off here: %s", FAST_PATHS[name], reason)
-        self._previewer.start()
+        self._share_room()
+        for attendant in self._beside:
+            attendant.start()
         self._usage.start()
         while self._running or not self._stopping.is_set():
             hinted = self._hinted.is_set()
             self._hinted.clear()
             self._tick(hinted)
             self._hinted.wait(TICK_SECONDS if self._running else IDLE_TICK_SECONDS)
-        self._previewer.join()
+        for attendant in self._beside:
+            attendant.join()
         self._usage.stop()
         self._guarded("leave", self._leave)
         log.info("worker %s has stopped", self.worker_id)
@@ -152,6 +138,7 @@ class Supervisor:
             self._guarded("reap", self._take_back)
         if hinted or self._poll.is_due():
             self._guarded("claim", self._claim_all)
+        self._share_room()
         if self._prune.is_due():
             self._guarded("prune", self._tidy)
 
@@ -273,7 +260,16 @@ class Supervisor:
             self._begin(claim, slots[: claim.num_processes])
         return True
 
+    def _share_room(self, wanted: Sequence[int] = ()) -> None:
+        """Let chats be answered where no run is, nor begins now in the `wanted` slots: a run has its device at once."""
+        taken = {slot for attempt in self._running.values() for slot in attempt.slots}.union(wanted)
+        free = [slot for slot in range(self._num_slots) if slot not in taken]
+        self._chats.give_room([
+            Room("cuda", str(self._gpus[self._gpu_of(slot)].index)) if self._gpus else Room() for slot in free
+        ])  # fmt: skip
+
     def _begin(self, claim: attempts.Claim, slots: list[int]) -> None:
+        self._share_room(slots)
         try:
             if isinstance(self.files, SharedFiles):
                 self._running[slots[0]] = self._await(claim, slots, self.files)

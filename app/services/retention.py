@@ -18,6 +18,7 @@ from app.domain.errors import Conflict, NotFound
 from app.domain.events import LogWritten
 from app.domain.run import FINAL_STATES, RunState
 from app.services import acts, scorings
+from app.services.answering import chats
 from app.settings import Settings
 from app.store import journal
 from app.store import scorings as scoring_store
@@ -56,10 +57,20 @@ def forget_old_acts(database: Database, settings: Settings) -> int:
         return acts.forget_old(session, settings.acts_days)
 
 
+def forget_old_chats(database: Database, settings: Settings) -> int:
+    """Remove the chats that are not kept any longer; returns how many."""
+    with database.writing() as session:
+        return chats.forget_old(session, settings.chats_days)
+
+
 def prune(database: Database, files: Files, settings: Settings, *, dry_run: bool = False) -> list[Removal]:
-    """Remove what the rules let go, run by run; with `dry_run` only say what that would be. Old acts go without a word."""
+    """Remove what the rules let go, run by run; with `dry_run` only say what that would be.
+
+    Old acts and chats go without a word.
+    """
     if not dry_run:
         forget_old_acts(database, settings)
+        forget_old_chats(database, settings)
     if not has_rules(settings):
         return []
     with database.reading() as session:

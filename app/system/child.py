@@ -48,6 +48,7 @@ class Child:
         )
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
+        self._unread = bytearray()
         self.pid = self._process.pid
 
     @property
@@ -57,13 +58,36 @@ class Child:
     def ask(self, job: Mapping[str, Any], seconds: float, meanwhile: Callable[[], None] = never) -> dict[str, Any]:
         """Return the reply to one job. `meanwhile` is called now and then, and may raise. Raises ReplyLost."""
         deadline = time.monotonic() + seconds
+        reply = self._exchange(job, deadline, meanwhile)
+        if self._unread:
+            raise ReplyLost("unreadable")
+        return reply
+
+    def follow(
+        self, job: Mapping[str, Any] | None, seconds: float, meanwhile: Callable[[], None] = never
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the replies to one job as they come, or what is left of them; whoever has the last one closes.
+
+        `seconds`: the longest silence. `meanwhile` is called now and then, and may raise. Raises ReplyLost.
+        """
+        while True:
+            yield self._exchange(job, time.monotonic() + seconds, meanwhile)
+            job = None
+
+    def tell(self, word: Mapping[str, Any], seconds: float) -> None:
+        """Say something while replies are awaited; a child that doesn't listen is left to whoever awaits them."""
+        with contextlib.suppress(OSError):
+            self._send(json.dumps(word).encode() + b"\n", time.monotonic() + seconds, never)
+
+    def _exchange(self, job: Mapping[str, Any] | None, deadline: float, meanwhile: Callable[[], None]) -> dict[str, Any]:
         try:
-            self._send(json.dumps(job).encode() + b"\n", deadline, meanwhile)
+            if job is not None:
+                self._send(json.dumps(job).encode() + b"\n", deadline, meanwhile)
             reply = json.loads(self._receive(deadline, meanwhile))
             if not isinstance(reply, dict):
                 raise ValueError
         except (OSError, EOFError):
-            self._let_leave()
+            self.wait(LEAVE_SECONDS)
             raise ReplyLost("late" if time.monotonic() >= deadline else "ended", self._process.poll()) from None
         except (ValueError, RecursionError):
             raise ReplyLost("unreadable") from None
@@ -79,17 +103,18 @@ class Child:
 
     def _receive(self, deadline: float, meanwhile: Callable[[], None]) -> bytes:
         assert self._process.stdout is not None
-        stdout, line = self._process.stdout.fileno(), bytearray()
-        while not line.endswith(b"\n"):
+        stdout = self._process.stdout.fileno()
+        while b"\n" not in self._unread:
             wait = self._look(deadline, meanwhile)
             if not is_ready(stdout, select.POLLIN, wait):
                 continue
             piece = os.read(stdout, READ_BYTES)
             if not piece:
                 raise EOFError
-            line += piece
-            if len(line) > MAX_REPLY_BYTES:
+            self._unread += piece
+            if len(self._unread) > MAX_REPLY_BYTES:
                 raise ReplyLost("large")
+        line, _, self._unread = self._unread.partition(b"\n")
         return bytes(line)
 
     def _look(self, deadline: float, meanwhile: Callable[[], None]) -> float:
@@ -100,15 +125,16 @@ class Child:
             self.kill()
         return min(LOOK_SECONDS, max(0.0, left))
 
-    def _let_leave(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(LEAVE_SECONDS)
-
     def kill(self) -> None:
         """End the process, with all it started; whoever waits for its reply gets none."""
         if self._process.returncode is None:  # a number that was reaped may belong to a stranger
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of a process that was killed, at most so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -136,11 +162,38 @@ def ask_once(command: Sequence[str], job: Mapping[str, Any], seconds: float) -> 
         child.stop()
 
 
-def read_jobs(idle_seconds: float | None = None) -> Iterator[tuple[bytes, Callable[[Mapping[str, Any]], None]]]:
-    """Yield, in the child, each line of stdin and what writes the reply; end with stdin, or when no line comes for so long.
+class Inbox:
+    """The lines of stdin, in the child."""
 
-    What is printed by accident goes to stderr from then on.
-    """
+    def __init__(self) -> None:
+        self._unread = bytearray()
+        self._is_over = False
+
+    def wait(self, seconds: float | None = None) -> bytes | None:
+        """Return the next line; None when stdin has ended, or none comes for so long."""
+        while b"\n" not in self._unread:
+            if not self._read(seconds):
+                return None
+        line, _, self._unread = self._unread.partition(b"\n")
+        return bytes(line)
+
+    def has_news(self) -> bool:
+        """Return whether a line waits, or stdin has ended."""
+        while b"\n" not in self._unread and self._read(0):
+            pass
+        return self._is_over or b"\n" in self._unread
+
+    def _read(self, seconds: float | None) -> bool:
+        if self._is_over or not select.select([0], [], [], seconds)[0]:
+            return False
+        piece = os.read(0, READ_BYTES)
+        self._unread += piece
+        self._is_over = not piece
+        return bool(piece)
+
+
+def open_replies() -> Callable[[Mapping[str, Any]], None]:
+    """Return what writes replies, in the child. What is printed by accident goes to stderr from then on."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -148,9 +201,11 @@ def read_jobs(idle_seconds: float | None = None) -> Iterator[tuple[bytes, Callab
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
-    waiting = bytearray()
-    while select.select([0], [], [], idle_seconds)[0] and (piece := os.read(0, READ_BYTES)):
-        waiting += piece
-        while b"\n" in waiting:
-            line, _, waiting = waiting.partition(b"\n")
-            yield bytes(line), reply
+    return reply
+
+
+def read_jobs(idle_seconds: float | None = None) -> Iterator[tuple[bytes, Callable[[Mapping[str, Any]], None]]]:
+    """Yield, in the child, each line of stdin and what writes the reply; end with stdin, or when no line comes for so long."""
+    inbox, reply = Inbox(), open_replies()
+    while (line := inbox.wait(idle_seconds)) is not None:
+        yield line, reply

@@ -1,4 +1,4 @@
-"""The live stream of a run: the journal from where a reader stands, then each new entry, until the run's final state.
+"""The live stream of a run or a chat: its entries from where a reader stands, then each new one, until its final state.
 
 Readers that stand at the same place share one read of the database and one text of what was read, so many viewers cost
 little more than one. A reader holds at most one batch: the next is read only when the last has been sent, so one that stops
@@ -7,20 +7,22 @@ reading costs no memory.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from fastapi import Request
 from fastapi.sse import format_sse_event
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.run import RunState
 from app.store import journal
+from app.store.answering import chats
 from app.store.database import Database
 from app.store.signals.bell import Bell
-from app.store.tables import JournalEntry, Run
+from app.store.tables import Chat, ChatEntry, JournalEntry, Run
 
 BATCH = 200
 FEW = 10  # entries that are encoded in a moment, also where their text is HTML
@@ -34,18 +36,19 @@ def write_event(**parts: Any) -> str:
 
 
 STILL_HERE = write_event(comment="still here")
-Encoder = Callable[[JournalEntry], str]
+Entry = JournalEntry | ChatEntry
+Encoder = Callable[[Any], str]
 
 
 @dataclass(frozen=True)
 class Entries:
     """Entries that follow each other, shared by all readers that stand before them."""
 
-    entries: list[JournalEntry]
-    finished: bool  # the run is in a final state and nothing comes after these entries
+    entries: Sequence[Entry]
+    finished: bool  # the run or chat is in a final state and nothing comes after these entries
     texts: dict[Encoder, asyncio.Future[str]] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[JournalEntry]:
+    def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
     async def encode(self, to_text: Encoder) -> str:
@@ -95,6 +98,8 @@ def holds_entries(done: asyncio.Task[Entries]) -> bool:
 
 def read_batch(database: Database, run_id: str, after: int) -> Entries:
     with database.reading() as session:
+        if run_id.startswith("chat_"):
+            return read_chat(session, run_id, after)
         run = session.get(Run, run_id)
         if run is None:
             return Entries([], finished=True)
@@ -103,10 +108,19 @@ def read_batch(database: Database, run_id: str, after: int) -> Entries:
         return Entries(entries, finished=RunState(run.state).final and last >= run.last_seq)
 
 
-async def follow(request: Request, run_id: str, after: int, *, heartbeat_seconds: float | None = None) -> AsyncIterator[Entries]:
-    """Batches of journal entries with seq > `after`, in order, without gaps; an empty one is a heartbeat.
+def read_chat(session: Session, chat_id: str, after: int) -> Entries:
+    chat = session.get(Chat, chat_id)
+    if chat is None:
+        return Entries([], finished=True)
+    entries = chats.read_entries(session, chat_id, after, BATCH)
+    last = entries[-1].seq if entries else after
+    return Entries(entries, finished=chat.state in chats.FINAL_STATES and last >= chat.last_seq)
 
-    Ends after the final state of the run has been given, when the run is deleted, or when the reader is gone.
+
+async def follow(request: Request, run_id: str, after: int, *, heartbeat_seconds: float | None = None) -> AsyncIterator[Entries]:
+    """Batches of entries with seq > `after`, in order, of a run without gaps; an empty one is a heartbeat.
+
+    Ends after the final state has been given, when the run or chat is deleted, or when the reader is gone.
     """
     reads: SharedReads = request.app.state.shared_reads
     bell: Bell = request.app.state.bell
@@ -139,12 +153,12 @@ async def as_texts(
     yield write_event(data_str="{}", event="end")
 
 
-def to_event(entry: JournalEntry) -> str:
+def to_event(entry: Entry) -> str:
     data = {"seq": entry.seq, "kind": entry.kind, "at": entry.at.isoformat(), "payload": entry.payload}
     return write_entry(entry, json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-def write_entry(entry: JournalEntry, data: str) -> str:
+def write_entry(entry: Entry, data: str) -> str:
     """Return the entry as an event on its way to a reader: its seq is the id, its kind the event."""
     return write_event(data_str=data, event=entry.kind, id=str(entry.seq))
 

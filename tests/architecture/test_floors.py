@@ -60,6 +60,7 @@ FLOORS = {
     },
     "worker/stages": {"torch", "transformers", "safetensors", "huggingface_hub", "pyarrow", "numpy", "psutil"},
     "worker/demonstration": {"torch", "transformers", "tokenizers", "safetensors", "pydantic"},
+    "worker/chat": {"torch", "safetensors", "psutil"},
     "worker/preview": {"torch", "pyarrow"},
     "worker/runner.py": {"torch", "transformers", "pydantic"},
     "worker/rank.py": {"torch"},

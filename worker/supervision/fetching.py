@@ -253,6 +253,13 @@ def fetch_preview(files: SharedFiles, job: PreviewJob | ReadingJob, check: Check
         files.bring(Path(job.dataset_path).parent, ["examples.parquet"], check)
 
 
+def fetch_models(files: SharedFiles, folders: Sequence[Path], check: Check) -> None:
+    """The models that the studio keeps, of these folders. Raises Unavailable."""
+    for folder in folders:
+        if folder.is_relative_to(files.root) and find_tree(files.store, files.key_of(folder)) is not None:
+            files.bring(folder, check=check)
+
+
 def _fetch_small_files(files: SharedFiles, folder: Path, check: Check) -> None:
     """A model's files but its weights, which a reading needs none of."""
     tree = find_tree(files.store, files.key_of(folder))

@@ -22,21 +22,17 @@ from app.settings import Settings
 from app.store import previews as store
 from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.files.objects import Interruption
 from app.store.files.shared_files import SharedFiles
 from app.system.child import Child, ReplyLost
 from app.system.installation import inherit_environment, module_command
 from app.system.limits import count_cores
+from worker.supervision.attendant import LOOK_SECONDS, Attendant, Stopping, Unwanted
 from worker.supervision.fetching import fetch_preview
 from worker.supervision.process import SECRETS
 
 PREVIEW_COMMAND = tuple(module_command("worker.preview"))
-POLL_SECONDS = 0.25  # with SQLite; with a server of its own every settings.poll_seconds, and at each hint
 ANSWER_SECONDS = 60.0
 MAX_THREADS = 4
-LOOK_SECONDS = 0.5  # how often an awaited preview is looked up: it may have been deleted
-RECORD_TRIES = 5
-JOIN_SECONDS = 20.0
 LESS = "ask for fewer λ, presets or batch sizes"
 SHORTER = "look at a shorter text or a smaller data set"
 LOST = {
@@ -52,14 +48,6 @@ PASSING = Unavailable("").code  # asked again, it may well be answered
 log = logging.getLogger(__name__)
 
 
-class Stopping(Interruption):
-    """The worker stops while an answer is awaited."""
-
-
-class Unwanted(Interruption):
-    """What the preview is of was deleted while its answer was awaited, or another worker has taken it."""
-
-
 def start_child(command: Sequence[str]) -> Child:
     """Start the warm child, without a GPU and without secrets."""
     kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
@@ -67,49 +55,20 @@ def start_child(command: Sequence[str]) -> Child:
     return Child(command, {**kept, **limits, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"})
 
 
-class Previewer:
-    """The thread: claims previews one after the other, as long as the worker lives."""
+class Previewer(Attendant):
+    """The thread that claims previews, and asks for their answers."""
+
+    what = "previews"
 
     def __init__(
         self, settings: Settings, database: Database, files: Files, worker_id: str, *,
         command: Sequence[str] = PREVIEW_COMMAND, hinted: threading.Event | None = None, answer_seconds: float = ANSWER_SECONDS,
     ) -> None:  # fmt: skip
-        self.settings, self.database, self.files, self.worker_id = settings, database, files, worker_id
+        super().__init__(settings, database, files, worker_id, hinted)
         self._command, self._answer_seconds = tuple(command), answer_seconds
-        self._poll_seconds = POLL_SECONDS if database.is_sqlite else settings.poll_seconds
-        self._hinted = hinted or threading.Event()
-        self._stopping = threading.Event()
-        self._child: Child | None = None
-        self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the thread to end its child and itself; a preview under way goes back to the queue."""
-        self._stopping.set()
-        self._hinted.set()
-
-    def join(self) -> None:
-        """Wait for the thread's end."""
-        if self._thread.is_alive():
-            self._thread.join(JOIN_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                if self._hinted.is_set():  # somebody previews, or is about to: be warm
-                    self._hinted.clear()
-                    self._warm_child()
-                self._answer_all()
-            except Unavailable as error:
-                log.warning("previews: %s", error)
-                self._stopping.wait(1)
-            except Exception:
-                log.exception("previewing failed; it is tried again")
-                self._stopping.wait(1)
-            self._hinted.wait(self._poll_seconds)
-        self._end_child()
+    def _start_child(self) -> Child:
+        return start_child(self._command)
 
     def _answer_all(self) -> None:
         while not self._stopping.is_set() and (claim := self._claim()) is not None:
@@ -176,32 +135,6 @@ class Previewer:
                 raise
         self._end_child()  # it had just left, as it does after some idle minutes
         return self._warm_child().ask(job, self._answer_seconds, meanwhile)
-
-    def _record(self, write: Callable[[Any], bool]) -> None:
-        """A few tries: seconds of computing should not be lost to a database that is locked for one."""
-        for attempt in range(RECORD_TRIES):
-            try:
-                with self.database.writing() as session:
-                    write(session)
-            except Unavailable:
-                if attempt == RECORD_TRIES - 1:
-                    raise
-                self._stopping.wait(0.5)
-            else:
-                return
-
-    def _warm_child(self) -> Child:
-        if self._child is not None and not self._child.alive:  # it has left after some idle minutes, or was killed
-            self._end_child()
-        if self._child is None:
-            self._child = start_child(self._command)
-            log.info("started the previewing process %d", self._child.pid)
-        return self._child
-
-    def _end_child(self) -> None:
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
 
 
 def read_result(job: PreviewJob | ReadingJob, result: Any) -> PreviewResult | AnyReading:

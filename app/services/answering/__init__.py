@@ -1,1 +1,1 @@
-"""What can be done with prompt sets and answers: made, asked for, judged, uploaded, turned into data, deleted."""
+"""What can be done with prompt sets and answers: made, asked for, judged, uploaded, turned into data, deleted; and chats."""

@@ -1,7 +1,7 @@
-"""The bell: tells waiting streams that a run's journal has grown. A lost bell costs a moment, never an event.
+"""The bell: tells waiting streams that a run's journal, or what is told of a chat, has grown. A lost bell costs a moment.
 
-The truth is `runs.last_seq`. One shared watcher per process reads it for all runs somebody waits for: whenever a bell
-arrives through Redis, or SQLite says that another process has committed (asked fifty times a second, which costs next to
+The truth is `last_seq` of the run or chat. One shared watcher per process reads it for all that somebody waits for: whenever a
+bell arrives through Redis, or SQLite says that another process has committed (asked fifty times a second, which costs next to
 nothing), and now and then in case one was lost.
 """
 
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import Unavailable
 from app.settings import Settings
 from app.store.signals.after_commit import after_commit
-from app.store.tables import Run
+from app.store.tables import Chat, Run
 
 if TYPE_CHECKING:  # imported where it is used: a studio without Redis is spared its megabytes
     from redis import Redis
@@ -40,6 +40,12 @@ class JournalReader(Protocol):
     """The part of the database that the bell needs."""
 
     def reading(self) -> AbstractContextManager[Session]: ...
+
+
+def part_by_table(ids: set[str]) -> list[tuple[type[Run] | type[Chat], set[str]]]:
+    """Return which of the ids are runs', and which chats'."""
+    chats = {one for one in ids if one.startswith("chat_")}
+    return [(Run, ids - chats), (Chat, chats)]
 
 
 class CommitCounter:
@@ -189,8 +195,8 @@ class Bell:
 
     def _last_seqs(self, run_ids: set[str]) -> dict[str, int]:
         with self._database.reading() as session:
-            query = select(Run.id, Run.last_seq).where(Run.id.in_(run_ids))
-            return {row.id: row.last_seq for row in session.execute(query)}
+            queries = [select(table.id, table.last_seq).where(table.id.in_(ids)) for table, ids in part_by_table(run_ids) if ids]
+            return {row.id: row.last_seq for query in queries for row in session.execute(query)}
 
     def _answer(self, is_news: Callable[[str, int], bool], *, everybody: bool = False) -> None:
         for future, (run_id, seen) in list(self._waiters.items()):

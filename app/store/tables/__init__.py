@@ -2,6 +2,7 @@
 
 from app.store.tables.accounts import Act, Token, User
 from app.store.tables.answering import Answers, Judgement, PromptSet
+from app.store.tables.chats import Chat, ChatEntry
 from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
 from app.store.tables.endpoints import Endpoint
 from app.store.tables.ingredients import Dataset, Model
@@ -14,6 +15,8 @@ __all__ = [
     "Answers",
     "Attempt",
     "Base",
+    "Chat",
+    "ChatEntry",
     "Comparison",
     "Dataset",
     "Endpoint",

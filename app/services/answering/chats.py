@@ -1,0 +1,191 @@
+"""What can be done with chats: ask, stop, delete; on the worker's side begin, renew, tell, give back. Nothing here commits.
+
+The row is the queue entry. A claim gives a fencing token, which comes with every later write; a stale one changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.domain.answering.answers import RegisteredModel, RunModel
+from app.domain.answering.chat import Begun, ChatEvent, ChatJob, ChatModel, ChatRequest, Ended, GivenBack
+from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, TooManyRequests
+from app.domain.jobs import ModelSource
+from app.domain.recipe import Method
+from app.domain.run import RunKind, RunState
+from app.services.readings import locate
+from app.store import models, runs
+from app.store.answering import chats as store
+from app.store.database import now
+from app.store.files.files import Files
+from app.store.tables import Chat, Model, Run
+from app.system.identifiers import new_id
+
+WARM_UP = "chat"  # the hint's word when no chat waits yet; the ids of chats begin with it too
+MOST_WAITING = 10  # of one user
+
+
+@dataclass(frozen=True)
+class ChatClaim:
+    """A chat in the hands of a worker; `token` must come with every write."""
+
+    chat_id: str
+    token: int
+
+
+def ask(session: Session, files: Files, owner_id: str, request: ChatRequest) -> Chat:
+    """Queue a chat for the workers.
+
+    Raises NotFound and InvalidInput, naming the model that can't answer; TooManyRequests when too many of the user's wait.
+    """
+    names = [name_choice(session, files, owner_id, choice, f"models.{place}") for place, choice in enumerate(request.models)]
+    if request.reward is not None and models.get_model(session, owner_id, request.reward).kind != "reward":
+        raise InvalidInput.at("reward", "This model is a policy: rewards come from a reward model.")
+    if store.count_unanswered(session, owner_id) >= MOST_WAITING:
+        raise TooManyRequests(f"{MOST_WAITING} of your chats wait already: let some be answered first.", retry_after_seconds=10)
+    chat = Chat(
+        id=new_id("chat"), owner_id=owner_id, request=request.model_dump(mode="json"), names=names, state=store.WAITING,
+        created_at=now(session),
+    )  # fmt: skip
+    session.add(chat)
+    session.flush()
+    session.info["hints"].send_after_commit(session, chat.id)
+    return chat
+
+
+def name_choice(session: Session, files: Files, owner_id: str, choice: RegisteredModel | RunModel, field: str = "models") -> str:
+    """Return what people call the model. Raises NotFound, and InvalidInput where it is none that answers."""
+    if isinstance(choice, RegisteredModel):
+        model = models.get_model(session, owner_id, choice.model)
+        if model.kind != "policy":
+            raise InvalidInput.at(field, f"“{model.name}” is a reward model, which answers nothing: choose a policy.")
+        return model.name
+    run = runs.get_run(session, owner_id, choice.run)
+    _refuse_without_model(run, files, field)
+    if choice.step is not None:
+        raise InvalidInput.at(field, "A chat is answered by a run's model at its end: leave the step out.")
+    return run.name
+
+
+def _refuse_without_model(run: Run, files: Files, field: str) -> None:
+    if run.kind != RunKind.TRAINING or run.recipe.get("method") == Method.REWARD_MODEL:
+        raise InvalidInput.at(field, f"Run “{run.name}” trains no policy, so it has no model that answers.")
+    if run.state != RunState.SUCCEEDED:
+        raise InvalidInput.at(field, f"Run “{run.name}” is {run.told_state}: its model answers once it has succeeded.")
+    if not files.result_dir(run.id).is_dir():
+        raise InvalidInput.at(field, f"Run “{run.name}” has left no model among its artifacts.")
+
+
+def expect(session: Session) -> None:
+    """Somebody is about to chat: hint a worker to have its chatting process warm."""
+    session.info["hints"].send(WARM_UP)
+
+
+def request_stop(session: Session, owner_id: str, chat_id: str) -> Chat:
+    """Stop the answers within a token; what there is of them stays. One that has ended stays as it is. Raises NotFound."""
+    chat = store.get_chat(session, owner_id, chat_id)
+    ended = Ended(state="stopped")
+    values = {"state": store.STOPPED, "finished_at": now(session)}
+    if not store.append(session, chat.id, [ended], Chat.state == store.WAITING, **values):
+        asked = update(Chat).where(Chat.id == chat.id, Chat.state == store.ANSWERING).values(stop_requested_at=now(session))
+        session.execute(asked.execution_options(synchronize_session=False))
+    session.refresh(chat)
+    return chat
+
+
+def delete(session: Session, owner_id: str, chat_id: str) -> None:
+    """Remove a chat; one that is being answered is stopped first. Raises NotFound."""
+    session.delete(store.get_chat(session, owner_id, chat_id))
+
+
+def forget_old(session: Session, days: float) -> int:
+    """Remove chats that ended more than so many days ago (0: none is too old); returns how many."""
+    return store.delete_old(session, now(session) - timedelta(days=days)) if days else 0
+
+
+def begin(session: Session, worker_id: str, lease_seconds: float) -> ChatClaim | None:
+    """Claim the chat that is next; None when none waits, or the worker is paused."""
+    at = now(session)
+    statement = (
+        update(Chat)
+        .where(Chat.id == store.first_in_line(at, worker_id).scalar_subquery(), store.is_claimable(at))
+        .values(state=store.ANSWERING, worker_id=worker_id, lease_expires_at=at + timedelta(seconds=lease_seconds))
+        .values(token=Chat.token + 1)
+        .returning(Chat.id, Chat.token)
+    )
+    row = session.execute(statement.execution_options(synchronize_session=False)).one_or_none()
+    if row is None:
+        return None
+    claim = ChatClaim(row.id, row.token)
+    tell(session, claim, [Begun(worker=worker_id)])
+    return claim
+
+
+def build_job(session: Session, files: Files, claim: ChatClaim, device: str) -> ChatJob:
+    """Return what the chatting process is told. Raises NotFound, InvalidInput and Conflict for a model that is gone meanwhile."""
+    chat = session.get_one(Chat, claim.chat_id)
+    request = ChatRequest.model_validate(chat.request)
+    return ChatJob.model_validate({
+        "request": request,
+        "models": tuple(
+            ChatModel(name=name, source=_locate(session, files, chat.owner_id, choice, name))
+            for choice, name in zip(request.models, chat.names, strict=True)
+        ),
+        "reward": _locate_reward(session, files, chat.owner_id, request.reward),
+        "hub_dir": str(files.hub_dir),
+        "device": device,
+    })  # fmt: skip
+
+
+def _locate(session: Session, files: Files, owner_id: str, choice: RegisteredModel | RunModel, name: str) -> ModelSource:
+    try:
+        name_choice(session, files, owner_id, choice)
+    except NotFound:
+        raise Conflict(f"“{name}” was deleted meanwhile: choose another model.") from None
+    if isinstance(choice, RunModel):
+        return ModelSource(source="folder", path=str(files.result_dir(choice.run)), name=f"{choice.run}/model")
+    return locate(files, session.get_one(Model, choice.model), None)
+
+
+def _locate_reward(session: Session, files: Files, owner_id: str, model_id: str | None) -> ChatModel | None:
+    if model_id is None:
+        return None
+    try:
+        model = models.get_model(session, owner_id, model_id)
+    except NotFound:
+        raise Conflict("The reward model was deleted meanwhile: choose another, or none.") from None
+    return ChatModel(name=model.name, source=locate(files, model, None))
+
+
+def renew(session: Session, claim: ChatClaim, lease_seconds: float) -> bool:
+    """Hold a chat for another lease; False when it is in other hands or gone."""
+    until = now(session) + timedelta(seconds=lease_seconds)
+    statement = update(Chat).where(store.is_held(claim.chat_id, claim.token)).values(lease_expires_at=until).returning(Chat.id)
+    return session.execute(statement.execution_options(synchronize_session=False)).scalar_one_or_none() is not None
+
+
+def tell(session: Session, claim: ChatClaim, events: Sequence[ChatEvent]) -> bool:
+    """Keep what the chatting process says, the last word included; False when the chat is in other hands or gone."""
+    values: dict[str, object] = {}
+    for event in events:
+        if isinstance(event, Ended):
+            values = {"state": event.state, "finished_at": now(session), "lease_expires_at": None}
+    return store.append(session, claim.chat_id, events, store.is_held(claim.chat_id, claim.token), **values)
+
+
+def fail(session: Session, claim: ChatClaim, error: StudioError) -> bool:
+    """End a chat that can't be answered; False when it is in other hands or gone."""
+    return tell(session, claim, [Ended(state="failed", detail=error.detail)])
+
+
+def give_back(session: Session, claim: ChatClaim, detail: str) -> bool:
+    """Let a chat begin again later, here or elsewhere; one that is to stop ends. False when it is in other hands or gone."""
+    chat = session.get(Chat, claim.chat_id)
+    if chat is not None and chat.stop_requested_at is not None:
+        return tell(session, claim, [Ended(state="stopped", detail="")])
+    held = store.is_held(claim.chat_id, claim.token)
+    values = {"state": store.WAITING, "worker_id": None, "lease_expires_at": None}
+    return store.append(session, claim.chat_id, [GivenBack(detail=detail)], held, **values)

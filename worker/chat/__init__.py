@@ -1,0 +1,1 @@
+"""The warm child that answers chats: models kept in memory, answers told while they are drawn."""
