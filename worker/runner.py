@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from app.domain.answering.job import AnswersSpec, read_job
 from app.domain.errors import InvalidInput
 from app.domain.events import Event, LogWritten, OutcomeReached
 from app.domain.jobs import RunSpec
@@ -59,7 +60,7 @@ def _run_to_outcome(attempt_dir: Path, stop: StopSignals) -> OutcomeReached:
     return run_alone(spec, attempt_dir, stop)
 
 
-def run_alone(spec: RunSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks | None" = None) -> OutcomeReached:
+def run_alone(spec: RunSpec | AnswersSpec, attempt_dir: Path, stop: StopSignals, ranks: "Ranks | None" = None) -> OutcomeReached:
     """Run the course in this process, which is the only one or, with `ranks`, one of several."""
     spool = Spool(attempt_dir / "events.jsonl")
     if spec.memory_bytes:
@@ -125,10 +126,10 @@ def _say(attempt_dir: Path, event: Event) -> bool:
     return True
 
 
-def read_spec(attempt_dir: Path) -> RunSpec:
+def read_spec(attempt_dir: Path) -> RunSpec | AnswersSpec:
     """Return the attempt's spec; raises InvalidInput."""
     try:
-        return RunSpec.model_validate_json((attempt_dir / "spec.json").read_bytes())
+        return read_job((attempt_dir / "spec.json").read_bytes())
     except OSError as error:
         raise InvalidInput(f"The attempt's spec.json can't be read: {error.strerror}.") from error
     except ValidationError as error:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from app.domain.answering.answers import AnswersFacts
+from app.domain.answering.judge import JudgementFacts
 from app.domain.run import Outcome, RunState, Stage
 from app.domain.scoring import ScoringFacts
 
@@ -182,6 +184,21 @@ class ScoringKept(Event):
     scoring: ScoringFacts
 
 
+class AnswersKept(Event):
+    """All answers to the prompts are there."""
+
+    kind: Literal["answers"] = "answers"
+    answers: AnswersFacts
+
+
+class JudgementKept(Event):
+    """All answers are judged by the judge of this key."""
+
+    kind: Literal["judgement"] = "judgement"
+    key: str
+    judgement: JudgementFacts
+
+
 class MemoryPlanned(Event):
     """The peak memory expected of training, by formula and by one calibrated step, and the actual peak once it is known."""
 
@@ -208,7 +225,8 @@ EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event
     for event in (
         StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, FinalLogged, SampleDrawn,
-        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, MemoryPlanned, OutcomeReached,
+        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, AnswersKept, JudgementKept, MemoryPlanned,
+        OutcomeReached,
     )
 }  # fmt: skip
 

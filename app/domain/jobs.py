@@ -29,20 +29,15 @@ class ModelSource(BaseModel):
     name: str = ""  # what the world outside calls it, where that is not its path
 
 
-class RunSpec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class JobSpec(BaseModel):
+    """What every attempt is told, whatever its run is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     run_id: str
-    kind: RunKind = RunKind.TRAINING  # a scoring ends after the score stage
+    kind: RunKind = RunKind.TRAINING
     attempt: int
-    recipe: Recipe
-    dataset_path: str  # examples.parquet
-    dataset_sha256: str
-    policy: ModelSource
-    reward: ModelSource | None = None
-    judge: ModelSource | None = None
     run_dir: str
-    scorings_dir: str
     hub_dir: str  # cache folder of downloaded models
     device: str = "cpu"  # "cpu" | "cuda"
     num_processes: int = 1  # ranks of this attempt; at most as many as the worker could give
@@ -50,3 +45,15 @@ class RunSpec(BaseModel):
     memory_bytes: int | None = None  # that each process may ask the system for
     launched_on: date | None = None  # what chat templates take for today, where the recipe does not say it
     supervisor_pid: int | None = None  # the runner stops when this process is gone; None: stand-alone
+
+
+class RunSpec(JobSpec):
+    """A training, or a scoring, which ends after the score stage."""
+
+    recipe: Recipe
+    dataset_path: str  # examples.parquet
+    dataset_sha256: str
+    policy: ModelSource
+    reward: ModelSource | None = None
+    judge: ModelSource | None = None
+    scorings_dir: str

@@ -12,18 +12,21 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.domain.errors import RecipeInvalid, StaleToken
+from app.domain.answering.job import AnswersSpec
+from app.domain.errors import StaleToken
 from app.domain.events import Event, OutcomeReached
-from app.domain.jobs import ModelSource, RunSpec
+from app.domain.jobs import RunSpec
 from app.domain.recipe import revive_recipe
 from app.domain.run import Outcome, RunKind, RunState
+from app.services.answering import makers, specs
+from app.services.recipes import describe_recipe
 from app.services.runs import hint, move
 from app.settings import Settings
 from app.store import journal, queue
 from app.store.database import now
 from app.store.files.files import Files
 from app.store.runs import lock_run
-from app.store.tables import Attempt, Dataset, Model, Run, Worker
+from app.store.tables import Attempt, Run, Worker
 
 ANY = 2**31 - 1
 MAX_ATTEMPTS = 3
@@ -42,11 +45,17 @@ class Claim:
     recipe: dict[str, Any]
     spool_attempt: int = 0  # the earlier attempt whose spool may hold more than its worker could record; 0: none
     kind: RunKind = RunKind.TRAINING
+    answers_id: str | None = None
 
     @property
     def num_processes(self) -> int:
-        """How many places of a worker it takes; scores are made by one process."""
-        return 1 if self.kind is RunKind.SCORING else int(self.recipe["training"].get("num_processes", 1))
+        """How many places of a worker it takes; scores and answers are made by one process."""
+        return int(self.recipe["training"].get("num_processes", 1)) if self.kind is RunKind.TRAINING else 1
+
+    @property
+    def keeps_checkpoints(self) -> int:
+        """How many of the newest checkpoints are kept; answers have none."""
+        return int(self.recipe["training"].get("keep_checkpoints", 2)) if self.recipe else 0
 
 
 def begin(
@@ -78,7 +87,7 @@ def begin(
     run.stage, run.progress, run.seconds_left = "", 0.0, None
     session.add(Attempt(run_id=run.id, number=run.attempt, worker_id=worker_id, started_at=at))
     move(session, run, RunState.RUNNING)
-    return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt, RunKind(run.kind))
+    return Claim(run.id, run.token, run.attempt, run.recipe, run.spool_attempt, RunKind(run.kind), run.answers_id)
 
 
 def open_spool(session: Session, claim: Claim) -> None:
@@ -90,50 +99,20 @@ def open_spool(session: Session, claim: Claim) -> None:
 def build_spec(
     session: Session, files: Files, settings: Settings, claim: Claim, device: str,
     *, num_threads: int | None = None, supervisor_pid: int | None = None,
-) -> RunSpec:  # fmt: skip
-    """Return all that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone."""
-    recipe = revive_recipe(claim.recipe)
-    dataset = session.get(Dataset, recipe.dataset)
-    if dataset is None:
-        raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")
-    policy = _find_source(session, files, "policy.model", recipe.policy.model, recipe.policy.revision)
-    assert policy is not None
+) -> RunSpec | AnswersSpec:  # fmt: skip
+    """Return all that the runner of this attempt is told. Raises RecipeInvalid when the recipe's data set or model is gone;
+    as `specs.describe_answers` for one that answers prompts.
+    """
     run = session.get(Run, claim.run_id)
-    return RunSpec(
-        run_id=claim.run_id,
-        kind=claim.kind,
-        attempt=claim.attempt,
-        recipe=recipe,
-        dataset_path=str(files.dataset_dir(dataset.id) / "examples.parquet"),
-        dataset_sha256=dataset.sha256,
-        policy=policy,
-        reward=_find_source(session, files, "reward.model", recipe.reward.model, recipe.reward.revision),
-        judge=_find_source(session, files, "reward.judge", recipe.reward.judge, None),
-        run_dir=str(files.run_dir(claim.run_id)),
-        scorings_dir=str(files.scorings_dir),
-        hub_dir=str(files.hub_dir),
-        device=device,
-        num_processes=claim.num_processes,
-        num_threads=num_threads or settings.runner_threads or None,
-        memory_bytes=settings.runner_memory_bytes or None,
-        launched_on=run.created_at.date() if run is not None else None,
-        supervisor_pid=supervisor_pid,
-    )
-
-
-def _find_source(session: Session, files: Files, field: str, model_id: str | None, revision: str | None) -> ModelSource | None:
-    if model_id is None:
-        return None
-    model = session.get(Model, model_id)
-    if model is None:
-        raise RecipeInvalid.at(field, f"The model {model_id!r} was deleted.")
-    if model.source == "hub":
-        return ModelSource(source="hub", path=model.path, revision=revision or model.revision)
-    if model.source == "folder":
-        return ModelSource(source="folder", path=str(files.place_of(model.path)))
-    kept = files.model_dir(model.id)  # a run's result, kept by the studio: in the data folder of whoever asks
-    found = kept if kept.is_dir() else files.place_of(model.path)
-    return ModelSource(source="folder", path=str(found), name=f"{model.facts.get('run_id', model.name)}/model")
+    common = {
+        "run_id": claim.run_id, "kind": claim.kind, "attempt": claim.attempt, "run_dir": str(files.run_dir(claim.run_id)),
+        "hub_dir": str(files.hub_dir), "device": device, "num_processes": claim.num_processes,
+        "num_threads": num_threads or settings.runner_threads or None, "memory_bytes": settings.runner_memory_bytes or None,
+        "launched_on": run.created_at.date() if run is not None else None, "supervisor_pid": supervisor_pid,
+    }  # fmt: skip
+    if claim.kind is RunKind.ANSWERS:
+        return AnswersSpec.model_validate(common | specs.describe_answers(session, files, run))
+    return RunSpec.model_validate(common | describe_recipe(session, files, revive_recipe(claim.recipe)))
 
 
 def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bool:
@@ -168,6 +147,8 @@ def finish(
         run.summary = dict(outcome.summary) or run.summary
         _end_attempt(session, run, outcome.outcome.value, outcome.reason)
         _end(session, run, RunState(outcome.outcome.value), outcome.reason, outcome.remedy, log_tail)
+        if run.kind == RunKind.ANSWERS and outcome.outcome is Outcome.SUCCEEDED:
+            makers.go_on(session, run)
     return RunState(run.state)
 
 

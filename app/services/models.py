@@ -17,6 +17,7 @@ from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
 from app.settings import Settings
 from app.store import models, scorings
+from app.store.answering.answers import list_using_model
 from app.store.database import Database, now
 from app.store.files.files import DEMONSTRATION, Files
 from app.store.runs import get_run
@@ -282,5 +283,10 @@ def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None
     if used := scorings.list_using_model(session, model_id):
         which = f"{len(used)} scorings use" if len(used) > 1 else f"The scoring “{used[0][1]}” uses"
         raise Conflict.in_use(f"{which} this model. Delete the scoring{'s' if len(used) > 1 else ''} first.", "scoring", used)
+    if used := list_using_model(session, model_id):
+        which = (
+            f"{len(used)} answers were given or judged" if len(used) > 1 else f"The answers “{used[0][1]}” were given or judged"
+        )
+        raise Conflict.in_use(f"{which} by this model. Delete these answers first.", "answers", used)
     session.delete(model)
     after_commit(session, ("files", model_id), lambda: files.remove(files.model_dir(model_id)))

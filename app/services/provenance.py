@@ -19,9 +19,13 @@ def describe(dataset: Dataset, models: dict[str, Model]) -> dict[str, Any]:
     return {
         "dataset": {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "num_examples": dataset.num_examples},
         "models": {part: _describe_model(model) for part, model in models.items()},
-        "packages": package_versions(),
-        "git_revision": own_revision(),
+        **describe_program(),
     }
+
+
+def describe_program() -> dict[str, Any]:
+    """Return what any run's result depends on: the packages and the code."""
+    return {"packages": package_versions(), "git_revision": own_revision()}
 
 
 def _describe_model(model: Model) -> dict[str, Any]:

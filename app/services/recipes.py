@@ -1,19 +1,24 @@
-"""Whether a recipe can be launched: its data set is ready and holds what the recipe needs, its models exist and fit."""
+"""Whether a recipe can be launched: its data set is ready and holds what the recipe needs, its models exist and fit; and what the
+runner is told of it.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
+from app.domain.jobs import ModelSource
 from app.domain.recipe import Method, Recipe, find_idle_flips
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.domain.weighting import refuse_tiny
 from app.store import scorings
+from app.store.files.files import Files
 from app.store.tables import Dataset, Model, Scoring
 from app.store.workers import find_most_places
 
@@ -196,3 +201,35 @@ def _find_model(session: Session, owner_id: str, model_id: str | None, kind: str
         faults.add(path, f"“{model.name}” is registered as a {model.kind} model, but {wanted} is needed here.")
         return None
     return model
+
+
+def describe_recipe(session: Session, files: Files, recipe: Recipe) -> dict[str, Any]:
+    """Return a RunSpec's own part. Raises RecipeInvalid when the data set or a model is gone."""
+    dataset = session.get(Dataset, recipe.dataset)
+    if dataset is None:
+        raise RecipeInvalid.at("dataset", f"The data set {recipe.dataset!r} was deleted.")
+    return {
+        "recipe": recipe,
+        "dataset_path": str(files.dataset_dir(dataset.id) / "examples.parquet"),
+        "dataset_sha256": dataset.sha256,
+        "policy": find_source(session, files, "policy.model", recipe.policy.model, recipe.policy.revision),
+        "reward": find_source(session, files, "reward.model", recipe.reward.model, recipe.reward.revision),
+        "judge": find_source(session, files, "reward.judge", recipe.reward.judge, None),
+        "scorings_dir": str(files.scorings_dir),
+    }
+
+
+def find_source(session: Session, files: Files, field: str, model_id: str | None, revision: str | None) -> ModelSource | None:
+    """Return where a model's files are. Raises RecipeInvalid, at `field`, when it was deleted."""
+    if model_id is None:
+        return None
+    model = session.get(Model, model_id)
+    if model is None:
+        raise RecipeInvalid.at(field, f"The model {model_id!r} was deleted.")
+    if model.source == "hub":
+        return ModelSource(source="hub", path=model.path, revision=revision or model.revision)
+    if model.source == "folder":
+        return ModelSource(source="folder", path=str(files.place_of(model.path)))
+    kept = files.model_dir(model.id)  # a run's result, kept by the studio: in the data folder of whoever asks
+    found = kept if kept.is_dir() else files.place_of(model.path)
+    return ModelSource(source="folder", path=str(found), name=f"{model.facts.get('run_id', model.name)}/model")

@@ -13,12 +13,16 @@ from pydantic import ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.domain.answering.answers import AnswersFacts
+from app.domain.answering.judge import JudgementFacts
 from app.domain.events import (
     EVENT_KINDS,
+    AnswersKept,
     AttemptResumed,
     EvaluationLogged,
     Event,
     FinalLogged,
+    JudgementKept,
     LogWritten,
     ProgressMade,
     ScoringKept,
@@ -30,6 +34,7 @@ from app.domain.run import RunState
 from app.domain.scoring import ScoringFacts
 from app.domain.texts import make_keepable
 from app.services import scorings
+from app.services.answering import makers
 from app.services.attempts import stale
 from app.store import journal
 from app.store.metrics import drop_metrics_after, write_metrics
@@ -49,6 +54,8 @@ class Changes:
     drop_after: int | None = None
     has_figures: bool = False
     scoring: ScoringFacts | None = None
+    answers: AnswersFacts | None = None
+    judgements: dict[str, JudgementFacts] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,6 +91,8 @@ def record(session: Session, run_id: str, token: int, lines: Sequence[SpoolLine]
         keep_figures(session, run_id)
     if batch.scoring is not None:
         scorings.keep(session, run_id, batch.scoring)
+    if batch.answers is not None or batch.judgements:
+        makers.keep(session, run_id, batch.answers, batch.judgements)
 
 
 def digest(lines: Sequence[SpoolLine]) -> Changes:
@@ -127,6 +136,10 @@ def _apply(batch: Changes, event: Event) -> None:
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}
         case ScoringKept():
             batch.scoring = event.scoring
+        case AnswersKept():
+            batch.answers = event.answers
+        case JudgementKept():
+            batch.judgements[event.key] = event.judgement
         case EvaluationLogged() | FinalLogged():
             batch.has_figures = True
             batch.metrics |= {(key, event.step): value for key, value in event.metrics.items()}

@@ -166,8 +166,11 @@ def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str 
     With an idempotency key that was used for a clone of this run, that clone. Raises Conflict for a scoring's run.
     """
     original = get_run(session, owner_id, run_id)
-    if original.kind == RunKind.SCORING:
-        raise Conflict(f"Run {run_id} makes a scoring, which is made once: ask for the scoring again instead.")
+    if original.kind != RunKind.TRAINING:
+        what = (
+            "a scoring, which is made once: ask for the scoring" if original.kind == RunKind.SCORING else "answers: ask for them"
+        )
+        raise Conflict(f"Run {run_id} makes {what} again instead.")
     recipe = revive_recipe({**original.recipe, "name": name_copy(session, original)})
     # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
     return launch(session, owner_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}")

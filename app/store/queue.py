@@ -21,8 +21,8 @@ QUEUED: ColumnElement[str] = literal_column(f"'{RunState.QUEUED}'")  # not a par
 
 
 def num_processes(run: Any = Run) -> ColumnElement[int]:
-    """Return how many places of a worker the run takes; scores are made by one process."""
-    return case((run.kind == RunKind.SCORING, 1), else_=run.num_processes)
+    """Return how many places of a worker the run takes; scores and answers are made by one process."""
+    return case((run.kind == RunKind.TRAINING, run.num_processes), else_=1)
 
 
 def may_begin(run: Any, worker_id: str) -> ColumnElement[bool]:

@@ -17,7 +17,12 @@ from app.web.dependencies import identify
 from app.web.security import SAFE_METHODS, SESSION_COOKIE, has_bearer, is_open_door
 
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
-UPLOAD_PATHS = frozenset({"/api/v1/datasets", "/datasets/new"})
+UPLOAD_PATHS = frozenset(
+    {
+        "/api/v1/datasets", "/datasets/new", "/api/v1/prompt-sets/file", "/prompt-sets/file", "/api/v1/answers/file",
+        "/answers/file",
+    }
+)  # fmt: skip
 MULTIPART_SLACK_BYTES = 2**20
 MAX_JSON_BYTES = 2 * 2**20
 MAX_FORM_BYTES = 2**18

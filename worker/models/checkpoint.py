@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from app.domain.errors import ModelInvalid
 from app.system.files import filling, hash_file, name_beside, sync
 from worker.running.failpoints import reach
 
@@ -100,6 +101,16 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damaged.append(DamagedCheckpoint(name, str(error) or type(error).__name__))
     return None, damaged
+
+
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """Return the checkpoint of one step; raises ModelInvalid when it is not there, or can't be trusted."""
+    try:
+        return _load(folder / name_checkpoint(step))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelInvalid(
+            f"The checkpoint of step {step} can't be read ({error}): it was removed meanwhile, or is damaged. Take another step."
+        ) from error
 
 
 def name_checkpoint(step: int) -> str:

@@ -33,10 +33,14 @@ class Sampling:
 
 @torch.inference_mode()
 def generate(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling, check: Callable[[], None] = lambda: None
-) -> list[list[int]]:
-    """Answer ids for each prompt, with the end token when it was drawn; `check` is called at each token and may raise."""
-    uniform_RT = _draw_uniform(len(prompts), sampling)
+    model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling, check: Callable[[], None] = lambda: None,
+    seeds: Sequence[int] | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """Return answer ids for each prompt, with the end token when it was drawn; `check` is called at each token and may raise.
+
+    `seeds`: of each prompt's own random numbers, which then depend neither on the others nor on how long answers may be.
+    """
+    uniform_RT = _draw_uniform(len(prompts), sampling, seeds)
     answers: list[list[int]] = [[] for _ in prompts]
     was_training = model.network.training
     model.network.eval()
@@ -59,9 +63,13 @@ def stream(model: LanguageModel, prompt: Sequence[int], sampling: Sampling) -> I
         yield token
 
 
-def _draw_uniform(num_rows: int, sampling: Sampling) -> Tensor:
-    generator = torch.Generator().manual_seed(sampling.seed % 2**63)
-    return torch.rand(num_rows, sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+def _draw_uniform(num_rows: int, sampling: Sampling, seeds: Sequence[int] | None = None) -> Tensor:
+    sizes = [(num_rows, sampling.seed)] if seeds is None else [(1, seed) for seed in seeds]
+    rows = [
+        torch.rand(num, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
+        for num, seed in sizes
+    ]
+    return torch.cat(rows) if rows else torch.zeros(0, sampling.max_new_tokens, dtype=torch.float64)
 
 
 def _write_group(

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from app.domain.events import ArtifactWritten, Event, FindingRaised, LogWritten, ProgressMade, StageStarted
-from app.domain.jobs import RunSpec
+from app.domain.jobs import JobSpec, RunSpec
 from app.domain.recipe import Recipe
 from app.domain.remedies import Temperatures, suggest_changes
 from app.domain.run import Stage
@@ -23,29 +23,13 @@ PROGRESS_SECONDS = 1.0  # a progress event at most this often
 
 
 @dataclass
-class AttemptContext:
+class JobContext:
     """One attempt at a run. Of several processes the lead's spool and artifacts are the run's; each other has its own."""
 
-    spec: RunSpec
+    spec: JobSpec
     spool: Spool
     stop: StopSignals
     ranks: Ranks = ALONE
-    constants: dict[str, float] = field(default_factory=dict)  # metrics that are the same at every step
-    raised: set[str] = field(default_factory=set)  # names of findings that were told already
-    temperatures: Callable[[], Temperatures] = Temperatures  # what is known of λ, once the batches are weighed
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.spec.recipe
-
-    @property
-    def day(self) -> date | None:
-        """What chat templates take for today, in every attempt at the run; None: the day it is."""
-        return self.recipe.tokens.template_date or self.spec.launched_on
-
-    @property
-    def checkpoints_dir(self) -> Path:
-        return Path(self.spec.run_dir) / "checkpoints"
 
     @property
     def artifacts_dir(self) -> Path:
@@ -59,24 +43,11 @@ class AttemptContext:
         """Raise Stopped when a newer attempt owns the run's folder: a frozen process may wake up in the middle of a step."""
         self.stop.refuse_superseded()
 
-    def sweep_leftovers(self) -> None:
-        """Remove the temporary files and folders that a killed attempt left among the artifacts and checkpoints."""
-        remove_unfinished(self.artifacts_dir)
-        remove_unfinished(self.checkpoints_dir)
-
     def emit(self, event: Event) -> None:
         self.spool.write(event)
 
     def log(self, text: str, level: str = "info") -> None:
         self.spool.write(LogWritten.model_validate({"level": level, "text": text}))
-
-    def raise_findings(self, findings: Iterable[FindingRaised]) -> None:
-        """Tell each finding once in a run, with what its remedy would change in the recipe."""
-        for finding in findings:
-            if finding.name not in self.raised:
-                self.raised.add(finding.name)
-                changes = finding.changes or suggest_changes(finding.name, self.recipe.to_dict(), self.temperatures())
-                self.emit(finding.model_copy(update={"changes": changes}))
 
     def start_stage(self, stage: Stage, total: int | None = None, unit: str = "") -> Callable[[int, int], None]:
         """Announce a stage; the result reports (done, total), not too often, and stops the attempt when it should stop."""
@@ -129,3 +100,39 @@ class AttemptContext:
         for name, title in titles.items():
             for path in sorted(path for path in (self.artifacts_dir / name).rglob("*") if path.is_file()):
                 self.announce(str(path.relative_to(self.artifacts_dir)), title)
+
+
+@dataclass
+class AttemptContext(JobContext):
+    """One attempt at what a recipe asks for."""
+
+    spec: RunSpec
+    constants: dict[str, float] = field(default_factory=dict)  # metrics that are the same at every step
+    raised: set[str] = field(default_factory=set)  # names of findings that were told already
+    temperatures: Callable[[], Temperatures] = Temperatures  # what is known of λ, once the batches are weighed
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.spec.recipe
+
+    @property
+    def day(self) -> date | None:
+        """What chat templates take for today, in every attempt at the run; None: the day it is."""
+        return self.recipe.tokens.template_date or self.spec.launched_on
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return Path(self.spec.run_dir) / "checkpoints"
+
+    def sweep_leftovers(self) -> None:
+        """Remove the temporary files and folders that a killed attempt left among the artifacts and checkpoints."""
+        remove_unfinished(self.artifacts_dir)
+        remove_unfinished(self.checkpoints_dir)
+
+    def raise_findings(self, findings: Iterable[FindingRaised]) -> None:
+        """Tell each finding once in a run, with what its remedy would change in the recipe."""
+        for finding in findings:
+            if finding.name not in self.raised:
+                self.raised.add(finding.name)
+                changes = finding.changes or suggest_changes(finding.name, self.recipe.to_dict(), self.temperatures())
+                self.emit(finding.model_copy(update={"changes": changes}))

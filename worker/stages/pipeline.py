@@ -1,4 +1,4 @@
-"""The course of an attempt: prepare > score > train (with evaluations) > artifacts."""
+"""The course of an attempt: prepare > score > train (with evaluations) > artifacts; or answer > judge."""
 
 import json
 
@@ -6,6 +6,7 @@ import torch
 from huggingface_hub.utils import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
+from app.domain.answering.job import AnswersSpec
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Method
 from app.domain.run import RunKind
@@ -14,13 +15,14 @@ from worker.models.lora import refuse_targets
 from worker.models.parallel import ALONE, Ranks, require_device
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
-from worker.stages.attempt import AttemptContext
+from worker.stages.answering.stage import answer_and_judge
+from worker.stages.attempt import AttemptContext, JobContext
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring.stage import refuse_inverted, score_all, summarize
 from worker.stages.training.methods import refuse_missing, train_policy, train_reward_model
 
 
-def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = ALONE) -> dict[str, float | None]:
+def run_course(spec: RunSpec | AnswersSpec, spool: Spool, stop: StopSignals, ranks: Ranks = ALONE) -> dict[str, float | None]:
     """Run the whole attempt and return its summary; raises Stopped, StudioError, or what a library raises.
 
     Of several processes the lead scores while the others wait; they find its scores in the cache then.
@@ -31,7 +33,14 @@ def run_course(spec: RunSpec, spool: Spool, stop: StopSignals, ranks: Ranks = AL
     require_device(spec.device)
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
-    attempt = AttemptContext(spec, spool, stop, ranks)
+    if isinstance(spec, AnswersSpec):
+        return answer_and_judge(JobContext(spec, spool, stop, ranks), spec)
+    return run_recipe(AttemptContext(spec, spool, stop, ranks))
+
+
+def run_recipe(attempt: AttemptContext) -> dict[str, float | None]:
+    """Run the stages of a recipe, as far as the kind of run goes."""
+    spec, ranks = attempt.spec, attempt.ranks
     attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
     attempt.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     if attempt.ranks.is_lead:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
+from app.domain.answering.answers import RunModel, read_choice
 from app.domain.errors import RecipeInvalid, StaleToken, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.preview.readings import ReadingJob
 from app.domain.preview.weights import PreviewJob
 from app.domain.recipe import Recipe
-from app.domain.run import Outcome
+from app.domain.run import Outcome, RunKind
 from app.services import attempts
 from app.settings import Settings
 from app.store import checkpoints, scorings
@@ -24,7 +27,7 @@ from app.store.database import Database
 from app.store.files.object_folders import fetch_tree, find_tree, list_files
 from app.store.files.objects import Check, Interruption
 from app.store.files.shared_files import SharedFiles
-from app.store.tables import Dataset, Model
+from app.store.tables import Answers, Dataset, Judgement, Model, Run
 from app.system.files import remove_tree
 from worker.supervision.attempt import RunningAttempt
 from worker.supervision.leases import LeaseKeeper
@@ -177,6 +180,9 @@ class Arrival:
 
 def fetch_ingredients(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
     """The data set, the models that the studio keeps, and the scores that there are. Raises RecipeInvalid, Unavailable."""
+    if claim.kind is RunKind.ANSWERS:
+        fetch_for_answers(database, files, claim, check)
+        return
     recipe = Recipe.model_validate(claim.recipe)
     with database.reading() as session:
         dataset = session.get(Dataset, recipe.dataset)
@@ -194,6 +200,31 @@ def fetch_ingredients(database: Database, files: SharedFiles, claim: attempts.Cl
             _fetch_model(files, field, model, check)
     for key in sorted(keys):
         files.bring(files.scoring_dir(key), check=check)
+
+
+def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
+    """The prompts, the answers and scores that there are, and the models that are asked. Raises RecipeInvalid, Unavailable."""
+    with database.reading() as session:
+        run = session.get_one(Run, claim.run_id)
+        answers = session.get(Answers, run.answers_id) if run.answers_id else None
+        if answers is None:
+            return  # the runner's spec says it in a sentence
+        judging = select(Judgement.model_id).where(Judgement.answers_id == answers.id, Judgement.facts.is_(None))
+        ids = {answers.model_id, *session.scalars(judging)} - {None}
+        models = list(session.scalars(select(Model).where(Model.id.in_(ids))))
+        choice = read_choice(answers.model)
+        reached = (
+            checkpoints.list_reached(session, choice.run) if isinstance(choice, RunModel) and choice.step is not None else []
+        )
+    for folder in (files.prompt_set_dir(answers.prompt_set_id), files.answers_dir(answers.id)):
+        files.bring(folder, check=check)
+    for model in models:
+        _fetch_model(files, "model", model, check)
+    for checkpoint in reached:
+        if isinstance(choice, RunModel) and checkpoint.step == choice.step:
+            key = f"{files.key_of(files.attempt_dir(choice.run, checkpoint.attempt))}/checkpoints/{checkpoint.name}"
+            if find_tree(files.store, key) is not None:
+                fetch_tree(files.store, key, files.checkpoints_dir(choice.run) / checkpoint.name, check=check, trusting=True)
 
 
 def _fetch_model(files: SharedFiles, field: str, model: Model, check: Check) -> None:
@@ -222,7 +253,7 @@ def fetch_checkpoints(database: Database, files: SharedFiles, claim: attempts.Cl
     remove_tree(folder)
     remove_tree(artifacts)
     artifacts.mkdir(parents=True)
-    num_wanted = max(2, Recipe.model_validate(claim.recipe).training.keep_checkpoints)
+    num_wanted = max(2, claim.keeps_checkpoints)
     for checkpoint in reached:
         key = f"{files.key_of(files.attempt_dir(claim.run_id, checkpoint.attempt))}/checkpoints/{checkpoint.name}"
         if num_wanted and find_tree(files.store, key) is not None:

@@ -16,7 +16,6 @@ from sqlalchemy import select
 
 from app.domain.errors import StudioError, Unavailable
 from app.domain.events import CheckpointSaved, ScoringKept, SpoolLine
-from app.domain.recipe import Recipe
 from app.services.attempts import Claim
 from app.services.recordings import read_event
 from app.store.database import Database
@@ -51,12 +50,14 @@ class Delivery:
         self._files, self._run_id = files, claim.run_id
         self._folder = files.attempt_dir(claim.run_id, number or claim.attempt)
         self._key = files.key_of(self._folder)
-        self._keep = Recipe.model_validate(claim.recipe).training.keep_checkpoints
+        self._keep = claim.keeps_checkpoints
         self._number = number or claim.attempt
         self._changed = threading.Condition()
         self._checkpoint: tuple[str, Path] | None = None
         self._artifacts: set[str] = set()
         self._scorings: set[str] = set()
+        self._answers: set[str] = set()
+        self._answers_id = claim.answers_id
         self._is_last = False
         self._delivered = False
         self._closed = False
@@ -74,6 +75,8 @@ class Delivery:
                 self._want(self._artifacts, {line.payload["name"]})
             elif line.kind == "scoring" and isinstance(event := read_event(line), ScoringKept):
                 self._want(self._scorings, keys_of(event.scoring))
+            elif line.kind in ("answers", "judgement") and self._answers_id:
+                self._want(self._answers, {self._answers_id})
             elif line.kind == "checkpoint" and isinstance(event := read_event(line), CheckpointSaved):
                 self._take_aside(event.name)
 
@@ -146,6 +149,8 @@ class Delivery:
             while not self._closed and not self._delivered:
                 if self._scorings:
                     return self._send_scorings
+                if self._answers:
+                    return self._send_answers
                 if self._checkpoint is not None:
                     return self._send_checkpoint
                 if self._is_last:
@@ -173,6 +178,14 @@ class Delivery:
                 put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
         with self._changed:
             self._scorings -= keys
+
+    def _send_answers(self) -> None:
+        ids = set(self._answers)
+        for answers_id in sorted(ids):
+            folder = self._files.answers_dir(answers_id)
+            put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
+        with self._changed:
+            self._answers -= ids
 
     def _send_checkpoint(self) -> None:
         with self._changed:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from app.domain.answering.judge import Judge
 from app.domain.dataset import Frozen
@@ -13,8 +13,6 @@ from app.domain.errors import InvalidInput
 from app.domain.problems import fault
 from app.domain.texts import Line
 
-PART_TOKENS = 32_768  # new tokens of one part: what a killed attempt loses at most
-MOST_PART_PROMPTS = 256
 MOST_TOKENS = 50_000_000  # of all answers
 MOST_JUDGES = 16
 
@@ -91,15 +89,10 @@ class AnswersFacts(Frozen):
     num_prompts: int
     num_answers: int
     num_finished: int  # that ended by themselves; the others reached the longest answer
-    num_tokens: int
+    num_tokens: int | None  # null: uploaded answers, whose tokens are not known
     num_missing: int = 0  # prompts without an answer
     seconds: float = 0.0
     model_sha256: str | None = None
-
-
-def prompts_per_part(num_draws: int, max_new_tokens: int) -> int:
-    """Return how many prompts' answers one part holds."""
-    return max(1, min(MOST_PART_PROMPTS, PART_TOKENS // (num_draws * max_new_tokens)))
 
 
 def refuse_excess(num_prompts: int, num_draws: int, max_new_tokens: int) -> None:
@@ -117,3 +110,12 @@ def fingerprint(prompts_sha256: str, model: Sequence[object], num_draws: int, sa
     """Return the identity of answers before they are made. `model`: what tells its contents from all others'."""
     text = json.dumps([prompts_sha256, list(model), num_draws, sampling.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_choice(stored: Mapping[str, Any]) -> RegisteredModel | RunModel | UploadedModel:
+    """Return a model's choice as it is kept."""
+    found: RegisteredModel | RunModel | UploadedModel = CHOICES.validate_python(stored)
+    return found
+
+
+CHOICES: TypeAdapter[Any] = TypeAdapter(ModelChoice)

@@ -5,9 +5,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from app.domain.dataset import Frozen
 from app.domain.problems import fault
@@ -131,3 +131,12 @@ def describe_scores(scores: Mapping[tuple[int, int], float | None]) -> tuple[int
         return num_scored, len(means), mean, None
     variance = sum((value - mean) ** 2 for value in means) / (len(means) - 1)
     return num_scored, len(means), mean, math.sqrt(variance / len(means))
+
+
+def read_judge(stored: Mapping[str, Any]) -> RewardJudge | LengthJudge | ExactJudge | PatternJudge:
+    """Return a judge as it is kept."""
+    found: RewardJudge | LengthJudge | ExactJudge | PatternJudge = JUDGES.validate_python(stored)
+    return found
+
+
+JUDGES: TypeAdapter[Any] = TypeAdapter(Judge)

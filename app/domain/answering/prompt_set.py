@@ -17,6 +17,7 @@ from app.domain.texts import Keepable, Line
 
 MOST_PROMPTS = 10_000
 MOST_CHARACTERS = 100_000  # of one prompt
+MOST_TEXT = 32 * 2**20  # characters of a list
 ID_LENGTH = 16
 
 Part = Literal["validation", "test"]
@@ -78,6 +79,7 @@ class PromptSetRequest(Frozen):
     name: Line = Field("", max_length=120, description="A name for people; empty: made from where the prompts are from.")
     text: str | None = Field(
         None,
+        max_length=MOST_TEXT,
         description="One prompt a line; or JSON, or JSON lines: texts, Alpaca's instructions, MT-Bench's questions, messages.",
     )
     source: DatasetPrompts | None = Field(None, description="A data set, or a run's held-out prompts.")
@@ -130,3 +132,13 @@ def count_facts(prompts: Sequence[Prompt], num_dropped: int) -> PromptSetFacts:
         num_characters=sum(len(message.content) for prompt in prompts for message in prompt.messages),
         num_dropped=num_dropped,
     )
+
+
+def split_turns(messages: Sequence[PromptMessage]) -> list[list[PromptMessage]]:
+    """Return the messages by the answers that they wait for: the model answers at the end of each part."""
+    parts: list[list[PromptMessage]] = [[]]
+    for message in messages:
+        if message.role == "user" and parts[-1] and parts[-1][-1].role == "user":
+            parts.append([])
+        parts[-1].append(message)
+    return parts

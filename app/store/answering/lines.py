@@ -1,19 +1,14 @@
-"""Prompts, answers and scores as they lie in the data folder: JSON lines, answers and scores in parts of so many prompts.
-
-prompt_sets/<id>/prompts.jsonl
-answers/<id>/model.json  part-000012.jsonl  scores/<judge's key>/part-000012.jsonl
-"""
+"""Prompts, answers and scores as they lie in the data folder (app.domain.answering.layout): JSON lines, read by the page."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.domain.answering.answers import prompts_per_part
+from app.domain.answering.layout import PROMPTS, name_part, name_tokens, prompts_per_part
 from app.store.files.files import Files
 from app.store.tables import Answers, PromptSet
 
-PROMPTS = "prompts.jsonl"
 Line = dict[str, Any]
 
 
@@ -38,10 +33,17 @@ def read_answers(files: Files, answers: Answers, start: int = 0, limit: int | No
     """Return the answers to the prompts from index `start` to `start + limit`, by prompt and draw; those that are not there yet
     are left out.
 
-    Each: index, prompt_id, draw, text, ids, finished, logprob, logprobs; with `earlier`, the answers to earlier turns.
+    Each: index, prompt_id, draw, text, finished, num_tokens, logprob (null where the model is not here); of several turns,
+    `earlier` holds the answers before.
     """
     files.bring(files.answers_dir(answers.id))
     return _read_parts(files.answers_dir(answers.id), _part_size(answers), start, limit)
+
+
+def read_tokens(files: Files, answers: Answers, index: int) -> list[Line]:
+    """Return the tokens of the answers to one prompt: index, draw, ids, logprobs."""
+    files.bring(files.answers_dir(answers.id))
+    return _read_parts(files.answers_dir(answers.id), _part_size(answers), index, 1, name_tokens)
 
 
 def read_scores(files: Files, answers: Answers, judge_key: str) -> dict[tuple[int, int], float | None]:
@@ -51,20 +53,16 @@ def read_scores(files: Files, answers: Answers, judge_key: str) -> dict[tuple[in
     return {(line["index"], line["draw"]): line["score"] for line in lines}
 
 
-def part_name(number: int) -> str:
-    return f"part-{number:06d}.jsonl"
-
-
 def _part_size(answers: Answers) -> int:
     return prompts_per_part(answers.num_draws, answers.sampling["max_new_tokens"])
 
 
-def _read_parts(folder: Path, size: int, start: int, limit: int | None) -> list[Line]:
+def _read_parts(folder: Path, size: int, start: int, limit: int | None, naming: Callable[[int], str] = name_part) -> list[Line]:
     end = None if limit is None else start + limit
     paths = (
         sorted(folder.glob("part-*.jsonl"))
         if end is None
-        else [folder / part_name(n) for n in range(start // size, -(-end // size))]
+        else [folder / naming(n) for n in range(start // size, -(-end // size))]
     )
     lines = [json.loads(line) for path in paths for line in _open(path)]
     return [line for line in lines if line["index"] >= start and (end is None or line["index"] < end)]

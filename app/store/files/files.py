@@ -1,7 +1,7 @@
 """The files: the only place that knows where things lie in the data folder. Writes are atomic and fsynced.
 
 hub/  scorings/<key>/  models/<id>/  uploads/<random>.part  datasets/<id>/{source,examples.parquet}
-prompt_sets/<id>/prompts.jsonl  answers/<id>/{model.json,part-…,scores/<key>/part-…}
+prompt_sets/<id>/prompts.jsonl  answers/<id>/… (app.domain.answering.layout)
 runs/<id>/checkpoints/…  artifacts/…  attempts/<n>/{spec.json,events.jsonl,log.txt,cancel}
 """
 

@@ -25,6 +25,8 @@ TAGS = [
     {"name": "runs", "description": "VAR runs: launched, watched, cancelled, resumed."},
     {"name": "queue", "description": "Which run begins next: priority, pause, another place, another worker."},
     {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
+    {"name": "prompt-sets", "description": "Prompts that models answer: lists, those of a data set, what a run holds out."},
+    {"name": "answers", "description": "One model's answers to a prompt set, what judges say of them, and the data they become."},
     {"name": "comparisons", "description": "Models' answers to the same prompts side by side, by judges and people's votes."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},
     {"name": "workers", "description": "The processes that run runs: what they have, what they do; paused by admins."},

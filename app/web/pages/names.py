@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from app.domain.errors import NotFound
 from app.services import names as service
 from app.services.names import Named
+from app.store.answering.answers import get_answers
+from app.store.answering.prompt_sets import get_prompt_set
 from app.store.comparing.comparisons import get_comparison
 from app.store.datasets import get_dataset
 from app.store.models import get_model
@@ -23,7 +25,7 @@ router = APIRouter()
 
 FINDERS: dict[str, Callable[[Session, str, str], Named]] = {
     "runs": get_run, "datasets": get_dataset, "models": get_model, "scorings": get_scoring, "sweeps": get_sweep,
-    "comparisons": get_comparison,
+    "comparisons": get_comparison, "answers": get_answers, "prompt-sets": get_prompt_set,
 }  # fmt: skip
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from app.domain.answering.answers import prompts_per_part
-from app.store.answering.lines import part_name, prompts_path, read_answers, read_prompts, read_scores
+from app.domain.answering.layout import name_part, prompts_per_part
+from app.store.answering.lines import prompts_path, read_answers, read_prompts, read_scores
 from app.store.files.files import Files
 from app.store.tables import Answers, PromptSet
 
@@ -28,7 +28,7 @@ def write_parts(files: Files, numbers, folder=None) -> None:
         rows = [
             {"index": i, "draw": d, "text": f"{i}/{d}", "score": i + d / 10} for i in (2 * number, 2 * number + 1) for d in (0, 1)
         ]
-        (folder / part_name(number)).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / name_part(number)).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_a_part_holds_as_many_prompts_as_its_tokens_allow():
@@ -41,7 +41,7 @@ def test_a_page_of_answers_reads_the_parts_that_hold_it(files):
     write_parts(files, [0, 1, 2])
     found = read_answers(files, make_answers(), start=1, limit=2)
     assert [(row["index"], row["draw"]) for row in found] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    files.answers_dir("answers_1").joinpath(part_name(2)).write_text("not JSON")
+    files.answers_dir("answers_1").joinpath(name_part(2)).write_text("not JSON")
     assert len(read_answers(files, make_answers(), start=0, limit=4)) == 8
 
 

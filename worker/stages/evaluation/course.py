@@ -29,7 +29,7 @@ from worker.stages.evaluation.records import (
     append_rows,
 )
 from worker.stages.examples import Encoded
-from worker.stages.held_out import EvaluationSet, choose_sets
+from worker.stages.held_out import EvaluationSet, choose_sets, divide
 from worker.stages.prepare import Ground
 from worker.stages.scoring.sources import ReferenceSource
 
@@ -58,6 +58,7 @@ class HeldOut:
 def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> HeldOut:
     """Choose the sets and ask the reference (the untrained `model`) about validation, or take what an earlier attempt kept."""
     sets = choose_sets(ground.prepared.held_out, attempt.recipe.evaluation)
+    tell_held_out(attempt, ground)
     validation, sampling = sets["validation"], plan_sampling(attempt, model, ground)
     path = attempt.checkpoints_dir / "reference.json"
     reference = _read(path, validation)
@@ -67,6 +68,14 @@ def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> Hel
         reference = ReferenceSays(asked.example_ids, answers, asked.tokens, asked.responses)
         attempt.write_file(path, json.dumps(asdict(reference)).encode())
     return HeldOut(validation, sets["test"], ground, sampling, reference)
+
+
+def tell_held_out(attempt: AttemptContext, ground: Ground) -> None:
+    """Write down which examples are held out, by the set that they are in: prompt sets are made of them."""
+    parts = zip(("validation", "test"), divide(ground.prepared.held_out, attempt.recipe.evaluation), strict=True)
+    told = {name: [example.example_id for example in examples] for name, examples in parts}
+    if any(told.values()):
+        attempt.write_artifact("held_out.json", "Which examples were held out", json.dumps(told).encode())
 
 
 def evaluate(attempt: AttemptContext, held_out: HeldOut, model: LanguageModel, step: int) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.events import StateChanged
 from app.domain.metrics import WEIGHT_EDGES
@@ -78,8 +78,10 @@ Step = Annotated[int, Query(ge=0, le=2**31)]
 @router.get("/runs/{run_id}")
 def show_run(
     request: Request, session: ReadSession, user: CurrentUser, run_id: str, tab: str = "", sample_step: int | None = None
-) -> HTMLResponse:
+) -> Response:
     run = store.get_run(session, user.id, run_id)
+    if run.answers_id is not None:  # their page shows the run as well
+        return RedirectResponse(f"/answers/{run.answers_id}", status_code=303)
     steps = journal.list_sample_steps(session, run_id)
     chosen = sample_step if sample_step in steps else steps[-1] if steps else None
     method = method_of(run)

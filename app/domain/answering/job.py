@@ -1,0 +1,52 @@
+"""What one attempt is told that answers prompts: its `spec.json`, as app.domain.jobs has it for trainings and scorings."""
+
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.answering.answers import SamplingSettings
+from app.domain.answering.judge import Judge
+from app.domain.jobs import JobSpec, ModelSource, RunSpec
+from app.domain.recipe import PolicySettings
+from app.domain.run import RunKind
+
+
+class CheckpointSource(BaseModel):
+    """What a run had trained by one step, to be put into its base."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str  # the run's checkpoints
+    step: int
+    policy: PolicySettings
+
+
+class JudgeJob(BaseModel):
+    """A judge to be asked: its key, which names the folder of its scores, and where its model is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    judge: Judge
+    model: ModelSource | None = None
+
+
+class AnswersSpec(JobSpec):
+    """A model answers the prompts of a set, as far as it has not yet, and judges say what they think of the answers."""
+
+    kind: RunKind = RunKind.ANSWERS
+    prompts_path: str
+    answers_dir: str
+    model: ModelSource | None  # None: the answers were uploaded, and are only to be judged
+    checkpoint: CheckpointSource | None = None
+    num_draws: int
+    sampling: SamplingSettings
+    judges: tuple[JudgeJob, ...] = ()
+
+
+def read_job(data: bytes) -> RunSpec | AnswersSpec:
+    """Return what spec.json says. Raises ValidationError."""
+    kind = KindOfJob.model_validate_json(data).kind
+    return (AnswersSpec if kind is RunKind.ANSWERS else RunSpec).model_validate_json(data)
+
+
+class KindOfJob(BaseModel):
+    kind: RunKind = RunKind.TRAINING

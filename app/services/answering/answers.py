@@ -1,0 +1,153 @@
+"""Answers: asked for, judged, deleted when no comparison shows them. Nothing here commits."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.domain.answering.answers import AnswersRequest, fingerprint, refuse_excess
+from app.domain.answering.judge import (
+    ExactJudge,
+    LengthJudge,
+    PatternJudge,
+    RewardJudge,
+    judge_key,
+    name_judge,
+    needs_reference,
+)
+from app.domain.answering.prompt_set import PromptSetFacts
+from app.domain.errors import Conflict, InvalidInput
+from app.domain.run import RunState
+from app.services import runs
+from app.services.answering import makers
+from app.services.answering.choices import Chosen, choose, find_judge, identify
+from app.services.names import tell_apart
+from app.store.answering import answers as store
+from app.store.answering.prompt_sets import get_prompt_set
+from app.store.database import now
+from app.store.files.files import Files
+from app.store.signals.after_commit import after_commit
+from app.store.tables import Answers, Judgement, PromptSet, Run
+from app.system.identifiers import new_id
+
+NAME_LENGTH = 120
+AnyJudge = RewardJudge | LengthJudge | ExactJudge | PatternJudge
+
+
+def request(session: Session, owner_id: str, asked: AnswersRequest) -> Answers:
+    """Return the answers that were asked for, made by a run of their own where they are not there yet.
+
+    Asking again gives the same ones, with the judges that were not asked before; answers whose run failed or was cancelled go
+    on where it ended. Raises InvalidInput with the field at fault; NotFound for a prompt set that isn't there.
+    """
+    prompt_set = get_prompt_set(session, owner_id, asked.prompt_set)
+    chosen = choose(session, owner_id, asked.model)
+    refuse_excess(prompt_set.num_prompts, asked.num_draws, asked.sampling.max_new_tokens)
+    refuse_turns(prompt_set, chosen, asked.sampling.prompt_format)
+    answers = _find_or_add(session, owner_id, asked, prompt_set, chosen)
+    answers.used_at = now(session)
+    add_judges(session, answers, prompt_set, asked.judges)
+    makers.make(session, answers)
+    return answers
+
+
+def refuse_turns(prompt_set: PromptSet, chosen: Chosen, prompt_format: str) -> None:
+    """Raise InvalidInput for questions of several turns to a model that has no chat template to write them."""
+    several = PromptSetFacts.model_validate(prompt_set.facts).num_several_turns
+    if several and prompt_format != "plain" and not chosen.has_template:
+        raise InvalidInput.at(
+            "model",
+            f"{several} of the {prompt_set.num_prompts} prompts of “{prompt_set.name}” have several turns, and “{chosen.name}” "
+            "has no chat template to write them: take another model or prompt set, or set sampling.prompt_format to plain.",
+        )
+
+
+def judge(session: Session, owner_id: str, answers_id: str, judges: Sequence[AnyJudge]) -> Answers:
+    """Have more judges say what they think of answers, which are not made anew; what was said already stays.
+
+    Raises NotFound; InvalidInput with the field at fault.
+    """
+    answers = store.get_answers(session, owner_id, answers_id)
+    add_judges(session, answers, session.get_one(PromptSet, answers.prompt_set_id), judges)
+    makers.make(session, answers)
+    return answers
+
+
+def add_judges(session: Session, answers: Answers, prompt_set: PromptSet, judges: Sequence[AnyJudge]) -> None:
+    """Note which judges are to be asked, each once. Raises InvalidInput for one that could say nothing."""
+    known = {judgement.key for judgement in store.list_judgements(session, [answers.id])}
+    for place, asked in enumerate(judges):
+        if needs_reference(asked) and not PromptSetFacts.model_validate(prompt_set.facts).num_references:
+            raise InvalidInput.at(
+                f"judges.{place}", f"No prompt of “{prompt_set.name}” has a reference answer, which an exact match needs."
+            )
+        model = find_judge(session, answers.owner_id, asked, f"judges.{place}.model") if isinstance(asked, RewardJudge) else None
+        key = judge_key(asked, identify(model) if model else ())
+        if key in known:
+            continue
+        known.add(key)
+        session.add(
+            Judgement(
+                id=new_id("judgement"), answers_id=answers.id, key=key, kind=asked.kind, judge=asked.model_dump(mode="json"),
+                name=name_judge(asked, model.name if model else ""), model_id=model.id if model else None,
+                created_at=now(session),
+            )
+        )  # fmt: skip
+    session.flush()
+
+
+def delete(session: Session, files: Files, owner_id: str, answers_id: str) -> None:
+    """Remove answers with their scores, and the runs that made them. Raises NotFound; Conflict while a run is at them, or a
+    comparison shows them.
+    """
+    answers = store.get_answers(session, owner_id, answers_id)
+    if used := store.list_comparisons_with(session, answers):
+        which = f"{len(used)} comparisons show" if len(used) > 1 else f"The comparison “{used[0][1]}” shows"
+        raise Conflict.in_use(f"{which} these answers: delete {'them' if len(used) > 1 else 'it'} first.", "comparison", used)
+    found = store.list_makers(session, answers_id)
+    for run in found:
+        if not RunState(run.state).final:
+            raise Conflict.in_use(
+                f"Run {run.id} is making or judging these answers: cancel it, or wait for its end, then delete them.",
+                "run", [(run.id, run.name)],
+            )  # fmt: skip
+    for run in found:
+        runs.delete(session, files, owner_id, run.id)
+    session.flush()
+    session.delete(answers)
+    after_commit(session, ("remove", answers_id), partial(files.remove, files.answers_dir(answers_id)))
+
+
+def standing_of(answers: Answers, maker: Run | None) -> str:
+    """Return how far answers are: ready, or the state of the run that makes or judges them; missing when that was deleted."""
+    if maker is not None and not RunState(maker.state).final:
+        state = maker.told_state
+        return "queued" if state is RunState.INTERRUPTED else state.value
+    if answers.facts is not None:
+        return "ready"
+    return "missing" if maker is None or maker.state == RunState.SUCCEEDED else maker.state
+
+
+def _find_or_add(session: Session, owner_id: str, asked: AnswersRequest, prompt_set: PromptSet, chosen: Chosen) -> Answers:
+    known_by = fingerprint(prompt_set.sha256, chosen.contents, asked.num_draws, asked.sampling)
+    known = store.find_by_fingerprint(session, owner_id, known_by)
+    if known is not None:
+        return known
+    at = now(session)
+    answers = Answers(
+        id=new_id("answers"), owner_id=owner_id, fingerprint=known_by, prompt_set_id=prompt_set.id,
+        name=asked.name or tell_apart(session, Answers, owner_id, f"{chosen.name} · {prompt_set.name}"[:NAME_LENGTH]),
+        model=asked.model.model_dump(mode="json"), model_id=chosen.policy.id if chosen.policy else None,
+        model_run_id=chosen.run_id, model_name=chosen.name, num_draws=asked.num_draws,
+        sampling=asked.sampling.model_dump(mode="json"), created_at=at, used_at=at,
+    )  # fmt: skip
+    try:
+        with session.begin_nested():
+            session.add(answers)
+    except IntegrityError:  # somebody else was faster
+        known = store.find_by_fingerprint(session, owner_id, known_by)
+        if known is None:
+            raise
+        return known
+    return answers

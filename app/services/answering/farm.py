@@ -1,0 +1,90 @@
+"""Answers become a data set: what is taken of each prompt, with where it is from, goes in as an upload of known mapping."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.domain.answering.farm import MAPPINGS, SHAPE_TITLES, FarmFigures, FarmRequest, Taken, describe, gather_candidates, take
+from app.domain.errors import Conflict, InvalidInput
+from app.services import datasets
+from app.store.answering.answers import get_answers
+from app.store.answering.lines import read_answers, read_prompts, read_scores
+from app.store.files.files import Files
+from app.store.tables import Answers, Dataset, Judgement, PromptSet
+
+NAME_LENGTH = 120
+Harvest = dict[int, Taken]  # by the prompt's index
+
+
+def preview(session: Session, files: Files, owner_id: str, answers_id: str, asked: FarmRequest) -> FarmFigures:
+    """Return what a farm would hold. Raises NotFound; InvalidInput for a judge that was not asked; Conflict before it is done."""
+    return describe(harvest(session, files, get_answers(session, owner_id, answers_id), asked).values())
+
+
+def make(session: Session, files: Files, owner_id: str, answers_id: str, asked: FarmRequest) -> Dataset:
+    """Return a new data set, in state processing, of what the answers give. Raises as `preview`; InvalidInput for nothing."""
+    answers = get_answers(session, owner_id, answers_id)
+    found = harvest(session, files, answers, asked)
+    if not any(taken.rows for taken in found.values()):
+        raise InvalidInput.at(
+            "margin",
+            "No prompt gives anything: the answers to each are alike, or their scores differ by no more than the margin.",
+        )
+    judgement = find_judgement(session, answers, asked.judge)
+    name = asked.name or f"{SHAPE_TITLES[asked.shape]}: {answers.name}"[:NAME_LENGTH]
+    with files.open_upload() as upload:
+        for row in to_rows(
+            read_prompts(files, session.get_one(PromptSet, answers.prompt_set_id)), found, tell(answers, judgement)
+        ):
+            upload.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        return datasets.upload(
+            session, files, owner_id=owner_id, name=name, filename=f"{answers.id}-{asked.shape.value}.jsonl", upload=upload,
+            mapping=MAPPINGS[asked.shape],
+        )  # fmt: skip
+
+
+def harvest(session: Session, files: Files, answers: Answers, asked: FarmRequest) -> Harvest:
+    """Return what is taken of every prompt that has an answer with a score."""
+    judgement = find_judgement(session, answers, asked.judge)
+    if answers.facts is None or judgement.facts is None:
+        what = "has not judged these answers yet" if answers.facts else "can't judge answers that are not all there yet"
+        raise Conflict(f"“{judgement.name}” {what}: wait for the run that makes them.")
+    candidates = gather_candidates(read_answers(files, answers), read_scores(files, answers, judgement.key))
+    return {index: take(found, asked.shape, asked.margin) for index, found in sorted(candidates.items())}
+
+
+def find_judgement(session: Session, answers: Answers, key: str) -> Judgement:
+    """Return what a judge says of the answers. Raises InvalidInput for one that was not asked."""
+    known = list(session.scalars(select(Judgement).where(Judgement.answers_id == answers.id).order_by(Judgement.id)))
+    found = next((judgement for judgement in known if judgement.key == key), None)
+    if found is None:
+        there = (
+            f"they were judged by {', '.join(f'{one.name} ({one.key})' for one in known)}" if known else "nobody has judged them"
+        )
+        raise InvalidInput.at("judge", f"These answers have no scores of the judge {key!r}: {there}.")
+    return found
+
+
+def tell(answers: Answers, judgement: Judgement) -> dict[str, Any]:
+    """Return where every row is from."""
+    facts, judged = answers.facts or {}, judgement.facts or {}
+    return {
+        "answers": answers.id, "model": answers.model_name, "model_sha256": facts.get("model_sha256"),
+        "sampling": answers.sampling, "judge": judgement.name, "judge_sha256": judged.get("model_sha256"),
+    }  # fmt: skip
+
+
+def to_rows(prompts: list[dict[str, Any]], found: Harvest, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the data set's file, in the order of the prompts."""
+    for prompt in prompts:
+        taken = found.get(prompt["index"])
+        for row in taken.rows if taken else []:
+            own = {"prompt_id": prompt["id"], "draws": row["draws"]}
+            yield {
+                "prompt": prompt["messages"],
+                **{key: value for key, value in row.items() if key != "draws"},
+                "source": told | own,
+            }

@@ -1,0 +1,57 @@
+"""What a runner is told of answers, from the rows as they are when it begins: where prompts, models and the answers are."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.domain.answering.answers import RunModel, SamplingSettings, read_choice
+from app.domain.answering.job import CheckpointSource, JudgeJob
+from app.domain.answering.judge import RewardJudge, read_judge
+from app.domain.errors import InvalidInput
+from app.domain.jobs import ModelSource
+from app.domain.recipe import revive_recipe
+from app.services.recipes import find_source
+from app.store.answering.lines import prompts_path
+from app.store.files.files import Files
+from app.store.tables import Answers, Judgement, Run
+
+
+def describe_answers(session: Session, files: Files, run: Run | None) -> dict[str, Any]:
+    """Return an AnswersSpec's own part, with the judges that have not said all. Raises InvalidInput when a model is gone."""
+    answers = session.get(Answers, run.answers_id) if run is not None and run.answers_id else None
+    if answers is None:
+        raise InvalidInput("The answers that this run was to make were deleted.")
+    wanted = select(Judgement).where(Judgement.answers_id == answers.id, Judgement.facts.is_(None))
+    return {
+        "prompts_path": str(prompts_path(files, answers.prompt_set_id)),
+        "answers_dir": str(files.answers_dir(answers.id)),
+        "num_draws": answers.num_draws,
+        "sampling": SamplingSettings.model_validate(answers.sampling),
+        "judges": tuple(_describe_judge(session, files, row) for row in session.scalars(wanted.order_by(Judgement.id))),
+        **_find_answering(session, files, answers),
+    }
+
+
+def _find_answering(session: Session, files: Files, answers: Answers) -> dict[str, Any]:
+    """Return where the model is that answers: a registered one, or a run's result or checkpoint; nowhere for uploaded answers."""
+    choice = read_choice(answers.model)
+    if choice.source == "upload":
+        return {"model": None}
+    if not isinstance(choice, RunModel):
+        return {"model": find_source(session, files, "model", choice.model, None)}
+    trained = session.get(Run, choice.run)
+    if trained is None:
+        raise InvalidInput.at("model", f"The run {choice.run!r}, whose model was to answer, was deleted.")
+    if choice.step is None:
+        source = ModelSource(source="folder", path=str(files.result_dir(trained.id)), name=f"{trained.id}/model")
+        return {"model": source}
+    policy = revive_recipe(trained.recipe).policy
+    checkpoint = CheckpointSource(folder=str(files.checkpoints_dir(trained.id)), step=choice.step, policy=policy)
+    return {"model": find_source(session, files, "model", policy.model, policy.revision), "checkpoint": checkpoint}
+
+
+def _describe_judge(session: Session, files: Files, judgement: Judgement) -> JudgeJob:
+    judge = read_judge(judgement.judge)
+    model = find_source(session, files, "judges", judge.model, None) if isinstance(judge, RewardJudge) else None
+    return JudgeJob(key=judgement.key, judge=judge, model=model)

@@ -1,0 +1,1 @@
+"""What pages and REST share of prompt sets and answers."""

@@ -1,0 +1,97 @@
+"""What judges say of answers: reward models, loaded one after the other, and rules that need no model."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.domain.answering.job import AnswersSpec, JudgeJob
+from app.domain.answering.judge import DECIMALS, JudgementFacts, RewardJudge, describe_scores, score_text
+from app.domain.answering.prompt_set import Prompt, split_turns
+from app.domain.errors import InvalidInput, ModelInvalid
+from app.domain.events import JudgementKept
+from worker.models.load import hash_folder, release_memory, resolve_folder
+from worker.models.prompts import Conversation
+from worker.models.reward import RewardModel
+from worker.models.template import ChatTurn
+from worker.stages.answering.kept import AnswerParts, Row
+from worker.stages.attempt import JobContext
+
+Scorer = Callable[[Sequence[Prompt], list[Row]], list[float | None]]
+
+
+def judge_answers(
+    attempt: JobContext, spec: AnswersSpec, parts: AnswerParts, job: JudgeJob, progress: Callable[[int], None]
+) -> None:
+    """Ask one judge about the answers that it has not judged yet, and tell what it says of all."""
+    started = time.monotonic()
+    missing = parts.list_unscored(job.key)
+    score, sha256 = _open_judge(attempt, spec, job)
+    progress(len(parts.prompts) - len(missing))
+    for number in missing:
+        rows = parts.read(number)
+        scores = score(parts.prompts[number], rows)
+        told = zip(rows, scores, strict=True)
+        parts.write_scores(job.key, number, ({"index": r["index"], "draw": r["draw"], "score": _keep(s)} for r, s in told))
+        progress(1)
+    num_scored, num_prompts, mean, se = describe_scores(parts.read_scores(job.key))
+    facts = JudgementFacts(
+        num_scored=num_scored, num_prompts=num_prompts, mean=mean, se=se, seconds=time.monotonic() - started, model_sha256=sha256
+    )
+    attempt.emit(JudgementKept(key=job.key, judgement=facts))
+
+
+def _open_judge(attempt: JobContext, spec: AnswersSpec, job: JudgeJob) -> tuple[Scorer, str | None]:
+    judge = job.judge
+    if isinstance(judge, RewardJudge):
+        if job.model is None:
+            raise InvalidInput.at("judges", "A reward model judges, but the attempt's spec does not say where it is.")
+        folder = resolve_folder(job.model, Path(spec.hub_dir))
+        return _open_reward(attempt, folder), hash_folder(folder)
+
+    def score(prompts: Sequence[Prompt], rows: list[Row]) -> list[float | None]:
+        references = {prompt.index: prompt.reference for prompt in prompts}
+        return [score_text(judge, row["text"], references[row["index"]]) for row in rows]
+
+    return score, None
+
+
+def _open_reward(attempt: JobContext, folder: Path) -> Scorer:
+    """Return the scorer of a reward model, which is loaded when it is first asked."""
+    loaded: list[RewardModel] = []
+
+    def score(prompts: Sequence[Prompt], rows: list[Row]) -> list[float | None]:
+        model = loaded[0] if loaded else _load_reward(attempt, folder)
+        loaded[:] = [model]
+        by_index = {prompt.index: prompt for prompt in prompts}
+        scores = model.score([converse(by_index[row["index"]], row) for row in rows], attempt.stop.check)
+        if not all(map(math.isfinite, scores)):
+            raise ModelInvalid(
+                "The reward model gives a number that is not finite for one of the answers: its weights are damaged or overflow. "
+                "Take another judge."
+            )
+        return list(scores)
+
+    return score
+
+
+def _load_reward(attempt: JobContext, folder: Path) -> RewardModel:
+    release_memory()
+    model = RewardModel(folder, dtype="float32", device=attempt.spec.device, day=attempt.spec.launched_on)
+    if model.remark:
+        attempt.log(model.remark, "warning")
+    return model
+
+
+def converse(prompt: Prompt, row: dict[str, Any]) -> Conversation:
+    """Return the whole conversation that an answer ends, with the model's own earlier answers."""
+    turns: list[ChatTurn] = []
+    for part, said in zip(split_turns(prompt.messages), [*row.get("earlier", ()), None], strict=True):
+        turns += [ChatTurn(message.role, message.content) for message in part]
+        turns += [] if said is None else [ChatTurn("assistant", said)]
+    return Conversation(turns, ChatTurn("assistant", row["text"]))
+
+
+def _keep(score: float | None) -> float | None:
+    return None if score is None else round(score, DECIMALS)

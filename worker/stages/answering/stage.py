@@ -1,0 +1,94 @@
+"""The course of a run of kind answers: the model answers what it has not answered yet, and each judge judges what it has not.
+
+One model at a time: the one that answers is gone before a reward model is loaded.
+"""
+
+import gc
+import time
+from pathlib import Path
+
+from app.domain.answering.answers import AnswersFacts
+from app.domain.answering.job import AnswersSpec
+from app.domain.events import AnswersKept
+from app.domain.run import Stage
+from app.system.files import remove_unfinished
+from worker.models.load import context_window, load_config, release_memory
+from worker.stages.answering.asking import answer_draws, open_draws, refuse_long
+from worker.stages.answering.judging import judge_answers
+from worker.stages.answering.kept import AnswerParts, read_prompts
+from worker.stages.answering.sources import AnsweringSource, find_source, load_source
+from worker.stages.attempt import JobContext
+
+
+def answer_and_judge(attempt: JobContext, spec: AnswersSpec) -> dict[str, float | None]:
+    """Make the answers and the judgements that are missing; returns the summary, which is empty: the rows tell of both."""
+    prompts = read_prompts(Path(spec.prompts_path))
+    attempt.refuse_superseded()
+    Path(spec.answers_dir).mkdir(parents=True, exist_ok=True)
+    remove_unfinished(Path(spec.answers_dir))
+    parts = AnswerParts(attempt, spec, prompts)
+    if spec.model is not None:
+        answer_all(attempt, spec, parts)
+    gc.collect()
+    release_memory()
+    judge_all(attempt, spec, parts)
+    return {}
+
+
+def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> None:
+    """Let the model give the answers that are not there, and tell what all of them are."""
+    started = time.monotonic()
+    num_all = sum(map(len, parts.prompts)) * spec.num_draws
+    progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
+    source = find_source(attempt, spec)
+    parts.claim(source.sha256)
+    missing = parts.list_missing()
+    done = num_all - sum(len(parts.prompts[number]) for number in missing) * spec.num_draws
+    if done:
+        attempt.log(f"{done} of {num_all} answers are there already.")
+    progress(done, num_all)
+    if missing:
+        answer_parts(attempt, spec, parts, source, missing)
+    rows = [row for number in range(len(parts.prompts)) for row in parts.read(number)]
+    facts = AnswersFacts(
+        num_prompts=sum(map(len, parts.prompts)),
+        num_answers=len(rows),
+        num_finished=sum(row["finished"] for row in rows),
+        num_tokens=sum(row["num_tokens"] for row in rows),
+        seconds=time.monotonic() - started,
+        model_sha256=source.sha256,
+    )
+    attempt.emit(AnswersKept(answers=facts))
+
+
+def answer_parts(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts, source: AnsweringSource, missing: list[int]) -> None:
+    """Load the model and let it answer the missing parts, after a look at whether all prompts have room."""
+    wanted = [prompt for number in missing for prompt in parts.prompts[number]]
+    refuse_long(source.prompt_format, wanted, spec.sampling.max_new_tokens, context_window(load_config(source.folder)))
+    attempt.stop.check()
+    model, window = load_source(spec, source)
+    num_all = sum(map(len, parts.prompts)) * spec.num_draws
+    left = len(wanted) * spec.num_draws
+    progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
+    for number in missing:
+        draws = open_draws(parts.prompts[number], spec.num_draws)
+        answer_draws(model, source.prompt_format, draws, spec.sampling, window, attempt.stop.check)
+        parts.write(number, (draw.to_row() for draw in draws), (draw.to_tokens() for draw in draws))
+        left -= len(draws)
+        progress(num_all - left, num_all)
+
+
+def judge_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> None:
+    """Ask the judges, one after the other."""
+    if not spec.judges:
+        return
+    total, done = len(spec.judges) * len(parts.prompts), 0
+    tell = attempt.start_stage(Stage.JUDGE, total=total, unit="parts")
+
+    def progress(num: int) -> None:
+        nonlocal done
+        done += num
+        tell(done, total)
+
+    for job in spec.judges:
+        judge_answers(attempt, spec, parts, job, progress)
