@@ -136,17 +136,19 @@ class Library:
         return Recipe.model_validate({**parts, **changes})
 
 
+AUDIT = Audit(
+    num_rows=10, num_kept_rows=10, num_examples=10, num_responses=20, num_pairs=10, has_rating=True, has_preference=True
+)
+
+
 def make_library(database: Database) -> Library:
     """Write the rows of a Library."""
-    audit = Audit(
-        num_rows=10, num_kept_rows=10, num_examples=10, num_responses=20, num_pairs=10, has_rating=True, has_preference=True
-    )
     with database.writing() as session:
         at = now(session)
         user = User(id="user_ada", name="Ada", role="admin", created_at=at)
         dataset = Dataset(
             id="data_pairs", owner_id=user.id, name="Pairs", state="ready", filename="pairs.jsonl", size_bytes=1000,
-            sha256="d" * 64, audit=audit.model_dump(mode="json"), num_examples=10, created_at=at,
+            sha256="d" * 64, audit=AUDIT.model_dump(mode="json"), num_examples=10, created_at=at,
         )  # fmt: skip
         models = [
             Model(

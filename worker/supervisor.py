@@ -16,7 +16,8 @@ from app.domain.errors import RecipeInvalid, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.jobs import FAST_PATHS
 from app.domain.run import Outcome, describe_shortage
-from app.services import attempts, provenance, retention
+from app.services import attempts, provenance
+from app.services.keeping import retention
 from app.settings import Settings
 from app.store import queue, runs, workers
 from app.store.database import Database, now
@@ -39,8 +40,7 @@ from worker.supervision.sending import Delivery, sweep_carried
 from worker.supervision.timer import Timer
 
 RUNNER_COMMAND = tuple(module_command("worker.runner"))
-TICK_SECONDS = 0.1
-IDLE_TICK_SECONDS = 0.25
+TICK_SECONDS, IDLE_TICK_SECONDS = 0.1, 0.25
 WATCH_SECONDS = 0.5
 PRUNE_SECONDS = 600.0
 

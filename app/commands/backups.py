@@ -9,7 +9,8 @@ import typer
 from app.commands.terminal import err, out
 from app.domain.backup import BackupManifest
 from app.domain.errors import Unavailable
-from app.services import acts, backups, restores
+from app.services import acts
+from app.services.keeping import backups, restores
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.archive import verify

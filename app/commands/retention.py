@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from app.commands.terminal import out, table
-from app.services import acts, retention
+from app.services import acts
+from app.services.keeping import retention
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.files import Files

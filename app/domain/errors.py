@@ -106,10 +106,10 @@ class Conflict(StudioError):
     title = "Not possible in this state"
 
     @classmethod
-    def in_use(cls, detail: str, noun: str, users: Sequence[tuple[str, str]]) -> "Conflict":
-        """Return the refusal to delete what others use: they are (id, name), which pages and the terminal list."""
+    def in_use(cls, detail: str, noun: str, users: Sequence[tuple[str, str]], *, num: int | None = None) -> "Conflict":
+        """Return the refusal to delete what `num` things use: those named, (id, name), are listed by pages and the terminal."""
         shown = [{"kind": noun, "id": key, "name": name} for key, name in users[:MAX_USERS]]
-        return cls(detail, extra={"used_by": shown, "num_used_by": len(users)})
+        return cls(detail, extra={"used_by": shown, "num_used_by": len(users) if num is None else num})
 
 
 class StaleToken(Conflict):

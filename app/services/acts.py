@@ -33,6 +33,7 @@ KINDS = {
     "run_steered": "Run of another user steered",
     "vote_link_made": "Vote link made",
     "vote_link_revoked": "Vote link revoked",
+    "thing_changed": "Thing of another user changed",
     "studio_kept": "Backup, restore or pruning",
 }
 TEXT_LENGTH = 500

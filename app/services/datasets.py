@@ -7,7 +7,7 @@ that reads the file. Unreadable files leave nothing; longer ones go on in the ba
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -18,12 +18,14 @@ from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
 from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.services.names import split_number, tell_apart
+from app.services.sharing import describe_uses, take
 from app.store import datasets, scorings
 from app.store.database import Database, now
 from app.store.files.files import Files, Upload
 from app.store.files.object_folders import MARKER
+from app.store.sharing import get_changeable
 from app.store.signals.after_commit import after_commit
-from app.store.tables import Dataset
+from app.store.tables import Dataset, Run, Scoring
 from app.system.files import link_or_copy
 from app.system.identifiers import new_id
 
@@ -43,6 +45,7 @@ def upload(
     filename: str,
     upload: Upload,
     mapping: ColumnMapping | None = None,
+    private: bool = False,
 ) -> Dataset:
     """Return a new data set out of a finished upload, in state processing. The file moves into its folder. Raises
     DatasetInvalid.
@@ -54,6 +57,7 @@ def upload(
     dataset = Dataset(
         id=new_id("data"),
         owner_id=owner_id,
+        private=private,
         name=title,
         state=DatasetState.PROCESSING,
         filename=filename,
@@ -191,12 +195,13 @@ def discard_failed(database: Database, files: Files, dataset_id: str) -> None:
             remove(session, files, dataset)
 
 
-def remap(session: Session, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> Dataset:
-    """Return the data set with (another) mapping; call `process_within` for it after the commit. Raises NotFound, Conflict.
+def remap(session: Session, files: Files, user_id: str, dataset_id: str, mapping: ColumnMapping) -> Dataset:
+    """Return the data set with (another) mapping; call `process_within` for it after the commit.
 
     One that runs or scorings use stays as it is: what is returned is then a new state of it, another data set of the same file.
+    Raises NotFound, Forbidden, Conflict.
     """
-    dataset = datasets.get_dataset(session, owner_id, dataset_id)
+    dataset = take(session, user_id, Dataset, dataset_id, "mapped anew")
     if dataset.state == DatasetState.PROCESSING:
         raise Conflict("The data set is still being read. Wait until it is done.")
     if datasets.list_runs_using(session, dataset_id) or scorings.list_using_dataset(session, dataset_id):
@@ -221,6 +226,7 @@ def derive(session: Session, files: Files, dataset: Dataset, mapping: ColumnMapp
     derived = Dataset(
         id=new_id("data"),
         owner_id=dataset.owner_id,
+        private=dataset.private,
         name=next_name(dataset.name),
         state=DatasetState.PROCESSING,
         filename=dataset.filename,
@@ -247,26 +253,28 @@ def next_name(name: str) -> str:
     return f"{title[:110]} ({2 if number is None else number + 1})"
 
 
-def swap(session: Session, files: Files, owner_id: str, dataset_id: str) -> Dataset:
-    """Return the data set with chosen and rejected in each other's place, as `remap` does. Raises NotFound, Conflict."""
-    dataset = datasets.get_dataset(session, owner_id, dataset_id)
+def swap(session: Session, files: Files, user_id: str, dataset_id: str) -> Dataset:
+    """Return the data set with chosen and rejected in each other's place, as `remap` does. Raises as it does."""
+    dataset = get_changeable(session, Dataset, user_id, dataset_id)
     swapped = swap_sides(ColumnMapping.model_validate(dataset.mapping)) if dataset.mapping else None
     if swapped is None:
         raise Conflict(
             "This data set has no two sides to swap: its mapping names no chosen and rejected, and no label. Map it another way."
         )
-    return remap(session, files, owner_id, dataset_id, swapped)
+    return remap(session, files, user_id, dataset_id, swapped)
 
 
-def delete(session: Session, files: Files, owner_id: str, dataset_id: str) -> None:
-    """Remove a data set with its files. Raises NotFound, Conflict when a run or a scoring uses it."""
-    dataset = datasets.get_dataset(session, owner_id, dataset_id)
-    if used := datasets.list_runs_using(session, dataset_id):
-        which = f"{len(used)} run{'s use' if len(used) > 1 else ' uses'} this data set."
-        raise Conflict.in_use(f"{which} Delete the runs first.", "run", used)
-    if used := scorings.list_using_dataset(session, dataset_id):
-        which = f"{len(used)} scoring{'s use' if len(used) > 1 else ' uses'} this data set."
-        raise Conflict.in_use(f"{which} Delete the scorings first.", "scoring", used)
+def delete(session: Session, files: Files, user_id: str, dataset_id: str) -> None:
+    """Remove a data set with its files. Raises NotFound, Forbidden, Conflict when a run or a scoring uses it."""
+    dataset = take(session, user_id, Dataset, dataset_id, "deleted")
+    users: list[tuple[str, type[Run | Scoring], Sequence[str]]] = [
+        ("run", Run, datasets.list_runs_using(session, dataset_id)),
+        ("scoring", Scoring, scorings.list_using_dataset(session, dataset_id)),
+    ]
+    for noun, table, ids in users:
+        if ids:
+            which = f"{len(ids)} {noun}{'s use' if len(ids) > 1 else ' uses'} this data set. Delete the {noun}s first."
+            raise describe_uses(session, user_id, table, ids).refuse(which, noun)
     remove(session, files, dataset)
 
 

@@ -15,14 +15,16 @@ from app.domain.model import ModelRequest
 from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
+from app.services.sharing import describe_uses, take
 from app.settings import Settings
 from app.store import models, scorings
 from app.store.answering.answers import list_using_model
 from app.store.database import Database, now
 from app.store.files.files import DEMONSTRATION, Files
 from app.store.runs import get_run
+from app.store.sharing import NOBODY, find_visible
 from app.store.signals.after_commit import after_commit
-from app.store.tables import Model
+from app.store.tables import Answers, Model, Run, Scoring
 from app.system.files import link_or_copy, remove_tree
 from app.system.identifiers import new_id
 
@@ -44,6 +46,7 @@ class ModelCandidate:
     revision: str | None
     facts: dict[str, Any]
     id: str = ""  # once its files are kept
+    private: bool = False
 
 
 def examine(session: Session, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> ModelCandidate:
@@ -107,7 +110,8 @@ def examine_run(session: Session, files: Files, owner_id: str, asked: ModelReque
     if asked.kind != made:
         raise ModelInvalid.at("kind", f"Run {run.name} has trained a {made} model: add it as kind {made}.")
     facts = {**check_folder(folder, [folder], asked.kind), "run_id": run.id}
-    return ModelCandidate(asked.kind, "run", asked.name.strip() or run.name, str(folder), None, facts)
+    hidden = find_visible(session, Run, NOBODY, run.id) is None
+    return ModelCandidate(asked.kind, "run", asked.name.strip() or run.name, str(folder), None, facts, private=hidden)
 
 
 def roots_of(settings: Settings) -> list[Path]:
@@ -195,6 +199,7 @@ def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
     model = Model(
         id=candidate.id or new_id("model"),
         owner_id=owner_id,
+        private=candidate.private,
         name=candidate.name,
         kind=candidate.kind,
         source=candidate.source,
@@ -205,6 +210,7 @@ def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
     )
     session.add(model)
     session.flush()
+    session.refresh(model, ["owner"])  # it is shown after the transaction
     return model
 
 
@@ -271,22 +277,24 @@ def check_within(database: Database, settings: Settings, owner_id: str, model_id
         return check(session, settings, owner_id, model_id)
 
 
-def delete(session: Session, files: Files, owner_id: str, model_id: str) -> None:
+def delete(session: Session, files: Files, user_id: str, model_id: str) -> None:
     """Forgets a model; a folder given by a user stays as it is.
 
-    Raises: NotFound; Conflict while a run or a scoring uses it.
+    Raises: NotFound, Forbidden; Conflict while a run or a scoring uses it.
     """
-    model = models.get_model(session, owner_id, model_id)
-    if used := models.list_runs_using(session, model_id):
-        which = f"{len(used)} runs use" if len(used) > 1 else f"Run {used[0][1]} uses"
-        raise Conflict.in_use(f"{which} this model. Delete the run{'s' if len(used) > 1 else ''} first.", "run", used)
-    if used := scorings.list_using_model(session, model_id):
-        which = f"{len(used)} scorings use" if len(used) > 1 else f"The scoring “{used[0][1]}” uses"
-        raise Conflict.in_use(f"{which} this model. Delete the scoring{'s' if len(used) > 1 else ''} first.", "scoring", used)
-    if used := list_using_model(session, model_id):
-        which = (
-            f"{len(used)} answers were given or judged" if len(used) > 1 else f"The answers “{used[0][1]}” were given or judged"
-        )
-        raise Conflict.in_use(f"{which} by this model. Delete these answers first.", "answers", used)
+    model = take(session, user_id, Model, model_id, "deleted")
+    users: list[tuple[str, type[Run | Scoring], Sequence[str]]] = [
+        ("run", Run, models.list_runs_using(session, model_id)),
+        ("scoring", Scoring, scorings.list_using_model(session, model_id)),
+    ]
+    for noun, table, ids in users:
+        if ids:
+            uses = describe_uses(session, user_id, table, ids)
+            which = f"{uses.num} {noun}s use" if uses.num > 1 else f"The {noun} {uses.name} uses"
+            raise uses.refuse(f"{which} this model. Delete the {noun}{'s' if uses.num > 1 else ''} first.", noun)
+    uses = describe_uses(session, user_id, Answers, list_using_model(session, model_id))
+    if uses.num:
+        which = f"{uses.num} answers were given or judged" if uses.num > 1 else f"The answers {uses.name} were given or judged"
+        raise uses.refuse(f"{which} by this model. Delete these answers first.", "answers")
     session.delete(model)
     after_commit(session, ("files", model_id), lambda: files.remove(files.model_dir(model_id)))

@@ -64,10 +64,10 @@ def tell_apart(session: Session, table: type[Named], owner_id: str, name: str) -
     return f"{stem} ({max(numbers) + 1})" if numbers else name
 
 
-def name_copy(session: Session, original: Run) -> str:
+def name_copy(session: Session, owner_id: str, original: Run) -> str:
     """Return the first of `NAME (2)`, `NAME (3)`, … that no run of this owner has."""
     stem = split_number(original.name)[0][: length_of(Run) - NUMBER_LENGTH].rstrip()
-    mine = Run.owner_id == original.owner_id
+    mine = Run.owner_id == owner_id
     taken = set(session.scalars(select(Run.name).where(mine, Run.name.startswith(stem, autoescape=True))))
     return next(made for number in count(2) if (made := f"{stem} ({number})") not in taken)
 

@@ -43,23 +43,23 @@ class PreviewClaim:
     job: PreviewJob | ReadingJob
 
 
-def ask(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
+def ask(session: Session, user_id: str, scoring_id: str, request: PreviewRequest) -> Preview:
     """Return the preview of this request: the kept answer, or a place in the workers' queue. One that failed is computed anew.
 
     Raises InvalidInput naming an override that isn't one, or noise that would change nothing; Conflict while the scoring
-    isn't ready; TooManyRequests when too many of the owner's wait.
+    isn't ready; TooManyRequests when too many that the user asked for wait.
     """
-    scoring = get_scoring(session, owner_id, scoring_id)
+    scoring = get_scoring(session, user_id, scoring_id)
     job, digest = _describe_job(session, scoring, check_overrides(request))
     at = scoring.used_at = now(session)
-    return store.queue(session, owner_id, Preview(
-        id=new_id("preview"), scoring_id=scoring_id, digest=digest, job=job, state=store.WAITING, created_at=at,
+    return store.queue(session, Preview(
+        id=new_id("preview"), scoring_id=scoring_id, asker_id=user_id, digest=digest, job=job, state=store.WAITING, created_at=at,
     ), KEEP_ANSWERS)  # fmt: skip
 
 
-def find_answer(session: Session, owner_id: str, scoring_id: str, request: PreviewRequest) -> PreviewResult | None:
+def find_answer(session: Session, user_id: str, scoring_id: str, request: PreviewRequest) -> PreviewResult | None:
     """Return the kept answer to this request, without asking for one. Raises as `ask`."""
-    scoring = get_scoring(session, owner_id, scoring_id)
+    scoring = get_scoring(session, user_id, scoring_id)
     _, digest = _describe_job(session, scoring, check_overrides(request))
     preview = store.find(session, scoring_id, digest)
     return PreviewResult.model_validate(preview.result) if preview is not None and preview.state == store.DONE else None

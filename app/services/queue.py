@@ -6,7 +6,7 @@ and a running one is first asked to save and go back to the queue. The order its
 
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from app.domain.errors import Conflict, Forbidden, InvalidInput
 from app.domain.events import LogWritten
 from app.domain.run import RunState
 from app.services import acts
@@ -16,6 +16,7 @@ from app.store import journal, queue
 from app.store.accounts import get_user_by_id
 from app.store.database import now
 from app.store.runs import lock_run
+from app.store.sharing import find_visible, get_changeable, may_change
 from app.store.tables import Run, Worker
 from app.store.workers import list_living, list_workers
 
@@ -110,8 +111,8 @@ def move(session: Session, actor: Actor, run_id: str, *, to: str = "", before: s
 
 def _find_target(session: Session, actor: Actor, run: Run, before: str) -> Run:
     """Return the run to be put before. Raises InvalidInput, Conflict."""
-    target = session.get(Run, before)
-    if target is None or not _may_steer(actor, target):
+    target = find_visible(session, Run, actor.id, before)
+    if target is None or not may_change(session, actor.id, target):
         raise InvalidInput.at("before", f"There is no run {before!r} to move it before.")
     if target.id == run.id:
         raise InvalidInput.at("before", "A run can't be moved before itself.")
@@ -184,20 +185,13 @@ def _give_back(session: Session, run: Run) -> None:
     hint(session, run.id)
 
 
-def _may_steer(actor: Actor, run: Run) -> bool:
-    return actor.is_admin or run.owner_id == actor.id
-
-
 def find_steered(session: Session, actor: Actor, run_id: str) -> Run:
-    """Return the run, if this user may steer it. Raises NotFound."""
-    run = session.get(Run, run_id)
-    if run is None or not _may_steer(actor, run):
-        raise NotFound(f"There is no run {run_id!r}.")
-    return run
+    """Return the run, if this user may steer it. Raises NotFound, and Forbidden for one that may only be seen."""
+    return get_changeable(session, Run, actor.id, run_id)
 
 
 def _steer(session: Session, actor: Actor, run_id: str, cant: str) -> Run:
-    """Return the run, locked. Raises NotFound for somebody else's, Conflict when it has ended."""
+    """Return the run, locked. Raises as `find_steered`, and Conflict when it has ended."""
     find_steered(session, actor, run_id)
     run = lock_run(session, run_id)
     if RunState(run.state).final:

@@ -41,23 +41,23 @@ EXAMPLE = (
 REQUESTS: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 
 
-def ask(session: Session, files: Files, owner_id: str, request: AnyRequest) -> Preview:
+def ask(session: Session, files: Files, user_id: str, request: AnyRequest) -> Preview:
     """Return the preview that holds this reading: the kept answer, or a place in the workers' queue.
 
     Raises NotFound for a model or a data set that isn't there, Conflict for a data set that isn't ready, TooManyRequests when
-    too many of the owner's wait.
+    too many that the user asked for wait.
     """
-    request, digest = _settle(session, files, owner_id, request)
+    request, digest = _settle(session, files, user_id, request)
     dataset_id = None if isinstance(request, ConversationRequest) else request.dataset_id
-    return store.queue(session, owner_id, Preview(
-        id=new_id("preview"), model_id=request.model_id, dataset_id=dataset_id, digest=digest,
+    return store.queue(session, Preview(
+        id=new_id("preview"), model_id=request.model_id, dataset_id=dataset_id, asker_id=user_id, digest=digest,
         job=request.model_dump(mode="json"), state=store.WAITING, created_at=now(session),
     ), KEEP_ANSWERS)  # fmt: skip
 
 
-def find_answer(session: Session, files: Files, owner_id: str, request: AnyRequest) -> AnyReading | None:
+def find_answer(session: Session, files: Files, user_id: str, request: AnyRequest) -> AnyReading | None:
     """Return the kept reading, without asking for one. Raises as `ask`."""
-    request, digest = _settle(session, files, owner_id, request)
+    request, digest = _settle(session, files, user_id, request)
     preview = store.find(session, request.model_id, digest)
     return read_answer(preview) if preview is not None and preview.state == store.DONE else None
 
@@ -94,15 +94,15 @@ def _folder_of(files: Files, model: Model) -> Path:
     return kept if model.source == "run" and (kept.is_dir() or not named.is_dir()) else named
 
 
-def _settle(session: Session, files: Files, owner_id: str, request: AnyRequest) -> tuple[AnyRequest, str]:
+def _settle(session: Session, files: Files, user_id: str, request: AnyRequest) -> tuple[AnyRequest, str]:
     """Return the request with its day, and its digest with the states of all files it is about."""
-    states = [_state_of_model(files, get_model(session, owner_id, request.model_id))]
+    states = [_state_of_model(files, get_model(session, user_id, request.model_id))]
     if not isinstance(request, LengthsRequest) and request.day is None:  # of lengths, one day's is as good as another's
         request = request.model_copy(update={"day": date.today()})
     if not isinstance(request, ConversationRequest):
-        states.append(_state_of_dataset(get_dataset(session, owner_id, request.dataset_id)))
+        states.append(_state_of_dataset(get_dataset(session, user_id, request.dataset_id)))
     if isinstance(request, ExampleRequest) and request.reward_id:
-        states.append(_state_of_model(files, get_model(session, owner_id, request.reward_id)))
+        states.append(_state_of_model(files, get_model(session, user_id, request.reward_id)))
     return request, request.digest(*states, json.dumps(package_versions()))
 
 

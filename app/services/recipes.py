@@ -19,6 +19,7 @@ from app.domain.signatures import SIGNATURES
 from app.domain.weighting import refuse_tiny
 from app.store import scorings
 from app.store.files.files import Files
+from app.store.sharing import find_visible
 from app.store.tables import Dataset, Model, Scoring
 from app.store.workers import find_most_places
 
@@ -54,28 +55,30 @@ class Faults:
             raise RecipeInvalid(self.found[0]["message"] + more, problems=self.found)
 
 
-def find_ingredients(session: Session, owner_id: str, recipe: Recipe, *, kind: RunKind = RunKind.TRAINING) -> Ingredients:
-    """Return the data set and models of a recipe. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
+def find_ingredients(session: Session, user_id: str, recipe: Recipe, *, kind: RunKind = RunKind.TRAINING) -> Ingredients:
+    """Return the data set and models of a recipe, such as the user may see.
+
+    Raises RecipeInvalid with the dotted field of everything that doesn't fit.
 
     What only training needs, such as rewards that don't contradict the labels, is not asked of a scoring.
     """
     refuse_tiny(recipe.weights.lambda_, recipe.scoring.smallest_lambda)
     faults = Faults()
-    dataset = _find_dataset(session, owner_id, recipe, kind, faults)
+    dataset = _find_dataset(session, user_id, recipe, kind, faults)
     models = {}
     for part, role, path, model_id in (
         ("policy", "policy", "policy.model", recipe.policy.model),
         ("reward", "reward", "reward.model", recipe.reward.model),
         ("judge", "reward", "reward.judge", recipe.reward.judge),
     ):
-        model = _find_model(session, owner_id, model_id, role, path, faults)
+        model = _find_model(session, user_id, model_id, role, path, faults)
         if model is not None:
             models[part] = model
     _check_prompts(recipe, models.get("policy"), faults)
     scoring = None
     if kind is RunKind.TRAINING:
         _check_targets(recipe, models.get("policy"), faults)
-        scoring = scorings.find_for(session, owner_id, recipe)
+        scoring = scorings.find_for(session, user_id, recipe)
         _check_noise(recipe, faults)
         _check_rewards(recipe, scoring, faults)
         _check_processes(session, recipe, faults)
@@ -145,9 +148,9 @@ def _check_processes(session: Session, recipe: Recipe, faults: Faults) -> None:
         faults.add("training.num_processes", describe_shortage(recipe.training.num_processes, most))
 
 
-def _find_dataset(session: Session, owner_id: str, recipe: Recipe, kind: RunKind, faults: Faults) -> Dataset | None:
-    dataset = session.get(Dataset, recipe.dataset)
-    if dataset is None or dataset.owner_id != owner_id:
+def _find_dataset(session: Session, user_id: str, recipe: Recipe, kind: RunKind, faults: Faults) -> Dataset | None:
+    dataset = find_visible(session, Dataset, user_id, recipe.dataset)
+    if dataset is None:
         faults.add("dataset", f"There is no data set {recipe.dataset!r}: choose one from your list.")
         return None
     if dataset.state != DatasetState.READY:
@@ -189,11 +192,11 @@ def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
         )
 
 
-def _find_model(session: Session, owner_id: str, model_id: str | None, kind: str, path: str, faults: Faults) -> Model | None:
+def _find_model(session: Session, user_id: str, model_id: str | None, kind: str, path: str, faults: Faults) -> Model | None:
     if model_id is None:
         return None
-    model = session.get(Model, model_id)
-    if model is None or model.owner_id != owner_id:
+    model = find_visible(session, Model, user_id, model_id)
+    if model is None:
         faults.add(path, f"There is no model {model_id!r}: choose one from your list, or register it first.")
         return None
     if model.kind != kind:

@@ -19,6 +19,7 @@ from app.domain.run import RunKind, RunState, can_move
 from app.services import provenance
 from app.services.names import name_copy, tell_apart
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
+from app.services.sharing import describe_uses, take
 from app.store import journal
 from app.store.database import now
 from app.store.files.files import Files
@@ -33,9 +34,9 @@ NAME_LENGTH = 120
 
 def launch(
     session: Session, owner_id: str, recipe: Recipe,
-    *, idempotency_key: str | None = None, asked: str | None = None, priority: int = 0,
+    *, idempotency_key: str | None = None, asked: str | None = None, priority: int = 0, private: bool = False,
 ) -> Run:  # fmt: skip
-    """Queue a run of this recipe and hint the workers. Its priority, which changes no result, is not part of the recipe.
+    """Queue a run of this recipe and hint the workers. Its priority, and whether it is private, are not part of the recipe.
 
     With an idempotency key, the same request again gives the run of the first time, and another one InvalidInput. What was
     asked for is the recipe, unless `asked` says it. Raises RecipeInvalid with the dotted field of everything that doesn't fit.
@@ -49,7 +50,7 @@ def launch(
     ingredients = find_ingredients(session, owner_id, recipe)
     run = new_run(session, owner_id, recipe, ingredients)
     run.scoring_id = ingredients.scoring.id if ingredients.scoring else None
-    run.priority = priority
+    run.priority, run.private = priority, private
     if idempotency_key is not None:
         run.idempotency_key, run.idempotency_digest = idempotency_key, digest
         try:
@@ -122,12 +123,12 @@ def new_run(
     )
 
 
-def request_cancel(session: Session, owner_id: str, run_id: str) -> Run:
+def request_cancel(session: Session, user_id: str, run_id: str) -> Run:
     """Cancel: a queued run never starts; a running one is asked to stop, and stops within a step.
 
     Asking twice is one request. Raises Conflict when the run has ended.
     """
-    run = _own(session, owner_id, run_id)
+    run = _take(session, user_id, run_id, "cancelled")
     state = RunState(run.state)
     if state.final:
         raise Conflict(f"Run {run_id} has already {_ended(state)}, so there is nothing to cancel.")
@@ -142,9 +143,9 @@ def request_cancel(session: Session, owner_id: str, run_id: str) -> Run:
     return run
 
 
-def resume(session: Session, owner_id: str, run_id: str) -> Run:
+def resume(session: Session, user_id: str, run_id: str) -> Run:
     """Queue a failed or cancelled run again; it goes on from its last good checkpoint. Raises Conflict otherwise."""
-    run = _own(session, owner_id, run_id)
+    run = _take(session, user_id, run_id, "resumed")
     state = RunState(run.state)
     if not (state.final and can_move(state, RunState.QUEUED)):
         what = "has succeeded: clone it to run it again" if state.final else f"is {state}"
@@ -160,35 +161,34 @@ def resume(session: Session, owner_id: str, run_id: str) -> Run:
     return run
 
 
-def clone(session: Session, owner_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
-    """Launch the recipe of a run once more, as a new run whose name tells it apart.
+def clone(session: Session, user_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
+    """Launch the recipe of a run once more, as a new run of the user's whose name tells it apart.
 
     With an idempotency key that was used for a clone of this run, that clone. Raises Conflict for a scoring's run.
     """
-    original = get_run(session, owner_id, run_id)
+    original = get_run(session, user_id, run_id)
     if original.kind != RunKind.TRAINING:
         what = (
             "a scoring, which is made once: ask for the scoring" if original.kind == RunKind.SCORING else "answers: ask for them"
         )
         raise Conflict(f"Run {run_id} makes {what} again instead.")
-    recipe = revive_recipe({**original.recipe, "name": name_copy(session, original)})
+    recipe = revive_recipe({**original.recipe, "name": name_copy(session, user_id, original)})
     # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
-    return launch(session, owner_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}")
+    return launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}", private=original.private)
 
 
-def delete(session: Session, files: Files, owner_id: str, run_id: str) -> None:
+def delete(session: Session, files: Files, user_id: str, run_id: str) -> None:
     """Remove an ended run with its journal and files. Raises Conflict while it lives or a registered model is its result."""
-    run = _own(session, owner_id, run_id)
+    run = _take(session, user_id, run_id, "deleted")
     state = RunState(run.state)
     if not state.final:
         raise Conflict(f"Run {run_id} is {state}: cancel it first, then delete it.")
     folder = files.run_dir(run_id)
     within = [Model.path.startswith(f"{name}/", autoescape=True) for name in (files.name_of(folder), str(folder))]
-    made = select(Model.id, Model.name).where(or_(*within)).order_by(Model.id.desc())
-    if used := [(row[0], row[1]) for row in session.execute(made)]:
-        which = f"{len(used)} models are results" if len(used) > 1 else f"The model “{used[0][1]}” is a result"
-        those = "those models" if len(used) > 1 else "that model"
-        raise Conflict.in_use(f"{which} of run {run_id}: delete {those} first.", "model", used)
+    uses = describe_uses(session, user_id, Model, session.scalars(select(Model.id).where(or_(*within))).all())
+    if uses.num:
+        which = f"{uses.num} models are results" if uses.num > 1 else f"The model {uses.name} is a result"
+        raise uses.refuse(f"{which} of run {run_id}: delete {'those models' if uses.num > 1 else 'that model'} first.", "model")
     session.delete(run)
     after_commit(session, ("remove", run_id), partial(files.remove, folder))
 
@@ -213,8 +213,8 @@ def hint(session: Session, run_id: str) -> None:
     session.info["hints"].send_after_commit(session, run_id)
 
 
-def _own(session: Session, owner_id: str, run_id: str) -> Run:
-    get_run(session, owner_id, run_id)
+def _take(session: Session, user_id: str, run_id: str, deed: str) -> Run:
+    take(session, user_id, Run, run_id, deed)
     return lock_run(session, run_id)
 
 

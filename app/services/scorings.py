@@ -18,11 +18,12 @@ from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_s
 from app.services import runs
 from app.services.names import tell_apart
 from app.services.recipes import find_ingredients, freeze_date
+from app.services.sharing import describe_uses, take
 from app.store import scorings as store
 from app.store.database import now
 from app.store.files.files import Files
 from app.store.runs import lock_run
-from app.store.scorings import find_for, get_scoring
+from app.store.scorings import find_for
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Dataset, Model, Run, Scoring
 from app.system.identifiers import new_id
@@ -46,8 +47,9 @@ class ScoringState:
         return self.state in ("queued", "paused", "running")
 
 
-def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
-    """Return the scoring of this recipe with all its pairs, made by a run of its own when it isn't there yet.
+def request(session: Session, owner_id: str, recipe: Recipe, *, private: bool = False) -> Scoring:
+    """Return the scoring of this recipe with all its pairs, made by a run of its own when it isn't there yet; another's, whole
+    and seen by the user, serves as well.
 
     Asking again gives the same one; one whose run failed or was cancelled is queued again. Raises RecipeInvalid with the
     dotted field of everything that doesn't fit.
@@ -55,10 +57,15 @@ def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
     ingredients = find_ingredients(session, owner_id, recipe, kind=RunKind.SCORING)
     models = ingredients.models
     recipe = freeze_date(recipe, models.values(), now(session).date())
-    scoring = _find_or_add(session, owner_id, recipe, ingredients.dataset, models["policy"], models.get("reward"))
+    fingerprint = store.fingerprint_of(recipe, ingredients.dataset, models["policy"], models.get("reward"))
+    known = store.find_by_fingerprint(session, owner_id, fingerprint)
+    if known is not None and _has_all(known):
+        known.used_at = now(session)
+        return known
+    scoring = _find_or_add(
+        session, owner_id, recipe, ingredients.dataset, models["policy"], models.get("reward"), private=private
+    )
     scoring.used_at = now(session)
-    if scoring.facts is not None and has_all_pairs(ScoringFacts.model_validate(scoring.facts)):
-        return scoring
     maker = session.get(Run, scoring.run_id) if scoring.run_id else None
     state = RunState(maker.state) if maker is not None else None
     if maker is not None and state is not None and not state.final:
@@ -67,6 +74,7 @@ def request(session: Session, owner_id: str, recipe: Recipe) -> Scoring:
         runs.resume(session, owner_id, maker.id)
         return scoring
     run = runs.new_run(session, owner_id, recipe, ingredients, kind=RunKind.SCORING)
+    run.private = scoring.private
     run.name, run.scoring_id, scoring.run_id = f"Scoring of {scoring.name}"[:NAME_LENGTH], scoring.id, run.id
     session.flush()
     runs.enqueue(session, run)
@@ -91,7 +99,7 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
         reward = session.get_one(Model, run.reward_id) if run.reward_id else None
         if run.sweep_id:  # its name says what one of those that share the scoring differs in
             recipe = recipe.model_copy(update={"name": ""})
-        scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward)
+        scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward, private=run.private)
         run.scoring_id = scoring.id
     scoring.used_at = now(session)
     if _says_more(facts, scoring.facts):
@@ -127,48 +135,49 @@ def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
     return revive_recipe({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
 
 
-def delete(session: Session, files: Files, owner_id: str, scoring_id: str, *, anyway: bool = False) -> None:
+def delete(session: Session, files: Files, user_id: str, scoring_id: str, *, anyway: bool = False) -> None:
     """Remove a scoring that nothing uses, with the runs that made it and the artifacts no other scoring names.
 
     `anyway`: also when training runs that have ended used it; they stay. Raises NotFound; Conflict while a run that has not
     ended uses or makes it, and without `anyway` while there is any training run that used it.
     """
-    scoring = get_scoring(session, owner_id, scoring_id)
+    scoring = take(session, user_id, Scoring, scoring_id, "deleted")
     for run in store.list_unfinished(session, scoring):
         is_maker = run.kind == RunKind.SCORING
-        what = f"is being made by run {run.id}" if is_maker else f"is used by the {run.state} run “{run.name}” ({run.id})"
-        raise Conflict.in_use(
-            f"The scoring “{scoring.name}” {what}: cancel that run, or wait for its end, then delete the scoring.",
-            "run", [(run.id, run.name)],
-        )  # fmt: skip
+        uses = describe_uses(session, user_id, Run, [run.id])
+        user = f"the {run.state} run {uses.name}" + (f" ({run.id})" if uses.shown else "")
+        what = f"is being made by run {run.id}" if is_maker else f"is used by {user}"
+        wait = "cancel that run, or wait for its end, then delete the scoring."
+        raise uses.refuse(f"The scoring “{scoring.name}” {what}: {wait}", "run")
     num_users = store.count_users(session, [scoring.id]).get(scoring.id, 0)
     if num_users and not anyway:
         who = "1 run" if num_users == 1 else f"{num_users} runs"
         raise Conflict.in_use(
             f"The scoring “{scoring.name}” was used by {who}: delete {'it' if num_users == 1 else 'them'} first, "
             "or ask to delete the scoring anyway.",
-            "run", [(run.id, run.name) for run in store.list_users(session, scoring.id)],
+            "run", [(run.id, run.name) for run in store.list_users(session, user_id, scoring.id)], num=num_users,
         )  # fmt: skip
     keys = store.list_keys(session, scoring)
     for key in keys - store.list_shared_keys(session, keys, but=scoring.id):
         after_commit(session, ("remove", key), partial(files.remove, files.scoring_dir(key)))
     for maker in store.list_makers(session, scoring_id):
-        runs.delete(session, files, owner_id, maker.id)
+        runs.delete(session, files, user_id, maker.id)
     session.flush()
     session.delete(scoring)
 
 
 def _find_or_add(
-    session: Session, owner_id: str, recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None
+    session: Session, owner_id: str, recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None, *, private: bool
 ) -> Scoring:
     fingerprint = store.fingerprint_of(recipe, dataset, policy, reward)
-    known = store.find_by_fingerprint(session, owner_id, fingerprint)
+    known = store.find_own(session, owner_id, fingerprint)
     if known is not None:
         return known
     at = now(session)
     scoring = Scoring(
         id=new_id("scoring"),
         owner_id=owner_id,
+        private=private,
         name=recipe.name or tell_apart(session, Scoring, owner_id, f"{dataset.name} · {policy.name}"[:NAME_LENGTH]),
         fingerprint=fingerprint,
         settings=scoring_settings(recipe),
@@ -182,11 +191,15 @@ def _find_or_add(
         with session.begin_nested():
             session.add(scoring)
     except IntegrityError:  # somebody else was faster
-        known = store.find_by_fingerprint(session, owner_id, fingerprint)
+        known = store.find_own(session, owner_id, fingerprint)
         if known is None:
             raise
         return known
     return scoring
+
+
+def _has_all(scoring: Scoring) -> bool:
+    return scoring.facts is not None and has_all_pairs(ScoringFacts.model_validate(scoring.facts))
 
 
 def _says_more(facts: ScoringFacts, known: dict[str, Any] | None) -> bool:

@@ -20,6 +20,7 @@ from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refus
 from app.services import runs
 from app.services.names import tell_apart
 from app.services.recipes import Ingredients, find_ingredients
+from app.services.sharing import take
 from app.store.database import now
 from app.store.files.files import Files
 from app.store.sweeps import list_runs, lock_sweep
@@ -29,7 +30,9 @@ from app.system.identifiers import new_id
 NAME_LENGTH = 120
 
 
-def launch(session: Session, owner_id: str, request: SweepRequest, *, idempotency_key: str | None = None) -> Sweep:
+def launch(
+    session: Session, owner_id: str, request: SweepRequest, *, idempotency_key: str | None = None, private: bool = False
+) -> Sweep:
     """Queue a run for every variant and hint the workers.
 
     With an idempotency key, the same request again gives the sweep of the first time, and another one InvalidInput.
@@ -48,6 +51,7 @@ def launch(session: Session, owner_id: str, request: SweepRequest, *, idempotenc
     sweep = Sweep(
         id=new_id("sweep"),
         owner_id=owner_id,
+        private=private,
         name=name,
         request=request.to_dict(),
         variants=[variant.to_dict() for variant in variants],
@@ -75,7 +79,7 @@ def add_variants(
 
     Variants that are there already are left out. Raises RecipeInvalid as `launch`, Conflict when none is new.
     """
-    sweep = lock_sweep(session, owner_id, sweep_id)
+    sweep = _take(session, owner_id, sweep_id, "given more variants")
     before = SweepRequest.model_validate(sweep.request)
     wanted = before.model_copy(
         update={
@@ -88,7 +92,7 @@ def add_variants(
     fresh = expand(parse_request(wanted.to_dict()), beside=there)
     if not fresh:
         raise Conflict("Each of these variants is in the sweep already: resume the sweep to make what is missing.")
-    ingredients = _find_ingredients(session, owner_id, fresh)
+    ingredients = _find_ingredients(session, sweep.owner_id, fresh)
     fresh = [_named(variant, sweep.name) for variant in fresh]
     sweep.variants = [*sweep.variants, *(variant.to_dict() for variant in fresh)]
     sweep.stopped_at = None
@@ -98,7 +102,7 @@ def add_variants(
 
 def stop(session: Session, owner_id: str, sweep_id: str) -> Sweep:
     """Cancel every run that hasn't ended; what has been made stays. Raises Conflict when all have ended."""
-    sweep = lock_sweep(session, owner_id, sweep_id)
+    sweep = _take(session, owner_id, sweep_id, "stopped")
     going = [run for run in list_runs(session, sweep_id).values() if not RunState(run.state).final]
     if not going:
         raise Conflict("Every run of this sweep has ended, so there is nothing to stop.")
@@ -114,7 +118,7 @@ def resume(session: Session, owner_id: str, sweep_id: str) -> Sweep:
 
     Raises Conflict when nothing is missing or runs are still stopping, RecipeInvalid when a deleted one can't be made again.
     """
-    sweep = lock_sweep(session, owner_id, sweep_id)
+    sweep = _take(session, owner_id, sweep_id, "resumed")
     found = list_runs(session, sweep_id)
     stopping = [run for run in found.values() if run.cancel_requested_at is not None and not RunState(run.state).final]
     if stopping:
@@ -125,7 +129,7 @@ def resume(session: Session, owner_id: str, sweep_id: str) -> Sweep:
         raise Conflict("Nothing is missing: every run of this sweep has succeeded or is under way.")
     for run in again:
         runs.resume(session, owner_id, run.id)
-    _queue(session, sweep, gone, _find_ingredients(session, owner_id, list(gone.values())))
+    _queue(session, sweep, gone, _find_ingredients(session, sweep.owner_id, list(gone.values())))
     sweep.stopped_at = None
     return sweep
 
@@ -135,7 +139,7 @@ def delete(session: Session, files: Files, owner_id: str, sweep_id: str) -> None
 
     Raises Conflict while a run goes on, or when a registered model is the result of one.
     """
-    sweep = lock_sweep(session, owner_id, sweep_id)
+    sweep = _take(session, owner_id, sweep_id, "deleted")
     found = list(session.scalars(select(Run).where(Run.sweep_id == sweep_id)))
     num_going = sum(not RunState(run.state).final for run in found)
     if num_going:
@@ -144,6 +148,11 @@ def delete(session: Session, files: Files, owner_id: str, sweep_id: str) -> None
         runs.delete(session, files, owner_id, run.id)
     session.flush()
     session.delete(sweep)
+
+
+def _take(session: Session, user_id: str, sweep_id: str, deed: str) -> Sweep:
+    take(session, user_id, Sweep, sweep_id, deed)
+    return lock_sweep(session, sweep_id)
 
 
 def _find_known(session: Session, owner_id: str, key: str, digest: str) -> Sweep | None:
@@ -179,6 +188,6 @@ def _named(variant: Variant, name: str) -> Variant:
 def _queue(session: Session, sweep: Sweep, variants: Mapping[int, Variant], ingredients: Sequence[Ingredients]) -> None:
     for (number, variant), found in zip(variants.items(), ingredients, strict=True):
         run = runs.new_run(session, sweep.owner_id, variant.recipe, found, day=sweep.created_at.date())
-        run.sweep_id, run.variant = sweep.id, number
+        run.sweep_id, run.variant, run.private = sweep.id, number, sweep.private
         run.scoring_id = found.scoring.id if found.scoring else None
         runs.enqueue(session, run)

@@ -12,24 +12,23 @@ from app.domain.errors import NotFound
 from app.domain.run import RunKind
 from app.store.files import parquet
 from app.store.files.files import Files
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Dataset, Run
 
 EXAMPLES, SOURCE, PREVIEW = "examples.parquet", "source", "preview.json"
 
 
-def get_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:
-    """One data set of this owner. Raises NotFound."""
-    dataset = session.scalar(select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id))
-    if dataset is None:
-        raise NotFound(f"There is no data set {dataset_id}.")
-    return dataset
+def get_dataset(session: Session, user_id: str, dataset_id: str) -> Dataset:
+    """Return a data set that the user may see. Raises NotFound."""
+    return get_visible(session, Dataset, user_id, dataset_id)
 
 
 def list_datasets(
-    session: Session, owner_id: str, *, state: str | None = None, after: str | None = None, limit: int = 50
+    session: Session, user_id: str, *, state: str | None = None, mine: bool = False, after: str | None = None, limit: int = 50
 ) -> list[Dataset]:
-    """Return an owner's data sets, newest first; `after` is the id of the last one of the page before."""
-    query = select(Dataset).where(Dataset.owner_id == owner_id).order_by(Dataset.id.desc()).limit(limit)
+    """Return the data sets that the user may see, or the user's own, newest first; `after` is the last id of the page before."""
+    seen = visible_to(user_id, Dataset, mine=mine)
+    query = select(Dataset).where(seen).order_by(Dataset.id.desc()).limit(limit)
     if state is not None:
         query = query.where(Dataset.state == state)
     if after is not None:
@@ -48,10 +47,10 @@ def known_ids(session: Session) -> set[str]:
     return set(session.scalars(select(Dataset.id)))
 
 
-def list_runs_using(session: Session, dataset_id: str) -> list[tuple[str, str]]:
-    """Return the training runs that use a data set, newest first: id and name."""
+def list_runs_using(session: Session, dataset_id: str) -> list[str]:
+    """Return the ids of the training runs that use a data set, whoever's, newest first."""
     uses = (Run.dataset_id == dataset_id, Run.kind == RunKind.TRAINING.value)
-    return [(row[0], row[1]) for row in session.execute(select(Run.id, Run.name).where(*uses).order_by(Run.id.desc()))]
+    return list(session.scalars(select(Run.id).where(*uses).order_by(Run.id.desc())))
 
 
 def examples_path(files: Files, dataset_id: str) -> Path:

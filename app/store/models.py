@@ -5,26 +5,23 @@ from pathlib import Path
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound
 from app.domain.run import RunKind
 from app.domain.scoring import fingerprint
 from app.store.scorings import contents_of
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Model, Run, Scoring
 
 
-def get_model(session: Session, owner_id: str, model_id: str) -> Model:
-    """Raises: NotFound, also for another user's model."""
-    model = session.get(Model, model_id)
-    if model is None or model.owner_id != owner_id:
-        raise NotFound(f'There is no model "{model_id}".')
-    return model
+def get_model(session: Session, user_id: str, model_id: str) -> Model:
+    """Return a model that the user may see. Raises NotFound."""
+    return get_visible(session, Model, user_id, model_id)
 
 
 def list_models(
-    session: Session, owner_id: str, *, kind: str | None = None, after: str | None = None, limit: int = 50
+    session: Session, user_id: str, *, kind: str | None = None, mine: bool = False, after: str | None = None, limit: int = 50
 ) -> list[Model]:
-    """Newest first; `after` is the id of the last one seen."""
-    query = select(Model).where(Model.owner_id == owner_id).order_by(Model.id.desc()).limit(limit)
+    """Return the models that the user may see, or the user's own, newest first; `after` is the id of the last one seen."""
+    query = select(Model).where(visible_to(user_id, Model, mine=mine)).order_by(Model.id.desc()).limit(limit)
     if kind is not None:
         query = query.where(Model.kind == kind)
     if after is not None:
@@ -38,12 +35,12 @@ def find_same_folder(session: Session, owner_id: str, kind: str, path: str) -> l
     return list(session.scalars(select(Model).where(*same).order_by(Model.id.desc())))
 
 
-def list_runs_using(session: Session, model_id: str) -> list[tuple[str, str]]:
-    """Return the training runs that name the model as policy, reward model or judge, newest first: id and name."""
+def list_runs_using(session: Session, model_id: str) -> list[str]:
+    """Return the ids of the training runs that name the model as policy, reward model or judge, whoever's, newest first."""
     judge = Run.recipe["reward"]["judge"].as_string()
     uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
-    query = select(Run.id, Run.name).where(uses, Run.kind == RunKind.TRAINING.value)
-    return [(row[0], row[1]) for row in session.execute(query.order_by(Run.id.desc()))]
+    query = select(Run.id).where(uses, Run.kind == RunKind.TRAINING.value)
+    return list(session.scalars(query.order_by(Run.id.desc())))
 
 
 def make_relative(session: Session, root: Path) -> None:

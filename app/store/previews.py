@@ -1,28 +1,27 @@
 """Previews as kept: a queue of requests for the workers, and the answers, which are given again at once.
 
-Each is of a scoring, or of a model and perhaps a data set (a reading), and belongs to the owner of these. Owners take turns:
-next is who has the fewest being computed, then who was answered least recently.
+Each is of a scoring, or of a model and perhaps a data set (a reading), and is seen by whoever may see that. Those who ask take
+turns: next is who has the fewest being computed, then who was answered least recently.
 """
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound, TooManyRequests
-from app.store.tables import Model, Preview, Scoring
+from app.store.sharing import find_visible
+from app.store.tables import Preview, Scoring
 
 WAITING, COMPUTING, DONE, FAILED = "waiting", "computing", "done", "failed"
-MOST_WAITING = 100  # of one owner
+MOST_WAITING = 100  # that one user has asked for
 
 
-def get(session: Session, owner_id: str, preview_id: str) -> Preview:
-    """Return a preview of one of the owner's scorings. Raises NotFound."""
+def get(session: Session, user_id: str, preview_id: str) -> Preview:
+    """Return a preview of a scoring that the user may see. Raises NotFound."""
     preview = session.get(Preview, preview_id)
-    scoring = session.get(Scoring, preview.scoring_id) if preview and preview.scoring_id else None
-    if preview is None or scoring is None or scoring.owner_id != owner_id:
+    if preview is None or not preview.scoring_id or find_visible(session, Scoring, user_id, preview.scoring_id) is None:
         raise NotFound(f"There is no preview {preview_id!r}.")
     return preview
 
@@ -36,15 +35,15 @@ def _is_of(subject_id: str) -> ColumnElement[bool]:
     return or_(Preview.scoring_id == subject_id, Preview.model_id == subject_id)
 
 
-def queue(session: Session, owner_id: str, asked: Preview, keep: int) -> Preview:
+def queue(session: Session, asked: Preview, keep: int) -> Preview:
     """Return the preview of this request: the kept answer, or a place in the queue, at which the workers are hinted.
 
     One that failed is computed anew. Of the subject's answers the newest `keep` stay. Raises TooManyRequests when as many of
-    the owner's wait as may.
+    the asker's wait as may.
     """
     subject_id = asked.scoring_id or asked.model_id or ""
     preview = find(session, subject_id, asked.digest)
-    if (preview is None or preview.state == FAILED) and count_waiting(session, owner_id) >= MOST_WAITING:
+    if (preview is None or preview.state == FAILED) and count_waiting(session, asked.asker_id) >= MOST_WAITING:
         raise TooManyRequests(
             f"{MOST_WAITING} of your previews wait already: let some of them come first.", retry_after_seconds=10
         )
@@ -52,6 +51,7 @@ def queue(session: Session, owner_id: str, asked: Preview, keep: int) -> Preview
         preview = _add(session, asked, subject_id, keep)
     elif preview.state == FAILED:
         preview.state, preview.error, preview.created_at, preview.finished_at = WAITING, None, asked.created_at, None
+        preview.asker_id = asked.asker_id
     if preview.state == WAITING:
         session.info["hints"].send_after_commit(session, preview.id)
     return preview
@@ -77,21 +77,14 @@ def is_claimable(at: datetime) -> ColumnElement[bool]:
     return or_(Preview.state == WAITING, lost)
 
 
-_owner_id = func.coalesce(Scoring.owner_id, Model.owner_id)
-
-
-def _with_owner(query: Select[Any]) -> Select[Any]:
-    return query.outerjoin(Scoring, Scoring.id == Preview.scoring_id).outerjoin(Model, Model.id == Preview.model_id)
-
-
 def first_in_line(at: datetime) -> Select[str]:
     """Return the id of the preview that is next, locked; one that another worker is just taking is passed over."""
     is_computed = and_(Preview.state == COMPUTING, Preview.lease_expires_at >= at)
-    query = select(_owner_id.label("owner_id"), func.sum(case((is_computed, 1), else_=0)).label("num"))
-    query = _with_owner(query.add_columns(func.max(Preview.finished_at).label("answered_at")).select_from(Preview))
-    owners = query.group_by(_owner_id).subquery("owners")
-    line = _with_owner(select(Preview.id)).join(owners, owners.c.owner_id == _owner_id).where(is_claimable(at))
-    line = line.order_by(owners.c.num, owners.c.answered_at.asc().nulls_first(), Preview.created_at, Preview.id)
+    query = select(Preview.asker_id, func.sum(case((is_computed, 1), else_=0)).label("num"))
+    query = query.add_columns(func.max(Preview.finished_at).label("answered_at"))
+    askers = query.group_by(Preview.asker_id).subquery("askers")
+    line = select(Preview.id).join(askers, askers.c.asker_id == Preview.asker_id).where(is_claimable(at))
+    line = line.order_by(askers.c.num, askers.c.answered_at.asc().nulls_first(), Preview.created_at, Preview.id)
     return line.limit(1).with_for_update(skip_locked=True, of=Preview)
 
 
@@ -105,10 +98,10 @@ def is_held(session: Session, preview_id: str, worker_id: str) -> bool:
     return session.scalar(select(Preview.id).where(*mine)) is not None
 
 
-def count_waiting(session: Session, owner_id: str) -> int:
-    """Return how many previews of one owner wait to be computed."""
-    query = _with_owner(select(func.count(Preview.id)).select_from(Preview))
-    return session.scalar(query.where(Preview.state == WAITING, _owner_id == owner_id)) or 0
+def count_waiting(session: Session, user_id: str) -> int:
+    """Return how many previews that a user has asked for wait to be computed."""
+    waiting = (Preview.state == WAITING, Preview.asker_id == user_id)
+    return session.scalar(select(func.count(Preview.id)).where(*waiting)) or 0
 
 
 def list_old(session: Session, subject_id: str, keep: int) -> list[Preview]:

@@ -13,17 +13,15 @@ from app.domain.run import RunKind, RunState, tell_state
 from app.store.database import now
 from app.store.files import parquet
 from app.store.files.files import Files
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Attempt, Dataset, JournalEntry, Model, Run, Sweep, User
 
 ALL_CHECKPOINTS_REMOVED = "All checkpoints were removed"  # how retention says it in the journal
 
 
-def get_run(session: Session, owner_id: str, run_id: str) -> Run:
-    """Return the owner's run. Raises NotFound, for somebody else's too."""
-    run = session.get(Run, run_id)
-    if run is None or run.owner_id != owner_id:
-        raise NotFound(f"There is no run {run_id!r}.")
-    return run
+def get_run(session: Session, user_id: str, run_id: str) -> Run:
+    """Return a run that the user may see. Raises NotFound."""
+    return get_visible(session, Run, user_id, run_id)
 
 
 def is_told(state: RunState) -> ColumnElement[bool]:
@@ -35,11 +33,14 @@ def is_told(state: RunState) -> ColumnElement[bool]:
 
 
 def list_runs(
-    session: Session, owner_id: str, *, state: RunState | str | None = None, kind: RunKind | None = RunKind.TRAINING,
-    after: str | None = None, limit: int = 50,
+    session: Session, user_id: str, *, state: RunState | str | None = None, kind: RunKind | None = RunKind.TRAINING,
+    mine: bool = False, after: str | None = None, limit: int = 50,
 ) -> list[Run]:  # fmt: skip
-    """Return the owner's runs of one kind (None: of any), newest first; `after` is the id of the last run of the page before."""
-    query = select(Run).where(Run.owner_id == owner_id)
+    """Return the runs of one kind (None: of any) that the user may see, newest first.
+
+    `after` is the id of the last run of the page before; with `mine` the user's own.
+    """
+    query = select(Run).where(visible_to(user_id, Run, mine=mine))
     if kind is not None:
         query = query.where(Run.kind == kind.value)
     if state is not None:
@@ -143,19 +144,19 @@ def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     ]
 
 
-def count_runs(session: Session, owner_id: str) -> dict[str, int]:
-    """Return how many of the owner's training runs are in each state, as people are told it; those without a run are left out."""
-    mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
+def count_runs(session: Session, user_id: str, *, mine: bool = False) -> dict[str, int]:
+    """Return how many training runs that the user may see are in each state, as people are told it; none: it is left out."""
+    seen = (visible_to(user_id, Run, mine=mine), Run.kind == RunKind.TRAINING.value)
     is_held = Run.held_at.is_not(None)
-    query = select(Run.state, is_held, func.count()).where(*mine).group_by(Run.state, is_held)
+    query = select(Run.state, is_held, func.count()).where(*seen).group_by(Run.state, is_held)
     counts: Counter[str] = Counter()
     for state, held, num_runs in session.execute(query):
         counts[tell_state(state, is_held=held)] += num_runs
     return dict(counts)
 
 
-def count_datasets(session: Session, owner_id: str) -> int:
-    return session.scalar(select(func.count()).where(Dataset.owner_id == owner_id)) or 0
+def count_datasets(session: Session, user_id: str) -> int:
+    return session.scalar(select(func.count()).where(visible_to(user_id, Dataset))) or 0
 
 
 def names_of(

@@ -4,14 +4,14 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound
 from app.domain.recipe import Recipe, revive_recipe
 from app.domain.run import FINAL_STATES, RunKind
 from app.domain.scoring import ScoringFacts, fingerprint, scoring_settings
 from app.store.runs import names_of
+from app.store.sharing import find_visible, get_visible, visible_to
 from app.store.tables import Dataset, JournalEntry, Model, Run, Scoring
 
 
@@ -48,40 +48,39 @@ def _identity(model: Model | None) -> str:
     return json.dumps([model.path, model.revision, model.facts.get("sha256")])
 
 
-def fingerprint_for(session: Session, owner_id: str, recipe: Recipe) -> str | None:
-    """Return the fingerprint, from the owner's rows that the recipe names; None when one of them isn't there."""
-    dataset, policy = session.get(Dataset, recipe.dataset), session.get(Model, recipe.policy.model)
-    reward = session.get(Model, recipe.reward.model) if recipe.reward.model else None
+def find_for(session: Session, user_id: str, recipe: Recipe) -> Scoring | None:
+    """Return the scoring that a run of this recipe by this user would use; None when the user may not see its ingredients."""
+    dataset = find_visible(session, Dataset, user_id, recipe.dataset)
+    policy = find_visible(session, Model, user_id, recipe.policy.model)
+    reward = find_visible(session, Model, user_id, recipe.reward.model) if recipe.reward.model else None
     if dataset is None or policy is None or (recipe.reward.model and reward is None):
         return None
-    if any(row is not None and row.owner_id != owner_id for row in (dataset, policy, reward)):
-        return None
-    return fingerprint_of(recipe, dataset, policy, reward)
+    return find_by_fingerprint(session, user_id, fingerprint_of(recipe, dataset, policy, reward))
 
 
-def find_for(session: Session, owner_id: str, recipe: Recipe) -> Scoring | None:
-    """Return the owner's scoring that a run of this recipe would use, made or in the making."""
-    known = fingerprint_for(session, owner_id, recipe)
-    return None if known is None else find_by_fingerprint(session, owner_id, known)
+def find_by_fingerprint(session: Session, user_id: str, fingerprint: str) -> Scoring | None:
+    """Return a scoring that serves this user: one that is whole, the user's own before others', else the user's own."""
+    is_mine, is_whole = Scoring.owner_id == user_id, Scoring.facts.is_not(None)
+    query = select(Scoring).where(Scoring.fingerprint == fingerprint, visible_to(user_id, Scoring))
+    return session.scalar(query.where(or_(is_mine, is_whole)).order_by(is_whole.desc(), is_mine.desc(), Scoring.id).limit(1))
 
 
-def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> Scoring | None:
+def find_own(session: Session, owner_id: str, fingerprint: str) -> Scoring | None:
+    """Return the scoring of this owner with this fingerprint, made or in the making."""
     return session.scalar(select(Scoring).where(Scoring.owner_id == owner_id, Scoring.fingerprint == fingerprint))
 
 
-def get_scoring(session: Session, owner_id: str, scoring_id: str) -> Scoring:
-    """Return the owner's scoring. Raises NotFound, for somebody else's too."""
-    scoring = session.get(Scoring, scoring_id)
-    if scoring is None or scoring.owner_id != owner_id:
-        raise NotFound(f"There is no scoring {scoring_id!r}.")
-    return scoring
+def get_scoring(session: Session, user_id: str, scoring_id: str) -> Scoring:
+    """Return a scoring that the user may see. Raises NotFound."""
+    return get_visible(session, Scoring, user_id, scoring_id)
 
 
 def list_scorings(
-    session: Session, owner_id: str, *, dataset_id: str | None = None, after: str | None = None, limit: int = 50
-) -> list[Scoring]:
-    """Return the owner's scorings, newest first; `after` is the id of the last one of the page before."""
-    query = select(Scoring).where(Scoring.owner_id == owner_id)
+    session: Session, user_id: str, *, dataset_id: str | None = None, mine: bool = False, after: str | None = None,
+    limit: int = 50,
+) -> list[Scoring]:  # fmt: skip
+    """Return the scorings that the user may see, or the user's own, newest first; `after` is the last id of the page before."""
+    query = select(Scoring).where(visible_to(user_id, Scoring, mine=mine))
     if dataset_id is not None:
         query = query.where(Scoring.dataset_id == dataset_id)
     if after is not None:
@@ -116,9 +115,10 @@ def count_users(session: Session, scoring_ids: Collection[str]) -> dict[str, int
     return {row.scoring_id: row.num_runs for row in session.execute(query)}
 
 
-def list_users(session: Session, scoring_id: str, limit: int = 50) -> list[Run]:
-    """Return the training runs that use a scoring, newest first."""
-    query = select(Run).where(Run.scoring_id == scoring_id, Run.kind == RunKind.TRAINING.value)
+def list_users(session: Session, user_id: str, scoring_id: str, limit: int = 50) -> list[Run]:
+    """Return the training runs that use a scoring and that the user may see, newest first."""
+    using = (Run.scoring_id == scoring_id, Run.kind == RunKind.TRAINING.value)
+    query = select(Run).where(*using, visible_to(user_id, Run))
     return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
 
 
@@ -130,18 +130,18 @@ def list_makers(session: Session, scoring_id: str) -> list[Run]:
 
 def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
     """Return the runs that use the scoring and have not ended, also those that have not come as far as to say so."""
-    query = select(Run).where(
-        Run.owner_id == scoring.owner_id,
-        Run.dataset_id == scoring.dataset_id,
-        Run.policy_id == scoring.policy_id,
-        Run.state.not_in([str(state) for state in FINAL_STATES]),
-    )
-    return [
-        run
-        for run in session.scalars(query.order_by(Run.id.desc()))
-        if run.scoring_id == scoring.id
-        or fingerprint_for(session, run.owner_id, revive_recipe(run.recipe)) == scoring.fingerprint
-    ]
+    alike = and_(Run.dataset_id == scoring.dataset_id, Run.policy_id == scoring.policy_id)
+    is_unfinished = Run.state.not_in([str(state) for state in FINAL_STATES])
+    query = select(Run).where(is_unfinished, or_(Run.scoring_id == scoring.id, alike))
+    dataset, policy = session.get_one(Dataset, scoring.dataset_id), session.get_one(Model, scoring.policy_id)
+
+    def uses(run: Run) -> bool:
+        reward = session.get(Model, run.reward_id) if run.reward_id else None
+        return run.scoring_id == scoring.id or (
+            fingerprint_of(revive_recipe(run.recipe), dataset, policy, reward) == scoring.fingerprint
+        )
+
+    return [run for run in session.scalars(query.order_by(Run.id.desc())) if uses(run)]
 
 
 def keys_of(facts: ScoringFacts) -> set[str]:
@@ -173,13 +173,12 @@ def list_shared_keys(session: Session, keys: Collection[str], *, but: str) -> se
     return {key for facts in others if facts for key in keys_of(ScoringFacts.model_validate(facts))} & set(keys)
 
 
-def list_using_dataset(session: Session, dataset_id: str) -> list[tuple[str, str]]:
-    """Return the scorings of the data set, newest first: id and name."""
-    query = select(Scoring.id, Scoring.name).where(Scoring.dataset_id == dataset_id)
-    return [(row[0], row[1]) for row in session.execute(query.order_by(Scoring.id.desc()))]
+def list_using_dataset(session: Session, dataset_id: str) -> list[str]:
+    """Return the ids of the scorings of the data set, whoever's, newest first."""
+    return list(session.scalars(select(Scoring.id).where(Scoring.dataset_id == dataset_id).order_by(Scoring.id.desc())))
 
 
-def list_using_model(session: Session, model_id: str) -> list[tuple[str, str]]:
-    """Return the scorings made with the model, newest first: id and name."""
-    query = select(Scoring.id, Scoring.name).where(or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id))
-    return [(row[0], row[1]) for row in session.execute(query.order_by(Scoring.id.desc()))]
+def list_using_model(session: Session, model_id: str) -> list[str]:
+    """Return the ids of the scorings made with the model, whoever's, newest first."""
+    uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id)
+    return list(session.scalars(select(Scoring.id).where(uses).order_by(Scoring.id.desc())))

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.domain.errors import NotFound
 from app.domain.run import tell_state
 from app.domain.sweep import SweepState, state_of
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Run, Sweep
 
 
@@ -26,6 +27,9 @@ class SweepRow:
     num_variants: int
     request: dict[str, Any]  # SweepRequest
     counts: dict[str, int]  # of its runs, by state; states without a run are left out
+    owner_id: str
+    owner: str
+    private: bool
 
     @property
     def num_deleted(self) -> int:
@@ -36,43 +40,43 @@ class SweepRow:
         return state_of(self.counts, self.num_variants, stopped=self.stopped_at is not None)
 
 
-def get_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
-    """Return the owner's sweep. Raises NotFound, for somebody else's too."""
-    sweep = session.get(Sweep, sweep_id)
-    if sweep is None or sweep.owner_id != owner_id:
-        raise NotFound(f"There is no sweep {sweep_id!r}.")
-    return sweep
+def get_sweep(session: Session, user_id: str, sweep_id: str) -> Sweep:
+    """Return a sweep that the user may see. Raises NotFound."""
+    return get_visible(session, Sweep, user_id, sweep_id)
 
 
-def lock_sweep(session: Session, owner_id: str, sweep_id: str) -> Sweep:
+def lock_sweep(session: Session, sweep_id: str) -> Sweep:
     """Return the sweep as it is now, locked until the transaction ends: nobody else adds or resumes runs meanwhile."""
-    get_sweep(session, owner_id, sweep_id)
     sweep = session.get(Sweep, sweep_id, with_for_update=True, populate_existing=True)
     if sweep is None:
         raise NotFound(f"There is no sweep {sweep_id!r}.")
     return sweep
 
 
-def list_sweeps(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[SweepRow]:
-    """Return the owner's sweeps, newest first; `after` is the id of the last of the page before. Two queries, however many."""
-    num_variants = _num_variants(session).label("num_variants")
-    query = select(Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, num_variants, Sweep.request).where(
-        Sweep.owner_id == owner_id
-    )
+def list_sweeps(
+    session: Session, user_id: str, *, mine: bool = False, after: str | None = None, limit: int = 50
+) -> list[SweepRow]:
+    """Return the sweeps that the user may see, or the user's own, newest first; `after` is the last id of the page before.
+
+    Few queries, however many.
+    """
+    of_row = (Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, Sweep.request, Sweep.owner_id, Sweep.owner, Sweep.private)
+    query = select(*of_row, _num_variants(session).label("num_variants"))
+    query = query.where(visible_to(user_id, Sweep, mine=mine))
     if after is not None:
         query = query.where(Sweep.id < after)
     rows = session.execute(query.order_by(Sweep.id.desc()).limit(limit)).all()
     counts = count_states(session, [row.id for row in rows])
-    return [
-        SweepRow(row.id, row.name, row.created_at, row.stopped_at, row.num_variants, row.request, counts.get(row.id, {}))
-        for row in rows
-    ]
+    return [SweepRow(**row._mapping, counts=counts.get(row.id, {})) for row in rows]
 
 
 def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
     """Return the row of one sweep."""
     counts = count_states(session, [sweep.id]).get(sweep.id, {})
-    return SweepRow(sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts)
+    return SweepRow(
+        sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts, sweep.owner_id,
+        sweep.owner, sweep.private,
+    )  # fmt: skip
 
 
 def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -35,4 +35,4 @@ def write(database: Database, files: Files, owner_id: str, comparison_id: str, j
         kept = compute(session, files, comparison)
         if kept is None:
             raise Conflict("Not all answers of this comparison are there yet, so nothing is preferred.")
-        return exports.make_dataset(session, files, comparison, kept, judge=judge, margin=margin, name=name).id
+        return exports.make_dataset(session, files, comparison, kept, owner_id=owner_id, judge=judge, margin=margin, name=name).id

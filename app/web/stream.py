@@ -21,6 +21,7 @@ from app.domain.run import RunState
 from app.store import journal
 from app.store.answering import chats
 from app.store.database import Database
+from app.store.sharing import NOBODY, find_visible
 from app.store.signals.bell import Bell
 from app.store.tables import Chat, ChatEntry, JournalEntry, Run
 
@@ -46,6 +47,7 @@ class Entries:
 
     entries: Sequence[Entry]
     finished: bool  # the run or chat is in a final state and nothing comes after these entries
+    is_open: bool = True  # all members may see the run; whose chat it is was asked before
     texts: dict[Encoder, asyncio.Future[str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Entry]:
@@ -105,7 +107,13 @@ def read_batch(database: Database, run_id: str, after: int) -> Entries:
             return Entries([], finished=True)
         entries = journal.read(session, run_id, after=after, limit=BATCH)
         last = entries[-1].seq if entries else after
-        return Entries(entries, finished=RunState(run.state).final and last >= run.last_seq)
+        finished = RunState(run.state).final and last >= run.last_seq
+        return Entries(entries, finished, is_open=find_visible(session, Run, NOBODY, run_id) is not None)
+
+
+def may_see(database: Database, user_id: str, run_id: str) -> bool:
+    with database.reading() as session:
+        return find_visible(session, Run, user_id, run_id) is not None
 
 
 def read_chat(session: Session, chat_id: str, after: int) -> Entries:
@@ -120,12 +128,16 @@ def read_chat(session: Session, chat_id: str, after: int) -> Entries:
 async def follow(request: Request, run_id: str, after: int, *, heartbeat_seconds: float | None = None) -> AsyncIterator[Entries]:
     """Batches of entries with seq > `after`, in order, of a run without gaps; an empty one is a heartbeat.
 
-    Ends after the final state has been given, when the run or chat is deleted, or when the reader is gone.
+    Ends after the final state has been given, when the run or chat is deleted, when the run becomes private to others, or when
+    the reader is gone.
     """
     reads: SharedReads = request.app.state.shared_reads
+    user_id: str = request.state.user.id
     bell: Bell = request.app.state.bell
     while True:
         batch = await reads.read(run_id, after)
+        if not batch.is_open and not await run_in_threadpool(may_see, reads.database, user_id, run_id):
+            return
         if batch.entries:
             after = batch.entries[-1].seq
             yield batch

@@ -178,6 +178,7 @@ class UploadFields(BaseModel):
     """What may come beside the file."""
 
     name: Annotated[str, Field(max_length=120)] = ""
+    private: bool = False
     mapping: ColumnMapping | None = None
 
 
@@ -233,12 +234,14 @@ async def receive_dataset(request: Request, owner_id: str) -> str:
 def keep_dataset(database: Database, files: Files, owner_id: str, reception: Reception) -> str:
     """Return the row and the file of a finished upload, in one transaction."""
     form = reception.form
-    fields = parse(UploadFields, {"name": form.text("name"), "mapping": as_json(form.text("mapping"))}, DatasetInvalid)
+    given = {"name": form.text("name"), "private": form.text("private") or False, "mapping": as_json(form.text("mapping"))}
+    fields = parse(UploadFields, given, DatasetInvalid)
     filename, mapping = form.filename or "", fields.mapping
     with database.writing() as session:
         dataset = datasets.upload(
-            session, files, owner_id=owner_id, name=fields.name, filename=filename, upload=reception.upload, mapping=mapping
-        )
+            session, files, owner_id=owner_id, name=fields.name, filename=filename, upload=reception.upload, mapping=mapping,
+            private=fields.private,
+        )  # fmt: skip
         return dataset.id
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from app.services import accounts, backups, restores
+from app.services import accounts
+from app.services.keeping import backups, restores
 from app.settings import Settings
 from app.store.database import Database
 from app.store.files.archive import verify

@@ -7,8 +7,9 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from app.services import accounts, acts, queue, retention, runs, users, workers
+from app.services import accounts, acts, queue, runs, users, workers
 from app.services.acts import Actor
+from app.services.keeping import retention
 from app.settings import Settings
 from app.store import accounts as store
 from app.store import migrations

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.domain.dataset import ColumnMapping, DatasetState
-from app.domain.errors import Conflict, DatasetInvalid, NotFound, Unavailable
+from app.domain.errors import Conflict, DatasetInvalid, Forbidden, NotFound, Unavailable
 from app.ingest.pool import IngestPool
 from app.services import datasets as service
 from app.store import datasets
@@ -214,11 +214,16 @@ def test_data_sets_are_listed_newest_first_page_by_page(database, put, user):
         second = datasets.list_datasets(session, user.id, after=first[-1].id, limit=3)
         assert [dataset.id for dataset in (*first, *second)] == ids[::-1]
         assert datasets.list_datasets(session, user.id, state="ready") == []
-        assert datasets.list_datasets(session, "user_bob") == []
+        assert datasets.list_datasets(session, "user_bob", mine=True) == []
+        assert len(datasets.list_datasets(session, "user_bob")) == 5
 
 
-def test_another_users_data_set_is_not_found(database, files, put):
+def test_another_users_data_set_is_not_deleted(database, files, put):
     dataset_id = put([ROW])
+    with database.writing() as session, pytest.raises(Forbidden, match="only Ada or an admin"):
+        service.delete(session, files, "user_bob", dataset_id)
+    with database.writing() as session:
+        session.get_one(Dataset, dataset_id).private = True
     with database.writing() as session, pytest.raises(NotFound):
         service.delete(session, files, "user_bob", dataset_id)
 

@@ -11,7 +11,7 @@ from app.services import previews, scorings
 from app.store import previews as store
 from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.tables import Preview, Scoring, User
+from app.store.tables import Dataset, Preview, Scoring, User
 from tests.conftest import Library, make_library
 from tests.scored import make_check, make_facts
 
@@ -189,10 +189,12 @@ def test_a_scoring_in_the_making_says_so(database: Database, library: Library) -
         ask(database, scoring_id)
 
 
-def test_nobody_previews_anothers_scoring(database: Database, library: Library) -> None:
+def test_nobody_previews_anothers_private_scoring(database: Database, library: Library) -> None:
     scoring_id = make_scoring(database, library, make_facts())
     preview = ask(database, scoring_id)
     with database.writing() as session:
+        assert store.get(session, "user_eve", preview.id).id == preview.id
+        session.get_one(Dataset, library.dataset.id).private = True
         with pytest.raises(NotFound):
             previews.ask(session, "user_eve", scoring_id, PreviewRequest())
         with pytest.raises(NotFound):

@@ -166,6 +166,9 @@ def test_nobody_steers_another_users_run_but_an_admin(verb: str, database: Datab
     extra = {"set_priority": (-3,), "send_to": ("here",), "keep_off": ("here",)}.get(verb, ())
     steer = getattr(service, verb)
     with database.writing() as session:
+        with pytest.raises(Forbidden, match="is Ada's: you may see and use it"):
+            steer(session, EVE, ada, *extra)
+        session.get_one(Run, ada).private = True
         with pytest.raises(NotFound, match="There is no run"):
             steer(session, EVE, ada, *extra)
         steer(session, EVE, eve, *extra)

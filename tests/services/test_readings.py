@@ -104,8 +104,9 @@ def test_a_data_set_that_was_mapped_anew_is_read_anew(database: Database, files:
     assert ask(database, files, lengths(library)).id != first
 
 
-def test_nothing_is_read_of_what_is_not_ready_or_not_ones_own(database: Database, files: Files, library: Library) -> None:
+def test_nothing_is_read_of_what_is_not_ready_or_private_to_another(database: Database, files: Files, library: Library) -> None:
     with database.writing() as session:
+        session.get_one(Model, library.policy.id).private = True
         with pytest.raises(NotFound, match="There is no model"):
             readings.ask(session, files, "user_eve", lengths(library))
         session.get_one(Dataset, library.dataset.id).state = "processing"

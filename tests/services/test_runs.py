@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from app.domain.dataset import Audit
-from app.domain.errors import Conflict, InvalidInput, NotFound, RecipeInvalid
+from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, RecipeInvalid
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
 from app.services import attempts, provenance
@@ -158,7 +158,9 @@ def test_a_data_set_that_is_not_ready_is_refused(database: Database, library: Li
     assert set(problems_of(error)) == {"dataset"}
 
 
-def test_somebody_elses_data_and_models_are_not_there(database: Database, library: Library) -> None:
+def test_somebody_elses_private_data_and_models_are_not_there(database: Database, library: Library) -> None:
+    with database.writing() as session:
+        session.get_one(Dataset, library.dataset.id).private = session.get_one(Model, library.policy.id).private = True
     with database.writing() as session, pytest.raises(RecipeInvalid) as error:
         services.launch(session, "user_eve", library.recipe())
     assert set(problems_of(error)) == {"dataset", "policy.model"}
@@ -321,14 +323,15 @@ def test_a_run_whose_model_is_registered_can_not_be_deleted(database: Database, 
         services.delete(session, files, library.user.id, run.id)
 
 
-@pytest.mark.parametrize("verb", [services.request_cancel, services.resume, services.clone])
-def test_nothing_can_be_done_to_somebody_elses_run(
-    database: Database, library: Library, files: Files, verb: Callable[..., Run]
-) -> None:
-    run = launch(database, library)
-    with database.writing() as session, pytest.raises(NotFound):
-        verb(session, "user_eve", run.id)
-    with database.writing() as session, pytest.raises(NotFound):
+@pytest.mark.parametrize("private", [False, True])
+def test_nothing_can_be_done_to_somebody_elses_run(database: Database, library: Library, files: Files, private: bool) -> None:
+    run, refusal = launch(database, library), NotFound if private else Forbidden
+    with database.writing() as session:
+        session.get_one(Run, run.id).private = private
+    for verb in (services.request_cancel, services.resume):
+        with database.writing() as session, pytest.raises(refusal):
+            verb(session, "user_eve", run.id)
+    with database.writing() as session, pytest.raises(refusal):
         services.delete(session, files, "user_eve", run.id)
 
 

@@ -13,9 +13,9 @@ from app.services import attempts, datasets, models, recordings, runs, scorings
 from app.store import journal
 from app.store import runs as run_store
 from app.store import scorings as store
-from app.store.database import Database
+from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.tables import Run, Scoring
+from app.store.tables import Model, Run, Scoring, User
 from tests.conftest import Library, make_library
 from tests.scored import make_check, make_facts, make_part
 
@@ -205,12 +205,37 @@ def test_a_recipe_that_does_not_fit_is_refused_with_its_fields(database: Databas
     assert [problem["field"] for problem in caught.value.problems] == ["dataset", "reward.model"]
 
 
-def test_nobody_elses_scoring_is_found(database: Database, library: Library) -> None:
+def test_anothers_scoring_serves_once_it_is_whole_and_only_who_may_see_its_parts(database: Database, library: Library) -> None:
     scoring = ask(database, library)
+    with database.reading() as session:
+        assert scorings.find_for(session, "user_eve", library.recipe()) is None  # of one that is being made nobody else waits
+    work(database, make_facts())
+    with database.writing() as session:
+        session.add(User(id="user_eve", name="Eve", role="member", created_at=now(session)))
+        session.flush()
+        assert scorings.request(session, "user_eve", library.recipe()).id == scoring.id
+        assert runs.launch(session, "user_eve", library.recipe()).scoring_id == scoring.id
+    with database.writing() as session:
+        session.get_one(Model, library.policy.id).private = True
     with database.reading() as session:
         assert scorings.find_for(session, "user_eve", library.recipe()) is None
         with pytest.raises(NotFound, match=scoring.id):
             store.get_scoring(session, "user_eve", scoring.id)
+
+
+def test_a_scoring_that_another_users_run_waits_for_is_kept(database: Database, library: Library, files: Files) -> None:
+    scoring = ask(database, library)
+    work(database, make_facts())
+    with database.writing() as session:
+        session.add(User(id="user_eve", name="Eve", role="member", created_at=now(session)))
+        session.flush()
+        runs.launch(session, "user_eve", library.recipe(), private=True)
+    with database.writing() as session:
+        session.get_one(User, "user_ada").role = "member"
+    with database.writing() as session, pytest.raises(Conflict, match="by the queued run of another: cancel") as caught:
+        scorings.delete(session, files, "user_ada", scoring.id)
+    assert (caught.value.extra["used_by"], caught.value.extra["num_used_by"]) == ([], 1)
+    assert "Eve's" in caught.value.detail
 
 
 def test_the_recipe_of_a_scoring_leads_back_to_it(database: Database, library: Library) -> None:

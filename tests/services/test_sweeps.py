@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from app.domain.errors import Conflict, InvalidInput, NotFound, RecipeInvalid
+from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, RecipeInvalid
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
 from app.domain.sweep import SweepState, parse_request
-from app.services import attempts, runs, scorings
+from app.services import attempts, runs, scorings, sharing
 from app.services import sweeps as services
 from app.store import sweeps
 from app.store.database import Database, now
 from app.store.files.files import Files
-from app.store.tables import Model, Run
+from app.store.tables import Model, Run, Sweep
 from tests.conftest import Library, make_library
 from tests.scored import make_facts
 
@@ -187,15 +187,19 @@ def act_delete(database: Database, library: Library, files: Files, sweep_id: str
         services.delete(session, files, library.user.id, sweep_id)
 
 
-def test_somebody_elses_sweep_is_not_there(database: Database, library: Library, files: Files) -> None:
-    sweep_id = launch(database, library)
+@pytest.mark.parametrize("private", [False, True])
+def test_somebody_elses_sweep_is_not_changed(database: Database, library: Library, files: Files, private: bool) -> None:
+    sweep_id, refusal = launch(database, library), NotFound if private else Forbidden
+    with database.writing() as session:
+        sharing.set_private(session, session.get_one(Sweep, sweep_id), private)
     for verb in (services.stop, services.resume, services.add_variants):
-        with database.writing() as session, pytest.raises(NotFound):
+        with database.writing() as session, pytest.raises(refusal):
             verb(session, "user_eve", sweep_id)
-    with database.writing() as session, pytest.raises(NotFound):
+    with database.writing() as session, pytest.raises(refusal):
         services.delete(session, files, "user_eve", sweep_id)
     with database.reading() as session:
-        assert sweeps.list_sweeps(session, "user_eve") == []
+        assert [row.id for row in sweeps.list_sweeps(session, "user_eve")] == ([] if private else [sweep_id])
+        assert all(run.private is private for run in sweeps.list_runs(session, sweep_id).values())
 
 
 def test_a_shared_scoring_is_named_after_what_is_scored_and_not_after_one_variant(database: Database, library: Library) -> None:

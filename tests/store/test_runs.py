@@ -12,6 +12,7 @@ from app.services import runs as services
 from app.store import checkpoints, journal, metrics, runs
 from app.store.database import Database
 from app.store.files.files import Files
+from app.store.tables import Run
 from tests.conftest import Library, make_library
 from tests.timing import Clock
 
@@ -35,7 +36,11 @@ def test_runs_are_paged_newest_first_without_a_double_or_a_gap(database: Databas
         assert len(runs.list_runs(session, library.user.id, state="queued")) == 7
 
 
-def test_somebody_elses_run_is_not_found(database: Database, run_id: str) -> None:
+def test_somebody_elses_private_run_is_not_found(database: Database, run_id: str) -> None:
+    with database.writing() as session:
+        assert [run.id for run in runs.list_runs(session, "user_eve")] == [run_id]
+        assert runs.get_run(session, "user_eve", run_id).owner == "Ada"
+        session.get_one(Run, run_id).private = True
     with database.reading() as session:
         assert runs.list_runs(session, "user_eve") == []
         with pytest.raises(NotFound):

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -80,8 +81,18 @@ def test_a_token_that_may_read_may_not_write(studio):
             assert response.status_code == 403, f"{method} {path}: {response.status_code}"
 
 
-def test_another_users_objects_are_not_there(studio, eve):
-    run_id, dataset = studio.launch(), studio.upload()
+@pytest.fixture
+def private(studio, client) -> Iterator[dict[str, str]]:
+    """A run, a data set and a model that the administrator keeps to himself."""
+    things = {"runs": studio.launch(), "datasets": studio.upload(private="true")["id"], "models": "model_policy"}
+    for noun, key in things.items():
+        assert client.patch(f"/api/v1/{noun}/{key}", json={"private": True}).json()["private"]
+    yield things
+    client.patch("/api/v1/models/model_policy", json={"private": False})
+
+
+def test_another_users_private_objects_are_not_there(studio, eve, private):
+    run_id, dataset = private["runs"], {"id": private["datasets"]}
     for path in [
         f"/runs/{run_id}", f"/runs/{run_id}/events", f"/runs/{run_id}/stream", f"/runs/{run_id}/metrics",
         f"/runs/{run_id}/weights", f"/runs/{run_id}/samples", f"/runs/{run_id}/findings", f"/runs/{run_id}/log",
@@ -98,12 +109,12 @@ def test_another_users_objects_are_not_there(studio, eve):
     assert eve.post(f"/api/v1/datasets/{dataset['id']}/mapping", json=mapping).status_code == 404
     for path in [f"/runs/{run_id}", f"/datasets/{dataset['id']}", "/models/model_policy"]:
         assert eve.delete(f"/api/v1{path}").status_code == 404, path
-    assert eve.get("/api/v1/runs").json()["items"] == []
+    assert run_id not in {run["id"] for run in eve.get("/api/v1/runs").json()["items"]}
     assert eve.post("/api/v1/runs", json=studio.ingredients()).status_code == 422
 
 
-def test_another_users_run_cannot_become_a_model(studio, eve):
-    body = {"kind": "policy", "source": "run", "run_id": studio.launch()}
+def test_another_users_private_run_cannot_become_a_model(eve, private):
+    body = {"kind": "policy", "source": "run", "run_id": private["runs"]}
     assert eve.post("/api/v1/models", json=body).status_code == 404
 
 

@@ -20,7 +20,7 @@ def test_everything_is_renamed_by_its_owner_alone(studio, client, eve, things):
     for noun, key in things.items():
         path = f"/api/v1/{noun}/{key}"
         assert client.patch(path, json={"name": f"New {noun}"}).json()["name"] == f"New {noun}", noun
-        assert eve.patch(path, json={"name": "Eve's"}).status_code == 404
+        assert eve.patch(path, json={"name": "Eve's"}).status_code == 403
         assert client.patch(path, json={"name": ""}).status_code == 422
         assert client.patch(path, json={"name": "a\nb"}).status_code == 422
         assert "1 to" in browser.post(f"/{noun}/{key}/rename", data={"name": " "}, headers={"hx-request": "true"}).text

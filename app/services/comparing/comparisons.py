@@ -6,8 +6,8 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
 from app.services.names import tell_apart
+from app.services.sharing import take
 from app.store.answering.answers import get_answers
-from app.store.comparing.comparisons import get_comparison
 from app.store.database import now
 from app.store.files.files import Files
 from app.store.signals.after_commit import after_commit
@@ -66,9 +66,9 @@ def refuse(session: Session, found: Sequence[Answers]) -> None:
                 )
 
 
-def delete(session: Session, files: Files, owner_id: str, comparison_id: str) -> None:
-    """Remove a comparison with its votes; the answers stay."""
-    comparison = get_comparison(session, owner_id, comparison_id)
+def delete(session: Session, files: Files, user_id: str, comparison_id: str) -> None:
+    """Remove a comparison with its votes; the answers stay. Raises NotFound, Forbidden."""
+    comparison = take(session, user_id, Comparison, comparison_id, "deleted")
     session.delete(comparison)
     folder = files.comparison_dir(comparison.id)
     after_commit(session, ("remove comparison", comparison.id), lambda: files.remove(folder))

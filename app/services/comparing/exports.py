@@ -18,6 +18,7 @@ from app.store.comparing.comparisons import Contender, list_contenders, name_mod
 from app.store.comparing.computed import Computed
 from app.store.comparing.votes import VoteRow, list_votes
 from app.store.files.files import Files
+from app.store.sharing import NOBODY, find_visible
 from app.store.tables import Comparison, Dataset
 
 MAPPING = ColumnMapping.model_validate(
@@ -43,12 +44,15 @@ def make_dataset(
     comparison: Comparison,
     kept: Computed,
     *,
+    owner_id: str,
     judge: str = VOTES,
     margin: float = 0.0,
     name: str = "",
 ) -> Dataset:
-    """Return a new data set, in state processing: of each prompt and pair of models the answer that votes or a judge prefer, and
-    the other. Pairs that differ by no more than the margin are left out.
+    """Return a new data set of this user, in state processing.
+
+    It has of each prompt and pair of models the answer that votes or a judge prefer, and the other. Pairs that differ by
+    no more than the margin are left out.
 
     Raises Conflict where nothing is preferred, InvalidInput for a judge that isn't there or ranks nobody.
     """
@@ -58,11 +62,13 @@ def make_dataset(
     if not lines:
         raise Conflict("Nobody prefers any of these answers" + (" by more than the margin." if margin else " yet: vote first."))
     by = "votes" if judge == VOTES else next(one.name for one in kept.figures.judges if one.key == judge)
+    is_hidden = find_visible(session, Comparison, NOBODY, comparison.id) is None
     with files.open_upload() as upload:
         for line in lines:
             upload.write(line)
         return datasets.upload(
-            session, files, owner_id=comparison.owner_id, name=name.strip() or f"{comparison.name}, by {by}"[:NAME_LENGTH],
+            session, files, owner_id=owner_id, private=is_hidden,
+            name=name.strip() or f"{comparison.name}, by {by}"[:NAME_LENGTH],
             filename=f"{comparison.id}-{'votes' if judge == VOTES else 'judge'}.jsonl", upload=upload, mapping=MAPPING,
         )  # fmt: skip
 

@@ -81,8 +81,8 @@ def list_comparisons_with(session: Session, answers: Answers) -> list[tuple[str,
     return [(row.id, row.name) for row in session.scalars(query) if answers.id in row.answers_ids]
 
 
-def list_using_model(session: Session, model_id: str) -> list[tuple[str, str]]:
-    """Return the answers that the model gave or judged, newest first: id and name."""
+def list_using_model(session: Session, model_id: str) -> list[str]:
+    """Return the ids of the answers that the model gave or judged, whoever's, newest first."""
     judged = select(Judgement.answers_id).where(Judgement.model_id == model_id)
-    query = select(Answers.id, Answers.name).where((Answers.model_id == model_id) | Answers.id.in_(judged))
-    return [(row[0], row[1]) for row in session.execute(query.order_by(Answers.id.desc()))]
+    query = select(Answers.id).where((Answers.model_id == model_id) | Answers.id.in_(judged))
+    return list(session.scalars(query.order_by(Answers.id.desc())))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound
 from app.domain.run import RunState
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
 
 
@@ -51,17 +51,19 @@ class ComparisonRow:
     is_ready: bool
 
 
-def get_comparison(session: Session, owner_id: str, comparison_id: str) -> Comparison:
-    """Return the owner's comparison. Raises NotFound, for somebody else's too."""
-    comparison = session.get(Comparison, comparison_id)
-    if comparison is None or comparison.owner_id != owner_id:
-        raise NotFound(f"There is no comparison {comparison_id!r}.")
-    return comparison
+def get_comparison(session: Session, user_id: str, comparison_id: str) -> Comparison:
+    """Return a comparison that the user may see. Raises NotFound."""
+    return get_visible(session, Comparison, user_id, comparison_id)
 
 
-def list_comparisons(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[ComparisonRow]:
-    """Return the owner's comparisons, newest first; `after` is the id of the last of the page before. Two queries."""
-    query = select(Comparison, PromptSet).join(PromptSet).where(Comparison.owner_id == owner_id)
+def list_comparisons(
+    session: Session, user_id: str, *, mine: bool = False, after: str | None = None, limit: int = 50
+) -> list[ComparisonRow]:
+    """Return the comparisons that the user may see, or the user's own, newest first; `after` is the last id of the page before.
+
+    Two queries.
+    """
+    query = select(Comparison, PromptSet).join(PromptSet).where(visible_to(user_id, Comparison, mine=mine))
     if after is not None:
         query = query.where(Comparison.id < after)
     rows = session.execute(query.order_by(Comparison.id.desc()).limit(limit)).all()

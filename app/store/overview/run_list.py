@@ -11,6 +11,7 @@ from app.domain.run import RunKind, RunState
 from app.domain.texts import make_keepable
 from app.store.metrics import last_steps
 from app.store.runs import is_told
+from app.store.sharing import visible_to
 from app.store.tables import Metric, Run, RunTag
 
 FIGURES = ("reward_gain", "win_rate", "kl")
@@ -46,6 +47,7 @@ class RunQuery:
     """What is asked of the list. `search`: what name, notes, a tag or the id holds; `order` None: the usual one of `sort`."""
 
     kind: RunKind | None = RunKind.TRAINING
+    mine: bool = False
     state: RunState | None = None
     search: str = ""
     tag: str = ""
@@ -57,12 +59,12 @@ class RunQuery:
         return (self.order or USUAL_ORDER.get(self.sort, SortOrder.DESCENDING)) is SortOrder.DESCENDING
 
 
-def find_runs(session: Session, owner_id: str, asked: RunQuery, *, after: str | None = None, limit: int = 50) -> list[Run]:
-    """Return a page of the owner's runs with their tags; `after` is the id of the last run of the page before.
+def find_runs(session: Session, user_id: str, asked: RunQuery, *, after: str | None = None, limit: int = 50) -> list[Run]:
+    """Return a page of the runs that a user may see, with their tags; `after` is the id of the last run of the page before.
 
     The ids are found first, by an index alone where nothing is searched for: the rows are wide.
     """
-    query = select(Run.id).where(*conditions(owner_id, asked))
+    query = select(Run.id).where(*conditions(user_id, asked))
     column = column_of(asked.sort)
     if after is not None:
         query = query.where(follows(session, column, after, is_descending=asked.is_descending))
@@ -78,22 +80,22 @@ def column_of(sort: RunSort) -> Any:
     return None if sort is RunSort.CREATED else getattr(Run, sort.value)
 
 
-def conditions(owner_id: str, asked: RunQuery) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = [Run.owner_id == owner_id]
+def conditions(user_id: str, asked: RunQuery) -> list[ColumnElement[bool]]:
+    found = [visible_to(user_id, Run, mine=asked.mine)]
     if asked.kind is not None:
         found.append(Run.kind == asked.kind.value)
     if asked.state is not None:
         found.append(is_told(asked.state))
     if asked.tag:
-        found.append(Run.id.in_(select(RunTag.run_id).where(RunTag.owner_id == owner_id, RunTag.tag == make_keepable(asked.tag))))
+        found.append(Run.id.in_(select(RunTag.run_id).where(RunTag.tag == make_keepable(asked.tag))))
     if asked.sort.is_figure:
         found.append(column_of(asked.sort).is_not(None))
-    return [*found, *(holds(owner_id, word) for word in make_keepable(asked.search).split()[:MOST_WORDS])]
+    return [*found, *(holds(word) for word in make_keepable(asked.search).split()[:MOST_WORDS])]
 
 
-def holds(owner_id: str, word: str) -> ColumnElement[bool]:
+def holds(word: str) -> ColumnElement[bool]:
     """Return whether a run's name, notes, id or one of its tags holds the word, in capitals or not."""
-    tagged = select(RunTag.run_id).where(RunTag.owner_id == owner_id, RunTag.tag.icontains(word, autoescape=True))
+    tagged = select(RunTag.run_id).where(RunTag.tag.icontains(word, autoescape=True))
     texts = (column.icontains(word, autoescape=True) for column in (Run.name, Run.notes))
     return or_(*texts, Run.id == word, Run.id.in_(tagged))
 
@@ -110,10 +112,11 @@ def follows(session: Session, column: Any, after: str, *, is_descending: bool) -
     return or_(further, and_(column == value, behind))
 
 
-def list_tags(session: Session, owner_id: str, limit: int = 30) -> list[tuple[str, int]]:
-    """Return the owner's tags with how many runs have each, the most used first."""
+def list_tags(session: Session, user_id: str, *, mine: bool = False, limit: int = 30) -> list[tuple[str, int]]:
+    """Return the tags of the runs that a user may see with how many have each, the most used first."""
     number = func.count().label("number")
-    query = select(RunTag.tag, number).where(RunTag.owner_id == owner_id).group_by(RunTag.tag)
+    query = select(RunTag.tag, number).join(Run, Run.id == RunTag.run_id).where(visible_to(user_id, Run, mine=mine))
+    query = query.group_by(RunTag.tag)
     return [(tag, times) for tag, times in session.execute(query.order_by(number.desc(), RunTag.tag).limit(limit))]
 
 

@@ -14,6 +14,7 @@ from app.store.metrics import list_metrics, newest_values
 from app.store.overview.run_list import FIGURES, STAGES
 from app.store.results import list_findings
 from app.store.runs import list_runs
+from app.store.sharing import visible_to
 from app.store.tables import Dataset, Model, Run
 
 FEW = 6
@@ -71,8 +72,8 @@ class Beginnings:
 
 
 def find_beginnings(session: Session, owner_id: str) -> Beginnings:
-    ready = (Dataset.owner_id == owner_id, Dataset.state == DatasetState.READY)
-    policies = (Model.owner_id == owner_id, Model.kind == "policy")
+    ready = (visible_to(owner_id, Dataset), Dataset.state == DatasetState.READY)
+    policies = (visible_to(owner_id, Model), Model.kind == "policy")
     mine = (Run.owner_id == owner_id, Run.kind == RunKind.TRAINING.value)
     asked = (select(Dataset.id).where(*ready), select(Model.id).where(*policies), select(Run.id).where(*mine))
     return Beginnings(*(session.scalar(query.limit(1)) is not None for query in asked))
@@ -86,7 +87,7 @@ def list_living(session: Session, owner_id: str) -> list[Living]:
 
 def list_newest(session: Session, owner_id: str, state: RunState) -> list[Run]:
     """Return a few of the owner's newest runs in this state, of every kind; each kind has its place in the index."""
-    found = [run for kind in RunKind for run in list_runs(session, owner_id, state=state, kind=kind, limit=FEW)]
+    found = [run for kind in RunKind for run in list_runs(session, owner_id, state=state, kind=kind, mine=True, limit=FEW)]
     return sorted(found, key=lambda run: run.id, reverse=True)[:FEW]
 
 
@@ -97,8 +98,8 @@ def read_losses(session: Session, run: Run) -> list[tuple[int, float]]:
 
 
 def list_results(session: Session, owner_id: str) -> list[FinishedRun]:
-    """Return the newest runs that have succeeded."""
-    found = list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=FEW)
+    """Return the owner's newest runs that have succeeded."""
+    found = list_runs(session, owner_id, state=RunState.SUCCEEDED, mine=True, limit=FEW)
     keys = [f"{stage}/{name}{end}" for stage in STAGES for name in FIGURES for end in INTERVAL]
     values = newest_values(session, [run.id for run in found], keys)
     return [FinishedRun(run, {name: one for name in FIGURES if (one := read_figure(values[run.id], name))}) for run in found]

@@ -6,6 +6,7 @@ from app.store.tables.chats import Chat, ChatEntry
 from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
 from app.store.tables.endpoints import Endpoint
 from app.store.tables.ingredients import Dataset, Model
+from app.store.tables.owned import Owned
 from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, RunTag, Worker
 from app.store.tables.schema import Base, Json, UtcDateTime
 from app.store.tables.scorings import Preview, Scoring, Sweep
@@ -26,6 +27,7 @@ __all__ = [
     "Metric",
     "MetricSpan",
     "Model",
+    "Owned",
     "Preview",
     "PromptSet",
     "Run",

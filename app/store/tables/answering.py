@@ -6,11 +6,14 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.store.tables.owned import Owned
 from app.store.tables.schema import Base
 
 
-class PromptSet(Base):
+class PromptSet(Owned, Base):
     """Prompts that models answer, in prompt_sets/<id>/prompts.jsonl."""
+
+    MADE_OF = {"source.dataset_id": "datasets", "source.run_id": "runs"}  # noqa: RUF012
 
     __tablename__ = "prompt_sets"
 
@@ -24,14 +27,15 @@ class PromptSet(Base):
     created_at: Mapped[datetime]
 
 
-class Answers(Base):
+class Answers(Owned, Base):
     """One model's answers to one prompt set, in answers/<id>/: made by runs of kind answers, or uploaded."""
+
+    MADE_OF = {"prompt_set_id": "prompt_sets", "model_id": "models", "model_run_id": "runs"}  # noqa: RUF012
 
     __tablename__ = "answers"
     __table_args__ = (UniqueConstraint("owner_id", "fingerprint"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str] = mapped_column(String(120))
     fingerprint: Mapped[str] = mapped_column(String(64))  # of the prompt set's and the model's contents, and how it is asked
     prompt_set_id: Mapped[str] = mapped_column(ForeignKey("prompt_sets.id"), index=True)

@@ -6,10 +6,13 @@ from typing import Any
 from sqlalchemy import Float, ForeignKey, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.store.tables.owned import Owned
 from app.store.tables.schema import Base
 
 
-class Comparison(Base):
+class Comparison(Owned, Base):
+    MADE_OF = {"prompt_set_id": "prompt_sets", "answers_ids.*": "answers"}  # noqa: RUF012
+
     __tablename__ = "comparisons"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

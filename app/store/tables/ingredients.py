@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.store.tables.owned import Owned
 from app.store.tables.schema import Base, BigInt
 
 
-class Dataset(Base):
+class Dataset(Owned, Base):
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -27,7 +28,7 @@ class Dataset(Base):
     created_at: Mapped[datetime]
 
 
-class Model(Base):
+class Model(Owned, Base):
     __tablename__ = "models"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

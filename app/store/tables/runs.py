@@ -8,6 +8,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.domain.run import RunState, tell_state
+from app.store.tables.owned import INGREDIENTS, Owned
 from app.store.tables.schema import Base, BigInt
 
 WAITING = text("state = 'queued' AND held_at IS NULL")
@@ -19,18 +20,21 @@ def place_of_new(context: DefaultExecutionContext) -> float:
     return queued_at.timestamp()
 
 
-class Run(Base):
+class Run(Owned, Base):
+    MADE_OF = INGREDIENTS
+
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("owner_id", "idempotency_key"),
         Index("ix_runs_state", "state", "owner_id"),
+        Index("ix_runs_kind", "kind", "id"),
+        Index("ix_runs_kind_state", "kind", "state", "id"),
         Index("ix_runs_owner_kind", "owner_id", "kind", "id"),
         Index("ix_runs_owner_kind_state", "owner_id", "kind", "state", "id"),
-        *(Index(f"ix_runs_by_{name}", "owner_id", "kind", name, "id") for name in ("name", "reward_gain", "win_rate", "kl")),
+        *(Index(f"ix_runs_by_{name}", "kind", name, "id") for name in ("name", "reward_gain", "win_rate", "kl")),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str] = mapped_column(String(120))
     state: Mapped[str] = mapped_column(String(16))  # RunState
     recipe: Mapped[dict[str, Any]]  # Recipe, resolved, never changed; empty where answers are asked for, which follow none
@@ -99,7 +103,7 @@ class RunTag(Base):
     """A word that a run was marked with."""
 
     __tablename__ = "run_tags"
-    __table_args__ = (Index("ix_run_tags_owner", "owner_id", "tag", "run_id"),)
+    __table_args__ = (Index("ix_run_tags_tag", "tag", "run_id"),)
 
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(String(40), primary_key=True)

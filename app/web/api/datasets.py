@@ -11,13 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example
 from app.domain.errors import NotFound
 from app.services import datasets as service
-from app.services.names import rename
 from app.store import datasets as store
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Dataset
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
 from app.web.dependencies import (
     CurrentDatabase,
     CurrentFiles,
@@ -32,7 +31,7 @@ from app.web.uploads import take_dataset, taking_place, wait_for_reading
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 
-class DatasetView(BaseModel):
+class DatasetView(OwnedView):
     """A data set as lists show it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -95,6 +94,7 @@ MULTIPART = {
                             "description": ".jsonl, .json, .csv, .parquet or .arrow; each also .gz, or several in a .zip or .tar",
                         },
                         "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
+                        "private": {"type": "boolean", "description": "Only you and admins see it; empty: all members do."},
                         "mapping": {
                             "type": "string",
                             "contentMediaType": "application/json",
@@ -124,10 +124,11 @@ def read_detail(database: Database, owner_id: str, dataset_id: str) -> DatasetDe
 
 @router.get("", operation_id="list_datasets", summary="List data sets")
 def list_datasets(
-    session: ReadSession, user: CurrentUser, state: DatasetState | None = None, after: After = None, limit: Limit = 50
-) -> Page[DatasetView]:
-    """Newest first, all or those in one state."""
-    rows = store.list_datasets(session, user.id, state=state, after=after, limit=limit + 1)
+    session: ReadSession, user: CurrentUser, state: DatasetState | None = None, mine: Mine = False, after: After = None,
+    limit: Limit = 50,
+) -> Page[DatasetView]:  # fmt: skip
+    """Newest first, all that you may see, or those in one state."""
+    rows = store.list_datasets(session, user.id, state=state, mine=mine, after=after, limit=limit + 1)
     return to_page(rows, limit, show, lambda row: row.id)
 
 
@@ -137,12 +138,11 @@ def get_dataset(session: ReadSession, user: CurrentUser, dataset_id: str) -> Dat
     return show_detail(store.get_dataset(session, user.id, dataset_id))
 
 
-@router.patch("/{dataset_id}", operation_id="rename_dataset", summary="Rename a data set")
-def rename_dataset(session: WriteSession, user: CurrentUser, dataset_id: str, body: NameBody) -> DatasetDetail:
-    """Its file, its runs and what they recorded stay as they are."""
-    dataset = store.get_dataset(session, user.id, dataset_id)
-    rename(dataset, body.name)
-    return show_detail(dataset)
+@router.patch("/{dataset_id}", operation_id="change_dataset", summary="Rename a data set, make it private, or share it")
+def change_dataset(session: WriteSession, user: CurrentUser, dataset_id: str, body: ChangeBody) -> DatasetDetail:
+    """Its file, its runs and what they recorded stay as they are. While it is private, so is what is made of it, to all but
+    its maker."""
+    return show_detail(change(session, user.id, Dataset, dataset_id, body))
 
 
 @router.delete("/{dataset_id}", status_code=204, operation_id="delete_dataset", summary="Delete a data set")

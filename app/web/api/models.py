@@ -11,11 +11,10 @@ from app.domain.errors import InvalidInput, Unavailable
 from app.domain.model import ModelKind, ModelOrigin, ModelRequest
 from app.domain.preview.readings import ConversationReading
 from app.services import models as service
-from app.services.names import rename
 from app.store import models as store
 from app.store.tables import Model
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
 from app.web.dependencies import (
     CurrentDatabase,
     CurrentFiles,
@@ -33,6 +32,9 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 EXAMPLE: dict[str, JsonValue] = {
     "id": "model_01kb4y7v3m2q8d5n6c9t0r1x2z",
+    "owner_id": "user_01kb4y7v3m2q8d5n6c9t0r1x2z",
+    "owner": "ada",
+    "private": False,
     "name": "stories260K",
     "kind": "policy",
     "source": "folder",
@@ -43,7 +45,7 @@ EXAMPLE: dict[str, JsonValue] = {
 }
 
 
-class ModelView(BaseModel):
+class ModelView(OwnedView):
     model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [EXAMPLE]})
 
     id: str
@@ -97,10 +99,11 @@ async def add_model(
 
 @router.get("", operation_id="list_models", summary="List models")
 def list_models(
-    session: ReadSession, user: CurrentUser, kind: ModelKind | None = None, after: After = None, limit: Limit = 50
-) -> Page[ModelView]:
-    """Newest first."""
-    rows = store.list_models(session, user.id, kind=kind, after=after, limit=limit + 1)
+    session: ReadSession, user: CurrentUser, kind: ModelKind | None = None, mine: Mine = False, after: After = None,
+    limit: Limit = 50,
+) -> Page[ModelView]:  # fmt: skip
+    """Newest first, all that you may see."""
+    rows = store.list_models(session, user.id, kind=kind, mine=mine, after=after, limit=limit + 1)
     return to_page(rows, limit, show, lambda row: row.id)
 
 
@@ -141,12 +144,10 @@ async def check_model(
     )
 
 
-@router.patch("/{model_id}", operation_id="rename_model", summary="Rename a model")
-def rename_model(session: WriteSession, user: CurrentUser, model_id: str, body: NameBody) -> ModelView:
-    """What people call it; where it comes from stays as it is."""
-    model = store.get_model(session, user.id, model_id)
-    rename(model, body.name)
-    return show(model)
+@router.patch("/{model_id}", operation_id="change_model", summary="Rename a model, make it private, or share it")
+def change_model(session: WriteSession, user: CurrentUser, model_id: str, body: ChangeBody) -> ModelView:
+    """Where it comes from stays as it is. While it is private, so is what is made with it, to all but its maker."""
+    return show(change(session, user.id, Model, model_id, body))
 
 
 @router.delete("/{model_id}", status_code=204, operation_id="delete_model", summary="Delete a model")

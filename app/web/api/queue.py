@@ -15,12 +15,14 @@ from app.domain.run import RunKind
 from app.services import names, workers
 from app.services import queue as service
 from app.services.acts import Actor
+from app.services.sharing import take
 from app.store import queue
 from app.store.database import now
-from app.store.runs import get_run
+from app.store.tables import Run
 from app.store.workers import list_workers
 from app.web.api.paging import Limit, Page, to_page
 from app.web.api.runs import RunView, show
+from app.web.api.sharing import ThingChange, change
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
 
 router = APIRouter(tags=["queue"])
@@ -37,6 +39,8 @@ class QueuedView(BaseModel):
     name: str
     kind: RunKind
     owner_id: str
+    owner: str
+    private: bool
     priority: int
     num_processes: int
     held_at: datetime | None
@@ -63,8 +67,9 @@ class RunChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str | None = Field(None, min_length=1, max_length=120, description="Only the owner renames a run.")
-    tags: list[Tag] | None = Field(None, max_length=50, description="Instead of those it has; the owner's, as the notes are.")
+    name: str | None = Field(None, min_length=1, max_length=120)
+    private: bool | None = Field(None, description="true: only its owner and admins see it; false: all members do.")
+    tags: list[Tag] | None = Field(None, max_length=50, description="Instead of those it has.")
     notes: str | None = Field(None, max_length=4000, description="Instead of those it has.")
     priority: int | None = Field(None, description="-100 to 100; only admins raise it above 0.")
     wanted_worker: str | None = Field(None, max_length=120, description="The worker it is to run on; until it begins there.")
@@ -130,7 +135,9 @@ def move_run(
     return show(service.move(session, actor, run_id, to=body.to or "", before=body.before or ""))
 
 
-@router.patch("/runs/{run_id}", operation_id="change_run", summary="Change a run's name, tags, notes, priority or place")
+@router.patch(
+    "/runs/{run_id}", operation_id="change_run", summary="Change a run: name, who sees it, tags, notes, priority, place"
+)
 def change_run(
     session: WriteSession, actor: CurrentActor, run_id: str, body: Annotated[RunChange, Body(openapi_examples=CHANGES)]
 ) -> RunView:
@@ -152,12 +159,12 @@ def change_run(
 
 
 def describe(session: Session, actor: Actor, run_id: str, body: RunChange) -> None:
-    """Change what the owner alone changes of a run."""
-    if body.name is None and body.tags is None and body.notes is None:
+    """Change what is said of a run, and who sees it."""
+    if body.name is not None or body.private is not None:
+        change(session, actor.id, Run, run_id, ThingChange(name=body.name, private=body.private))
+    if body.tags is None and body.notes is None:
         return
-    run = get_run(session, actor.id, run_id)
-    if body.name is not None:
-        names.rename(run, body.name)
+    run = take(session, actor.id, Run, run_id, "described")
     if body.tags is not None:
         names.tag(run, body.tags)
     if body.notes is not None:

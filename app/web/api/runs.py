@@ -20,6 +20,7 @@ from app.store.overview.run_list import RunQuery, RunSort, SortOrder, find_runs
 from app.store.tables import Run
 from app.store.workers import list_workers
 from app.web.api.paging import Page, to_page
+from app.web.api.sharing import OwnedView, Private
 from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -34,7 +35,7 @@ IdempotencyKey = Annotated[
 Priority = Annotated[int, Query(description="Higher ones begin first, -100 to 100; only admins raise a run above 0.")]
 
 
-class RunView(BaseModel):
+class RunView(OwnedView):
     """A run as lists show it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -163,18 +164,20 @@ async def launch_run(
     response: Response,
     idempotency_key: IdempotencyKey = None,
     priority: Priority = 0,
+    private: Private = False,
 ) -> RunView:
-    """Queues a run of this recipe. Every fault of the recipe is named by its dotted field."""
+    """Queues a run of this recipe. Every fault of the recipe is named by its dotted field. Data set and models may be those of
+    other members."""
     line_service.check_priority(actor, priority)
-    view = await write_apart(request, launch, database, actor, recipe, idempotency_key, priority)
+    view = await write_apart(request, launch, database, actor, recipe, idempotency_key, priority, private)
     response.headers["location"] = f"/api/v1/runs/{view.id}"
     return view
 
 
-def launch(database: Database, actor: Actor, recipe: Recipe, key: str | None, priority: int) -> RunView:
+def launch(database: Database, actor: Actor, recipe: Recipe, key: str | None, priority: int, private: bool) -> RunView:
     """From the transaction's begin to its commit in one thread: where launches crowd, the next one waits for nothing else."""
     with database.writing() as session:
-        run = service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority)
+        run = service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority, private=private)
         line_service.note_launch(session, actor, run)
         return show_at_launch(run)
 
@@ -189,6 +192,7 @@ class RunListQuery(BaseModel):
 
     state: RunState | None = None
     kind: RunKind = RunKind.TRAINING
+    mine: bool = Field(False, description="Only your own; otherwise all that you may see.")
     search: str = Field("", max_length=200, description="Words that name, notes, a tag or the id hold, each of them.")
     tag: str = Field("", max_length=40, description="Only runs with this tag.")
     sort: RunSort = Field(RunSort.CREATED, description="Sorted by a figure, runs that have none are left out.")
@@ -236,5 +240,5 @@ def resume_run(session: WriteSession, user: CurrentUser, run_id: str) -> RunView
 def clone_run(
     session: WriteSession, user: CurrentUser, run_id: str, response: Response, idempotency_key: IdempotencyKey = None
 ) -> RunView:
-    """A new run of the same recipe."""
+    """A new run of yours of the same recipe."""
     return accept(service.clone(session, user.id, run_id, idempotency_key=idempotency_key), response)

@@ -13,12 +13,11 @@ from app.domain.preview.weights import PreviewResult
 from app.domain.recipe import Preset, Recipe
 from app.domain.scoring import RewardCheck, ScoringFacts, describe_flat, describe_inverted, has_all_pairs
 from app.services import scorings as service
-from app.services.names import rename
 from app.store import scorings as store
 from app.store.scorings import ScoringRow
 from app.store.tables import Run, Scoring
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change, owned
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.preview_requests import PreviewQuery, answer, read_request, refuse_unknown
 
@@ -37,7 +36,7 @@ class ScoringRecipe(Recipe):
         return data
 
 
-class ScoringView(BaseModel):
+class ScoringView(OwnedView):
     """A scoring as lists show it."""
 
     id: str = Field(examples=["scoring_01kb4y7v3m2q8d5n6c9t0r1x2z"])
@@ -103,6 +102,7 @@ def show(row: ScoringRow) -> ScoringView:
     facts = ScoringFacts.model_validate(scoring.facts) if scoring.facts else None
     return ScoringView(
         id=scoring.id,
+        **owned(scoring),
         name=scoring.name,
         state=standing.state,
         reason=standing.reason,
@@ -133,11 +133,12 @@ def request_scoring(
     session: WriteSession,
     user: CurrentUser,
     response: Response,
+    private: Private = False,
 ) -> ScoringView:
     """Queues a run that scores the data set with this recipe's policy and rewards, all pairs of each batch, unless they are
     scored already. Asking again gives the same scoring; one that failed is queued again. Weights may be left out.
     """
-    scoring = service.request(session, user.id, recipe)
+    scoring = service.request(session, user.id, recipe, private=private)
     response.headers["location"] = f"/api/v1/scorings/{scoring.id}"
     return show(store.describe_scorings(session, [scoring])[0])
 
@@ -147,11 +148,12 @@ def list_scorings(
     session: ReadSession,
     user: CurrentUser,
     dataset: Annotated[str | None, Query(max_length=80, description="Only those of this data set.")] = None,
+    mine: Mine = False,
     after: After = None,
     limit: Limit = 50,
 ) -> Page[ScoringView]:
     """Newest first, all or those of one data set."""
-    rows = store.list_scorings(session, user.id, dataset_id=dataset, after=after, limit=limit + 1)
+    rows = store.list_scorings(session, user.id, dataset_id=dataset, mine=mine, after=after, limit=limit + 1)
     return to_page(store.describe_scorings(session, rows), limit, show, lambda row: row.scoring.id)
 
 
@@ -159,14 +161,13 @@ def list_scorings(
 def get_scoring(session: ReadSession, user: CurrentUser, scoring_id: str) -> ScoringDetail:
     """One scoring with its artifacts, hits and reasons of misses, and the runs that use it."""
     scoring = store.get_scoring(session, user.id, scoring_id)
-    return show_detail(store.describe_scorings(session, [scoring])[0], store.list_users(session, scoring_id))
+    return show_detail(store.describe_scorings(session, [scoring])[0], store.list_users(session, user.id, scoring_id))
 
 
-@router.patch("/{scoring_id}", operation_id="rename_scoring", summary="Rename a scoring")
-def rename_scoring(session: WriteSession, user: CurrentUser, scoring_id: str, body: NameBody) -> ScoringView:
-    """Its scores, and which runs reuse them, stay as they are."""
-    scoring = store.get_scoring(session, user.id, scoring_id)
-    rename(scoring, body.name)
+@router.patch("/{scoring_id}", operation_id="change_scoring", summary="Rename a scoring, make it private, or share it")
+def change_scoring(session: WriteSession, user: CurrentUser, scoring_id: str, body: ChangeBody) -> ScoringView:
+    """Its scores, and which of your runs reuse them, stay as they are."""
+    scoring = change(session, user.id, Scoring, scoring_id, body)
     return show(store.describe_scorings(session, [scoring])[0])
 
 

@@ -12,12 +12,11 @@ from app.domain.frontier import Rival
 from app.domain.sweep import Baselines, Settings, SweepRequest, SweepState
 from app.domain.weighting import Positive
 from app.services import sweeps as service
-from app.services.names import rename
 from app.store import sweeps as store
 from app.store.tables import Sweep
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.runs import IdempotencyKey
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.comparison import SweepComparison, compare
 
@@ -34,7 +33,7 @@ KlBudget = Annotated[
 ]
 
 
-class SweepView(BaseModel):
+class SweepView(OwnedView):
     """A sweep as lists show it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -196,9 +195,10 @@ def launch_sweep(
     user: CurrentUser,
     response: Response,
     idempotency_key: IdempotencyKey = None,
+    private: Private = False,
 ) -> SweepView:
     """Queues a run for every combination of λ and fields, and for every baseline; all of them, or none when one is at fault."""
-    sweep = service.launch(session, user.id, request, idempotency_key=idempotency_key)
+    sweep = service.launch(session, user.id, request, idempotency_key=idempotency_key, private=private)
     response.headers["location"] = f"/api/v1/sweeps/{sweep.id}"
     return show(session, sweep)
 
@@ -209,9 +209,11 @@ def show(session: Session, sweep: Sweep) -> SweepView:
 
 
 @router.get("", operation_id="list_sweeps", summary="List sweeps")
-def list_sweeps(session: ReadSession, user: CurrentUser, after: After = None, limit: Limit = 50) -> Page[SweepView]:
-    """Newest first."""
-    rows = store.list_sweeps(session, user.id, after=after, limit=limit + 1)
+def list_sweeps(
+    session: ReadSession, user: CurrentUser, mine: Mine = False, after: After = None, limit: Limit = 50
+) -> Page[SweepView]:
+    """Newest first, all that you may see."""
+    rows = store.list_sweeps(session, user.id, mine=mine, after=after, limit=limit + 1)
     return to_page(rows, limit, SweepView.model_validate, lambda row: row.id)
 
 
@@ -295,13 +297,10 @@ def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> Swe
     return show(session, service.resume(session, user.id, sweep_id))
 
 
-@router.patch("/{sweep_id}", operation_id="rename_sweep", summary="Rename a sweep")
-def rename_sweep(session: WriteSession, user: CurrentUser, sweep_id: str, body: NameBody) -> SweepView:
-    """Its runs keep their names."""
-    sweep = store.get_sweep(session, user.id, sweep_id)
-    rename(sweep, body.name)
-    session.flush()
-    return show(session, sweep)
+@router.patch("/{sweep_id}", operation_id="change_sweep", summary="Rename a sweep, make it private, or share it")
+def change_sweep(session: WriteSession, user: CurrentUser, sweep_id: str, body: ChangeBody) -> SweepView:
+    """Its runs keep their names; they are private or shared as the sweep is."""
+    return show(session, change(session, user.id, Sweep, sweep_id, body))
 
 
 @router.delete("/{sweep_id}", status_code=204, operation_id="delete_sweep", summary="Delete a sweep with its runs")

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from app.services import workers as service
 from app.services.acts import Actor
 from app.store import workers
+from app.store.sharing import find_visible
+from app.store.tables import Run
 from app.store.workers import WorkerRow
 from app.web.api.paging import Page
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
@@ -60,11 +62,11 @@ CHANGES = {
 }
 
 
-def show(row: WorkerRow, actor: Actor) -> WorkerView:
+def show(session: Session, row: WorkerRow, actor: Actor) -> WorkerView:
     worker = row.worker
     running = []
     for one in row.running:
-        may_see = actor.is_admin or one.run.owner_id == actor.id
+        may_see = find_visible(session, Run, actor.id, one.run.id) is not None
         running.append(RunningView(
             run_id=one.run.id if may_see else None, name=one.run.name if may_see else None, attempt=one.run.attempt,
             slots=one.slots, spool_lag_seconds=one.spool_lag_seconds,
@@ -77,13 +79,13 @@ def show(row: WorkerRow, actor: Actor) -> WorkerView:
 
 
 def show_one(session: Session, actor: Actor, worker_id: str) -> WorkerView:
-    return show(workers.describe_worker(session, service.get_worker(session, worker_id)), actor)
+    return show(session, workers.describe_worker(session, service.get_worker(session, worker_id)), actor)
 
 
 @router.get("", operation_id="list_workers", summary="List workers")
 def list_workers(session: ReadSession, actor: CurrentActor) -> Page[WorkerView]:
     """All that were heard of within a day, by name, on one page."""
-    return Page(items=[show(row, actor) for row in workers.describe_workers(session)], next=None)
+    return Page(items=[show(session, row, actor) for row in workers.describe_workers(session)], next=None)
 
 
 @router.get("/{worker_id}", operation_id="get_worker", summary="Get a worker")

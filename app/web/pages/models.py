@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.database import Database
+from app.store.sharing import find_visible
 from app.store.tables import Model, Run
 from app.web.dependencies import (
     CurrentDatabase,
@@ -170,8 +171,8 @@ def list_trained(session: Session, owner_id: str, wanted: str) -> list[Run]:
     found = [
         run for run in runs.list_runs(session, owner_id, state=RunState.SUCCEEDED, limit=200) if run.kind == RunKind.TRAINING
     ]
-    older = session.get(Run, wanted) if wanted and wanted not in {run.id for run in found} else None
-    return [older, *found] if older is not None and older.owner_id == owner_id else found
+    older = find_visible(session, Run, owner_id, wanted) if wanted and wanted not in {run.id for run in found} else None
+    return [older, *found] if older is not None else found
 
 
 def page(

@@ -1,31 +1,22 @@
-"""Renaming, from the page of a run, a data set, a model, a scoring or a sweep."""
+"""What is changed on the page of a run, a data set, a model, a scoring or a sweep: its name."""
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
-from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
 from app.services import names as service
-from app.services.names import Named
-from app.store.answering.answers import get_answers
-from app.store.answering.prompt_sets import get_prompt_set
-from app.store.comparing.comparisons import get_comparison
-from app.store.datasets import get_dataset
-from app.store.models import get_model
-from app.store.runs import get_run
-from app.store.scorings import get_scoring
-from app.store.sweeps import get_sweep
+from app.services.sharing import take
+from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, WriteSession
 from app.web.rendering.environment import go_to
 
 router = APIRouter()
 
-FINDERS: dict[str, Callable[[Session, str, str], Named]] = {
-    "runs": get_run, "datasets": get_dataset, "models": get_model, "scorings": get_scoring, "sweeps": get_sweep,
-    "comparisons": get_comparison, "answers": get_answers, "prompt-sets": get_prompt_set,
+TABLES: dict[str, type[Any]] = {
+    "runs": Run, "datasets": Dataset, "models": Model, "scorings": Scoring, "sweeps": Sweep,
+    "comparisons": Comparison, "answers": Answers, "prompt-sets": PromptSet,
 }  # fmt: skip
 
 
@@ -35,7 +26,7 @@ def rename(
     name: Annotated[str, Form(max_length=400)] = "",
 ) -> Response:  # fmt: skip
     """Then its page again."""
-    if noun not in FINDERS:
+    if noun not in TABLES:
         raise NotFound("There is nothing at this address.")
-    service.rename(FINDERS[noun](session, user.id, key), name)
+    service.rename(take(session, user.id, TABLES[noun], key, "renamed"), name)
     return go_to(request, f"/{noun}/{key}")

@@ -13,9 +13,11 @@ from app.domain.errors import StudioError
 from app.domain.run import RunState
 from app.services import names
 from app.services import runs as service
+from app.services.sharing import take
 from app.store import runs
 from app.store.overview.run_list import USUAL_ORDER, RunQuery, RunSort, SortOrder, find_runs, list_tags
-from app.store.runs import RunRow, get_run
+from app.store.runs import RunRow
+from app.store.sharing import find_visible, get_visible
 from app.store.tables import Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.environment import Context, render
@@ -142,7 +144,8 @@ def refresh_rows(
     request: Request, session: ReadSession, user: CurrentUser, ids: Annotated[str, Query(max_length=4000)] = ""
 ) -> HTMLResponse:
     """The moving cells of these runs, for the list to take in."""
-    found = [run for id in ids.split(",")[:PAGE_SIZE] if id and (run := session.get(Run, id)) and run.owner_id == user.id]
+    wanted = [key for key in ids.split(",")[:PAGE_SIZE] if key]
+    found = [run for key in wanted if (run := find_visible(session, Run, user.id, key)) is not None]
     rows = runs.describe_runs(session, found)
     return render(request, RunRows(rows=rows, active_ids=active(rows)))
 
@@ -170,8 +173,14 @@ def tag_chosen(
 ) -> Response:  # fmt: skip
     """The list, with these tags, words between commas, added to the chosen runs, or taken away."""
     given = {word.strip() for word in words.split(",")}
-    refusals = each(session, user.id, id, lambda run: names.tag(run, set(run.tags) - given if untag else {*run.tags, *given}))
+    refusals = each(session, user.id, id, lambda run: tag_anew(session, user.id, run, given, untag=untag))
     return answer(request, session, user.id, asked, refusals)
+
+
+def tag_anew(session: Session, user_id: str, run: Run, given: set[str], *, untag: bool) -> None:
+    """Raises Forbidden for another's run."""
+    take(session, user_id, Run, run.id, "tagged")
+    names.tag(run, set(run.tags) - given if untag else {*run.tags, *given})
 
 
 def each(session: Session, owner_id: str, run_ids: Sequence[str], change: Callable[[Run], None]) -> list[str]:
@@ -180,7 +189,7 @@ def each(session: Session, owner_id: str, run_ids: Sequence[str], change: Callab
     for run_id in dict.fromkeys(run_ids):
         name = run_id
         try:
-            run = get_run(session, owner_id, run_id)
+            run = get_visible(session, Run, owner_id, run_id)
             name = run.name
             change(run)
         except StudioError as error:

@@ -220,7 +220,7 @@ def scoring_page(
         run=part.run,
         progress=part.progress,
         time=part.time,
-        users=store.list_users(session, scoring_id),
+        users=store.list_users(session, owner_id, scoring_id),
         check=facts.check if facts else None,
         verdict=verdict_of(facts.check, source) if facts else None,
         presets={str(preset): option_text("weights.preset", preset) for preset in PRESETS},

@@ -12,6 +12,7 @@ from app.domain.jobs import FAST_PATHS
 from app.services import workers as service
 from app.services.acts import Actor
 from app.store import queue, workers
+from app.store.sharing import find_visible
 from app.store.tables import Run
 from app.store.workers import WorkerRow
 from app.web.dependencies import CurrentActor, ReadSession, WriteSession
@@ -77,7 +78,10 @@ def read_workers(session: Session, actor: Actor) -> WorkersPage:
     rows = workers.describe_workers(session)
     there = [row for row in rows if row.standing != "gone"]
     return WorkersPage(
-        cards=[WorkerCard(row, [device_of(running) for running in row.worker.devices], running_of(row, actor)) for row in rows],
+        cards=[
+            WorkerCard(row, [device_of(running) for running in row.worker.devices], running_of(session, row, actor))
+            for row in rows
+        ],
         num_alive=len(there),
         num_slots=sum(row.worker.slots for row in there),
         num_used=sum(row.num_used for row in there),
@@ -98,12 +102,12 @@ def device_of(told: dict[str, Any]) -> DeviceRow:
     )
 
 
-def running_of(row: WorkerRow, actor: Actor) -> list[RunningLine]:
+def running_of(session: Session, row: WorkerRow, actor: Actor) -> list[RunningLine]:
     lines = []
     for running in row.running:
         is_mine = running.run.owner_id == actor.id
         slots = ", ".join(str(slot) for slot in running.slots)
-        shown = running.run if is_mine or actor.is_admin else None
+        shown = find_visible(session, Run, actor.id, running.run.id)
         lines.append(RunningLine(shown, running.run.attempt, slots, running.spool_lag_seconds, is_mine))
     return lines
 

@@ -6,7 +6,7 @@ from app.services.comparing import comparisons
 from app.services.comparing.computing import compute, compute_votes
 from app.store.comparing import computed as store
 from app.store.comparing.comparisons import get_comparison, list_comparisons, list_contenders, name_models
-from app.store.tables import Answers, Judgement
+from app.store.tables import Answers, Comparison, Judgement
 from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
 
 
@@ -16,11 +16,12 @@ def comparison(database, files, user):
 
 
 def test_a_comparison_is_listed_with_its_models(database, files, user, comparison):
-    with database.reading() as session:
+    with database.writing() as session:
         [row] = list_comparisons(session, user.id)
         assert (row.comparison.name, row.models, row.num_prompts) == ("Kind and Curt on Help desk", ["Kind", "Curt"], 40)
         assert row.is_ready
         assert list_comparisons(session, user.id, after=comparison.id) == []
+        session.get_one(Comparison, comparison.id).private = True
         with pytest.raises(NotFound):
             get_comparison(session, "user_other", comparison.id)
 

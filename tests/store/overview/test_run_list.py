@@ -75,9 +75,9 @@ def test_words_are_looked_for_in_names_notes_tags_and_ids(either_database: Datab
             assert {run.id for run in find_runs(session, "user_ada", RunQuery(search=words))} == expected, words
         assert [run.id for run in find_runs(session, "user_ada", RunQuery(tag="Baseline"))] == [second.id]
         assert find_runs(session, "user_ada", RunQuery(tag="base")) == []
-        assert find_runs(session, "user_eve", RunQuery()) == []
+        assert find_runs(session, "user_eve", RunQuery(mine=True)) == []
         assert list_tags(session, "user_ada") == [("Baseline", 1), ("seed 3", 1)]
-        assert list_tags(session, "user_eve") == []
+        assert list_tags(session, "user_eve", mine=True) == []
         assert second.tags == ["Baseline", "seed 3"]
 
 

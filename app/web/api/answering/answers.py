@@ -11,17 +11,16 @@ from app.domain.answering.farm import FarmRequest
 from app.domain.answering.judge import Judge, JudgementFacts
 from app.services.answering import answers as service
 from app.services.answering import farm
-from app.services.names import rename
 from app.store.answering import answers as store
 from app.store.answering.answers import AnswersRow
 from app.store.answering.lines import read_answers, read_scores, read_tokens
 from app.store.database import Database
 from app.store.datasets import get_dataset
-from app.store.tables import Judgement
+from app.store.tables import Answers, Judgement
 from app.web.answering.lists import grow, take_outputs
 from app.web.api.datasets import DatasetDetail, show_detail
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, change
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
 
 router = APIRouter(prefix="/answers", tags=["answers"])
@@ -283,11 +282,10 @@ def read_dataset(database: Database, owner_id: str, dataset_id: str) -> DatasetD
         return show_detail(get_dataset(session, owner_id, dataset_id))
 
 
-@router.patch("/{answers_id}", operation_id="rename_answers", summary="Rename answers")
-def rename_answers(session: WriteSession, user: CurrentUser, answers_id: str, body: NameBody) -> AnswersView:
+@router.patch("/{answers_id}", operation_id="change_answers", summary="Rename answers, make them private, or share them")
+def change_answers(session: WriteSession, user: CurrentUser, answers_id: str, body: ChangeBody) -> AnswersView:
     """What was asked stays as it is."""
-    answers = store.get_answers(session, user.id, answers_id)
-    rename(answers, body.name)
+    answers = change(session, user.id, Answers, answers_id, body)
     return show(store.describe_answers(session, [answers])[0])
 
 

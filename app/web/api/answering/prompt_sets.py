@@ -8,14 +8,13 @@ from pydantic import BaseModel, Field
 
 from app.domain.answering.prompt_set import Prompt, PromptOrigin, PromptSetFacts, PromptSetRequest
 from app.services.answering import prompt_sets as service
-from app.services.names import rename
 from app.store.answering import prompt_sets as store
 from app.store.answering.lines import read_prompts
 from app.store.database import Database
 from app.store.tables import PromptSet
 from app.web.answering.lists import create_prompt_set, take_prompts
-from app.web.api.names import NameBody
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, change
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
 
 router = APIRouter(prefix="/prompt-sets", tags=["prompt-sets"])
@@ -124,12 +123,10 @@ def list_prompts(
     return [Prompt.model_validate(row) for row in read_prompts(files, prompt_set, start, limit)]
 
 
-@router.patch("/{prompt_set_id}", operation_id="rename_prompt_set", summary="Rename a prompt set")
-def rename_prompt_set(session: WriteSession, user: CurrentUser, prompt_set_id: str, body: NameBody) -> PromptSetView:
+@router.patch("/{prompt_set_id}", operation_id="change_prompt_set", summary="Rename a prompt set, make it private, or share it")
+def change_prompt_set(session: WriteSession, user: CurrentUser, prompt_set_id: str, body: ChangeBody) -> PromptSetView:
     """Answers to it stay as they are."""
-    prompt_set = store.get_prompt_set(session, user.id, prompt_set_id)
-    rename(prompt_set, body.name)
-    return show(prompt_set)
+    return show(change(session, user.id, PromptSet, prompt_set_id, body))
 
 
 @router.delete("/{prompt_set_id}", status_code=204, operation_id="delete_prompt_set", summary="Delete a prompt set")

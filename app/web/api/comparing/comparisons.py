@@ -12,11 +12,11 @@ from app.domain.comparing.votes import VotesFigures
 from app.domain.errors import Conflict, InvalidInput
 from app.services.comparing import comparisons as service
 from app.services.comparing.overview import Overview, State, list_pair_gains, look
-from app.services.names import rename
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow
-from app.web.api.names import NameBody
+from app.store.tables import Comparison
 from app.web.api.paging import After, Limit, Page, to_page
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, change, owned
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 
 router = APIRouter(prefix="/comparisons", tags=["comparisons"])
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/comparisons", tags=["comparisons"])
 ID = "comparison_01kb4y7v3m2q8d5n6c9t0r1x2z"
 
 
-class ComparisonView(BaseModel):
+class ComparisonView(OwnedView):
     """A comparison as lists show it."""
 
     id: str = Field(examples=[ID])
@@ -49,7 +49,7 @@ class ContenderView(BaseModel):
     progress: float | None = Field(description="Of that run's stage, while it goes on.")
 
 
-class ComparisonDetail(BaseModel):
+class ComparisonDetail(OwnedView):
     """A comparison with everything that is computed of it; null while answers are being made."""
 
     id: str
@@ -113,9 +113,11 @@ def create_comparison(
 
 
 @router.get("", operation_id="list_comparisons", summary="List comparisons")
-def list_comparisons(session: ReadSession, user: CurrentUser, after: After = None, limit: Limit = 50) -> Page[ComparisonView]:
-    """Newest first."""
-    rows = store.list_comparisons(session, user.id, after=after, limit=limit + 1)
+def list_comparisons(
+    session: ReadSession, user: CurrentUser, mine: Mine = False, after: After = None, limit: Limit = 50
+) -> Page[ComparisonView]:
+    """Newest first, all that you may see."""
+    rows = store.list_comparisons(session, user.id, mine=mine, after=after, limit=limit + 1)
     return to_page(rows, limit, show_row, lambda row: row.comparison.id)
 
 
@@ -153,13 +155,12 @@ def list_prompts(
     return Page(items=items, next=None if following is None else str(following))
 
 
-@router.patch("/{comparison_id}", operation_id="rename_comparison", summary="Rename a comparison")
-def rename_comparison(
-    session: WriteSession, files: CurrentFiles, user: CurrentUser, comparison_id: str, body: NameBody
+@router.patch("/{comparison_id}", operation_id="change_comparison", summary="Rename a comparison, make it private, or share it")
+def change_comparison(
+    session: WriteSession, files: CurrentFiles, user: CurrentUser, comparison_id: str, body: ChangeBody
 ) -> ComparisonDetail:
-    """Its answers keep their names."""
-    comparison = store.get_comparison(session, user.id, comparison_id)
-    rename(comparison, body.name)
+    """Its answers keep their names, and are seen as before."""
+    comparison = change(session, user.id, Comparison, comparison_id, body)
     session.flush()
     return show(look(session, files, comparison))
 
@@ -183,6 +184,7 @@ def read_pair(text: str, num_models: int) -> tuple[int, int]:
 def show_row(row: ComparisonRow) -> ComparisonView:
     comparison = row.comparison
     return ComparisonView(
+        **owned(comparison),
         id=comparison.id, name=comparison.name, prompt_set_id=comparison.prompt_set_id, num_prompts=row.num_prompts,
         answers=comparison.answers_ids, models=row.models, ready=row.is_ready, created_at=comparison.created_at,
     )  # fmt: skip
@@ -198,6 +200,7 @@ def show(found: Overview) -> ComparisonDetail:
         for one, name in zip(found.contenders, found.names, strict=True)
     ]  # fmt: skip
     return ComparisonDetail(
+        **owned(found.comparison),
         id=found.comparison.id, name=found.comparison.name, state=found.state, prompt_set_id=found.prompt_set.id,
         num_prompts=found.prompt_set.num_prompts, created_at=found.comparison.created_at, verdict=found.verdict, models=models,
         figures=found.kept.figures if found.kept else None, votes=found.votes,

@@ -17,6 +17,7 @@ from app.store.comparing.comparisons import get_comparison
 from app.store.comparing.computed import Computed
 from app.store.comparing.votes import list_links, list_voters
 from app.store.files.files import Files
+from app.store.sharing import get_changeable
 from app.store.tables import Comparison, VoteLink
 from app.web.dependencies import (
     CurrentActor,
@@ -172,7 +173,7 @@ def list_all_voters(session: ReadSession, user: CurrentUser, comparison_id: str)
 @router.delete("/voters/{voter_id}", status_code=204, operation_id="delete_voter", summary="Remove a voter with the votes")
 def delete_voter(session: WriteSession, user: CurrentUser, comparison_id: str, voter_id: str) -> None:
     """For votes that were not meant."""
-    votes.remove_voter(session, get_comparison(session, user.id, comparison_id), voter_id)
+    votes.remove_voter(session, get_changeable(session, Comparison, user.id, comparison_id), voter_id)
 
 
 @router.post("/vote-links", status_code=201, operation_id="create_vote_link", summary="Make a vote link")
@@ -181,7 +182,7 @@ def create_vote_link(
     settings: CurrentSettings, comparison_id: str,
 ) -> VoteLinkView:  # fmt: skip
     """Whoever has the link can vote on this comparison, without an account, and see nothing else."""
-    link, secret = vote_links.create_link(session, actor, get_comparison(session, actor.id, comparison_id), body.days)
+    link, secret = vote_links.create_link(session, actor, get_changeable(session, Comparison, actor.id, comparison_id), body.days)
     return show_link(link, f"{settings.url}/vote/{secret}")
 
 
@@ -194,7 +195,7 @@ def list_vote_links(session: ReadSession, user: CurrentUser, comparison_id: str)
 @router.delete("/vote-links/{link_id}", status_code=204, operation_id="revoke_vote_link", summary="Revoke a vote link")
 def revoke_vote_link(session: WriteSession, actor: CurrentActor, comparison_id: str, link_id: str) -> None:
     """It ends for those too who came by it; their votes stay."""
-    vote_links.revoke_link(session, actor, get_comparison(session, actor.id, comparison_id), link_id)
+    vote_links.revoke_link(session, actor, get_changeable(session, Comparison, actor.id, comparison_id), link_id)
 
 
 def find_computed(session: ReadSession, files: Files, comparison: Comparison) -> Computed:

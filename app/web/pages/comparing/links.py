@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.services.comparing import vote_links, votes
-from app.store.comparing.comparisons import get_comparison
+from app.store.sharing import get_changeable
 from app.store.tables import Comparison, VoteLink
 from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, WriteSession
 from app.web.preferences import make_preferences
@@ -31,20 +31,20 @@ def make_link(
     days: Annotated[int, Form(ge=1, le=vote_links.MAX_DAYS)] = vote_links.DEFAULT_DAYS,
 ) -> HTMLResponse:  # fmt: skip
     """Shown once: only its digest is kept."""
-    comparison = get_comparison(session, actor.id, comparison_id)
+    comparison = get_changeable(session, Comparison, actor.id, comparison_id)
     link, secret = vote_links.create_link(session, actor, comparison, days)
     return render(request, NewLinkPage(comparison=comparison, link=link, url=f"{settings.url}/vote/{secret}"), status=201)
 
 
 @router.post("/comparisons/{comparison_id}/links/{link_id}/revoke")
 def revoke_link(session: WriteSession, actor: CurrentActor, comparison_id: str, link_id: str) -> Response:
-    vote_links.revoke_link(session, actor, get_comparison(session, actor.id, comparison_id), link_id)
+    vote_links.revoke_link(session, actor, get_changeable(session, Comparison, actor.id, comparison_id), link_id)
     return back_to(comparison_id)
 
 
 @router.post("/comparisons/{comparison_id}/voters/{voter_id}/remove")
 def remove_voter(session: WriteSession, user: CurrentUser, comparison_id: str, voter_id: str) -> Response:
-    votes.remove_voter(session, get_comparison(session, user.id, comparison_id), voter_id)
+    votes.remove_voter(session, get_changeable(session, Comparison, user.id, comparison_id), voter_id)
     return back_to(comparison_id)
 
 

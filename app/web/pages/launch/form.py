@@ -108,7 +108,7 @@ def new_run(
     values, origin = dict(STARTING_VALUES), ("", "")
     if clone:
         original = store.get_run(session, user.id, clone)
-        values = {**clone_values(original.recipe), "name": name_copy(session, original)}
+        values = {**clone_values(original.recipe), "name": name_copy(session, user.id, original)}
         origin = (f"/runs/{clone}", original.name)
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)

@@ -11,6 +11,7 @@ from app.domain.errors import RecipeInvalid
 from app.domain.memory import MemoryPlan, plan_memory
 from app.domain.recipe import Recipe
 from app.store.database import now
+from app.store.sharing import find_visible
 from app.store.tables import Model, Worker
 from app.store.workers import is_alive, list_workers
 from app.web.recipes import read_planned
@@ -60,8 +61,8 @@ def foresee(session: Session, owner_id: str, values: Mapping[str, str]) -> Memor
         recipe = read_planned(values)
     except RecipeInvalid:
         return Memory(None, "Choose a data set and a policy; the plan is made from the policy's size.")
-    model = session.get(Model, recipe.policy.model)
-    facts = model.facts if model is not None and model.owner_id == owner_id else {}
+    model = find_visible(session, Model, owner_id, recipe.policy.model)
+    facts = model.facts if model is not None else {}
     return compare(recipe, facts, list_workers(session), now(session))
 
 

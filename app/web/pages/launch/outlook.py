@@ -100,7 +100,7 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
     panel = replace(
         panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(session, run) if run else ""
     )
-    return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, panel, scoring, values)
+    return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, owner_id, panel, scoring, values)
 
 
 def list_near(session: Session, owner_id: str, recipe: Recipe) -> list[Scoring]:
@@ -118,13 +118,13 @@ def look_at_scores(panel: Panel, scoring: Scoring) -> Panel:
     return replace(panel, state="ended", sentence=standing.reason, remedy=standing.remedy)
 
 
-def look_at_weights(session: Session, panel: Panel, scoring: Scoring, values: Mapping[str, str]) -> Panel:
+def look_at_weights(session: Session, user_id: str, panel: Panel, scoring: Scoring, values: Mapping[str, str]) -> Panel:
     """Return the panel once the scores are there: with the answer, where it was given before."""
     facts = ScoringFacts.model_validate(scoring.facts)
     panel = replace(panel, facts=facts, verdict=verdict_of(facts.check, scoring.settings["reward"]["source"]))
     try:
         request = read_preview(values, facts.check.std)
-        result = previews.find_answer(session, scoring.owner_id, scoring.id, request)
+        result = previews.find_answer(session, user_id, scoring.id, request)
     except InvalidInput as error:
         problems = at_fields(error.problems)
         told = " ".join(one["told"] for one in problems)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.services import retention, runs
+from app.services import runs
+from app.services.keeping import retention
 from app.settings import Settings
 from app.store import journal
 from app.store.database import Database

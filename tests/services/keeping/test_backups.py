@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, text
 from app.domain.backup import BackupManifest
 from app.domain.errors import Conflict, InvalidInput, StudioError
 from app.domain.scoring import fingerprint
-from app.services import backups, restores
+from app.services.keeping import backups, restores
 from app.settings import Settings
 from app.store import migrations, portable
 from app.store.database import Database

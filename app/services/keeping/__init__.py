@@ -1,0 +1,1 @@
+"""Keeping a studio: backups, restores, and what is removed after a while."""
