@@ -4,6 +4,7 @@
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
     varstudio datasets | models | endpoints | scorings | runs | sweeps | workers …   a client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio compare | vote-link      models' answers side by side, and a link by which people vote on them
     varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
@@ -17,7 +18,21 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 
-from app.commands import accounts, backups, datasets, doctor, models, retention, runs, scorings, sweeps, train, up, workers
+from app.commands import (
+    accounts,
+    backups,
+    comparisons,
+    datasets,
+    doctor,
+    models,
+    retention,
+    runs,
+    scorings,
+    sweeps,
+    train,
+    up,
+    workers,
+)
 from app.commands.answering import endpoints
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
@@ -43,6 +58,8 @@ cli.add_typer(endpoints.group, name="endpoints")
 cli.add_typer(scorings.group, name="scorings")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
+cli.command("compare")(comparisons.compare)
+cli.command("vote-link")(comparisons.vote_link)
 cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.tokens, name="tokens")

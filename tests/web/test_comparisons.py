@@ -145,6 +145,13 @@ def test_what_differs_in_the_recipes_and_the_curves_stand_over_each_other(studio
     assert page.count("<polyline") == 2
 
 
+def test_the_page_to_print_says_how_it_was_made(studio, comparison):
+    page = studio.browser().get(f"/comparisons/{comparison}/print").text
+    assert "Kind beats Curt on " in page
+    assert "How it was made" in page
+    assert page.count('class="example"') == 8
+
+
 def test_somebody_elses_comparison_is_not_there(studio, comparison):
     from app.services import accounts
 

@@ -55,7 +55,8 @@ def _write_ranking(judge: JudgeFigures, names: Sequence[str]) -> str:
         return f"{names[order[0]]} is the strongest of {len(names)} models {by}.{second}"
     listed = ", ".join(names[model] for model in best[:-1]) + f" and {names[best[-1]]}"
     pair = judge.find_pair(best[0], best[1])
-    return f"{listed} are not told apart at the top of {len(names)} models {by}.{_needed(pair) if pair else ''}"
+    shared = "where all pairs share an error of 5 %"
+    return f"{listed} are not told apart at the top of {len(names)} models {by}, {shared}.{_needed(pair) if pair else ''}"
 
 
 def _what(judge: JudgeFigures) -> str:

@@ -71,7 +71,7 @@ def test_three_models_have_strengths_and_the_sentence_names_the_strongest():
     said = write_verdict(found.judges[0], ["A", "B", "C"])
     assert said.startswith("A is the strongest of 3 models by R. A beats B on ")
     alike = write_verdict(compare([0.0, 0.0, -3.0], 60).judges[0], ["A", "B", "C"])
-    assert "are not told apart at the top of 3 models by R." in alike
+    assert "are not told apart at the top of 3 models by R, where all pairs share an error of 5 %." in alike
 
 
 def test_a_larger_mean_with_fewer_wins_is_said_to_be_that():

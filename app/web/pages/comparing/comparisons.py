@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from app.domain.comparing.figures import JudgeFigures
 from app.domain.comparing.order import Sort, order_prompts, page_of
+from app.domain.errors import Conflict
 from app.services.comparing import comparisons as service
 from app.services.comparing.overview import Overview, list_pair_gains, look
 from app.store.comparing import comparisons as store
@@ -27,6 +28,7 @@ router = APIRouter()
 PAGE_SIZE = 30
 PROMPTS_SHOWN = 10
 CURVE_POINTS = 200
+PRINTED_PROMPTS = 8
 SORTS = {
     Sort.LOSSES: "{first}’s losses first", Sort.GAINS: "{first}’s gains first", Sort.DISAGREEMENT: "where judges disagree",
     Sort.PROMPTS: "as in the prompt set",
@@ -67,18 +69,24 @@ class ComparisonsPage(Context):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonPage(Context):
-    template = "comparisons/comparison.html"
+class PrintPage(Context):
+    template = "comparisons/print.html"
 
     found: Overview
     chosen: Choices
     judge: JudgeFigures | None
     judges: list[JudgeLines]
+    prompts: list[MarkedPrompt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPage(PrintPage):
+    template = "comparisons/comparison.html"
+
     dots: Dots | None
     curves: list[Curves]
     differences: list[tuple[str, list[str]]]
     trained: list[tuple[str, str]]  # runs whose models are compared: id and name
-    prompts: list[MarkedPrompt]
     num_prompts: int
     next_after: int | None
     sorts: dict[str, str]
@@ -179,3 +187,25 @@ def delete_comparison(
 ) -> Response:
     service.delete(session, files, user.id, comparison_id)
     return go_to(request, "/comparisons")
+
+
+@router.get("/comparisons/{comparison_id}/print")
+def print_comparison(
+    request: Request, session: ReadSession, files: CurrentFiles, user: CurrentUser, comparison_id: str
+) -> HTMLResponse:
+    found = look(session, files, store.get_comparison(session, user.id, comparison_id))
+    if found.kept is None:
+        raise Conflict("There is nothing to print yet: the answers of this comparison are still being made.")
+    chosen = settle(Choices(0, 1, "", Sort.PROMPTS, "", None), found)
+    pair = (chosen.first, chosen.second)
+    mine = list_pair_gains(session, found.comparison, found.kept, pair).get(chosen.judge, {})
+    deciding = sorted(mine, key=lambda prompt: -abs(mine[prompt]))[:PRINTED_PROMPTS]
+    lines = found.kept.read_texts(deciding)
+    context = PrintPage(
+        found=found,
+        chosen=chosen,
+        judge=next((judge for judge in found.judges if judge.key == chosen.judge), None),
+        judges=tabulate(found.judges, found.names, chosen.second),
+        prompts=[mark(line, index, found.names, pair, mine[index]) for index, line in zip(deciding, lines, strict=True)],
+    )
+    return render(request, context)
