@@ -1,10 +1,12 @@
 // The charts of a run page: a data store in, canvases out. Redrawn at most once a frame, and only what can be seen.
 
 import { makeChart, paint } from "./canvas.js";
-import { count, number, percent, size } from "./format.js";
+import { addMenu, listenToRange, useToolbar } from "./chart_tools.js";
+import { count, duration, number, percent, size } from "./format.js";
 import {
   axisLabel, axisName, bareAxis, colours, endName, fontIn, gridLines, gridOf, lineOfAxis, thresholdLine, tooltip,
 } from "./palette.js";
+import { shownPoints, smooth, stepAt, view } from "./view.js";
 
 // Round numbers without the zeros that equal precision would add.
 function tick(value) {
@@ -25,13 +27,19 @@ function padded(spec, side) {
   return ({ min, max }) => (max - min >= spec.span ? undefined : Math.max(0, 5 * round((min + max + side * spec.span) / 10)));
 }
 
+const ALONG = { step: ["step", step], tokens: ["tokens", tick], seconds: ["time trained", duration] };
+const isLog = (spec) => view.logarithmic && spec.high === null;
+
 function axes(spec) {
+  const [name, formatter] = ALONG[view.along];
   return {
     xAxis: {
-      type: "value", min: "dataMin", max: "dataMax", minInterval: 1, axisLabel: { ...axisLabel(), formatter: step },
-      splitLine: { show: false }, ...axisName("step"), ...lineOfAxis(),
+      type: "value", min: "dataMin", max: "dataMax", minInterval: 1, axisLabel: { ...axisLabel(), formatter },
+      splitLine: { show: false }, ...axisName(name), ...lineOfAxis(),
     },
-    yAxis: {
+    yAxis: isLog(spec) ? {
+      type: "log", axisLabel: { ...axisLabel(), formatter: writer(spec, tick) }, ...endName(spec.axis), ...bareAxis, ...gridLines(),
+    } : {
       type: "value", scale: spec.low === null, min: spec.low ?? padded(spec, -1), max: spec.high ?? padded(spec, 1), splitNumber: 4,
       interval: spec.high === null ? undefined : (spec.high - spec.low) / 4, axisLabel: { ...axisLabel(), formatter: writer(spec, tick) },
       ...endName(spec.axis), ...bareAxis, ...gridLines(),
@@ -65,6 +73,14 @@ function legendRows(names, width) {
   return Math.max(1, Math.ceil(long / Math.max(1, width)));
 }
 
+// A smoothed line keeps what it is a mean of, faint, behind it.
+function linesOf(line, spec, points) {
+  const drawn = lineOf(line, spec, points);
+  if (!view.smoothing || drawn.showSymbol) return [drawn];
+  const faint = { ...drawn, name: "", silent: true, tooltip: { show: false }, lineStyle: { ...drawn.lineStyle, width: 1, opacity: 0.25 } };
+  return [{ ...drawn, data: smooth(points), lineStyle: { ...drawn.lineStyle, width: 1.8, opacity: 1 } }, faint];
+}
+
 function lineOf(line, spec, points) {
   const isLong = points.length > LONG;
   const few = spec.sparse || points.length < 3 || line.key.startsWith("eval/");
@@ -82,9 +98,9 @@ const legend = (data) => ({
 });
 
 function lineOption(spec, store, _, width) {
-  const series = spec.lines.map((line) => lineOf(line, spec, store.get(line.key)));
+  const series = spec.lines.flatMap((line) => linesOf(line, spec, shownPoints(store.get(line.key), isLog(spec))));
   if (series.length) series[0].markLine = thresholds(spec);
-  if (spec.band) series.unshift(...bandSeries(spec, store));
+  if (spec.band && !isLog(spec)) series.unshift(...bandSeries(spec, store));
   const names = thresholdNames(spec);
   series.push(...names.map((name) => ({
     type: "line", name, data: [], itemStyle: { color: colours.threshold }, lineStyle: thresholdLine(), tooltip: { show: false },
@@ -100,8 +116,8 @@ function lineOption(spec, store, _, width) {
 
 // An interval as two stacked areas: the lower one is not drawn.
 function bandSeries(spec, store) {
-  const [low, high] = spec.band.map((key) => store.get(key));
-  const height = high.map(([step, value], at) => [step, value - (low[at]?.[1] ?? 0)]);
+  const [low, high] = spec.band.map((key) => shownPoints(store.get(key), false));
+  const height = high.map(([place, value], at) => [place, value - (low[at]?.[1] ?? 0)]);
   const shared = {
     type: "line", stack: "band", symbol: "none", silent: true, animation: false, lineStyle: { opacity: 0 }, tooltip: { show: false },
   };
@@ -215,7 +231,7 @@ function describe(spec, store) {
 }
 
 // Draws every figure[data-chart]; `onStep` hears of a click on a step. Returns {redraw}.
-export async function drawCharts({ source, specs, edges, store, onStep }) {
+export async function drawCharts({ source, specs, edges, store, onStep, clockAddress }) {
   const echarts = await import(source);
   const drawn = new Map();
   const dirty = new Set();
@@ -225,7 +241,10 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
   // Made when it is seen first: what a closed tab holds has no size yet.
   function chartOf(spec) {
     const entry = drawn.get(spec.id);
-    if (!entry.chart) listen(spec, entry.chart = makeChart(echarts, entry.figure));
+    if (entry.chart) return entry.chart;
+    entry.chart = makeChart(echarts, entry.figure);
+    listen(spec, entry.chart);
+    addMenu(entry.figure, spec, entry.chart, store);
     return entry.chart;
   }
 
@@ -254,10 +273,27 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
     chart.getZr().on("click", ({ offsetX, offsetY }) => {
       if (!chart.containPixel("grid", [offsetX, offsetY])) return;
       const [x] = chart.convertFromPixel({ gridIndex: 0 }, [offsetX, offsetY]);
-      if (spec.kind === "line") onStep(Math.round(x));
+      if (spec.kind === "line") onStep(stepAt(x));
       if (spec.kind === "heatmap") onStep(store.columns[Math.round(x)]?.[0]);
       if (spec.kind === "histogram") onStep(store.last?.[0]);
     });
+    if (spec.kind !== "line") return;
+    chart.getZr().on("mousemove", ({ offsetX }) => pointAll(spec, chart, offsetX));
+    chart.getZr().on("globalout", () => pointAll(spec, chart, NaN));
+    const plot = drawn.get(spec.id).figure.querySelector(".plot");
+    listenToRange(chart, plot, (first, last) => zoom([stepAt(first), stepAt(last)]), () => zoom(null));
+  }
+
+  // One cursor for all charts in sight.
+  function pointAll(from, chart, offsetX) {
+    const place = Number.isFinite(offsetX) ? chart.convertFromPixel({ xAxisIndex: 0 }, offsetX) : NaN;
+    for (const other of specs) {
+      const known = drawn.get(other.id).chart;
+      if (other === from || other.kind !== "line" || !known || !visible.has(other.id)) continue;
+      const x = Number.isFinite(place) && numPoints(other, store) ? known.convertToPixel({ xAxisIndex: 0 }, place) : NaN;
+      if (known.containPixel("grid", [x, known.getHeight() / 2])) known.dispatchAction({ type: "showTip", x, y: known.getHeight() / 2 });
+      else known.dispatchAction({ type: "hideTip" });
+    }
   }
 
   function mark(spec) {
@@ -276,6 +312,7 @@ export async function drawCharts({ source, specs, edges, store, onStep }) {
     specs.forEach(mark);
     schedule();
   }
+  const zoom = useToolbar(clockAddress, redraw);
   document.addEventListener("themechange", redraw);
   return { redraw };
 }

@@ -218,10 +218,19 @@ function showBatch(step) {
   byId("batch").scrollIntoView({ block: "nearest" });
 }
 
+document.addEventListener("htmx:afterSwap", async ({ target }) => {
+  if (target.id !== "batch-rows" || !target.querySelector("[data-scatter]")) return;
+  const { drawScatter } = await import("./scatter.js");
+  await drawScatter(holder.dataset.echarts, target);
+});
+
 // ----- tabs -----
 
 const scrollLog = () => { byId("log-list").scrollTop = byId("log-list").scrollHeight; };
-const openTab = keepTabs(byId("run-tabs"), (id) => { if (id === "log") scrollLog(); });
+const openTab = keepTabs(byId("run-tabs"), (id) => {
+  if (byId("chart-tools")) byId("chart-tools").hidden = !["weights", "learning"].includes(id);
+  if (id === "log") scrollLog();
+});
 
 scrollLog();
 if (data.state !== "succeeded" && data.state !== "failed" && data.state !== "cancelled") listen();
@@ -230,6 +239,9 @@ else page.dataset.stream = "ended";
 // The charts come after the first paint: their library is the largest thing on the page.
 if (data.charts.length) requestAnimationFrame(() => setTimeout(async () => {
   const { drawCharts } = await import("./charts.js");
-  charts = await drawCharts({ source: holder.dataset.echarts, specs: data.charts, edges: data.edges, store, onStep: showBatch });
+  charts = await drawCharts({
+    source: holder.dataset.echarts, specs: data.charts, edges: data.edges, store, onStep: showBatch,
+    clockAddress: `/runs/${data.run_id}/clock`,
+  });
   page.dataset.charts = "drawn";
 }));

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import String, and_, column, delete, func, insert, literal, select, values
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.store.tables import Metric, MetricSpan
 
@@ -206,3 +206,25 @@ def drop_metrics_after(session: Session, run_id: str, step: int) -> None:
     """Forget values of later steps: a resumed attempt makes them again."""
     session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step > step))
     forget_after(session, run_id, step)
+
+
+def list_clock(session: Session, run_id: str, points: int = 400) -> list[tuple[int, float, float]]:
+    """Return (step, tokens trained on until then, seconds trained until then), about `points` of them, the newest among them."""
+    rate = aliased(Metric)
+    same = and_(rate.run_id == Metric.run_id, rate.step == Metric.step, rate.key == "tokens_per_second")
+    mine = and_(Metric.run_id == run_id, Metric.key == "step_seconds")
+    summed = (
+        select(
+            Metric.step,
+            func.sum(Metric.value * rate.value).over(order_by=Metric.step).label("tokens"),
+            func.sum(Metric.value).over(order_by=Metric.step).label("seconds"),
+            func.row_number().over(order_by=Metric.step.desc()).label("place"),
+            func.count().over().label("num"),
+        )
+        .join(rate, same)
+        .where(mine)
+        .subquery()
+    )
+    kept = (summed.c.place - 1) % (summed.c.num // points + 1) == 0
+    rows = session.execute(select(summed.c.step, summed.c.tokens, summed.c.seconds).where(kept).order_by(summed.c.step))
+    return [(step, tokens or 0.0, seconds or 0.0) for step, tokens, seconds in rows]

@@ -113,6 +113,11 @@ def read_weights(files: Files, run_id: str, batch: int) -> list[dict[str, Any]]:
     return parquet.read_value(files.artifact_path(run_id, "weights.parquet"), "batch", batch)
 
 
+def read_lineage(files: Files, run_id: str, example_id: int) -> list[dict[str, Any]]:
+    """Return the rows of one example in all batches of the plan. Raises as `read_weights`; not there gives an empty list."""
+    return parquet.read_value(files.artifact_path(run_id, "weights.parquet"), "example_id", example_id)
+
+
 Named = type[Dataset] | type[Model] | type[Sweep] | type[User]
 
 

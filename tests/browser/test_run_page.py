@@ -446,3 +446,62 @@ def test_a_loss_that_is_not_finite_is_a_gap_in_the_line(page, studio):
     assert longest <= 2
     across, longest = draw(bad=10)
     assert longest > across / 19
+
+
+def test_charts_go_along_tokens_are_smoothed_zoomed_and_saved(page, writer):
+    open_run(page, writer, "learning")
+    pictures = [picture(page, "loss")]
+    for act in (
+        lambda: page.get_by_label("Along").select_option("tokens"),
+        lambda: page.get_by_label("Smoothing").fill("0.9"),
+        lambda: page.get_by_label("Logarithmic").check(),
+        lambda: (page.locator("#chart-from").fill("5"), page.locator("#chart-from").blur()),
+    ):
+        act()
+        before = pictures[-1]
+        page.wait_for_function("old => document.querySelector('[data-chart=loss] canvas').toDataURL() !== old", arg=before)
+        pictures.append(picture(page, "loss"))
+    page.get_by_label("Loss: full screen, picture, numbers").click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Numbers (CSV)").click()
+    lines = saved.value.path().read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "step,loss,eval/loss"
+    assert [line.partition(",")[0] for line in lines[1:4]] == ["0", "1", "2"]
+
+
+def test_a_range_that_is_drawn_over_a_chart_is_shown_by_all(page, writer):
+    open_run(page, writer, "learning")
+    box = canvas_of(page, "loss").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.4, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, y, steps=4)
+    page.mouse.up()
+    first, last = (int(page.locator(f"#chart-{end}").input_value()) for end in ("from", "to"))
+    assert 3 < first < last < 20
+    page.get_by_role("button", name="All steps").click()
+    expect(page.locator("#chart-from")).to_have_value("")
+
+
+def test_samples_are_sorted_filtered_and_shown_step_to_step(page, writer):
+    writer.evaluate(50)  # the first of three is answered kindly by then
+    open_run(page, writer, "samples")
+    samples = page.locator("#sample-groups article:visible")
+    expect(samples).to_have_count(3)
+    page.get_by_label("Sorted by").select_option("-gain")
+    gains = samples.evaluate_all("all => all.map(one => Number(one.dataset.gain))")
+    assert gains == sorted(gains, reverse=True)
+    page.get_by_label("Losses only").check()
+    expect(samples).to_have_count(0)
+    expect(page.locator("#sample-count")).to_have_text("0 of 3")
+    page.get_by_label("Losses only").uncheck()
+    page.get_by_label("Beside the policy").select_option("before")
+    expect(samples.first).to_contain_text("Policy at step 0")
+    expect(samples).to_have_count(3)
+
+
+def test_the_weights_of_a_batch_are_drawn_against_length_and_reward(page, writer):
+    open_run(page, writer, "weights")
+    page.get_by_role("button", name="Show its weights").click()
+    for what in ("tokens", "reward"):
+        expect(page.locator(f"[data-scatter={what}][data-drawn='16'] canvas")).to_be_attached()

@@ -5,11 +5,12 @@ from app.web.pages.accounts import account, acts, users
 from app.web.pages.answering import endpoints
 from app.web.pages.comparing import comparisons, links, votes
 from app.web.pages.launch import form, preview, reading
-from app.web.pages.run import actions, batch, overview, result, status, steering, stream
+from app.web.pages.run import actions, batch, examples, overview, result, samples, status, steering, stream
 
 PAGES = (
-    home, form, preview, reading, runs, stream, status, steering, result, overview, batch, actions, queue, workers, sweeps,
-    scorings, mapping, datasets, models, endpoints, storage, account, users, acts, comparisons, votes, links,
-    names,
+    home, form, preview, reading, runs,
+    stream, status, steering, result, overview, samples, batch, examples, actions,
+    queue, workers, sweeps, scorings, mapping, datasets, models, endpoints, storage,
+    account, users, acts, comparisons, votes, links, names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

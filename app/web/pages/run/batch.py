@@ -1,21 +1,34 @@
 """One batch of a run: its responses with the parts of their weights."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import InvalidInput, NotFound, Unavailable
 from app.domain.run import RunState
 from app.store import journal
 from app.store import runs as store
+from app.store.datasets import read_examples
+from app.store.files.files import Files
 from app.store.tables import Run
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession
 from app.web.rendering.environment import Context, render
 from app.web.rendering.format import count
 
 router = APIRouter()
+
+MOST_TEXTS = 64  # examples whose texts are read for one batch
+
+
+@dataclass(frozen=True)
+class TextOfResponse:
+    """A response, and the last message of its prompt."""
+
+    prompt: str
+    response: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +40,7 @@ class WeightsPart(Context):
     batch: int
     rows: list[dict[str, Any]]
     largest: float
+    texts: dict[tuple[int, int], TextOfResponse]  # by example and response; empty where the examples can't be read
 
 
 @router.get("/runs/{run_id}/weights")
@@ -44,8 +58,24 @@ def show_weights(
     batch = int(logged.payload["batch"])
     rows = store.read_weights(files, run_id, batch)
     largest = max((row["weight"] for row in rows), default=0.0)
-    context = WeightsPart(dataset_id=run.dataset_id or "", step=number, batch=batch, rows=rows, largest=largest)
+    dataset_id = run.dataset_id or ""
+    texts = read_texts(files, dataset_id, [row["example_id"] for row in rows])
+    context = WeightsPart(dataset_id=dataset_id, step=number, batch=batch, rows=rows, largest=largest, texts=texts)
     return render(request, context)
+
+
+def read_texts(files: Files, dataset_id: str, example_ids: Iterable[int]) -> dict[tuple[int, int], TextOfResponse]:
+    """Return the responses of the first examples of a batch, with the end of their prompts."""
+    texts = {}
+    try:
+        for example_id in list(dict.fromkeys(example_ids))[:MOST_TEXTS]:
+            for example in read_examples(files, dataset_id, after=example_id - 1, limit=1):
+                prompt = example.prompt[-1].content if example.prompt else ""
+                for number, response in enumerate(example.responses):
+                    texts[example.example_id, number] = TextOfResponse(prompt, response.content)
+    except (NotFound, Unavailable):  # the weights are there without the texts
+        return {}
+    return texts
 
 
 def steps_of(run: Run) -> str:

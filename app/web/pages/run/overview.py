@@ -1,9 +1,9 @@
 """The page of one run."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.events import StateChanged
@@ -64,18 +64,7 @@ class RunPage(Context):
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplesPart(Context):
-    template = "runs/_samples.html"
-
-    sample_step: int
-    samples: list[Shown]
-
-
-Step = Annotated[int, Query(ge=0, le=2**31)]
-
-
-@router.get("/runs/{run_id}")
+@router.get("/runs/{run_id}", response_class=HTMLResponse)
 def show_run(
     request: Request, session: ReadSession, user: CurrentUser, run_id: str, tab: str = "", sample_step: int | None = None
 ) -> Response:
@@ -173,6 +162,12 @@ def show_series(session: ReadSession, user: CurrentUser, run_id: str) -> dict[st
     return series_data(session, store.get_run(session, user.id, run_id))
 
 
+@router.get("/runs/{run_id}/clock")
+def show_clock(session: ReadSession, user: CurrentUser, run_id: str) -> list[tuple[int, float, float]]:
+    """Tokens and seconds trained, by step: for charts along them."""
+    return [(0, 0.0, 0.0), *metrics.list_clock(session, store.get_run(session, user.id, run_id).id)]
+
+
 def list_shown(session: ReadSession, run_id: str, kind: str) -> list[Shown]:
     return [show(entry) for entry in journal.read(session, run_id, limit=500, kinds=[kind])]
 
@@ -185,10 +180,3 @@ def newest_artifacts(session: ReadSession, run_id: str) -> list[Shown]:
 def recent_log(session: ReadSession, run_id: str) -> list[Shown]:
     """Return the newest lines, oldest first."""
     return [show(entry) for entry in journal.read_last(session, run_id, LOG_KINDS, LOG_LINES)]
-
-
-@router.get("/runs/{run_id}/samples")
-def show_samples(request: Request, session: ReadSession, user: CurrentUser, run_id: str, step: Step) -> HTMLResponse:
-    store.get_run(session, user.id, run_id)
-    shown = [show(entry) for entry in journal.list_samples(session, run_id, step)]
-    return render(request, SamplesPart(sample_step=step, samples=shown))
