@@ -72,6 +72,12 @@ def rename(model_id: str, name: str) -> None:
     Client(Settings()).patch(f"/models/{model_id}", {"name": name})
 
 
+@group.command("copy")
+def copy(model_id: str, name: str) -> None:
+    """Register a model once more, under another name."""
+    show_model(Client(Settings()).post(f"/models/{model_id}/copy", {"name": name}))
+
+
 @group.command("delete")
 def delete(model_id: str) -> None:
     """Forget a model; a folder of yours stays."""

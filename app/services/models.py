@@ -15,6 +15,7 @@ from app.domain.model import ModelRequest
 from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
+from app.services.names import read_name
 from app.services.sharing import describe_uses, take
 from app.settings import Settings
 from app.store import models, scorings
@@ -32,6 +33,7 @@ HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0
 HUB_ADDRESS = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/+([^?#]+)", re.IGNORECASE)
 HUB_VIEWS = ("tree", "blob", "resolve", "raw", "commit", "commits")  # before a revision in an address of the hub
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,119}")
+MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".md"}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
@@ -189,12 +191,12 @@ def discard(files: Files, candidate: ModelCandidate) -> None:
         files.remove(files.model_dir(candidate.id))
 
 
-def add(session: Session, owner_id: str, candidate: ModelCandidate) -> Model:
+def add(session: Session, owner_id: str, candidate: ModelCandidate, *, is_copy: bool = False) -> Model:
     """Add an examined model whose files are kept.
 
-    Raises: Conflict when the folder, with the same files, is there already.
+    Raises: Conflict when the folder, with the same files, is there already, unless it is to be there twice.
     """
-    if candidate.source == "folder":
+    if candidate.source == "folder" and not is_copy:
         refuse_same(models.find_same_folder(session, owner_id, candidate.kind, candidate.path), candidate)
     model = Model(
         id=candidate.id or new_id("model"),
@@ -224,17 +226,55 @@ def examine_within(database: Database, files: Files, settings: Settings, owner_i
     return keep(files, candidate)
 
 
-def add_within(database: Database, files: Files, owner_id: str, candidate: ModelCandidate) -> Model:
+def add_within(
+    database: Database, files: Files, owner_id: str, candidate: ModelCandidate, *, is_copy: bool = False
+) -> Model:  # fmt: skip
     """Add an examined model in a transaction of its own; its kept files go again when that fails.
 
     Raises: as `add`.
     """
     try:
         with database.writing() as session:
-            return add(session, owner_id, candidate)
+            return add(session, owner_id, candidate, is_copy=is_copy)
     except BaseException:
         discard(files, candidate)
         raise
+
+
+def copy_within(database: Database, files: Files, owner_id: str, model_id: str, name: str) -> Model:
+    """Register a model once more, under another name; files that are the studio's own are kept a second time.
+
+    Raises: NotFound; InvalidInput for a name that can't be.
+    """
+    with database.reading() as session:
+        model = models.get_model(session, owner_id, model_id)
+    path = model.path if model.source == "hub" else str(files.place_of(model.path))
+    if model.source == "run":
+        files.bring(Path(path))
+    copied = ModelCandidate(model.kind, model.source, read_name(Model, name), path, model.revision, model.facts)
+    return add_within(database, files, owner_id, keep(files, copied), is_copy=True)
+
+
+def list_files(session: Session, files: Files, settings: Settings, owner_id: str, model_id: str) -> dict[str, Path]:
+    """Return the files of a model by their names within its folder; links out of the allowed folders are left out.
+
+    Raises: NotFound, also for a model of the hub, whose files are there.
+    """
+    model = models.get_model(session, owner_id, model_id)
+    if model.source == "hub":
+        raise NotFound(f"The files of {model.name} are on the hub, as {model.path}: download them there.")
+    folder = files.place_of(model.path)
+    if model.source == "run":
+        files.bring(folder)
+    roots = [root.resolve() for root in (folder, *(roots_of(settings) if model.source == "folder" else ()))]
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in MODEL_FILES and path.is_file() and any(path.resolve().is_relative_to(root) for root in roots)
+    }
+    if not found:
+        raise NotFound(f"The files of {model.name} are not there any more.")
+    return found
 
 
 def refuse_same(known: Sequence[Model], candidate: ModelCandidate) -> None:

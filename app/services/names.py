@@ -24,11 +24,15 @@ MOST_TAGS, TAG_LENGTH, NOTES_LENGTH = 12, 40, 4000
 
 def rename(row: Named, name: str) -> None:
     """Give a thing another name; what was recorded of it keeps the old one. Raises InvalidInput for one that can't be."""
-    longest = length_of(type(row))
-    name = name.strip()
+    row.name = read_name(type(row), name)
+
+
+def read_name(table: type[Named], name: str) -> str:
+    """Return the name as it is kept. Raises InvalidInput for one that can't be."""
+    longest, name = length_of(table), name.strip()
     if not 1 <= len(name) <= longest or CONTROL.search(name):
         raise InvalidInput.at("name", f"A name has 1 to {longest} characters, in one line.")
-    row.name = name
+    return name
 
 
 def tag(run: Run, tags: Iterable[str]) -> None:

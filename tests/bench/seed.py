@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from app.services import runs as services
 from app.store import metrics
 from app.store.database import Database, now
-from app.store.tables import JournalEntry, Metric, Run
+from app.store.tables import JournalEntry, Metric, Run, RunTag
 from tests.conftest import Library
 
 STATES = ["succeeded", "succeeded", "succeeded", "failed", "cancelled"]
@@ -26,7 +26,8 @@ def add_runs(database: Database, library: Library, num_runs: int) -> list[str]:
         at = now(session)
         rows = [
             {**columns, "id": f"run_0{number:025d}", "name": f"Run {number}", "state": STATES[number % 5], "step": 100,
-             "num_steps": 100, "last_seq": 2, "finished_at": at, "created_at": at - timedelta(minutes=num_runs - number)}
+             "num_steps": 100, "last_seq": 2, "finished_at": at, "created_at": at - timedelta(minutes=num_runs - number),
+             "kl": number % 97 / 10, "win_rate": number % 89 / 89, "reward_gain": 10.0}
             for number in range(num_runs)
         ]  # fmt: skip
         session.execute(insert(Run), rows)
@@ -36,6 +37,8 @@ def add_runs(database: Database, library: Library, num_runs: int) -> list[str]:
         session.execute(insert(JournalEntry), entries)
         gains = [{"run_id": id, "key": "eval/reward_gain", "step": step, "value": 0.1 * step} for id in ids for step in (50, 100)]
         session.execute(insert(Metric), gains)
+        tags = [{"run_id": id, "tag": "third", "owner_id": library.user.id} for id in ids[::3]]
+        session.execute(insert(RunTag), tags)
     return ids
 
 

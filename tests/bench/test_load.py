@@ -252,9 +252,18 @@ def test_a_hundred_launches_at_once_are_queued_once_each(studio, results):
 
 def test_lists_of_ten_thousand_runs_are_quick(studio, results):
     ids = add_runs(studio.database, studio.library, 10_000)
-    pages = ["/", "/runs?state=failed", f"/runs?after={ids[5000]}", f"/runs?after={ids[50]}"]
+    pages = ["/", "/home", "/runs", "/runs?state=failed", f"/runs?after={ids[5000]}", f"/runs?after={ids[50]}"]
+    narrowed = [
+        "/runs?sort=kl",
+        f"/runs?sort=name&after={ids[5000]}",
+        "/runs?q=run+99",
+        "/runs?q=nowhere&sort=win_rate",
+        "/runs?tag=third",
+    ]
     lists = ["/api/v1/runs", "/api/v1/runs?state=failed", f"/api/v1/runs?after={ids[5000]}", f"/api/v1/runs?after={ids[50]}"]
-    for item, paths in (("dashboard with 10 000 runs", pages), ("the same over REST", lists)):
+    lists += ["/api/v1/runs?sort=reward_gain", "/api/v1/runs?search=run+99"]
+    asked = (("home and list of 10 000 runs", pages), ("searched and sorted", narrowed), ("the same over REST", lists))
+    for item, paths in asked:
         seconds = time_requests(studio.http, paths, 20)
         p95 = percentile(seconds, 0.95)
         results.add(

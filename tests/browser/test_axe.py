@@ -52,7 +52,8 @@ def addresses(studio):
     return [
         "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
-        f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", f"/models/{studio.policy.id}", "/workers",
+        f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
+        f"/models/{studio.policy.id}", "/workers",
         "/endpoints", f"/endpoints/{endpoint_id}",
         "/account", "/users", "/acts", "/storage", "/nothing-here",
     ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_draft_outlives_another_page_back_and_a_reload_and_ends_with_the_launc
     page.reload()
     is_kept()
     page.get_by_role("link", name="Register another").first.click()
-    expect(page).to_have_url(f"{studio.url}/models")
+    expect(page).to_have_url(f"{studio.url}/models/new")
     page.get_by_role("link", name="New run").first.click()
     is_kept()
     page.goto("/models")
@@ -165,10 +165,12 @@ def test_the_list_of_runs_moves_and_keeps_the_focus(page, studio):
 
 def test_a_model_is_registered_from_the_hub_and_a_bad_folder_is_refused(page, complaints):
     page.goto("/models")
+    page.get_by_role("link", name="Register a model").click()
     page.get_by_label("Name on the hub").fill("EleutherAI/pythia-70m")
     page.get_by_label("Revision").fill("main")
     page.get_by_role("button", name="Register").click()
-    expect(page.get_by_role("region", name="Models")).to_contain_text("EleutherAI/pythia-70m")
+    expect(page.get_by_role("heading", level=1)).to_have_text("EleutherAI/pythia-70m")
+    page.goto("/models/new")
     page.get_by_label("A folder").check()
     page.get_by_label("Folder", exact=True).fill("/etc")
     page.get_by_role("button", name="Register").click()

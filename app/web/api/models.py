@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
@@ -15,6 +16,7 @@ from app.store import models as store
 from app.store.tables import Model
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
+from app.web.archives import as_zip
 from app.web.dependencies import (
     CurrentDatabase,
     CurrentFiles,
@@ -111,6 +113,33 @@ def list_models(
 def get_model(session: ReadSession, user: CurrentUser, model_id: str) -> ModelView:
     """One model with the facts its files told when it was added."""
     return show(store.get_model(session, user.id, model_id))
+
+
+class CopyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "kind, seed 3"}]})
+
+    name: str = Field(min_length=1, max_length=200, description="One line.")
+
+
+@router.post("/{model_id}/copy", status_code=201, operation_id="copy_model", summary="Register a model under another name")
+async def copy_model(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser, model_id: str, body: CopyRequest,
+    response: Response,
+) -> ModelView:  # fmt: skip
+    """The same model once more; what was taken from a run is kept a second time, so that either may be deleted."""
+    copied = await write_apart(request, service.copy_within, database, files, user.id, model_id, body.name)
+    response.headers["location"] = f"/api/v1/models/{copied.id}"
+    return show(copied)
+
+
+@router.get("/{model_id}/model.zip", operation_id="archive_model", summary="Download a model", response_class=StreamingResponse)
+def archive_model(
+    session: ReadSession, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser, model_id: str
+) -> StreamingResponse:
+    """The model's folder as one zip archive. 404 for a model of the hub, whose files are there."""
+    paths = service.list_files(session, files, settings, user.id, model_id)
+    headers = {"content-disposition": f'attachment; filename="{model_id}.zip"'}
+    return StreamingResponse(as_zip(paths), media_type="application/zip", headers=headers)
 
 
 @router.get("/{model_id}/check", operation_id="check_model", summary="Check a model's files and how it reads")

@@ -1,10 +1,11 @@
-"""Models: the list with its form, and letting one go."""
+"""Models: the list, the form that registers one, and the page of one with its line, its uses and how it reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +22,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.database import Database
+from app.store.overview.model_uses import Ancestor, Use, find_line, list_uses, name_sources
 from app.store.sharing import find_visible
 from app.store.tables import Model, Run
 from app.web.dependencies import (
@@ -31,6 +33,7 @@ from app.web.dependencies import (
     ReadSession,
     WriteSession,
     read_apart,
+    write_apart,
 )
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
@@ -48,7 +51,15 @@ class ModelsPage(Context):
     template = "models/list.html"
 
     models: list[Model]
+    sources: dict[str, str]  # names of the runs that models were taken from
+    after: str
     next_after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModelPage(Context):
+    template = "models/new.html"
+
     roots: list[str]
     succeeded: list[Choice]
     values: Mapping[str, str]
@@ -60,12 +71,25 @@ After = Annotated[str, Query(max_length=60)]
 
 
 @router.get("/models")
-def list_models(
-    request: Request, session: ReadSession, user: CurrentUser, settings: CurrentSettings, after: After = "", run: After = ""
+def list_models(request: Request, session: ReadSession, user: CurrentUser, after: After = "", run: After = "") -> Response:
+    """The list; with `run`, an address of the time when the form was here, to the form."""
+    if run:
+        return RedirectResponse(f"/models/new?{urlencode({'run': run})}", status_code=308)
+    found = store.list_models(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    shown = found[:PAGE_SIZE]
+    following = shown[-1].id if len(found) > PAGE_SIZE else ""
+    return render(
+        request, ModelsPage(models=shown, sources=name_sources(session, user.id, shown), after=after, next_after=following)
+    )
+
+
+@router.get("/models/new")
+def show_form(
+    request: Request, session: ReadSession, user: CurrentUser, settings: CurrentSettings, run: After = ""
 ) -> HTMLResponse:
-    """The list; with `run`, its form is filled to take that run's model."""
+    """The form; with `run`, filled to take that run's model."""
     values = values_for(runs.get_run(session, user.id, run)) if run else EMPTY
-    return page(request, session, user.id, settings, values, after=after)
+    return form(request, session, user.id, settings, values)
 
 
 def values_for(run: Run) -> dict[str, str]:
@@ -78,20 +102,31 @@ def values_for(run: Run) -> dict[str, str]:
 async def register_model(
     request: Request, database: CurrentDatabase, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser
 ) -> Response:
-    """The list with the new model on success; otherwise the form again, with what is wrong beside its field."""
-    async with request.form(max_fields=20, max_files=0) as form:
-        values = {name: str(form.get(name, default))[:1000].strip() for name, default in EMPTY.items()}
+    """The page of the new model on success; otherwise the form again, with what is wrong beside its field."""
+    async with request.form(max_fields=20, max_files=0) as given:
+        values = {name: str(given.get(name, default))[:1000].strip() for name, default in EMPTY.items()}
 
     def register() -> Response:
         try:
             asked = parse(ModelRequest, {**values, "revision": values["revision"] or None}, ModelInvalid)
-            service.add_within(database, files, user.id, service.examine_within(database, files, settings, user.id, asked))
+            found = service.examine_within(database, files, settings, user.id, asked)
+            model = service.add_within(database, files, user.id, found)
         except StudioError as error:
             with database.reading() as session:
-                return page(request, session, user.id, settings, values, error=error)
-        return RedirectResponse("/models", status_code=303)
+                return form(request, session, user.id, settings, values, error=error)
+        return RedirectResponse(f"/models/{model.id}", status_code=303)
 
     return await run_in_threadpool(register)
+
+
+@router.post("/models/{model_id}/copy")
+async def copy_model(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser, model_id: str,
+    name: Annotated[str, Form(max_length=400)] = "",
+) -> Response:  # fmt: skip
+    """The page of the model under its other name."""
+    made = await write_apart(request, service.copy_within, database, files, user.id, model_id, name)
+    return go_to(request, f"/models/{made.id}")
 
 
 @router.post("/models/{model_id}/delete")
@@ -117,6 +152,8 @@ class ReadingPart(Context):
 class ModelPage(ReadingPart):
     template = "models/model.html"
 
+    line: list[Ancestor]
+    uses: list[Use]
     talk: Mapping[str, str]
 
 
@@ -125,13 +162,14 @@ async def show_model(
     request: Request, database: CurrentDatabase, user: CurrentUser, model_id: str, query: Annotated[TalkQuery, Query()]
 ) -> HTMLResponse:
     """The model with its facts; the conversation is read by a request of its own, unless the form was sent without scripts."""
-    model = await read_apart(request, find_model, database, user.id, model_id)
+    model, line, uses = await read_apart(request, find_surroundings, database, user.id, model_id)
     part = ReadingPart(model=model, reading=None, problems=[], sentence="", is_asked=True)
     if request.query_params:
         part = await look_at(request, user.id, model, query)
     system, prompt, response = readings.EXAMPLE
     shown = {"system": system.content, "prompt": prompt.content, "response": response.content, "prompt_format": "auto"}
-    return await render_apart(request, ModelPage(**variables(part), talk=query.model_dump() if request.query_params else shown))
+    talk = query.model_dump() if request.query_params else shown
+    return await render_apart(request, ModelPage(**variables(part), line=line, uses=uses, talk=talk))
 
 
 @router.get("/models/{model_id}/reading")
@@ -146,6 +184,13 @@ async def show_reading(
 def find_model(database: Database, owner_id: str, model_id: str) -> Model:
     with database.reading() as session:
         return store.get_model(session, owner_id, model_id)
+
+
+def find_surroundings(database: Database, owner_id: str, model_id: str) -> tuple[Model, list[Ancestor], list[Use]]:
+    """Return the model, where it comes from, and what it is used in."""
+    with database.reading() as session:
+        model = store.get_model(session, owner_id, model_id)
+        return model, find_line(session, owner_id, model), list_uses(session, owner_id, model)
 
 
 async def look_at(request: Request, owner_id: str, model: Model, query: TalkQuery) -> ReadingPart:
@@ -175,21 +220,13 @@ def list_trained(session: Session, owner_id: str, wanted: str) -> list[Run]:
     return [older, *found] if older is not None else found
 
 
-def page(
-    request: Request,
-    session: Session,
-    owner_id: str,
-    settings: Settings,
-    values: Mapping[str, str],
-    *,
-    after: str = "",
-    error: StudioError | None = None,
-) -> HTMLResponse:
-    found = store.list_models(session, owner_id, after=after or None, limit=PAGE_SIZE + 1)
+def form(
+    request: Request, session: Session, owner_id: str, settings: Settings, values: Mapping[str, str],
+    *, error: StudioError | None = None,
+) -> HTMLResponse:  # fmt: skip
+    """Return the form with these values, and what is wrong with them."""
     faults = error.problems if isinstance(error, ModelInvalid) else []
-    context = ModelsPage(
-        models=found[:PAGE_SIZE],
-        next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
+    context = NewModelPage(
         roots=[str(root) for root in service.roots_of(settings)],
         succeeded=run_choices(list_trained(session, owner_id, values["run_id"])),
         values=values,

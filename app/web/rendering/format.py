@@ -39,6 +39,18 @@ def size(value: float | None) -> str:
     return f"{amount:.1f} TB"
 
 
+def parameters(number: int | None) -> str:
+    """Return how large a model is: `260 k`, `135 M`, `7.2 B`."""
+    if number is None:
+        return NOTHING
+    amount = float(number)
+    for unit in ("", "k", "M"):
+        if amount < 999.5:
+            return f"{amount:.0f} {unit}".rstrip() if amount >= 10 or not unit else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.0f} B" if amount >= 10 else f"{amount:.1f} B"
+
+
 def duration(seconds: float | None) -> str:
     """`45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
@@ -118,6 +130,7 @@ def as_yaml(value: Any) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number, "exact": exact, "count_of": count, "signed": signed, "percent": percent, "size": size, "duration": duration,
+    "parameters": parameters,
     "ago": ago, "clock": clock, "day": day, "iso": iso, "words": words, "metric": metric,
     "yaml": as_yaml, "counted": counted, "holds": holds, "visible": visible,
 }  # fmt: skip
