@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.domain.answering.answers import SamplingSettings, prompts_per_part
+from app.domain.answering.answers import SamplingSettings
+from app.domain.answering.layout import name_part, prompts_per_part
 from app.domain.answering.prompt_set import Prompt, PromptMessage, identify, to_lines
 from app.services.comparing import comparisons
-from app.store.answering.lines import part_name, prompts_path
+from app.store.answering.lines import prompts_path
 from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Answers, Comparison, Judgement, PromptSet
@@ -112,7 +113,7 @@ def write_parts(folder: Path, lines: Sequence[dict[str, Any]], size: int) -> Non
     for line in lines:
         parts.setdefault(line["index"] // size, []).append(line)
     for number, part in parts.items():
-        write(folder / part_name(number), "".join(json.dumps(line) + "\n" for line in part).encode())
+        write(folder / name_part(number), "".join(json.dumps(line) + "\n" for line in part).encode())
 
 
 def write(path: Path, content: bytes) -> None:

@@ -152,13 +152,18 @@ def test_the_page_to_print_says_how_it_was_made(studio, comparison):
     assert page.count('class="example"') == 8
 
 
-def test_somebody_elses_comparison_is_not_there(studio, comparison):
+def test_a_colleagues_comparison_is_seen_and_not_changed_and_a_private_one_is_not_there(studio, client, comparison):
     from app.services import accounts
 
     with studio.database.writing() as session:
         accounts.create_user(session, "eve-compares")
     eve = studio.client(studio.make_token("eve-compares"))
-    for address in (f"{COMPARISONS}/{comparison}", f"{COMPARISONS}/{comparison}/prompts", f"/comparisons/{comparison}"):
+    seen = (f"{COMPARISONS}/{comparison}", f"{COMPARISONS}/{comparison}/prompts", f"{COMPARISONS}/{comparison}/ballot")
+    for address in seen:
+        assert eve.get(address).status_code == 200
+    for changed in (f"{COMPARISONS}/{comparison}/vote-links", f"/comparisons/{comparison}/links"):
+        assert eve.post(changed, json={} if "api" in changed else None).status_code == 403
+    assert eve.delete(f"{COMPARISONS}/{comparison}").status_code == 403
+    assert client.patch(f"{COMPARISONS}/{comparison}", json={"private": True}).status_code == 200
+    for address in seen:
         assert eve.get(address).status_code == 404
-    assert eve.delete(f"{COMPARISONS}/{comparison}").status_code == 404
-    assert eve.get(COMPARISONS).json()["items"] == []
