@@ -7,7 +7,7 @@ from typing import Any
 
 from app.domain.events import Change
 
-BALANCED_SHARE = 0.5  # the effective share that a suggested λ gives
+BALANCED_SHARE = 0.5  # the effective sample size, as a share of the batch, that a suggested λ gives
 RATE_DIVISOR = 3.0
 
 Recipe = Mapping[str, Any]

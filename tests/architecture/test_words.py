@@ -70,3 +70,9 @@ def test_a_docstring_says_what_a_function_does():
         and NAMES_A_THING.match(ast.get_docstring(node) or "")
     ]
     assert named == []
+
+
+def test_the_effective_sample_size_is_called_so_everywhere():
+    other = re.compile(r"effective (share|size)|ESS share", re.IGNORECASE)
+    tops = {"app", "worker", "templates", "static"}
+    assert [str(path) for path in list_texts() if path.parts[0] in tops and other.search(read(path))] == []

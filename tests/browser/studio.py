@@ -205,7 +205,7 @@ class Writer:
         self.say(*(self.step(step) for step in range(first, last + 1)))
 
     def step(self, step: int) -> dict[str, Any]:
-        """One step's event, of a run that learns: the effective share falls a little, the weight follows the reward more."""
+        """One step's event, of a run that learns: effective sample size falls a little, the weight follows the reward more."""
         share = step / self.num_steps
         noise = self.chance.gauss
         weights = [math.exp(noise(-1.2 * share, 0.6 + 0.5 * share)) for _ in range(16)]

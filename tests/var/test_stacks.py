@@ -210,7 +210,7 @@ def test_no_lambda_below_the_smallest_that_is_served_is_found() -> None:
     batches = stack_alike(draw_ragged([[2, 2, 2]] * 3, 3, some_enter=False))
     choices = WeightChoices(weight_form="reward")
     found = find_stacked_lambda(batches, choices, 0.5)
-    with pytest.raises(TargetUnreachable, match="effective share lies between"):
+    with pytest.raises(TargetUnreachable, match="effective sample size lies between"):
         find_stacked_lambda(batches, choices, 0.5, smallest_lambda=found * 2)
 
 

@@ -320,7 +320,7 @@ def test_data_with_a_single_prompt_raises_a_finding_that_nothing_is_held_out(wor
 def test_a_found_lambda_is_logged(workshop, run):
     folder = workshop.attempt(weights={"lambda": None, "target_ess": 0.7}, training={"steps": 2})
     assert run(folder) == 0
-    assert any("gives the wanted effective share 0.7" in event["payload"]["text"] for event in read_events(folder, "log"))
+    assert any("gives the wanted effective sample size 0.7" in event["payload"]["text"] for event in read_events(folder, "log"))
 
 
 def test_a_missing_model_is_a_sentence_and_no_retry(workshop, run):

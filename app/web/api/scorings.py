@@ -214,7 +214,8 @@ async def preview_weights(
     request: Request, user: CurrentUser, scoring_id: str, query: Annotated[PreviewQuery, Query()]
 ) -> PreviewResult:
     """For every preset × λ × batch size what the weights would be, without training: histogram, effective sample size, shares
-    of chosen and rejected, correlations, findings, the heaviest and lightest responses; and the λ for a wanted effective size.
+    of chosen and rejected, correlations, findings, the heaviest and lightest responses; and the λ for a wanted effective sample
+    size.
     A choice of the weights is overridden with `weights.NAME=VALUE`, such as `weights.logprob_norm=mean`. Answers are kept.
     503 with Retry-After when no worker answers in time.
     """

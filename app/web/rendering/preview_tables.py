@@ -104,12 +104,12 @@ def row_of(cell: PreviewCell, use_url: str, is_near_target: bool) -> CellRow:
     shares = {key: cell.metrics.get(f"weight/{key}") for key in ("ess_share", "share_chosen")}
     total = max(1, sum(cell.histogram))
     middle = next((index for index in range(len(cell.histogram)) if 2 * sum(cell.histogram[: index + 1]) >= total), 0)
-    text = f"λ {exact(cell.lambda_)}: half of the weights {span(middle)}, effective share {percent(shares['ess_share'])}"
+    text = f"λ {exact(cell.lambda_)}: half of the weights {span(middle)}, effective sample size {percent(shares['ess_share'])}"
     return CellRow(cell, exact(cell.lambda_), bars_of(cell.histogram), text, use_url, is_near_target)
 
 
 def nearest_to(cells: list[PreviewCell], target: float) -> PreviewCell | None:
-    """Return the λ of the grid whose effective share is nearest to the wanted one."""
+    """Return the λ of the grid whose effective sample size is nearest to the wanted one."""
     known = [cell for cell in cells if cell.metrics.get("weight/ess_share") is not None]
     return min(known, key=lambda cell: abs((cell.metrics["weight/ess_share"] or 0.0) - target), default=None)
 

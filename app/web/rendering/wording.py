@@ -171,7 +171,7 @@ def settings_in_brief(recipe: Mapping[str, Any]) -> str:
         return "from preference pairs"
     by_lambda = f"λ {format.exact(weights['lambda'])}" if weights["lambda"] is not None else ""
     online = ", fresh responses" if (recipe.get("online") or {}).get("every") else ""
-    share = by_lambda or f"effective share {format.exact(weights['target_ess'])}"
+    share = by_lambda or f"effective sample size {format.percent(weights['target_ess'])}"
     return f"{weights['preset'].replace('_', ' ')}, {share}{online}"
 
 

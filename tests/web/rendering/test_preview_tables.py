@@ -68,7 +68,7 @@ def test_bars_stand_at_their_bins_and_are_never_quite_flat():
     assert first.x < second.x < WIDTH
     assert first.title == "1\u2009000 responses: w below 10⁻⁸"
     assert second.title == "1 response: w 1.0 to 3.2"
-    assert "half of the weights below 10⁻⁸, effective share 20" in row.text
+    assert "half of the weights below 10⁻⁸, effective sample size 20" in row.text
 
 
 def test_the_axis_is_that_of_the_weight_edges():

@@ -123,7 +123,7 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     weighing = weigh(batches, scores.logprobs, rewards, settings)
     attempt.raise_findings(target_findings(weighing))
     if not weighing.unreached and settings.target_ess is not None:
-        attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective share {settings.target_ess:g}.")
+        attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective sample size {settings.target_ess:g}.")
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise
         clean = weigh(ground.batches, scores.logprobs, scores.rewards, found)

@@ -132,7 +132,7 @@ def choose_lambda(
 def search_lambda(
     candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float, largest: float
 ) -> float:
-    """Return the λ whose effective share is the target, over batches spread evenly.
+    """Return the λ whose effective sample size is the target, over batches spread evenly.
 
     Raises TargetUnreachable, also for a λ that is too small for the `largest` |r|.
     """

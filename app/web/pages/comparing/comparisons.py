@@ -34,7 +34,8 @@ SORTS = {
     Sort.PROMPTS: "as in the prompt set",
 }  # fmt: skip
 CURVES = {
-    "eval/reward_gain": "Reward gain", "eval/kl": "KL from the reference", "loss": "Loss", "weight/ess_share": "ESS share",
+    "eval/reward_gain": "Reward gain", "eval/kl": "KL from the reference", "loss": "Loss",
+    "weight/ess_share": "Effective sample size, share of the batch",
 }  # fmt: skip
 
 After = Annotated[str, Query(max_length=60)]
