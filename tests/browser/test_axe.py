@@ -55,7 +55,7 @@ def addresses(studio):
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
         f"/models/{studio.policy.id}", "/workers",
         "/endpoints", f"/endpoints/{endpoint_id}",
-        "/account", "/users", "/acts", "/storage", "/nothing-here",
+        "/account", "/users", "/acts", "/storage", "/patterns", "/nothing-here",
     ]  # fmt: skip
 
 

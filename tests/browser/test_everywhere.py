@@ -104,6 +104,7 @@ PAGES = (
     "/docs",
     "/runs/RUN",
     "/datasets/DATA",
+    "/patterns",
     "/nothing-here",
 )
 

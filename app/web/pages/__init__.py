@@ -1,6 +1,6 @@
 """The pages: server-rendered, live where something moves. Reads go to the store, every change to the services."""
 
-from app.web.pages import datasets, home, mapping, models, names, queue, runs, scorings, storage, sweeps, workers
+from app.web.pages import datasets, home, mapping, models, names, patterns, queue, runs, scorings, storage, sweeps, workers
 from app.web.pages.accounts import account, acts, users
 from app.web.pages.answering import endpoints
 from app.web.pages.comparing import comparisons, links, new, votes
@@ -8,7 +8,7 @@ from app.web.pages.launch import form, preview, reading
 from app.web.pages.run import actions, batch, examples, overview, result, samples, status, steering, stream
 
 PAGES = (
-    home, form, preview, reading, runs,
+    home, patterns, form, preview, reading, runs,
     stream, status, steering, result, overview, samples, batch, examples, actions,
     queue, workers, sweeps, scorings, mapping, datasets, models, endpoints, storage,
     account, users, acts, new, comparisons, votes, links, names,
