@@ -92,13 +92,19 @@ def start_studio(data_dir: Path) -> WebStudio:
     database.migrate()
     user, cookie = sign_up(database)
     dataset, policy, reward = stock(database, files, user)
+    process = start_web(data_dir, port)
+    return WebStudio(settings, f"http://127.0.0.1:{port}", process, database, files, user, cookie, policy, reward, dataset)
+
+
+def start_web(data_dir: Path, port: int) -> subprocess.Popen[bytes]:
+    """The web process on this port, once it answers."""
     environment = {**os.environ, "STUDIO_DATA_DIR": str(data_dir), "STUDIO_PORT": str(port), "STUDIO_POLL_SECONDS": "0.2"}
     environment["STUDIO_MODEL_ROOTS"] = str(data_dir / "models-of-mine")
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "warning"]
-    with (data_dir / "web.log").open("wb") as log:
-        process = warm.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
+    with (data_dir / "web.log").open("ab") as log:
+        process: subprocess.Popen[bytes] = warm.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
     wait_for(f"http://127.0.0.1:{port}/healthz", process, data_dir / "web.log")
-    return WebStudio(settings, f"http://127.0.0.1:{port}", process, database, files, user, cookie, policy, reward, dataset)
+    return process
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,14 +6,18 @@ from pydantic import SecretStr
 
 from app import assets
 from app.domain.answering.endpoint import NewEndpoint
+from app.domain.comparing.ballot import VoteChoice
 from app.domain.recipe import Method
 from app.domain.run import RunKind
 from app.services import queue, scorings
-from app.services.acts import Actor
+from app.services.acts import STUDIO, Actor
 from app.services.answering import endpoints
+from app.services.comparing import vote_links, votes
+from app.services.comparing.computing import compute
 from app.web.pages.run.tabs import tabs_of
 from tests.browser.scorer import score
 from tests.browser.studio import Writer
+from tests.compared import Planted, plant_comparison
 from tests.web.conftest import PAIRS
 
 AXE = assets.STATIC / "node_modules" / "axe-core" / "axe.min.js"
@@ -44,6 +48,12 @@ def addresses(studio):
     writer.say({**finding, **told, "changes": [{"field": "weights.lambda", "value": 0.42}]})
     with studio.database.writing() as session:
         queue.pause(session, Actor(studio.user.id, is_admin=True), paused)
+    models = (Planted("Kind", 1.0), Planted("Curt"), Planted("Terse", 0.5))
+    comparison = plant_comparison(studio.database, studio.files, studio.user.id, models, judges=("reward", "exact", "length"))
+    with studio.database.writing() as session:
+        link = vote_links.create_link(session, STUDIO, comparison)[1]
+        for place in range(2):
+            cast_first(session, studio.files, comparison, studio.user, place)
     with httpx.Client(base_url=studio.url, cookies={"studio_session": studio.cookie}, headers={"origin": studio.url}) as client:
         dataset = client.post("/api/v1/datasets", files={"file": ("pairs.jsonl", PAIRS)}).json()["id"]
     with studio.database.writing() as session:
@@ -55,8 +65,15 @@ def addresses(studio):
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
         f"/models/{studio.policy.id}", "/workers",
         "/endpoints", f"/endpoints/{endpoint_id}",
+        "/comparisons", "/comparisons/new", f"/comparisons/{comparison.id}", f"/comparisons/{comparison.id}/vote",
+        f"/comparisons/{comparison.id}/print", f"/vote/{link}",
         "/account", "/users", "/acts", "/storage", "/patterns", "/nothing-here",
     ]  # fmt: skip
+
+
+def cast_first(session, files, comparison, user, place):
+    kept = compute(session, files, comparison)
+    votes.cast(session, comparison, kept, votes.enter(session, comparison, user), place, VoteChoice.LEFT, 3.0)
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360)])
