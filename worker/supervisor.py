@@ -325,13 +325,14 @@ class Supervisor:
             spec = attempts.build_spec(
                 session, self.files, self.settings, claim, device, num_threads=num_threads, supervisor_pid=os.getpid()
             )
+            keys = attempts.hand_keys(session, self.settings, spec)
         folder = self.files.attempt_dir(claim.run_id, claim.attempt)
         write_atomic(folder / "spec.json", spec.model_dump_json(by_alias=True, indent=1).encode())
         environment = {
             "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in gpus), "PYTHONUNBUFFERED": "1",
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads)),
         }  # fmt: skip
-        process = RunnerProcess(self._command, folder, environment)
+        process = RunnerProcess(self._command, folder, environment, keys)
         log.info("started runner %d in slots %s", process.pid, slots)
         return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots, delivery)
 

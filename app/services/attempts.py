@@ -19,6 +19,7 @@ from app.domain.jobs import RunSpec
 from app.domain.recipe import revive_recipe
 from app.domain.run import Outcome, RunKind, RunState
 from app.services.answering import makers, specs
+from app.services.answering.endpoints import read_key
 from app.services.recipes import describe_recipe
 from app.services.runs import hint, move
 from app.settings import Settings
@@ -26,7 +27,7 @@ from app.store import journal, queue
 from app.store.database import now
 from app.store.files.files import Files
 from app.store.runs import lock_run
-from app.store.tables import Attempt, Run, Worker
+from app.store.tables import Attempt, Endpoint, Run, Worker
 
 ANY = 2**31 - 1
 MAX_ATTEMPTS = 3
@@ -111,8 +112,14 @@ def build_spec(
         "launched_on": run.created_at.date() if run is not None else None, "supervisor_pid": supervisor_pid,
     }  # fmt: skip
     if claim.kind is RunKind.ANSWERS:
-        return AnswersSpec.model_validate(common | specs.describe_answers(session, files, run))
+        return AnswersSpec.model_validate(common | specs.describe_answers(session, files, settings, run))
     return RunSpec.model_validate(common | describe_recipe(session, files, revive_recipe(claim.recipe)))
+
+
+def hand_keys(session: Session, settings: Settings, spec: RunSpec | AnswersSpec) -> dict[str, str]:
+    """Return the keys of the endpoints that the runner asks, for its own ears. Raises InvalidInput when one can't be opened."""
+    asked = [source for source in spec.list_endpoints() if source.has_key] if isinstance(spec, AnswersSpec) else []
+    return {source.id: read_key(settings, session.get_one(Endpoint, source.id)) for source in asked}
 
 
 def renew(session: Session, run_id: str, token: int, lease_seconds: float) -> bool:

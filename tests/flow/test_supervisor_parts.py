@@ -170,3 +170,17 @@ def test_a_kill_from_outside_is_not_blamed_on_memory_alone() -> None:
     reason, remedy = explain(-signal.SIGKILL)
     assert reason == "The runner was killed from outside (SIGKILL): by a person, or by the system when memory ran out."
     assert remedy.startswith("If the machine ran out of memory: ")
+
+
+def test_the_runner_gets_keys_through_its_standard_input_and_shows_them_nowhere(attempt_dir: Path) -> None:
+    program = "import sys, os; print(len(sys.stdin.buffer.read()), sorted(os.environ.items()), sys.argv, flush=True)"
+    process = RunnerProcess((sys.executable, "-c", program), attempt_dir, {}, {"endpoint_lab": "geheim"})
+    process._popen.wait(END_SECONDS)
+    log = (attempt_dir / "log.txt").read_text()
+    assert log.startswith(str(len('{"endpoint_lab": "geheim"}')))
+    assert not any("geheim" in path.read_text() for path in attempt_dir.iterdir())
+
+
+def test_a_runner_that_is_gone_before_it_gets_its_keys_is_no_error(attempt_dir: Path) -> None:
+    process = RunnerProcess(("/bin/true",), attempt_dir, {}, {"endpoint_lab": "k" * 2**20})
+    assert process._popen.wait(END_SECONDS) == 0

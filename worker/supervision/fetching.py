@@ -213,10 +213,12 @@ def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Cl
         ids = {answers.model_id, *session.scalars(judging)} - {None}
         models = list(session.scalars(select(Model).where(Model.id.in_(ids))))
         choice = read_choice(answers.model)
+        judged = select(Judgement.judge).where(Judgement.answers_id == answers.id, Judgement.facts.is_(None))
+        opponents = {judge["against"] for judge in session.scalars(judged) if judge.get("against")}
         reached = (
             checkpoints.list_reached(session, choice.run) if isinstance(choice, RunModel) and choice.step is not None else []
         )
-    for folder in (files.prompt_set_dir(answers.prompt_set_id), files.answers_dir(answers.id)):
+    for folder in (files.prompt_set_dir(answers.prompt_set_id), *map(files.answers_dir, {answers.id, *opponents})):
         files.bring(folder, check=check)
     for model in models:
         _fetch_model(files, "model", model, check)

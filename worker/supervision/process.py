@@ -37,20 +37,32 @@ log = logging.getLogger(__name__)
 class RunnerProcess:
     """One running attempt."""
 
-    def __init__(self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str], keys: Mapping[str, str] | None = None
+    ) -> None:
+        """`keys` of endpoints are written into its standard input: they stand in no argument, environment or file."""
         kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
         mark = secrets.token_hex(16)
         with (attempt_dir / "log.txt").open("ab") as output:
-            self._popen = self._spawn([*command, str(attempt_dir)], output, {**kept, **environment, MARK: mark})
+            self._popen = self._spawn([*command, str(attempt_dir)], output, {**kept, **environment, MARK: mark}, bool(keys))
+        if self._popen.stdin is not None:
+            self._hand(self._popen.stdin, keys or {})
         self.pid = self._popen.pid
         self._is_swept = False
         write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": mark}).encode())
 
     @staticmethod
-    def _spawn(command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    def _hand(pipe: IO[bytes], keys: Mapping[str, str]) -> None:
+        with suppress(BrokenPipeError), pipe:  # one that is gone already is seen at the next poll
+            pipe.write(json.dumps(dict(keys)).encode())
+
+    @staticmethod
+    def _spawn(
+        command: Sequence[str], output: IO[bytes], environment: Mapping[str, str], has_keys: bool
+    ) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if has_keys else subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,

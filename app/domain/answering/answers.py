@@ -36,6 +36,13 @@ class RunModel(Frozen):
     )
 
 
+class EndpointModel(Frozen):
+    """A model behind an OpenAI-compatible address."""
+
+    source: Literal["endpoint"] = "endpoint"
+    endpoint: Identifier = Field(description="The endpoint's id.")
+
+
 class UploadedModel(Frozen):
     """A model that is not here: its answers were uploaded."""
 
@@ -43,8 +50,9 @@ class UploadedModel(Frozen):
     name: Line = Field(min_length=1, max_length=200)
 
 
-AnsweringModel = Annotated[RegisteredModel | RunModel, Field(discriminator="source")]  # what a worker can ask
-ModelChoice = Annotated[RegisteredModel | RunModel | UploadedModel, Field(discriminator="source")]
+LocalModel = Annotated[RegisteredModel | RunModel, Field(discriminator="source")]  # whose weights are here
+AnsweringModel = Annotated[RegisteredModel | RunModel | EndpointModel, Field(discriminator="source")]  # what a worker can ask
+ModelChoice = Annotated[RegisteredModel | RunModel | EndpointModel | UploadedModel, Field(discriminator="source")]
 
 
 class SamplingSettings(Frozen):
@@ -67,7 +75,7 @@ class AnswersRequest(Frozen):
 
     name: Line = Field("", max_length=120, description="A name for people; empty: made from model and prompt set.")
     prompt_set: Identifier = Field(description="The prompt set's id.")
-    model: AnsweringModel = Field(description="The model that answers: a registered policy, or what a run has trained.")
+    model: AnsweringModel = Field(description="A registered policy, what a run has trained, or an endpoint.")
     num_draws: int = Field(1, ge=1, le=64, alias="n", description="Answers to each prompt.")
     sampling: SamplingSettings = SamplingSettings()
     judges: Annotated[list[Judge], Field(max_length=MOST_JUDGES)] = Field(
@@ -112,9 +120,9 @@ def fingerprint(prompts_sha256: str, model: Sequence[object], num_draws: int, sa
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_choice(stored: Mapping[str, Any]) -> RegisteredModel | RunModel | UploadedModel:
+def read_choice(stored: Mapping[str, Any]) -> RegisteredModel | RunModel | EndpointModel | UploadedModel:
     """Return a model's choice as it is kept."""
-    found: RegisteredModel | RunModel | UploadedModel = CHOICES.validate_python(stored)
+    found: RegisteredModel | RunModel | EndpointModel | UploadedModel = CHOICES.validate_python(stored)
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
-from app.domain.answering.answers import AnsweringModel, Identifier, RegisteredModel, RunModel, SamplingSettings
+from app.domain.answering.answers import Identifier, LocalModel, RegisteredModel, RunModel, SamplingSettings
 from app.domain.answering.prompt_set import MOST_CHARACTERS
 from app.domain.dataset import Frozen
 from app.domain.jobs import ModelSource
@@ -44,7 +44,7 @@ class ChatRequest(Frozen):
     """What is said, which models answer, and how. The same request with the same seed gives the same answers."""
 
     models: Annotated[
-        list[Annotated[AnsweringModel, BeforeValidator(read_short)]],
+        list[Annotated[LocalModel, BeforeValidator(read_short)]],
         Field(
             min_length=1,
             max_length=MOST_MODELS,

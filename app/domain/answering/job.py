@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from app.domain.answering.answers import SamplingSettings
+from app.domain.answering.endpoint import EndpointSource
 from app.domain.answering.judge import Judge
 from app.domain.jobs import JobSpec, ModelSource, RunSpec
 from app.domain.recipe import PolicySettings
@@ -19,6 +20,16 @@ class CheckpointSource(BaseModel):
     policy: PolicySettings
 
 
+class OpponentSource(BaseModel):
+    """Another model's answers to the same prompts, which a judge compares with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    num_draws: int
+    max_new_tokens: int
+
+
 class JudgeJob(BaseModel):
     """A judge to be asked: its key, which names the folder of its scores, and where its model is."""
 
@@ -27,6 +38,8 @@ class JudgeJob(BaseModel):
     key: str
     judge: Judge
     model: ModelSource | None = None
+    endpoint: EndpointSource | None = None
+    opponent: OpponentSource | None = None
 
 
 class AnswersSpec(JobSpec):
@@ -35,11 +48,18 @@ class AnswersSpec(JobSpec):
     kind: RunKind = RunKind.ANSWERS
     prompts_path: str
     answers_dir: str
-    model: ModelSource | None  # None: the answers were uploaded, and are only to be judged
+    model: ModelSource | None  # None: an endpoint answers, or the answers were uploaded and are only to be judged
+    endpoint: EndpointSource | None = None
     checkpoint: CheckpointSource | None = None
     num_draws: int
     sampling: SamplingSettings
     judges: tuple[JudgeJob, ...] = ()
+    verdicts_dir: str = ""  # what language models have said as judges, by what they were asked
+
+    def list_endpoints(self) -> list[EndpointSource]:
+        """Return all endpoints that it asks, each once."""
+        found = [self.endpoint, *(job.endpoint for job in self.judges)]
+        return list({source.id: source for source in found if source is not None}.values())
 
 
 def read_job(data: bytes) -> RunSpec | AnswersSpec:

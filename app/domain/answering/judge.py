@@ -55,8 +55,34 @@ class PatternJudge(Frozen):
         return self
 
 
-Judge = Annotated[RewardJudge | LengthJudge | ExactJudge | PatternJudge, Field(discriminator="kind")]
+class LlmJudge(Frozen):
+    """A language model at an endpoint compares each answer with another model's, in both orders: 1 a win, 0.5 a tie, 0 a loss.
+    Without another model it gives each answer a grade from 1 to 10.
+    """
+
+    kind: Literal["llm"] = "llm"
+    endpoint: Annotated[Line, Field(min_length=1, max_length=80)] = Field(description="The endpoint's id.")
+    against: Annotated[Line, Field(min_length=1, max_length=80)] | None = Field(
+        None, description="Answers of another model to the same prompt set; null: grades from 1 to 10."
+    )
+
+
+Judge = Annotated[RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge, Field(discriminator="kind")]
 NAMES = {"length": "Length", "exact": "Exact match"}
+
+
+class VerdictFacts(Frozen):
+    """How a language model judged: by which text, how often it could be read, and whether it prefers what it reads first."""
+
+    prompt: str  # the text's version
+    prompt_sha256: str
+    num_verdicts: int  # asked for; of a pair there are two, one for each order
+    num_unread: int  # that named none
+    num_pairs: int = 0  # with two verdicts
+    num_agreed: int = 0  # whose verdicts say the same in both orders
+    first_share: float | None = None  # of the verdicts that prefer one, those for the answer that is shown first
+    first_low: float | None = None  # its 95 % interval, over prompts
+    first_high: float | None = None
 
 
 class JudgementFacts(Frozen):
@@ -68,6 +94,7 @@ class JudgementFacts(Frozen):
     se: float | None
     seconds: float = 0.0
     model_sha256: str | None = None
+    verdicts: VerdictFacts | None = None  # of a language model
 
 
 def judge_key(judge: Judge, contents: Sequence[object] = ()) -> str:
@@ -80,6 +107,8 @@ def name_judge(judge: Judge, model_name: str = "") -> str:
     """Return what people call the judge."""
     if isinstance(judge, RewardJudge):
         return model_name or judge.model
+    if isinstance(judge, LlmJudge):
+        return (model_name or judge.endpoint)[:200]
     return f"Pattern {judge.pattern}"[:200] if isinstance(judge, PatternJudge) else NAMES[judge.kind]
 
 
@@ -133,9 +162,9 @@ def describe_scores(scores: Mapping[tuple[int, int], float | None]) -> tuple[int
     return num_scored, len(means), mean, math.sqrt(variance / len(means))
 
 
-def read_judge(stored: Mapping[str, Any]) -> RewardJudge | LengthJudge | ExactJudge | PatternJudge:
+def read_judge(stored: Mapping[str, Any]) -> RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge:
     """Return a judge as it is kept."""
-    found: RewardJudge | LengthJudge | ExactJudge | PatternJudge = JUDGES.validate_python(stored)
+    found: RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge = JUDGES.validate_python(stored)
     return found
 
 

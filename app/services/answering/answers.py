@@ -10,6 +10,7 @@ from app.domain.answering.answers import AnswersRequest, fingerprint, refuse_exc
 from app.domain.answering.judge import (
     ExactJudge,
     LengthJudge,
+    LlmJudge,
     PatternJudge,
     RewardJudge,
     judge_key,
@@ -21,7 +22,7 @@ from app.domain.errors import Conflict, InvalidInput
 from app.domain.run import RunState
 from app.services import runs
 from app.services.answering import makers
-from app.services.answering.choices import Chosen, choose, find_judge, identify
+from app.services.answering.choices import Chosen, choose, choose_llm, find_judge, identify
 from app.services.names import tell_apart
 from app.store.answering import answers as store
 from app.store.answering.prompt_sets import get_prompt_set
@@ -32,7 +33,7 @@ from app.store.tables import Answers, Judgement, PromptSet, Run
 from app.system.identifiers import new_id
 
 NAME_LENGTH = 120
-AnyJudge = RewardJudge | LengthJudge | ExactJudge | PatternJudge
+AnyJudge = RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge
 
 
 def request(session: Session, owner_id: str, asked: AnswersRequest) -> Answers:
@@ -83,14 +84,17 @@ def add_judges(session: Session, answers: Answers, prompt_set: PromptSet, judges
                 f"judges.{place}", f"No prompt of “{prompt_set.name}” has a reference answer, which an exact match needs."
             )
         model = find_judge(session, answers.owner_id, asked, f"judges.{place}.model") if isinstance(asked, RewardJudge) else None
-        key = judge_key(asked, identify(model) if model else ())
+        contents, name = (identify(model), model.name) if model else ((), "")
+        if isinstance(asked, LlmJudge):
+            contents, name = choose_llm(session, answers, asked, f"judges.{place}")
+        key = judge_key(asked, contents)
         if key in known:
             continue
         known.add(key)
         session.add(
             Judgement(
                 id=new_id("judgement"), answers_id=answers.id, key=key, kind=asked.kind, judge=asked.model_dump(mode="json"),
-                name=name_judge(asked, model.name if model else ""), model_id=model.id if model else None,
+                name=name_judge(asked, name), model_id=model.id if model else None,
                 created_at=now(session),
             )
         )  # fmt: skip

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from app.domain.answering.answers import RegisteredModel, RunModel
-from app.domain.answering.judge import RewardJudge
+from app.domain.answering.answers import EndpointModel, RegisteredModel, RunModel
+from app.domain.answering.judge import LlmJudge, RewardJudge
+from app.domain.answering.verdicts import GRADE, PAIR
 from app.domain.errors import InvalidInput
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.store import checkpoints, journal
 from app.store.runs import has_lost_checkpoints
-from app.store.tables import JournalEntry, Model, Run
+from app.store.sharing import find_visible
+from app.store.tables import Answers, Endpoint, JournalEntry, Model, Run
 
 MODEL_FIELD = "model"
 WEIGHTS = "model/"
@@ -32,10 +34,13 @@ class Chosen:
         return self.policy is None or self.policy.facts.get("has_chat_template") is not False
 
 
-def choose(session: Session, owner_id: str, asked: RegisteredModel | RunModel) -> Chosen:
+def choose(session: Session, owner_id: str, asked: RegisteredModel | RunModel | EndpointModel) -> Chosen:
     """Return the model that shall answer. Raises InvalidInput with the field."""
     if isinstance(asked, RunModel):
         return _choose_run(session, owner_id, asked)
+    if isinstance(asked, EndpointModel):
+        endpoint = find_endpoint(session, asked.endpoint, f"{MODEL_FIELD}.endpoint")
+        return Chosen(endpoint.name, ("endpoint", endpoint.address, endpoint.model), None)
     model = find_model(session, owner_id, asked.model, "policy", f"{MODEL_FIELD}.model")
     return Chosen(model.name, ("model", *identify(model)), model)
 
@@ -51,8 +56,31 @@ def find_model(session: Session, owner_id: str, model_id: str, kind: str, field:
     return model
 
 
+def find_endpoint(session: Session, endpoint_id: str, field: str) -> Endpoint:
+    """Return the endpoint. Raises InvalidInput."""
+    endpoint = session.get(Endpoint, endpoint_id)
+    if endpoint is None:
+        raise InvalidInput.at(field, f"There is no endpoint {endpoint_id!r}: choose one from the list, or have an admin add it.")
+    return endpoint
+
+
 def find_judge(session: Session, owner_id: str, judge: RewardJudge, field: str) -> Model:
     return find_model(session, owner_id, judge.model, "reward", field)
+
+
+def choose_llm(session: Session, answers: Answers, judge: LlmJudge, field: str) -> tuple[tuple[object, ...], str]:
+    """Return what tells a language model's judgement from others', and its name. Raises InvalidInput with the field."""
+    endpoint = find_endpoint(session, judge.endpoint, f"{field}.endpoint")
+    if judge.against is None:
+        return (endpoint.address, endpoint.model, GRADE.sha256), f"Grade by {endpoint.name}"
+    other = find_visible(session, Answers, answers.owner_id, judge.against)
+    if other is None:
+        raise InvalidInput.at(f"{field}.against", f"There are no answers {judge.against!r} to compare with.")
+    if other.prompt_set_id != answers.prompt_set_id:
+        raise InvalidInput.at(f"{field}.against", f"“{other.name}” answers another prompt set: choose answers to the same one.")
+    if other.facts is None:
+        raise InvalidInput.at(f"{field}.against", f"“{other.name}” is not ready yet: wait for its run, then ask for the judge.")
+    return (endpoint.address, endpoint.model, PAIR.sha256, other.fingerprint), f"{endpoint.name} against {other.model_name}"
 
 
 def identify(model: Model) -> tuple[object, ...]:

@@ -52,6 +52,11 @@ class Files:
         return self.scorings_dir / _identifier(key)
 
     @property
+    def verdicts_dir(self) -> Path:
+        """Where it is kept what language models have said as judges, by what they were asked."""
+        return self.root / "verdicts"
+
+    @property
     def uploads_dir(self) -> Path:
         return self.root / "uploads"
 

@@ -120,9 +120,10 @@ def test_a_runs_model_answers_at_its_end_and_at_a_kept_checkpoint(database, file
     assert end.fingerprint != early.fingerprint
     assert early.model_name.endswith("at step 2")
     with database.reading() as session:
-        told = specs.describe_answers(session, files, session.get_one(Run, early.run_id))
+        told = specs.describe_answers(session, files, database.settings, session.get_one(Run, early.run_id))
         assert (told["checkpoint"].step, told["checkpoint"].policy.adaptation) == (2, "full")
-        assert specs.describe_answers(session, files, session.get_one(Run, end.run_id))["model"].path.endswith("/artifacts/model")
+        whole = specs.describe_answers(session, files, database.settings, session.get_one(Run, end.run_id))
+        assert whole["model"].path.endswith("/artifacts/model")
     with pytest.raises(InvalidInput, match="keeps no checkpoint of step 3: there are those of step 2"):
         ask(database, library.user.id, prompt_set.id, {"source": "run", "run": run.id, "step": 3})
 

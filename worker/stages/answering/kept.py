@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.answering.job import AnswersSpec
+from app.domain.answering.job import AnswersSpec, OpponentSource
 from app.domain.answering.layout import MODEL, SCORES, name_part, name_tokens, prompts_per_part
 from app.domain.answering.prompt_set import Prompt
 from app.system.files import remove_tree
@@ -55,11 +55,25 @@ class AnswerParts:
 
     def read_scores(self, key: str) -> dict[tuple[int, int], float | None]:
         """Return what a judge says of all answers, by prompt and draw."""
-        rows = [row for number in range(len(self.prompts)) for row in read_lines(self._scores(key, number))]
-        return {(row["index"], row["draw"]): row["score"] for row in rows}
+        return {(row["index"], row["draw"]): row["score"] for row in self.read_score_lines(key)}
+
+    def read_score_lines(self, key: str) -> list[Row]:
+        return [row for number in range(len(self.prompts)) for row in read_lines(self._scores(key, number))]
 
     def _scores(self, key: str, number: int) -> Path:
         return self.folder / SCORES / key / name_part(number)
+
+
+def read_opponents(source: OpponentSource, indexes: Sequence[int]) -> dict[int, list[Row]]:
+    """Return another model's answers to these prompts, by prompt, in the order of their draws."""
+    size, wanted = prompts_per_part(source.num_draws, source.max_new_tokens), set(indexes)
+    found: dict[int, list[Row]] = {}
+    for number in sorted({index // size for index in wanted}):
+        path = Path(source.folder) / name_part(number)
+        for row in read_lines(path) if path.is_file() else ():
+            if row["index"] in wanted:
+                found.setdefault(row["index"], []).append(row)
+    return {index: sorted(rows, key=lambda row: row["draw"]) for index, rows in found.items()}
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -5,6 +5,7 @@ One model at a time: the one that answers is gone before a reward model is loade
 
 import gc
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.answering.answers import AnswersFacts
@@ -16,6 +17,7 @@ from worker.models.load import context_window, load_config, release_memory
 from worker.stages.answering.asking import answer_draws, open_draws, refuse_long
 from worker.stages.answering.judging import judge_answers
 from worker.stages.answering.kept import AnswerParts, read_prompts
+from worker.stages.answering.served import answer_there, identify
 from worker.stages.answering.sources import AnsweringSource, find_source, load_source
 from worker.stages.attempt import JobContext
 
@@ -27,7 +29,7 @@ def answer_and_judge(attempt: JobContext, spec: AnswersSpec) -> dict[str, float 
     Path(spec.answers_dir).mkdir(parents=True, exist_ok=True)
     remove_unfinished(Path(spec.answers_dir))
     parts = AnswerParts(attempt, spec, prompts)
-    if spec.model is not None:
+    if spec.model is not None or spec.endpoint is not None:
         answer_all(attempt, spec, parts)
     gc.collect()
     release_memory()
@@ -40,23 +42,26 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
     started = time.monotonic()
     num_all = sum(map(len, parts.prompts)) * spec.num_draws
     progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
-    source = find_source(attempt, spec)
-    parts.claim(source.sha256)
+    source = find_source(attempt, spec) if spec.endpoint is None else None
+    parts.claim(identify(spec.endpoint) if spec.endpoint is not None else source.sha256 if source is not None else "")
     missing = parts.list_missing()
     done = num_all - sum(len(parts.prompts[number]) for number in missing) * spec.num_draws
     if done:
         attempt.log(f"{done} of {num_all} answers are there already.")
     progress(done, num_all)
-    if missing:
+    if missing and spec.endpoint is not None:
+        answer_there(attempt, spec, spec.endpoint, parts, missing, count_up(progress, done, num_all))
+    elif missing and source is not None:
         answer_parts(attempt, spec, parts, source, missing)
     rows = [row for number in range(len(parts.prompts)) for row in parts.read(number)]
     facts = AnswersFacts(
         num_prompts=sum(map(len, parts.prompts)),
         num_answers=len(rows),
         num_finished=sum(row["finished"] for row in rows),
-        num_tokens=sum(row["num_tokens"] for row in rows),
+        num_tokens=sum(row["num_tokens"] for row in rows) if all(row["num_tokens"] is not None for row in rows) else None,
+        num_missing=sum(map(len, parts.prompts)) - len({row["index"] for row in rows}),
         seconds=time.monotonic() - started,
-        model_sha256=source.sha256,
+        model_sha256=source.sha256 if source is not None else None,
     )
     attempt.emit(AnswersKept(answers=facts))
 
@@ -78,17 +83,22 @@ def answer_parts(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts, sou
         progress(num_all - left, num_all)
 
 
+def count_up(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
+    """Return what reports that so many more are done."""
+
+    def more(num: int) -> None:
+        nonlocal done
+        done += num
+        progress(done, total)
+
+    return more
+
+
 def judge_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> None:
     """Ask the judges, one after the other."""
     if not spec.judges:
         return
-    total, done = len(spec.judges) * len(parts.prompts), 0
-    tell = attempt.start_stage(Stage.JUDGE, total=total, unit="parts")
-
-    def progress(num: int) -> None:
-        nonlocal done
-        done += num
-        tell(done, total)
-
+    total = len(spec.judges) * len(parts.prompts)
+    progress = count_up(attempt.start_stage(Stage.JUDGE, total=total, unit="parts"), 0, total)
     for job in spec.judges:
         judge_answers(attempt, spec, parts, job, progress)

@@ -32,7 +32,7 @@ class JudgementView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     key: str = Field(description="The same for the same judge, whatever it judges.")
-    kind: str = Field(description="reward, length, exact or pattern.")
+    kind: str = Field(description="reward, llm, length, exact or pattern.")
     name: str
     judge: Judge
     facts: JudgementFacts | None = Field(description="Mean and standard error; null until all answers are judged.")
@@ -112,17 +112,22 @@ EXAMPLES = {
     },
     "run": {
         "summary": "What a run has trained, at its end",
-        "value": {
-            "prompt_set": "prompts_01kb4y7v3m2q8d5n6c9t0r1x2z",
-            "model": {"source": "run", "run": "run_01kb4y7v3m2q8d5n6c9t0r1x2z"},
-        },
+        "value": {"prompt_set": "prompts_01kb4y7v3m2q8d", "model": {"source": "run", "run": "run_01kb4y7v3m2q8d5n"}},
+    },
+    "endpoint": {
+        "summary": "A model behind an endpoint",
+        "value": {"prompt_set": "prompts_01kb4y7v3m2q8d", "model": {"source": "endpoint", "endpoint": "endpoint_01kb4y7v3m2q"}},
     },
 }
 JUDGES = {
     "pattern": {
         "summary": "The last number of the answer is that of the reference",
         "value": {"judges": [{"kind": "pattern", "pattern": "(-?[0-9]+)[^0-9]*$"}]},
-    }
+    },
+    "llm": {
+        "summary": "A language model compares them with another model's answers, in both orders",
+        "value": {"judges": [{"kind": "llm", "endpoint": "endpoint_01kb4y7v3m2q", "against": "answers_01kb4y7v3m2q8d"}]},
+    },
 }
 FARMS = {
     "best_worst": {
