@@ -251,7 +251,8 @@ def copy_within(database: Database, files: Files, owner_id: str, model_id: str, 
     path = model.path if model.source == "hub" else str(files.place_of(model.path))
     if model.source == "run":
         files.bring(Path(path))
-    copied = ModelCandidate(model.kind, model.source, read_name(Model, name), path, model.revision, model.facts)
+    named = read_name(Model, name)
+    copied = ModelCandidate(model.kind, model.source, named, path, model.revision, model.facts, private=model.private)
     return add_within(database, files, owner_id, keep(files, copied), is_copy=True)
 
 

@@ -45,6 +45,10 @@ class Identity:
     token_id: str
     expires_at: datetime | None  # of the credential
 
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
 
 async def get_settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
@@ -99,7 +103,7 @@ CurrentUser = Annotated[Identity, Depends(require_user)]
 
 async def find_actor(request: Request, user: CurrentUser) -> Actor:
     """Return the user as one who acts, from where the request comes."""
-    return Actor(user.id, is_admin=user.role == "admin", name=user.name, address=address_of(request))
+    return Actor(user.id, is_admin=user.is_admin, name=user.name, address=address_of(request))
 
 
 def address_of(request: Request) -> str:

@@ -57,6 +57,7 @@ READS = [
     "/api/v1/sweeps/{sweep_id}",
     *(f"/api/v1/runs/{{run_id}}{rest}" for rest in ("", "/events", "/stream", "/metrics", "/weights", "/samples", "/findings")),
     *(f"/api/v1/runs/{{run_id}}{rest}" for rest in ("/log", "/artifacts", "/artifacts/{name:path}", "/model.zip")),
+    "/api/v1/models/{model_id}/model.zip", "/runs/{run_id}/clock", "/runs/{run_id}/example",
     *(f"/runs/{{run_id}}{rest}" for rest in ("", "/live", "/standing", "/steering", "/result", "/series")),
     "/runs/{run_id}/samples", "/runs/{run_id}/weights",
     *(f"/sweeps/{{sweep_id}}{rest}" for rest in ("", "/live")),
@@ -64,11 +65,14 @@ READS = [
     *(f"/datasets/{{dataset_id}}{rest}" for rest in ("", "/mapping")),
     *(f"/models/{{model_id}}{rest}" for rest in ("", "/reading")),
     *(f"/api/v1/comparisons/{{comparison_id}}{rest}" for rest in ("", "/prompts", "/ballot", "/votes.jsonl", "/voters")),
-    "/api/v1/comparisons/{comparison_id}/vote-links", "/comparisons/{comparison_id}", "/comparisons/{comparison_id}/vote",
+    "/api/v1/comparisons/{comparison_id}/vote-links", "/comparisons/{comparison_id}",
+    "/comparisons/{comparison_id}/vote", "/comparisons/{comparison_id}/print",
 ]  # fmt: skip
 QUERIES = {"/lengths": "?model={model_id}", "/reading": "?model={model_id}", "weights": "?step=1", "samples": "?step=1"}
 # What makes something of one's own out of what one may see.
 USES: dict[str, dict[str, Any]] = {
+    "POST /api/v1/models/{model_id}/copy": NAME,
+    "POST /models/{model_id}/copy": {"data": {"name": "Another"}},
     "POST /api/v1/runs/{run_id}/clone": {},
     "POST /scorings/{scoring_id}/request": {},
     "POST /api/v1/comparisons/{comparison_id}/votes": {"json": {"place": 0, "choice": "tie"}},
@@ -104,6 +108,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "POST /comparisons/{comparison_id}/voters/{voter_id}/remove": {},
     **{f"POST /{noun}s/{{{noun}_id}}/delete": {} for noun in TABLES},
     **{f"POST /{noun}s/{{{noun}_id}}/rename": {"data": {"name": "Another"}} for noun in TABLES},
+    **{f"POST /{noun}s/{{{noun}_id}}/share": {"data": {"private": "no"}} for noun in TABLES},
 }
 Family = dict[str, str]
 
@@ -210,9 +215,9 @@ def test_the_tables_below_name_every_route_to_what_belongs_to_a_user(studio: Stu
         for method in getattr(route, "methods", None) or {"GET"}
         if method != "HEAD" and "{" in route.path and not route.path.startswith(ACCOUNTS)
     }
-    renames = {f"POST /{noun}s/{{{noun}_id}}/rename" for noun in TABLES}
-    told = {f"GET {path}" for path in READS} | USES.keys() | (CHANGES.keys() - renames)
-    assert told == there - {"POST /{noun}/{key}/rename"}
+    of_all = {f"POST /{noun}s/{{{noun}_id}}/{verb}" for noun in TABLES for verb in ("rename", "share")}
+    told = {f"GET {path}" for path in READS} | USES.keys() | (CHANGES.keys() - of_all)
+    assert told == there - {"POST /{noun}/{key}/rename", "POST /{noun}/{key}/share"}
 
 
 @pytest.mark.parametrize("path", READS)

@@ -40,6 +40,7 @@ class DatasetsPage(Context):
     template = "datasets/list.html"
 
     datasets: list[Dataset]
+    mine: bool
     next_after: str
 
 
@@ -71,11 +72,15 @@ class DatasetPage(MappingForm):
 
 @router.get("/datasets")
 def list_datasets(
-    request: Request, session: ReadSession, user: CurrentUser, after: Annotated[str, Query(max_length=60)] = ""
+    request: Request,
+    session: ReadSession,
+    user: CurrentUser,
+    mine: bool = False,
+    after: Annotated[str, Query(max_length=60)] = "",
 ) -> HTMLResponse:
-    found = store.list_datasets(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    found = store.list_datasets(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
-    return render(request, DatasetsPage(datasets=found[:PAGE_SIZE], next_after=next_after))
+    return render(request, DatasetsPage(datasets=found[:PAGE_SIZE], mine=mine, next_after=next_after))
 
 
 @router.get("/datasets/new")

@@ -52,6 +52,7 @@ class ModelsPage(Context):
 
     models: list[Model]
     sources: dict[str, str]  # names of the runs that models were taken from
+    mine: bool
     after: str
     next_after: str
 
@@ -71,16 +72,17 @@ After = Annotated[str, Query(max_length=60)]
 
 
 @router.get("/models")
-def list_models(request: Request, session: ReadSession, user: CurrentUser, after: After = "", run: After = "") -> Response:
+def list_models(
+    request: Request, session: ReadSession, user: CurrentUser, mine: bool = False, after: After = "", run: After = ""
+) -> Response:
     """The list; with `run`, an address of the time when the form was here, to the form."""
     if run:
         return RedirectResponse(f"/models/new?{urlencode({'run': run})}", status_code=308)
-    found = store.list_models(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    found = store.list_models(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     shown = found[:PAGE_SIZE]
     following = shown[-1].id if len(found) > PAGE_SIZE else ""
-    return render(
-        request, ModelsPage(models=shown, sources=name_sources(session, user.id, shown), after=after, next_after=following)
-    )
+    sources = name_sources(session, user.id, shown)
+    return render(request, ModelsPage(models=shown, sources=sources, mine=mine, after=after, next_after=following))
 
 
 @router.get("/models/new")

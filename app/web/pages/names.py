@@ -1,4 +1,4 @@
-"""What is changed on the page of a run, a data set, a model, a scoring or a sweep: its name."""
+"""What is changed on the page of each thing: its name, and who sees it."""
 
 from typing import Annotated, Any
 
@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from app.domain.errors import NotFound
 from app.services import names as service
-from app.services.sharing import take
+from app.services.sharing import set_private, take
 from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, WriteSession
 from app.web.rendering.environment import go_to
@@ -20,13 +20,28 @@ TABLES: dict[str, type[Any]] = {
 }  # fmt: skip
 
 
+@router.post("/{noun}/{key}/share")
+def share(
+    request: Request, session: WriteSession, user: CurrentUser, noun: str, key: str, private: Annotated[bool, Form()]
+) -> Response:
+    """Kept to its owner and admins, or shared with all members; then its page again."""
+    thing = take(session, user.id, find_table(noun), key, "made private" if private else "shared")
+    set_private(session, thing, private)
+    return go_to(request, f"/{noun}/{key}")
+
+
 @router.post("/{noun}/{key}/rename")
 def rename(
     request: Request, session: WriteSession, user: CurrentUser, noun: str, key: str,
     name: Annotated[str, Form(max_length=400)] = "",
 ) -> Response:  # fmt: skip
     """Then its page again."""
+    service.rename(take(session, user.id, find_table(noun), key, "renamed"), name)
+    return go_to(request, f"/{noun}/{key}")
+
+
+def find_table(noun: str) -> type[Any]:
+    """Raises NotFound for what is no noun of the studio."""
     if noun not in TABLES:
         raise NotFound("There is nothing at this address.")
-    service.rename(take(session, user.id, TABLES[noun], key, "renamed"), name)
-    return go_to(request, f"/{noun}/{key}")
+    return TABLES[noun]

@@ -43,18 +43,20 @@ class AskedRuns:
     q: str = ""
     tag: str = ""
     state: str = ""
+    mine: str = ""
     sort: str = ""
     order: str = ""
     after: str = ""
 
     @property
     def is_narrowed(self) -> bool:
-        return bool(self.q or self.tag or self.state)
+        return bool(self.q or self.tag or self.state or self.mine)
 
     @property
     def query(self) -> RunQuery:
         state, order = RunState(self.state) if self.state else None, SortOrder(self.order) if self.order else None
-        return RunQuery(state=state, search=self.q, tag=self.tag, sort=RunSort(self.sort or RunSort.CREATED), order=order)
+        sort = RunSort(self.sort or RunSort.CREATED)
+        return RunQuery(state=state, mine=bool(self.mine), search=self.q, tag=self.tag, sort=sort, order=order)
 
     @property
     def filter(self) -> str:
@@ -79,13 +81,14 @@ Text = Annotated[str, Query(max_length=200)]
 
 
 def read_address(
-    q: Text = "", tag: Text = "", state: Text = "", sort: Text = "", order: Text = "", after: Text = ""
+    q: Text = "", tag: Text = "", state: Text = "", mine: Text = "", sort: Text = "", order: Text = "", after: Text = ""
 ) -> AskedRuns:
     """Return what is asked for; what no list knows is not."""
     return AskedRuns(
         q=q.strip(),
         tag=tag,
         state=state if state in list(RunState) else "",
+        mine="true" if mine == "true" else "",
         sort=sort if sort in list(RunSort) else "",
         order=order if order in list(SortOrder) else "",
         after=after,
@@ -120,11 +123,11 @@ def read_page(session: Session, owner_id: str, asked: AskedRuns, refusals: Seque
     rows = runs.describe_runs(session, found[:PAGE_SIZE])
     return RunsPage(
         rows=rows,
-        counts=runs.count_runs(session, owner_id),
+        counts=runs.count_runs(session, owner_id, mine=bool(asked.mine)),
         asked=asked,
         states=[str(one) for one in RunState],
         sorts={str(sort): title for sort, title in SORTS.items()},
-        tags=list_tags(session, owner_id),
+        tags=list_tags(session, owner_id, mine=bool(asked.mine)),
         next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
         active_ids=active(rows),
         refusals=list(refusals),

@@ -71,6 +71,7 @@ class ScoringsPage(Context):
     template = "scorings/list.html"
 
     scorings: list[ShownScoring]
+    mine: bool
     next_after: str
 
 
@@ -121,12 +122,16 @@ def show(row: ScoringRow) -> ShownScoring:
 
 @router.get("/scorings")
 def list_scorings(
-    request: Request, session: ReadSession, user: CurrentUser, after: Annotated[str, Query(max_length=60)] = ""
+    request: Request,
+    session: ReadSession,
+    user: CurrentUser,
+    mine: bool = False,
+    after: Annotated[str, Query(max_length=60)] = "",
 ) -> HTMLResponse:
-    found = store.list_scorings(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+    found = store.list_scorings(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     shown = [show(row) for row in store.describe_scorings(session, found[:PAGE_SIZE])]
     next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
-    return render(request, ScoringsPage(scorings=shown, next_after=next_after))
+    return render(request, ScoringsPage(scorings=shown, mine=mine, next_after=next_after))
 
 
 @router.get("/scorings/{scoring_id}")

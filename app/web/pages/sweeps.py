@@ -39,6 +39,7 @@ class SweepsPage(Context):
 
     rows: list[SweepRow]
     grids: dict[str, str]
+    mine: bool
     after: str
     next_after: str
     moves: bool
@@ -72,12 +73,13 @@ class SweepPage(LivePart):
 
 
 @router.get("/sweeps")
-def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, after: After = "") -> HTMLResponse:
-    found = store.list_sweeps(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, mine: bool = False, after: After = "") -> HTMLResponse:
+    found = store.list_sweeps(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     rows = found[:PAGE_SIZE]
     context = SweepsPage(
         rows=rows,
         grids={row.id: grid_of(row.request) for row in rows},
+        mine=mine,
         after=after,
         next_after=rows[-1].id if len(found) > PAGE_SIZE else "",
         moves=any(not row.state.final for row in rows),

@@ -77,7 +77,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage)
+    made.globals.update(static_url=static_url, now=lambda: datetime.now(UTC), full_storage=full_storage, may_edit=may_edit)
     made.filters.update(format.FILTERS)
     made.filters.update(final_figures=write_final, final_size=write_size, differences=pieces_of, trend=trend)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
@@ -113,6 +113,11 @@ def fragment(template: str, **values: Any) -> str:
 
 def variables(context: Context) -> dict[str, Any]:
     return {field.name: getattr(context, field.name) for field in fields(context)}
+
+
+def may_edit(user: Any, thing: Any) -> bool:
+    """Return whether the page's user may change a thing, as app.store.sharing says; what may not be done has no button."""
+    return bool(user.is_admin or thing.owner_id == user.id)
 
 
 def full_storage(request: Request) -> Storage | None:

@@ -64,6 +64,7 @@ class ComparisonsPage(Context):
     template = "comparisons/list.html"
 
     rows: list[ComparisonRow]
+    mine: bool
     after: str
     next_after: str
     moves: bool
@@ -96,12 +97,14 @@ class ComparisonPage(PrintPage):
 
 
 @router.get("/comparisons")
-def list_comparisons(request: Request, session: ReadSession, user: CurrentUser, after: After = "") -> HTMLResponse:
-    found = store.list_comparisons(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+def list_comparisons(
+    request: Request, session: ReadSession, user: CurrentUser, mine: bool = False, after: After = ""
+) -> HTMLResponse:
+    found = store.list_comparisons(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     rows = found[:PAGE_SIZE]
     following = rows[-1].comparison.id if len(found) > PAGE_SIZE else ""
     moves = any(not row.is_ready for row in rows)
-    return render(request, ComparisonsPage(rows=rows, after=after, next_after=following, moves=moves))
+    return render(request, ComparisonsPage(rows=rows, mine=mine, after=after, next_after=following, moves=moves))
 
 
 def choose(
