@@ -29,6 +29,7 @@ from app.web import api, booth, errors, login, pages
 from app.web.api import reference, system
 from app.web.bodies import Bodies
 from app.web.dependencies import require_user
+from app.web.pages.demonstration import Demonstration
 from app.web.prometheus import RequestMetrics
 from app.web.request_log import Requests
 from app.web.security import FailedTries, Guard, HideLoginSecrets
@@ -59,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.gates = WeakKeyDictionary()
     app.state.shared_reads = SharedReads(app.state.database)
     app.state.ingest = IngestPool(settings)
+    app.state.demonstration = Demonstration(settings)
     app.state.failed_tries = FailedTries()
     app.state.metrics = RequestMetrics()
     errors.install(app)
@@ -140,6 +142,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.bell.start()
     yield
     await app.state.bell.stop()
+    app.state.demonstration.close()
     app.state.ingest.close()
     parquet.close()
     app.state.database.close()

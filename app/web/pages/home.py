@@ -1,12 +1,16 @@
 """Home: how to begin where nothing was run yet; else what runs, what needs somebody, and what came out last."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
+from app.domain.errors import Conflict
+from app.services import accounts
 from app.store import queue, workers
+from app.store.database import now
 from app.store.files.disk import Storage
 from app.store.overview.standing import (
     Beginnings,
@@ -18,12 +22,15 @@ from app.store.overview.standing import (
     list_needs,
     list_results,
 )
-from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession
-from app.web.rendering.environment import Context, render, render_part
+from app.store.tables import User
+from app.web.dependencies import CurrentActor, CurrentUser, ReadSession, WriteSession
+from app.web.pages.demonstration import Demonstration, MakingState
+from app.web.rendering.environment import Context, go_to, render, render_part
 
 router = APIRouter()
 
 MOST_NEEDS = 8
+TOKEN_HOURS = 3  # longer than it takes on a slow and busy machine
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,12 @@ class HomePage(Context):
     results: list[FinishedRun]
     fleet: Fleet
     storage: Storage
+    demonstration: MakingState
+    obstacle: str  # why the demonstration can't be begun here
 
 
-def read_home(session: Session, owner_id: str, storage: Storage) -> HomePage:
+def read_home(request: Request, session: Session, owner_id: str) -> HomePage:
+    demonstration: Demonstration = request.app.state.demonstration
     living, results = list_living(session, owner_id), list_results(session, owner_id)
     needs = list_needs(session, owner_id, [*(one.run for one in living), *(one.run for one in results)])
     return HomePage(
@@ -60,7 +70,9 @@ def read_home(session: Session, owner_id: str, storage: Storage) -> HomePage:
         num_further=len(needs[MOST_NEEDS:]),
         results=results,
         fleet=read_fleet(session),
-        storage=storage,
+        storage=request.app.state.database.disk.look(),
+        demonstration=demonstration.look(),
+        obstacle=demonstration.obstacle,
     )
 
 
@@ -71,14 +83,26 @@ def read_fleet(session: Session) -> Fleet:
 
 
 @router.get("/")
-def show_home(request: Request, session: ReadSession, user: CurrentUser, database: CurrentDatabase) -> Response:
+def show_home(request: Request, session: ReadSession, user: CurrentUser) -> Response:
     """Home; an address of the time when the list of runs was here leads to it."""
     if {"state", "after"} & set(request.query_params):
         return RedirectResponse(f"/runs?{request.url.query}", status_code=308)
-    return render(request, read_home(session, user.id, database.disk.look()))
+    return render(request, read_home(request, session, user.id))
 
 
 @router.get("/home")
-def show_standing(request: Request, session: ReadSession, user: CurrentUser, database: CurrentDatabase) -> HTMLResponse:
+def show_standing(request: Request, session: ReadSession, user: CurrentUser) -> HTMLResponse:
     """The moving part, for the page to take in."""
-    return render_part(request, read_home(session, user.id, database.disk.look()))
+    return render_part(request, read_home(request, session, user.id))
+
+
+@router.post("/demonstration")
+def begin_demonstration(request: Request, session: WriteSession, actor: CurrentActor) -> Response:
+    """Home, where its progress shows; the token by which it speaks for the user ends by itself. 409 where it can't be made."""
+    demonstration: Demonstration = request.app.state.demonstration
+    if demonstration.obstacle:
+        raise Conflict(demonstration.obstacle)
+    until = now(session) + timedelta(hours=TOKEN_HOURS)
+    user = session.get_one(User, actor.id)
+    demonstration.begin(accounts.create_token(session, user, "demonstration", actor=actor, until=until))
+    return go_to(request, "/")

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app.domain.errors import StudioError
+from app.domain.errors import Conflict, StudioError
+from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.services import names
 from app.services import runs as service
@@ -178,6 +179,22 @@ def tag_chosen(
     given = {word.strip() for word in words.split(",")}
     refusals = each(session, user.id, id, lambda run: tag_anew(session, user.id, run, given, untag=untag))
     return answer(request, session, user.id, asked, refusals)
+
+
+@router.post("/runs/compare")
+def compare_chosen(request: Request, session: ReadSession, user: CurrentUser, asked: AskedFor, id: Chosen) -> Response:
+    """To the form of a comparison with the chosen runs ticked, or a sentence for each that has no model to compare."""
+    if refusals := each(session, user.id, id, require_model):
+        return answer(request, session, user.id, asked, refusals)
+    return RedirectResponse(f"/comparisons/new?{urlencode({'runs': ','.join(dict.fromkeys(id))})}", status_code=303)
+
+
+def require_model(run: Run) -> None:
+    """Raises Conflict for a run that has no policy to answer prompts."""
+    if run.state != RunState.SUCCEEDED:
+        raise Conflict("only a run that has succeeded has a model to compare.")
+    if run.recipe.get("method") == Method.REWARD_MODEL:
+        raise Conflict("it has trained a reward model, which answers no prompts.")
 
 
 def tag_anew(session: Session, user_id: str, run: Run, given: set[str], *, untag: bool) -> None:

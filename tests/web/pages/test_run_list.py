@@ -74,3 +74,15 @@ def test_ticked_runs_that_ended_are_deleted_and_the_others_say_why_not(browser, 
     assert "cancel it first" in answer.text
     assert client.get(f"/api/v1/runs/{made[0]}").status_code == 404
     assert browser.post("/runs/delete", data={}).status_code == 422
+
+
+def test_ticked_runs_that_have_a_model_are_compared(studio, browser, made):
+    refused = browser.post("/runs/compare?q=sorted", data={"id": made[:2]})
+    assert refused.status_code == 409
+    assert "Sorted b: only a run that has succeeded has a model to compare." in html.unescape(refused.text)
+    with studio.database.writing() as session:
+        for run_id in made[:2]:
+            session.get(Run, run_id).state = "succeeded"
+    answer = browser.post("/runs/compare", data={"id": [*made[:2], made[0]]})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/comparisons/new?runs={made[0]}%2C{made[1]}")
+    assert browser.get(answer.headers["location"]).status_code == 200
