@@ -15,6 +15,7 @@ from app.services.answering import endpoints
 from app.services.comparing import vote_links, votes
 from app.services.comparing.computing import compute
 from app.web.pages.run.tabs import tabs_of
+from tests.answered import answer_all, ask, make_prompt_set
 from tests.browser.scorer import score
 from tests.browser.studio import Writer
 from tests.compared import Planted, plant_comparison
@@ -59,7 +60,14 @@ def addresses(studio):
     with studio.database.writing() as session:
         asked = NewEndpoint(name="Lab", address="https://api.example.org/v1", model="small-instruct", key=SecretStr("sk-example"))
         endpoint_id = endpoints.add(session, studio.settings, Actor(studio.user.id, is_admin=True), asked).id
+    prompt_set = make_prompt_set(studio.database, studio.files, studio.user.id)
+    model = {"source": "model", "model": studio.policy.id}
+    asked = ask(studio.database, studio.user.id, prompt_set.id, model, judges=[{"kind": "length"}])
+    answer_all(studio.database, studio.files, asked.id)
+    waiting = ask(studio.database, studio.user.id, prompt_set.id, model, n=3)
     return [
+        "/prompt-sets", "/prompt-sets/new", f"/prompt-sets/{prompt_set.id}", "/answers", f"/answers/{asked.id}?sort=spread",
+        f"/answers/{waiting.id}",
         "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
