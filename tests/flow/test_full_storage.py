@@ -12,7 +12,7 @@ from app.store.files.files import Files
 from tests.conftest import make_library
 from tests.flow.test_supervisor import STAND_IN
 from tests.flow.watching import fetch, launch, wait_for_end
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 from worker.supervisor import Supervisor
 
 QUOTA = 50_000_000
@@ -27,7 +27,7 @@ def test_a_full_storage_lets_runs_end_and_holds_the_next_back(
     running, waiting = launch(database, library), launch(database, library)
     limited = Database(settings.model_copy(update={"disk_quota_bytes": QUOTA}))
     changed = settings.model_copy(update={"worker_name": "w", "worker_slots": 1})
-    supervisor = Supervisor(changed, limited, files, runner_command=(*STAND_IN, "steps=60", "pause=0.03"), gpus=[])
+    supervisor = Supervisor(changed, limited, files, runner_command=(*STAND_IN, "steps=40", "pause=0.03", "wait@10"), gpus=[])
     thread = threading.Thread(target=supervisor.run)
     caplog.set_level(logging.INFO)
     thread.start()
@@ -37,6 +37,9 @@ def test_a_full_storage_lets_runs_end_and_holds_the_next_back(
         ballast.parent.mkdir()
         with ballast.open("wb") as file:
             file.truncate(QUOTA)
+        for run_id in (running, waiting):
+            files.run_dir(run_id).mkdir(parents=True, exist_ok=True)
+            (files.run_dir(run_id) / "go").touch()
         assert wait_for_end(database, running).state == "succeeded"
         wait_until(lambda: "nothing new is begun until there is room" in caplog.text)
         threading.Event().wait(2.0)  # several looks later
@@ -47,5 +50,5 @@ def test_a_full_storage_lets_runs_end_and_holds_the_next_back(
         assert "there is room again" in caplog.text
     finally:
         supervisor.stop()
-        thread.join(30)
+        thread.join(END_SECONDS)
         limited.close()
