@@ -33,6 +33,7 @@ class Planted:
     mean: float = 0.0
     sha256: str | None = None  # of its weights; as is: of its name
     sampling: SamplingSettings = SHORT
+    has_turns: bool = False  # its answers are the last of several turns
 
 
 def plant_prompts(session: Session, files: Files, owner_id: str, num_prompts: int, name: str = "Help desk") -> PromptSet:
@@ -94,6 +95,7 @@ def draw_answers(model: Planted, num_prompts: int, num_draws: int, seed: int) ->
     chance = random.Random(f"{model.name}{seed}")
     return [
         {
+            **({"earlier": [f"First of {model.name} {index}"]} if model.has_turns else {}),
             "index": index, "prompt_id": str(index), "draw": draw, "ids": [1, 2], "finished": True, "logprob": None,
             "text": f"{' '.join(chance.choices(WORDS, k=chance.randint(4, 12)))} {index}", "logprobs": None,
         }

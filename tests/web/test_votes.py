@@ -231,3 +231,44 @@ def test_the_secret_of_a_vote_link_is_in_no_log(studio, link, caplog):
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("app.")]
     assert ours
     assert link.rsplit("/", 1)[1] not in str(ours)
+
+
+def test_of_several_draws_voters_see_one_and_a_judge_takes_its_best_against_its_worst(studio, client):
+    comparison = plant_comparison(
+        studio.database, studio.app.state.files, owner_of(studio), MODELS, num_prompts=8, num_draws=3, judges=("reward",)
+    )
+    address = f"{COMPARISONS}/{comparison.id}"
+    ballots = []
+    for place in range(8):
+        ballots.append(client.get(f"{address}/ballot").json())
+        client.post(f"{address}/votes", json={"place": place, "choice": "left"})
+    prompts = client.get(f"{address}/prompts").json()["items"]
+    by_question = {one["messages"][0]["content"]: one["answers"] for one in prompts}
+    assert all(len(drawn) == 3 for answers in by_question.values() for drawn in answers)
+    for judge in ("votes", "key_reward"):
+        made = client.post(f"{address}/dataset", json={"judge": judge}).json()["id"]
+        examples = client.get(f"/api/v1/datasets/{made}/examples").json()["items"]
+        assert len(examples) == 8
+        pairs = {
+            one["prompt"][0]["content"]: {each["preference"]: each["content"] for each in one["responses"]} for one in examples
+        }
+        if judge == "votes":
+            seen = {one["messages"][0]["content"]: {1: one["left"], -1: one["right"]} for one in ballots}
+            assert pairs == seen
+        else:
+            for question, pair in pairs.items():
+                scores = [{one["text"]: one["scores"][judge] for one in drawn} for drawn in by_question[question]]
+                assert pair[1] in {max(found, key=found.get) for found in scores}
+                assert pair[-1] in {min(found, key=found.get) for found in scores}
+
+
+def test_a_question_of_several_turns_is_shown_whole_and_gives_nothing_to_train_on(studio, client):
+    models = [Planted(name, has_turns=True) for name in ("A", "B")]
+    comparison = plant_comparison(studio.database, studio.app.state.files, owner_of(studio), models, num_prompts=3)
+    address = f"{COMPARISONS}/{comparison.id}"
+    ballot = client.get(f"{address}/ballot").json()
+    assert {said.split()[2] for said in (*ballot["left_earlier"], *ballot["right_earlier"])} == {"A", "B"}
+    assert "First of A" in studio.browser().get(f"/comparisons/{comparison.id}").text
+    client.post(f"{address}/votes", json={"place": 0, "choice": "left"})
+    assert "chosen" not in list_lines(client, comparison)[0]
+    assert client.post(f"{address}/dataset", json={"judge": "votes"}).status_code == 409

@@ -55,6 +55,11 @@ def order_ballots(comparison_id: str, voter_id: str, contests: Iterable[Contest]
     return [_face(comparison_id, voter_id, contest, num_draws) for contest in [*shared, *rest[start:], *rest[:start]]]
 
 
+def draw_of(comparison_id: str, prompt: int, num_draws: int) -> int:
+    """Return which draw of each model's answers to a prompt all voters see."""
+    return _number(comparison_id, "draw", str(prompt)) % num_draws
+
+
 def count_vote(voter: str, contest: Contest, choice: VoteChoice, left: int) -> CastVote:
     """Return a vote without its sides."""
     if choice not in (VoteChoice.LEFT, VoteChoice.RIGHT):
@@ -84,7 +89,7 @@ def gather_units(votes: Sequence[CastVote]) -> list[list[str]]:
 def _face(comparison_id: str, voter_id: str, contest: Contest, num_draws: int) -> Ballot:
     turned = _number(voter_id, *map(str, contest)) % 2 == 1
     left, right = (contest.second, contest.first) if turned else (contest.first, contest.second)
-    return Ballot(contest, left, right, _number(comparison_id, "draw", str(contest.prompt)) % num_draws)
+    return Ballot(contest, left, right, draw_of(comparison_id, contest.prompt, num_draws))
 
 
 def _digest(comparison_id: str, contest: Contest) -> bytes:

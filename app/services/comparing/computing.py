@@ -132,6 +132,7 @@ def _write_line(prompt: Line, place: int, answers: Sequence[ByPrompt], scores: S
         [
             {
                 "text": line["text"],
+                "earlier": line.get("earlier", []),
                 "finished": line.get("finished", True),
                 "scores": {key: given.get((place, line["draw"])) for key, given in mine.items()},
             }
@@ -155,4 +156,8 @@ def _list_contests(answers: Sequence[ByPrompt], num_prompts: int, num_draws: int
 
 def _differ(first: Sequence[Line], second: Sequence[Line], num_draws: int) -> bool:
     both_whole = len(first) == len(second) == num_draws
-    return both_whole and any(one["text"] != other["text"] for one, other in zip(first, second, strict=True))
+    return both_whole and any(_said(one) != _said(other) for one, other in zip(first, second, strict=True))
+
+
+def _said(line: Line) -> list[str]:
+    return [*line.get("earlier", []), line["text"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.domain.comparing.ballot import VoteChoice, gather_gains
+from app.domain.comparing.ballot import VoteChoice, draw_of, gather_gains
 from app.domain.comparing.figures import VOTES, list_gains
 from app.domain.dataset import ColumnMapping
 from app.domain.errors import Conflict, InvalidInput
@@ -52,13 +52,13 @@ def make_dataset(
     """Return a new data set of this user, in state processing.
 
     It has of each prompt and pair of models the answer that votes or a judge prefer, and the other. Pairs that differ by
-    no more than the margin are left out.
+    no more than the margin are left out, and questions of several turns, as each model has led its own conversation.
 
     Raises Conflict where nothing is preferred, InvalidInput for a judge that isn't there or ranks nobody.
     """
     gains = find_gains(session, comparison, kept, judge)
     contenders = list_contenders(session, comparison.answers_ids)
-    lines = [_encode(line) for line in _list_pairs(contenders, kept, gains, judge, margin)]
+    lines = [_encode(line) for line in _list_pairs(comparison, contenders, kept, gains, judge, margin)]
     if not lines:
         raise Conflict("Nobody prefers any of these answers" + (" by more than the margin." if margin else " yet: vote first."))
     by = "votes" if judge == VOTES else next(one.name for one in kept.figures.judges if one.key == judge)
@@ -84,7 +84,9 @@ def find_gains(
     return list_gains(kept.rows.scores[judge])
 
 
-def _list_pairs(contenders: list[Contender], kept: Computed, gains: Gains, judge: str, margin: float) -> Iterator[Line]:
+def _list_pairs(
+    comparison: Comparison, contenders: list[Contender], kept: Computed, gains: Gains, judge: str, margin: float
+) -> Iterator[Line]:
     names = name_models(contenders)
     prompts = sorted({prompt for found in gains.values() for prompt in found})
     for prompt, line in zip(prompts, kept.read_texts(prompts), strict=True):
@@ -93,9 +95,10 @@ def _list_pairs(contenders: list[Contender], kept: Computed, gains: Gains, judge
             if abs(gain) <= margin:
                 continue
             chosen, rejected = pair if gain > 0 else reversed(pair)
-            best, worst = (_first_text(line, model) for model in (chosen, rejected))
-            if best == worst:
-                continue
+            best = _choose_text(comparison, kept, line, chosen, prompt, judge, is_best=True)
+            worst = _choose_text(comparison, kept, line, rejected, prompt, judge, is_best=False)
+            if best == worst or any(drawn and drawn[0]["earlier"] for drawn in line["answers"]):
+                continue  # the same, or after several turns, which are not the same
             yield {
                 "prompt": line["messages"], "chosen": best, "rejected": worst, "prompt_id": line["id"], "judge": judge,
                 "gain": round(abs(gain), 6), "chosen_model": names[chosen], "rejected_model": names[rejected],
@@ -113,15 +116,22 @@ def _tell_vote(row: VoteRow, line: Line, names: Mapping[str, str], places: Mappi
         "right": {"model": names[row.right_id], "answers": row.right_id, "draw": row.right_draw, "text": right},
         "seconds": row.seconds, "at": row.at.isoformat(),
     }  # fmt: skip
-    if row.choice in (VoteChoice.LEFT, VoteChoice.RIGHT):
+    is_single = not any(drawn and drawn[0]["earlier"] for drawn in line["answers"])
+    if is_single and row.choice in (VoteChoice.LEFT, VoteChoice.RIGHT):
         best, worst = (left, right) if row.choice == VoteChoice.LEFT else (right, left)
         told |= {"chosen": best, "rejected": worst}
     return told
 
 
-def _first_text(line: Line, model: int) -> str:
+def _choose_text(
+    comparison: Comparison, kept: Computed, line: Line, model: int, prompt: int, judge: str, *, is_best: bool
+) -> str:
+    """Return what voters saw; by a judge the draw that it likes most, or least."""
     drawn = line["answers"][model]
-    return str(drawn[0]["text"]) if drawn else ""
+    if judge == VOTES:
+        return str(drawn[draw_of(comparison.id, prompt, kept.rows.num_draws)]["text"])
+    scored = [one for one in drawn if one["scores"].get(judge) is not None]
+    return str((max if is_best else min)(scored, key=lambda one: one["scores"][judge])["text"])
 
 
 def _hash_of(contender: Contender) -> str | None:

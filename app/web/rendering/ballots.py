@@ -15,6 +15,8 @@ class ShownBallot:
     messages: list[dict[str, Any]]
     left: str
     right: str
+    left_earlier: list[str]  # of a question of several turns
+    right_earlier: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ def show_ballot(standing: Standing, kept: Computed) -> ShownBallot | None:
     if ballot is None:
         return None
     [line] = kept.read_texts([ballot.contest.prompt])
-    left, right = (line["answers"][model][ballot.draw]["text"] for model in (ballot.left, ballot.right))
-    return ShownBallot(line["messages"], left, right)
+    left, right = (line["answers"][model][ballot.draw] for model in (ballot.left, ballot.right))
+    return ShownBallot(line["messages"], left["text"], right["text"], left["earlier"], right["earlier"])
 
 
 def describe(standing: Standing, kept: Computed, address: str) -> dict[str, Any]:

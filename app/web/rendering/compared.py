@@ -77,6 +77,7 @@ class MarkedAnswer:
     """One answer with its words marked where the pair's other answer has others."""
 
     name: str
+    earlier: list[str]  # of a question of several turns
     pieces: list[Piece]
     finished: bool
     scores: Mapping[str, float | None]
@@ -210,9 +211,10 @@ def mark(line: Mapping[str, Any], index: int, names: Sequence[str], pair: tuple[
 
 
 def _show(name: str, drawn: Sequence[Mapping[str, Any]], pieces: list[Piece] | None) -> MarkedAnswer:
-    first: Mapping[str, Any] = drawn[0] if drawn else {"text": "", "finished": False, "scores": {}}
+    first: Mapping[str, Any] = drawn[0] if drawn else {"text": "", "earlier": [], "finished": False, "scores": {}}
     return MarkedAnswer(
         name=name,
+        earlier=first["earlier"],
         pieces=pieces if pieces is not None else [Piece(first["text"], False)],
         finished=first["finished"],
         scores=first["scores"],

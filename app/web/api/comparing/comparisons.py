@@ -69,6 +69,7 @@ class ComparisonDetail(OwnedView):
 
 class ShownAnswer(BaseModel):
     text: str
+    earlier: list[str] = Field([], description="Of a question of several turns: the answers before.")
     finished: bool
     scores: dict[str, float | None] = Field(description="By the judge's key.")
 

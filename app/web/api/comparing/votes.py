@@ -1,6 +1,7 @@
 """REST: votes on a comparison, the links by which people without an account vote, and what votes and judges give to train on."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -43,6 +44,8 @@ class BallotView(BaseModel):
     messages: list[dict[str, Any]] = Field(description="The prompt.")
     left: str
     right: str
+    left_earlier: list[str] = Field([], description="Of a question of several turns: the answers before.")
+    right_earlier: list[str] = []
     num_votes: int
     num_ballots: int
 
@@ -207,11 +210,9 @@ def find_computed(session: ReadSession, files: Files, comparison: Comparison) ->
 
 def show(standing: votes.Standing, kept: Computed) -> BallotView:
     told = describe(standing, kept, "")
-    ballot = told["ballot"]
-    return BallotView(
-        place=standing.place if ballot else None, messages=ballot.messages if ballot else [], left=ballot.left if ballot else "",
-        right=ballot.right if ballot else "", num_votes=standing.num_votes, num_ballots=len(standing.ballots),
-    )  # fmt: skip
+    shown = asdict(told["ballot"]) if told["ballot"] else {"messages": [], "left": "", "right": ""}
+    place = standing.place if told["ballot"] else None
+    return BallotView(place=place, num_votes=standing.num_votes, num_ballots=len(standing.ballots), **shown)
 
 
 def show_link(link: VoteLink, url: str | None = None) -> VoteLinkView:
