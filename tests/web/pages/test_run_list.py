@@ -86,3 +86,16 @@ def test_ticked_runs_that_have_a_model_are_compared(studio, browser, made):
     answer = browser.post("/runs/compare", data={"id": [*made[:2], made[0]]})
     assert (answer.status_code, answer.headers["location"]) == (303, f"/comparisons/new?runs={made[0]}%2C{made[1]}")
     assert browser.get(answer.headers["location"]).status_code == 200
+
+
+def test_a_run_is_described_on_its_page_by_who_may_change_it(browser, client, eve, made):
+    answer = browser.post(f"/runs/{made[0]}/describe", data={"tags": "b, a <b>", "notes": "Line one\r\nline two"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{made[0]}")
+    run = client.get(f"/api/v1/runs/{made[0]}").json()
+    assert (run["tags"], run["notes"]) == (["a <b>", "b"], "Line one\nline two")
+    page = browser.get(f"/runs/{made[0]}").text
+    assert "<li>a &lt;b&gt;</li>" in page
+    assert 'action="/runs/' + made[0] + '/describe"' in page
+    assert browser.post(f"/runs/{made[0]}/describe", data={"tags": "x" * 41}).status_code == 422
+    assert eve.post(f"/runs/{made[0]}/describe", data={"tags": "mine"}).status_code == 403
+    assert "/describe" not in eve.get(f"/runs/{made[0]}").text

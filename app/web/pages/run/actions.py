@@ -1,9 +1,14 @@
 """What can be done to one run: cancel, resume, delete."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from app.services import names
 from app.services import runs as service
+from app.services.sharing import take
+from app.store.tables import Run
 from app.web.dependencies import CurrentFiles, CurrentUser, WriteSession
 
 router = APIRouter()
@@ -18,6 +23,18 @@ def cancel_run(request: Request, session: WriteSession, user: CurrentUser, run_i
 @router.post("/runs/{run_id}/resume")
 def resume_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
     service.resume(session, user.id, run_id)
+    return back_to(request, f"/runs/{run_id}")
+
+
+@router.post("/runs/{run_id}/describe")
+def describe_run(
+    request: Request, session: WriteSession, user: CurrentUser, run_id: str,
+    tags: Annotated[str, Form(max_length=600)] = "", notes: Annotated[str, Form(max_length=5000)] = "",
+) -> Response:  # fmt: skip
+    """Its page again, with these tags, words between commas, and notes."""
+    run = take(session, user.id, Run, run_id, "described")
+    names.tag(run, tags.split(","))
+    names.note(run, notes)
     return back_to(request, f"/runs/{run_id}")
 
 
