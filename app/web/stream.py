@@ -18,17 +18,20 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.run import RunState
+from app.services.answering import chats as chat_service
 from app.store import journal
 from app.store.answering import chats
 from app.store.database import Database
 from app.store.sharing import NOBODY, find_visible
 from app.store.signals.bell import Bell
 from app.store.tables import Chat, ChatEntry, JournalEntry, Run
+from app.web.dependencies import read_apart
 
 BATCH = 200
 FEW = 10  # entries that are encoded in a moment, also where their text is HTML
 HEARTBEAT_SECONDS = 15.0
 KEPT_SECONDS = 0.2
+LOOK_SECONDS = 1.0  # how often what it waits for is looked at
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -183,3 +186,29 @@ def position(request: Request, last_seq: int, after: int = 0) -> int:
     if len(text) > 18 or not (text.isascii() and text.isdecimal()):
         return 0
     return int(text) if int(text) <= last_seq else 0
+
+
+async def follow_chat(request: Request, chat_id: str, after: int) -> AsyncIterator[str]:
+    """Server-sent events of a chat after seq `after`: id = seq, event = kind; `waiting` has no id, `end` is the last."""
+    database: Database = request.app.state.database
+    wait = await read_apart(request, look_at_wait, database, chat_id)
+    yield write_event(retry=1500)
+    yield write_waiting(wait)
+    async for batch in follow(request, chat_id, after, heartbeat_seconds=LOOK_SECONDS):
+        if batch.entries:
+            yield await batch.encode(to_event)
+            continue
+        known, wait = wait, await read_apart(request, look_at_wait, database, chat_id)
+        yield write_waiting(wait) if wait != known else STILL_HERE
+    yield write_event(data_str="{}", event="end")
+
+
+def write_waiting(detail: str) -> str:
+    return write_event(event="waiting", data_str=json.dumps({"detail": detail}, ensure_ascii=False))
+
+
+def look_at_wait(database: Database, chat_id: str) -> str:
+    """Return what the chat waits for, as a sentence; empty when it doesn't, or is gone."""
+    with database.reading() as session:
+        chat = session.get(Chat, chat_id)
+        return chat_service.describe_wait(session, chat) if chat is not None else ""

@@ -5,13 +5,14 @@ import pytest
 from pydantic import SecretStr
 
 from app import assets
+from app.domain.answering.chat import Answered, ChatRequest, Ended, Rewarded
 from app.domain.answering.endpoint import NewEndpoint
 from app.domain.comparing.ballot import VoteChoice
 from app.domain.recipe import Method
 from app.domain.run import RunKind
 from app.services import queue, scorings
 from app.services.acts import STUDIO, Actor
-from app.services.answering import endpoints
+from app.services.answering import chats, endpoints
 from app.services.comparing import vote_links, votes
 from app.services.comparing.computing import compute
 from app.web.pages.run.tabs import tabs_of
@@ -72,7 +73,7 @@ def addresses(studio):
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
         f"/models/{studio.policy.id}", "/workers",
-        "/endpoints", f"/endpoints/{endpoint_id}",
+        "/endpoints", f"/endpoints/{endpoint_id}", "/playground", f"/playground/{answered_chat(studio)}",
         "/comparisons", "/comparisons/new", f"/comparisons/{comparison.id}", f"/comparisons/{comparison.id}/vote",
         f"/comparisons/{comparison.id}/print", f"/vote/{link}",
         "/account", "/users", "/acts", "/storage", "/patterns", "/nothing-here",
@@ -82,6 +83,21 @@ def addresses(studio):
 def cast_first(session, files, comparison, user, place):
     kept = compute(session, files, comparison)
     votes.cast(session, comparison, kept, votes.enter(session, comparison, user), place, VoteChoice.LEFT, 3.0)
+
+
+def answered_chat(studio) -> str:
+    """A chat that one of two models has answered."""
+    said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where is my parcel?"}]
+    asked = ChatRequest.model_validate({"models": [studio.policy.id] * 2, "messages": said})
+    whole = {"end": "length", "num_tokens": 9, "num_prompt_tokens": 5, "first_seconds": 0.2, "seconds": 0.4}
+    with studio.database.writing() as session:
+        chats.ask(session, studio.files, studio.user.id, asked)
+    with studio.database.writing() as session:
+        claim = chats.begin(session, "worker", 30.0)
+        assert claim is not None
+        events = [Answered(model=0, text="It is here.", **whole), Rewarded(model=0, reward=0.4), Ended(state="done")]
+        chats.tell(session, claim, events)
+    return claim.chat_id
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360)])

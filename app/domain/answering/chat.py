@@ -37,7 +37,7 @@ def write_short(model: RegisteredModel | RunModel) -> str:
 
 class Utterance(Frozen):
     role: Literal["system", "user", "assistant"]
-    content: Keepable
+    content: Annotated[Keepable, Field(max_length=MOST_CHARACTERS)]
 
 
 class ChatRequest(Frozen):

@@ -17,7 +17,7 @@ from app.domain.jobs import ModelSource
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.services.readings import locate
-from app.store import models, runs
+from app.store import models, runs, workers
 from app.store.answering import chats as store
 from app.store.database import now
 from app.store.files.files import Files
@@ -26,6 +26,8 @@ from app.system.identifiers import new_id
 
 WARM_UP = "chat"  # the hint's word when no chat waits yet; the ids of chats begin with it too
 MOST_WAITING = 10  # of one user
+STARTED = "start one (varstudio up does), and it answers."
+RESUMED = "it is answered when one is resumed."
 
 
 @dataclass(frozen=True)
@@ -189,3 +191,21 @@ def give_back(session: Session, claim: ChatClaim, detail: str) -> bool:
     held = store.is_held(claim.chat_id, claim.token)
     values = {"state": store.WAITING, "worker_id": None, "lease_expires_at": None}
     return store.append(session, claim.chat_id, [GivenBack(detail=detail)], held, **values)
+
+
+def describe_wait(session: Session, chat: Chat) -> str:
+    """Return what a chat waits for, as a sentence; empty when it is answered or over."""
+    if chat.state != store.WAITING:
+        return ""
+    rows = [row for row in workers.describe_workers(session) if row.standing != "gone"]
+    working = [row for row in rows if row.standing == "alive"]
+    if not working:
+        return f"Every worker is paused: {RESUMED}" if rows else f"No worker is running: {STARTED}"
+    if any(row.num_used < row.worker.slots for row in working):
+        num_before = store.count_unanswered(session, before=chat)
+        others = "Another chat is" if num_before == 1 else f"{num_before} other chats are"
+        return f"{others} before this one: users are answered in turn." if num_before else "A worker takes it in a moment."
+    running = [entry.run for row in working for entry in row.running]
+    mine = next((run.name for run in running if run.owner_id == chat.owner_id), "")
+    which = f"run “{mine}”" if mine else "the run of another user" if len(running) == 1 else "runs of other users"
+    return f"The device is busy with {which}: the answer begins when there is room, or on another worker."

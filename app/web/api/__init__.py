@@ -15,7 +15,7 @@ from app.web.api import (
     users,
     workers,
 )
-from app.web.api.answering import answers, endpoints, prompt_sets
+from app.web.api.answering import answers, chats, endpoints, prompt_sets
 from app.web.api.comparing import comparisons, votes
 from app.web.errors import Problem
 
@@ -25,7 +25,7 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 
 PREFIX = "/api/v1"
 NOUNS = (
-    runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons, votes, records,
+    runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons, votes, chats, records,
     workers, users, tokens, acts, storage,
 )  # fmt: skip
 ROUTERS = [noun.router for noun in NOUNS]

@@ -28,6 +28,7 @@ TAGS = [
     {"name": "prompt-sets", "description": "Prompts that models answer: lists, those of a data set, what a run holds out."},
     {"name": "answers", "description": "One model's answers to a prompt set, what judges say of them, and the data they become."},
     {"name": "comparisons", "description": "Models' answers to the same prompts side by side, by judges and people's votes."},
+    {"name": "chats", "description": "The playground: models answer a conversation side by side, streamed."},
     {"name": "records", "description": "What a run has recorded: events, metrics, weights, samples, findings, log, artifacts."},
     {"name": "workers", "description": "The processes that run runs: what they have, what they do; paused by admins."},
     {"name": "accounts", "description": "Users, API tokens, signed-in browsers, and the log of what was done with them."},

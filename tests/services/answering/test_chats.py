@@ -178,7 +178,10 @@ def test_old_chats_go_and_those_that_wait_stay(database: Database, files: Files,
         ([HELLO, {"role": "assistant", "content": "x"}], "The last message is the user's"),
         ([{"role": "user", "content": " "}], "The last message is the user's"),
         ([HELLO, {"role": "system", "content": "x"}], "The system turn comes first"),
-        ([{"role": "user", "content": "x" * 100_001}], "at most 100,000 are taken"),
+        (
+            [HELLO, {"role": "assistant", "content": "x" * 60_000}, {"role": "user", "content": "x" * 60_000}],
+            "at most 100,000 are",
+        ),
     ],
 )
 def test_a_conversation_that_can_not_be_answered_is_refused(messages: list[dict[str, str]], sentence: str) -> None:
