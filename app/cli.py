@@ -33,7 +33,7 @@ from app.commands import (
     up,
     workers,
 )
-from app.commands.answering import endpoints
+from app.commands.answering import chat, endpoints
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -60,6 +60,7 @@ cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
 cli.command("compare")(comparisons.compare)
 cli.command("vote-link")(comparisons.vote_link)
+cli.command("chat")(chat.chat)
 cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.tokens, name="tokens")

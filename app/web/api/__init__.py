@@ -25,7 +25,7 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 
 PREFIX = "/api/v1"
 NOUNS = (
-    runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons, votes, chats, records,
-    workers, users, tokens, acts, storage,
+    runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons, votes, chats,
+    records, workers, users, tokens, acts, storage,
 )  # fmt: skip
 ROUTERS = [noun.router for noun in NOUNS]

@@ -8,9 +8,9 @@ import pytest
 from app.domain.answering.chat import Answered, Begun, ChatRequest, Ended, Spoken
 from app.domain.errors import InvalidInput, NotFound, StudioError, TooManyRequests
 from app.domain.problems import parse
-from app.services import retention
 from app.services.answering import chats
 from app.services.answering.chats import MOST_WAITING, ChatClaim
+from app.services.keeping import retention
 from app.settings import Settings
 from app.store.answering import chats as store
 from app.store.database import Database, now
