@@ -91,7 +91,7 @@ def answered_chat(studio) -> str:
     asked = ChatRequest.model_validate({"models": [studio.policy.id] * 2, "messages": said})
     whole = {"end": "length", "num_tokens": 9, "num_prompt_tokens": 5, "first_seconds": 0.2, "seconds": 0.4}
     with studio.database.writing() as session:
-        chats.ask(session, studio.files, studio.user.id, asked)
+        chats.ask(session, studio.user.id, asked)
     with studio.database.writing() as session:
         claim = chats.begin(session, "worker", 30.0)
         assert claim is not None

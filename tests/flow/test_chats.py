@@ -52,7 +52,7 @@ def start(settings: Settings, files: Files, monkeypatch: pytest.MonkeyPatch) -> 
 def ask(database: Database, files: Files, library: Library, seed: int = 0) -> str:
     asked = {"models": [library.policy.id], "messages": [{"role": "user", "content": "Who?"}], "sampling": {"seed": seed}}
     with database.writing() as session:
-        return chats.ask(session, files, library.user.id, ChatRequest.model_validate(asked)).id
+        return chats.ask(session, library.user.id, ChatRequest.model_validate(asked)).id
 
 
 def read(database: Database, chat_id: str) -> Chat:

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from app.domain.answering.chat import ChatModel
 from app.domain.errors import ModelInvalid, Unavailable
 from app.system.limits import find_data_limit
-from worker.models.load import load_policy, release_memory, resolve_folder
+from worker.models.load import Policy, load_policy, release_memory, resolve_folder
 from worker.models.reward import RewardModel
+from worker.stages.answering.sources import put_in
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 MORE = 1.15  # beside the weights: what the forward pass needs
@@ -52,16 +53,22 @@ class Shelf:
         Raises ModelInvalid; NoRoom where it does not fit beside those; Unavailable where it does not fit alone.
         """
         folder = self._find_folder(asked)
-        key: Key = (kind, str(folder), dtype, _read_state(folder))
+        key: Key = (kind, str(folder), dtype, _read_state(folder), asked.checkpoint and asked.checkpoint.model_dump_json())
         if key in self._kept:
             self._kept[key] = self._kept.pop(key)
             return key, self._kept[key].model
         on_load()
         size_bytes = int(MORE * measure(folder, dtype))
         self._make_room(size_bytes, needed, asked.name)
-        loaded: Any = load_policy(folder, dtype=dtype, device=self._device) if kind == "policy" else None
-        self._kept[key] = Shelved(loaded or RewardModel(folder, dtype=dtype, device=self._device), size_bytes)
+        loaded = RewardModel(folder, dtype=dtype, device=self._device) if kind == "reward" else self._load(folder, dtype, asked)
+        self._kept[key] = Shelved(loaded, size_bytes)
         return key, self._kept[key].model
+
+    def _load(self, folder: Path, dtype: str, asked: ChatModel) -> Policy:
+        if asked.checkpoint is None:
+            return load_policy(folder, dtype=dtype, device=self._device)
+        policy = load_policy(folder, dtype=dtype, device=self._device, quantization=asked.checkpoint.policy.quantization)
+        return replace(policy, language_model=put_in(policy.language_model, asked.checkpoint))
 
     def _find_folder(self, asked: ChatModel) -> Path:
         source = asked.source

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from app.domain.answering.answers import RunModel
 from app.domain.answering.chat import ChatEvent, ChatJob, Ended, parse_event
 from app.domain.errors import StudioError, Unavailable
 from app.services.answering import chats
@@ -29,7 +30,7 @@ from app.system.child import Child, ReplyLost
 from app.system.installation import inherit_environment, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import Attendant, Stopping, Unwanted
-from worker.supervision.fetching import fetch_models
+from worker.supervision.fetching import fetch_models, fetch_step
 from worker.supervision.process import SECRETS
 
 CHAT_COMMAND = tuple(module_command("worker.chat"))
@@ -147,8 +148,7 @@ class Chats(Attendant):
         with self.database.reading() as session:
             job = chats.build_job(session, self.files, claim, room.device)
         if isinstance(self.files, SharedFiles):
-            sources = [*(model.source for model in job.models), *([job.reward.source] if job.reward else [])]
-            fetch_models(self.files, [Path(source.path) for source in sources if source.source == "folder"], meanwhile)
+            self._fetch(self.files, job, meanwhile)
         try:
             for events in self._listen(child, job, meanwhile):
                 if not self._record(lambda session, told=events: chats.tell(session, claim, told)):  # type: ignore[misc]
@@ -159,6 +159,13 @@ class Chats(Attendant):
             if self._room != room:
                 raise RoomTaken from None
             raise
+
+    def _fetch(self, files: SharedFiles, job: ChatJob, meanwhile: Callable[[], None]) -> None:
+        sources = [*(model.source for model in job.models), *([job.reward.source] if job.reward else [])]
+        fetch_models(files, [Path(source.path) for source in sources if source.source == "folder"], meanwhile)
+        for choice in job.request.models:
+            if isinstance(choice, RunModel):
+                fetch_step(self.database, files, choice, meanwhile)
 
     def _listen(self, child: Child, job: ChatJob, meanwhile: Callable[[], None]) -> Iterator[list[ChatEvent]]:
         try:

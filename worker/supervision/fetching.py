@@ -215,18 +215,22 @@ def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Cl
         choice = read_choice(answers.model)
         judged = select(Judgement.judge).where(Judgement.answers_id == answers.id, Judgement.facts.is_(None))
         opponents = {judge["against"] for judge in session.scalars(judged) if judge.get("against")}
-        reached = (
-            checkpoints.list_reached(session, choice.run) if isinstance(choice, RunModel) and choice.step is not None else []
-        )
     for folder in (files.prompt_set_dir(answers.prompt_set_id), *map(files.answers_dir, {answers.id, *opponents})):
         files.bring(folder, check=check)
     for model in models:
         _fetch_model(files, "model", model, check)
+    if isinstance(choice, RunModel):
+        fetch_step(database, files, choice, check)
+
+
+def fetch_step(database: Database, files: SharedFiles, choice: RunModel, check: Check) -> None:
+    """The checkpoint of the step that is to answer, where one is named. Raises Unavailable."""
+    with database.reading() as session:
+        reached = checkpoints.list_reached(session, choice.run) if choice.step is not None else []
     for checkpoint in reached:
-        if isinstance(choice, RunModel) and checkpoint.step == choice.step:
-            key = f"{files.key_of(files.attempt_dir(choice.run, checkpoint.attempt))}/checkpoints/{checkpoint.name}"
-            if find_tree(files.store, key) is not None:
-                fetch_tree(files.store, key, files.checkpoints_dir(choice.run) / checkpoint.name, check=check, trusting=True)
+        key = f"{files.key_of(files.attempt_dir(choice.run, checkpoint.attempt))}/checkpoints/{checkpoint.name}"
+        if checkpoint.step == choice.step and find_tree(files.store, key) is not None:
+            fetch_tree(files.store, key, files.checkpoints_dir(choice.run) / checkpoint.name, check=check, trusting=True)
 
 
 def _fetch_model(files: SharedFiles, field: str, model: Model, check: Check) -> None:

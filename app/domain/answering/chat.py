@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from app.domain.answering.answers import Identifier, LocalModel, RegisteredModel, RunModel, SamplingSettings
+from app.domain.answering.job import CheckpointSource
 from app.domain.answering.prompt_set import MOST_CHARACTERS
 from app.domain.dataset import Frozen
 from app.domain.jobs import ModelSource
@@ -79,10 +80,11 @@ class ChatRequest(Frozen):
 
 
 class ChatModel(Frozen):
-    """Where a model is that answers; `checkpoint`: the folder of the checkpoint of a run that began from it."""
+    """Where a model is that answers or judges; `checkpoint`: what a run that began from it had trained by one step."""
 
     name: str
     source: ModelSource
+    checkpoint: CheckpointSource | None = None
 
 
 class ChatJob(Frozen):

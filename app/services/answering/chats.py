@@ -10,14 +10,13 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.domain.answering.answers import RegisteredModel, RunModel
+from app.domain.answering.answers import LocalModel, RunModel
 from app.domain.answering.chat import Begun, ChatEvent, ChatJob, ChatModel, ChatRequest, Ended, GivenBack
 from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, TooManyRequests
-from app.domain.jobs import ModelSource
-from app.domain.recipe import Method
-from app.domain.run import RunKind, RunState
+from app.services.answering.choices import choose
+from app.services.answering.specs import find_local
 from app.services.readings import locate
-from app.store import models, runs, workers
+from app.store import models, workers
 from app.store.answering import chats as store
 from app.store.database import now
 from app.store.files.files import Files
@@ -38,12 +37,12 @@ class ChatClaim:
     token: int
 
 
-def ask(session: Session, files: Files, owner_id: str, request: ChatRequest) -> Chat:
+def ask(session: Session, owner_id: str, request: ChatRequest) -> Chat:
     """Queue a chat for the workers.
 
     Raises NotFound and InvalidInput, naming the model that can't answer; TooManyRequests when too many of the user's wait.
     """
-    names = [name_choice(session, files, owner_id, choice, f"models.{place}") for place, choice in enumerate(request.models)]
+    names = [name_choice(session, owner_id, choice, f"models.{place}") for place, choice in enumerate(request.models)]
     if request.reward is not None and models.get_model(session, owner_id, request.reward).kind != "reward":
         raise InvalidInput.at("reward", "This model is a policy: rewards come from a reward model.")
     if store.count_unanswered(session, owner_id) >= MOST_WAITING:
@@ -58,27 +57,12 @@ def ask(session: Session, files: Files, owner_id: str, request: ChatRequest) -> 
     return chat
 
 
-def name_choice(session: Session, files: Files, owner_id: str, choice: RegisteredModel | RunModel, field: str = "models") -> str:
-    """Return what people call the model. Raises NotFound, and InvalidInput where it is none that answers."""
-    if isinstance(choice, RegisteredModel):
-        model = models.get_model(session, owner_id, choice.model)
-        if model.kind != "policy":
-            raise InvalidInput.at(field, f"“{model.name}” is a reward model, which answers nothing: choose a policy.")
-        return model.name
-    run = runs.get_run(session, owner_id, choice.run)
-    _refuse_without_model(run, files, field)
-    if choice.step is not None:
-        raise InvalidInput.at(field, "A chat is answered by a run's model at its end: leave the step out.")
-    return run.name
-
-
-def _refuse_without_model(run: Run, files: Files, field: str) -> None:
-    if run.kind != RunKind.TRAINING or run.recipe.get("method") == Method.REWARD_MODEL:
-        raise InvalidInput.at(field, f"Run “{run.name}” trains no policy, so it has no model that answers.")
-    if run.state != RunState.SUCCEEDED:
-        raise InvalidInput.at(field, f"Run “{run.name}” is {run.told_state}: its model answers once it has succeeded.")
-    if not files.result_dir(run.id).is_dir():
-        raise InvalidInput.at(field, f"Run “{run.name}” has left no model among its artifacts.")
+def name_choice(session: Session, owner_id: str, choice: LocalModel, field: str = "models") -> str:
+    """Return what people call the model. Raises InvalidInput where it is none that answers."""
+    try:
+        return choose(session, owner_id, choice).name
+    except InvalidInput as invalid:
+        raise InvalidInput.at(field, invalid.detail) from None
 
 
 def expect(session: Session) -> None:
@@ -133,8 +117,7 @@ def build_job(session: Session, files: Files, claim: ChatClaim, device: str) -> 
     return ChatJob.model_validate({
         "request": request,
         "models": tuple(
-            ChatModel(name=name, source=_locate(session, files, chat.owner_id, choice, name))
-            for choice, name in zip(request.models, chat.names, strict=True)
+            _locate(session, files, chat.owner_id, choice, name) for choice, name in zip(request.models, chat.names, strict=True)
         ),
         "reward": _locate_reward(session, files, chat.owner_id, request.reward),
         "hub_dir": str(files.hub_dir),
@@ -142,14 +125,13 @@ def build_job(session: Session, files: Files, claim: ChatClaim, device: str) -> 
     })  # fmt: skip
 
 
-def _locate(session: Session, files: Files, owner_id: str, choice: RegisteredModel | RunModel, name: str) -> ModelSource:
-    try:
-        name_choice(session, files, owner_id, choice)
-    except NotFound:
-        raise Conflict(f"“{name}” was deleted meanwhile: choose another model.") from None
-    if isinstance(choice, RunModel):
-        return ModelSource(source="folder", path=str(files.result_dir(choice.run)), name=f"{choice.run}/model")
-    return locate(files, session.get_one(Model, choice.model), None)
+def _locate(session: Session, files: Files, owner_id: str, choice: LocalModel, name: str) -> ChatModel:
+    known = session.get(Run, choice.run) if isinstance(choice, RunModel) else session.get(Model, choice.model)
+    if known is None:
+        raise Conflict(f"“{name}” was deleted meanwhile: choose another model.")
+    name_choice(session, owner_id, choice)
+    source, checkpoint = find_local(session, files, choice)
+    return ChatModel(name=name, source=source, checkpoint=checkpoint)
 
 
 def _locate_reward(session: Session, files: Files, owner_id: str, model_id: str | None) -> ChatModel | None:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.domain.answering.answers import EndpointModel, RunModel, SamplingSettings, read_choice
+from app.domain.answering.answers import EndpointModel, LocalModel, RegisteredModel, SamplingSettings, read_choice
 from app.domain.answering.endpoint import EndpointSource
 from app.domain.answering.job import CheckpointSource, JudgeJob, OpponentSource
 from app.domain.answering.judge import LlmJudge, RewardJudge, read_judge
@@ -44,17 +44,28 @@ def _find_answering(session: Session, files: Files, settings: Settings, answers:
         return {"model": None}
     if isinstance(choice, EndpointModel):
         return {"model": None, "endpoint": find_endpoint(session, settings, choice.endpoint, "model")}
-    if not isinstance(choice, RunModel):
-        return {"model": find_source(session, files, "model", choice.model, None)}
-    trained = session.get(Run, choice.run)
-    if trained is None:
-        raise InvalidInput.at("model", f"The run {choice.run!r}, whose model was to answer, was deleted.")
-    if choice.step is None:
-        source = ModelSource(source="folder", path=str(files.result_dir(trained.id)), name=f"{trained.id}/model")
-        return {"model": source}
-    policy = revive_recipe(trained.recipe).policy
-    checkpoint = CheckpointSource(folder=str(files.checkpoints_dir(trained.id)), step=choice.step, policy=policy)
-    return {"model": find_source(session, files, "model", policy.model, policy.revision), "checkpoint": checkpoint}
+    source, checkpoint = find_local(session, files, choice)
+    return {"model": source, "checkpoint": checkpoint}
+
+
+def find_local(session: Session, files: Files, choice: LocalModel) -> tuple[ModelSource, CheckpointSource | None]:
+    """Return where the files of a registered model, or of a run's result, are; of a checkpoint where its base is, and itself.
+
+    Raises InvalidInput when it was deleted.
+    """
+    if isinstance(choice, RegisteredModel):
+        source, checkpoint = find_source(session, files, "model", choice.model, None), None
+    else:
+        trained = session.get(Run, choice.run)
+        if trained is None:
+            raise InvalidInput.at("model", f"The run {choice.run!r}, whose model was to answer, was deleted.")
+        if choice.step is None:
+            return ModelSource(source="folder", path=str(files.result_dir(trained.id)), name=f"{trained.id}/model"), None
+        policy = revive_recipe(trained.recipe).policy
+        checkpoint = CheckpointSource(folder=str(files.checkpoints_dir(trained.id)), step=choice.step, policy=policy)
+        source = find_source(session, files, "model", policy.model, policy.revision)
+    assert source is not None
+    return source, checkpoint
 
 
 def find_endpoint(session: Session, settings: Settings, endpoint_id: str, field: str) -> EndpointSource:

@@ -25,7 +25,7 @@ WHOLE = Answered(model=0, text="Hello!", end="finished", num_tokens=2, num_promp
 def ask(database: Database, files: Files, user_id: str, **request: Any) -> str:
     with database.writing() as session:
         asked = ChatRequest.model_validate({"messages": [HELLO], **request})
-        return chats.ask(session, files, user_id, asked).id
+        return chats.ask(session, user_id, asked).id
 
 
 def begin(database: Database, worker: str = "worker") -> ChatClaim | None:

@@ -106,7 +106,7 @@ def _begin_or_none(studio: Any) -> ChatClaim | None:
 
 def test_what_can_not_be_asked_is_refused_before_the_stream(studio, client):
     answer = client.post("/api/v1/chats", json={**BODY, "models": ["model_none"]})
-    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     answer = client.post("/api/v1/chats", json={**BODY, "messages": []})
     assert answer.status_code == 422
 

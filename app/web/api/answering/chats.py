@@ -12,10 +12,9 @@ from app.domain.answering.chat import Answered, ChatRequest, Ended, Utterance, g
 from app.services.answering import chats as service
 from app.store.answering import chats as store
 from app.store.database import Database
-from app.store.files.files import Files
 from app.store.tables import Chat
 from app.web.api.paging import After, AfterSeq, Limit, Page, to_page
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
+from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, WriteSession, write_apart
 from app.web.stream import STREAM_HEADERS, follow_chat, position
 
 router = APIRouter(prefix="/chats", tags=["chats"])
@@ -104,18 +103,18 @@ def show_detail(session: Session, chat: Chat) -> ChatDetail:
 )
 async def chat(
     body: Annotated[ChatRequest, Body(openapi_examples=EXAMPLES)], request: Request, database: CurrentDatabase,
-    files: CurrentFiles, user: CurrentUser,
+    user: CurrentUser,
 ) -> StreamingResponse:  # fmt: skip
     """Queues the conversation for the workers and streams the answers while they are made. Whoever stops reading may come back:
     the chat goes on, and `GET /chats/{id}/stream` goes on with it."""
-    chat_id = await write_apart(request, ask, database, files, user.id, body)
+    chat_id = await write_apart(request, ask, database, user.id, body)
     headers = {**STREAM_HEADERS, "location": f"/api/v1/chats/{chat_id}"}
     return StreamingResponse(follow_chat(request, chat_id, 0), media_type="text/event-stream", headers=headers)
 
 
-def ask(database: Database, files: Files, owner_id: str, asked: ChatRequest) -> str:
+def ask(database: Database, owner_id: str, asked: ChatRequest) -> str:
     with database.writing() as session:
-        return service.ask(session, files, owner_id, asked).id
+        return service.ask(session, owner_id, asked).id
 
 
 @router.get("", operation_id="list_chats", summary="List your chats")

@@ -20,7 +20,7 @@ from app.services.answering import chats as service
 from app.store import models, runs
 from app.store.answering import chats as store
 from app.store.tables import Chat
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.choices import Choice, model_choices, run_choices
 from app.web.rendering.environment import Context, go_to, render
 from app.web.stream import STREAM_HEADERS, follow_chat, position
@@ -143,7 +143,7 @@ def fill(chat: Chat) -> AskForm:
 
 
 @router.post("/playground")
-async def ask(request: Request, database: CurrentDatabase, files: CurrentFiles, user: CurrentUser) -> Response:
+async def ask(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
     """The chat's page; or the form again, with what is wrong."""
     async with request.form(max_fields=200, max_files=0) as form:
         values = read_form(form)
@@ -151,7 +151,7 @@ async def ask(request: Request, database: CurrentDatabase, files: CurrentFiles, 
     def queue() -> Response:
         try:
             with database.writing() as session:
-                chat_id = service.ask(session, files, user.id, values.to_request()).id
+                chat_id = service.ask(session, user.id, values.to_request()).id
         except StudioError as error:
             with database.reading() as session:
                 return page(request, session, user.id, values, error=error)
@@ -206,11 +206,11 @@ def stop(request: Request, session: WriteSession, user: CurrentUser, chat_id: st
 
 
 @router.post("/playground/{chat_id}/again")
-def ask_again(request: Request, session: WriteSession, files: CurrentFiles, user: CurrentUser, chat_id: str) -> Response:
+def ask_again(request: Request, session: WriteSession, user: CurrentUser, chat_id: str) -> Response:
     """The same with the next seed."""
     asked = ChatRequest.model_validate(store.get_chat(session, user.id, chat_id).request)
     sampling = asked.sampling.model_copy(update={"seed": (asked.sampling.seed + 1) % 2**63})
-    chat = service.ask(session, files, user.id, asked.model_copy(update={"sampling": sampling}))
+    chat = service.ask(session, user.id, asked.model_copy(update={"sampling": sampling}))
     return go_to(request, f"/playground/{chat.id}")
 
 
