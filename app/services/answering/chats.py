@@ -4,6 +4,7 @@ The row is the queue entry. A claim gives a fencing token, which comes with ever
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,18 +13,23 @@ from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import LocalModel, RunModel
 from app.domain.answering.chat import Begun, ChatEvent, ChatJob, ChatModel, ChatRequest, Ended, GivenBack
-from app.domain.errors import Conflict, InvalidInput, NotFound, StudioError, TooManyRequests
+from app.domain.answering.prompt_set import Prompt, PromptMessage, PromptOrigin, number
+from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, StudioError, TooManyRequests
+from app.services.answering import prompt_sets
 from app.services.answering.choices import choose
 from app.services.answering.specs import find_local
 from app.services.readings import locate
 from app.store import models, workers
 from app.store.answering import chats as store
+from app.store.answering import prompt_sets as prompt_set_store
+from app.store.answering.lines import read_prompts
 from app.store.database import now
 from app.store.files.files import Files
-from app.store.tables import Chat, Model, Run
+from app.store.tables import Chat, Model, PromptSet, Run
 from app.system.identifiers import new_id
 
 WARM_UP = "chat"  # the hint's word when no chat waits yet; the ids of chats begin with it too
+KEPT = "From the playground"  # a prompt set's name
 MOST_WAITING = 10  # of one user
 STARTED = "start one (varstudio up does), and it answers."
 RESUMED = "it is answered when one is resumed."
@@ -85,6 +91,26 @@ def request_stop(session: Session, owner_id: str, chat_id: str) -> Chat:
 def delete(session: Session, owner_id: str, chat_id: str) -> None:
     """Remove a chat; one that is being answered is stopped first. Raises NotFound."""
     session.delete(store.get_chat(session, owner_id, chat_id))
+
+
+def keep_prompt(session: Session, files: Files, owner_id: str, chat_id: str, prompt_set_id: str | None) -> PromptSet:
+    """Return a prompt set with the chat's conversation: a new one, or one of those that there are with this prompt besides.
+
+    The latter takes the old one's place where that is the user's and nothing speaks of it. Raises NotFound.
+    """
+    asked = ChatRequest.model_validate(store.get_chat(session, owner_id, chat_id).request)
+    said = [PromptMessage(role=message.role, content=message.content) for message in asked.messages]
+    old = prompt_set_store.get_prompt_set(session, owner_id, prompt_set_id) if prompt_set_id else None
+    kept = [Prompt.model_validate(line) for line in read_prompts(files, old)] if old is not None else []
+    prompts, num_dropped = number([*((one.messages, one.reference, one.tags) for one in kept), (said, None, ())])
+    if old is not None and len(prompts) == len(kept):
+        return old
+    with suppress(Conflict, Forbidden):
+        if old is not None:
+            prompt_sets.delete(session, files, owner_id, old.id)
+    origin = PromptOrigin.model_validate(old.source) if old is not None else PromptOrigin(kind="text")
+    gathered = prompt_sets.Gathered(old.name if old is not None else KEPT, prompts, num_dropped, origin)
+    return prompt_sets.keep(session, files, owner_id, gathered)
 
 
 def forget_old(session: Session, days: float) -> int:

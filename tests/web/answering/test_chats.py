@@ -222,3 +222,20 @@ def test_stop_and_delete_are_buttons(studio, client):
     assert client.get(f"/api/v1/chats/{chat_id}").json()["state"] == "stopped"
     assert browser.post(f"/playground/{chat_id}/delete").headers["location"] == "/playground"
     assert client.get(f"/api/v1/chats/{chat_id}").status_code == 404
+
+
+def test_a_prompt_is_kept_in_a_new_prompt_set_or_in_one_that_there_is(studio, client):
+    browser, first = studio.browser(), ask(studio)
+    kept = browser.post(f"/playground/{first}/keep", data={"prompt_set": ""}, headers={"hx-request": "true"}).text
+    assert "Kept in the prompt set “From the playground”, which has 1 now." in kept
+    set_id = client.get("/api/v1/prompt-sets").json()["items"][0]["id"]
+    assert f'<option value="{set_id}">' in browser.post(f"/playground/{first}/stop", follow_redirects=True).text
+    second = ask(studio, prompt="And what now?")
+    assert (
+        "has 2 now"
+        in browser.post(f"/playground/{second}/keep", data={"prompt_set": set_id}, headers={"hx-request": "true"}).text
+    )
+    [kept_set] = client.get("/api/v1/prompt-sets").json()["items"]
+    assert (kept_set["name"], kept_set["num_prompts"]) == ("From the playground", 2)
+    assert browser.post(f"/playground/{second}/keep", data={"prompt_set": kept_set["id"]}).status_code == 303
+    assert client.get("/api/v1/prompt-sets").json()["items"] == [kept_set]

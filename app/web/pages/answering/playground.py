@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -19,8 +19,9 @@ from app.domain.run import RunState
 from app.services.answering import chats as service
 from app.store import models, runs
 from app.store.answering import chats as store
-from app.store.tables import Chat
-from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, WriteSession
+from app.store.answering.prompt_sets import list_prompt_sets
+from app.store.tables import Chat, PromptSet
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.choices import Choice, model_choices, run_choices
 from app.web.rendering.environment import Context, go_to, render
 from app.web.stream import STREAM_HEADERS, follow_chat, position
@@ -28,7 +29,7 @@ from app.web.stream import STREAM_HEADERS, follow_chat, position
 router = APIRouter()
 
 PAGE_SIZE = 12
-NUM_LISTED = 200
+NUM_LISTED, NUM_SETS = 200, 30
 DIALS = (
     ("temperature", "Temperature", "decimal", "0 takes the likeliest token each time; 1 is the model as it is."),
     ("top_p", "Top p", "decimal", "Only the likeliest tokens that together have this probability."),
@@ -77,6 +78,7 @@ class ShownChat:
     doing: str  # what it waits for, or what is happening before the first words, as a sentence
     error: str
     is_over: bool
+    prompt_sets: list[PromptSet]  # that the prompt may be added to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +216,25 @@ def ask_again(request: Request, session: WriteSession, user: CurrentUser, chat_i
     return go_to(request, f"/playground/{chat.id}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptNotice(Context):
+    template = "playground/_kept.html"
+
+    prompt_set: PromptSet
+
+
+@router.post("/playground/{chat_id}/keep")
+def keep_prompt(
+    request: Request, session: WriteSession, files: CurrentFiles, user: CurrentUser, chat_id: str,
+    prompt_set: Annotated[str, Form(max_length=80)] = "",
+) -> Response:  # fmt: skip
+    """The prompt becomes part of a prompt set, which all models can be asked."""
+    kept = service.keep_prompt(session, files, user.id, chat_id, prompt_set or None)
+    if request.headers.get("hx-request"):
+        return render(request, KeptNotice(prompt_set=kept))
+    return RedirectResponse(f"/playground/{chat_id}", status_code=303)
+
+
 @router.post("/playground/{chat_id}/delete")
 def delete_chat(request: Request, session: WriteSession, user: CurrentUser, chat_id: str) -> Response:
     service.delete(session, user.id, chat_id)
@@ -228,7 +249,7 @@ def describe(session: Session, chat: Chat) -> ShownChat:
     doing = service.describe_wait(session, chat) or tell_doing(chat, events)
     return ShownChat(
         chat=chat, asked=ChatRequest.model_validate(chat.request), answers=answers, doing=doing, error=error,
-        is_over=chat.state in store.FINAL_STATES,
+        is_over=chat.state in store.FINAL_STATES, prompt_sets=list_prompt_sets(session, chat.owner_id, limit=NUM_SETS),
     )  # fmt: skip
 
 
