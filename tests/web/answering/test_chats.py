@@ -227,7 +227,7 @@ def test_stop_and_delete_are_buttons(studio, client):
 def test_a_prompt_is_kept_in_a_new_prompt_set_or_in_one_that_there_is(studio, client):
     browser, first = studio.browser(), ask(studio)
     kept = browser.post(f"/playground/{first}/keep", data={"prompt_set": ""}, headers={"hx-request": "true"}).text
-    assert "Kept in the prompt set “From the playground”, which has 1 now." in kept
+    assert "From the playground</a>, which has 1 now." in kept
     set_id = client.get("/api/v1/prompt-sets").json()["items"][0]["id"]
     assert f'<option value="{set_id}">' in browser.post(f"/playground/{first}/stop", follow_redirects=True).text
     second = ask(studio, prompt="And what now?")
