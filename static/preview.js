@@ -29,6 +29,38 @@ form.addEventListener("click", (event) => {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 });
 
+// A chip leads to its field, which may be folded away, and takes it back.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  const target = link && document.getElementById(link.hash.slice(1));
+  target?.closest("details")?.setAttribute("open", "");
+});
+form.addEventListener("click", (event) => {
+  const button = event.target.closest("button[name='take.reset']");
+  if (!button) return;
+  event.preventDefault();
+  const field = value(button.value);
+  field.value = button.dataset.plain;
+  announce(button.querySelector(".visually-hidden").textContent.replace("Reset", "Back again:"));
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+});
+
+// The summary follows every change, and what the panel and the lengths come to know. Of several answers the newest counts.
+const summary = document.getElementById("summary");
+let asking = 0;
+async function summarise() {
+  const mine = asking;
+  const answer = await fetch("/runs/new/summary", { method: "POST", body: new URLSearchParams(new FormData(form)) }).catch(() => null);
+  if (answer?.ok && mine === asking) summary.innerHTML = await answer.text();
+}
+function askSoon() {
+  clearTimeout(asking);
+  asking = setTimeout(summarise, 250);
+}
+form.addEventListener("input", askSoon);
+form.addEventListener("change", askSoon);
+document.addEventListener("htmx:afterSettle", ({ target }) => { if (["panel", "lengths"].includes(target.id)) askSoon(); });
+
 // Several temperatures are several runs; the button says so.
 const count = () => form.toggleAttribute("data-several", /[^,;\s][,;\s]+[^,;\s]/.test(value("weights.lambda").value));
 form.addEventListener("input", count);

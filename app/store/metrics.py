@@ -7,16 +7,19 @@ that are written again or dropped take their spans along.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import String, and_, column, delete, func, insert, literal, select, values
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from app.store.tables import Metric, MetricSpan
+from app.domain.run import RunKind, RunState
+from app.store.tables import Metric, MetricSpan, Run, Worker
 
 WIDTHS = (32, 1024)
 Point = tuple[int, float | None]
+SPEEDS = 20  # newest finished runs that are looked at
 Piece = tuple[int, float | None, int | None, float | None, int | None]  # first step; the lowest value, its step; the highest
 
 
@@ -228,3 +231,36 @@ def list_clock(session: Session, run_id: str, points: int = 400) -> list[tuple[i
     kept = (summed.c.place - 1) % (summed.c.num // points + 1) == 0
     rows = session.execute(select(summed.c.step, summed.c.tokens, summed.c.seconds).where(kept).order_by(summed.c.step))
     return [(step, tokens or 0.0, seconds or 0.0) for step, tokens, seconds in rows]
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """The mean seconds of a step of a finished run, and the device it ran on as far as that is known."""
+
+    run_id: str
+    name: str
+    recipe: dict[str, Any]
+    seconds_per_step: float
+    device: str
+
+
+def list_speeds(session: Session, owner_id: str, policy_id: str) -> list[MeasuredSpeed]:
+    """Return the speeds of the owner's newest finished runs of this policy, newest first."""
+    mine = (Run.owner_id == owner_id, Run.policy_id == policy_id, Run.kind == RunKind.TRAINING.value)
+    runs = list(session.scalars(select(Run).where(*mine, Run.state == RunState.SUCCEEDED).order_by(Run.id.desc()).limit(SPEEDS)))
+    query = select(Metric.run_id, func.avg(Metric.value)).group_by(Metric.run_id)
+    means = session.execute(query.where(Metric.run_id.in_([run.id for run in runs]), Metric.key == "step_seconds"))
+    seconds = {run_id: mean for run_id, mean in means if mean}
+    workers = {run.worker_id: session.get(Worker, run.worker_id) for run in runs if run.worker_id}
+    return [
+        MeasuredSpeed(run.id, run.name, run.recipe or {}, seconds[run.id], device_of(workers.get(run.worker_id or "")))
+        for run in runs
+        if run.id in seconds
+    ]
+
+
+def device_of(worker: Worker | None) -> str:
+    """Return what a worker trains on."""
+    if worker is None:
+        return ""
+    return str(worker.devices[0].get("name", "")) if worker.devices else "a CPU"

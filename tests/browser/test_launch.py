@@ -177,3 +177,19 @@ def test_a_model_is_registered_from_the_hub_and_a_bad_folder_is_refused(page, co
     expect(page.locator("#path-error")).to_contain_text("allowed folder")
     expect(page.get_by_label("Folder", exact=True)).to_have_value("/etc")
     complaints.clear()
+
+
+def test_the_summary_follows_and_a_chip_leads_to_its_field_and_takes_it_back(page, studio):
+    fill(page, studio)
+    summary = page.locator("#summary")
+    expect(summary).to_contain_text("Help desk pairs: 640 examples")
+    page.get_by_label("Batch size B").fill("16")
+    page.locator("#evaluation-share").evaluate("e => { e.value = '0.2'; e.dispatchEvent(new Event('input', {bubbles: true})) }")
+    expect(summary.locator(".chips li")).to_have_count(2)
+    summary.get_by_role("link", name="Held-out share").click()
+    expect(page.locator("#evaluation-share")).to_be_visible()
+    summary.get_by_role("button", name="Reset Batch size").click()
+    expect(page.get_by_label("Batch size B")).to_have_value("8")
+    expect(summary.locator(".chips li")).to_have_count(1)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(page.get_by_role("button", name="Launch the run")).to_be_in_viewport()

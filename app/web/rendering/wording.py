@@ -143,10 +143,13 @@ METHOD_TEXTS: dict[str, str] = {
     Method.REWARD_MODEL: "Learns from the preference pairs to score responses; the result scores at once.",
 }
 PRESET_TEXTS: dict[str, str] = {
-    Preset.LENGTH_NORMALISED: "Posterior weights from the mean log-probability per token: long and short compete fairly.",
-    Preset.PAPER: "The published formula to the letter: summed log-probabilities. Tends to favour short responses.",
-    Preset.WITHIN_PROMPT: "Importance weights among the responses to the same prompt only. Cautious; needs pairs.",
-    Preset.REWARD_WEIGHTED: "exp(r/λ) without the reference's probability: the control to compare with.",
+    Preset.LENGTH_NORMALISED: "Posterior weights from the mean log-probability per token: long and short compete fairly. "
+    "To begin with, and whenever responses differ in length.",
+    Preset.PAPER: "The published formula to the letter: summed log-probabilities, which tend to favour short responses. "
+    "To repeat the paper, or where lengths are alike.",
+    Preset.WITHIN_PROMPT: "Importance weights among the responses to the same prompt only; needs pairs. "
+    "When some prompts are rewarded far more than others.",
+    Preset.REWARD_WEIGHTED: "exp(r/λ) without the reference's probability. As the control: what does the reference add?",
 }
 SOURCE_TEXTS = {
     "preference": "The label of the data: +1 for chosen, −1 for rejected.",

@@ -21,6 +21,7 @@ from app.store import runs as store
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
 from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch.outlook import Panel, look
+from app.web.pages.launch.summary import PLAIN, Summary, summarise
 from app.web.recipes import FROM_PRESET, SFT_FIELDS, STARTING_VALUES, as_asked, at_fields, clone_values, methods_of, read_order
 from app.web.rendering.choices import Choice, dataset_choices, model_choices
 from app.web.rendering.environment import Context, render
@@ -35,19 +36,15 @@ DIALS = (
     "training.epochs", "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
-GROUPS = (
-    ("weights", "Weights", "what the preset decides, one by one"),
-    ("noise", "Noise study", "swap labels or blur rewards on purpose, to see what errors in the data would cost"),
-    ("online", "Online VAR", "fresh responses of the policy itself, every so many steps"),
-    ("policy", "Policy", "adapter, number type, revision"),
-    ("scale", "Scale", "several devices, 4 bits, less memory, compiling"),
-    ("training", "Training", "schedule, micro-batches, checkpoints, seed"),
-    ("evaluation", "Evaluation", "held-out share, samples, decoding"),
-    ("tokens", "Format", "overlong texts, chat template"),
-    ("scoring", "Scoring", "how log π_ref and rewards are computed: changes seconds, not results"),
-    ("reward", "Reward model", "its revision"),
-    ("max_examples", "Data", "use a part of it"),
-)
+GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the parts of the recipe that it holds
+    ("weights", "Weights, noise and fresh responses", "what the preset decides, errors made on purpose, online rounds",
+     ("weights", "noise", "online")),
+    ("policy", "Policy and devices", "adapter, number type, 4 bits, several devices", ("policy", "scale")),
+    ("training", "Training", "schedule, micro-batches, checkpoints, seed", ("training",)),
+    ("evaluation", "Evaluation", "held-out share, samples, decoding", ("evaluation",)),
+    ("data", "Data, format and scoring", "a part of it, overlong texts, chat template, how log π_ref and rewards are computed",
+     ("max_examples", "tokens", "scoring", "reward")),
+)  # fmt: skip
 MOST_CHOICES = 500
 
 
@@ -80,6 +77,7 @@ class LaunchPage(Context):
     dials: dict[str, Field]
     sft: dict[str, list[SettingOption]]
     panel: Panel
+    summary: Summary
     lengths: LaunchLengths
     is_live: bool  # of the lengths: they come into a page that is there
     example: ExampleReading | None
@@ -168,14 +166,17 @@ def form_page(
     filled = {field.path: prepare(field, values, faults) for field in RECIPE_FIELDS}
     ready = datasets.list_datasets(session, owner_id, state=DatasetState.READY, limit=MOST_CHOICES)
     sft = {path: fill(filled[f"weights.{path}"], {f"weights.{path}": values.get(f"sft.{path}", "")}, []) for path in SFT_FIELDS}
+    panel = panel or look(session, owner_id, values)
+    lengths = lengths or look_at_lengths(session, request.app.state.files, owner_id, values)
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
         sft={
             path: [SettingOption(value, text, "", value == field.value) for value, text in field.choices]
             for path, field in sft.items()
         },
-        panel=panel or look(session, owner_id, values),
-        lengths=lengths or look_at_lengths(session, request.app.state.files, owner_id, values),
+        panel=panel,
+        summary=summarise(session, owner_id, values, panel, lengths),
+        lengths=lengths,
         is_live=False,
         example=example[0],
         sentence=example[1],
@@ -211,13 +212,14 @@ def options_of(field: Field, texts: Mapping[str, str]) -> list[SettingOption]:
     return [SettingOption(value, option_text(field.path, value), text, value == field.value) for value, text in texts.items()]
 
 
-def group_of(id: str, title: str, text: str, filled: Mapping[str, Field]) -> SettingGroup:
+def group_of(id: str, title: str, text: str, parts: tuple[str, ...], filled: Mapping[str, Field]) -> SettingGroup:
     """Return the settings of one fold; those that scale a run come from several parts of the recipe."""
     mine = [
-        field for path, field in filled.items() if path not in DIALS and id == ("scale" if path in SCALE else path.split(".")[0])
+        field
+        for path, field in filled.items()
+        if path not in DIALS and ("scale" if path in SCALE else path.split(".")[0]) in parts
     ]
-    plain = {field.path: as_asked(field).value for field in RECIPE_FIELDS} | STARTING_VALUES
-    changed = any(field.errors or field.value != plain[field.path] for field in mine)
+    changed = any(field.errors or field.value != PLAIN[field.path] for field in mine)
     shared = any(not field.methods for field in mine)
     methods = "" if shared else " ".join(dict.fromkeys(method for field in mine for method in field.methods.split()))
     return SettingGroup(id, title, text, mine, changed, methods)

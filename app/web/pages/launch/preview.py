@@ -15,6 +15,7 @@ from app.store.database import Database
 from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
 from app.web.pages.launch.form import form_page, read_form
 from app.web.pages.launch.outlook import Panel, add_answer, look
+from app.web.pages.launch.summary import PLAIN
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render_apart
@@ -39,6 +40,8 @@ async def preview_launch(request: Request, database: CurrentDatabase, user: Curr
     values = dict(await read_form(request))
     if taken := values.pop("take.lambda", ""):
         values["weights.lambda"] = taken
+    if reset := values.pop("take.reset", ""):  # without scripts; with them the form resets the field itself
+        values[reset] = PLAIN.get(reset, "")
     return await respond(request, database, user.id, values)
 
 
