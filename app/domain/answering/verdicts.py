@@ -153,3 +153,15 @@ def estimate(values: Sequence[float]) -> tuple[float | None, float | None, float
         return mean, None, None
     half = NORMAL_95 * math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def write_bias(facts: VerdictFacts) -> str:
+    """Return what is to be known of a judge before its scores are believed, as a sentence."""
+    unread = f"{facts.num_unread} of {facts.num_verdicts} verdicts could not be read" if facts.num_unread else ""
+    if facts.first_share is None:
+        return f"{unread}." if unread else ""
+    interval = (
+        "" if facts.first_low is None or facts.first_high is None else f" ({facts.first_low:.0%} to {facts.first_high:.0%})"
+    )
+    said = f"It prefers what it reads first in {facts.first_share:.0%} of its choices{interval}, where 50% is without bias"
+    return f"{said.replace('%', ' %')}{f'; {unread}' if unread else ''}."

@@ -47,6 +47,12 @@ def list_answers(
     return list(session.scalars(query.order_by(Answers.id.desc()).limit(limit)))
 
 
+def list_opponents(session: Session, user_id: str, answers: Answers, *, limit: int) -> list[Answers]:
+    """Return other answers to the same prompts that are ready, newest first."""
+    found = list_answers(session, user_id, prompt_set_id=answers.prompt_set_id, limit=limit)
+    return [other for other in found if other.id != answers.id and other.facts is not None]
+
+
 def describe_answers(session: Session, found: Sequence[Answers]) -> list[AnswersRow]:
     """Return the rows of these answers, in their order. Three queries, however many."""
     sets = {row.id: row.name for row in session.execute(select(PromptSet.id, PromptSet.name).where(

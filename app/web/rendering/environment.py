@@ -14,6 +14,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.answering.judge import VerdictFacts
+from app.domain.answering.verdicts import write_bias
 from app.domain.comparing.verdict import write_verdict
 from app.domain.errors import StudioError
 from app.domain.statistics.final import write_final, write_size
@@ -67,6 +69,10 @@ class InUseNotice(Context):
     used_by: list[dict[str, str]]
 
 
+def verdict_words(kept: dict[str, Any]) -> str:
+    return write_bias(VerdictFacts.model_validate(kept))
+
+
 @cache
 def environment() -> Environment:
     """Return the one Jinja environment of the process."""
@@ -81,7 +87,7 @@ def environment() -> Environment:
     made.filters.update(format.FILTERS)
     made.filters.update(final_figures=write_final, final_size=write_size, differences=pieces_of, trend=trend)
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
-    made.filters.update(share_won=share_won, verdict=write_verdict)
+    made.filters.update(share_won=share_won, verdict=write_verdict, verdict_words=verdict_words)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
     return made
 

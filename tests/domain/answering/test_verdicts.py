@@ -10,6 +10,7 @@ from app.domain.answering.verdicts import (
     describe_pairs,
     read_grade,
     read_verdict,
+    write_bias,
     write_grade,
     write_pair,
 )
@@ -89,3 +90,13 @@ def test_what_could_not_be_read_is_counted_and_has_no_score():
     assert [pair.score for pair in pairs] == [None, None, 0.5]
     assert describe_grades([7.0, None]).num_unread == 1
     assert describe_pairs([]).first_share is None
+
+
+def test_the_bias_is_told_as_a_sentence():
+    told = write_bias(describe_pairs([PairVerdict(prompt, "win", "loss") for prompt in range(4)] + [PairVerdict(9, "win", None)]))
+    assert told == (
+        "It prefers what it reads first in 100 % of its choices (100 % to 100 %), where 50 % is without bias; "
+        "1 of 10 verdicts could not be read."
+    )
+    assert write_bias(describe_grades([7.0])) == ""
+    assert write_bias(describe_grades([None])) == "1 of 1 verdicts could not be read."

@@ -19,9 +19,10 @@ from app.services.answering import farm, makers
 from app.store import models
 from app.store.answering import answers as store
 from app.store.answering.answers import AnswersRow
+from app.store.answering.endpoints import list_endpoints
 from app.store.answering.lines import read_answers, read_prompts, read_scores
 from app.store.files.files import Files
-from app.store.tables import Answers, Judgement, Model, PromptSet
+from app.store.tables import Answers, Endpoint, Judgement, Model, PromptSet
 from app.web.answering.lists import grow
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
 from app.web.pages.answering.prompt_sets import judges_of
@@ -71,6 +72,8 @@ class AnswersPage(Context):
     step: int | None
     has_references: bool
     reward_models: list[Model]
+    endpoints: list[Endpoint]
+    opponents: list[Answers]  # to the same prompts, with which a language model can compare
     ready: list[Judgement]
     shapes: dict[str, str]
     look: Look
@@ -124,6 +127,8 @@ def show_answers(
         step=choice.step if isinstance(choice, RunModel) else None,
         has_references=bool(prompt_set.facts["num_references"]),
         reward_models=models.list_models(session, user.id, kind="reward", limit=MOST_CHOICES),
+        endpoints=list_endpoints(session, limit=MOST_CHOICES),
+        opponents=store.list_opponents(session, user.id, answers, limit=MOST_CHOICES),
         ready=ready,
         shapes={shape.value: title for shape, title in SHAPE_TITLES.items()},
         look=look,
@@ -154,6 +159,8 @@ async def add_judges(request: Request, database: CurrentDatabase, user: CurrentU
     """Ask the judges that are ticked; the page then shows how far they are."""
     async with request.form(max_fields=60, max_files=0) as form:
         asked = judges_of([str(value) for value in form.getlist("judge")], str(form.get("pattern", "")).strip()[:500])
+        if (llm := str(form.get("llm", ""))[:80]) and (against := str(form.get("against", ""))[:80]):
+            asked.append({"kind": "llm", "endpoint": llm, "against": against})
 
     def ask() -> Response:
         if not asked:

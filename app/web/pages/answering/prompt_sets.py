@@ -21,11 +21,12 @@ from app.store import models, runs
 from app.store.answering import answers as answers_store
 from app.store.answering import prompt_sets as store
 from app.store.answering.answers import AnswersRow
+from app.store.answering.endpoints import list_endpoints
 from app.store.answering.lines import read_prompts
 from app.store.database import Database
 from app.store.datasets import list_datasets
 from app.store.files.files import Files
-from app.store.tables import Dataset, Model, PromptSet, Run
+from app.store.tables import Dataset, Endpoint, Model, PromptSet, Run
 from app.web.answering.lists import create_prompt_set, take_outputs, take_prompts
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
 from app.web.rendering.environment import Context, go_to, render
@@ -66,6 +67,7 @@ class Askable:
     policies: list[Model]
     runs: list[Run]
     judges: list[Model]
+    endpoints: list[Endpoint]  # which answer and judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +191,7 @@ def find_askable(session: Session, owner_id: str) -> Askable:
         models.list_models(session, owner_id, kind="policy", limit=MOST_CHOICES),
         [run for run in ended if run.recipe.get("method") != Method.REWARD_MODEL],
         models.list_models(session, owner_id, kind="reward", limit=MOST_CHOICES),
+        list_endpoints(session, limit=MOST_CHOICES),
     )
 
 
@@ -220,7 +223,7 @@ async def ask(
 def answers_request_of(values: Mapping[str, str], judges: list[str], prompt_set_id: str) -> dict[str, Any]:
     """Return the request that the form speaks of."""
     source, _, chosen = values["model"].partition(":")
-    if source not in ("model", "run"):
+    if source not in ("model", "run", "endpoint"):
         raise InvalidInput.at("model", "Choose the model that is to answer.")
     model: dict[str, Any] = {"source": source, source: chosen}
     if source == "run" and values["step"]:
@@ -232,12 +235,15 @@ def answers_request_of(values: Mapping[str, str], judges: list[str], prompt_set_
     }  # fmt: skip
 
 
+WITH_MODEL = {"reward": "model", "llm": "endpoint"}  # what a judge calls its model
+
+
 def judges_of(chosen: list[str], pattern: str) -> list[dict[str, Any]]:
-    """Return the judges that are ticked: reward:ID, length, exact; and a pattern where one is given."""
+    """Return the judges that are ticked: reward:ID, llm:ENDPOINT, length, exact; and a pattern where one is given."""
     found: list[dict[str, Any]] = []
     for one in chosen:
         kind, _, model = one.partition(":")
-        found.append({"kind": kind, "model": model} if kind == "reward" else {"kind": kind})
+        found.append({"kind": kind} | ({WITH_MODEL[kind]: model} if kind in WITH_MODEL else {}))
     return [*found, {"kind": "pattern", "pattern": pattern}] if pattern else found
 
 
