@@ -4,6 +4,7 @@
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
     varstudio datasets | models | endpoints | scorings | runs | sweeps | workers …   a client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio prompt-sets | answers | farm      what models are asked, what they say, and the data it becomes
     varstudio compare | vote-link      models' answers side by side, and a link by which people vote on them
     varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
@@ -33,7 +34,7 @@ from app.commands import (
     up,
     workers,
 )
-from app.commands.answering import chat, endpoints
+from app.commands.answering import answers, chat, endpoints, prompt_sets
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -58,6 +59,9 @@ cli.add_typer(endpoints.group, name="endpoints")
 cli.add_typer(scorings.group, name="scorings")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
+cli.add_typer(prompt_sets.group, name="prompt-sets")
+cli.add_typer(answers.group, name="answers")
+cli.command("farm")(answers.farm)
 cli.command("compare")(comparisons.compare)
 cli.command("vote-link")(comparisons.vote_link)
 cli.command("chat")(chat.chat)

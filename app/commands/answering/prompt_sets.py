@@ -1,0 +1,56 @@
+"""`varstudio prompt-sets`: prompts that models answer, made from lists, data sets and what runs hold out, over REST."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.client import Client, CommandFailed
+from app.commands.terminal import facts, out, table
+from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="Prompt sets: what models are asked.")
+
+
+@group.command("create")
+def create(
+    file: Annotated[Path | None, typer.Argument(help="Lines, JSON lines or a list in JSON.")] = None,
+    run: Annotated[str | None, typer.Option(help="Id of a run, whose held-out prompts are taken.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Id of a data set, whose prompts are taken.")] = None,
+    part: Annotated[str, typer.Option(help="Of a run: test or validation.")] = "test",
+    num_prompts: Annotated[int, typer.Option(min=1, help="Of a run or a data set, at most so many.")] = 200,
+    name: Annotated[str, typer.Option(help="Empty: made from where the prompts are from.")] = "",
+) -> None:
+    """Make a prompt set; prints its id."""
+    client = Client(Settings())
+    if (file is not None) + (run is not None) + (dataset is not None) != 1:
+        raise CommandFailed("Give one of: a file, --run, --dataset.")
+    if file is not None:
+        with file.open("rb") as content:
+            made = client.post("/prompt-sets/file", files={"file": (file.name, content)}, data={"name": name})
+    else:
+        source: dict[str, Any] = {"num_prompts": num_prompts, **({"run": run, "part": part} if run else {"dataset": dataset})}
+        made = client.post("/prompt-sets", {"name": name, "source": source})
+    out.print(made["id"], markup=False)
+
+
+@group.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+    """List prompt sets, newest first."""
+    found = Client(Settings()).get("/prompt-sets", limit=limit)["items"]
+    table(
+        "id",
+        "name",
+        "prompts",
+        "made",
+        rows=[(one["id"], one["name"], one["num_prompts"], one["created_at"][:16]) for one in found],
+    )
+
+
+@group.command("show")
+def show(prompt_set_id: str) -> None:
+    """Show a prompt set: how many prompts, of which kinds, and where they are from."""
+    found = Client(Settings()).get(f"/prompt-sets/{prompt_set_id}")
+    rows: list[tuple[str, object]] = [(name, found[name]) for name in ("id", "name", "num_prompts", "sha256")]
+    rows += [(name.removeprefix("num_").replace("_", " "), value) for name, value in found["facts"].items()]
+    facts([*rows, ("from", found["source"]["kind"])])
