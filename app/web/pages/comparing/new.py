@@ -92,11 +92,12 @@ def list_contestants(
     """Return answers, runs and registered policies; those that were asked for come first."""
     runs = {run.id: run for run in [*asked_runs, *known_runs]}
     chosen = {run.id for run in asked_runs}
-    return [
+    found = [
         *(Contestant(f"answers:{one.id}", one.name, "answers", True) for one in asked_answers),
         *(Contestant(f"run:{run.id}", run.name, f"run, {run.told_state}", run.id in chosen) for run in runs.values()),
         *(Contestant(f"model:{model.id}", model.name, "registered policy", model.id in asked_models) for model in policies),
     ]
+    return sorted(found, key=lambda one: not one.is_chosen)
 
 
 def list_prompts(
