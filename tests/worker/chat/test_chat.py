@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from app.domain.answering.chat import Answered, ChatEvent, ChatJob, ChatModel, ChatRequest, Declined, Loading, Rewarded, gather
+from app.domain.answering.job import CheckpointSource
 from app.domain.jobs import ModelSource
+from app.domain.recipe import PolicySettings
 from tests.worker.workshop import Workshop
 from worker.chat import shelf as shelves
 from worker.chat.__main__ import MEMORY, answer
 from worker.chat.shelf import Shelf
-from worker.models.load import load_tokenizer
+from worker.models.checkpoint import save_checkpoint
+from worker.models.load import load_policy, load_tokenizer
 
 HELLO = [{"role": "user", "content": "The printer is broken <eos>"}]
 TURNS = [{"role": "system", "content": "Be kind."}, *HELLO, {"role": "assistant", "content": "Which one?"}, *HELLO]
@@ -127,3 +130,19 @@ def test_want_of_memory_is_told_and_empties_the_shelf(shelf: Shelf, workshop: Wo
     assert not shelf._kept
     monkeypatch.setattr("worker.models.reward.RewardModel.score", fail)
     assert Rewarded(model=0, reward=None, detail=MEMORY) in hold(job, shelf)
+
+
+def test_a_checkpoint_answers_otherwise_than_the_model_it_began_from(shelf: Shelf, workshop: Workshop, tmp_path: Path) -> None:
+    folder = workshop.policy("llama", chat=True)
+    network = load_policy(folder, dtype="float32", device="cpu").language_model.network
+    trained = {f"value/{name}": value.flip(0).contiguous() for name, value in network.named_parameters()}
+    save_checkpoint(tmp_path, 3, trained, {})
+    job = make_job(folder, folder)
+    checkpoint = CheckpointSource(folder=str(tmp_path), step=3, policy=PolicySettings(model="model_x", adaptation="full"))
+    at_step = job.models[1].model_copy(update={"checkpoint": checkpoint})
+    base, later = gather(2, hold(job.model_copy(update={"models": (job.models[0], at_step)}), shelf))
+    assert base.text != later.text
+    assert not later.declined
+    gone = at_step.model_copy(update={"checkpoint": checkpoint.model_copy(update={"step": 4})})
+    [one] = gather(1, hold(make_job(folder).model_copy(update={"models": (gone,)}), shelf))
+    assert "The checkpoint of step 4 can't be read" in one.declined
