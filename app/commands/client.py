@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
+import typer
 
+from app.commands.terminal import out
 from app.domain.errors import StudioError
 from app.settings import Settings
 
@@ -126,3 +128,29 @@ def check(response: httpx.Response) -> None:
     if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         raise Unreachable(detail, problems=problems, extra=problem.get("extra"))
     raise CommandFailed(detail, problems=problems, extra=problem.get("extra"))
+
+
+Mine = Annotated[bool, typer.Option("--mine", help="Only your own; otherwise all that you may see.")]
+Private = Annotated[bool, typer.Option("--private", help="Only you and admins see it; otherwise all members do.")]
+
+
+def add_sharing(group: typer.Typer, path: str, what: str) -> None:
+    """Add `private` and `share` to the commands of a noun, whose things are at this path of the REST API."""
+
+    @group.command("private", help=f"Keep {what} to its owner and admins; what others have made of it goes on.")
+    def private(key: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+        tell_shared(Client(Settings()).patch(f"{path}/{key}", {"private": True}))
+
+    @group.command("share", help=f"Let all members see and use {what}.")
+    def share(key: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+        tell_shared(Client(Settings()).patch(f"{path}/{key}", {"private": False}))
+
+
+def tell_shared(thing: dict[str, Any]) -> None:
+    seen = f"private: only {thing['owner']} and admins see it" if thing["private"] else "shared with all members"
+    out.print(f"{thing['name']} is {seen}.", markup=False)
+
+
+def owner_of(thing: dict[str, Any]) -> str:
+    """Return a list's word for whose a thing is, and that it is private."""
+    return f"{thing['owner']} (private)" if thing["private"] else str(thing["owner"])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed
+from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.readings import show_example, show_lengths
 from app.commands.recipes import read_document
 from app.commands.terminal import facts, table
@@ -25,11 +25,14 @@ def add(
     file: Path,
     name: Annotated[str, typer.Option(help="Empty: the file's name.")] = "",
     mapping: Annotated[Path | None, typer.Option(help="A YAML or JSON file: shape, columns, options.")] = None,
+    private: Private = False,
 ) -> None:
     """Upload a file and wait until it is read."""
     if not file.is_file():
         raise CommandFailed(f"There is no file {file}.")
-    fields = {"name": name} | ({"mapping": json.dumps(read_document(mapping))} if mapping else {})
+    fields = {"name": name, "private": str(private).lower()} | (
+        {"mapping": json.dumps(read_document(mapping))} if mapping else {}
+    )
     client = Client(Settings())
     with file.open("rb") as content:
         dataset = client.post("/datasets", files={"file": (file.name, content)}, data=fields, timeout=UPLOAD_SECONDS)
@@ -42,14 +45,15 @@ def add(
 
 
 @group.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine = False) -> None:
     """List data sets, newest first."""
-    found = Client(Settings()).get("/datasets", limit=limit)["items"]
+    found = Client(Settings()).get("/datasets", limit=limit, mine=mine)["items"]
     rows = [
-        (dataset["id"], dataset["name"], dataset["state"], dataset["num_examples"], describe_size(dataset["size_bytes"]))
+        (dataset["id"], dataset["name"], dataset["state"], dataset["num_examples"],
+         describe_size(dataset["size_bytes"]), owner_of(dataset))
         for dataset in found
-    ]
-    table("id", "name", "state", "examples", "size", rows=rows)
+    ]  # fmt: skip
+    table("id", "name", "state", "examples", "size", "owner", rows=rows)
 
 
 @group.command("show")
@@ -107,6 +111,9 @@ def tokens(
 def rename(dataset_id: str, name: str) -> None:
     """Give a data set another name."""
     Client(Settings()).patch(f"/datasets/{dataset_id}", {"name": name})
+
+
+add_sharing(group, "/datasets", "a data set")
 
 
 @group.command("delete")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client
+from app.commands.client import Client, Mine, add_sharing, owner_of
 from app.commands.readings import show_reading
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
@@ -32,11 +32,11 @@ def add(
 
 
 @group.command("list")
-def list_(kind: Annotated[str | None, typer.Option(help="policy or reward")] = None) -> None:
+def list_(kind: Annotated[str | None, typer.Option(help="policy or reward")] = None, mine: Mine = False) -> None:
     """List models, newest first."""
-    found = Client(Settings()).get("/models", kind=kind, limit=200)["items"]
-    rows = [(model["id"], model["name"], model["kind"], model["source"], model["path"]) for model in found]
-    table("id", "name", "kind", "source", "path", rows=rows)
+    found = Client(Settings()).get("/models", kind=kind, limit=200, mine=mine)["items"]
+    rows = [(model["id"], model["name"], model["kind"], model["source"], model["path"], owner_of(model)) for model in found]
+    table("id", "name", "kind", "source", "path", "owner", rows=rows)
 
 
 @group.command("show")
@@ -76,6 +76,9 @@ def rename(model_id: str, name: str) -> None:
 def copy(model_id: str, name: str) -> None:
     """Register a model once more, under another name."""
     show_model(Client(Settings()).post(f"/models/{model_id}/copy", {"name": name}))
+
+
+add_sharing(group, "/models", "a model")
 
 
 @group.command("delete")

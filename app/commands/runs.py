@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands import queue
-from app.commands.client import Client, CommandFailed
+from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import out, table
@@ -34,6 +34,7 @@ def launch(
     adaptation: Annotated[str | None, typer.Option(help="full or lora")] = None,
     name: Annotated[str | None, typer.Option()] = None,
     priority: Annotated[int, typer.Option(help="-100 to 100; only admins raise a run above 0.")] = 0,
+    private: Private = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
     """Launch a run; prints its id."""
@@ -47,7 +48,7 @@ def launch(
     }
     client = Client(Settings())
     with named_as_typed(sections):
-        run = client.post("/runs", merge(body, sections), params={"priority": priority})
+        run = client.post("/runs", merge(body, sections), params={"priority": priority, "private": private})
     out.print(run["id"], markup=False)
     if watch_it:
         follow(client, run["id"])
@@ -62,16 +63,19 @@ def list_(
     sort: Annotated[str, typer.Option(help="created, name, reward_gain, win_rate or kl")] = "created",
     order: Annotated[str | None, typer.Option(help="asc or desc")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    mine: Mine = False,
 ) -> None:
     """List runs, newest first unless sorted otherwise."""
     asked = {"state": state, "kind": kind, "search": search, "tag": tag, "sort": sort, "order": order, "limit": limit}
+    asked["mine"] = mine
     found = Client(Settings()).get("/runs", **asked)["items"]
     rows = [
-        (run["id"], run["name"], run["state"], run["stage"], f"{run['step']}/{run['num_steps']}", signed(run["reward_gain"]),
-         percent(run["win_rate"]), number(run["kl"]), ", ".join(run["tags"]))
+        (run["id"], run["name"], run["state"], run["stage"],
+         f"{run['step']}/{run['num_steps']}", signed(run["reward_gain"]),
+         percent(run["win_rate"]), number(run["kl"]), ", ".join(run["tags"]), owner_of(run))
         for run in found
     ]  # fmt: skip
-    table("id", "name", "state", "stage", "step", "gain", "win rate", "KL", "tags", rows=rows)
+    table("id", "name", "state", "stage", "step", "gain", "win rate", "KL", "tags", "owner", rows=rows)
 
 
 @group.command("show")
@@ -94,6 +98,7 @@ def cancel(run_id: str) -> None:
 
 
 queue.add_commands(group)
+add_sharing(group, "/runs", "a run")
 
 
 @group.command("resume")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed, Unreachable
+from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
@@ -52,9 +52,10 @@ def create(
 def list_(
     dataset: Annotated[str | None, typer.Option(help="Only those of this data set.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    mine: Mine = False,
 ) -> None:
     """List scorings, newest first."""
-    found = Client(Settings()).get("/scorings", dataset=dataset, limit=limit)["items"]
+    found = Client(Settings()).get("/scorings", dataset=dataset, limit=limit, mine=mine)["items"]
     rows = [
         (
             scoring["id"],
@@ -64,10 +65,11 @@ def list_(
             describe_size(scoring["size_bytes"] or 0),
             scoring["num_runs"],
             scoring["used_at"][:16],
+            owner_of(scoring),
         )
         for scoring in found
     ]
-    table("id", "name", "state", "pairs", "size", "runs", "used", rows=rows)
+    table("id", "name", "state", "pairs", "size", "runs", "used", "owner", rows=rows)
 
 
 @group.command("show")
@@ -225,6 +227,9 @@ def show_responses(cell: dict[str, Any]) -> None:
 def rename(scoring_id: str, name: str) -> None:
     """Give a scoring another name."""
     Client(Settings()).patch(f"/scorings/{scoring_id}", {"name": name})
+
+
+add_sharing(group, "/scorings", "a scoring")
 
 
 @group.command("delete")

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from app.commands.client import Client, CommandFailed, Unreachable
+from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_sharing, owner_of
 from app.commands.recipes import read_document
 from app.commands.terminal import err, lines_of, out, table
 from app.settings import Settings
@@ -77,11 +77,11 @@ def read_value(text: str) -> Any:
 
 
 @group.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine = False) -> None:
     """List sweeps, newest first."""
-    found = Client(Settings()).get("/sweeps", limit=limit)["items"]
-    rows = [(sweep["id"], sweep["name"], sweep["state"], done_of(sweep)) for sweep in found]
-    table("id", "name", "state", "succeeded", rows=rows)
+    found = Client(Settings()).get("/sweeps", limit=limit, mine=mine)["items"]
+    rows = [(sweep["id"], sweep["name"], sweep["state"], done_of(sweep), owner_of(sweep)) for sweep in found]
+    table("id", "name", "state", "succeeded", "owner", rows=rows)
 
 
 def done_of(sweep: dict[str, Any]) -> str:
@@ -231,6 +231,9 @@ def resume(sweep_id: str) -> None:
 def rename(sweep_id: str, name: str) -> None:
     """Give a sweep another name."""
     Client(Settings()).patch(f"/sweeps/{sweep_id}", {"name": name})
+
+
+add_sharing(group, "/sweeps", "a sweep with its runs")
 
 
 @group.command("delete")

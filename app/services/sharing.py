@@ -14,7 +14,7 @@ from app.services import acts
 from app.services.acts import Actor
 from app.store.accounts import get_user_by_id
 from app.store.sharing import NOUNS, Thing, get_changeable, is_admin, visible_to
-from app.store.tables import Owned, Run, Sweep
+from app.store.tables import Answers, Owned, Run, Sweep
 
 
 def take(session: Session, user_id: str, table: type[Thing], thing_id: str, deed: str) -> Thing:
@@ -31,13 +31,14 @@ def take(session: Session, user_id: str, table: type[Thing], thing_id: str, deed
 
 
 def set_private(session: Session, thing: Owned, private: bool) -> None:
-    """Keep a thing to its owner and admins, or let all members see it again; a sweep takes its runs along.
+    """Keep a thing to its owner and admins, or let all members see it again; a sweep takes its runs along, answers theirs.
 
     What others have made of it stays theirs, and goes on.
     """
     thing.private = private
-    if isinstance(thing, Sweep):
-        for run in session.scalars(select(Run).where(Run.sweep_id == thing.id)):
+    if isinstance(thing, Sweep | Answers):
+        column = Run.sweep_id if isinstance(thing, Sweep) else Run.answers_id
+        for run in session.scalars(select(Run).where(column == thing.id)):
             run.private = private
 
 

@@ -156,7 +156,10 @@ def test_data_sets_are_added_listed_shown_mapped_and_deleted(shell):
     added = shell.must("datasets", "add", "pairs.jsonl", "--name", "Help desk")
     assert field(added, "state") == "ready"
     dataset_id = field(added, "id")
-    assert f"{dataset_id}  Help desk" in shell.must("datasets", "list")
+    assert f"{dataset_id}  Help desk" in shell.must("datasets", "list", "--mine")
+    assert "Help desk is private: only admin and admins see it" in shell.must("datasets", "private", dataset_id)
+    assert "admin (private)" in shell.must("datasets", "list")
+    assert "shared with all members" in shell.must("datasets", "share", dataset_id)
     assert "20 from 20 rows" in shell.must("datasets", "show", dataset_id)
     assert "Map them" in shell.fails("datasets", "add", "odd.jsonl")
     odd_id = re.search(r"^(data_\S+)  odd", shell.must("datasets", "list"), re.MULTILINE)[1]
@@ -290,7 +293,7 @@ def test_texts_are_shown_as_tokens_and_measured_in_the_terminal(shell):
     assert "640 of 640 examples were read." in measured
     assert "response 2 of 2, rejected" in shown
     assert shown.count("learned: answer: 4 tokens, cut") == 2
-    assert "no data set none" in shell.fails("datasets", "lengths", "none", "--model", model_id)
+    assert "no data set 'none'" in shell.fails("datasets", "lengths", "none", "--model", model_id)
 
 
 def test_sweeps_are_launched_compared_extended_stopped_and_deleted(shell):

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.services import attempts
 from app.services import runs as services
-from app.store import journal, metrics, runs
+from app.store import journal, metrics, runs, sweeps
 from app.store.database import Database
+from app.store.overview.run_list import RunQuery, RunSort, find_runs
 from tests.conftest import Library
 
 LOG_KINDS = ("state", "log", "resume", "checkpoint")
@@ -51,6 +52,11 @@ READS: dict[str, Callable[[Session, str], Any]] = {
     "the list of runs": lambda session, _: runs.list_runs(session, "user_ada", limit=31),
     "the list of runs in a state": lambda session, _: runs.list_runs(session, "user_ada", state="failed", limit=31),
     "a later page of runs": lambda session, run_id: runs.list_runs(session, "user_ada", after=run_id, limit=31),
+    "the list of runs of a member": lambda session, _: runs.list_runs(session, "user_eve", limit=31),
+    "the list of runs of one's own": lambda session, _: runs.list_runs(session, "user_eve", mine=True, limit=31),
+    "the list of runs of a member in a state": lambda session, _: runs.list_runs(session, "user_eve", state="failed", limit=31),
+    "the sorted list of runs of a member": lambda session, _: find_runs(session, "user_eve", RunQuery(sort=RunSort.KL), limit=31),
+    "sweeps for a member": lambda session, _: sweeps.list_sweeps(session, "user_eve"),
     "how many runs are in each state": lambda session, _: runs.count_runs(session, "user_ada"),
     "the rows of a page": lambda session, run_id: runs.describe_runs(session, [runs.get_run(session, "user_ada", run_id)]),
     "a short series": lambda session, run_id: metrics.list_metrics(session, run_id, ["loss"], points=4000),

@@ -24,6 +24,7 @@ from app.services import runs
 from app.services.answering import makers
 from app.services.answering.choices import Chosen, choose, choose_llm, find_judge, identify
 from app.services.names import tell_apart
+from app.services.sharing import take
 from app.store.answering import answers as store
 from app.store.answering.prompt_sets import get_prompt_set
 from app.store.database import now
@@ -69,7 +70,7 @@ def judge(session: Session, owner_id: str, answers_id: str, judges: Sequence[Any
 
     Raises NotFound; InvalidInput with the field at fault.
     """
-    answers = store.get_answers(session, owner_id, answers_id)
+    answers = take(session, owner_id, Answers, answers_id, "judged")
     add_judges(session, answers, session.get_one(PromptSet, answers.prompt_set_id), judges)
     makers.make(session, answers)
     return answers
@@ -105,7 +106,7 @@ def delete(session: Session, files: Files, owner_id: str, answers_id: str) -> No
     """Remove answers with their scores, and the runs that made them. Raises NotFound; Conflict while a run is at them, or a
     comparison shows them.
     """
-    answers = store.get_answers(session, owner_id, answers_id)
+    answers = take(session, owner_id, Answers, answers_id, "deleted")
     if used := store.list_comparisons_with(session, answers):
         which = f"{len(used)} comparisons show" if len(used) > 1 else f"The comparison “{used[0][1]}” shows"
         raise Conflict.in_use(f"{which} these answers: delete {'them' if len(used) > 1 else 'it'} first.", "comparison", used)

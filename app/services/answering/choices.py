@@ -46,9 +46,9 @@ def choose(session: Session, owner_id: str, asked: RegisteredModel | RunModel | 
 
 
 def find_model(session: Session, owner_id: str, model_id: str, kind: str, field: str) -> Model:
-    """Return the owner's model of this kind. Raises InvalidInput."""
-    model = session.get(Model, model_id)
-    if model is None or model.owner_id != owner_id:
+    """Return a model of this kind that the user may see. Raises InvalidInput."""
+    model = find_visible(session, Model, owner_id, model_id)
+    if model is None:
         raise InvalidInput.at(field, f"There is no model {model_id!r}: choose one from your list, or register it first.")
     if model.kind != kind:
         wanted = "a policy, which answers" if kind == "policy" else "a reward model, which judges"
@@ -89,9 +89,9 @@ def identify(model: Model) -> tuple[object, ...]:
 
 
 def _choose_run(session: Session, owner_id: str, asked: RunModel) -> Chosen:
-    run = session.get(Run, asked.run)
+    run = find_visible(session, Run, owner_id, asked.run)
     field = f"{MODEL_FIELD}.run"
-    if run is None or run.owner_id != owner_id or run.kind != RunKind.TRAINING:
+    if run is None or run.kind != RunKind.TRAINING:
         raise InvalidInput.at(field, f"There is no training run {asked.run!r}: choose one from your list.")
     if run.recipe.get("method") == Method.REWARD_MODEL:
         raise InvalidInput.at(field, f"Run “{run.name}” trains a reward model, which gives no answers: choose it as a judge.")

@@ -13,6 +13,7 @@ from app.services import datasets
 from app.store.answering.answers import get_answers
 from app.store.answering.lines import read_answers, read_prompts, read_scores
 from app.store.files.files import Files
+from app.store.sharing import NOBODY, find_visible
 from app.store.tables import Answers, Dataset, Judgement, PromptSet
 
 NAME_LENGTH = 120
@@ -35,13 +36,15 @@ def make(session: Session, files: Files, owner_id: str, answers_id: str, asked: 
         )
     judgement = find_judgement(session, answers, asked.judge)
     name = asked.name or f"{SHAPE_TITLES[asked.shape]}: {answers.name}"[:NAME_LENGTH]
+    is_hidden = find_visible(session, Answers, NOBODY, answers.id) is None
     with files.open_upload() as upload:
         for row in to_rows(
             read_prompts(files, session.get_one(PromptSet, answers.prompt_set_id)), found, tell(answers, judgement)
         ):
             upload.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         return datasets.upload(
-            session, files, owner_id=owner_id, name=name, filename=f"{answers.id}-{asked.shape.value}.jsonl", upload=upload,
+            session, files, owner_id=owner_id, private=is_hidden, name=name,
+            filename=f"{answers.id}-{asked.shape.value}.jsonl", upload=upload,
             mapping=MAPPINGS[asked.shape],
         )  # fmt: skip
 

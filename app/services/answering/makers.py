@@ -43,7 +43,7 @@ def enqueue(session: Session, answers: Answers) -> Run:
     at = now(session)
     what = "Answers" if answers.facts is None else "Judging"
     run = Run(
-        id=new_id("run"), owner_id=answers.owner_id, name=f"{what} of {answers.name}"[:NAME_LENGTH],
+        id=new_id("run"), owner_id=answers.owner_id, private=answers.private, name=f"{what} of {answers.name}"[:NAME_LENGTH],
         kind=RunKind.ANSWERS.value, state=RunState.QUEUED.value, recipe={}, provenance=provenance.describe_program(),
         policy_id=answers.model_id, answers_id=answers.id, created_at=at, queued_at=at,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from app.domain.dataset import DatasetState, Example
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.ingest.prompt_texts import GivenPrompt, read_prompts
 from app.services.names import tell_apart
+from app.services.sharing import take
 from app.store import datasets
 from app.store.answering import prompt_sets as store
 from app.store.answering.lines import prompts_path
@@ -95,8 +96,8 @@ def keep(session: Session, files: Files, owner_id: str, gathered: Gathered) -> P
 
 
 def delete(session: Session, files: Files, owner_id: str, prompt_set_id: str) -> None:
-    """Remove a prompt set with its file. Raises NotFound; Conflict while answers or comparisons speak of it."""
-    prompt_set = store.get_prompt_set(session, owner_id, prompt_set_id)
+    """Remove a prompt set with its file. Raises NotFound, Forbidden; Conflict while answers or comparisons speak of it."""
+    prompt_set = take(session, owner_id, PromptSet, prompt_set_id, "deleted")
     if used := store.list_answers_of(session, prompt_set_id):
         raise Conflict.in_use(f"{len(used)} answers are to this prompt set: delete them first.", "answers", used)
     if used := store.list_comparisons_of(session, prompt_set_id):

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound
+from app.store.sharing import find_visible, visible_to
 from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
 
 
@@ -20,10 +21,10 @@ class AnswersRow:
     judgements: list[Judgement]
 
 
-def get_answers(session: Session, owner_id: str, answers_id: str) -> Answers:
-    """Return the owner's answers. Raises NotFound, for somebody else's too."""
-    answers = session.get(Answers, answers_id)
-    if answers is None or answers.owner_id != owner_id:
+def get_answers(session: Session, user_id: str, answers_id: str) -> Answers:
+    """Return answers that the user may see. Raises NotFound."""
+    answers = find_visible(session, Answers, user_id, answers_id)
+    if answers is None:
         raise NotFound(f"There are no answers {answers_id!r}.")
     return answers
 
@@ -33,12 +34,12 @@ def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> An
 
 
 def list_answers(
-    session: Session, owner_id: str, *,
+    session: Session, user_id: str, *, mine: bool = False,
     prompt_set_id: str | None = None, model_id: str | None = None, run_id: str | None = None,
     after: str | None = None, limit: int = 50,
 ) -> list[Answers]:  # fmt: skip
-    """Return the owner's answers, newest first: all, or those to a prompt set, of a model, or of what a run has trained."""
-    query = select(Answers).where(Answers.owner_id == owner_id)
+    """Return the answers that the user may see, newest first: all, or those to a prompt set, of a model, or of a run's result."""
+    query = select(Answers).where(visible_to(user_id, Answers, mine=mine))
     for column, wanted in ((Answers.prompt_set_id, prompt_set_id), (Answers.model_id, model_id), (Answers.model_run_id, run_id)):
         if wanted is not None:
             query = query.where(column == wanted)

@@ -3,21 +3,20 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound
+from app.store.sharing import get_visible, visible_to
 from app.store.tables import Answers, Comparison, PromptSet
 
 
-def get_prompt_set(session: Session, owner_id: str, prompt_set_id: str) -> PromptSet:
-    """Return the owner's prompt set. Raises NotFound, for somebody else's too."""
-    prompt_set = session.get(PromptSet, prompt_set_id)
-    if prompt_set is None or prompt_set.owner_id != owner_id:
-        raise NotFound(f"There is no prompt set {prompt_set_id!r}.")
-    return prompt_set
+def get_prompt_set(session: Session, user_id: str, prompt_set_id: str) -> PromptSet:
+    """Return a prompt set that the user may see. Raises NotFound."""
+    return get_visible(session, PromptSet, user_id, prompt_set_id)
 
 
-def list_prompt_sets(session: Session, owner_id: str, *, after: str | None = None, limit: int = 50) -> list[PromptSet]:
-    """Return the owner's prompt sets, newest first; `after` is the id of the last one of the page before."""
-    query = select(PromptSet).where(PromptSet.owner_id == owner_id)
+def list_prompt_sets(
+    session: Session, user_id: str, *, mine: bool = False, after: str | None = None, limit: int = 50
+) -> list[PromptSet]:
+    """Return the prompt sets that the user may see, or the user's own, newest first; `after` is the last id seen."""
+    query = select(PromptSet).where(visible_to(user_id, PromptSet, mine=mine))
     if after is not None:
         query = query.where(PromptSet.id < after)
     return list(session.scalars(query.order_by(PromptSet.id.desc()).limit(limit)))

@@ -10,7 +10,7 @@ from app.services import models as model_service
 from app.services.answering import answers, prompt_sets, specs
 from app.store.answering import answers as store
 from app.store.database import now
-from app.store.tables import Answers, Comparison, Judgement, Model, Run
+from app.store.tables import Answers, Comparison, Judgement, Model, PromptSet, Run
 from app.system.identifiers import new_id
 from tests.answered import answer_all, ask, make_prompt_set
 
@@ -189,8 +189,11 @@ def test_what_is_in_use_is_not_deleted(database, files, library, prompt_set, mod
     assert not files.prompt_set_dir(prompt_set.id).exists()
 
 
-def test_somebody_elses_answers_are_not_there(database, library, prompt_set, model):
+def test_somebody_elses_private_answers_are_not_there(database, library, prompt_set, model):
     asked = ask(database, library.user.id, prompt_set.id, model)
+    with database.writing() as session:
+        assert store.get_answers(session, "user_other", asked.id).owner == "Ada"
+        session.get_one(PromptSet, prompt_set.id).private = True
     with database.reading() as session, pytest.raises(NotFound):
         store.get_answers(session, "user_other", asked.id)
     with pytest.raises(NotFound):

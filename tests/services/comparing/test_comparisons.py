@@ -53,6 +53,8 @@ def test_what_can_not_be_compared_is_refused_in_a_sentence(database, files, user
                 comparisons.create(session, user.id, ids)
         with pytest.raises(InvalidInput, match="at most 8 models"):
             comparisons.create(session, user.id, [plant_answers(session, files, mine, Planted(f"M{n}")).id for n in range(9)])
+        cool.private = True
+        session.flush()
         with pytest.raises(NotFound):
             comparisons.create(session, "user_other", [one.id, cool.id])
         shown = comparisons.create(session, user.id, [one.id, cool.id], "Two temperatures")

@@ -20,7 +20,7 @@ from app.store.tables import Answers, Judgement
 from app.web.answering.lists import grow, take_outputs
 from app.web.api.datasets import DatasetDetail, show_detail
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, change
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, change, owned
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
 
 router = APIRouter(prefix="/answers", tags=["answers"])
@@ -38,7 +38,7 @@ class JudgementView(BaseModel):
     facts: JudgementFacts | None = Field(description="Mean and standard error; null until all answers are judged.")
 
 
-class AnswersView(BaseModel):
+class AnswersView(OwnedView):
     """Answers as lists show them."""
 
     id: str = Field(examples=["answers_01kb4y7v3m2q8d5n6c9t0r1x2z"])
@@ -159,6 +159,7 @@ def show(row: AnswersRow, remark: str = "") -> AnswersView:
     answers = row.answers
     return AnswersView.model_validate(
         {
+            **owned(answers),
             **{key: getattr(answers, key) for key in ("id", "name", "prompt_set_id", "model", "model_name", "sampling", "facts")},
             "state": service.standing_of(answers, row.run),
             "n": answers.num_draws,
@@ -207,17 +208,15 @@ def find(database: Database, owner_id: str, answers_id: str, remark: str) -> Ans
 
 @router.get("", operation_id="list_answers", summary="List answers")
 def list_answers(
-    session: ReadSession,
-    user: CurrentUser,
+    session: ReadSession, user: CurrentUser,
     prompt_set: Annotated[str | None, Query(max_length=80, description="Only those to this prompt set.")] = None,
     model: Annotated[str | None, Query(max_length=80, description="Only those of this model, or of what began from it.")] = None,
     run: Annotated[str | None, Query(max_length=80, description="Only those of what this run has trained.")] = None,
-    after: After = None,
-    limit: Limit = 50,
-) -> Page[AnswersView]:
+    mine: Mine = False, after: After = None, limit: Limit = 50,
+) -> Page[AnswersView]:  # fmt: skip
     """Newest first."""
     rows = store.list_answers(
-        session, user.id, prompt_set_id=prompt_set, model_id=model, run_id=run, after=after, limit=limit + 1
+        session, user.id, mine=mine, prompt_set_id=prompt_set, model_id=model, run_id=run, after=after, limit=limit + 1
     )
     return to_page(store.describe_answers(session, rows), limit, show, lambda row: row.answers.id)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.domain.answering.prompt_set import Prompt, PromptOrigin, PromptSetFacts, PromptSetRequest
 from app.services.answering import prompt_sets as service
@@ -14,13 +14,13 @@ from app.store.database import Database
 from app.store.tables import PromptSet
 from app.web.answering.lists import create_prompt_set, take_prompts
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, change
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
 
 router = APIRouter(prefix="/prompt-sets", tags=["prompt-sets"])
 
 
-class PromptSetView(BaseModel):
+class PromptSetView(OwnedView):
     """A prompt set as lists show it."""
 
     id: str = Field(examples=["prompts_01kb4y7v3m2q8d5n6c9t0r1x2z"])
@@ -97,9 +97,11 @@ def find(database: Database, owner_id: str, prompt_set_id: str) -> PromptSetView
 
 
 @router.get("", operation_id="list_prompt_sets", summary="List prompt sets")
-def list_prompt_sets(session: ReadSession, user: CurrentUser, after: After = None, limit: Limit = 50) -> Page[PromptSetView]:
+def list_prompt_sets(
+    session: ReadSession, user: CurrentUser, mine: Mine = False, after: After = None, limit: Limit = 50
+) -> Page[PromptSetView]:
     """Newest first."""
-    rows = store.list_prompt_sets(session, user.id, after=after, limit=limit + 1)
+    rows = store.list_prompt_sets(session, user.id, mine=mine, after=after, limit=limit + 1)
     return to_page(rows, limit, show, lambda row: row.id)
 
 
