@@ -96,6 +96,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     **{f"POST /{page}/{{run_id}}/move": {"data": {"to": "front"}} for page in ("runs", "queue")},
     **{f"POST /{page}/{{run_id}}/priority": {"data": {"priority": "-1"}} for page in ("runs", "queue")},
     "POST /runs/{run_id}/where": {"data": {"where": "anywhere"}},
+    "POST /runs/{run_id}/describe": {"data": {"tags": "one", "notes": "Two."}},
     "POST /sweeps/{sweep_id}/variants": {"data": {"lambda": "2"}},
     **{f"POST /sweeps/{{sweep_id}}/{verb}": {} for verb in ("stop", "resume")},
     "POST /datasets/{dataset_id}/mapping": {"data": {"shape": "pair", "columns.prompt": "a", "columns.chosen": "b"}},
