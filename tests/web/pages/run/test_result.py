@@ -94,3 +94,11 @@ def test_a_tab_is_chosen_by_the_address_and_an_unknown_one_is_the_first(studio, 
     judge = client.get(f"/runs/{studio.launch(**pairs)}").text
     assert "panel-weights" not in judge
     assert "panel-samples" not in judge
+
+
+def test_a_finished_run_is_compared_from_its_head(studio, client):
+    run_id = record(studio, [step(1)], SUCCEEDED)
+    page = client.get(f"/runs/{run_id}").text
+    assert f'href="/comparisons/new?runs={run_id}"' in page
+    assert client.get("/comparisons/new", params={"runs": run_id}).status_code == 200
+    assert "/comparisons/new?runs=" not in client.get(f"/runs/{studio.launch()}").text
