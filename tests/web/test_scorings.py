@@ -248,8 +248,9 @@ def test_a_deleted_scoring_takes_its_previews_along(studio, client):
         assert session.query(Preview).filter_by(scoring_id=scoring_id).count() == 0
 
 
-def test_nobody_sees_anothers_scoring(studio, client, eve):
+def test_nobody_sees_anothers_private_scoring(studio, client, eve):
     scoring_id = make_ready(studio, client)
+    assert client.patch(f"/api/v1/scorings/{scoring_id}", json={"private": True}).status_code == 200
     for path in ("", "/check", "/preview"):
         assert eve.get(f"/api/v1/scorings/{scoring_id}{path}").status_code == 404
     assert eve.delete(f"/api/v1/scorings/{scoring_id}").status_code == 404

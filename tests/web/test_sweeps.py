@@ -212,8 +212,9 @@ def test_a_sweep_is_stopped_resumed_extended_and_deleted(studio, client, quiet):
     assert client.get(path).status_code == 404
 
 
-def test_another_users_sweep_is_not_there(studio, eve):
+def test_another_users_private_sweep_is_not_there(studio, client, eve):
     sweep_id = launch(studio)
+    assert client.patch(f"{SWEEPS}/{sweep_id}", json={"private": True}).status_code == 200
     assert eve.get(f"{SWEEPS}/{sweep_id}").status_code == 404
     assert eve.delete(f"{SWEEPS}/{sweep_id}").status_code == 404
     for verb in ("stop", "resume"):

@@ -87,7 +87,7 @@ class ComparedPrompt(BaseModel):
 class NewComparison(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    answers: list[str] = Field(
+    answers: list[Annotated[str, Field(max_length=40)]] = Field(
         min_length=1, max_length=40, description="Ids of answers to the same prompt set, by two models or more."
     )
     name: str = Field("", max_length=120, description="Empty: made from models and prompt set.")
