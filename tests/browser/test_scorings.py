@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from app.services import runs, scorings
+from app.store.scorings import get_scoring
 from tests.browser.payloads import PAYLOADS
 from tests.browser.scorer import INVERTED, Previewer, facts_of, finish, score
 from tests.browser.studio import Writer
@@ -70,7 +71,7 @@ def test_inverted_rewards_and_reasons_of_misses_are_told(page, studio):
     score(studio, run_id, INVERTED)
     with studio.database.writing() as session:
         reward = make_part("reward-x", miss_reason="The nearest scoring was made with another reward model.")
-        scoring = scorings.get_scoring(session, studio.user.id, scoring_id)
+        scoring = get_scoring(session, studio.user.id, scoring_id)
         scoring.facts = facts_of(INVERTED).model_copy(update={"reward": reward}).model_dump(mode="json")
     page.goto(f"/scorings/{scoring_id}")
     expect(page.get_by_role("alert")).to_contain_text("The rewards contradict the labels")
@@ -187,4 +188,4 @@ def test_the_page_fits_and_can_be_read(page, studio, scoring_id, width, theme):
         assert page.evaluate(CONTRAST) == []
         ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
         assert len(ids) == len(set(ids)), [id for id in ids if ids.count(id) > 1]
-        assert page.evaluate("[...document.querySelectorAll('input')].filter(e => !e.labels.length).map(e => e.name)") == []
+        assert page.evaluate("[...document.querySelectorAll('input:not([type=hidden])')].filter(e => !e.labels.length).map(e => e.name)") == []
