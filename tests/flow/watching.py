@@ -47,12 +47,20 @@ def assert_whole(database: Database, run_id: str, steps: int = 20) -> None:
 
 
 def assert_nothing_runs(files: Files, run_id: str) -> None:
-    """No process of the first attempt's session lives, and none is left for us to reap (init may take its time)."""
+    """No process of the first attempt's session lives, and none is left for us to reap (what was killed may take its time)."""
     runner = json.loads((files.attempt_dir(run_id, 1) / "process.json").read_text())["pid"]
+    wait_until(lambda: not list_living(runner), f"the end of all processes of {run_id}")
+
+
+def list_living(session_id: int) -> list[str]:
+    """Return the processes of this session but for those that init is to reap."""
+    living = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
             except OSError:
                 continue
-            assert int(session) != runner or (state == "Z" and int(parent) != os.getpid())
+            if int(session) == session_id and not (state == "Z" and int(parent) != os.getpid()):
+                living.append(entry.name)
+    return living
