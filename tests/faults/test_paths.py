@@ -3,6 +3,7 @@
 An audit hook sees every file that this process opens, whoever opens it. It can't be taken away again, so it is armed only here.
 """
 
+import mimetypes
 import os
 import re
 import shutil
@@ -49,6 +50,7 @@ def judged() -> Iterator[set[Path]]:
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[Studio]:
+    mimetypes.init()  # a library reads the system's list at its first need of it
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()

@@ -134,6 +134,7 @@ def test_a_move_says_where_to_once(studio, client):
 
 def test_members_see_and_steer_their_own_runs_and_an_admin_all(studio, client, eve, eves_run):
     mine = studio.launch()
+    assert client.patch(f"{RUNS}/{mine}", json={"private": True}).status_code == 200
     assert [one["id"] for one in eve.get(QUEUE).json()["items"]] == [eves_run]
     assert {one["id"] for one in client.get(QUEUE).json()["items"]} == {mine, eves_run}
     for verb, body in (("pause", None), ("release", None), ("move", {"to": "front"})):
@@ -147,6 +148,7 @@ def test_members_see_and_steer_their_own_runs_and_an_admin_all(studio, client, e
 
 def test_workers_say_what_they_have_and_run_but_not_to_everybody_whose(studio, client, eve):
     run_id = studio.launch(name="Mine alone")
+    assert client.patch(f"{RUNS}/{run_id}", json={"private": True}).status_code == 200
     beat(studio, "box", slots=2)
     assert begin(studio, "box") == run_id
     running = {"run_id": run_id, "attempt": 1, "slots": [0], "pid": 1, "spool_lag_bytes": 0, "spool_lag_seconds": 0.25}

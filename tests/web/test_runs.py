@@ -320,6 +320,7 @@ def test_an_id_is_only_an_id(client, run_id):
 
 def test_tags_and_notes_are_the_owners_and_found_again(studio, client, eve):
     run_id = studio.launch(name="Marked")
+    assert client.patch(f"{RUNS}/{run_id}", json={"private": True}).status_code == 200
     changed = client.patch(f"{RUNS}/{run_id}", json={"tags": ["  two ", "one", "two", ""], "notes": "Why\r\nso "}).json()
     assert (changed["tags"], changed["notes"], changed["name"]) == (["one", "two"], "Why\nso", "Marked")
     for asked in ({"search": "WHY"}, {"search": "mark on"}, {"tag": "two"}, {"tag": "two", "sort": "name", "order": "desc"}):

@@ -115,7 +115,7 @@ def test_a_model_on_its_slow_way_into_the_store_holds_up_no_other_change(stored:
 def test_a_model_that_could_not_be_added_leaves_nothing_in_folder_and_store(stored: Studio, monkeypatch) -> None:
     run_id, files = finished(stored), stored.app.state.files
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise Unavailable("The database is busy with another change: try again in a few seconds.")
 
     monkeypatch.setattr("app.services.models.add", refuse)

@@ -17,6 +17,7 @@ import pytest
 from app.domain.events import LogWritten, StateChanged
 from app.domain.run import RunState
 from app.store import journal
+from app.store.accounts import get_user
 from app.store.signals.bell import Bell
 from app.store.tables import Run
 from app.web import stream
@@ -200,12 +201,18 @@ class CountingReads(SharedReads):
         return await super().read_apart(run_id, after)
 
 
+def signed_in(studio) -> SimpleNamespace:
+    """What a request of the administrator knows."""
+    with studio.database.reading() as session:
+        return SimpleNamespace(user=get_user(session, "admin"))
+
+
 def test_a_hundred_readers_share_their_reads(studio):
     run_id = studio.launch()
     reads = CountingReads(studio.database)
 
     state = SimpleNamespace(shared_reads=reads, bell=Bell(studio.settings, studio.database))
-    request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+    request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay, state=signed_in(studio))
 
     async def watch() -> list[int]:
         return [entry.seq async for entries in follow(request, run_id, 0) for entry in entries]
@@ -236,7 +243,7 @@ def test_an_entry_is_encoded_once_however_many_read_it(studio):
 
     async def read_together() -> list[str]:
         state = SimpleNamespace(shared_reads=SharedReads(studio.database), bell=Bell(studio.settings, studio.database))
-        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay, state=signed_in(studio))
 
         async def read_all() -> str:
             return "".join([text async for text in stream.as_texts(follow(request, run_id, 0), to_text, retry_ms=1)])
@@ -254,7 +261,7 @@ def test_a_quiet_stream_beats_so_that_nobody_hangs_up(studio, monkeypatch):
 
     async def three() -> list[str]:
         state = SimpleNamespace(shared_reads=SharedReads(studio.database), bell=Bell(studio.settings, studio.database))
-        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay, state=signed_in(studio))
         texts = stream.as_events(follow(request, run_id, 1))
         got = [await anext(texts) for _ in range(3)]
         await texts.aclose()
@@ -269,7 +276,7 @@ def test_the_pages_stream_beats_in_words_that_its_script_hears(studio):
 
     async def two() -> list[str]:
         state = SimpleNamespace(shared_reads=SharedReads(studio.database), bell=Bell(studio.settings, studio.database))
-        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay)
+        request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=stay, state=signed_in(studio))
         entries = follow(request, run_id, 1, heartbeat_seconds=0.05)
         texts = stream.as_texts(entries, stream.to_event, retry_ms=1, beat="event: beat\ndata: {}\n\n")
         got = [await anext(texts) for _ in range(2)]

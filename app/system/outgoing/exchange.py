@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import httpcore
-import httpx
 
 from app.system.files import never
 from app.system.outgoing.connections import CheckedNetwork, RequestWatch
@@ -17,6 +16,8 @@ PLAIN = {"accept": "application/json", "accept-encoding": "identity", "user-agen
 
 @cache
 def _trusted() -> ssl.SSLContext:
+    import httpx  # brings a terminal's libraries along: only with a first request
+
     return httpx.create_ssl_context()
 
 

@@ -163,30 +163,30 @@ Chosen = Annotated[list[str], Form(max_length=MOST_CHOSEN)]
 
 @router.post("/runs/delete")
 def delete_chosen(
-    request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, asked: AskedFor, id: Chosen
+    request: Request, session: WriteSession, user: CurrentUser, files: CurrentFiles, asked: AskedFor, chosen: Chosen
 ) -> Response:
     """The list without those of the chosen runs that can go, and a sentence for each that can't."""
-    refusals = each(session, user.id, id, lambda run: service.delete(session, files, user.id, run.id))
+    refusals = each(session, user.id, chosen, lambda run: service.delete(session, files, user.id, run.id))
     return answer(request, session, user.id, asked, refusals)
 
 
 @router.post("/runs/tag")
 def tag_chosen(
-    request: Request, session: WriteSession, user: CurrentUser, asked: AskedFor, id: Chosen,
+    request: Request, session: WriteSession, user: CurrentUser, asked: AskedFor, chosen: Chosen,
     words: Annotated[str, Form(max_length=400)] = "", untag: Annotated[bool, Form()] = False,
 ) -> Response:  # fmt: skip
     """The list, with these tags, words between commas, added to the chosen runs, or taken away."""
     given = {word.strip() for word in words.split(",")}
-    refusals = each(session, user.id, id, lambda run: tag_anew(session, user.id, run, given, untag=untag))
+    refusals = each(session, user.id, chosen, lambda run: tag_anew(session, user.id, run, given, untag=untag))
     return answer(request, session, user.id, asked, refusals)
 
 
 @router.post("/runs/compare")
-def compare_chosen(request: Request, session: ReadSession, user: CurrentUser, asked: AskedFor, id: Chosen) -> Response:
+def compare_chosen(request: Request, session: ReadSession, user: CurrentUser, asked: AskedFor, chosen: Chosen) -> Response:
     """To the form of a comparison with the chosen runs ticked, or a sentence for each that has no model to compare."""
-    if refusals := each(session, user.id, id, require_model):
+    if refusals := each(session, user.id, chosen, require_model):
         return answer(request, session, user.id, asked, refusals)
-    return RedirectResponse(f"/comparisons/new?{urlencode({'runs': ','.join(dict.fromkeys(id))})}", status_code=303)
+    return RedirectResponse(f"/comparisons/new?{urlencode({'runs': ','.join(dict.fromkeys(chosen))})}", status_code=303)
 
 
 def require_model(run: Run) -> None:

@@ -52,21 +52,21 @@ def test_tags_and_the_first_line_of_notes_stand_in_the_row(browser, made):
 
 
 def test_ticked_runs_are_tagged_and_the_list_stays_where_it_was(browser, client, made):
-    answer = browser.post("/runs/tag?q=sorted&sort=name", data={"id": made[:2], "words": "x, new"})
+    answer = browser.post("/runs/tag?q=sorted&sort=name", data={"chosen": made[:2], "words": "x, new"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/runs?q=sorted&sort=name")
     tags = [client.get(f"/api/v1/runs/{run_id}").json()["tags"] for run_id in made]
     assert tags == [["new", "x"], ["new", "of <c>", "x"], []]
-    browser.post("/runs/tag", data={"id": made, "words": "x,new", "untag": "true"})
+    browser.post("/runs/tag", data={"chosen": made, "words": "x,new", "untag": "true"})
     assert client.get(f"/api/v1/runs/{made[1]}").json()["tags"] == ["of <c>"]
-    refused = browser.post("/runs/tag", data={"id": made[:1], "words": "a" * 41})
+    refused = browser.post("/runs/tag", data={"chosen": made[:1], "words": "a" * 41})
     assert refused.status_code == 409
     assert "Sorted b: A tag has 1 to 40 characters" in refused.text
 
 
 def test_ticked_runs_that_ended_are_deleted_and_the_others_say_why_not(browser, client, eve, made):
     client.post(f"/api/v1/runs/{made[0]}/cancel")
-    assert eve.post("/runs/delete", data={"id": made[0]}).status_code == 409
-    answer = browser.post("/runs/delete?q=sorted", data={"id": [*made[:2], "run_gone"]})
+    assert eve.post("/runs/delete", data={"chosen": made[0]}).status_code == 409
+    answer = browser.post("/runs/delete?q=sorted", data={"chosen": [*made[:2], "run_gone"]})
     assert answer.status_code == 409
     assert names(answer.text) == ["Sorted a", "Sorted c"]
     assert "2 runs stayed as they are" in answer.text
@@ -77,13 +77,13 @@ def test_ticked_runs_that_ended_are_deleted_and_the_others_say_why_not(browser, 
 
 
 def test_ticked_runs_that_have_a_model_are_compared(studio, browser, made):
-    refused = browser.post("/runs/compare?q=sorted", data={"id": made[:2]})
+    refused = browser.post("/runs/compare?q=sorted", data={"chosen": made[:2]})
     assert refused.status_code == 409
     assert "Sorted b: only a run that has succeeded has a model to compare." in html.unescape(refused.text)
     with studio.database.writing() as session:
         for run_id in made[:2]:
             session.get(Run, run_id).state = "succeeded"
-    answer = browser.post("/runs/compare", data={"id": [*made[:2], made[0]]})
+    answer = browser.post("/runs/compare", data={"chosen": [*made[:2], made[0]]})
     assert (answer.status_code, answer.headers["location"]) == (303, f"/comparisons/new?runs={made[0]}%2C{made[1]}")
     assert browser.get(answer.headers["location"]).status_code == 200
 
