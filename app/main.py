@@ -136,16 +136,17 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Bring the tables up to date, sweep what a crash left, greet the first user, start the bell and the ingest pool."""
     try:
         await run_in_threadpool(prepare, app)
+        await app.state.bell.start()
+        yield
+        await app.state.bell.stop()
     except StudioError as error:
         app.state.refusal = error.detail
         raise
-    await app.state.bell.start()
-    yield
-    await app.state.bell.stop()
-    app.state.demonstration.close()
-    app.state.ingest.close()
-    parquet.close()
-    app.state.database.close()
+    finally:  # also of a start that was refused half way: its children would outlive it
+        app.state.demonstration.close()
+        app.state.ingest.close()
+        parquet.close()
+        app.state.database.close()
 
 
 def prepare(app: FastAPI) -> None:

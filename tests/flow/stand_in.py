@@ -5,7 +5,7 @@
 Mishaps happen in the first attempt only, or in each with a `!` behind: kill (SIGKILL itself), exit (status 3), fail
 (outcome failed), hopeless (failed, no retry), leave (interrupted, unasked), deaf (ignores every request and hangs),
 torn (half a line, then the rest 0.3 s later), child (leaves a grandchild that outlives it), silent (ends without an outcome),
-wait (until it is told to stop, or the run's folder holds a file `go`).
+wait (until it is told to stop, or the run's folder holds a file `go`, or `go-N` for the wait at step N).
 """
 
 import contextlib
@@ -124,7 +124,8 @@ class Runner:
         if mishap == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(600)
-        while mishap == "wait" and not (Path(self.spec["run_dir"]) / "go").exists():
+        signs = [Path(self.spec["run_dir"]) / name for name in ("go", f"go-{step}")]
+        while mishap == "wait" and not any(sign.exists() for sign in signs):
             self.obey(step - 1)
             time.sleep(0.02)
         if mishap == "child":

@@ -101,9 +101,9 @@ def kill_host(worker: "subprocess.Popen[bytes]", folder: Path, run_id: str, atte
     shutil.rmtree(folder)
 
 
-def let_go(folder: Path, run_id: str) -> None:
+def let_go(folder: Path, run_id: str, sign: str = "go") -> None:
     """Let a runner that waits on this host go on."""
-    (folder / "runs" / run_id / "go").touch()
+    (folder / "runs" / run_id / sign).touch()
 
 
 def stored_checkpoints(web: SharedFiles, run_id: str, attempt: int) -> list[str]:
@@ -157,7 +157,9 @@ def test_a_damaged_checkpoint_in_the_store_is_passed_over_for_the_one_before(
     work: Work, database: Database, library: Library, web: SharedFiles, tmp_path: Path
 ) -> None:
     run_id = launch(database, library)
-    first = work("host-a", "steps=40", "wait@13")
+    first = work("host-a", "steps=40", "wait@8", "wait@13")
+    wait_until(lambda: stored_checkpoints(web, run_id, 1) == ["step-000005"])
+    let_go(tmp_path / "host-a", run_id, "go-8")
     wait_until(lambda: len(stored_checkpoints(web, run_id, 1)) == 2)
     kill_host(first, tmp_path / "host-a", run_id, 1)
     older, newer = stored_checkpoints(web, run_id, 1)

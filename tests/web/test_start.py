@@ -9,14 +9,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from app.domain.errors import Unavailable
+from app.main import create_app
 from app.settings import Settings
 from app.store.files.files import make_root
+from app.system.child import Child
 from tests.architecture.tree import ROOT
 from tests.cli.test_cli import make_shell
 from tests.flow.studio import free_port
 from tests.waiting import END_SECONDS, wait_until
+from tests.web.conftest import URL, make_settings
 
 pytestmark = pytest.mark.process
 
@@ -119,3 +123,20 @@ def test_the_proxies_of_the_settings_are_those_of_uvicorn(tmp_path: Path, monkey
     (tmp_path / ".env").write_text("FORWARDED_ALLOW_IPS=10.0.0.5, 10.1.0.0/16\n")
     monkeypatch.chdir(tmp_path)
     assert child_environment(Settings())["FORWARDED_ALLOW_IPS"] == "10.0.0.5,10.1.0.0/16"
+
+
+def test_a_start_that_is_refused_half_way_leaves_no_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Child] = []
+
+    def start(command: tuple[str, ...]) -> Child:
+        started.append(Child(command))
+        return started[-1]
+
+    def refuse(*_: object) -> None:
+        raise Unavailable("The database is busy with another change: try again in a few seconds.")
+
+    monkeypatch.setattr("app.ingest.pool.Child", start)
+    monkeypatch.setattr("app.main.datasets.resume_processing", refuse)
+    with pytest.raises(Unavailable), TestClient(create_app(make_settings(tmp_path)), base_url=URL):
+        pass
+    assert [child.alive for child in started] == [False, False]
