@@ -1,5 +1,7 @@
 """Before a launch: score, preview, take the suggested λ, launch beside baselines; and the word that inverted rewards ask for."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 from sqlalchemy import delete
@@ -94,6 +96,18 @@ def test_a_temperature_among_several_that_is_none_is_named(page, studio, complai
     expect(page.locator("#weights-lambda-error")).to_contain_text("greater than 0")
     expect(page.locator("#weights-lambda")).to_have_value("0.1, 0")
     complaints.clear()
+
+
+def test_enter_previews_whatever_buttons_stand_above(page, studio):
+    with Previewer(studio):
+        page.goto("/runs/new")
+        fill(page, studio, training__batch_size="6")
+        expect(page.get_by_role("button", name=re.compile("Use .* tokens for prompts"))).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        with page.expect_request(lambda request: request.method == "POST" and "summary" not in request.url) as asked:
+            page.locator("#training-batch_size").press("Enter")
+    assert asked.value.url.endswith("/runs/new/preview")
+    expect(page.locator("#tokens-max_prompt")).to_have_value("512")
 
 
 def test_inverted_rewards_need_an_explicit_word(page, studio, complaints):
