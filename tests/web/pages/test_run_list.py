@@ -51,6 +51,11 @@ def test_tags_and_the_first_line_of_notes_stand_in_the_row(browser, made):
     assert "of three" not in page
 
 
+def test_enter_after_tags_adds_them(browser, made):
+    buttons = re.findall(r'formaction="([^"?]+)', browser.get("/runs?q=sorted").text)
+    assert buttons == ["/runs/tag", "/runs/tag", "/runs/compare", "/runs/delete"]
+
+
 def test_ticked_runs_are_tagged_and_the_list_stays_where_it_was(browser, client, made):
     answer = browser.post("/runs/tag?q=sorted&sort=name", data={"chosen": made[:2], "words": "x, new"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/runs?q=sorted&sort=name")
