@@ -9,7 +9,6 @@ from datetime import date
 from functools import partial
 
 from sqlalchemy import or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput
@@ -21,7 +20,7 @@ from app.services.names import name_copy, tell_apart
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
 from app.services.sharing import describe_uses, take
 from app.store import journal
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.files.files import Files
 from app.store.runs import get_run, has_lost_checkpoints, lock_run
 from app.store.signals.after_commit import after_commit
@@ -53,13 +52,8 @@ def launch(
     run.priority, run.private = priority, private
     if idempotency_key is not None:
         run.idempotency_key, run.idempotency_digest = idempotency_key, digest
-        try:
-            with session.begin_nested():
-                session.add(run)
-        except IntegrityError:  # another request with this key was faster
-            known = _find_known(session, owner_id, idempotency_key, digest)
-            if known is None:
-                raise
+        known = add_once(session, run, lambda: _find_known(session, owner_id, idempotency_key, digest))
+        if known is not run:
             return known
     enqueue(session, run)
     return run

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict
@@ -20,7 +19,7 @@ from app.services.names import tell_apart
 from app.services.recipes import find_ingredients, freeze_date
 from app.services.sharing import describe_uses, take
 from app.store import scorings as store
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.files.files import Files
 from app.store.runs import lock_run
 from app.store.scorings import find_for
@@ -187,15 +186,7 @@ def _find_or_add(
         created_at=at,
         used_at=at,
     )
-    try:
-        with session.begin_nested():
-            session.add(scoring)
-    except IntegrityError:  # somebody else was faster
-        known = store.find_own(session, owner_id, fingerprint)
-        if known is None:
-            raise
-        return known
-    return scoring
+    return add_once(session, scoring, lambda: store.find_own(session, owner_id, fingerprint))
 
 
 def _has_all(scoring: Scoring) -> bool:

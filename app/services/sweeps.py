@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput, RecipeInvalid
@@ -21,7 +20,7 @@ from app.services import runs
 from app.services.names import tell_apart
 from app.services.recipes import Ingredients, find_ingredients
 from app.services.sharing import take
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.files.files import Files
 from app.store.sweeps import list_runs, lock_sweep
 from app.store.tables import Run, Sweep
@@ -59,13 +58,10 @@ def launch(
         idempotency_digest=digest if idempotency_key is not None else None,
         created_at=now(session),
     )
-    try:
-        with session.begin_nested():
-            session.add(sweep)
-    except IntegrityError:  # another request with this key was faster
-        known = _find_known(session, owner_id, idempotency_key, digest) if idempotency_key is not None else None
-        if known is None:
-            raise
+    known = add_once(
+        session, sweep, lambda: _find_known(session, owner_id, idempotency_key, digest) if idempotency_key is not None else None
+    )
+    if known is not sweep:
         return known
     _queue(session, sweep, dict(enumerate(variants)), ingredients)
     return sweep

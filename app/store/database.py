@@ -6,13 +6,13 @@
 A session's `info` carries the bell and the hint queue, and what is to happen after the commit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,9 @@ WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
 WRITE = {"studio_write": True}
 QUIET: dict[str, Any] = {"hide_parameters": True}  # errors are printed and logged, and rows hold digests of secrets
 SQLITE_TRANSIENT = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
+
+
+Row = TypeVar("Row")
 
 
 class Database:
@@ -184,6 +187,22 @@ def begin_sqlite(connection: Connection) -> None:
             connection.exec_driver_sql(f"PRAGMA {name} = {value}")
             known[name] = value
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def add_once(session: Session, row: Row, find: Callable[[], Row | None]) -> Row:
+    """Return the row, added; where another transaction was faster with the same, the one that `find` gives then.
+
+    Raises IntegrityError when that is none.
+    """
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        known = find()
+        if known is None:
+            raise
+        return known
+    return row
 
 
 def now(session: Session) -> datetime:

@@ -7,10 +7,10 @@ turns: next is who has the fewest being computed, then who was answered least re
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.errors import NotFound, TooManyRequests
+from app.store.database import add_once
 from app.store.sharing import find_visible
 from app.store.tables import Preview, Scoring
 
@@ -60,15 +60,7 @@ def queue(session: Session, asked: Preview, keep: int) -> Preview:
 def _add(session: Session, preview: Preview, subject_id: str, keep: int) -> Preview:
     for old in list_old(session, subject_id, keep - 1):
         session.delete(old)
-    try:
-        with session.begin_nested():
-            session.add(preview)
-    except IntegrityError:  # somebody else asked the same at the same moment
-        known = find(session, subject_id, preview.digest)
-        if known is None:
-            raise
-        return known
-    return preview
+    return add_once(session, preview, lambda: find(session, subject_id, preview.digest))
 
 
 def is_claimable(at: datetime) -> ColumnElement[bool]:

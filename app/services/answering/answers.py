@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnswersRequest, fingerprint, refuse_excess
@@ -27,7 +26,7 @@ from app.services.names import tell_apart
 from app.services.sharing import take
 from app.store.answering import answers as store
 from app.store.answering.prompt_sets import get_prompt_set
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.files.files import Files
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Answers, Judgement, PromptSet, Run
@@ -147,12 +146,4 @@ def _find_or_add(session: Session, owner_id: str, asked: AnswersRequest, prompt_
         model_run_id=chosen.run_id, model_name=chosen.name, num_draws=asked.num_draws,
         sampling=asked.sampling.model_dump(mode="json"), created_at=at, used_at=at,
     )  # fmt: skip
-    try:
-        with session.begin_nested():
-            session.add(answers)
-    except IntegrityError:  # somebody else was faster
-        known = store.find_by_fingerprint(session, owner_id, known_by)
-        if known is None:
-            raise
-        return known
-    return answers
+    return add_once(session, answers, lambda: store.find_by_fingerprint(session, owner_id, known_by))

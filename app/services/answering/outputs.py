@@ -17,7 +17,7 @@ from app.services.names import tell_apart
 from app.store.answering import answers as store
 from app.store.answering.lines import read_prompts
 from app.store.answering.prompt_sets import get_prompt_set
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.files.files import Files, write_atomic
 from app.store.tables import Answers, PromptSet
 from app.system.identifiers import new_id
@@ -54,9 +54,10 @@ def upload(
         lines = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in part)
         write_atomic(files.answers_dir(answers.id) / name_part(number), lines.encode())
     files.share(files.answers_dir(answers.id))
-    session.add(answers)
-    session.flush()
-    return answers, remark
+    kept = add_once(session, answers, lambda: store.find_by_fingerprint(session, owner_id, known_by))
+    if kept is not answers:
+        files.remove(files.answers_dir(answers.id))
+    return kept, remark
 
 
 def match(

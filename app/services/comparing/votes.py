@@ -8,14 +8,13 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.domain.comparing.ballot import Ballot, CastVote, Contest, VoteChoice, count_vote, order_ballots
 from app.domain.errors import InvalidInput, NotFound
 from app.store.comparing.computed import Computed
 from app.store.comparing.votes import VoteRow, find_user_voter, find_vote, list_own, list_votes
-from app.store.database import now
+from app.store.database import add_once, now
 from app.store.tables import Comparison, User, Vote, Voter
 from app.system.identifiers import new_id
 
@@ -49,15 +48,7 @@ def enter(session: Session, comparison: Comparison, user: User) -> Voter:
         id=identify(comparison, user.id), comparison_id=comparison.id, user_id=user.id, link_id=None, name=user.name, digest=None,
         created_at=now(session),
     )  # fmt: skip
-    try:
-        with session.begin_nested():
-            session.add(voter)
-    except IntegrityError:  # another window of the same user was faster
-        known = find_user_voter(session, comparison.id, user.id)
-        if known is None:
-            raise
-        return known
-    return voter
+    return add_once(session, voter, lambda: find_user_voter(session, comparison.id, user.id))
 
 
 def stand(session: Session, comparison: Comparison, kept: Computed, voter_id: str) -> Standing:
@@ -85,15 +76,7 @@ def cast(
             right_id=comparison.answers_ids[ballot.right], right_draw=ballot.draw,
             choice=choice, seconds=min(max(0.0, seconds), LONGEST_SECONDS), at=now(session),
         )  # fmt: skip
-        try:
-            with session.begin_nested():
-                session.add(made)
-        except IntegrityError:  # the same vote, sent a second time, was faster
-            known = find_vote(session, voter.id, prompt, pair)
-            if known is None:
-                raise
-        else:
-            return made
+        known = add_once(session, made, lambda: find_vote(session, voter.id, prompt, pair))
     if known.choice != choice:
         known.choice, known.at = choice, now(session)
     return known

@@ -44,3 +44,14 @@ def test_outputs_to_other_prompts_are_refused(database, files, library):
     prompt_set = make_prompt_set(database, files, library.user.id)
     with pytest.raises(InvalidInput, match="None of the 1 outputs is to a prompt of “Questions”"):
         upload(database, files, prompt_set, [entry("Unknown?", "x")])
+
+
+def test_outputs_that_another_request_keeps_at_the_same_moment_are_kept_once(database, files, library, monkeypatch):
+    prompt_set = make_prompt_set(database, files, library.user.id)
+    listed = [entry("What is rain?", "Water.")]
+    first, _ = upload(database, files, prompt_set, listed)
+    find, looks = outputs.store.find_by_fingerprint, iter([None])
+    monkeypatch.setattr(outputs.store, "find_by_fingerprint", lambda *asked: next(looks, find(*asked)))
+    second, _ = upload(database, files, prompt_set, listed)
+    assert second.id == first.id
+    assert [path.name for path in files.answers_dir(first.id).parent.iterdir()] == [first.id]
