@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from app.domain.statistics.estimate import LEVEL, RESAMPLES, Estimate
+from app.domain.statistics.estimate import LEVEL, Estimate
+from app.domain.statistics.resampling import sum_resamples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-AT_ONCE = 1_000_000
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -47,7 +47,7 @@ def compare_judges(
     counts_GWW = np.zeros((max(places) + 1, len(words), len(words)))
     for place, key in zip(places, both, strict=True):
         counts_GWW[place, words[first[key]], words[second[key]]] += 1
-    drawn_RWW = _resample(counts_GWW, seed)
+    drawn_RWW = sum_resamples(counts_GWW, seed)
     whole_WW = counts_GWW.sum(0)[None]
     return JudgeAgreement(
         len(both), _estimate(_shares(whole_WW), _shares(drawn_RWW)), _estimate(_kappas(whole_WW), _kappas(drawn_RWW))
@@ -73,24 +73,12 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, seed: int = 0) ->
     sizes_U = counts_UW.sum(1)
     differing_U = (sizes_U**2 - (counts_UW**2).sum(1)) / (sizes_U - 1)
     table = np.column_stack([differing_U, counts_UW])
-    return _estimate(_alphas(table.sum(0)[None]), _alphas(_resample(table, seed)))
+    return _estimate(_alphas(table.sum(0)[None]), _alphas(sum_resamples(table, seed)))
 
 
 def _places(groups: Sequence[Hashable]) -> list[int]:
     known: dict[Hashable, int] = {}
     return [known.setdefault(group, len(known)) for group in groups]
-
-
-def _resample(table: Array, seed: int) -> Array:
-    """Return the sums of R resamples of a table's rows."""
-    import numpy as np
-
-    num, chance = len(table), np.random.default_rng(seed)
-    flat, parts, at_once = table.reshape(num, -1), [], max(1, AT_ONCE // num)
-    for start in range(0, RESAMPLES, at_once):
-        times_RN = chance.multinomial(num, np.full(num, 1 / num), min(at_once, RESAMPLES - start))
-        parts.append(times_RN @ flat)
-    return np.concatenate(parts).reshape(-1, *table.shape[1:])
 
 
 def _estimate(whole: Array, drawn_R: Array) -> Estimate:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.domain.statistics.estimate import LEVEL, RESAMPLES, Estimate
+from app.domain.statistics.estimate import LEVEL, Estimate
+from app.domain.statistics.resampling import sum_resamples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,6 @@ Gains = Mapping[tuple[int, int], Mapping[int, float]]  # by pair of models (i < 
 
 PRIOR_TIES = 1.0  # one tie of each pair that has met: keeps strengths finite where one model wins always
 NEWTON_STEPS = 30
-AT_ONCE = 200_000  # numbers drawn in one piece
 
 
 class Strength(NamedTuple):
@@ -53,7 +53,7 @@ def find_strengths(num_models: int, gains: Gains, *, seed: int = 0) -> list[Stre
         raise ValueError("Some of the models never met the others.")
     prior_MM = PRIOR_TIES / 2 * met_MM
     theta_M = _fit((total_MM + prior_MM)[None])[0]
-    theta_RM = _fit(_resample(won_PMM, seed) + prior_MM)
+    theta_RM = _fit(sum_resamples(won_PMM, seed) + prior_MM)
     low_M, high_M = np.quantile(theta_RM, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     error_M, best = theta_RM.std(0), int(theta_M.argmax())
     limit = NormalDist().inv_cdf(1 - (1 - LEVEL) / (num_models * (num_models - 1)))
@@ -86,18 +86,6 @@ def _are_linked(met_MM: Array) -> bool:
         wave = [other for model in wave for other in map(int, met_MM[model].nonzero()[0]) if other not in reached]
         reached.update(wave)
     return len(reached) == len(met_MM)
-
-
-def _resample(won_PMM: Array, seed: int) -> Array:
-    """Return the wins of R resamples of the prompts, each a matrix."""
-    import numpy as np
-
-    num, chance = len(won_PMM), np.random.default_rng(seed)
-    flat, parts, at_once = won_PMM.reshape(num, -1), [], max(1, AT_ONCE // num)
-    for start in range(0, RESAMPLES, at_once):
-        times_RP = chance.multinomial(num, np.full(num, 1 / num), min(at_once, RESAMPLES - start))
-        parts.append(times_RP @ flat)
-    return np.concatenate(parts).reshape(-1, *won_PMM.shape[1:])
 
 
 def _fit(won_RMM: Array) -> Array:
