@@ -15,6 +15,7 @@ from app.store import datasets as store
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Dataset
+from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
 from app.web.dependencies import (
@@ -79,33 +80,18 @@ def show_detail(dataset: Dataset) -> DatasetDetail:
     return DatasetDetail.model_validate(dataset)
 
 
-MULTIPART = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": ".jsonl, .json, .csv, .parquet or .arrow; each also .gz, or several in a .zip or .tar",
-                        },
-                        "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
-                        "private": {"type": "boolean", "description": "Only you and admins see it; empty: all members do."},
-                        "mapping": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "description": "Which column plays which part; empty: found out.",
-                        },
-                    },
-                },
-            }
+MULTIPART = describe_form(
+    ".jsonl, .json, .csv, .parquet or .arrow; each also .gz, or several in a .zip or .tar",
+    {
+        "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
+        "private": {"type": "boolean", "description": "Only you and admins see it; empty: all members do."},
+        "mapping": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "Which column plays which part; empty: found out.",
         },
-    }
-}
+    },
+)
 
 
 @router.post("", status_code=201, operation_id="upload_dataset", summary="Upload a data set", openapi_extra=MULTIPART)

@@ -103,8 +103,9 @@ def metric(metrics: Mapping[str, Any] | None, key: str) -> float | None:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+    """`1 pair`, `2 pairs`, `2 batches`."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count(number)} {noun}{'' if number == 1 else ending}"
 
 
 def holds(audit: Mapping[str, Any] | None) -> str:

@@ -1,7 +1,7 @@
 """REST: answers. Asked for, judged, uploaded, read with their scores, turned into a data set, deleted."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from app.store.datasets import get_dataset
 from app.store.tables import Answers, Judgement
 from app.web.answering.lists import grow, take_outputs
 from app.web.api.datasets import DatasetDetail, show_detail
+from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, change, owned
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
@@ -135,24 +136,14 @@ FARMS = {
         "value": {"judge": "1f0c5e2a9b", "shape": "best_worst", "margin": 0.5},
     }
 }
-OUTPUTS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "prompt_set"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "JSON: instruction, output, generator."},
-                        "prompt_set": {"type": "string", "description": "The prompt set's id."},
-                        "name": {"type": "string", "description": "The model's name; empty: the generator."},
-                    },
-                },
-            }
-        },
-    }
-}
+OUTPUTS = describe_form(
+    "JSON: instruction, output, generator.",
+    {
+        "prompt_set": {"type": "string", "description": "The prompt set's id."},
+        "name": {"type": "string", "description": "The model's name; empty: the generator."},
+    },
+    required=("prompt_set",),
+)
 
 
 def show(row: AnswersRow, remark: str = "") -> AnswersView:

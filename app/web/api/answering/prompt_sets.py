@@ -1,7 +1,7 @@
 """REST: prompt sets. Made from texts, data sets and runs; read, renamed, deleted."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import Field
@@ -13,6 +13,7 @@ from app.store.answering.lines import read_prompts
 from app.store.database import Database
 from app.store.tables import PromptSet
 from app.web.answering.lists import create_prompt_set, take_prompts
+from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
@@ -47,23 +48,10 @@ EXAMPLES = {
     },
     "dataset": {"summary": "Prompts of a data set", "value": {"source": {"dataset": "data_01kb4y7v3m2q8d5n6c9t0r1x2z"}}},
 }
-FILE: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "Lines, JSON lines or a list in JSON."},
-                        "name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."},
-                    },
-                },
-            }
-        },
-    }
-}
+FILE = describe_form(
+    "Lines, JSON lines or a list in JSON.",
+    {"name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."}},
+)
 
 
 @router.post("", status_code=201, operation_id="create_prompt_set", summary="Make a prompt set")
