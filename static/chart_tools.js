@@ -70,6 +70,7 @@ export function addMenu(figure, spec, chart, store) {
   summary.textContent = "⋯";
   summary.ariaLabel = `${spec.title}: full screen, picture, numbers`;
   const list = document.createElement("div");
+  list.className = "menu-items";
   const acts = { "Full screen": () => figure.requestFullscreen(), "Picture (PNG)": () => savePicture(spec, chart) };
   if (spec.kind === "line") acts["Numbers (CSV)"] = () => saveNumbers(spec, store);
   for (const [words, act] of Object.entries(acts)) {

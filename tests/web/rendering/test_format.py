@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.web.rendering.format import parameters
+from app.web.rendering.format import counted, parameters
 
 
 @pytest.mark.parametrize(
@@ -12,3 +12,11 @@ from app.web.rendering.format import parameters
 )  # fmt: skip
 def test_parameters_are_counted_in_the_unit_that_reads_best(number, text):
     assert parameters(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(1, "pair", "1 pair"), (2, "pair", "2 pairs"), (1, "batch", "1 batch"), (3, "batch", "3 batches")],
+)
+def test_things_are_counted_in_words(number, noun, text):
+    assert counted(number, noun) == text
