@@ -17,6 +17,7 @@ import pytest
 
 from tests.faults.conftest import embedded_house
 from tests.faults.house import House
+from tests.small_disk import small_disk
 from tests.waiting import END_SECONDS, wait_until
 
 ROWS = "".join(json.dumps({"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}."}) + "\n" for n in range(200))
@@ -128,16 +129,9 @@ def children_of_threads(web: "subprocess.Popen[bytes]") -> set[int]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, stack: ExitStack) -> Iterator[House]:
+def small_house(tmp_path: Path, stack: ExitStack) -> Iterator[House]:
     """A house whose data folder is a disk of 24 MB."""
-    folder = tmp_path / "var"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=False, capture_output=True)
-    if done.returncode != 0:
-        pytest.skip(f"a small disk can't be mounted here: {done.stderr.decode().strip()}")
-    stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
+    stack.enter_context(small_disk(tmp_path / "var", 24 * 2**20))
     yield embedded_house(tmp_path, stack)
     stack.close()
 
@@ -160,41 +154,41 @@ def assert_sound(house: House) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_an_upload_that_does_not_fit_on_the_disk_is_refused_in_a_sentence_and_leaves_nothing(small_disk: House) -> None:
-    small_disk.start_web()
-    kept = upload(small_disk).json()["id"]
-    before = left_files(small_disk)
-    answer = upload(small_disk, ROWS * 4000)
+def test_an_upload_that_does_not_fit_on_the_disk_is_refused_in_a_sentence_and_leaves_nothing(small_house: House) -> None:
+    small_house.start_web()
+    kept = upload(small_house).json()["id"]
+    before = left_files(small_house)
+    answer = upload(small_house, ROWS * 4000)
     assert answer.status_code in (503, 507), answer.text
     assert "disk is full" in answer.json()["detail"]
     assert "free some space" in answer.json()["detail"]
-    assert left_files(small_disk) == before
+    assert left_files(small_house) == before
     for path in ("/", f"/datasets/{kept}", f"/api/v1/datasets/{kept}/examples"):
-        assert small_disk.http.get(path).status_code == 200, path
-    assert upload(small_disk, name="again.jsonl").json()["state"] == "ready"
-    assert_sound(small_disk)
+        assert small_house.http.get(path).status_code == 200, path
+    assert upload(small_house, name="again.jsonl").json()["state"] == "ready"
+    assert_sound(small_house)
 
 
-def test_a_database_without_room_refuses_writes_in_a_sentence_reads_on_and_recovers(small_disk: House) -> None:
-    small_disk.start_web()
-    kept = upload(small_disk).json()["id"]
-    run_id = small_disk.launch()
-    before = left_files(small_disk)
-    filler = fill(small_disk.settings.root)
-    refused = [upload(small_disk, name="late.jsonl")]
-    long = {**small_disk.recipe, "name": "x" * 100}
+def test_a_database_without_room_refuses_writes_in_a_sentence_reads_on_and_recovers(small_house: House) -> None:
+    small_house.start_web()
+    kept = upload(small_house).json()["id"]
+    run_id = small_house.launch()
+    before = left_files(small_house)
+    filler = fill(small_house.settings.root)
+    refused = [upload(small_house, name="late.jsonl")]
+    long = {**small_house.recipe, "name": "x" * 100}
     until = time.monotonic() + 60
-    while (answer := small_disk.http.post("/api/v1/runs", json=long)).status_code == 202:  # room left in the write-ahead log
+    while (answer := small_house.http.post("/api/v1/runs", json=long)).status_code == 202:  # room left in the write-ahead log
         assert time.monotonic() < until
     for one in [answer, *refused]:
         assert one.status_code in (503, 507), one.text
         assert "full" in one.json()["detail"]
         assert one.headers["content-type"] == "application/problem+json"
     for path in ("/", "/datasets", f"/datasets/{kept}", f"/runs/{run_id}", f"/api/v1/runs/{run_id}/events"):
-        assert small_disk.http.get(path).status_code == 200, path
+        assert small_house.http.get(path).status_code == 200, path
     filler.unlink()
-    assert left_files(small_disk) == before
-    assert small_disk.http.post("/api/v1/runs", json=long).status_code == 202
-    assert upload(small_disk, name="after.jsonl").json()["state"] == "ready"
-    assert_sound(small_disk)
-    assert "Traceback" not in small_disk.log("web")
+    assert left_files(small_house) == before
+    assert small_house.http.post("/api/v1/runs", json=long).status_code == 202
+    assert upload(small_house, name="after.jsonl").json()["state"] == "ready"
+    assert_sound(small_house)
+    assert "Traceback" not in small_house.log("web")

@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ import pytest
 from app.settings import Settings
 from tests.faults.runner.mishaps import Mishap
 from tests.faults.runner.scene import STEPS, Result, Scene
+from tests.small_disk import small_disk
 from tests.waiting import wait_until
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 
 
 def resume_and_compare(scene: Scene, run_id: str, undisturbed: Result, *, attempts: int) -> None:
@@ -69,17 +67,6 @@ def test_a_disk_that_refuses_even_the_last_word_is_told_by_the_exit_status(scene
     resume_and_compare(scene, run_id, undisturbed, attempts=2)
 
 
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system of its own at `folder`, with room for so much."""
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def fill(folder: Path, leaving: int) -> Path:
     """A file that leaves so many bytes free, or fewer where the studio writes meanwhile."""
     ballast = folder / "ballast"
@@ -89,7 +76,6 @@ def fill(folder: Path, leaving: int) -> Path:
     return ballast
 
 
-@needs_root
 @pytest.mark.parametrize("leaving", [450_000, 0], ids=["checkpoint", "spool"])
 def test_a_run_whose_disk_is_really_full_fails_clearly_and_recovers_when_freed(
     scene: Scene, undisturbed: Result, leaving: int
@@ -109,7 +95,6 @@ def test_a_run_whose_disk_is_really_full_fails_clearly_and_recovers_when_freed(
         resume_and_compare(scene, run_id, undisturbed, attempts=2)
 
 
-@needs_root
 def test_with_the_whole_data_folder_full_the_studio_still_reads_and_goes_on_when_freed(
     settings: Settings, make_scene: Callable[[Settings], Scene], undisturbed: Result
 ) -> None:
