@@ -66,11 +66,10 @@ def run_alone(spec: RunSpec | AnswersSpec, attempt_dir: Path, stop: StopSignals,
     if spec.memory_bytes:
         limit_data(spec.memory_bytes)
     try:
-        import_course()
-        from worker.models.parallel import ALONE
-        from worker.stages.pipeline import run_course
-
-        summary = run_course(spec, spool, stop, ranks or ALONE)
+        if isinstance(spec, AnswersSpec) and not spec.has_model_here:
+            summary = run_light(spec, spool, stop)
+        else:
+            summary = run_heavy(spec, spool, stop, ranks)
         return OutcomeReached.model_validate({"outcome": Outcome.SUCCEEDED, "summary": summary})
     except (Exception, KeyboardInterrupt) as error:  # the last word must be said whatever happened
         outcome = judge(error)
@@ -79,6 +78,23 @@ def run_alone(spec: RunSpec | AnswersSpec, attempt_dir: Path, stop: StopSignals,
         return outcome
     finally:
         spool.close()
+
+
+def run_light(spec: AnswersSpec, spool: Spool, stop: StopSignals) -> dict[str, float | None]:
+    """Run what asks only models elsewhere, behind endpoints: torch is not imported for it."""
+    from worker.stages.answering.stage import answer_and_judge
+    from worker.stages.job import JobContext
+
+    return answer_and_judge(JobContext(spec, spool, stop), spec)
+
+
+def run_heavy(spec: RunSpec | AnswersSpec, spool: Spool, stop: StopSignals, ranks: "Ranks | None") -> dict[str, float | None]:
+    """Run what needs torch."""
+    import_course()
+    from worker.models.parallel import ALONE
+    from worker.stages.pipeline import run_course
+
+    return run_course(spec, spool, stop, ranks or ALONE)
 
 
 @cache

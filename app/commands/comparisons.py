@@ -26,7 +26,7 @@ def compare(
     found = client.get(f"/comparisons/{ids[0]}") if shown else client.post("/comparisons", {"answers": ids, "name": name})
     if found["state"] == "making" and wait:
         err.print("Answers are being made …", style="dim")
-    while found["state"] == "making" and wait:
+    while found["state"] in ("making", "computing") and wait:
         time.sleep(POLL_SECONDS)
         found = client.get(f"/comparisons/{found['id']}")
     if as_json:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.domain.comparing.ballot import VoteChoice
 from app.domain.errors import Conflict, InvalidInput, Unauthenticated
 from app.services.comparing import vote_links, votes
-from app.services.comparing.computing import compute
+from app.services.comparing.computing import get_computed
 from app.services.comparing.vote_links import Booth
 from app.store.comparing.computed import Computed
 from app.store.database import Database
@@ -130,7 +130,7 @@ def look(database: Database, files: Files, secret: str, link_id: str) -> dict[st
     """Return where the voter stands. Raises Unauthenticated, Conflict."""
     with database.reading() as session:
         booth = vote_links.authenticate_voter(session, secret, link_id)
-        return stand(session, booth, find_computed(session, files, booth))
+        return stand(session, booth, get_computed(session, files, booth.comparison, NOTHING_TO_JUDGE))
 
 
 def write(
@@ -140,19 +140,12 @@ def write(
     """Cast a vote, or take back the last where there is no choice; returns where the voter stands then."""
     with database.writing() as session:
         booth = vote_links.authenticate_voter(session, secret, link_id)
-        kept = find_computed(session, files, booth)
+        kept = get_computed(session, files, booth.comparison, NOTHING_TO_JUDGE)
         if choice is None:
             votes.undo(session, booth.voter, num_votes)
         else:
             votes.cast(session, booth.comparison, kept, booth.voter, place, choice, seconds)
         return stand(session, booth, kept)
-
-
-def find_computed(session: Session, files: Files, booth: Booth) -> Computed:
-    kept = compute(session, files, booth.comparison)
-    if kept is None:
-        raise Conflict(NOTHING_TO_JUDGE)
-    return kept
 
 
 def stand(session: Session, booth: Booth, kept: Computed) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from fastapi import Request
 
-from app.domain.errors import Conflict
 from app.services.comparing import exports
-from app.services.comparing.computing import compute
+from app.services.comparing.computing import get_computed
 from app.store.comparing.comparisons import get_comparison
 from app.store.database import Database
 from app.store.files.files import Files
 from app.web.dependencies import write_apart
 from app.web.uploads import taking_place, wait_for_reading
+
+NOT_READY = "Not all answers of this comparison are there yet, so nothing is preferred."
 
 
 async def make_preferences(
@@ -32,7 +33,5 @@ async def make_preferences(
 def write(database: Database, files: Files, owner_id: str, comparison_id: str, judge: str, margin: float, name: str) -> str:
     with database.writing() as session:
         comparison = get_comparison(session, owner_id, comparison_id)
-        kept = compute(session, files, comparison)
-        if kept is None:
-            raise Conflict("Not all answers of this comparison are there yet, so nothing is preferred.")
+        kept = get_computed(session, files, comparison, NOT_READY)
         return exports.make_dataset(session, files, comparison, kept, owner_id=owner_id, judge=judge, margin=margin, name=name).id

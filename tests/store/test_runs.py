@@ -113,3 +113,19 @@ def test_the_newest_checkpoint_is_that_of_the_present_line_unless_all_were_remov
     with either_database.reading() as session:
         assert checkpoints.newest_steps(session, ids) == {ids[1]: 8, ids[2]: 5, ids[4]: 8}
         assert checkpoints.newest_steps(session, []) == {}
+
+
+def test_the_checkpoints_that_runs_keep_are_found_by_one_query(database: Database, library: Library) -> None:
+    saved = [CheckpointSaved(step=step, name=f"step-{step:06}", size_bytes=1) for step in (2, 4, 6)]
+    resumed = AttemptResumed(attempt=2, step=4, checkpoint="step-000004")
+    removed = LogWritten(level="info", text=f"{runs.ALL_CHECKPOINTS_REMOVED} (step-000006)")
+    other = LogWritten(level="info", text="Something else")
+    said = [[], saved, [*saved, resumed, other], [*saved, removed], [*saved, removed, saved[2]]]
+    with database.writing() as session:
+        made = [services.launch(session, library.user.id, library.recipe(training={"keep_checkpoints": 2})) for _ in said]
+        for run, events in zip(made, said, strict=True):
+            if events:
+                journal.append(session, run, events)
+        kept = checkpoints.list_kept(session, made)
+        steps = {run_id: [one.step for one in found] for run_id, found in kept.items()}
+        assert steps == {made[1].id: [6, 4], made[2].id: [4, 2], made[4].id: [6]}

@@ -1,8 +1,11 @@
 """Comparisons over REST and in the browser: made, computed, sorted, searched, refused, deleted."""
 
+import threading
+
 import pytest
 from sqlalchemy import select
 
+from app.services.comparing import computing
 from app.store.tables import Run, User
 from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
 
@@ -167,3 +170,49 @@ def test_a_colleagues_comparison_is_seen_and_not_changed_and_a_private_one_is_no
     assert client.patch(f"{COMPARISONS}/{comparison}", json={"private": True}).status_code == 200
     for address in seen:
         assert eve.get(address).status_code == 404
+
+
+@pytest.fixture
+def many(studio, monkeypatch):
+    """A comparison that counts as large, and what lets its figures be computed."""
+    go = threading.Event()
+    work = computing._compute
+
+    def wait_and_compute(*arguments):
+        assert threading.current_thread().name != "computation" or go.wait(60)
+        return work(*arguments)
+
+    monkeypatch.setattr(computing, "SMALL", 0)
+    monkeypatch.setattr(computing, "_compute", wait_and_compute)
+    yield plant(studio), go
+    go.set()
+    computing.computations.wait()
+
+
+def test_many_figures_are_computed_beside_the_requests(studio, client, many):
+    comparison, go = many
+    browser = studio.browser()
+    assert client.get(f"{COMPARISONS}/{comparison}").json()["state"] == "computing"
+    page = browser.get(f"/comparisons/{comparison}").text
+    assert "Figures are being computed" in page
+    assert 'hx-trigger="every 1s"' in page
+    for address in (f"{COMPARISONS}/{comparison}/prompts", f"{COMPARISONS}/{comparison}/ballot"):
+        early = client.get(address)
+        assert (early.status_code, "are being computed" in early.json()["detail"], early.headers["retry-after"]) == (
+            503,
+            True,
+            "5",
+        )
+    assert browser.get(f"/comparisons/{comparison}/print").status_code == 503
+    go.set()
+    computing.computations.wait()
+    assert client.get(f"{COMPARISONS}/{comparison}").json()["state"] == "ready"
+    assert "What it says" in browser.get(f"/comparisons/{comparison}").text
+
+
+def test_a_small_comparison_does_not_wait_for_a_large_one(studio, client, many, monkeypatch):
+    comparison, _ = many
+    assert client.get(f"{COMPARISONS}/{comparison}").json()["state"] == "computing"
+    with monkeypatch.context() as patch:
+        patch.setattr(computing, "SMALL", 2000)
+        assert client.get(f"{COMPARISONS}/{plant(studio)}").json()["state"] == "ready"

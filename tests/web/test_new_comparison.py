@@ -5,6 +5,8 @@ import re
 import pytest
 from sqlalchemy import select
 
+from app.domain.events import CheckpointSaved
+from app.store import journal
 from app.store.database import now
 from app.store.tables import Answers, Model, Run
 from tests.compared import Planted, plant_answers, plant_prompts
@@ -56,6 +58,25 @@ def test_what_the_address_names_is_ticked(studio, client, policies):
     assert "model:model_policy" not in ticked
     assert f'<option value="run:{run_id}" selected>' in page
     assert studio.browser().get("/comparisons/new", params={"runs": "run_none"}).status_code == 404
+
+
+def test_a_runs_kept_checkpoints_are_offered_and_compared(studio, client, policies):
+    run_id = client.post("/api/v1/runs", json=studio.ingredients()).json()["id"]
+    with studio.database.writing() as session:
+        saved = [CheckpointSaved(step=step, name=f"step-{step:06}", size_bytes=1) for step in (20, 40)]
+        journal.append(session, session.get_one(Run, run_id), saved)
+    browser = studio.browser()
+    page = browser.get("/comparisons/new", params={"runs": run_id}).text
+    steps = [f"run:{run_id}@{step}" for step in (40, 20)]
+    assert all(f'value="{value}"' in page for value in steps)
+    body = {"contestant": steps, "prompts": "text", "text": "Where is it?"}
+    made = browser.post("/comparisons/new", data=body)
+    assert made.status_code == 303, made.text
+    shown = browser.get(made.headers["location"]).text
+    assert "at step 40" in shown
+    assert "at step 20" in shown
+    refused = browser.post("/comparisons/new", data={**body, "contestant": [steps[0], f"run:{run_id}@x"]})
+    assert refused.status_code == 422
 
 
 def test_answers_that_are_there_are_compared_at_once(studio, policies):

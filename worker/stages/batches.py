@@ -4,7 +4,6 @@ Everything here is a function of seeds and numbers alone, so a resumed attempt n
 Legend: R rows (a prompt with one response), T tokens, N response positions.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,9 @@ from torch import Tensor
 
 from worker.models.packed import Packing
 from worker.stages.examples import Encoded
+from worker.stages.seeds import derive_seed
 
 PACKED_SHARE = 0.95  # rows are packed when that leaves at most this share of the padded rows' places
-
-
-def derive_seed(seed: int, *names: object) -> int:
-    """Return a seed of its own for each use, so that changing one never shifts another."""
-    text = "/".join(str(part) for part in (seed, *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 2**63
 
 
 def permute(num: int, seed: int) -> list[int]:

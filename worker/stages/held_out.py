@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.recipe import EvaluationSettings
-from worker.stages.batches import derive_seed, permute
+from worker.stages.batches import permute
 from worker.stages.examples import Encoded, EncodedResponse
+from worker.stages.seeds import derive_seed
 from worker.stages.split import split
 
 RESPONSE_EXAMPLES = 64  # at least so many examples (where there are as many) enter loss and preferences

@@ -16,7 +16,8 @@ from worker.models.parallel import ALONE, Ranks, require_device
 from worker.running.spool import Spool
 from worker.running.stop import StopSignals
 from worker.stages.answering.stage import answer_and_judge
-from worker.stages.attempt import AttemptContext, JobContext
+from worker.stages.attempt import AttemptContext
+from worker.stages.job import JobContext
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring.stage import refuse_inverted, score_all, summarize
 from worker.stages.training.methods import refuse_missing, train_policy, train_reward_model
@@ -34,7 +35,7 @@ def run_course(spec: RunSpec | AnswersSpec, spool: Spool, stop: StopSignals, ran
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
     if isinstance(spec, AnswersSpec):
-        return answer_and_judge(JobContext(spec, spool, stop, ranks), spec)
+        return answer_and_judge(JobContext(spec, spool, stop), spec)
     return run_recipe(AttemptContext(spec, spool, stop, ranks))
 
 

@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from app.domain.answering.answers import RunModel, read_choice
-from app.domain.errors import RecipeInvalid, StaleToken, StudioError, Unavailable
+from app.domain.errors import NotFound, RecipeInvalid, StaleToken, StudioError, Unavailable
 from app.domain.events import OutcomeReached
 from app.domain.preview.readings import ReadingJob
 from app.domain.preview.weights import PreviewJob
@@ -25,13 +26,13 @@ from app.settings import Settings
 from app.store import checkpoints, scorings
 from app.store.database import Database
 from app.store.files.object_folders import fetch_tree, find_tree, list_files
-from app.store.files.objects import Check, Interruption
+from app.store.files.objects import Check, Interruption, ObjectDamaged
 from app.store.files.shared_files import SharedFiles
 from app.store.tables import Answers, Dataset, Judgement, Model, Run
 from app.system.files import remove_tree
 from worker.supervision.attempt import RunningAttempt
 from worker.supervision.leases import LeaseKeeper
-from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all
+from worker.supervision.sending import CARRIED, LOGS, PATIENCE_SECONDS, Delivery, deliver_all, parts_key
 
 RETRY_SECONDS = 2.0
 WEIGHTS = ".safetensors"
@@ -175,13 +176,18 @@ class Arrival:
             return
         if not was_here:
             fetch_checkpoints(self._database, self._files, self.claim, self._check)
-        fetch_ingredients(self._database, self._files, self.claim, self._check)
+        fetch_ingredients(self._database, self._files, self.claim, self._check, was_here=was_here)
 
 
-def fetch_ingredients(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
-    """The data set, the models that the studio keeps, and the scores that there are. Raises RecipeInvalid, Unavailable."""
+def fetch_ingredients(
+    database: Database, files: SharedFiles, claim: attempts.Claim, check: Check, *, was_here: bool = False
+) -> None:
+    """The data set, the models that the studio keeps, and the scores that there are. Raises RecipeInvalid, Unavailable.
+
+    `was_here`: the attempt before was on this host, which has all that it has made.
+    """
     if claim.kind is RunKind.ANSWERS:
-        fetch_for_answers(database, files, claim, check)
+        fetch_for_answers(database, files, claim, check, was_here=was_here)
         return
     recipe = Recipe.model_validate(claim.recipe)
     with database.reading() as session:
@@ -202,7 +208,7 @@ def fetch_ingredients(database: Database, files: SharedFiles, claim: attempts.Cl
         files.bring(files.scoring_dir(key), check=check)
 
 
-def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check) -> None:
+def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Claim, check: Check, *, was_here: bool) -> None:
     """The prompts, the answers and scores that there are, and the models that are asked. Raises RecipeInvalid, Unavailable."""
     with database.reading() as session:
         run = session.get_one(Run, claim.run_id)
@@ -215,12 +221,23 @@ def fetch_for_answers(database: Database, files: SharedFiles, claim: attempts.Cl
         choice = read_choice(answers.model)
         judged = select(Judgement.judge).where(Judgement.answers_id == answers.id, Judgement.facts.is_(None))
         opponents = {judge["against"] for judge in session.scalars(judged) if judge.get("against")}
-    for folder in (files.prompt_set_dir(answers.prompt_set_id), *map(files.answers_dir, {answers.id, *opponents})):
+    for folder in (files.prompt_set_dir(answers.prompt_set_id), *map(files.answers_dir, opponents)):
         files.bring(folder, check=check)
+    if not was_here:
+        files.bring(files.answers_dir(answers.id), check=check)
+        fetch_parts(files, claim, answers.id, check)
     for model in models:
         _fetch_model(files, "model", model, check)
     if isinstance(choice, RunModel):
         fetch_step(database, files, choice, check)
+
+
+def fetch_parts(files: SharedFiles, claim: attempts.Claim, answers_id: str, check: Check) -> None:
+    """The answers as far as the newest earlier attempt had sent them that arrived whole. Raises Unavailable."""
+    for number in range(claim.attempt - 1, 0, -1):
+        with suppress(NotFound, ObjectDamaged):
+            fetch_tree(files.store, parts_key(files, claim.run_id, number), files.answers_dir(answers_id), check=check)
+            return
 
 
 def fetch_step(database: Database, files: SharedFiles, choice: RunModel, check: Check) -> None:

@@ -29,10 +29,12 @@ from worker.supervision.spool_tail import SpoolTail
 
 LOGS = ("metrics.jsonl", "samples.jsonl", "responses.jsonl")  # grown by every step: a resumed attempt goes on in them
 LOG_SECONDS = 15.0
+PARTS_SECONDS = 15.0  # between two looks at which parts of answers are there
 RETRY_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0  # with a store that is away, before a run goes back to the queue
 MOST_RETRY_SECONDS = 30.0
 MAX_ERRORS = 10
+PARTS = "answers"  # below an attempt's key: the answers as far as it has come, until all are there
 CARRIED = ".carried"  # in a run's folder here: all of it is in the store
 OUTGOING = "outgoing"  # below the attempt's folder
 
@@ -58,6 +60,8 @@ class Delivery:
         self._scorings: set[str] = set()
         self._answers: set[str] = set()
         self._answers_id = claim.answers_id
+        self._parts: Tree | None = None
+        self._parts_at = time.monotonic()
         self._is_last = False
         self._delivered = False
         self._closed = False
@@ -159,7 +163,9 @@ class Delivery:
                     return self._send_artifacts
                 if time.monotonic() - self._log_at > LOG_SECONDS:
                     return self._send_log
-                self._changed.wait(LOG_SECONDS / 3)
+                if self._answers_id and time.monotonic() - self._parts_at > PARTS_SECONDS:
+                    return self._send_parts
+                self._changed.wait(min(LOG_SECONDS, PARTS_SECONDS) / 3)
         return None
 
     def _wait(self, seconds: float) -> None:
@@ -184,8 +190,18 @@ class Delivery:
         for answers_id in sorted(ids):
             folder = self._files.answers_dir(answers_id)
             put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
+        for number in range(1, self._number + 1):
+            self._files.store.remove(parts_key(self._files, self._run_id, number))
+        self._parts = None
         with self._changed:
             self._answers -= ids
+
+    def _send_parts(self) -> None:
+        """Whoever goes on elsewhere begins with these. They are this attempt's alone, so no later one's are written over."""
+        self._parts_at = time.monotonic()
+        files = list_files(self._files.answers_dir(self._answers_id or ""))
+        key = parts_key(self._files, self._run_id, self._number)
+        self._parts = put_tree(self._files.store, key, files, known=self._parts, check=self._check)
 
     def _send_checkpoint(self) -> None:
         with self._changed:
@@ -243,6 +259,11 @@ class Delivery:
         with self._changed:
             self._delivered = True
         self.log.info("all that the attempt has made is in the store")
+
+
+def parts_key(files: SharedFiles, run_id: str, number: int) -> str:
+    """Return where an attempt puts answers before all of them are there."""
+    return f"{files.key_of(files.attempt_dir(run_id, number))}/{PARTS}"
 
 
 def deliver_all(delivery: Delivery, spool: Path, check: Check) -> None:

@@ -85,7 +85,9 @@ def farm(
     asked = {"judge": find_key(client, answers_id, judge), "shape": shape, "margin": margin, "name": name}
     figures = client.post(f"/answers/{answers_id}/farm", asked)
     made = client.post(f"/answers/{answers_id}/dataset", asked)
-    facts([("rows", figures["num_rows"]), ("prompts", figures["num_prompts"]), ("mean gap", number(figures["mean_gap"]))])
+    told = [("rows", figures["num_rows"]), ("prompts", figures["num_prompts"]), ("mean gap", number(figures["mean_gap"]))]
+    left_out = ", ".join(f"{num} {reason}" for reason, num in figures["left_out"].items())
+    facts([*told, *([("left out", left_out)] if left_out else [])])
     out.print(made["id"], markup=False)
 
 

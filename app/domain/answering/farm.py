@@ -1,8 +1,10 @@
 """The candidate farm: what answers with scores become as training data, and how far apart what is taken stands.
 
-Of one prompt's answers, equal texts count once, with their best score.
+Of one conversation's answers, equal texts count once, with their best score. A prompt is one conversation, but for a question of
+several turns: what is asked last stands behind the model's own earlier answers, so each draw may end a conversation of its own.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,21 +53,40 @@ class FarmRequest(Frozen):
     name: Line = Field("", max_length=120, description="A name for the data set; empty: made from the answers' name.")
 
 
+class Omission(StrEnum):
+    """Why a prompt gives nothing."""
+
+    UNSCORED = "unscored"
+    ALONE = "alone"
+    OWN_TURNS = "own_turns"
+    MARGIN = "margin"
+
+
+OMISSIONS = {
+    Omission.UNSCORED: "no answer with a text and a score",
+    Omission.ALONE: "only one answer, or all alike",
+    Omission.OWN_TURNS: "several turns, and each answer follows other earlier answers: best of n and all with ratings take them",
+    Omission.MARGIN: "no two answers whose scores lie further apart than the margin",
+}
+
+
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """One answer that may be taken."""
+    """One answer that may be taken; `earlier`: the model's answers before it, of a question of several turns."""
 
     draw: int
     text: str
     score: float
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What one prompt gives: rows of the data set without the prompt, and the pairs whose gaps are told."""
+    """What one prompt gives: rows of the data set without the prompt, the pairs whose gaps are told, or why there is nothing."""
 
     rows: list[dict[str, Any]]
     pairs: list[tuple[ScoredAnswer, ScoredAnswer]]
+    left_out: Omission | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,8 @@ class FarmFigures:
     """What a farm would hold, before it is made."""
 
     num_prompts: int  # that give something
-    num_skipped: int  # too few different answers, no score, or none above the margin
+    num_skipped: int
+    left_out: dict[Omission, int]  # how many of these for which reason, the commonest first
     num_rows: int
     mean_gap: float | None
     gaps: list[float]
@@ -85,33 +107,58 @@ class FarmFigures:
 def gather_candidates(
     answers: Iterable[Mapping[str, Any]], scores: Mapping[tuple[int, int], float | None]
 ) -> dict[int, list[ScoredAnswer]]:
-    """Return each prompt's different answers that have a score, best first.
-
-    Questions of several turns give none: what stands before their last answers differs from draw to draw.
-    """
-    best: dict[int, dict[str, ScoredAnswer]] = {}
+    """Return each prompt's different answers that have a score, best first."""
+    best: dict[int, dict[tuple[str, ...], ScoredAnswer]] = {}
     for row in answers:
         score = scores.get((row["index"], row["draw"]))
-        if score is None or not row["text"].strip() or row.get("earlier"):
+        if score is None or not row["text"].strip():
             continue
-        known = best.setdefault(row["index"], {})
-        candidate = ScoredAnswer(row["draw"], row["text"], score)
-        if row["text"] not in known or known[row["text"]].score < score:
-            known[row["text"]] = candidate
+        earlier = tuple(row.get("earlier") or ())
+        known, key = best.setdefault(row["index"], {}), (*earlier, row["text"])
+        if key not in known or known[key].score < score:
+            known[key] = ScoredAnswer(row["draw"], row["text"], score, earlier)
     return {index: sorted(found.values(), key=lambda one: (-one.score, one.draw)) for index, found in best.items()}
 
 
 def take(found: Sequence[ScoredAnswer], shape: FarmShape, margin: float) -> Taken:
-    """Return what is taken of one prompt's candidates, which stand best first."""
-    return TAKERS[shape](found, margin)
+    """Return what is taken of one prompt's candidates, which stand best first.
+
+    Only answers that end the same conversation are set against each other; the best of all is one, whatever it follows.
+    """
+    conversations = [list(found)] if shape is FarmShape.BEST else split_conversations(found)
+    taken = [TAKERS[shape](one, margin) for one in conversations if one]
+    rows = [row for one in taken for row in one.rows]
+    return Taken(rows, [pair for one in taken for pair in one.pairs], None if rows else explain(found))
+
+
+def split_conversations(found: Sequence[ScoredAnswer]) -> list[list[ScoredAnswer]]:
+    """Return the candidates by what they follow, each best first."""
+    by_earlier: dict[tuple[str, ...], list[ScoredAnswer]] = {}
+    for one in found:
+        by_earlier.setdefault(one.earlier, []).append(one)
+    return list(by_earlier.values())
+
+
+def explain(found: Sequence[ScoredAnswer]) -> Omission:
+    """Return why these candidates of a prompt give nothing."""
+    if not found:
+        return Omission.UNSCORED
+    if any(len(one) > 1 for one in split_conversations(found)):
+        return Omission.MARGIN
+    return Omission.ALONE if len(found) == 1 else Omission.OWN_TURNS
+
+
+def _follow(row: dict[str, Any], one: ScoredAnswer) -> dict[str, Any]:
+    """Return a row with the earlier answers that stand before its responses, where there are any."""
+    return {**row, "earlier": list(one.earlier)} if one.earlier else row
 
 
 def _take_pairs(pairs: list[tuple[ScoredAnswer, ScoredAnswer]]) -> Taken:
     rows = [
-        {
+        _follow({
             "chosen": better.text, "rejected": worse.text, "rating_chosen": better.score, "rating_rejected": worse.score,
             "draws": [better.draw, worse.draw],
-        }
+        }, better)
         for better, worse in pairs
     ]  # fmt: skip
     return Taken(rows, pairs)
@@ -134,19 +181,23 @@ def _take_ranked(found: Sequence[ScoredAnswer], margin: float) -> Taken:
     half = PER_ROW // 2
     kept = list(found) if len(found) <= PER_ROW else [*found[:half], *found[-half:]]
     row = {"responses": [one.text for one in kept], "ratings": [one.score for one in kept], "draws": [one.draw for one in kept]}
-    return Taken([row], [(kept[0], kept[-1])])
+    return Taken([_follow(row, kept[0])], [(kept[0], kept[-1])])
 
 
 def _take_best(found: Sequence[ScoredAnswer], margin: float) -> Taken:
-    if not found or (len(found) > 1 and found[0].score - found[-1].score <= margin):
+    if len(found) > 1 and found[0].score - found[-1].score <= margin:
         return Taken([], [])
     pairs = [(found[0], found[-1])] if len(found) > 1 else []
-    return Taken([{"response": found[0].text, "rating": found[0].score, "draws": [found[0].draw]}], pairs)
+    return Taken([_rate(found[0])], pairs)
 
 
 def _take_rated(found: Sequence[ScoredAnswer], margin: float) -> Taken:
-    rows = [{"response": one.text, "rating": one.score, "draws": [one.draw]} for one in found]
-    return Taken(rows, [(found[0], found[-1])] if len(found) > 1 and found[0].score - found[-1].score > margin else [])
+    apart = len(found) > 1 and found[0].score - found[-1].score > margin
+    return Taken([_rate(one) for one in found], [(found[0], found[-1])] if apart else [])
+
+
+def _rate(one: ScoredAnswer) -> dict[str, Any]:
+    return _follow({"response": one.text, "rating": one.score, "draws": [one.draw]}, one)
 
 
 TAKERS: dict[FarmShape, Callable[[Sequence[ScoredAnswer], float], Taken]] = {
@@ -175,17 +226,19 @@ MAPPINGS: dict[FarmShape, ColumnMapping] = {
 
 def describe(taken: Iterable[Taken]) -> FarmFigures:
     """Return the figures of what is taken of all prompts."""
-    num_prompts = num_skipped = num_rows = 0
+    num_prompts = num_rows = 0
+    left_out: Counter[Omission] = Counter()
     pairs: list[tuple[ScoredAnswer, ScoredAnswer]] = []
     for one in taken:
         num_prompts += bool(one.rows)
-        num_skipped += not one.rows
         num_rows += len(one.rows)
+        left_out.update([one.left_out] if one.left_out else [])
         pairs += one.pairs
     gaps = [better.score - worse.score for better, worse in pairs]
     return FarmFigures(
         num_prompts=num_prompts,
-        num_skipped=num_skipped,
+        num_skipped=left_out.total(),
+        left_out=dict(left_out.most_common()),
         num_rows=num_rows,
         mean_gap=fmean(gaps) if gaps else None,
         gaps=gaps,
@@ -193,3 +246,10 @@ def describe(taken: Iterable[Taken]) -> FarmFigures:
         mean_worse_length=fmean(len(worse.text) for _, worse in pairs) if pairs else None,
         longer_wins=fmean(len(better.text) > len(worse.text) for better, worse in pairs) if pairs else None,
     )
+
+
+def list_left_out(figures: FarmFigures) -> list[str]:
+    """Return how many prompts give nothing and why, the commonest reason first."""
+    return [
+        f"{num} {'prompt has' if num == 1 else 'prompts have'} {OMISSIONS[reason]}" for reason, num in figures.left_out.items()
+    ]

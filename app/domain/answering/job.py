@@ -56,6 +56,11 @@ class AnswersSpec(JobSpec):
     judges: tuple[JudgeJob, ...] = ()
     verdicts_dir: str = ""  # what language models have said as judges, by what they were asked
 
+    @property
+    def has_model_here(self) -> bool:
+        """Whether weights are read: a model that answers is here, or a reward model judges. Else nothing needs torch."""
+        return self.model is not None or any(job.model is not None for job in self.judges)
+
     def list_endpoints(self) -> list[EndpointSource]:
         """Return all endpoints that it asks, each once."""
         found = [self.endpoint, *(job.endpoint for job in self.judges)]

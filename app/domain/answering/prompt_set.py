@@ -142,3 +142,12 @@ def split_turns(messages: Sequence[PromptMessage]) -> list[list[PromptMessage]]:
             parts.append([])
         parts[-1].append(message)
     return parts
+
+
+def interleave(messages: Sequence[PromptMessage], earlier: Sequence[str]) -> list[PromptMessage]:
+    """Return the conversation before the last answer: the prompt's messages with the model's own earlier answers between."""
+    turns: list[PromptMessage] = []
+    for place, part in enumerate(split_turns(messages)):
+        turns += part
+        turns += [PromptMessage(role="assistant", content=earlier[place])] if place < len(earlier) else []
+    return turns

@@ -11,7 +11,6 @@ from app.domain.errors import InvalidInput
 from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.store import checkpoints, journal
-from app.store.runs import has_lost_checkpoints
 from app.store.sharing import find_visible
 from app.store.tables import Answers, Endpoint, JournalEntry, Model, Run
 
@@ -98,13 +97,12 @@ def _choose_run(session: Session, owner_id: str, asked: RunModel) -> Chosen:
     policy = session.get(Model, run.policy_id) if run.policy_id else None
     if asked.step is None:
         return Chosen(f"{run.name}"[:200], ("run", run.id, *_find_result(session, run, field)), policy, run.id)
-    reached = [] if has_lost_checkpoints(session, run.id) else checkpoints.list_reached(session, run.id)
-    kept = [one.step for one in reached[: int(run.recipe["training"]["keep_checkpoints"])]]
-    if asked.step not in kept:
-        there = f"there are those of {', '.join(f'step {step}' for step in sorted(kept))}" if kept else "there is none"
+    kept = checkpoints.list_kept(session, [run]).get(run.id, [])
+    found = next((one for one in kept if one.step == asked.step), None)
+    if found is None:
+        there = f"there are those of {', '.join(f'step {one.step}' for one in kept[::-1])}" if kept else "there is none"
         raise InvalidInput.at(f"{MODEL_FIELD}.step", f"Run “{run.name}” keeps no checkpoint of step {asked.step}: {there}.")
-    attempt = next(one.attempt for one in reached if one.step == asked.step)
-    return Chosen(f"{run.name} at step {asked.step}"[:200], ("checkpoint", run.id, asked.step, attempt), policy, run.id)
+    return Chosen(f"{run.name} at step {asked.step}"[:200], ("checkpoint", run.id, asked.step, found.attempt), policy, run.id)
 
 
 def _find_result(session: Session, run: Run, field: str) -> list[str]:

@@ -1,13 +1,24 @@
 """Answers become a data set: what is taken of each prompt, with where it is from, goes in as an upload of known mapping."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.domain.answering.farm import MAPPINGS, SHAPE_TITLES, FarmFigures, FarmRequest, Taken, describe, gather_candidates, take
+from app.domain.answering.farm import (
+    MAPPINGS,
+    SHAPE_TITLES,
+    FarmFigures,
+    FarmRequest,
+    Taken,
+    describe,
+    gather_candidates,
+    list_left_out,
+    take,
+)
+from app.domain.answering.prompt_set import PromptMessage, interleave
 from app.domain.errors import Conflict, InvalidInput
 from app.services import datasets
 from app.store.answering.answers import get_answers
@@ -22,19 +33,21 @@ Harvest = dict[int, Taken]  # by the prompt's index
 
 def preview(session: Session, files: Files, owner_id: str, answers_id: str, asked: FarmRequest) -> FarmFigures:
     """Return what a farm would hold. Raises NotFound; InvalidInput for a judge that was not asked; Conflict before it is done."""
-    return describe(harvest(session, files, get_answers(session, owner_id, answers_id), asked).values())
+    answers = get_answers(session, owner_id, answers_id)
+    judgement = get_judgement(session, answers, asked.judge)
+    return describe(harvest(session, files, answers, judgement, asked).values())
 
 
 def make(session: Session, files: Files, owner_id: str, answers_id: str, asked: FarmRequest) -> Dataset:
     """Return a new data set, in state processing, of what the answers give. Raises as `preview`; InvalidInput for nothing."""
     answers = get_answers(session, owner_id, answers_id)
-    found = harvest(session, files, answers, asked)
+    judgement = get_judgement(session, answers, asked.judge)
+    found = harvest(session, files, answers, judgement, asked)
     if not any(taken.rows for taken in found.values()):
         raise InvalidInput.at(
             "margin",
-            "No prompt gives anything: the answers to each are alike, or their scores differ by no more than the margin.",
+            f"No prompt gives anything: {'; '.join(list_left_out(describe(found.values())))}.",
         )
-    judgement = find_judgement(session, answers, asked.judge)
     name = asked.name or f"{SHAPE_TITLES[asked.shape]}: {answers.name}"[:NAME_LENGTH]
     is_hidden = find_visible(session, Answers, NOBODY, answers.id) is None
     with files.open_upload() as upload:
@@ -49,18 +62,15 @@ def make(session: Session, files: Files, owner_id: str, answers_id: str, asked: 
         )  # fmt: skip
 
 
-def harvest(session: Session, files: Files, answers: Answers, asked: FarmRequest) -> Harvest:
-    """Return what is taken of every prompt that has an answer with a score."""
-    judgement = find_judgement(session, answers, asked.judge)
-    if answers.facts is None or judgement.facts is None:
-        what = "has not judged these answers yet" if answers.facts else "can't judge answers that are not all there yet"
-        raise Conflict(f"“{judgement.name}” {what}: wait for the run that makes them.")
+def harvest(session: Session, files: Files, answers: Answers, judgement: Judgement, asked: FarmRequest) -> Harvest:
+    """Return what is taken of every prompt."""
+    num_prompts = session.get_one(PromptSet, answers.prompt_set_id).num_prompts
     candidates = gather_candidates(read_answers(files, answers), read_scores(files, answers, judgement.key))
-    return {index: take(found, asked.shape, asked.margin) for index, found in sorted(candidates.items())}
+    return {index: take(candidates.get(index, ()), asked.shape, asked.margin) for index in range(num_prompts)}
 
 
-def find_judgement(session: Session, answers: Answers, key: str) -> Judgement:
-    """Return what a judge says of the answers. Raises InvalidInput for one that was not asked."""
+def get_judgement(session: Session, answers: Answers, key: str) -> Judgement:
+    """Return what a judge says of the answers. Raises InvalidInput for one that was not asked; Conflict before all is there."""
     known = list(session.scalars(select(Judgement).where(Judgement.answers_id == answers.id).order_by(Judgement.id)))
     found = next((judgement for judgement in known if judgement.key == key), None)
     if found is None:
@@ -68,6 +78,9 @@ def find_judgement(session: Session, answers: Answers, key: str) -> Judgement:
             f"they were judged by {', '.join(f'{one.name} ({one.key})' for one in known)}" if known else "nobody has judged them"
         )
         raise InvalidInput.at("judge", f"These answers have no scores of the judge {key!r}: {there}.")
+    if answers.facts is None or found.facts is None:
+        what = "has not judged these answers yet" if answers.facts else "can't judge answers that are not all there yet"
+        raise Conflict(f"“{found.name}” {what}: wait for the run that makes them.")
     return found
 
 
@@ -86,8 +99,12 @@ def to_rows(prompts: list[dict[str, Any]], found: Harvest, told: dict[str, Any])
         taken = found.get(prompt["index"])
         for row in taken.rows if taken else []:
             own = {"prompt_id": prompt["id"], "draws": row["draws"]}
-            yield {
-                "prompt": prompt["messages"],
-                **{key: value for key, value in row.items() if key != "draws"},
-                "source": told | own,
-            }
+            taken_over = {key: value for key, value in row.items() if key not in ("draws", "earlier")}
+            yield {"prompt": write_prompt(prompt["messages"], row.get("earlier", ())), **taken_over, "source": told | own}
+
+
+def write_prompt(messages: list[dict[str, Any]], earlier: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the conversation that the responses end, with the model's own answers before its last turn."""
+    if not earlier:
+        return messages
+    return [turn.model_dump() for turn in interleave([PromptMessage.model_validate(one) for one in messages], earlier)]

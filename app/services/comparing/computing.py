@@ -1,10 +1,15 @@
-"""A comparison's figures: computed once for each state of its answers and judgements, then read from where they are kept."""
+"""A comparison's figures: computed once for each state of its answers and judgements, then read from where they are kept.
+
+Small ones a request computes itself. Large ones a thread computes, while requests are told that it is at it.
+"""
 
 import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from math import comb
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -12,11 +17,14 @@ from sqlalchemy.orm import Session
 from app.domain.comparing.ballot import Contest
 from app.domain.comparing.figures import VERSION, Judged, PromptRows, Table, find_figures, list_gains
 from app.domain.comparing.votes import VotesFigures, find_votes
+from app.domain.errors import Conflict, Unavailable
+from app.services.comparing.computations import Computations
 from app.services.comparing.votes import count_rows
 from app.store.answering.lines import read_answers, read_prompts, read_scores
 from app.store.comparing.comparisons import Contender, list_contenders
 from app.store.comparing.computed import Computed, find_kept, keep, keep_votes, read_votes
 from app.store.comparing.votes import list_votes
+from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Comparison, PromptSet
 
@@ -24,23 +32,47 @@ Line = dict[str, Any]
 ByPrompt = Mapping[int, list[Line]]
 Scores = Mapping[tuple[int, int], float | None]
 
-_one_at_a_time = threading.Lock()
+SMALL = 2000  # scores of pairs, which take less than a second
+COMPUTING = "The figures of this comparison are being computed, which takes some seconds: try again then."
+computations = Computations()
+_one_at_a_time = threading.Lock()  # of the small ones
 
 
 def compute(
     session: Session, files: Files, comparison: Comparison, contenders: Sequence[Contender] | None = None
 ) -> Computed | None:
-    """Return what is computed of a comparison; computed now where its state is new, None while answers are being made."""
+    """Return what is computed of a comparison; None while answers are being made, or many figures are being computed.
+
+    What is new and small is computed now.
+    """
     contenders = list_contenders(session, comparison.answers_ids) if contenders is None else contenders
-    if len(contenders) < len(comparison.answers_ids) or not all(one.is_ready for one in contenders):
+    if not are_ready(comparison, contenders):
         return None
     digest = _digest(contenders)
     kept = find_kept(files, comparison.id, digest)
     if kept is not None:
         return kept
-    with _one_at_a_time:
-        kept = find_kept(files, comparison.id, digest)
-        return kept or _compute(session, files, comparison, contenders, digest)
+    prompt_set = session.get_one(PromptSet, comparison.prompt_set_id)
+    if _count_scores(prompt_set, contenders) <= SMALL:
+        with _one_at_a_time:
+            kept = find_kept(files, comparison.id, digest)
+            return kept or _compute(files, comparison.id, prompt_set, contenders, digest)
+    computations.ask((files.root, comparison.id), partial(_compute_anew, session.info["database"], files, comparison.id))
+    return None
+
+
+def get_computed(session: Session, files: Files, comparison: Comparison, not_ready: str) -> Computed:
+    """Return what is computed. Raises Conflict, in these words, while answers are being made; Unavailable before all is there."""
+    contenders = list_contenders(session, comparison.answers_ids)
+    kept = compute(session, files, comparison, contenders)
+    if kept is None:
+        raise Unavailable(COMPUTING) if are_ready(comparison, contenders) else Conflict(not_ready)
+    return kept
+
+
+def are_ready(comparison: Comparison, contenders: Sequence[Contender]) -> bool:
+    """Return whether all answers of the comparison are there."""
+    return len(contenders) == len(comparison.answers_ids) and all(one.is_ready for one in contenders)
 
 
 def compute_votes(session: Session, comparison: Comparison, contenders: Sequence[Contender], kept: Computed) -> VotesFigures:
@@ -66,8 +98,25 @@ def _digest(contenders: Sequence[Contender]) -> str:
     return hashlib.sha256(json.dumps([VERSION, state], sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _compute(session: Session, files: Files, comparison: Comparison, contenders: Sequence[Contender], digest: str) -> Computed:
-    prompt_set = session.get_one(PromptSet, comparison.prompt_set_id)
+def _count_scores(prompt_set: PromptSet, contenders: Sequence[Contender]) -> int:
+    num_judges = max(len(one.judgements) for one in contenders)
+    return prompt_set.num_prompts * comb(len(contenders), 2) * num_judges
+
+
+def _compute_anew(database: Database, files: Files, comparison_id: str) -> None:
+    """Compute a comparison as it is now, in a session of its own; one that is gone is let be."""
+    with database.reading() as session:
+        comparison = session.get(Comparison, comparison_id)
+        if comparison is None:
+            return
+        contenders = list_contenders(session, comparison.answers_ids)
+        prompt_set = session.get_one(PromptSet, comparison.prompt_set_id)
+    digest = _digest(contenders)
+    if find_kept(files, comparison_id, digest) is None:
+        _compute(files, comparison_id, prompt_set, contenders, digest)
+
+
+def _compute(files: Files, comparison_id: str, prompt_set: PromptSet, contenders: Sequence[Contender], digest: str) -> Computed:
     prompts = read_prompts(files, prompt_set)
     answers = [_by_prompt(read_answers(files, one.answers)) for one in contenders]
     judged, scores = _read_judges(files, contenders, len(prompts))
@@ -88,7 +137,7 @@ def _compute(session: Session, files: Files, comparison: Comparison, contenders:
         num_draws=num_draws,
     )
     figures = find_figures(judged, lengths, [one.identity for one in contenders])
-    return keep(files, comparison.id, digest, figures, rows, lines)
+    return keep(files, comparison_id, digest, figures, rows, lines)
 
 
 def _read_judges(files: Files, contenders: Sequence[Contender], num_prompts: int) -> tuple[list[Judged], list[dict[str, Scores]]]:

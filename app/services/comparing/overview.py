@@ -10,19 +10,19 @@ from app.domain.comparing.figures import VOTES, JudgeFigures, list_gains
 from app.domain.comparing.order import ByJudge
 from app.domain.comparing.verdict import find_leading_judge, write_verdict
 from app.domain.comparing.votes import VotesFigures
-from app.services.comparing.computing import compute, compute_votes
+from app.services.comparing.computing import are_ready, compute, compute_votes
 from app.services.comparing.votes import gather
 from app.store.comparing.comparisons import Contender, list_contenders, name_models
 from app.store.comparing.computed import Computed
 from app.store.files.files import Files
 from app.store.tables import Comparison, PromptSet
 
-State = Literal["making", "ready", "failed"]
+State = Literal["making", "computing", "ready", "failed"]
 
 
 @dataclass(frozen=True)
 class Overview:
-    """`kept` and `votes` are None while answers are being made."""
+    """`kept` and `votes` are None while answers are being made, and while many figures are computed."""
 
     comparison: Comparison
     prompt_set: PromptSet
@@ -35,6 +35,8 @@ class Overview:
     def state(self) -> State:
         if self.kept is not None:
             return "ready"
+        if are_ready(self.comparison, self.contenders):
+            return "computing"
         return "failed" if any(one.has_failed for one in self.contenders) else "making"
 
     @property
@@ -52,12 +54,12 @@ class Overview:
 
     @property
     def verdict(self) -> str:
-        """The first sentence; empty while answers are being made."""
+        """The first sentence; empty while there are no figures."""
         return write_verdict(self.leading, self.names) if self.kept else ""
 
 
 def look(session: Session, files: Files, comparison: Comparison) -> Overview:
-    """Return all that is known of a comparison; what is new is computed now, and kept."""
+    """Return all that is known of a comparison; what is new is computed, and kept."""
     contenders = list_contenders(session, comparison.answers_ids)
     kept = compute(session, files, comparison, contenders)
     return Overview(

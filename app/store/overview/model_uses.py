@@ -1,4 +1,6 @@
-"""Where a model comes from and what it was used in: its line of runs and models; the runs, scorings and comparisons with it."""
+"""Where a model comes from and what it was used in: its line of models, runs and checkpoints; the runs, scorings and comparisons
+with it.
+"""
 
 from dataclasses import dataclass
 
@@ -6,6 +8,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.run import RunKind
+from app.store.checkpoints import list_kept
 from app.store.sharing import find_visible, visible_to
 from app.store.tables import Answers, Comparison, Model, Run, Scoring
 
@@ -16,10 +19,10 @@ LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A model or a run in the line; without `id` it is gone."""
+    """A model, a run or a checkpoint in the line; without `id` it is gone."""
 
-    noun: str  # "models" | "runs"
-    id: str
+    noun: str  # "models" | "runs" | "checkpoints"
+    id: str  # of a checkpoint what models are chosen by: run_…@STEP
     name: str
 
 
@@ -35,19 +38,29 @@ class Use:
 
 
 def find_line(session: Session, user_id: str, model: Model) -> list[Ancestor]:
-    """Return what the model comes from, the base first, without itself: models, and the runs that trained the next one."""
+    """Return what the model comes from, the base first, without itself: models, the runs that trained the next one, and the
+    steps that these were at.
+    """
     line: list[Ancestor] = []
     while len(line) < LONGEST_LINE and (run_id := str(model.facts.get("run_id") or "")):
         run = find_visible(session, Run, user_id, run_id)
         if run is None:
             return [Ancestor("runs", "", "a run that is deleted, or private"), *line]
         base = find_visible(session, Model, user_id, run.policy_id) if run.policy_id else None
-        line.insert(0, Ancestor("runs", run.id, run.name))
+        line[:0] = [Ancestor("runs", run.id, run.name), *find_checkpoint(session, run)]
         if base is None:
             break
         line.insert(0, Ancestor("models", base.id, base.name))
         model = base
     return line
+
+
+def find_checkpoint(session: Session, run: Run) -> list[Ancestor]:
+    """Return the step that the run's model is of, where it has made one; with an id where its checkpoint is kept."""
+    if not run.step:
+        return []
+    is_kept = any(one.step == run.step for one in list_kept(session, [run]).get(run.id, ()))
+    return [Ancestor("checkpoints", f"{run.id}@{run.step}" if is_kept else "", f"step {run.step}")]
 
 
 def list_uses(session: Session, user_id: str, model: Model) -> list[Use]:

@@ -1,10 +1,11 @@
 """What a select offers: data sets, models and runs, each by its name and, where two share one, by what tells them apart."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.domain.dataset import Audit
+from app.store.checkpoints import Reached
 from app.store.tables import Dataset, Model, Run
 from app.web.rendering.format import count
 
@@ -37,6 +38,15 @@ def model_choices(models: Sequence[Model]) -> list[Choice]:
 def run_choices(runs: Sequence[Run]) -> list[Choice]:
     """Of one name also with the day of the launch and the end of the id."""
     return distinct([(run.id, run.name, "", f"launched {run.created_at:%Y-%m-%d}") for run in runs])
+
+
+def checkpoint_choices(runs: Sequence[Run], kept: Mapping[str, Sequence[Reached]]) -> list[Choice]:
+    """Of each run those that it keeps, the newest first."""
+    return [
+        Choice(f"{choice.id}@{one.step}", f"{choice.label} · step {one.step}")
+        for choice in run_choices(runs)
+        for one in kept.get(choice.id, ())
+    ]
 
 
 def distinct(found: Sequence[tuple[str, str, str, str]]) -> list[Choice]:

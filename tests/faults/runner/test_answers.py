@@ -57,6 +57,22 @@ def test_a_farm_whose_runner_is_killed_twice_is_whole_and_trains(scene: Scene, m
     with scene.supervising():
         run_id = scene.launch(dataset=dataset["id"], training={"steps": 2})
         scene.wait_for_state(run_id, "succeeded")
+        compared = compare(scene, run_id)
+    [pair] = compared["figures"]["judges"][0]["pairs"]
+    assert (pair["num_prompts"], pair["is_same_model"], len(pair["gain"])) == (8, False, 4)
+    assert compared["verdict"]
+
+
+def compare(scene: Scene, run_id: str) -> dict[str, Any]:
+    """The run's model against the policy that it came from, on prompts that neither has read."""
+    prompt_set = post(scene, "prompt-sets", {"text": "".join(f"the lamp makes a noise {k}\n" for k in range(8))}, 201)
+    models = ({"source": "run", "run": run_id}, {"source": "model", "model": scene.library.policy.id})
+    shared = {"prompt_set": prompt_set["id"], "sampling": {"max_new_tokens": 8}, "judges": [{"kind": "length"}]}
+    made = [post(scene, "answers", {**shared, "model": model}, 202) for model in models]
+    for one in made:
+        scene.wait_for_state(one["run_id"], "succeeded")
+    found: dict[str, Any] = post(scene, "comparisons", {"answers": [one["id"] for one in made]}, 201)
+    return found
 
 
 @pytest.mark.soak

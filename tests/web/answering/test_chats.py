@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from app.domain.answering.chat import Answered, Declined, Ended, Loading, Rewarded, Spoken
+from app.domain.events import CheckpointSaved
 from app.services.answering import chats
 from app.services.answering.chats import ChatClaim
+from app.store import journal
 from app.store.database import now
-from app.store.tables import Chat, Worker
+from app.store.tables import Chat, Run, Worker
 from tests.waiting import wait_until
 
 HELLO = [{"role": "user", "content": "Hello <b>there</b>?"}]
@@ -214,6 +216,21 @@ def test_models_may_be_named_in_the_address(studio):
     page = studio.browser().get("/playground?models=model_policy,run_gone@20").text
     assert '<option value="model_policy" selected>' in page
     assert '<option value="run_gone@20" selected>' in page
+
+
+def test_checkpoints_that_runs_keep_can_be_chosen(studio, client):
+    run_id = studio.launch(name="Aligns")
+    judge = studio.launch(name="Judges", method="reward_model")
+    saved = [CheckpointSaved(step=step, name=f"step-{step:06}", size_bytes=1) for step in (20, 40)]
+    with studio.database.writing() as session:
+        for one in (run_id, judge):
+            journal.append(session, session.get_one(Run, one), saved)
+    page = studio.browser().get("/playground").text
+    assert f'<option value="{run_id}@40">Aligns · step 40</option>' in page
+    assert f'value="{run_id}@20"' in page
+    assert f"{judge}@40" not in page
+    asked = client.get(f"/api/v1/chats/{ask(studio, model=[f'{run_id}@40', 'model_policy'])}").json()
+    assert asked["names"] == ["Aligns at step 40", "Small"]
 
 
 def test_stop_and_delete_are_buttons(studio, client):

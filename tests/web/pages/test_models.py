@@ -6,6 +6,9 @@ import zipfile
 
 import pytest
 
+from app.domain.events import CheckpointSaved, LogWritten
+from app.store import journal
+from app.store.runs import ALL_CHECKPOINTS_REMOVED
 from app.store.tables import Run
 from tests.services.test_models import make_model
 
@@ -37,6 +40,26 @@ def test_a_model_says_what_it_is_and_stands_in_its_line(browser, trained):
     assert str(trained[1]) in browser.get("/models").text
     assert f'<a href="/runs/{run_id}">Aligns &lt;it&gt;</a>' in browser.get("/models").text
     assert "artifacts" not in browser.get("/models").text  # no path of the disk
+
+
+def test_the_checkpoint_that_a_model_is_of_is_a_stop_in_its_line(browser, trained, studio):
+    run_id, model_id = trained
+    events = [CheckpointSaved(step=step, name=f"step-{step:06}", size_bytes=1) for step in (20, 40)]
+    with studio.database.writing() as session:
+        run = session.get(Run, run_id)
+        run.step = run.num_steps = 40
+        journal.append(session, run, events)
+    page = browser.get(f"/models/{model_id}").text
+    line = page[page.index('aria-label="Where it comes from"') : page.index("This model")]
+    assert re.findall(r'href="([^"]+)"', line) == [
+        "/models/model_policy", f"/runs/{run_id}", f"/playground?models={run_id}@40",
+    ]  # fmt: skip
+    removed = LogWritten(level="info", text=f"{ALL_CHECKPOINTS_REMOVED} (step-000040)")
+    with studio.database.writing() as session:
+        journal.append(session, session.get(Run, run_id), [removed])
+    page = browser.get(f"/models/{model_id}").text
+    assert "step 40" in page
+    assert f"{run_id}@40" not in page
 
 
 def test_a_model_says_what_it_is_used_in(browser, trained, client, studio):

@@ -15,9 +15,9 @@ from worker.models.encode import encode
 from worker.models.generate import Sampling, generate
 from worker.models.prompts import Prompted, PromptFormat
 from worker.models.template import ChatTurn, PromptRefused, TemplateExceeded
-from worker.stages.batches import derive_seed
 from worker.stages.evaluation.answers import end_ids
 from worker.stages.evaluation.likelihoods import add_up, measure_tokens
+from worker.stages.seeds import derive_seed
 
 ANY_LENGTH = 2**31
 STAND_IN = ChatTurn("assistant", "Yes.")  # behind a prompt whose answer is not there yet

@@ -1,25 +1,16 @@
-"""What judges say of answers: reward models, loaded one after the other, and rules that need no model."""
+"""What judges say of answers: reward models, loaded one after the other, language models at endpoints, and rules."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from app.domain.answering.job import AnswersSpec, JudgeJob
 from app.domain.answering.judge import DECIMALS, JudgementFacts, LlmJudge, RewardJudge, describe_scores, score_text
-from app.domain.answering.prompt_set import Prompt, split_turns
-from app.domain.errors import InvalidInput, ModelInvalid
+from app.domain.answering.prompt_set import Prompt
+from app.domain.errors import InvalidInput
 from app.domain.events import JudgementKept
-from worker.models.load import hash_folder, release_memory, resolve_folder
-from worker.models.prompts import Conversation
-from worker.models.reward import RewardModel
-from worker.models.template import ChatTurn
-from worker.stages.answering.kept import AnswerParts, Row
+from worker.stages.answering.kept import AnswerParts, Row, Scorer
 from worker.stages.answering.verdicts import LanguageModelJudge, describe_lines
-from worker.stages.attempt import JobContext
-
-Scorer = Callable[[Sequence[Prompt], list[Row]], list[float | None]]
+from worker.stages.job import JobContext
 
 
 def judge_answers(
@@ -71,50 +62,15 @@ def _open_judge(attempt: JobContext, spec: AnswersSpec, job: JudgeJob) -> tuple[
     if isinstance(judge, RewardJudge):
         if job.model is None:
             raise InvalidInput.at("judges", "A reward model judges, but the attempt's spec does not say where it is.")
-        folder = resolve_folder(job.model, Path(spec.hub_dir))
-        return _open_reward(attempt, folder), hash_folder(folder)
+        from worker.stages.answering.rewarding import open_reward
+
+        return open_reward(attempt, spec, job.model)
 
     def score(prompts: Sequence[Prompt], rows: list[Row]) -> list[float | None]:
         references = {prompt.index: prompt.reference for prompt in prompts}
         return [score_text(judge, row["text"], references[row["index"]]) for row in rows]
 
     return score, None
-
-
-def _open_reward(attempt: JobContext, folder: Path) -> Scorer:
-    """Return the scorer of a reward model, which is loaded when it is first asked."""
-    loaded: list[RewardModel] = []
-
-    def score(prompts: Sequence[Prompt], rows: list[Row]) -> list[float | None]:
-        model = loaded[0] if loaded else _load_reward(attempt, folder)
-        loaded[:] = [model]
-        by_index = {prompt.index: prompt for prompt in prompts}
-        scores = model.score([converse(by_index[row["index"]], row) for row in rows], attempt.stop.check)
-        if not all(map(math.isfinite, scores)):
-            raise ModelInvalid(
-                "The reward model gives a number that is not finite for one of the answers: its weights are damaged or overflow. "
-                "Take another judge."
-            )
-        return list(scores)
-
-    return score
-
-
-def _load_reward(attempt: JobContext, folder: Path) -> RewardModel:
-    release_memory()
-    model = RewardModel(folder, dtype="float32", device=attempt.spec.device, day=attempt.spec.launched_on)
-    if model.remark:
-        attempt.log(model.remark, "warning")
-    return model
-
-
-def converse(prompt: Prompt, row: dict[str, Any]) -> Conversation:
-    """Return the whole conversation that an answer ends, with the model's own earlier answers."""
-    turns: list[ChatTurn] = []
-    for part, said in zip(split_turns(prompt.messages), [*row.get("earlier", ()), None], strict=True):
-        turns += [ChatTurn(message.role, message.content) for message in part]
-        turns += [] if said is None else [ChatTurn("assistant", said)]
-    return Conversation(turns, ChatTurn("assistant", row["text"]))
 
 
 def _keep(score: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """Parts of answers and scores on the disk: whole or not there, and never made anew once they are."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from app.domain.answering.job import AnswersSpec, OpponentSource
 from app.domain.answering.layout import MODEL, SCORES, name_part, name_tokens, prompts_per_part
 from app.domain.answering.prompt_set import Prompt
 from app.system.files import remove_tree
-from worker.stages.attempt import JobContext
+from worker.stages.job import JobContext
 
 Row = dict[str, Any]
+Scorer = Callable[[Sequence[Prompt], list[Row]], list[float | None]]  # of answers to these prompts
 
 
 class AnswerParts:

@@ -16,7 +16,7 @@ from app.domain.errors import InvalidInput, StudioError, Unavailable
 from app.system.outgoing.chat import ChatClient, ChatServer, Completion, EndpointFailed, Question
 from app.system.outgoing.pace import Clock, Retries
 from worker.running.keys import read_keys
-from worker.stages.attempt import JobContext
+from worker.stages.job import JobContext
 
 RETRIES = Retries()
 RESUME = " What it has said is kept: resume the run to go on from there."

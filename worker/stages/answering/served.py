@@ -11,8 +11,8 @@ from app.domain.answering.prompt_set import Prompt, split_turns
 from app.system.outgoing.chat import Completion, Question
 from worker.stages.answering.kept import AnswerParts, Row
 from worker.stages.answering.replies import Replies
-from worker.stages.attempt import JobContext
-from worker.stages.batches import derive_seed
+from worker.stages.job import JobContext
+from worker.stages.seeds import derive_seed
 
 REPLIES = "replies"
 SEED_BITS = 31  # what every server takes

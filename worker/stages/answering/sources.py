@@ -15,7 +15,7 @@ from worker.models.checkpoint import load_step
 from worker.models.load import context_window, hash_folder, load_policy, load_tokenizer, resolve_folder
 from worker.models.lora import add_lora
 from worker.models.prompts import PromptFormat
-from worker.stages.attempt import JobContext
+from worker.stages.job import JobContext
 
 LORA_SEED = 0  # of an adapter's first weights, all of which the checkpoint replaces
 

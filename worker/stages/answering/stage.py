@@ -1,25 +1,26 @@
 """The course of a run of kind answers: the model answers what it has not answered yet, and each judge judges what it has not.
 
-One model at a time: the one that answers is gone before a reward model is loaded.
+One model at a time: the one that answers is gone before a reward model is loaded. What is at endpoints needs no torch: that is
+imported where a model is here.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.domain.answering.answers import AnswersFacts
 from app.domain.answering.job import AnswersSpec
 from app.domain.events import AnswersKept
 from app.domain.run import Stage
 from app.system.files import remove_unfinished
-from worker.models.load import context_window, load_config, release_memory
-from worker.stages.answering.asking import answer_draws, open_draws, refuse_long
 from worker.stages.answering.judging import judge_answers
 from worker.stages.answering.kept import AnswerParts, read_prompts
 from worker.stages.answering.served import answer_there, identify
-from worker.stages.answering.sources import AnsweringSource, find_source, load_source
-from worker.stages.attempt import JobContext
+from worker.stages.job import JobContext
+
+if TYPE_CHECKING:
+    from worker.stages.answering.sources import AnsweringSource
 
 
 def answer_and_judge(attempt: JobContext, spec: AnswersSpec) -> dict[str, float | None]:
@@ -31,8 +32,6 @@ def answer_and_judge(attempt: JobContext, spec: AnswersSpec) -> dict[str, float 
     parts = AnswerParts(attempt, spec, prompts)
     if spec.model is not None or spec.endpoint is not None:
         answer_all(attempt, spec, parts)
-    gc.collect()
-    release_memory()
     judge_all(attempt, spec, parts)
     return {}
 
@@ -42,7 +41,7 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
     started = time.monotonic()
     num_all = sum(map(len, parts.prompts)) * spec.num_draws
     progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
-    source = find_source(attempt, spec) if spec.endpoint is None else None
+    source = open_source(attempt, spec) if spec.endpoint is None else None
     parts.claim(identify(spec.endpoint) if spec.endpoint is not None else source.sha256 if source is not None else "")
     missing = parts.list_missing()
     done = num_all - sum(len(parts.prompts[number]) for number in missing) * spec.num_draws
@@ -52,7 +51,9 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
     if missing and spec.endpoint is not None:
         answer_there(attempt, spec, spec.endpoint, parts, missing, count_up(progress, done, num_all))
     elif missing and source is not None:
-        answer_parts(attempt, spec, parts, source, missing)
+        from worker.stages.answering.local import answer_here
+
+        answer_here(attempt, spec, parts, source, missing)
     rows = [row for number in range(len(parts.prompts)) for row in parts.read(number)]
     facts = AnswersFacts(
         num_prompts=sum(map(len, parts.prompts)),
@@ -66,21 +67,11 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
     attempt.emit(AnswersKept(answers=facts))
 
 
-def answer_parts(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts, source: AnsweringSource, missing: list[int]) -> None:
-    """Load the model and let it answer the missing parts, after a look at whether all prompts have room."""
-    wanted = [prompt for number in missing for prompt in parts.prompts[number]]
-    refuse_long(source.prompt_format, wanted, spec.sampling.max_new_tokens, context_window(load_config(source.folder)))
-    attempt.stop.check()
-    model, window = load_source(spec, source)
-    num_all = sum(map(len, parts.prompts)) * spec.num_draws
-    left = len(wanted) * spec.num_draws
-    progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
-    for number in missing:
-        draws = open_draws(parts.prompts[number], spec.num_draws)
-        answer_draws(model, source.prompt_format, draws, spec.sampling, window, attempt.stop.check)
-        parts.write(number, (draw.to_row() for draw in draws), (draw.to_tokens() for draw in draws))
-        left -= len(draws)
-        progress(num_all - left, num_all)
+def open_source(attempt: JobContext, spec: AnswersSpec) -> "AnsweringSource":
+    """Return the model that is here, before its weights are read. Raises ModelInvalid."""
+    from worker.stages.answering.sources import find_source
+
+    return find_source(attempt, spec)
 
 
 def count_up(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:

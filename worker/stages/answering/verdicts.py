@@ -21,7 +21,7 @@ from app.domain.errors import InvalidInput
 from app.system.outgoing.chat import Question
 from worker.stages.answering.kept import Row, read_opponents
 from worker.stages.answering.replies import Replies
-from worker.stages.attempt import JobContext
+from worker.stages.job import JobContext
 
 SPEAKERS = {"system": "Instructions", "user": "Person", "assistant": "Assistant"}
 

@@ -7,10 +7,10 @@ from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling, generate
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import derive_seed
 from worker.stages.examples import Encoded, decode_answers
 from worker.stages.prepare import Ground
 from worker.stages.scoring.sources import RewardSource
+from worker.stages.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from worker.models.load import DTYPES, load_causal, load_classifier, release_mem
 from worker.models.lora import load_adapter
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import derive_seed
 from worker.stages.judging import keep_learned
 from worker.stages.prepare import Ground
+from worker.stages.seeds import derive_seed
 from worker.stages.training.comparison import (
     MOST_LOST,
     Yardstick,

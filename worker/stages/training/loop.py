@@ -32,7 +32,7 @@ from worker.running.failpoints import reach
 from worker.running.failures import Diverged
 from worker.running.stop import Stopped
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import derive_seed
+from worker.stages.seeds import derive_seed
 from worker.stages.training.memory import MemoryWatch
 from worker.stages.training.objectives import Objective, ObjectiveBatch
 from worker.stages.training.optimizer import Optimizer, learning_rate_at

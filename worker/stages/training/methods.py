@@ -10,7 +10,7 @@ from worker.models.compiled import compile_layers
 from worker.models.lora import add_lora, find_unadapted
 from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import count_steps, derive_seed
+from worker.stages.batches import count_steps
 from worker.stages.evaluation.course import evaluate, finish, set_up
 from worker.stages.held_out import divide
 from worker.stages.judging import judging_findings
@@ -18,6 +18,7 @@ from worker.stages.noise import add_noise, flip_batches, measure_noise
 from worker.stages.prepare import Batches, Ground
 from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.scoring.stage import Scores
+from worker.stages.seeds import derive_seed
 from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
 from worker.stages.training.distribution import judge_by_lead, spread

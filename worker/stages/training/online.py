@@ -19,13 +19,13 @@ from worker.models.compiled import uncompiled
 from worker.models.generate import Sampling, generate
 from worker.models.load import context_window
 from worker.stages.attempt import AttemptContext
-from worker.stages.batches import derive_seed
 from worker.stages.evaluation.answers import end_ids
 from worker.stages.examples import Encoded, EncodedResponse, decode_answers
 from worker.stages.noise import perturb_rewards
 from worker.stages.prepare import Ground
 from worker.stages.scoring.pairs import sequence_logprobs
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
+from worker.stages.seeds import derive_seed
 from worker.stages.training.distribution import find_whole
 from worker.stages.training.objectives import WeightedObjective
 from worker.stages.training.weights import WeightedBatch, gather_own

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.answering.answers import AnswersFacts, AnswersRequest, ModelChoice, SamplingSettings
-from app.domain.answering.farm import FarmRequest
+from app.domain.answering.farm import FarmRequest, Omission
 from app.domain.answering.judge import Judge, JudgementFacts
 from app.services.answering import answers as service
 from app.services.answering import farm
@@ -93,6 +93,10 @@ class FarmView(BaseModel):
 
     num_prompts: int = Field(description="Prompts that give something.")
     num_skipped: int
+    left_out: dict[Omission, int] = Field(
+        description="The prompts that give nothing, by reason: unscored; alone (one answer, or all alike); own_turns (of several "
+        "turns, and each answer follows other earlier answers); margin."
+    )
     num_rows: int
     mean_gap: float | None = Field(description="Between better and worse, in the judge's scores.")
     mean_better_length: float | None = Field(description="Characters.")

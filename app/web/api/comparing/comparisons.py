@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.domain.comparing.figures import Figures
 from app.domain.comparing.order import Sort, order_prompts, page_of
 from app.domain.comparing.votes import VotesFigures
-from app.domain.errors import Conflict, InvalidInput
+from app.domain.errors import Conflict, InvalidInput, Unavailable
 from app.services.comparing import comparisons as service
+from app.services.comparing.computing import COMPUTING
 from app.services.comparing.overview import Overview, State, list_pair_gains, look
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow
@@ -50,11 +51,14 @@ class ContenderView(BaseModel):
 
 
 class ComparisonDetail(OwnedView):
-    """A comparison with everything that is computed of it; null while answers are being made."""
+    """A comparison with everything that is computed of it; null before its state is ready."""
 
     id: str
     name: str
-    state: State = Field(description="making; ready; failed: nobody makes some of the answers any more.")
+    state: State = Field(
+        description="making; computing: all answers are there, and many figures are computed, for some seconds; ready; failed: "
+        "nobody makes some of the answers any more."
+    )
     prompt_set_id: str
     num_prompts: int
     created_at: datetime
@@ -99,6 +103,7 @@ NEW = {
         "value": {"answers": ["answers_01kb4y7v3m2q8d5n6c9t0r1x2z", "answers_01kb4y7v3m2q8d5n6c9t0r1x30"]},
     }
 }
+NOT_READY = "Not all answers of this comparison are there yet: wait until its state is ready."
 Pair = Annotated[str, Query(max_length=9, description="Two places in the list of models.", examples=["0,1"])]
 
 
@@ -140,7 +145,7 @@ def list_prompts(
     """By losses or gains of the pair's first model, where judges disagree, or in the prompt set's order."""
     found = look(session, files, store.get_comparison(session, user.id, comparison_id))
     if found.kept is None:
-        raise Conflict("Not all answers of this comparison are there yet: wait until its state is ready.")
+        raise Unavailable(COMPUTING) if found.state == "computing" else Conflict(NOT_READY)
     places = read_pair(pair, len(found.names))
     gains = list_pair_gains(session, found.comparison, found.kept, places)
     key = judge or (found.leading.key if found.leading else "")

@@ -10,14 +10,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.comparing.ballot import VoteChoice
-from app.domain.errors import Conflict
 from app.services.comparing import exports, vote_links, votes
-from app.services.comparing.computing import compute
+from app.services.comparing.computing import get_computed
 from app.store.accounts import get_user_by_id
 from app.store.comparing.comparisons import get_comparison
 from app.store.comparing.computed import Computed
 from app.store.comparing.votes import list_links, list_voters
-from app.store.files.files import Files
 from app.store.sharing import get_changeable
 from app.store.tables import Comparison, VoteLink
 from app.web.dependencies import (
@@ -110,7 +108,7 @@ LINK = {"week": {"summary": "For a week", "value": {"days": 7}}}
 def get_ballot(session: ReadSession, files: CurrentFiles, user: CurrentUser, comparison_id: str) -> BallotView:
     """Sides are drawn by chance for each voter; a reload gives the same ones."""
     comparison = get_comparison(session, user.id, comparison_id)
-    kept = find_computed(session, files, comparison)
+    kept = get_computed(session, files, comparison, NOT_READY)
     return show(votes.stand(session, comparison, kept, votes.identify(comparison, user.id)), kept)
 
 
@@ -121,7 +119,8 @@ def cast_vote(
 ) -> BallotView:  # fmt: skip
     """Answers with the next ballot. The same vote sent again is one vote; another choice for the same place replaces it."""
     comparison = get_comparison(session, user.id, comparison_id)
-    kept, voter = find_computed(session, files, comparison), votes.enter(session, comparison, get_user_by_id(session, user.id))
+    kept = get_computed(session, files, comparison, NOT_READY)
+    voter = votes.enter(session, comparison, get_user_by_id(session, user.id))
     votes.cast(session, comparison, kept, voter, body.place, body.choice, body.seconds)
     return show(votes.stand(session, comparison, kept, voter.id), kept)
 
@@ -133,7 +132,8 @@ def undo_vote(
 ) -> BallotView:  # fmt: skip
     """Of one's own votes; answers with the ballot that is open again."""
     comparison = get_comparison(session, user.id, comparison_id)
-    kept, voter = find_computed(session, files, comparison), votes.enter(session, comparison, get_user_by_id(session, user.id))
+    kept = get_computed(session, files, comparison, NOT_READY)
+    voter = votes.enter(session, comparison, get_user_by_id(session, user.id))
     votes.undo(session, voter, body.num_votes)
     return show(votes.stand(session, comparison, kept, voter.id), kept)
 
@@ -144,7 +144,7 @@ def download_votes(session: ReadSession, files: CurrentFiles, user: CurrentUser,
     answer have it as `chosen`, the other as `rejected`, so that the file can be uploaded as a data set.
     """
     comparison = get_comparison(session, user.id, comparison_id)
-    lines = exports.list_vote_lines(session, comparison, find_computed(session, files, comparison))
+    lines = exports.list_vote_lines(session, comparison, get_computed(session, files, comparison, NOT_READY))
     headers = {"content-disposition": f'attachment; filename="votes-{comparison.id}.jsonl"'}
     return StreamingResponse(encode(lines), media_type="application/jsonl", headers=headers)
 
@@ -199,13 +199,6 @@ def list_vote_links(session: ReadSession, user: CurrentUser, comparison_id: str)
 def revoke_vote_link(session: WriteSession, actor: CurrentActor, comparison_id: str, link_id: str) -> None:
     """It ends for those too who came by it; their votes stay."""
     vote_links.revoke_link(session, actor, get_changeable(session, Comparison, actor.id, comparison_id), link_id)
-
-
-def find_computed(session: ReadSession, files: Files, comparison: Comparison) -> Computed:
-    kept = compute(session, files, comparison)
-    if kept is None:
-        raise Conflict(NOT_READY)
-    return kept
 
 
 def show(standing: votes.Standing, kept: Computed) -> BallotView:

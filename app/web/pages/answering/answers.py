@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnswersFacts, RunModel, SamplingSettings, read_choice
-from app.domain.answering.farm import SHAPE_TITLES, FarmFigures, FarmRequest, FarmShape
+from app.domain.answering.farm import SHAPE_TITLES, FarmFigures, FarmRequest, FarmShape, list_left_out
 from app.domain.answering.judge import read_judge
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
@@ -89,6 +89,7 @@ class FarmPart(Context):
     template = "answers/_farm_figures.html"
 
     figures: FarmFigures | None
+    left_out: list[str]
     judge: str
     sentence: str
 
@@ -187,8 +188,9 @@ def show_farm(
     try:
         figures = farm.preview(session, files, user.id, answers_id, read_farm(judge, shape, margin))
     except InvalidInput as error:
-        return render(request, FarmPart(figures=None, judge="", sentence=error.detail))
-    return render(request, FarmPart(figures=figures, judge=name_judge(session, answers_id, judge), sentence=""))
+        return render(request, FarmPart(figures=None, left_out=[], judge="", sentence=error.detail))
+    judge = name_judge(session, answers_id, judge)
+    return render(request, FarmPart(figures=figures, left_out=list_left_out(figures), judge=judge, sentence=""))
 
 
 def name_judge(session: Session, answers_id: str, key: str) -> str:

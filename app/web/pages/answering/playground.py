@@ -15,14 +15,15 @@ from app.domain.answering.chat import MOST_MODELS, ChatEvent, ChatRequest, Ended
 from app.domain.errors import InvalidInput, StudioError
 from app.domain.problems import parse
 from app.domain.recipe import Method
-from app.domain.run import RunState
+from app.domain.run import RunKind, RunState
 from app.services.answering import chats as service
 from app.store import models, runs
 from app.store.answering import chats as store
 from app.store.answering.prompt_sets import list_prompt_sets
-from app.store.tables import Chat, PromptSet
+from app.store.checkpoints import list_kept
+from app.store.tables import Chat, PromptSet, Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession
-from app.web.rendering.choices import Choice, model_choices, run_choices
+from app.web.rendering.choices import Choice, checkpoint_choices, model_choices, run_choices
 from app.web.rendering.environment import Context, go_to, render
 from app.web.stream import STREAM_HEADERS, follow_chat, position
 
@@ -30,6 +31,7 @@ router = APIRouter()
 
 PAGE_SIZE = 12
 NUM_LISTED, NUM_SETS = 200, 30
+NUM_RUNS = 30  # whose checkpoints are listed
 DIALS = (
     ("temperature", "Temperature", "decimal", "0 takes the likeliest token each time; 1 is the model as it is."),
     ("top_p", "Top p", "decimal", "Only the likeliest tokens that together have this probability."),
@@ -98,6 +100,7 @@ class PlaygroundPage(Context):
     num_places: int
     policies: list[Choice]
     trained: list[Choice]
+    kept: list[Choice]  # checkpoints of runs
     rewards: list[Choice]
     others: list[Choice]  # chosen, and in neither list
     dials: tuple[tuple[str, str, str, str], ...]
@@ -266,15 +269,22 @@ def page(
 ) -> HTMLResponse:  # fmt: skip
     found = store.list_chats(session, user_id, after=after or None, limit=PAGE_SIZE + 1)
     policies = model_choices(models.list_models(session, user_id, kind="policy", limit=NUM_LISTED))
-    ended = runs.list_runs(session, user_id, state=RunState.SUCCEEDED, limit=NUM_LISTED)
-    trained = run_choices([run for run in ended if run.recipe.get("method") != Method.REWARD_MODEL])
-    known = {choice.id for choice in (*policies, *trained)}
+    ended = runs.list_runs(session, user_id, state=RunState.SUCCEEDED, kind=RunKind.TRAINING, limit=NUM_LISTED)
+    trained = run_choices([run for run in ended if gives_answers(run)])
+    newest = [run for run in runs.list_runs(session, user_id, kind=RunKind.TRAINING, limit=NUM_RUNS) if gives_answers(run)]
+    kept = checkpoint_choices(newest, list_kept(session, newest))
+    known = {choice.id for choice in (*policies, *trained, *kept)}
     names: dict[str, Any] = dict(zip(values.models, chat.names if chat else (), strict=False))
     context = PlaygroundPage(
-        values=values, num_places=MOST_MODELS, policies=policies, trained=trained,
+        values=values, num_places=MOST_MODELS, policies=policies, trained=trained, kept=kept,
         rewards=model_choices(models.list_models(session, user_id, kind="reward", limit=NUM_LISTED)),
         others=[Choice(one, str(names.get(one, one))) for one in values.models if one and one not in known],
         dials=DIALS, detail=error.detail if error else "", shown=describe(session, chat) if chat is not None else None,
         chats=found[:PAGE_SIZE], after=after, next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
     )  # fmt: skip
     return render(request, context, status=error.status if error else 200)
+
+
+def gives_answers(run: Run) -> bool:
+    """Return whether what the run trains can be asked."""
+    return run.recipe.get("method") != Method.REWARD_MODEL

@@ -11,8 +11,9 @@ from sqlalchemy import select
 
 from app.domain.comparing.figures import JudgeFigures
 from app.domain.comparing.order import Sort, order_prompts, page_of
-from app.domain.errors import Conflict
+from app.domain.errors import Conflict, Unavailable
 from app.services.comparing import comparisons as service
+from app.services.comparing.computing import COMPUTING
 from app.services.comparing.overview import Overview, list_pair_gains, look
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow, Contender
@@ -198,6 +199,8 @@ def print_comparison(
     request: Request, session: ReadSession, files: CurrentFiles, user: CurrentUser, comparison_id: str
 ) -> HTMLResponse:
     found = look(session, files, store.get_comparison(session, user.id, comparison_id))
+    if found.state == "computing":
+        raise Unavailable(COMPUTING)
     if found.kept is None:
         raise Conflict("There is nothing to print yet: the answers of this comparison are still being made.")
     chosen = settle(Choices(0, 1, "", Sort.PROMPTS, "", None), found)

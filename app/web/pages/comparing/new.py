@@ -6,28 +6,34 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
+from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnsweringModel, RegisteredModel, RunModel, SamplingSettings
 from app.domain.answering.judge import Judge, LengthJudge, RewardJudge
 from app.domain.answering.prompt_set import DatasetPrompts, PromptSetRequest
 from app.domain.errors import InvalidInput
+from app.domain.problems import parse
+from app.domain.recipe import Method
 from app.domain.run import RunKind, RunState
 from app.services.answering import prompt_sets as service
 from app.services.comparing.asking import ask
 from app.store.answering import prompt_sets as sets
 from app.store.answering.answers import get_answers
+from app.store.checkpoints import list_kept
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.models import list_models
 from app.store.runs import get_run, list_runs
 from app.store.tables import Answers, Model, PromptSet, Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, read_apart, write_apart
+from app.web.rendering.choices import checkpoint_choices
 from app.web.rendering.environment import Context, go_to, render
 
 router = APIRouter()
 
 SHOWN = 20  # of each kind; what is asked for by the address is always there
 USUAL_TOKENS = 128
+MOST_RUNS = 5  # whose checkpoints are offered where no run was asked for
 
 Keys = Annotated[str, Query(max_length=2000, description="Ids, joined by commas.")]
 
@@ -36,7 +42,7 @@ Keys = Annotated[str, Query(max_length=2000, description="Ids, joined by commas.
 class Contestant:
     """Something that can be compared, and whether it is ticked."""
 
-    value: str  # run:ID, model:ID or answers:ID
+    value: str  # run:ID, run:ID@STEP, model:ID or answers:ID
     name: str
     note: str
     is_chosen: bool
@@ -73,7 +79,10 @@ def show_form(
     policies = list_models(session, user.id, kind="policy", limit=SHOWN)
     rewards = list_models(session, user.id, kind="reward", limit=SHOWN)
     context = NewComparisonPage(
-        contestants=list_contestants(asked_runs, known_runs, policies, asked_models, asked_answers),
+        contestants=[
+            *list_contestants(asked_runs, known_runs, policies, asked_models, asked_answers),
+            *list_checkpoints(session, asked_runs or list_runs(session, user.id, kind=RunKind.TRAINING, limit=MOST_RUNS)),
+        ],
         prompts=list_prompts(asked_runs, known_runs, sets.list_prompt_sets(session, user.id, limit=SHOWN), asked_answers),
         judges=choose_judges(rewards, asked_runs),
         max_new_tokens=max((int(run.recipe["evaluation"]["max_new_tokens"]) for run in asked_runs), default=USUAL_TOKENS),
@@ -98,6 +107,13 @@ def list_contestants(
         *(Contestant(f"model:{model.id}", model.name, "registered policy", model.id in asked_models) for model in policies),
     ]
     return sorted(found, key=lambda one: not one.is_chosen)
+
+
+def list_checkpoints(session: Session, runs: Sequence[Run]) -> list[Contestant]:
+    """Return what these runs had trained by the steps whose checkpoints are kept."""
+    answering = [run for run in runs if run.recipe.get("method") != Method.REWARD_MODEL]
+    offered = checkpoint_choices(answering, list_kept(session, answering))
+    return [Contestant(f"run:{one.id}", one.label, "checkpoint", False) for one in offered]
 
 
 def list_prompts(
@@ -166,7 +182,8 @@ def read_contestants(values: Sequence[str]) -> tuple[list[AnsweringModel], list[
     for value in dict.fromkeys(values):
         kind, _, key = value.partition(":")
         if kind == "run":
-            models.append(RunModel(run=key))
+            run_id, _, step = key.partition("@")
+            models.append(parse(RunModel, {"run": run_id, "step": step or None}, InvalidInput))
         elif kind == "model":
             models.append(RegisteredModel(model=key))
         elif kind == "answers":

@@ -6,13 +6,11 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from app.domain.comparing.ballot import VoteChoice
-from app.domain.errors import Conflict
 from app.services.comparing import votes
-from app.services.comparing.computing import compute
+from app.services.comparing.computing import get_computed
 from app.store.accounts import get_user_by_id
 from app.store.comparing.comparisons import get_comparison
 from app.store.comparing.computed import Computed
-from app.store.files.files import Files
 from app.store.tables import Comparison, Voter
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.ballots import BallotPart, VotePage, describe
@@ -26,7 +24,7 @@ NOT_READY = "There is nothing to vote on yet: the answers are still being made. 
 @router.get("/comparisons/{comparison_id}/vote")
 def show_vote(request: Request, session: ReadSession, files: CurrentFiles, user: CurrentUser, comparison_id: str) -> Response:
     comparison = get_comparison(session, user.id, comparison_id)
-    kept = find_computed(session, files, comparison)
+    kept = get_computed(session, files, comparison, NOT_READY)
     standing = votes.stand(session, comparison, kept, votes.identify(comparison, user.id))
     back = f"/comparisons/{comparison_id}"
     return render(request, VotePage(**describe(standing, kept, f"{back}/vote"), back=back, voter=user.name))
@@ -40,7 +38,8 @@ def vote(
 ) -> Response:  # fmt: skip
     """Then the next ballot; the same vote sent again changes nothing."""
     comparison = get_comparison(session, user.id, comparison_id)
-    kept, voter = find_computed(session, files, comparison), votes.enter(session, comparison, get_user_by_id(session, user.id))
+    kept = get_computed(session, files, comparison, NOT_READY)
+    voter = votes.enter(session, comparison, get_user_by_id(session, user.id))
     votes.cast(session, comparison, kept, voter, place, choice, seconds)
     return show_next(request, session, comparison, kept, voter)
 
@@ -52,7 +51,8 @@ def undo(
 ) -> Response:  # fmt: skip
     """Then the ballot whose vote was taken back."""
     comparison = get_comparison(session, user.id, comparison_id)
-    kept, voter = find_computed(session, files, comparison), votes.enter(session, comparison, get_user_by_id(session, user.id))
+    kept = get_computed(session, files, comparison, NOT_READY)
+    voter = votes.enter(session, comparison, get_user_by_id(session, user.id))
     votes.undo(session, voter, num_votes)
     return show_next(request, session, comparison, kept, voter)
 
@@ -62,10 +62,3 @@ def show_next(request: Request, session: WriteSession, comparison: Comparison, k
     if not request.headers.get("hx-request"):
         return RedirectResponse(address, status_code=303)
     return render(request, BallotPart(**describe(votes.stand(session, comparison, kept, voter.id), kept, address)))
-
-
-def find_computed(session: ReadSession, files: Files, comparison: Comparison) -> Computed:
-    kept = compute(session, files, comparison)
-    if kept is None:
-        raise Conflict(NOT_READY)
-    return kept

@@ -1,6 +1,8 @@
 """A model behind an endpoint answers and judges: kept as it comes, asked for nothing twice, whatever the server does."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,23 @@ def test_every_prompt_is_asked_so_many_times_with_seeds_of_its_own(answering, ru
     again = serve(answering, stand_in, temperature=0.7, top_p=0.9)
     assert run(again) == 0
     assert [row["text"] for row in read_rows(answers_of(again))] == [row["text"] for row in rows]
+
+
+WITHOUT_TORCH = """
+import sys
+from worker import runner
+status = runner.main(sys.argv[1:])
+assert not {"torch", "transformers", "numpy"} & set(sys.modules), "torch was imported"
+sys.exit(status)
+"""
+
+
+def test_what_is_at_endpoints_is_asked_without_torch(answering, stand_in):
+    grade = JudgeJob(key="grade", judge=LlmJudge(endpoint="endpoint_lab"), endpoint=source_of(stand_in))
+    folder = serve(answering, stand_in, judges=(LENGTH, grade), num_draws=1)
+    told = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, folder], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert len(read_rows(answers_of(folder))) == len(read_rows(answers_of(folder) / "scores" / "grade")) == 5
 
 
 def test_a_question_of_several_turns_is_asked_turn_by_turn(answering, run, stand_in):
