@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOME = str(CHECKOUT)
+USUAL_PATHS = (None, HOME, os.environ.get("PYTHONPATH"))  # with these a process finds the same modules as this one
 MODULES = {
     "app.cli", "app.ingest", "app.ingest.models.chat_template", "app.ingest.models.folder", "app.store.files.reader",
     "tests.faults.runner.mishaps", "uvicorn", "worker.demonstration", "worker.demonstration.judge", "worker.main",
@@ -118,7 +119,7 @@ class Popen(subprocess.Popen[Any]):
         told = EXECUTE.bind(self, *given).arguments
         arguments = find_program(told["args"])
         environment = os.environ if told["env"] is None else told["env"]
-        if arguments is None or environment.get("LD_PRELOAD") or environment.get("PYTHONPATH", HOME) != HOME:
+        if arguments is None or environment.get("LD_PRELOAD") or environment.get("PYTHONPATH") not in USUAL_PATHS:
             super()._execute_child(*given)  # type: ignore[misc]
             return
         ends = (told["p2cread"], told["c2pwrite"], told["errwrite"])

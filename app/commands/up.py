@@ -198,13 +198,14 @@ class Children:
         url = f"http://{f'[{address}]' if ':' in address else address}:{self.settings.port}/healthz"
         name = urlsplit(self.settings.url).netloc
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and not self.stopping and self.processes["web"].poll() is None:
-            try:
-                httpx.get(url, headers={"host": name}, timeout=2).raise_for_status()
-            except httpx.HTTPError:
-                time.sleep(POLL_SECONDS)
-            else:
-                return True
+        with httpx.Client(headers={"host": name}, timeout=2) as client:  # one: each reads the certificates of the world
+            while time.monotonic() < deadline and not self.stopping and self.processes["web"].poll() is None:
+                try:
+                    client.get(url).raise_for_status()
+                except httpx.HTTPError:
+                    time.sleep(POLL_SECONDS)
+                else:
+                    return True
         return False
 
     def wait_for_an_end(self) -> str | None:

@@ -1,5 +1,6 @@
 """Tiny models, data and attempts made on the spot: real architectures with random weights, real files, real processes."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -214,6 +215,7 @@ def _run_forked(folder: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         warnings.resetwarnings()  # they are errors of the tests, not of a runner
+        gc.freeze()  # what the tests have made is not looked through, which would copy all of it
         status = main([str(folder)])
     os._exit(status)
 

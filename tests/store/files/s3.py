@@ -36,7 +36,7 @@ class S3Server:
 
     def clear(self) -> None:
         """Forget everything but the empty bucket."""
-        httpx.post(f"{self.url}/moto-api/reset", timeout=30).raise_for_status()
+        httpx.post(f"{self.url}/moto-api/reset", timeout=30, verify=False).raise_for_status()
         httpx.put(f"{self.url}/{BUCKET}", timeout=30).raise_for_status()
 
 
@@ -67,6 +67,6 @@ def running_s3(
 
 def _is_up(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/moto-api/", timeout=5).status_code < 500
+        return httpx.get(f"{url}/moto-api/", timeout=5, verify=False).status_code < 500
     except httpx.HTTPError:
         return False
