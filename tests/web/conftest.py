@@ -1,6 +1,7 @@
 """A whole web application for the tests: the real app, in a temporary folder, spoken to as a token, a browser or nobody."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -38,6 +40,7 @@ class Studio:
     settings: Settings
     models: Path
     token: str
+    portal: BlockingPortal
 
     @property
     def database(self) -> Any:
@@ -47,7 +50,9 @@ class Studio:
         """Somebody with a bearer token; the administrator's unless given, nobody's when empty."""
         chosen = self.token if token is None else token
         given = {"authorization": f"Bearer {chosen}"} if chosen else {}
-        return TestClient(self.app, base_url=URL, headers={**given, **headers}, follow_redirects=False)
+        client = TestClient(self.app, base_url=URL, headers={**given, **headers}, follow_redirects=False)
+        client.portal = self.portal  # one event loop for all requests, as a server has; else each makes one, and threads
+        return client
 
     def browser(self) -> TestClient:
         """A browser that has signed in as the administrator, and sends what browsers send."""
@@ -114,13 +119,15 @@ def grown(app: FastAPI, folder: Path) -> Iterator[Studio]:
     with app.state.database.writing() as session:
         token = accounts.create_token(session, accounts.ensure_admin(session), "test")
         accounts.create_user(session, "eve")
-    yield Studio(app, app.state.settings, folder / "models", token)
+    with start_blocking_portal() as portal:
+        yield Studio(app, app.state.settings, folder / "models", token, portal)
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Studio]:
     """One for all tests of a module."""
     folder = tmp_path_factory.mktemp("studio")
+    shutil.copytree(migrated_sqlite, folder / "var")
     app = create_app(make_settings(folder, max_upload_bytes=3_000_000))
     with TestClient(app, base_url=URL), grown(app, folder) as studio:
         yield studio
@@ -148,8 +155,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(migrated_sqlite, folder / "var")
     app = create_app(make_settings(folder, max_upload_bytes=3_000_000))
     config = uvicorn.Config(app, port=0, http=Connection, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -8,11 +8,12 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
 from safetensors.torch import load_file
 from starlette.testclient import TestClient
 
@@ -52,11 +53,14 @@ class Scene:
             user = session.get(User, self.library.user.id)
             assert user is not None
             token, link = accounts.create_token(session, user, "test"), accounts.create_login_link(session, user)
+        self._stack = ExitStack()
         self.rest = TestClient(self.app, base_url=URL, headers={"authorization": f"Bearer {token}"})
         self.browser = TestClient(self.app, base_url=URL, headers={"origin": URL}, follow_redirects=False)
+        self.rest.portal = self.browser.portal = self._stack.enter_context(start_blocking_portal())  # one loop for all requests
         assert self.browser.post(f"/login/{link}").status_code == 303
 
     def close(self) -> None:
+        self._stack.close()
         self.app.state.database.close()
 
     def launch(self, **parts: dict[str, Any]) -> str:
