@@ -3,9 +3,9 @@
     varstudio up                     start the web and a worker here
     varstudio demo                   a whole alignment from nothing
     varstudio train RECIPE.yaml      one run without a server
-    varstudio datasets | models | endpoints | scorings | runs | sweeps | workers …   a client of REST: STUDIO_URL, STUDIO_TOKEN
+    varstudio datasets | models | endpoints | scorings | recipes | runs | sweeps | workers …   over REST: STUDIO_URL, STUDIO_TOKEN
     varstudio prompt-sets | answers | farm      what models are asked, what they say, and the data it becomes
-    varstudio compare | vote-link      models' answers side by side, and a link by which people vote on them
+    varstudio compare | comparisons | vote-link      models' answers side by side, and a link by which people vote on them
     varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
@@ -26,6 +26,7 @@ from app.commands import (
     datasets,
     doctor,
     models,
+    recipes,
     retention,
     runs,
     scorings,
@@ -57,12 +58,14 @@ cli.add_typer(datasets.group, name="datasets")
 cli.add_typer(models.group, name="models")
 cli.add_typer(endpoints.group, name="endpoints")
 cli.add_typer(scorings.group, name="scorings")
+cli.add_typer(recipes.group, name="recipes")
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(sweeps.group, name="sweeps")
 cli.add_typer(prompt_sets.group, name="prompt-sets")
 cli.add_typer(answers.group, name="answers")
 cli.command("farm")(answers.farm)
 cli.command("compare")(comparisons.compare)
+cli.add_typer(comparisons.group, name="comparisons")
 cli.command("vote-link")(comparisons.vote_link)
 cli.command("chat")(chat.chat)
 cli.add_typer(workers.group, name="workers")

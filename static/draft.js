@@ -6,7 +6,8 @@ import { announce } from "./announce.js";
 const ASKED_ANEW = new Set(["launch.warned", "reward.accept_inverted"]); // a consent is given to what is on the page, not remembered
 const key = `draft:${location.pathname}${location.search}`;
 
-const inputs = (form) => [...form.elements].filter(({ name, type }) => name && type !== "submit" && !ASKED_ANEW.has(name));
+const isDraft = ({ name, type }) => name && !["submit", "file"].includes(type) && !ASKED_ANEW.has(name) && !/^(start|import)\./.test(name);
+const inputs = (form) => [...form.elements].filter(isDraft);
 const isTicked = ({ type }) => type === "checkbox" || type === "radio";
 const nameOf = (input) => (isTicked(input) ? `${input.name}=${input.value}` : input.name);
 const valueOf = (input) => (isTicked(input) ? input.checked : input.value);
@@ -25,15 +26,23 @@ function put(input, value) {
   return true;
 }
 
-// Fill the form with its draft, and keep what is typed from now on. A page that came back with faults holds what was typed itself.
+// What the form is filled with on purpose isn't overwritten by what was typed at the same address before.
+function forgetAll() {
+  for (const known of Object.keys(sessionStorage)) if (known.startsWith("draft:/runs/new")) sessionStorage.removeItem(known);
+}
+
+// Fill the form with its draft, and keep what is typed from now on. A page that came back filled holds what was typed itself.
 export function keepDraft(form) {
-  const isRefused = document.getElementById("error-summary") !== null;
-  const draft = JSON.parse((!isRefused && sessionStorage.getItem(key)) || "{}");
+  const isFilled = document.getElementById("error-summary") !== null || form.hasAttribute("data-filled");
+  const draft = JSON.parse((!isFilled && sessionStorage.getItem(key)) || "{}");
   const changed = inputs(form).filter((input) => put(input, draft[nameOf(input)]));
-  if (isRefused) save(form);
+  if (isFilled) save(form);
   form.addEventListener("input", () => save(form));
   form.addEventListener("change", () => save(form));
-  form.addEventListener("submit", (event) => { if (!event.submitter?.formAction.includes("/runs/new/")) sessionStorage.removeItem(key); });
+  form.addEventListener("submit", ({ submitter }) => {
+    if (submitter?.formAction.endsWith("/runs/new/start")) forgetAll();
+    else if (!submitter?.formAction.includes("/runs/new/")) sessionStorage.removeItem(key);
+  });
   document.getElementById("start-over").addEventListener("click", () => { sessionStorage.removeItem(key); location.reload(); });
   if (!changed.length) return;
   document.getElementById("draft-note").hidden = false;

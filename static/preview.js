@@ -6,6 +6,10 @@ import { keepDraft } from "./draft.js";
 
 const form = document.querySelector("form.launch");
 const value = (name) => form.elements[name];
+// What the form can be filled from or kept as is no setting: nothing is computed anew for it.
+for (const apart of form.querySelectorAll("[data-apart]")) {
+  for (const kind of ["input", "change"]) apart.addEventListener(kind, (event) => event.stopPropagation());
+}
 keepDraft(form);
 
 form.addEventListener("click", (event) => {

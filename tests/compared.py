@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import SamplingSettings
+from app.domain.answering.judge import JudgementFacts
 from app.domain.answering.layout import name_part, prompts_per_part
 from app.domain.answering.prompt_set import Prompt, PromptMessage, identify, to_lines
 from app.services.comparing import comparisons
@@ -82,11 +83,15 @@ def plant_answers(
     for kind in judges:
         judgement = Judgement(
             id=new_id("judgement"), answers_id=row.id, key=f"key_{kind}", kind=kind, name=f"{kind.capitalize()} judge",
-            judge={"kind": kind}, model_id=None, run_id=None, facts={"num_scored": len(lines)}, created_at=now(session),
+            judge={"kind": kind, **({"model": "model_1"} if kind == "reward" else {})}, created_at=now(session),
         )  # fmt: skip
         session.add(judgement)
         scores = [{"index": one["index"], "draw": one["draw"], "score": score(kind, one, model, seed)} for one in lines]
         write_parts(files.scores_dir(row.id, judgement.key), scores, size)
+        mean = sum(one["score"] for one in scores) / len(scores)
+        judgement.facts = JudgementFacts(num_scored=len(scores), num_prompts=prompts.num_prompts, mean=mean, se=None).model_dump(
+            mode="json"
+        )
     session.flush()
     return row
 
@@ -96,7 +101,8 @@ def draw_answers(model: Planted, num_prompts: int, num_draws: int, seed: int) ->
     return [
         {
             **({"earlier": [f"First of {model.name} {index}"]} if model.has_turns else {}),
-            "index": index, "prompt_id": str(index), "draw": draw, "ids": [1, 2], "finished": True, "logprob": None,
+            "index": index, "prompt_id": str(index), "draw": draw, "ids": [1, 2], "num_tokens": 2, "finished": True,
+            "logprob": None,
             "text": f"{' '.join(chance.choices(WORDS, k=chance.randint(4, 12)))} {index}", "logprobs": None,
         }
         for index in range(num_prompts) for draw in range(num_draws)

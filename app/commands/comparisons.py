@@ -1,15 +1,16 @@
-"""`varstudio compare` and `varstudio vote-link`: models' answers side by side, and a link by which people vote, over REST."""
+"""`varstudio compare`, `comparisons`, `vote-link`: models' answers side by side, and a link by which people vote, over REST."""
 
 import time
 from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed
+from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.terminal import err, out, table
 from app.settings import Settings
 from app.system.numbers import number, percent, signed
 
+group = typer.Typer(no_args_is_help=True, help="Comparisons of models' answers; varstudio compare makes and shows one.")
 POLL_SECONDS = 2.0
 COLUMNS = ("judge", "model", "against", "gain", "wins", "at equal length", "told apart")
 
@@ -17,13 +18,17 @@ COLUMNS = ("judge", "model", "against", "gain", "wins", "at equal length", "told
 def compare(
     ids: Annotated[list[str], typer.Argument(help="Two answers or more to the same prompt set; or one comparison, to show it.")],
     name: Annotated[str, typer.Option(help="Empty: made from models and prompt set.")] = "",
+    private: Private = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until all answers are there.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False,
 ) -> None:
     """Compare models by their answers: who is better, by which judge, and how sure that is."""
     client = Client(Settings())
     shown = len(ids) == 1 and ids[0].startswith("comparison_")
-    found = client.get(f"/comparisons/{ids[0]}") if shown else client.post("/comparisons", {"answers": ids, "name": name})
+    if shown:
+        found = client.get(f"/comparisons/{ids[0]}")
+    else:
+        found = client.post("/comparisons", {"answers": ids, "name": name}, params={"private": private})
     if found["state"] == "making" and wait:
         err.print("Answers are being made …", style="dim")
     while found["state"] in ("making", "computing") and wait:
@@ -37,6 +42,23 @@ def compare(
         raise CommandFailed("Nobody makes some of the answers any more: resume their run, or make them again.")
     if found["state"] == "ready":
         tell(found)
+
+
+@group.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine = False) -> None:
+    """List comparisons, newest first."""
+    found = Client(Settings()).get("/comparisons", limit=limit, mine=mine)["items"]
+    rows = [(one["id"], one["name"], one["num_prompts"], ", ".join(one["models"]), owner_of(one)) for one in found]
+    table("id", "name", "prompts", "models", "owner", rows=rows)
+
+
+@group.command("delete")
+def delete(comparison_id: str) -> None:
+    """Delete a comparison with its votes; the answers stay."""
+    Client(Settings()).delete(f"/comparisons/{comparison_id}")
+
+
+add_sharing(group, "/comparisons", "a comparison")
 
 
 def tell(found: dict[str, Any]) -> None:

@@ -1,15 +1,24 @@
-"""A recipe as the terminal gives it: a file's settings, and options that replace what the file says."""
+"""A recipe as the terminal gives it: a file's settings, and options that replace what the file says.
 
+`varstudio recipes`: recipes kept as templates, taken out of runs, written to files and read from them, over REST.
+"""
+
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
-from app.commands.client import CommandFailed
+from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.terminal import out, table
+from app.settings import Settings
+from app.system.files import writing
 
 MAX_DOCUMENT_BYTES = 2**20
+group = typer.Typer(no_args_is_help=True, help="Recipe templates: settings under a name, to begin launches from.")
 OPTIONS = {"policy.model": "--policy", "reward.model": "--reward", "reward.source": "--reward"}  # named unlike their fields
 
 
@@ -73,3 +82,79 @@ def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str
         else:
             merged |= given
     return merged
+
+
+@group.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine = False) -> None:
+    """List templates, newest first."""
+    found = Client(Settings()).get("/recipe-templates", limit=limit, mine=mine)["items"]
+    rows = [(one["id"], one["name"], one["recipe"]["method"], one["created_at"][:16], owner_of(one)) for one in found]
+    table("id", "name", "method", "kept", "owner", rows=rows)
+
+
+@group.command("save")
+def save(
+    run_id: Annotated[str, typer.Argument(help="The run whose recipe is kept.")],
+    name: Annotated[str, typer.Option(help="Empty: the run's.")] = "",
+    private: Private = False,
+) -> None:
+    """Keep a run's recipe as a template; prints its id."""
+    made = Client(Settings()).post("/recipe-templates", {"run": run_id, "name": name}, params={"private": private})
+    out.print(made["id"], markup=False)
+
+
+@group.command("import")
+def import_(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; data set and models may be missing.")],
+    name: Annotated[str, typer.Option(help="Empty: the recipe's own, or the file's.")] = "",
+    private: Private = False,
+) -> None:
+    """Keep the recipe of a file as a template; prints its id. What no recipe has is refused by its name."""
+    settings = read_recipe(recipe)
+    body = {"name": name or str(settings.get("name") or recipe.stem), "recipe": settings}
+    with named_as_in_the_file():
+        made = Client(Settings()).post("/recipe-templates", body, params={"private": private})
+    out.print(made["id"], markup=False)
+
+
+@contextmanager
+def named_as_in_the_file() -> Iterator[None]:
+    """Provide a refusal of what a file says names its settings without the field of the request that it went in."""
+    try:
+        yield
+    except CommandFailed as error:
+        problems = [{**problem, "field": str(problem.get("field", "")).removeprefix("recipe.")} for problem in error.problems]
+        raise CommandFailed(error.detail.removeprefix("recipe."), problems=problems, extra=error.extra) from None
+
+
+@group.command("export")
+def export(
+    key: Annotated[str, typer.Argument(metavar="ID", help="Of a template, or of a run.")],
+    to: Annotated[Path | None, typer.Option(help="A file; otherwise it is printed.")] = None,
+) -> None:
+    """Write a recipe as JSON, which the launch form imports and `varstudio runs launch` launches."""
+    noun = "runs" if key.startswith("run_") else "recipe-templates"
+    found = Client(Settings()).get(f"/{noun}/{key}")
+    if not found["recipe"]:
+        raise CommandFailed(f"{found['name']} follows no recipe: it answers prompts.")
+    text = json.dumps(found["recipe"], indent=2, ensure_ascii=False) + "\n"
+    if to is None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    with writing(to) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@group.command("rename")
+def rename(template_id: str, name: str) -> None:
+    """Give a template another name."""
+    Client(Settings()).patch(f"/recipe-templates/{template_id}", {"name": name})
+
+
+@group.command("delete")
+def delete(template_id: str) -> None:
+    """Delete a template; what was launched from it stays."""
+    Client(Settings()).delete(f"/recipe-templates/{template_id}")
+
+
+add_sharing(group, "/recipe-templates", "a template")

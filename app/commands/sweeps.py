@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, Unreachable, add_sharing, owner_of
 from app.commands.recipes import read_document
 from app.commands.terminal import err, lines_of, out, table
 from app.settings import Settings
@@ -42,11 +42,13 @@ def launch(
     field: Fields = None,
     baseline: Baselines = None,
     name: Annotated[str, typer.Option(help="Empty: the recipe's name, or data set and policy.")] = "",
+    private: Private = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
     """Launch a sweep; prints its id."""
     client = Client(Settings())
-    sweep = client.post("/sweeps", {"name": name, "recipe": read_document(recipe), **grid_of(lambdas, field, baseline)})
+    asked = {"name": name, "recipe": read_document(recipe), **grid_of(lambdas, field, baseline)}
+    sweep = client.post("/sweeps", asked, params={"private": private})
     out.print(sweep["id"], markup=False)
     if watch_it:
         follow(client, sweep["id"])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from app.domain.errors import InvalidInput
 
 FORMAT = 1
-FOLDERS = ("datasets", "models", "runs", "scorings", "demonstration")  # of the data folder, which hold what rows speak of
+FOLDERS = ("datasets", "models", "runs", "scorings", "prompt_sets", "answers", "demonstration")  # which hold what rows speak of
 
 
 class Member(BaseModel):

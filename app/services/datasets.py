@@ -7,7 +7,7 @@ that reads the file. Unreadable files leave nothing; longer ones go on in the ba
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
 from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.services.names import split_number, tell_apart
-from app.services.sharing import describe_uses, take
+from app.services.sharing import refuse_used, take
 from app.store import datasets, scorings
 from app.store.database import Database, now
 from app.store.files.files import Files, Upload
@@ -267,14 +267,8 @@ def swap(session: Session, files: Files, user_id: str, dataset_id: str) -> Datas
 def delete(session: Session, files: Files, user_id: str, dataset_id: str) -> None:
     """Remove a data set with its files. Raises NotFound, Forbidden, Conflict when a run or a scoring uses it."""
     dataset = take(session, user_id, Dataset, dataset_id, "deleted")
-    users: list[tuple[str, type[Run | Scoring], Sequence[str]]] = [
-        ("run", Run, datasets.list_runs_using(session, dataset_id)),
-        ("scoring", Scoring, scorings.list_using_dataset(session, dataset_id)),
-    ]
-    for noun, table, ids in users:
-        if ids:
-            which = f"{len(ids)} {noun}{'s use' if len(ids) > 1 else ' uses'} this data set. Delete the {noun}s first."
-            raise describe_uses(session, user_id, table, ids).refuse(which, noun)
+    runs, scored = datasets.list_runs_using(session, dataset_id), scorings.list_using_dataset(session, dataset_id)
+    refuse_used(session, user_id, "this data set", [("run", Run, runs), ("scoring", Scoring, scored)])
     remove(session, files, dataset)
 
 

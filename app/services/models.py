@@ -16,7 +16,7 @@ from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
 from app.services.names import read_name
-from app.services.sharing import describe_uses, take
+from app.services.sharing import describe_uses, refuse_used, take
 from app.settings import Settings
 from app.store import models, scorings
 from app.store.answering.answers import list_using_model
@@ -324,15 +324,8 @@ def delete(session: Session, files: Files, user_id: str, model_id: str) -> None:
     Raises: NotFound, Forbidden; Conflict while a run or a scoring uses it.
     """
     model = take(session, user_id, Model, model_id, "deleted")
-    users: list[tuple[str, type[Run | Scoring], Sequence[str]]] = [
-        ("run", Run, models.list_runs_using(session, model_id)),
-        ("scoring", Scoring, scorings.list_using_model(session, model_id)),
-    ]
-    for noun, table, ids in users:
-        if ids:
-            uses = describe_uses(session, user_id, table, ids)
-            which = f"{uses.num} {noun}s use" if uses.num > 1 else f"The {noun} {uses.name} uses"
-            raise uses.refuse(f"{which} this model. Delete the {noun}{'s' if uses.num > 1 else ''} first.", noun)
+    runs, scored = models.list_runs_using(session, model_id), scorings.list_using_model(session, model_id)
+    refuse_used(session, user_id, "this model", [("run", Run, runs), ("scoring", Scoring, scored)])
     uses = describe_uses(session, user_id, Answers, list_using_model(session, model_id))
     if uses.num:
         which = f"{uses.num} answers were given or judged" if uses.num > 1 else f"The answers {uses.name} were given or judged"

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
 from app.domain.texts import CONTROL
-from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, RunTag, Scoring, Sweep
+from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, RecipeTemplate, Run, RunTag, Scoring, Sweep
 
-Named = Answers | Comparison | Dataset | Model | PromptSet | Run | Scoring | Sweep
+Named = Answers | Comparison | Dataset | Model | PromptSet | RecipeTemplate | Run | Scoring | Sweep
 
 NEWEST = 50  # names of one owner that a new one is told apart from
 NUMBER = re.compile(r"(.*) \((\d{1,6})\)", re.DOTALL)

@@ -3,7 +3,7 @@
 Nothing here commits. The rule itself is in app.store.sharing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from app.services import acts
 from app.services.acts import Actor
 from app.store.accounts import get_user_by_id
 from app.store.sharing import NOUNS, Thing, get_changeable, is_admin, visible_to
-from app.store.tables import Answers, Owned, Run, Sweep
+from app.store.tables import Answers, Comparison, Owned, Run, Scoring, Sweep
 
 
 def take(session: Session, user_id: str, table: type[Thing], thing_id: str, deed: str) -> Thing:
@@ -71,3 +71,14 @@ def describe_uses(session: Session, user_id: str, table: type[Thing], ids: Seque
     whose = ", ".join(sorted({row.owner for row in others}))
     are = "is" if len(others) == 1 else "are"
     return Uses(len(rows), shown, f"{len(others)} of these {are} {whose}'s, to be deleted by them or an admin alone.")
+
+
+def refuse_used(
+    session: Session, user_id: str, what: str, users: Iterable[tuple[str, type[Run | Scoring | Comparison], Sequence[str]]]
+) -> None:
+    """Raise Conflict where something uses what is to be deleted; `users`: what each kind is called, and the ids of those."""
+    for noun, table, ids in users:
+        if ids:
+            uses = describe_uses(session, user_id, table, ids)
+            which, them = (f"{uses.num} {noun}s use", f"{noun}s") if uses.num > 1 else (f"The {noun} {uses.name} uses", noun)
+            raise uses.refuse(f"{which} {what}. Delete the {them} first.", noun)

@@ -11,14 +11,14 @@ from sqlalchemy import ColumnElement, String, and_, cast, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.errors import Forbidden, NotFound
-from app.store.tables import Answers, Comparison, Dataset, Model, Owned, PromptSet, Run, Scoring, Sweep, User
+from app.store.tables import Answers, Comparison, Dataset, Model, Owned, PromptSet, RecipeTemplate, Run, Scoring, Sweep, User
 
 Thing = TypeVar("Thing", bound=Owned)
 
 NOBODY = ""  # may see what all members see
 NOUNS: dict[type[Owned], str] = {
     Dataset: "data set", Model: "model", Run: "run", Scoring: "scoring", Sweep: "sweep", PromptSet: "prompt set",
-    Answers: "set of answers", Comparison: "comparison",
+    Answers: "set of answers", Comparison: "comparison", RecipeTemplate: "recipe template",
 }  # fmt: skip
 
 
@@ -72,6 +72,15 @@ def find_visible(session: Session, table: type[Thing], user_id: str, thing_id: s
         return thing
     key: Any = table
     return session.scalar(select(table).where(key.id == thing_id, visible_to(user_id, table)))
+
+
+def list_visible(
+    session: Session, table: type[Thing], user_id: str, *, mine: bool = False, after: str | None = None, limit: int = 50
+) -> list[Thing]:
+    """Return the things that the user may see, or the user's own, newest first; `after` is the last id of the page before."""
+    key: Any = table
+    query = select(table).where(visible_to(user_id, table, mine=mine)).order_by(key.id.desc()).limit(limit)
+    return list(session.scalars(query if after is None else query.where(key.id < after)))
 
 
 def get_visible(session: Session, table: type[Thing], user_id: str, thing_id: str) -> Thing:

@@ -30,3 +30,14 @@ def signed(value: float | None, digits: int = 3) -> str:
 def percent(share: float | None, decimals: int = 0) -> str:
     """`12 %`: a share of one as per cent."""
     return NOTHING if share is None else f"{share * 100:.{decimals}f} %"
+
+
+def count(value: int | None) -> str:
+    """Whole numbers in groups of three."""
+    return NOTHING if value is None else f"{value:,}".replace(",", THIN)
+
+
+def counted(value: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`, `2 batches`."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count(value)} {noun}{'' if value == 1 else ending}"

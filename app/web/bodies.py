@@ -23,6 +23,7 @@ UPLOAD_PATHS = frozenset(
         "/answers/file",
     }
 )  # fmt: skip
+IMPORT_PATH = "/runs/new/import"  # takes a small file beside the launch form
 MULTIPART_SLACK_BYTES = 2**20
 MAX_JSON_BYTES = 2 * 2**20
 MAX_FORM_BYTES = 2**18
@@ -50,6 +51,8 @@ def rule_of(path: str, settings: Settings) -> BodyRule:
     """Return the rule of a path, whatever is declared about the body."""
     if path in UPLOAD_PATHS:
         return BodyRule(MULTIPART, settings.max_upload_bytes + MULTIPART_SLACK_BYTES)
+    if path == IMPORT_PATH:
+        return BodyRule(MULTIPART, MULTIPART_SLACK_BYTES)
     if is_open_door(path):
         return BodyRule(FORM, MAX_OPEN_BYTES, is_open=True)
     return BodyRule(JSON, MAX_JSON_BYTES) if path.startswith("/api/") else BodyRule(FORM, MAX_FORM_BYTES)

@@ -14,6 +14,7 @@ from tests.web.conftest import studio as studio
 def terminal(client, monkeypatch):
     for module in ("answers", "prompt_sets"):
         monkeypatch.setattr(f"app.commands.answering.{module}.Client", lambda _settings: Near(client))
+    monkeypatch.setattr("app.commands.client.Client", lambda _settings: Near(client))
 
 
 def test_from_a_list_of_prompts_to_a_data_set(studio, terminal, capsys, tmp_path):
@@ -24,11 +25,15 @@ def test_from_a_list_of_prompts_to_a_data_set(studio, terminal, capsys, tmp_path
         assert run(list(arguments)) == 0
         return capsys.readouterr().out
 
-    prompts = told("prompt-sets", "create", str(path)).strip()
+    prompts = told("prompt-sets", "create", str(path), "--private").strip()
+    assert "admin (private)" in told("prompt-sets", "list", "--mine")
+    assert "shared with all members" in told("prompt-sets", "share", prompts)
     assert "questions.txt" in told("prompt-sets", "list")
     assert "references" in told("prompt-sets", "show", prompts)
     policy = studio.ingredients()["policy"]["model"]
-    answers = told("answers", "create", prompts, "--model", policy, "--n", "2", "--judge", "length").strip()
+    answers = told("answers", "create", prompts, "--model", policy, "--n", "2", "--judge", "length", "--private").strip()
+    assert "admin (private)" in told("answers", "list", "--mine")
+    assert "shared with all members" in told("answers", "share", answers)
     answer_all(studio.database, Files(studio.settings.root), answers)
     assert "ready" in told("answers", "list", "--prompt-set", prompts)
     assert "Length: 1.50 ± 0.500" in told("answers", "show", answers)

@@ -27,7 +27,8 @@ class Near(Client):
 
 @pytest.fixture
 def terminal(client, monkeypatch):
-    monkeypatch.setattr("app.commands.comparisons.Client", lambda _settings: Near(client))
+    for module in ("comparisons", "client"):
+        monkeypatch.setattr(f"app.commands.{module}.Client", lambda _settings: Near(client))
 
 
 def test_compare_tells_the_sentence_and_vote_link_prints_an_address(studio, terminal, capsys):
@@ -54,3 +55,20 @@ def test_compare_says_when_nobody_makes_the_answers(studio, terminal, capsys):
         ]
     assert run(["compare", *ids]) == 1
     assert "resume their run" in capsys.readouterr().err
+
+
+def test_a_comparison_is_kept_private_shared_again_and_deleted(studio, terminal, client, capsys):
+    with studio.database.writing() as session:
+        prompts = plant_prompts(session, studio.app.state.files, owner_of(studio), 4)
+        ids = [plant_answers(session, studio.app.state.files, prompts, Planted(name)).id for name in ("A", "B")]
+    assert run(["compare", *ids, "--name", "Mine alone", "--private"]) == 0
+    comparison = capsys.readouterr().out.splitlines()[0]
+    assert client.get(f"/api/v1/comparisons/{comparison}").json()["private"]
+    assert run(["comparisons", "list", "--mine"]) == 0
+    assert "admin (private)" in capsys.readouterr().out
+    assert run(["comparisons", "share", comparison]) == 0
+    assert capsys.readouterr().out == "Mine alone is shared with all members.\n"
+    assert run(["comparisons", "private", comparison]) == 0
+    assert "only admin and admins see it" in capsys.readouterr().out
+    assert run(["comparisons", "delete", comparison]) == 0
+    assert client.get(f"/api/v1/comparisons/{comparison}").status_code == 404

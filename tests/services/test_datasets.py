@@ -260,7 +260,7 @@ def test_a_data_set_that_a_run_uses_stays_as_it_is_and_gets_a_new_state(database
             id="run_a", owner_id=user.id, name="r", state="queued", recipe={}, provenance={}, dataset_id=dataset_id,
             policy_id="model_a", created_at=at, queued_at=at,
         ))  # fmt: skip
-    with database.writing() as session, pytest.raises(Conflict, match="1 run uses this data set"):
+    with database.writing() as session, pytest.raises(Conflict, match="The run “r” uses this data set"):
         service.delete(session, files, user.id, dataset_id)
     before = get(dataset_id).mapping
     with database.writing() as session:

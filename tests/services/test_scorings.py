@@ -360,7 +360,7 @@ def test_data_and_models_of_a_scoring_stay_as_long_as_it_does(database: Database
     work(database, make_facts())
 
     def refuse(session: Session) -> None:
-        with pytest.raises(Conflict, match="1 scoring uses this data set"):
+        with pytest.raises(Conflict, match="The scoring “Pairs · Small policy” uses this data set"):
             datasets.delete(session, files, "user_ada", library.dataset.id)
         with pytest.raises(Conflict, match="The scoring “Pairs · Small policy” uses this model"):
             models.delete(session, files, "user_ada", library.policy.id)

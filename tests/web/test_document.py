@@ -60,7 +60,8 @@ def test_the_models_of_the_document_are_requests(example):
 
 
 BOUND = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
-FREE = {"SweepRequest.recipe", "SweepRequest.fields[][]", "Addition.fields[][]"}  # any JSON, as far as a body may have values
+# Any JSON, as far as a body may have values.
+FREE = {"SweepRequest.recipe", "SweepRequest.fields[][]", "Addition.fields[][]", "NewRecipeTemplate.recipe"}
 
 
 def find_boundless(document, schema, where: str):

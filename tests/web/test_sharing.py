@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -13,27 +12,25 @@ from starlette.testclient import TestClient
 
 from app.domain.recipe import parse_recipe
 from app.domain.sweep import parse_request
-from app.services import accounts, runs, scorings, sharing, sweeps
+from app.services import accounts, recipe_templates, runs, scorings, sharing, sweeps
 from app.services.comparing import comparisons
 from app.store.database import now
 from app.store.datasets import examples_path
 from app.store.files.files import Files
 from app.store.sharing import NOUNS
-from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep
+from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, RecipeTemplate, Run, Scoring, Sweep
 from app.web import reading_requests
+from tests.compared import Planted, plant_answers, plant_prompts
 from tests.conftest import AUDIT
 from tests.web.conftest import Studio
 
 TABLES: dict[str, type[Any]] = {
     "dataset": Dataset, "model": Model, "run": Run, "scoring": Scoring, "sweep": Sweep, "comparison": Comparison,
+    "prompt_set": PromptSet, "answers": Answers, "recipe_template": RecipeTemplate,
 }  # fmt: skip
 ACCOUNTS = (
     "/login",
     "/vote/",
-    "/api/v1/answers",
-    "/api/v1/prompt-sets",
-    "/answers",
-    "/prompt-sets",
     "/api/v1/chats",
     "/playground",
     "/api/v1/endpoints",
@@ -45,7 +42,13 @@ ACCOUNTS = (
     "/tokens",
     "/users",
 )
+PATHS = {noun: f"{noun}s" for noun in TABLES} | {
+    "prompt_set": "prompt-sets",
+    "answers": "answers",
+    "recipe_template": "recipe-templates",
+}
 MAPPING = {"shape": "pair", "columns": {"prompt": "a", "chosen": "b", "rejected": "c"}}
+FARM = {"judge": "key_length"}
 NAME = {"json": {"name": "Another"}}
 
 READS = [
@@ -67,13 +70,25 @@ READS = [
     *(f"/api/v1/comparisons/{{comparison_id}}{rest}" for rest in ("", "/prompts", "/ballot", "/votes.jsonl", "/voters")),
     "/api/v1/comparisons/{comparison_id}/vote-links", "/comparisons/{comparison_id}",
     "/comparisons/{comparison_id}/vote", "/comparisons/{comparison_id}/print",
+    "/api/v1/prompt-sets/{prompt_set_id}", "/api/v1/prompt-sets/{prompt_set_id}/prompts", "/prompt-sets/{prompt_set_id}",
+    *(f"/api/v1/answers/{{answers_id}}{rest}" for rest in ("", "/answers", "/tokens/{index}")),
+    *(f"/answers/{{answers_id}}{rest}" for rest in ("", "/farm")),
+    "/api/v1/recipe-templates/{recipe_template_id}",
+    *(f"/recipe-templates/{{recipe_template_id}}{rest}" for rest in ("", "/recipe.json")),
 ]  # fmt: skip
-QUERIES = {"/lengths": "?model={model_id}", "/reading": "?model={model_id}", "weights": "?step=1", "samples": "?step=1"}
+QUERIES = {
+    "/lengths": "?model={model_id}",
+    "/reading": "?model={model_id}",
+    "weights": "?step=1",
+    "samples": "?step=1",
+    "/farm": "?judge=key_length",
+}
 # What makes something of one's own out of what one may see.
 USES: dict[str, dict[str, Any]] = {
     "POST /api/v1/models/{model_id}/copy": NAME,
     "POST /models/{model_id}/copy": {"data": {"name": "Another"}},
     "POST /api/v1/runs/{run_id}/clone": {},
+    "POST /runs/{run_id}/keep": {},
     "POST /scorings/{scoring_id}/request": {},
     "POST /api/v1/comparisons/{comparison_id}/votes": {"json": {"place": 0, "choice": "tie"}},
     "POST /api/v1/comparisons/{comparison_id}/votes/undo": {"json": {"num_votes": 1}},
@@ -81,10 +96,14 @@ USES: dict[str, dict[str, Any]] = {
     "POST /comparisons/{comparison_id}/vote": {"data": {"place": "0", "choice": "tie"}},
     "POST /comparisons/{comparison_id}/vote/undo": {"data": {"num_votes": "1"}},
     "POST /comparisons/{comparison_id}/dataset": {"data": {"judge": "votes"}},
+    "POST /prompt-sets/{prompt_set_id}/ask": {"data": {"model": "model:nowhere"}},
+    "POST /api/v1/answers/{answers_id}/farm": {"json": FARM},
+    "POST /api/v1/answers/{answers_id}/dataset": {"json": FARM},
+    "POST /answers/{answers_id}/dataset": {"data": FARM},
 }
 CHANGES: dict[str, dict[str, Any]] = {
-    **{f"PATCH /api/v1/{noun}s/{{{noun}_id}}": NAME for noun in TABLES},
-    **{f"DELETE /api/v1/{noun}s/{{{noun}_id}}": {} for noun in TABLES},
+    **{f"PATCH /api/v1/{path}/{{{noun}_id}}": NAME for noun, path in PATHS.items()},
+    **{f"DELETE /api/v1/{path}/{{{noun}_id}}": {} for noun, path in PATHS.items()},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"json": MAPPING},
     "POST /api/v1/datasets/{dataset_id}/swap": {},
     **{f"POST /api/v1/runs/{{run_id}}/{verb}": {} for verb in ("cancel", "resume", "pause", "release")},
@@ -107,9 +126,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "POST /comparisons/{comparison_id}/links": {"data": {"days": "1"}},
     "POST /comparisons/{comparison_id}/links/{link_id}/revoke": {},
     "POST /comparisons/{comparison_id}/voters/{voter_id}/remove": {},
-    **{f"POST /{noun}s/{{{noun}_id}}/delete": {} for noun in TABLES},
-    **{f"POST /{noun}s/{{{noun}_id}}/rename": {"data": {"name": "Another"}} for noun in TABLES},
-    **{f"POST /{noun}s/{{{noun}_id}}/share": {"data": {"private": "no"}} for noun in TABLES},
+    "POST /api/v1/answers/{answers_id}/judges": {"json": {"judges": [{"kind": "length"}]}},
+    "POST /answers/{answers_id}/judges": {"data": {"judge": "length"}},
+    **{f"POST /answers/{{answers_id}}/{verb}": {} for verb in ("again", "cancel")},
+    **{f"POST /{path}/{{{noun}_id}}/delete": {} for noun, path in PATHS.items()},
+    **{f"POST /{path}/{{{noun}_id}}/rename": {"data": {"name": "Another"}} for noun, path in PATHS.items()},
+    **{f"POST /{path}/{{{noun}_id}}/share": {"data": {"private": "no"}} for noun, path in PATHS.items()},
 }
 Family = dict[str, str]
 
@@ -155,30 +177,25 @@ class House:
                 "scoring": scorings.request(session, self.ada, parse_recipe(recipe)).id,
                 "sweep": sweeps.launch(session, self.ada, parse_request({"recipe": recipe, "lambda": [0.3, 1]})).id,
             }  # fmt: skip
-            family["comparison"] = self.compare(session, at)
+            family["recipe_template"] = recipe_templates.create(session, self.ada, "Kept", recipe).id
+            family |= self.compare(session)
             if private:
                 sharing.set_private(session, session.get_one(TABLES[private], family[private]), True)
         return family
 
-    def compare(self, session: Session, at: datetime) -> str:
-        """A comparison of answers that are still to be made."""
-        number = self.num_families
-        prompts = {"sha256": "p" * 64, "num_prompts": 3, "facts": {}, "source": {"kind": "text"}}
-        owned: dict[str, Any] = {"owner_id": self.ada, "created_at": at}
-        session.add(PromptSet(id=f"prompts_{number}", name="Prompts", **prompts, **owned))
-        session.flush()
-        for place in (1, 2):
-            asked = {"prompt_set_id": f"prompts_{number}", "fingerprint": f"{number}-{place}", "num_draws": 1, "used_at": at}
-            model = {"model": {}, "model_name": f"Model {place}", "sampling": {}}
-            session.add(Answers(id=f"answers_{number}_{place}", name="Answers", **asked, **model, **owned))
-        session.flush()
-        return comparisons.create(session, self.ada, [f"answers_{number}_1", f"answers_{number}_2"]).id
+    def compare(self, session: Session) -> Family:
+        """A comparison of two models' answers to a prompt set of its own."""
+        files: Files = self.studio.app.state.files
+        prompts = plant_prompts(session, files, self.ada, 3)
+        answers = [plant_answers(session, files, prompts, Planted(name)).id for name in ("Kind", "Curt")]
+        made = comparisons.create(session, self.ada, answers)
+        return {"prompt_set": prompts.id, "answers": answers[0], "comparison": made.id}
 
     def ask(self, who: str, method: str, path: str, family: Family, **given: Any) -> str:
         """What becomes of a request: done, refused, hidden or "sign in"."""
         ids = {f"{noun}_id": key for noun, key in family.items()} | {"link_id": "link_1", "voter_id": "voter_1"}
         query = next((query for end, query in QUERIES.items() if path.endswith(end)), "")
-        url = (path + query).replace("{name:path}", "recipe.json").format(**ids)
+        url = (path + query).replace("{name:path}", "recipe.json").format(**ids, index=0)
         response = self.people[who].request(method, url, **given)
         return verdict(response)
 
@@ -190,7 +207,7 @@ def verdict(response: Any) -> str:
     if response.status_code == 403:
         assert "Ada" in response.text or "ada" in response.text, response.text[-3000:]
         return "refused"
-    if response.status_code == 404 and re.search(f"There is no ({'|'.join(NOUNS.values())}) ", response.text):
+    if response.status_code == 404 and re.search(f"There (is no ({'|'.join(NOUNS.values())})|are no answers) ", response.text):
         return "hidden"
     assert response.status_code in (200, 201, 202, 204, 303, 404, 409, 422, 503), response.text
     return "done"
@@ -216,7 +233,7 @@ def test_the_tables_below_name_every_route_to_what_belongs_to_a_user(studio: Stu
         for method in getattr(route, "methods", None) or {"GET"}
         if method != "HEAD" and "{" in route.path and not route.path.startswith(ACCOUNTS)
     }
-    of_all = {f"POST /{noun}s/{{{noun}_id}}/{verb}" for noun in TABLES for verb in ("rename", "share")}
+    of_all = {f"POST /{path}/{{{noun}_id}}/{verb}" for noun, path in PATHS.items() for verb in ("rename", "share")}
     told = {f"GET {path}" for path in READS} | USES.keys() | (CHANGES.keys() - of_all)
     assert told == there - {"POST /{noun}/{key}/rename", "POST /{noun}/{key}/share"}
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client
+from app.commands.client import Client, Mine, Private, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
@@ -24,6 +24,7 @@ def create(
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy decoding.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers, which all models share.")] = 0,
     judge: Annotated[list[str] | None, typer.Option(help="Id of a reward model, or: length, exact; may be given again.")] = None,
+    private: Private = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
 ) -> None:
     """Ask a model the prompts of a set; prints the answers' id. What is there already is not made again."""
@@ -35,6 +36,7 @@ def create(
             "prompt_set": prompt_set, "model": chosen, "n": num_draws, "judges": [judge_of(one) for one in judge or []],
             "sampling": {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed},
         },
+        params={"private": private},
     )  # fmt: skip
     out.print(made["id"], markup=False)
     if watch_it and made["state"] != "ready":
@@ -50,13 +52,18 @@ def judge_of(text: str) -> dict[str, str]:
 def list_(
     prompt_set: Annotated[str | None, typer.Option(help="Only those to this prompt set.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    mine: Mine = False,
 ) -> None:
     """List answers, newest first."""
-    found = Client(Settings()).get("/answers", prompt_set=prompt_set, limit=limit)["items"]
+    found = Client(Settings()).get("/answers", prompt_set=prompt_set, limit=limit, mine=mine)["items"]
     rows = [
-        (one["id"], one["model_name"], one["state"], one["n"], len(one["judgements"]), one["created_at"][:16]) for one in found
+        (one["id"], one["model_name"], one["state"], one["n"], len(one["judgements"]), one["created_at"][:16], owner_of(one))
+        for one in found
     ]
-    table("id", "model", "state", "n", "judges", "made", rows=rows)
+    table("id", "model", "state", "n", "judges", "made", "owner", rows=rows)
+
+
+add_sharing(group, "/answers", "answers, with the runs that made them,")
 
 
 @group.command("show")

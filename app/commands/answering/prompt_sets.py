@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed
+from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
 
@@ -20,6 +20,7 @@ def create(
     part: Annotated[str, typer.Option(help="Of a run: test or validation.")] = "test",
     num_prompts: Annotated[int, typer.Option(min=1, help="Of a run or a data set, at most so many.")] = 200,
     name: Annotated[str, typer.Option(help="Empty: made from where the prompts are from.")] = "",
+    private: Private = False,
 ) -> None:
     """Make a prompt set; prints its id."""
     client = Client(Settings())
@@ -27,24 +28,22 @@ def create(
         raise CommandFailed("Give one of: a file, --run, --dataset.")
     if file is not None:
         with file.open("rb") as content:
-            made = client.post("/prompt-sets/file", files={"file": (file.name, content)}, data={"name": name})
+            made = client.post("/prompt-sets/file", files={"file": (file.name, content)}, data={"name": name, "private": private})
     else:
         source: dict[str, Any] = {"num_prompts": num_prompts, **({"run": run, "part": part} if run else {"dataset": dataset})}
-        made = client.post("/prompt-sets", {"name": name, "source": source})
+        made = client.post("/prompt-sets", {"name": name, "source": source}, params={"private": private})
     out.print(made["id"], markup=False)
 
 
 @group.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50) -> None:
+def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine = False) -> None:
     """List prompt sets, newest first."""
-    found = Client(Settings()).get("/prompt-sets", limit=limit)["items"]
-    table(
-        "id",
-        "name",
-        "prompts",
-        "made",
-        rows=[(one["id"], one["name"], one["num_prompts"], one["created_at"][:16]) for one in found],
-    )
+    found = Client(Settings()).get("/prompt-sets", limit=limit, mine=mine)["items"]
+    rows = [(one["id"], one["name"], one["num_prompts"], one["created_at"][:16], owner_of(one)) for one in found]
+    table("id", "name", "prompts", "made", "owner", rows=rows)
+
+
+add_sharing(group, "/prompt-sets", "a prompt set")
 
 
 @group.command("show")

@@ -23,30 +23,31 @@ from app.services import runs
 from app.services.answering import makers
 from app.services.answering.choices import Chosen, choose, choose_llm, find_judge, identify
 from app.services.names import tell_apart
-from app.services.sharing import take
+from app.services.sharing import describe_uses, take
 from app.store.answering import answers as store
 from app.store.answering.prompt_sets import get_prompt_set
 from app.store.database import add_once, now
 from app.store.files.files import Files
 from app.store.signals.after_commit import after_commit
-from app.store.tables import Answers, Judgement, PromptSet, Run
+from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
 from app.system.identifiers import new_id
 
 NAME_LENGTH = 120
 AnyJudge = RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge
 
 
-def request(session: Session, owner_id: str, asked: AnswersRequest) -> Answers:
+def request(session: Session, owner_id: str, asked: AnswersRequest, *, private: bool = False) -> Answers:
     """Return the answers that were asked for, made by a run of their own where they are not there yet.
 
-    Asking again gives the same ones, with the judges that were not asked before; answers whose run failed or was cancelled go
-    on where it ended. Raises InvalidInput with the field at fault; NotFound for a prompt set that isn't there.
+    Asking again gives the same ones, private or not as they are, with the judges that were not asked before; answers whose run
+    failed or was cancelled go on where it ended. Raises InvalidInput with the field at fault; NotFound for a prompt set that
+    isn't there.
     """
     prompt_set = get_prompt_set(session, owner_id, asked.prompt_set)
     chosen = choose(session, owner_id, asked.model)
     refuse_excess(prompt_set.num_prompts, asked.num_draws, asked.sampling.max_new_tokens)
     refuse_turns(prompt_set, chosen, asked.sampling.prompt_format)
-    answers = _find_or_add(session, owner_id, asked, prompt_set, chosen)
+    answers = _find_or_add(session, owner_id, asked, prompt_set, chosen, private=private)
     answers.used_at = now(session)
     add_judges(session, answers, prompt_set, asked.judges)
     makers.make(session, answers)
@@ -106,9 +107,10 @@ def delete(session: Session, files: Files, owner_id: str, answers_id: str) -> No
     comparison shows them.
     """
     answers = take(session, owner_id, Answers, answers_id, "deleted")
-    if used := store.list_comparisons_with(session, answers):
-        which = f"{len(used)} comparisons show" if len(used) > 1 else f"The comparison “{used[0][1]}” shows"
-        raise Conflict.in_use(f"{which} these answers: delete {'them' if len(used) > 1 else 'it'} first.", "comparison", used)
+    uses = describe_uses(session, owner_id, Comparison, store.list_comparisons_with(session, answers))
+    if uses.num:
+        which = f"{uses.num} comparisons show" if uses.num > 1 else f"The comparison {uses.name} shows"
+        raise uses.refuse(f"{which} these answers: delete {'them' if uses.num > 1 else 'it'} first.", "comparison")
     found = store.list_makers(session, answers_id)
     for run in found:
         if not RunState(run.state).final:
@@ -133,14 +135,16 @@ def standing_of(answers: Answers, maker: Run | None) -> str:
     return "missing" if maker is None or maker.state == RunState.SUCCEEDED else maker.state
 
 
-def _find_or_add(session: Session, owner_id: str, asked: AnswersRequest, prompt_set: PromptSet, chosen: Chosen) -> Answers:
+def _find_or_add(
+    session: Session, owner_id: str, asked: AnswersRequest, prompt_set: PromptSet, chosen: Chosen, *, private: bool
+) -> Answers:
     known_by = fingerprint(prompt_set.sha256, chosen.contents, asked.num_draws, asked.sampling)
     known = store.find_by_fingerprint(session, owner_id, known_by)
     if known is not None:
         return known
     at = now(session)
     answers = Answers(
-        id=new_id("answers"), owner_id=owner_id, fingerprint=known_by, prompt_set_id=prompt_set.id,
+        id=new_id("answers"), owner_id=owner_id, private=private, fingerprint=known_by, prompt_set_id=prompt_set.id,
         name=asked.name or tell_apart(session, Answers, owner_id, f"{chosen.name} · {prompt_set.name}"[:NAME_LENGTH]),
         model=asked.model.model_dump(mode="json"), model_id=chosen.policy.id if chosen.policy else None,
         model_run_id=chosen.run_id, model_name=chosen.name, num_draws=asked.num_draws,

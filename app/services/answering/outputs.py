@@ -21,13 +21,14 @@ from app.store.database import add_once, now
 from app.store.files.files import Files, write_atomic
 from app.store.tables import Answers, PromptSet
 from app.system.identifiers import new_id
+from app.system.numbers import counted
 
 NAME_LENGTH = 120
 MOST_DRAWS = 64
 
 
 def upload(
-    session: Session, files: Files, owner_id: str, prompt_set_id: str, text: str, *, name: str = ""
+    session: Session, files: Files, owner_id: str, prompt_set_id: str, text: str, *, name: str = "", private: bool = False
 ) -> tuple[Answers, str]:
     """Return the answers of an uploaded list, and a sentence that counts what did not match. Raises NotFound, InvalidInput."""
     prompt_set = get_prompt_set(session, owner_id, prompt_set_id)
@@ -43,7 +44,7 @@ def upload(
         return known, remark
     at = now(session)
     answers = Answers(
-        id=new_id("answers"), owner_id=owner_id, fingerprint=known_by, prompt_set_id=prompt_set.id,
+        id=new_id("answers"), owner_id=owner_id, private=private, fingerprint=known_by, prompt_set_id=prompt_set.id,
         name=tell_apart(session, Answers, owner_id, f"{model} · {prompt_set.name}"[:NAME_LENGTH]),
         model=UploadedModel(name=model).model_dump(mode="json"), model_name=model, num_draws=num_draws,
         sampling=settings.model_dump(mode="json"), facts=tell(rows, prompt_set).model_dump(mode="json"),
@@ -85,9 +86,12 @@ def match(
 
 def describe(num_matched: int, num_prompts: int, num_missing: int, num_unknown: int) -> str:
     """Return how the outputs matched, as a sentence."""
-    told = f"{num_matched} outputs are matched to {num_prompts - num_missing} of {num_prompts} prompts"
-    rest = [f"{num_missing} prompts have no output"] * (num_missing > 0)
-    rest += [f"{num_unknown} outputs are to no prompt of the set and were left out"] * (num_unknown > 0)
+    prompts, missing, unknown = counted(num_prompts, "prompt"), counted(num_missing, "prompt"), counted(num_unknown, "output")
+    matched = f"{counted(num_matched, 'output')} {'is' if num_matched == 1 else 'are'} matched"
+    told = f"{matched} to {num_prompts - num_missing} of {prompts}"
+    rest = [f"{missing} {'has' if num_missing == 1 else 'have'} no output"] * (num_missing > 0)
+    unused = "is to no prompt of the set and was" if num_unknown == 1 else "are to no prompt of the set and were"
+    rest += [f"{unknown} {unused} left out"] * (num_unknown > 0)
     return f"{told}; {' and '.join(rest)}." if rest else f"{told}."
 
 

@@ -24,7 +24,7 @@ from app.domain.dataset import DatasetState, Example
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.ingest.prompt_texts import GivenPrompt, read_prompts
 from app.services.names import tell_apart
-from app.services.sharing import take
+from app.services.sharing import describe_uses, refuse_used, take
 from app.store import datasets
 from app.store.answering import prompt_sets as store
 from app.store.answering.lines import prompts_path
@@ -32,7 +32,7 @@ from app.store.database import now
 from app.store.files.files import Files, write_atomic
 from app.store.runs import get_run
 from app.store.signals.after_commit import after_commit
-from app.store.tables import Dataset, PromptSet
+from app.store.tables import Answers, Comparison, Dataset, PromptSet
 from app.system.identifiers import new_id
 
 NAME_LENGTH = 120
@@ -74,7 +74,7 @@ def gather(session: Session, files: Files, owner_id: str, asked: PromptSetReques
     return Gathered(asked.name or name, prompts, num_dropped, origin)
 
 
-def keep(session: Session, files: Files, owner_id: str, gathered: Gathered) -> PromptSet:
+def keep(session: Session, files: Files, owner_id: str, gathered: Gathered, *, private: bool = False) -> PromptSet:
     """Write a prompt set; the owner's own of the same name and prompts, where there is one, is given instead."""
     content = to_lines(gathered.prompts)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -83,7 +83,7 @@ def keep(session: Session, files: Files, owner_id: str, gathered: Gathered) -> P
         return known
     session.info["disk"].require_room("A new prompt set")
     prompt_set = PromptSet(
-        id=new_id("prompts"), owner_id=owner_id, sha256=sha256, num_prompts=len(gathered.prompts),
+        id=new_id("prompts"), owner_id=owner_id, private=private, sha256=sha256, num_prompts=len(gathered.prompts),
         name=tell_apart(session, PromptSet, owner_id, gathered.name[:NAME_LENGTH]),
         facts=count_facts(gathered.prompts, gathered.num_dropped).model_dump(mode="json"),
         source=gathered.origin.model_dump(mode="json"), created_at=now(session),
@@ -98,10 +98,12 @@ def keep(session: Session, files: Files, owner_id: str, gathered: Gathered) -> P
 def delete(session: Session, files: Files, owner_id: str, prompt_set_id: str) -> None:
     """Remove a prompt set with its file. Raises NotFound, Forbidden; Conflict while answers or comparisons speak of it."""
     prompt_set = take(session, owner_id, PromptSet, prompt_set_id, "deleted")
-    if used := store.list_answers_of(session, prompt_set_id):
-        raise Conflict.in_use(f"{len(used)} answers are to this prompt set: delete them first.", "answers", used)
-    if used := store.list_comparisons_of(session, prompt_set_id):
-        raise Conflict.in_use(f"{len(used)} comparisons are on this prompt set: delete them first.", "comparison", used)
+    answers = describe_uses(session, owner_id, Answers, store.list_answers_of(session, prompt_set_id))
+    if answers.num:
+        which = f"{answers.num} answers are" if answers.num > 1 else f"The answers {answers.name} are"
+        raise answers.refuse(f"{which} to this prompt set: delete them first.", "answers")
+    compared = store.list_comparisons_of(session, prompt_set_id)
+    refuse_used(session, owner_id, "this prompt set", [("comparison", Comparison, compared)])
     session.delete(prompt_set)
     after_commit(session, ("remove", prompt_set_id), partial(files.remove, files.prompt_set_dir(prompt_set_id)))
 

@@ -18,7 +18,7 @@ FEWEST, MOST = 2, 8
 NAME_LENGTH = 120
 
 
-def create(session: Session, owner_id: str, answers_ids: Sequence[str], name: str = "") -> Comparison:
+def create(session: Session, owner_id: str, answers_ids: Sequence[str], name: str = "", *, private: bool = False) -> Comparison:
     """Return a new comparison of these answers, which may still be in the making.
 
     Raises NotFound for answers of somebody else, InvalidInput for too few, for those of different prompt sets, and for one
@@ -32,6 +32,7 @@ def create(session: Session, owner_id: str, answers_ids: Sequence[str], name: st
     comparison = Comparison(
         id=new_id("comparison"),
         owner_id=owner_id,
+        private=private,
         name=name.strip()[:NAME_LENGTH] or tell_apart(session, Comparison, owner_id, made),
         prompt_set_id=prompt_set.id,
         answers_ids=[one.id for one in found],

@@ -82,10 +82,10 @@ def list_makers(session: Session, answers_id: str) -> list[Run]:
     return list(session.scalars(select(Run).where(Run.answers_id == answers_id).order_by(Run.id.desc())))
 
 
-def list_comparisons_with(session: Session, answers: Answers) -> list[tuple[str, str]]:
-    """Return the comparisons that show the answers, newest first: id and name."""
-    query = select(Comparison).where(Comparison.prompt_set_id == answers.prompt_set_id).order_by(Comparison.id.desc())
-    return [(row.id, row.name) for row in session.scalars(query) if answers.id in row.answers_ids]
+def list_comparisons_with(session: Session, answers: Answers) -> list[str]:
+    """Return the ids of the comparisons that show the answers, whoever's they are."""
+    query = select(Comparison.id, Comparison.answers_ids).where(Comparison.prompt_set_id == answers.prompt_set_id)
+    return [row[0] for row in session.execute(query) if answers.id in row[1]]
 
 
 def list_using_model(session: Session, model_id: str) -> list[str]:

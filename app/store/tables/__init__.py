@@ -5,7 +5,7 @@ from app.store.tables.answering import Answers, Judgement, PromptSet
 from app.store.tables.chats import Chat, ChatEntry
 from app.store.tables.comparing import Comparison, Vote, VoteLink, Voter
 from app.store.tables.endpoints import Endpoint
-from app.store.tables.ingredients import Dataset, Model
+from app.store.tables.ingredients import Dataset, Model, RecipeTemplate
 from app.store.tables.owned import Owned
 from app.store.tables.runs import Attempt, JournalEntry, Metric, MetricSpan, Run, RunTag, Worker
 from app.store.tables.schema import Base, Json, UtcDateTime
@@ -30,6 +30,7 @@ __all__ = [
     "Owned",
     "Preview",
     "PromptSet",
+    "RecipeTemplate",
     "Run",
     "RunTag",
     "Scoring",

@@ -1,4 +1,4 @@
-"""What runs are made of: data sets and models."""
+"""What runs are made of: data sets, models, and settings that are kept to begin launches from."""
 
 from datetime import datetime
 from typing import Any
@@ -39,4 +39,16 @@ class Model(Owned, Base):
     path: Mapped[str] = mapped_column(String(1000))  # hub name; a folder's place in the data folder, or its absolute path
     revision: Mapped[str | None] = mapped_column(String(120))
     facts: Mapped[dict[str, Any]]  # architecture, num_parameters, vocab_size, context, chat template, sha256 …
+    created_at: Mapped[datetime]
+
+
+class RecipeTemplate(Owned, Base):
+    """Settings kept under a name, to begin launches from."""
+
+    __tablename__ = "recipe_templates"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(120))
+    recipe: Mapped[dict[str, Any]]  # a Recipe, with or without its data set and models
     created_at: Mapped[datetime]

@@ -6,6 +6,7 @@ from app.web.api import (
     models,
     queue,
     readings,
+    recipe_templates,
     records,
     runs,
     scorings,
@@ -25,7 +26,7 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 
 PREFIX = "/api/v1"
 NOUNS = (
-    runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons, votes, chats,
-    records, workers, users, tokens, acts, storage,
+    recipe_templates, runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons,
+    votes, chats, records, workers, users, tokens, acts, storage,
 )  # fmt: skip
 ROUTERS = [noun.router for noun in NOUNS]

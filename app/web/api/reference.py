@@ -24,6 +24,7 @@ TAGS = [
     {"name": "scorings", "description": "Scores computed once and reused: what is in them, the reward check, the λ preview."},
     {"name": "runs", "description": "VAR runs: launched, watched, cancelled, resumed."},
     {"name": "queue", "description": "Which run begins next: priority, pause, another place, another worker."},
+    {"name": "recipe-templates", "description": "Settings kept under a name, to begin launches from."},
     {"name": "sweeps", "description": "One recipe over a grid of λ and other settings, and beside its baselines."},
     {"name": "prompt-sets", "description": "Prompts that models answer: lists, those of a data set, what a run holds out."},
     {"name": "answers", "description": "One model's answers to a prompt set, what judges say of them, and the data they become."},

@@ -29,6 +29,8 @@ def owned(thing: Owned) -> dict[str, Any]:
 Mine = Annotated[bool, Query(description="Only your own; otherwise all that you may see.")]
 Private = Annotated[bool, Query(description="Only you and admins see it; otherwise all members do.")]
 
+PRIVATE_FIELD = {"private": {"type": "boolean", "description": "Only you and admins see it; otherwise all members do."}}
+
 
 class ThingChange(BaseModel):
     """Only what is named is changed."""

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.domain.errors import NotFound
 from app.services import names as service
 from app.services.sharing import set_private, take
-from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep
+from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, RecipeTemplate, Run, Scoring, Sweep
 from app.web.dependencies import CurrentUser, WriteSession
 from app.web.rendering.environment import go_to
 
@@ -17,6 +17,7 @@ router = APIRouter()
 TABLES: dict[str, type[Any]] = {
     "runs": Run, "datasets": Dataset, "models": Model, "scorings": Scoring, "sweeps": Sweep,
     "comparisons": Comparison, "answers": Answers, "prompt-sets": PromptSet,
+    "recipe-templates": RecipeTemplate,
 }  # fmt: skip
 
 

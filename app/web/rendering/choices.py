@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from app.domain.dataset import Audit
 from app.store.checkpoints import Reached
 from app.store.tables import Dataset, Model, Run
-from app.web.rendering.format import count
+from app.system.numbers import count
 
 
 @dataclass(frozen=True)

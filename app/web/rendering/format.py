@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from app.system import numbers
-from app.system.numbers import MINUS, NOTHING, THIN, number, signed
+from app.system.numbers import MINUS, NOTHING, THIN, count, counted, number, signed
 
 
 def exact(value: float | None) -> str:
@@ -15,11 +15,6 @@ def exact(value: float | None) -> str:
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
-
-
-def count(value: int | None) -> str:
-    """Whole numbers in groups of three."""
-    return NOTHING if value is None else f"{value:,}".replace(",", THIN)
 
 
 def percent(value: float | None, decimals: int = 0) -> str:
@@ -100,12 +95,6 @@ def metric(metrics: Mapping[str, Any] | None, key: str) -> float | None:
     """Return a metric of an event's payload or of a run's summary, None when it wasn't measured."""
     value = (metrics or {}).get(key)
     return value if isinstance(value, int | float) else None
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`, `2 batches`."""
-    ending = "es" if noun.endswith("ch") else "s"
-    return f"{count(number)} {noun}{'' if number == 1 else ending}"
 
 
 def holds(audit: Mapping[str, Any] | None) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.scoring import RewardCheck
-from app.system.numbers import number
-from app.web.rendering.format import count, counted, percent
+from app.system.numbers import count, counted, number
+from app.web.rendering.format import percent
 
 WIDTH, HEIGHT, GAP, WIDEST = 360, 96, 0.12, 60
 LEFT, RIGHT = 4, 4  # of the scale of shares

@@ -8,8 +8,8 @@ from app.domain.events import FindingRaised
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.preview.weights import PreviewCell, PreviewResult, Suggestion
 from app.domain.scoring import RewardCheck
-from app.system.numbers import number
-from app.web.rendering.format import count, exact, percent
+from app.system.numbers import count, number
+from app.web.rendering.format import exact, percent
 from app.web.rendering.histogram import Bar
 from app.web.rendering.wording import option_text
 

@@ -165,7 +165,7 @@ def test_what_is_in_use_is_not_deleted(database, files, library, prompt_set, mod
     asked = ask(database, library.user.id, prompt_set.id, model)
     with pytest.raises(Conflict, match="is making or judging"), database.writing() as session:
         answers.delete(session, files, library.user.id, asked.id)
-    with pytest.raises(Conflict, match="1 answers are to this prompt set"), database.writing() as session:
+    with pytest.raises(Conflict, match="are to this prompt set: delete them first"), database.writing() as session:
         prompt_sets.delete(session, files, library.user.id, prompt_set.id)
     answer_all(database, files, asked.id)
     with pytest.raises(Conflict, match="given or judged by this model"), database.writing() as session:

@@ -25,7 +25,7 @@ def test_outputs_are_matched_by_text_not_by_row(database, files, library):
     answers, remark = upload(database, files, prompt_set, listed)
     assert remark == (
         "2 outputs are matched to 2 of 4 prompts; 2 prompts have no output and "
-        "1 outputs are to no prompt of the set and were left out."
+        "1 output is to no prompt of the set and was left out."
     )
     assert [(row["index"], row["text"]) for row in read_answers(files, answers)] == [(0, "Light."), (1, "Water.")]
     assert (answers.model_name, answers.facts["num_missing"], answers.run_id) == ("other-model", 2, None)

@@ -21,11 +21,11 @@ from app.domain.scoring import fingerprint
 from app.services.keeping import backups, restores
 from app.settings import Settings
 from app.store import migrations, portable
-from app.store.database import Database
+from app.store.database import Database, now
 from app.store.files.archive import ArchiveWriter, verify
 from app.store.files.files import Files
 from app.store.scorings import contents_of
-from app.store.tables import JournalEntry, Model, Run, Scoring
+from app.store.tables import Answers, JournalEntry, Model, PromptSet, Run, Scoring
 from tests.conftest import Library, create_postgres_database, make_library
 from tests.filled import fill, read_all
 
@@ -35,6 +35,8 @@ KEPT = {
     "models/model_policy/model.safetensors": b"weights",
     "demonstration/policy/config.json": b"{}",
     "scorings/index-aaaa/index.json": b"{}",
+    "prompt_sets/prompts_one/prompts.jsonl": b"{}",
+    "answers/answers_one/scores/length/part-0.jsonl": b"{}",
 }
 LEFT_OUT = {
     "hub/models--x/blob": b"can be fetched again",
@@ -60,6 +62,18 @@ def write_files(root: Path, contents: dict[str, bytes]) -> None:
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
+
+
+def add_answers(database: Database) -> None:
+    with database.writing() as session:
+        at = now(session)
+        owned = {"owner_id": "user_ada", "created_at": at}
+        session.add(PromptSet(id="prompts_one", name="One", sha256="p" * 64, num_prompts=1, facts={}, source={}, **owned))
+        session.flush()
+        session.add(Answers(
+            id="answers_one", name="One", prompt_set_id="prompts_one", fingerprint="a" * 64, num_draws=1, used_at=at, model={},
+            model_name="One", sampling={}, **owned,
+        ))  # fmt: skip
 
 
 def elsewhere(tmp_path: Path, **changes: object) -> Settings:
@@ -106,6 +120,7 @@ def test_characters_that_only_sqlite_keeps_do_not_stop_a_move_to_postgresql(
 
 def test_files_of_rows_come_back_and_others_stay_out(database: Database, files: Files, library: Library, tmp_path: Path) -> None:
     write_files(files.root, KEPT | LEFT_OUT)
+    add_answers(database)
     manifest = backups.back_up(database, files, tmp_path / "studio.tar")
     assert set(manifest.files) == set(KEPT)
     assert manifest.missing == []
@@ -127,6 +142,7 @@ def test_a_backup_is_its_makers_alone_whatever_the_umask(database: Database, fil
 
 def test_scorings_may_be_left_out(database: Database, files: Files, library: Library, tmp_path: Path) -> None:
     write_files(files.root, KEPT)
+    add_answers(database)
     manifest = backups.back_up(database, files, tmp_path / "studio.tar", with_scorings=False)
     assert set(manifest.files) == {name for name in KEPT if not name.startswith("scorings")}
 

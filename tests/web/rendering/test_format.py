@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.web.rendering.format import counted, parameters
+from app.system.numbers import counted
+from app.web.rendering.format import parameters
 
 
 @pytest.mark.parametrize(

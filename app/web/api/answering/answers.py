@@ -21,7 +21,7 @@ from app.web.answering.lists import grow, take_outputs
 from app.web.api.datasets import DatasetDetail, show_detail
 from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, Mine, OwnedView, change, owned
+from app.web.api.sharing import PRIVATE_FIELD, ChangeBody, Mine, OwnedView, Private, change, owned
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
 
 router = APIRouter(prefix="/answers", tags=["answers"])
@@ -145,6 +145,7 @@ OUTPUTS = describe_form(
     {
         "prompt_set": {"type": "string", "description": "The prompt set's id."},
         "name": {"type": "string", "description": "The model's name; empty: the generator."},
+        **PRIVATE_FIELD,
     },
     required=("prompt_set",),
 )
@@ -176,12 +177,13 @@ def request_answers(
     session: WriteSession,
     user: CurrentUser,
     response: Response,
+    private: Private = False,
 ) -> AnswersView:
     """Queues a run in which the model answers and the judges judge, unless the answers are there: asking again gives the same
     ones, with the judges that were not asked before. All models share the random numbers of a seed, so that they are compared in
     pairs.
     """
-    answers = service.request(session, user.id, asked)
+    answers = service.request(session, user.id, asked, private=private)
     response.headers["location"] = f"/api/v1/answers/{answers.id}"
     return show(store.describe_answers(session, [answers])[0])
 

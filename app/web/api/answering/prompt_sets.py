@@ -1,6 +1,7 @@
 """REST: prompt sets. Made from texts, data sets and runs; read, renamed, deleted."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -15,7 +16,7 @@ from app.store.tables import PromptSet
 from app.web.answering.lists import create_prompt_set, take_prompts
 from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
+from app.web.api.sharing import PRIVATE_FIELD, ChangeBody, Mine, OwnedView, Private, change
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
 
 router = APIRouter(prefix="/prompt-sets", tags=["prompt-sets"])
@@ -50,7 +51,7 @@ EXAMPLES = {
 }
 FILE = describe_form(
     "Lines, JSON lines or a list in JSON.",
-    {"name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."}},
+    {"name": {"type": "string", "maxLength": 120, "description": "Empty: the file's name."}, **PRIVATE_FIELD},
 )
 
 
@@ -62,11 +63,13 @@ async def make_prompt_set(
     files: CurrentFiles,
     user: CurrentUser,
     response: Response,
+    private: Private = False,
 ) -> PromptSetView:
     """From text (one prompt a line, JSON lines, or a list: texts, Alpaca's instructions, MT-Bench's questions with several turns,
     messages), from a data set, or from what a run holds out. Long lists are uploaded as a file.
     """
-    made = await write_apart(request, create_prompt_set, database, files, user.id, asked)
+    make = partial(create_prompt_set, private=private)
+    made = await write_apart(request, make, database, files, user.id, asked)
     response.headers["location"] = f"/api/v1/prompt-sets/{made}"
     return await read_apart(request, find, database, user.id, made)
 

@@ -17,7 +17,7 @@ from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow
 from app.store.tables import Comparison
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, Mine, OwnedView, change, owned
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change, owned
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 
 router = APIRouter(prefix="/comparisons", tags=["comparisons"])
@@ -109,13 +109,14 @@ Pair = Annotated[str, Query(max_length=9, description="Two places in the list of
 
 @router.post("", status_code=201, operation_id="create_comparison", summary="Compare answers")
 def create_comparison(
-    body: Annotated[NewComparison, Body(openapi_examples=NEW)], session: WriteSession, files: CurrentFiles, user: CurrentUser
-) -> ComparisonDetail:
+    body: Annotated[NewComparison, Body(openapi_examples=NEW)], session: WriteSession, files: CurrentFiles, user: CurrentUser,
+    private: Private = False,
+) -> ComparisonDetail:  # fmt: skip
     """Answers may still be in the making: the figures come when they are there.
 
     422 for answers to different prompt sets, for fewer than two, and for one model asked twice in the same way.
     """
-    return show(look(session, files, service.create(session, user.id, body.answers, body.name)))
+    return show(look(session, files, service.create(session, user.id, body.answers, body.name, private=private)))
 
 
 @router.get("", operation_id="list_comparisons", summary="List comparisons")

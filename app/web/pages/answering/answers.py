@@ -16,6 +16,7 @@ from app.domain.problems import parse
 from app.services import runs
 from app.services.answering import answers as service
 from app.services.answering import farm, makers
+from app.services.sharing import take
 from app.store import models
 from app.store.answering import answers as store
 from app.store.answering.answers import AnswersRow
@@ -41,6 +42,7 @@ class AnswersListPage(Context):
     template = "answers/list.html"
 
     rows: list[tuple[AnswersRow, str]]  # with their state
+    mine: bool
     next_after: str
 
 
@@ -95,12 +97,14 @@ class FarmPart(Context):
 
 
 @router.get("/answers")
-def list_answers(request: Request, session: ReadSession, user: CurrentUser, after: After = "") -> HTMLResponse:
-    found = store.list_answers(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+def list_answers(
+    request: Request, session: ReadSession, user: CurrentUser, mine: bool = False, after: After = ""
+) -> HTMLResponse:
+    found = store.list_answers(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     rows = store.describe_answers(session, found[:PAGE_SIZE])
     following = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
     shown = [(row, service.standing_of(row.answers, row.run)) for row in rows]
-    return render(request, AnswersListPage(rows=shown, next_after=following))
+    return render(request, AnswersListPage(rows=shown, mine=mine, next_after=following))
 
 
 @router.get("/answers/{answers_id}")
@@ -210,13 +214,13 @@ async def make_dataset(
 @router.post("/answers/{answers_id}/again")
 def make_again(session: WriteSession, user: CurrentUser, answers_id: str) -> Response:
     """Make what is missing, after a failure or a cancelling."""
-    makers.make(session, store.get_answers(session, user.id, answers_id))
+    makers.make(session, take(session, user.id, Answers, answers_id, "made again"))
     return RedirectResponse(f"/answers/{answers_id}", status_code=303)
 
 
 @router.post("/answers/{answers_id}/cancel")
 def cancel(request: Request, session: WriteSession, user: CurrentUser, answers_id: str) -> Response:
-    answers = store.get_answers(session, user.id, answers_id)
+    answers = take(session, user.id, Answers, answers_id, "cancelled")
     if answers.run_id:
         runs.request_cancel(session, user.id, answers.run_id)
     return go_to(request, f"/answers/{answers_id}")

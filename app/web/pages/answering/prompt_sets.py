@@ -34,9 +34,10 @@ from app.web.rendering.environment import Context, go_to, render
 router = APIRouter()
 
 PAGE_SIZE, PROMPTS_SHOWN, MOST_CHOICES = 30, 20, 100
-NEW = {"name": "", "text": "", "source": "", "part": "test", "num_prompts": "200", "seed": "0"}
+NEW = {"name": "", "text": "", "source": "", "part": "test", "num_prompts": "200", "seed": "0", "private": ""}
 ASK = {
     "model": "", "step": "", "n": "1", "max_new_tokens": "128", "temperature": "1", "top_p": "1", "seed": "0", "pattern": "",
+    "private": "",
 }  # fmt: skip
 
 After = Annotated[str, Query(max_length=60)]
@@ -47,6 +48,7 @@ class PromptSetsPage(Context):
     template = "prompt_sets/list.html"
 
     prompt_sets: list[PromptSet]
+    mine: bool
     next_after: str
 
 
@@ -86,10 +88,12 @@ class PromptSetPage(Context):
 
 
 @router.get("/prompt-sets")
-def list_prompt_sets(request: Request, session: ReadSession, user: CurrentUser, after: After = "") -> HTMLResponse:
-    found = store.list_prompt_sets(session, user.id, after=after or None, limit=PAGE_SIZE + 1)
+def list_prompt_sets(
+    request: Request, session: ReadSession, user: CurrentUser, mine: bool = False, after: After = ""
+) -> HTMLResponse:
+    found = store.list_prompt_sets(session, user.id, mine=mine, after=after or None, limit=PAGE_SIZE + 1)
     next_after = found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else ""
-    return render(request, PromptSetsPage(prompt_sets=found[:PAGE_SIZE], next_after=next_after))
+    return render(request, PromptSetsPage(prompt_sets=found[:PAGE_SIZE], mine=mine, next_after=next_after))
 
 
 @router.get("/prompt-sets/new")
@@ -121,7 +125,8 @@ async def make_prompt_set(request: Request, database: CurrentDatabase, files: Cu
         values = {name: str(form.get(name, "")) for name in NEW}
 
     def make() -> str:
-        return create_prompt_set(database, files, user.id, parse(PromptSetRequest, request_of(values), InvalidInput))
+        asked = parse(PromptSetRequest, request_of(values), InvalidInput)
+        return create_prompt_set(database, files, user.id, asked, private=values["private"] == "yes")
 
     try:
         made = await write_apart(request, make)
@@ -207,7 +212,7 @@ async def ask(
     def request_answers() -> str:
         asked = parse(AnswersRequest, answers_request_of(values, judges, prompt_set_id), InvalidInput)
         with database.writing() as session:
-            return answers.request(session, user.id, asked).id
+            return answers.request(session, user.id, asked, private=values["private"] == "yes").id
 
     def again(error: StudioError) -> HTMLResponse:
         with database.reading() as session:

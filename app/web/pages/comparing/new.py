@@ -147,6 +147,7 @@ async def make_comparison(
     judge: Annotated[tuple[str, ...], Form(max_length=15)] = (),
     max_new_tokens: Annotated[int, Form(ge=1, le=32_768)] = USUAL_TOKENS,
     temperature: Annotated[float, Form(ge=0, le=10, allow_inf_nan=False)] = 1.0, num_draws: Annotated[int, Form(ge=1, le=64)] = 1,
+    private: Annotated[bool, Form()] = False,
 ) -> Response:  # fmt: skip
     """Queues a run for each model whose answers are not there yet; then the comparison's page, which waits for them."""
     models, answers_ids = read_contestants(contestant)
@@ -161,9 +162,17 @@ async def make_comparison(
 
     def write() -> str:
         with database.writing() as session:
-            set_id = service.keep(session, files, user.id, gathered).id if gathered else key
+            set_id = service.keep(session, files, user.id, gathered, private=private).id if gathered else key
             made = ask(
-                session, user.id, set_id, models, answers_ids=answers_ids, sampling=sampling, num_draws=num_draws, judges=judges
+                session,
+                user.id,
+                set_id,
+                models,
+                answers_ids=answers_ids,
+                sampling=sampling,
+                num_draws=num_draws,
+                judges=judges,
+                private=private,
             )
             return made.id
 

@@ -18,7 +18,10 @@ from app.services import runs as service
 from app.services.names import name_copy
 from app.store import datasets, models, scorings
 from app.store import runs as store
+from app.store.sharing import get_visible
+from app.store.tables import RecipeTemplate
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
+from app.web.pages.launch.beginning import BeginningNote, StartingPoints, begin_with_template, list_starting_points
 from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch.outlook import Panel, look
 from app.web.pages.launch.summary import PLAIN, Summary, summarise
@@ -92,18 +95,22 @@ class LaunchPage(Context):
     sources: list[SettingOption]
     presets: list[SettingOption]
     baselines: list[SettingOption]
+    private: bool
     from_preset: frozenset[str]
+    title: str
     problems: list[dict[str, Any]]
     detail: str
     origin: tuple[str, str]  # where the values come from: address and text
+    start: StartingPoints
 
 
 @router.get("/runs/new")
 def new_run(
-    request: Request, session: ReadSession, user: CurrentUser, clone: str = "", scoring: str = "", dataset: str = ""
-) -> HTMLResponse:
+    request: Request, session: ReadSession, user: CurrentUser,
+    clone: str = "", scoring: str = "", template: str = "", dataset: str = "",
+) -> HTMLResponse:  # fmt: skip
     """Empty, or filled from a run, from a scoring's settings, or by query parameters named like the recipe's settings."""
-    values, origin = dict(STARTING_VALUES), ("", "")
+    values, origin, note = dict(STARTING_VALUES), ("", ""), None
     if clone:
         original = store.get_run(session, user.id, clone)
         if not original.recipe:
@@ -111,6 +118,7 @@ def new_run(
                 f"Run “{original.name}” follows no recipe that could be cloned: it answers prompts. Ask for them again."
             )
         values = {**clone_values(original.recipe), "name": name_copy(session, user.id, original)}
+        values["private"] = "yes" if original.private else ""
         origin = (f"/runs/{clone}", original.name)
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)
@@ -118,27 +126,32 @@ def new_run(
         if values.get("policy.quantization", "none") != "none":  # the settings of scores don't say how the policy is trained
             values["policy.adaptation"] = "lora"
         origin = (f"/scorings/{scoring}", known.name)
+    if template:
+        values, note = begin_with_template(session, user.id, template, values)
+        origin = (f"/recipe-templates/{template}", get_visible(session, RecipeTemplate, user.id, template).name)
     if dataset:
         values["dataset"] = dataset
     if scorings.list_scorings(session, user.id, limit=1):
         previews.expect(session)
     values |= {field.path: request.query_params[field.path] for field in RECIPE_FIELDS if field.path in request.query_params}
-    return form_page(request, session, user.id, values, origin=origin)
+    values |= {"private": "yes"} if request.query_params.get("private") == "yes" else {}
+    return form_page(request, session, user.id, values, origin=origin, note=note)
 
 
 @router.post("/runs/new")
 async def launch_run(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
     """The run's or the sweep's page on success; otherwise the form again, with everything typed and what is wrong with it."""
     values = await read_form(request)
+    private = values.get("private") == "yes"
 
     def launch() -> Response:
         try:
             order = read_order(values)
             with database.writing() as session:
                 if isinstance(order, SweepRequest):
-                    target = f"/sweeps/{sweeps.launch(session, user.id, order).id}"
+                    target = f"/sweeps/{sweeps.launch(session, user.id, order, private=private).id}"
                 else:
-                    target = f"/runs/{service.launch(session, user.id, order).id}"
+                    target = f"/runs/{service.launch(session, user.id, order, private=private).id}"
         except InvalidInput as error:
             with database.reading() as session:
                 return form_page(request, session, user.id, values, error=error)
@@ -164,20 +177,22 @@ def form_page(
     panel: Panel | None = None,
     lengths: LaunchLengths | None = None,
     example: tuple[ExampleReading | None, str] = (None, ""),
+    note: BeginningNote | None = None,
+    title: str = "This can't be launched yet",
+    status: int = 0,
 ) -> HTMLResponse:
-    """Return the page with these values; `panel`, `lengths`: what is known before the launch, looked up when not given."""
+    """Return the page with these values; `panel`, `lengths`: what is known before the launch, looked up when not given.
+
+    `note`: what came of filling the form; `title`: what the error means.
+    """
     faults = at_fields(error.problems) if error else []
     filled = {field.path: prepare(field, values, faults) for field in RECIPE_FIELDS}
     ready = datasets.list_datasets(session, owner_id, state=DatasetState.READY, limit=MOST_CHOICES)
-    sft = {path: fill(filled[f"weights.{path}"], {f"weights.{path}": values.get(f"sft.{path}", "")}, []) for path in SFT_FIELDS}
     panel = panel or look(session, owner_id, values)
     lengths = lengths or look_at_lengths(session, request.app.state.files, owner_id, values)
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
-        sft={
-            path: [SettingOption(value, text, "", value == field.value) for value, text in field.choices]
-            for path, field in sft.items()
-        },
+        sft=list_sft_options(filled, values),
         panel=panel,
         summary=summarise(session, owner_id, values, panel, lengths),
         lengths=lengths,
@@ -196,12 +211,24 @@ def form_page(
         baselines=[
             SettingOption(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()
         ],
+        private=values.get("private") == "yes",
         from_preset=FROM_PRESET,
+        title=title,
         problems=faults,
         detail=error.detail if error else "",
         origin=origin,
+        start=list_starting_points(session, owner_id, values, note),
     )
-    return render(request, context, status=422 if error else 200)
+    return render(request, context, status=status or (422 if error else 200))
+
+
+def list_sft_options(filled: Mapping[str, Field], values: Mapping[str, str]) -> dict[str, list[SettingOption]]:
+    """Return the choices of plain fine-tuning, which are asked for apart from the weights that no preset decides there."""
+    found = {path: (filled[f"weights.{path}"], values.get(f"sft.{path}", "")) for path in SFT_FIELDS}
+    return {
+        path: [SettingOption(value, text, "", value == chosen) for value, text in field.choices]
+        for path, (field, chosen) in found.items()
+    }
 
 
 def prepare(field: Field, values: Mapping[str, str], faults: list[dict[str, Any]]) -> Field:

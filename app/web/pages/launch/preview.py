@@ -53,7 +53,7 @@ async def score_now(request: Request, database: CurrentDatabase, user: CurrentUs
     def score() -> InvalidInput | None:
         try:
             with database.writing() as session:
-                scorings.request(session, user.id, read_scored(values))
+                scorings.request(session, user.id, read_scored(values), private=values.get("private") == "yes")
         except InvalidInput as error:
             return error
         return None

@@ -15,14 +15,14 @@ from app.store.datasets import get_dataset
 from app.store.files.files import Files
 from app.store.metrics import MeasuredSpeed, list_speeds
 from app.store.tables import Dataset
-from app.system.numbers import number
+from app.system.numbers import count, counted, number
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, read_apart
 from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch.outlook import Panel, look
 from app.web.recipes import STARTING_VALUES, as_asked, methods_of, read_planned, split_lambdas
 from app.web.rendering.environment import Context, render
 from app.web.rendering.fields import RECIPE_FIELDS
-from app.web.rendering.format import count, counted, duration, percent, size
+from app.web.rendering.format import duration, percent, size
 from app.web.rendering.wording import LABELS, option_text
 
 router = APIRouter()

@@ -14,9 +14,9 @@ from app.store import runs as store
 from app.store.datasets import read_examples
 from app.store.files.files import Files
 from app.store.tables import Run
+from app.system.numbers import count
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession
 from app.web.rendering.environment import Context, render
-from app.web.rendering.format import count
 
 router = APIRouter()
 

@@ -17,11 +17,11 @@ from app.domain.statistics.verdict import Verdict, tell_verdict
 from app.store import journal
 from app.store import runs as store
 from app.store.tables import JournalEntry, Run
+from app.system.numbers import count, counted
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.pages.run.status import progress_text, reason_for
 from app.web.pages.run.stream import Shown, show
 from app.web.rendering.environment import Context, render
-from app.web.rendering.format import count, counted
 
 router = APIRouter()
 

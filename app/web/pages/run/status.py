@@ -15,11 +15,12 @@ from app.domain.run import STAGES, RunKind, RunState, Stage
 from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
+from app.system.numbers import count
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.pages.run.charts import JUDGED, OF_PREFERENCES, Chart
 from app.web.pages.run.layout import TILES, Section, leading_charts, sections_of
 from app.web.rendering.environment import Context, render
-from app.web.rendering.format import count, duration, percent
+from app.web.rendering.format import duration, percent
 
 router = APIRouter()
 
