@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import select
 
 from app.services.comparing import computing
-from app.store.tables import Run, User
+from app.store.database import now
+from app.store.tables import Judgement, Run, User
 from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
 
 COMPARISONS = "/api/v1/comparisons"
@@ -128,6 +129,34 @@ def test_a_comparison_in_the_making_shows_who_answers_and_asks_for_itself(studio
     assert "Answers are missing" in page
     assert "hx-trigger" not in page[page.index('id="making"') :]
     assert "answering" in studio.browser().get("/comparisons").text
+
+
+def test_a_comparison_waits_for_the_first_judge_who_ranks_and_names_who_still_judges(studio, client):
+    run_id = studio.launch()
+    with studio.database.writing() as session:
+        files = studio.app.state.files
+        prompts = plant_prompts(session, files, owner_of(studio), 8)
+        rows = [plant_answers(session, files, prompts, Planted(name), run_id=run_id) for name in "AB"]
+        ids = [row.id for row in rows]
+        judgements = list(session.scalars(select(Judgement).where(Judgement.answers_id.in_(ids), Judgement.kind == "reward")))
+        said = [judgement.facts for judgement in judgements]
+        for judgement in judgements:
+            judgement.facts = None
+    made = client.post(COMPARISONS, json={"answers": ids}).json()
+    assert (made["state"], made["figures"]) == ("making", None)
+    page = studio.browser().get(f"/comparisons/{made['id']}").text
+    assert "Answers are being judged" in page
+    assert "when Reward judge has judged them" in page
+    with studio.database.writing() as session:
+        for judgement, facts in zip(judgements, said, strict=True):
+            session.get_one(Judgement, judgement.id).facts = facts
+        late = {"key": "late", "kind": "exact", "name": "Late judge", "judge": {}, "created_at": now(session)}
+        session.add_all(Judgement(id=f"j{key}"[:40], answers_id=key, **late) for key in ids)
+    assert client.get(f"{COMPARISONS}/{made['id']}").json()["state"] == "ready"
+    assert "Late judge still judges" in studio.browser().get(f"/comparisons/{made['id']}").text
+    with studio.database.writing() as session:
+        session.get_one(Run, run_id).state = "cancelled"
+    assert "still judges" not in studio.browser().get(f"/comparisons/{made['id']}").text
 
 
 def test_what_differs_in_the_recipes_and_the_curves_stand_over_each_other(studio, client):

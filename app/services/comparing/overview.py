@@ -1,12 +1,14 @@
 """A comparison as a whole: what is known now of its models, judges and votes. The same for pages and REST."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from app.domain.comparing.ballot import gather_gains
-from app.domain.comparing.figures import VOTES, JudgeFigures, list_gains
+from app.domain.comparing.figures import LENGTH, VOTES, JudgeFigures, list_gains
 from app.domain.comparing.order import ByJudge
 from app.domain.comparing.verdict import find_leading_judge, write_verdict
 from app.domain.comparing.votes import VotesFigures
@@ -35,9 +37,15 @@ class Overview:
     def state(self) -> State:
         if self.kept is not None:
             return "ready"
-        if are_ready(self.comparison, self.contenders):
-            return "computing"
-        return "failed" if any(one.has_failed for one in self.contenders) else "making"
+        if any(one.has_failed for one in self.contenders):
+            return "failed"
+        return "computing" if are_ready(self.comparison, self.contenders) and not wait_for_judges(self.contenders) else "making"
+
+    @property
+    def judging(self) -> list[str]:
+        """The judges who have still to say something, and will, by name."""
+        found = [judgement.name for one in self.contenders if one.is_being_judged for judgement in one.waiting]
+        return list(dict.fromkeys(found))
 
     @property
     def judges(self) -> list[JudgeFigures]:
@@ -61,7 +69,7 @@ class Overview:
 def look(session: Session, files: Files, comparison: Comparison) -> Overview:
     """Return all that is known of a comparison; what is new is computed, and kept."""
     contenders = list_contenders(session, comparison.answers_ids)
-    kept = compute(session, files, comparison, contenders)
+    kept = None if wait_for_judges(contenders) else compute(session, files, comparison, contenders)
     return Overview(
         comparison=comparison,
         prompt_set=session.get_one(PromptSet, comparison.prompt_set_id),
@@ -70,6 +78,15 @@ def look(session: Session, files: Files, comparison: Comparison) -> Overview:
         kept=kept,
         votes=compute_votes(session, comparison, contenders, kept) if kept else None,
     )
+
+
+def wait_for_judges(contenders: Sequence[Contender]) -> bool:
+    """Return whether nobody who ranks has judged two of the models yet, and somebody is at it: then there is nothing to say."""
+    said = Counter(
+        judgement.key for one in contenders for judgement in one.judgements if judgement.facts and judgement.kind != LENGTH
+    )
+    ranking = [judgement for one in contenders if one.is_being_judged for judgement in one.waiting if judgement.kind != LENGTH]
+    return bool(ranking) and max(said.values(), default=0) < 2
 
 
 def list_pair_gains(session: Session, comparison: Comparison, kept: Computed, pair: tuple[int, int]) -> ByJudge:

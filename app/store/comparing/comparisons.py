@@ -29,6 +29,11 @@ class Contender:
         return not self.is_ready and (self.run is None or self.run.state in (RunState.FAILED, RunState.CANCELLED))
 
     @property
+    def is_being_judged(self) -> bool:
+        """Whether judges have still to say something of the answers, and will."""
+        return self.is_ready and bool(self.waiting) and self.run is not None and not RunState(self.run.state).final
+
+    @property
     def waiting(self) -> list[Judgement]:
         """What judges have still to say."""
         return [judgement for judgement in self.judgements if judgement.facts is None]

@@ -56,8 +56,8 @@ class ComparisonDetail(OwnedView):
     id: str
     name: str
     state: State = Field(
-        description="making; computing: all answers are there, and many figures are computed, for some seconds; ready; failed: "
-        "nobody makes some of the answers any more."
+        description="making: answers are made, or nobody who ranks has judged them yet; computing: many figures are computed, "
+        "for some seconds; ready; failed: nobody makes some of the answers any more."
     )
     prompt_set_id: str
     num_prompts: int
