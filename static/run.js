@@ -146,7 +146,7 @@ function onSample(html) {
 const NUMBERS = { step: onStep, evaluation: onEvaluation, progress: onProgress };
 const FRAGMENTS = {
   state: onState, stage: refresh, log: onLog, checkpoint: onLog, outcome: onLog, resume: onResume, memory: onLog,
-  scoring: (html) => { onLog(html); refresh(); },
+  scoring: (html) => { onLog(html); refresh(); }, kept: (html) => { onLog(html); refresh(); },
   finding: onFinding, artifact: onArtifact, sample: onSample, final: onFinal,
 };
 

@@ -150,6 +150,8 @@ def note_of(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:
         return f"{payload['title']}: {payload['evidence']} {payload['remedy']}", style
     if kind == "log":
         return payload["text"], "" if payload["level"] == "info" else "yellow"
+    if kind == "kept":
+        return payload["text"], ""
     if kind == "resume":
         return f"Attempt {payload['attempt']} goes on after step {payload['step']}.", ""
     return None

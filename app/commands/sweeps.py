@@ -135,7 +135,7 @@ def verdict_of(sweep: dict[str, Any]) -> list[str]:
     lines += [tell_rival(rival, labels) for rival in sweep["rivals"]]
     if earlier := sweep["earlier"]:
         where = f"{labels[earlier['variant']]} was at {earlier['reward_gain']:+.3g}, after step {earlier['step']}"
-        lines.append(f"On the way {where}; the runs' models are those of their last steps.")
+        lines.append(f"On the way {where}; to have the best model of a run, set keep.model to best.")
     return lines
 
 

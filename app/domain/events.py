@@ -109,6 +109,20 @@ class FinalLogged(Event):
     prompts: list[PromptJudged] = []
 
 
+class ModelKept(Event):
+    """Which model the run leaves, where that is not simply the last step's of all: `text` says which, and why training ended.
+
+    `last_step` is the step that training ended after; `stopped` is why, where it was to go on to `num_steps`.
+    """
+
+    kind: Literal["kept"] = "kept"
+    step: int
+    last_step: int
+    num_steps: int
+    text: str
+    stopped: str = ""
+
+
 class ChatMessage(Event):
     role: str
     content: str
@@ -224,9 +238,9 @@ class OutcomeReached(Event):
 EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event
     for event in (
-        StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, FinalLogged, SampleDrawn,
-        FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, AnswersKept, JudgementKept, MemoryPlanned,
-        OutcomeReached,
+        StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, FinalLogged, ModelKept,
+        SampleDrawn, FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, AnswersKept, JudgementKept,
+        MemoryPlanned, OutcomeReached,
     )
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import TypeGuard
 from app.domain.events import FindingRaised
 from app.domain.scoring import FLAT_STD
 from app.domain.signatures import SIGNATURES
+from app.domain.training.fresh_responses import find_flat_groups, find_online_collapse, tell_below
 from app.system.numbers import percent
 
 Metrics = Mapping[str, float | None]
@@ -24,7 +25,6 @@ COLLAPSED_SHARE = 0.2
 PLAIN_SHARE, PLAIN_SPREAD = 0.9, 1e-3
 LENGTH_CORRELATION = 0.5
 FILLED_SHARE = 0.5
-DISTINCT_SHARE = 0.2
 CUT_SHARE, UNFINISHED_SHARE = 0.05, 0.2
 EXPLOSION, FEWEST_STEPS, WINDOW = 100.0, 10, 20
 
@@ -158,15 +158,7 @@ def find_weight_collapse(metrics: Metrics) -> str | None:
     if share is None or share >= COLLAPSED_SHARE:
         return None
     worth = f" ({size:.1f} responses)" if size is not None else ""
-    return f"The effective sample size is {_tell_below(share, COLLAPSED_SHARE)} of the batch{worth}, below {COLLAPSED_SHARE:g}."
-
-
-def find_online_collapse(metrics: Metrics) -> str | None:
-    share = metrics.get("online/distinct_share")
-    if share is None or share >= DISTINCT_SHARE:
-        return None
-    told = _tell_below(share, DISTINCT_SHARE)
-    return f"Only {told} of a prompt's fresh responses differ from its others, below {DISTINCT_SHARE:g}."
+    return f"The effective sample size is {tell_below(share, COLLAPSED_SHARE)} of the batch{worth}, below {COLLAPSED_SHARE:g}."
 
 
 def find_gradient_clipped(norms: Sequence[float], limit: float, *, rescaled: bool = True) -> str | None:
@@ -185,12 +177,6 @@ def find_gradient_clipped(norms: Sequence[float], limit: float, *, rescaled: boo
         f"{told} With weights.mean_one off the size of a batch's weights is meant to count, and clipping takes it away: "
         "a clipped step is as long whatever its weights are, which is the bias that one scale for all batches avoids."
     )
-
-
-def _tell_below(value: float, limit: float) -> str:
-    """Two decimals, or as many as show that the value lies below the limit."""
-    texts = (f"{value:.{decimals}f}" for decimals in range(2, 18))
-    return next((text for text in texts if float(text) < limit), str(value))
 
 
 def find_plain_sft(metrics: Metrics) -> str | None:
@@ -281,6 +267,7 @@ STEP_RULES: dict[str, Callable[[Metrics], str | None]] = {
     "plain_sft": find_plain_sft,
     "length_driven": find_length_driven,
     "online_collapse": find_online_collapse,
+    "flat_groups": find_flat_groups,
 }
 
 

@@ -13,12 +13,16 @@ SEEDS = ("seed", "prompt_seed", "draw_seed")
 
 
 class FrontierPoint(NamedTuple):
-    """One evaluation of a variant's run: `kl` nats from the reference, `gain` more reward than it."""
+    """One evaluation of a variant's run: `kl` nats from the reference, `gain` more reward than it.
+
+    `is_kept`: the run's model is this one, whatever came after it.
+    """
 
     variant: int
     step: int
     kl: float
     gain: float
+    is_kept: bool = False
 
 
 def find_front(points: Sequence[FrontierPoint]) -> set[FrontierPoint]:
@@ -42,9 +46,9 @@ def find_best(
 ) -> FrontierPoint | None:
     """Return where the variant ends that gains most within the budget of KL (None: at any distance).
 
-    Judged by each variant's last evaluation, which is of the model that its run leaves; of equal ones the nearest to the
-    reference. A variant that took no step yet is the reference, and not judged. `groups`: variants that differ in seeds only
-    are judged by their means, and the one in their middle stands for them.
+    Judged by each variant's evaluation of the model that its run leaves, which is the last unless another is kept; of equal
+    ones the nearest to the reference. A variant that took no step yet is the reference, and not judged. `groups`: variants that
+    differ in seeds only are judged by their means, and the one in their middle stands for them.
     """
     ends = {end.variant: end for end in list_ends(points, None)}
     judged = []
@@ -66,8 +70,9 @@ def find_earlier(points: Sequence[FrontierPoint], kl_budget: float | None) -> Fr
 
 
 def list_ends(points: Sequence[FrontierPoint], kl_budget: float | None) -> list[FrontierPoint]:
-    """Return the last evaluation of each variant that took a step, where it lies within the budget, by variant."""
-    last = {point.variant: point for point in sorted(points, key=lambda one: (one.variant, one.step)) if point.step > 0}
+    """Return the evaluation of each variant's model, where it took a step and that lies within the budget, by variant."""
+    in_turn = sorted(points, key=lambda one: (one.variant, one.is_kept, one.step))
+    last = {point.variant: point for point in in_turn if point.step > 0}
     return _within(list(last.values()), kl_budget)
 
 
@@ -77,6 +82,30 @@ def _within(points: list[FrontierPoint], kl_budget: float | None) -> list[Fronti
 
 def _largest(points: list[FrontierPoint]) -> FrontierPoint | None:
     return max(points, key=lambda one: (one.gain, -one.kl), default=None)
+
+
+class Cost(NamedTuple):
+    """What it took a variant to an evaluation with a wanted gain; all but the variant None where it never got there."""
+
+    variant: int
+    step: int | None = None
+    tokens: float | None = None
+    seconds: float | None = None
+
+
+def propose_gain(points: Sequence[FrontierPoint]) -> float | None:
+    """Return a gain to compare costs at: nine tenths of what the second best variant reaches; None where nothing is gained."""
+    most: dict[int, float] = {}
+    for point in points:
+        most[point.variant] = max(point.gain, most.get(point.variant, 0.0))
+    reached = sorted((gain for gain in most.values() if gain > 0), reverse=True)[:2]
+    return float(f"{0.9 * reached[-1]:.2g}") if reached else None
+
+
+def find_reached(points: Sequence[FrontierPoint], gain: float) -> dict[int, int]:
+    """Return the step of each variant's first evaluation that gains so much, of those that do."""
+    steps = sorted((point.step, point.variant) for point in points if point.step > 0 and point.gain >= gain)
+    return {variant: step for step, variant in reversed(steps)}
 
 
 def without_seeds(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,14 +114,18 @@ def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = No
 
 
 def worst_load(recipe: Recipe, window: int | None = None) -> Load:
-    """Return every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter).
+    """Return every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter; online as
+    many as are drawn).
 
     `window`: what the model reads at most, in tokens; the run cuts to it as well.
     """
     training = recipe.training
-    max_prompt, max_response = fit_window(recipe.tokens.max_prompt, recipe.tokens.max_response, window)
+    is_online = recipe.online.every is not None
+    longest = recipe.online.max_new_tokens if is_online else recipe.tokens.max_response
+    max_prompt, max_response = fit_window(recipe.tokens.max_prompt, longest, window)
     share = math.ceil(training.batch_size / training.num_processes)
-    rows = min(training.micro_batch_size or share, share) * (1 if recipe.weights.responses == "chosen" else 2)
+    num = recipe.online.num_responses if is_online else 1 if recipe.weights.responses == "chosen" else 2
+    rows = min(training.micro_batch_size or share, share) * num
     return Load(rows * (max_prompt + max_response), rows * max_response)
 
 

@@ -7,7 +7,6 @@ Mathematics of the settings: docs/method.md.
 
 from collections.abc import Mapping
 from datetime import date
-from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,6 +14,18 @@ from pydantic import Field, model_validator
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
 from app.domain.texts import ONE_LINE, Line
+from app.domain.training.keeping import Evaluations, KeepSettings, find_idle_rule
+from app.domain.training.methods import ON_GROUPS, Method, propose_rate
+from app.domain.training.settings import (
+    DpoSettings,
+    GroupSettings,
+    IpoSettings,
+    KtoSettings,
+    OnlineSettings,
+    OrpoSettings,
+    SimpoSettings,
+    TrainingSettings,
+)
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings, refuse_tiny
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe", "revive_recipe"]
@@ -22,43 +33,6 @@ __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSet
 SplitRule = Literal["conversation", "prompt"]
 Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]
 ModuleName = Annotated[str, Field(min_length=1, max_length=120)]
-
-
-class Method(StrEnum):
-    """What a run trains, on the same data, budget and seeds: VAR, its baselines, or a reward model."""
-
-    VAR = "var"
-    SFT = "sft"
-    DPO = "dpo"
-    REWARD_MODEL = "reward_model"
-
-
-# Peaks of the learning rate where a recipe names none: a LoRA adapter takes ten times that of all weights, DPO a fifth of VAR's.
-PROPOSED_RATES: dict[tuple[Method, str], float] = {
-    (Method.DPO, "full"): 2e-6,
-    (Method.DPO, "lora"): 2e-5,
-    **{(method, "full"): 1e-5 for method in (Method.VAR, Method.SFT, Method.REWARD_MODEL)},
-    **{(method, "lora"): 1e-4 for method in (Method.VAR, Method.SFT)},
-}
-
-
-def propose_rate(method: str, adaptation: str) -> float | None:
-    """Return the learning rate proposed for a method and what it trains; None where these don't go together."""
-    return PROPOSED_RATES.get((Method(method), adaptation)) if method in list(Method) else None
-
-
-def rate_beside(recipe: Mapping[str, Any], method: str) -> float | None:
-    """Return another method's learning rate beside a recipe that names one: as far from its proposal as the recipe is from its.
-
-    None: the recipe names none, so the other method takes what is proposed for it.
-    """
-    training, policy = recipe.get("training"), recipe.get("policy")
-    rate = training.get("learning_rate") if isinstance(training, Mapping) else None
-    adaptation = policy.get("adaptation", "full") if isinstance(policy, Mapping) else "full"
-    own, its = propose_rate(str(recipe.get("method", Method.VAR)), adaptation), propose_rate(method, adaptation)
-    if not isinstance(rate, int | float) or own is None or its is None:
-        return None
-    return rate if own == its else float(f"{rate * its / own:.6g}")
 
 
 class LoraSettings(RecipePart):
@@ -145,23 +119,6 @@ class ScoringSettings(RecipePart):
     )
 
 
-class DpoSettings(RecipePart):
-    beta: Positive = Field(0.1, description="β of direct preference optimisation: larger stays nearer to the reference.")
-
-
-class OnlineSettings(RecipePart):
-    """Online VAR: fresh responses of the policy itself, weighted with a Z(x) over each prompt's fresh candidates."""
-
-    every: int | None = Field(
-        None, ge=1, le=10_000_000, description="Steps between two rounds of sampling from the policy; empty: offline."
-    )
-    num_responses: int = Field(4, ge=2, le=64, description="Fresh responses per prompt.")
-    max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest fresh response, in tokens.")
-    temperature: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
-        1.0, description="Temperature of the sampling, 1 or more: below, the policy collapses onto its likeliest responses."
-    )
-
-
 class TokenSettings(RecipePart):
     max_prompt: int = Field(512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose their start.")
     max_response: int = Field(512, ge=1, le=1_000_000, description="Longest response, in tokens; longer ones lose their end.")
@@ -172,58 +129,6 @@ class TokenSettings(RecipePart):
     template_date: date | None = Field(
         None, description="What chat templates that write the date take for today; the day of the launch, when not given."
     )
-
-
-class TrainingSettings(RecipePart):
-    batch_size: int = Field(8, ge=1, le=65_536, description="B: prompts per optimizer step; Z(x) spans all of them.")
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        le=65_536,
-        description="Prompts per forward pass; empty: the whole batch. Changes memory, not the result.",
-    )
-    epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = Field(1.0, description="Passes over the data.")
-    steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimizer steps; when given it replaces epochs.")
-    learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        default_factory=lambda: 1e-5,
-        description="Peak of the schedule. Left out: what is proposed, 1e-5 for all weights and 1e-4 for LoRA; "
-        "under DPO 2e-6 and 2e-5.",
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the learning rate falls after its peak: along a cosine, in a straight line, or not at all."
-    )
-    warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
-    weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
-        0.0, description="AdamW's pull of the trained parameters towards 0; 0 switches it off."
-    )
-    grad_clip: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
-        1.0, description="Largest gradient norm; 0 switches clipping off."
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Starts training's own random choices: the batches and their order, dropout, the first weights of an adapter "
-        "or a reward head, fresh responses. What is held out follows evaluation.seed.",
-    )
-    num_processes: int = Field(1, ge=1, le=64, description="Devices that train together; Z(x) still spans the whole batch.")
-    sharding: Literal["none", "full"] = Field(
-        "none", description="none: every device holds the whole policy. full: weights, gradients and optimizer are split (FSDP2)."
-    )
-    checkpoint_every: int = Field(100, ge=1, le=10_000_000, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, le=1000, description="How many of the newest checkpoints are kept.")
-
-    @model_validator(mode="after")
-    def micro_batch_fits(self) -> Self:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise fault("micro_batch_size", f"{self.micro_batch_size} is larger than batch_size {self.batch_size}.")
-        if self.num_processes > self.batch_size:
-            raise fault(
-                "num_processes", f"{self.num_processes} processes share {self.batch_size} prompts: use fewer, or a larger batch."
-            )
-        if self.epochs is None and self.steps is None:
-            raise fault("epochs", "Give epochs or steps.")
-        return self
 
 
 class EvaluationSettings(RecipePart):
@@ -270,8 +175,9 @@ class Recipe(RecipePart):
     name: Line = Field("", max_length=120, description="A name for people; empty: made from data set and policy.")
     method: Method = Field(
         Method.VAR,
-        description="var: reward-weighted fine-tuning. sft: plain fine-tuning. dpo: direct preference optimisation. "
-        "reward_model: a Bradley-Terry reward model from the preference pairs.",
+        description="var: reward-weighted fine-tuning. sft: plain fine-tuning. dpo, ipo, simpo, orpo: losses on preference "
+        "pairs. kto: a loss on single labelled responses. raft, rloo, grpo: fresh responses of the policy, "
+        "compared with one another. reward_model: a Bradley-Terry reward model from the preference pairs.",
     )
     dataset: Reference = Field(description="The data set's id, or for `varstudio train` a file.")
     max_examples: int | None = Field(None, ge=2, le=2**31, description="Use only the first examples; empty: all.")
@@ -282,9 +188,15 @@ class Recipe(RecipePart):
     scoring: ScoringSettings = ScoringSettings()
     online: OnlineSettings = OnlineSettings()
     dpo: DpoSettings = DpoSettings()
+    ipo: IpoSettings = IpoSettings()
+    simpo: SimpoSettings = SimpoSettings()
+    orpo: OrpoSettings = OrpoSettings()
+    kto: KtoSettings = KtoSettings()
+    group: GroupSettings = GroupSettings()
     tokens: TokenSettings = TokenSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    keep: KeepSettings = KeepSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -310,6 +222,15 @@ class Recipe(RecipePart):
         adaptation = policy.get("adaptation", "full")
         proposed = propose_rate(data.get("method", Method.VAR), adaptation) if isinstance(adaptation, str) else None
         return data if proposed is None else {**data, "training": {**training, "learning_rate": proposed}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def groups_are_fresh(cls, data: Any) -> Any:
+        """RAFT, RLOO and GRPO have no other responses than fresh ones: before each step, unless it is said."""
+        if not isinstance(data, dict) or data.get("method") not in ON_GROUPS:
+            return data
+        online = data.get("online") or {}
+        return {**data, "online": {**online, "every": online.get("every") or 1}} if isinstance(online, dict) else data
 
     @model_validator(mode="before")
     @classmethod
@@ -343,8 +264,11 @@ class Recipe(RecipePart):
         if self.training.sharding == "full" and (self.method is Method.REWARD_MODEL or self.policy.quantization != "none"):
             what = "A reward model is" if self.method is Method.REWARD_MODEL else "Weights of 4 bits are"
             raise fault("training.sharding", f"{what} held whole by every device: set training.sharding to none.")
-        if self.online.every is not None and self.method is not Method.VAR:
-            raise fault("online.every", f"Fresh responses are weighted by VAR only, not by {self.method}: leave it empty.")
+        if self.method in ON_GROUPS and self.reward.source != "model":
+            text = f"{self.method} learns from fresh responses, which have no rating and no label: choose a reward model."
+            raise fault("reward.source", text)
+        if self.online.every is not None and self.method not in (Method.VAR, *ON_GROUPS):
+            raise fault("online.every", f"{self.method} learns from the data's responses, not from fresh ones: leave it empty.")
         if self.online.every is not None and self.reward.source != "model":
             raise fault("online.every", "Fresh responses have no rating and no label: choose a reward model, or leave it empty.")
         return self
@@ -368,13 +292,27 @@ def parse_recipe(data: Any) -> Recipe:
     idle = find_idle_flips(recipe)
     if idle:
         raise RecipeInvalid.at("noise.label_flip_share", idle)
+    unused = find_idle_keeping(recipe, recipe.training.steps)
+    if unused:
+        raise RecipeInvalid.at(*unused)
     if recipe.online.every is not None and recipe.online.temperature < 1:
         raise RecipeInvalid.at(
             "online.temperature",
             f"At a temperature of {recipe.online.temperature:g} the policy is trained towards its own likeliest responses and "
             "collapses onto them, as no weight can make up for those that are not drawn. Take 1 or more.",
         )
+    if recipe.method in (Method.RLOO, Method.GRPO) and recipe.online.temperature != 1:
+        text = f"{recipe.method} compares the policy with itself as it drew, token by token: draw at a temperature of 1."
+        raise RecipeInvalid.at("online.temperature", text)
     return recipe
+
+
+def find_idle_keeping(recipe: Recipe, num_steps: int | None) -> tuple[str, str] | None:
+    """Return the field and the sentence of a rule of `keep` that can never do anything; `num_steps` None: not known yet."""
+    settings = recipe.evaluation
+    return find_idle_rule(
+        recipe.keep, Evaluations(recipe.method, settings.share, settings.num_prompts, settings.every, num_steps)
+    )
 
 
 def find_idle_flips(recipe: Recipe) -> str:

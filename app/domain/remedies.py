@@ -100,5 +100,6 @@ _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "unfinished_answers": _double("evaluation", "max_new_tokens"),
     "small_held_out": lambda recipe: (Change(field="evaluation.share", value=min(0.5, 2 * recipe["evaluation"]["share"])),),
     "online_collapse": _double("online", "num_responses"),
+    "flat_groups": _double("online", "num_responses"),
     "nothing_held_out": lambda _: (Change(field="evaluation.share", value=0.0),),
 }

@@ -113,6 +113,12 @@ _SIGNATURES = (
         "more, raise online.num_responses and weights.lambda, or lower training.learning_rate.",
     ),
     Signature(
+        "flat_groups", "warning", "Most prompts teach nothing",
+        "the fresh responses to more than half of the prompts have equal rewards, in the mean over the last 20 steps",
+        "Only the other prompts move the policy, by steps that are the noisier. Raise online.num_responses, take harder or more "
+        "varied prompts, or another reward.model, one that tells more than a few values.",
+    ),
+    Signature(
         "gradient_clipped", "info", "Most gradients are clipped",
         "the gradient norm is above training.grad_clip in more than half of the last 20 steps",
         "Clipping then sets the length of nearly every step, whatever the loss says: raise training.grad_clip, or take a clipped "

@@ -15,27 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import MOST_FAULTS, at_most, fault, parse, summary
-from app.domain.recipe import Method, Recipe, parse_recipe, rate_beside
+from app.domain.recipe import Method, Recipe, parse_recipe
 from app.domain.run import FINAL_STATES, RunState
 from app.domain.texts import Line
+from app.domain.training.baselines import BASELINES
+from app.domain.training.methods import ON_GROUPS, rate_beside
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 
 MOST_VARIANTS = 64
 MAX_DEPTH = 20
 LAMBDA = "weights.lambda"
 
-# The baselines that a launch may set beside VAR, as changes of the recipe.
-BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft_chosen": ("SFT on chosen", {"method": "sft", "weights": {"responses": "chosen"}}),
-    "sft_all": ("SFT on all", {"method": "sft", "weights": {"responses": "both"}}),
-    "dpo": ("DPO", {"method": "dpo", "weights": {}}),
-    "reward_weighted": ("Reward-weighted, no π_ref", {"weights": {"preset": "reward_weighted"}}),
-}
-
 Problem = Mapping[str, Any]
 Values = Annotated[list[Any], Field(min_length=1, max_length=40)]
 Settings = Annotated[dict[Annotated[str, Field(max_length=200)], Values], Field(max_length=6), at_most(6)]
-Baselines = Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=4)]
+Baselines = Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)]
 
 
 class SweepState(StrEnum):
@@ -255,7 +249,8 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
         first = next(iter(lambdas), None)
         if first is not None and "lambda" not in kept and "target_ess" not in kept:
             kept["lambda"] = first
-    data.pop("online", None)
+    if changes.get("method") not in ON_GROUPS:
+        data.pop("online", None)
     made = {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
     rate = rate_beside(data, changes.get("method", Method.VAR))
     return made if rate is None else {**made, "training": {**made["training"], "learning_rate": rate}}

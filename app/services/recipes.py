@@ -2,6 +2,7 @@
 runner is told of it.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,10 +13,12 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
 from app.domain.jobs import ModelSource
-from app.domain.recipe import Method, Recipe, find_idle_flips
+from app.domain.recipe import Method, Recipe, find_idle_flips, find_idle_keeping
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
+from app.domain.training.methods import NEED_PAIRS
+from app.domain.training.settings import find_kto_fault
 from app.domain.weighting import refuse_tiny
 from app.store import scorings
 from app.store.files.files import Files
@@ -160,6 +163,7 @@ def _find_dataset(session: Session, user_id: str, recipe: Recipe, kind: RunKind,
     _check_contents(recipe, dataset, audit, faults)
     if kind is RunKind.TRAINING:
         _check_training(recipe, dataset, audit, faults)
+        _check_keeping(recipe, audit, faults)
     return dataset
 
 
@@ -178,8 +182,14 @@ def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
 
 def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
     name = f"The data set “{dataset.name}”"
-    if recipe.method in (Method.DPO, Method.REWARD_MODEL) and audit.num_pairs == 0:
+    if recipe.method in NEED_PAIRS and audit.num_pairs == 0:
         faults.add("method", f"{name} has no pairs of a chosen and a rejected response, which {recipe.method} learns from.")
+    labels = audit.facts.get("labels", {})
+    only_pairs = 0 < audit.num_examples == audit.num_pairs
+    if recipe.method is Method.KTO and (
+        idle := find_kto_fault(recipe.kto, labels.get("chosen"), labels.get("rejected"), only_pairs)
+    ):
+        faults.add(idle[0], f"{name} {idle[1]}")
     if recipe.weights.responses == "chosen" and not audit.has_preference:
         faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
     weights = recipe.weights
@@ -190,6 +200,15 @@ def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
             f"{name} has one response per prompt and no pairs, so weights within a prompt are all alike: "
             "use the scope batch, or another data set.",
         )
+
+
+def _check_keeping(recipe: Recipe, audit: Audit, faults: Faults) -> None:
+    """A rule that could not do anything even if no row were held out or dropped; the worker, which knows them, looks again."""
+    num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
+    num_batches, settings = math.ceil(num_examples / recipe.training.batch_size), recipe.training
+    num_steps = settings.steps or max(1, math.ceil((settings.epochs or 1.0) * num_batches))
+    if idle := find_idle_keeping(recipe, num_steps):
+        faults.add(*idle)
 
 
 def _find_model(session: Session, user_id: str, model_id: str | None, kind: str, path: str, faults: Faults) -> Model | None:

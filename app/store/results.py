@@ -1,20 +1,21 @@
 """What the runs of a sweep came to: a row per variant, and every evaluation. As many queries for 64 runs as for one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from app.domain.frontier import FrontierPoint
+from app.domain.frontier import Cost, FrontierPoint
 from app.store.metrics import newest_values
 from app.store.runs import sum_seconds
 from app.store.sweeps import list_runs
 from app.store.tables import JournalEntry, Metric, Run, Sweep
 
 KL, GAIN = "eval/kl", "eval/reward_gain"
+COSTS = ("cost/tokens", "cost/seconds")
 INTERVALS = ("", "_low", "_high")
 EVALUATED = (
     GAIN, KL, "eval/loss", "eval/length_policy", "eval/length_reference",
@@ -65,7 +66,7 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
 
 
 def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
-    """Return every evaluation of every run that has both a reward gain and a KL, by variant and step. One query."""
+    """Return every evaluation of every run that has both a reward gain and a KL, by variant and step. Two queries."""
     kl, gain = aliased(Metric), aliased(Metric)
     same = and_(gain.run_id == kl.run_id, gain.step == kl.step, gain.key == GAIN)
     query = (
@@ -76,7 +77,31 @@ def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
         .order_by(Run.variant, Run.id, kl.step)
     )
     rows: Iterable[Any] = session.execute(query)  # the query leaves no None
-    return [FrontierPoint(*row) for row in rows]
+    kept = _kept_steps(session, sweep_id)
+    return [FrontierPoint(*row)._replace(is_kept=kept.get(row[0]) == row[1]) for row in rows]
+
+
+def _kept_steps(session: Session, sweep_id: str) -> dict[int, int]:
+    """Return the step of the model that each run has kept, by variant, where that is told."""
+    query = select(Run.variant, JournalEntry.payload).join(Run, Run.id == JournalEntry.run_id)
+    told = query.where(Run.sweep_id == sweep_id, Run.variant.is_not(None), JournalEntry.kind == "kept")
+    rows: Iterable[Any] = session.execute(told.order_by(Run.id, JournalEntry.seq))
+    return {variant: int(payload["step"]) for variant, payload in rows}
+
+
+def list_costs(session: Session, sweep_id: str, reached: Mapping[int, int], variants: Iterable[int]) -> list[Cost]:
+    """Return what each variant had spent at the step that it reached something at, the fewest tokens first."""
+    query = (
+        select(Run.variant, Metric.key, Metric.value)
+        .join(Metric, and_(Metric.run_id == Run.id, Metric.key.in_(COSTS)))
+        .where(Run.sweep_id == sweep_id, tuple_(Run.variant, Metric.step).in_(list(reached.items())))
+    )
+    rows: Iterable[Any] = session.execute(query) if reached else ()
+    spent: dict[int, dict[str, float]] = defaultdict(dict)
+    for variant, key, value in rows:
+        spent[variant][key] = value
+    found = [Cost(one, reached.get(one), *(spent[one].get(key) for key in COSTS)) for one in variants]
+    return sorted(found, key=lambda cost: (cost.step is None, cost.tokens or 0.0, cost.variant))
 
 
 def list_final_rewards(session: Session, sweep_id: str) -> dict[int, dict[int, float]]:

@@ -11,8 +11,10 @@ from typing import Any
 from app.domain.errors import RecipeInvalid
 from app.domain.preview.weights import PreviewRequest
 from app.domain.problems import parse
-from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe, propose_rate, rate_beside
-from app.domain.sweep import BASELINES, SweepRequest, parse_request
+from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
+from app.domain.sweep import SweepRequest, parse_request
+from app.domain.training.baselines import BASELINES
+from app.domain.training.methods import OF_POLICIES, ON_GROUPS, ON_PAIRS, WITH_REFERENCE, propose_rate, rate_beside
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
 from app.web.rendering.form_words import in_form_words, tell
 from app.web.rendering.format import exact
@@ -28,18 +30,21 @@ SFT_FIELDS = ("responses", "loss_norm")  # of the weights; asked for apart, sinc
 
 # Settings by the methods that read them; the longest path that fits decides, and what is not named belongs to all.
 _OF_METHODS = {
-    "policy.adaptation": (Method.VAR, Method.SFT, Method.DPO),
-    "policy.lora": (Method.VAR, Method.SFT, Method.DPO),
-    "policy.quantization": (Method.VAR, Method.SFT, Method.DPO),
-    "training.sharding": (Method.VAR, Method.SFT, Method.DPO),
-    "reward": (Method.VAR,),
-    "reward.judge": (Method.VAR, Method.SFT, Method.DPO),
+    "policy.adaptation": OF_POLICIES,
+    "policy.lora": OF_POLICIES,
+    "policy.quantization": OF_POLICIES,
+    "training.sharding": OF_POLICIES,
+    "reward": (Method.VAR, *ON_GROUPS),
+    "reward.source": (Method.VAR,),
+    "reward.accept_inverted": (Method.VAR,),
+    "reward.judge": OF_POLICIES,
     "weights": (Method.VAR,),
     "noise": (Method.VAR,),
     "scoring": (Method.VAR,),
-    "scoring.backend": (Method.VAR, Method.DPO),
-    "online": (Method.VAR,),
-    "dpo": (Method.DPO,),
+    "scoring.backend": (Method.VAR, *WITH_REFERENCE),
+    "online": (Method.VAR, *ON_GROUPS),
+    "group": (Method.RLOO, Method.GRPO),
+    **{method.value: (method,) for method in (*ON_PAIRS, Method.KTO)},
 }
 _AT_FIELDS = {  # the names of a sweep's and of a preview's request
     "lambda": "weights.lambda",
@@ -83,11 +88,13 @@ def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
     lambdas = split_lambdas(values)
     chosen = {"weights.lambda": lambdas[0], "weights.target_ess": "", "weights.fallback": ""} if lambdas else {}
     nested = collect(fields, {**values, **chosen})
-    if nested.get("reward", {}).get("source") != "model":
+    if method in ON_GROUPS:  # no other source knows of fresh responses
+        nested["reward"] = {**nested.get("reward", {}), "source": "model"}
+    elif nested.get("reward", {}).get("source") != "model":
         nested.get("reward", {}).pop("model", None)  # its input is hidden then
     if method == Method.SFT:
         nested["weights"] = {name: value for name in SFT_FIELDS if (value := values.get(f"sft.{name}"))}
-    elif method in (Method.DPO, Method.REWARD_MODEL):
+    elif method != Method.VAR and method in list(Method):
         nested["weights"] = {}
     return nested
 

@@ -11,7 +11,7 @@ from tests.architecture.tree import ROOT, list_modules, list_texts, parse, read
 
 # Kinds that a page shows through another part of it instead of a fragment of their own.
 SHOWN_ELSEWHERE: dict[str, str] = {}
-METRIC = re.compile(r"""["'`]((?:weight|reward|eval|dpo|reward_model|online)/[a-z0-9_]+)["'`]""")
+METRIC = re.compile(r"""["'`]((?:weight|reward|eval|dpo|pairs|kto|group|cost|reward_model|online)/[a-z0-9_]+)["'`]""")
 
 
 def test_every_metric_that_is_named_anywhere_is_in_the_catalogue():

@@ -21,15 +21,17 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from transformers.utils import logging
 
-from app.domain.recipe import TrainingSettings, WeightSettings
+from app.domain.training.settings import TrainingSettings
+from app.domain.weighting import WeightSettings
 from worker.models.adapter import LanguageModel, adapt
 from worker.stages.batches import split_batch
 from worker.stages.examples import Encoded, EncodedResponse
-from worker.stages.training.gradients import PairedBatch, accumulate_dpo, accumulate_weighted, run_rows
+from worker.stages.training.gradients import PairedBatch, accumulate_preferences, accumulate_weighted, run_rows
 from worker.stages.training.objectives import find_pairs
 from worker.stages.training.optimizer import Optimizer
 from worker.stages.training.weights import weigh
 from worker.var.logprobs import sequence_sums, token_logprobs
+from worker.var.preferences import Dpo
 
 END, PAD = 0, 1
 PAIRS, PROMPT, RESPONSE = 4, 128, (64, 128)
@@ -82,6 +84,7 @@ def dpo_step(vocabulary: int, *, packs: bool) -> Callable[[], float]:
     reference = replace(adapt(build_network(vocabulary).eval()), packs=packs)
     examples = draw_examples(vocabulary)
     pairs = find_pairs(examples)
+    num_tokens_M = torch.tensor([len(response.ids) for example in examples for response in example.responses])
     optimizer = make_optimizer(model)
     model.network.train()
 
@@ -90,7 +93,7 @@ def dpo_step(vocabulary: int, *, packs: bool) -> Callable[[], float]:
         before_M = torch.empty(2 * PAIRS)
         with torch.no_grad():
             before_M[micro.response_R] = sum_rows(reference, run_rows(reference, micro.rows)[micro.rows.place_N], micro.rows)
-        accumulate_dpo(model, PairedBatch(0, examples, *pairs, before_M), None, BETA)
+        accumulate_preferences(model, PairedBatch(0, examples, *pairs, before_M, num_tokens_M), None, Dpo(BETA), "dpo")
         optimizer.step(1e-6, optimizer.grad_norm())
 
     return lambda: cpu_seconds(step)

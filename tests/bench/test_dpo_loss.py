@@ -9,8 +9,9 @@ import torch
 from tests.bench.steps import BETA, PAIRS, build_network, check_same_rows, draw_examples, make_tokenizer, write
 from worker.models.adapter import adapt
 from worker.stages.scoring.pairs import sequence_logprobs
-from worker.stages.training.gradients import PairedBatch, accumulate_dpo
+from worker.stages.training.gradients import PairedBatch, accumulate_preferences
 from worker.stages.training.objectives import find_pairs
+from worker.var.preferences import Dpo
 
 pytestmark = [
     pytest.mark.bench,
@@ -61,8 +62,9 @@ def test_our_dpo_is_trls(theirs, packs, micro_batch_size):
     reference = adapt(build_network(VOCABULARY).eval())
     examples = draw_examples(VOCABULARY)
     rows = [(example.prompt_ids, response.ids) for example in examples for response in example.responses]
-    batch = PairedBatch(0, examples, *find_pairs(examples), sequence_logprobs(reference, rows).float())
-    done = accumulate_dpo(model, batch, micro_batch_size, BETA)
+    lengths = torch.tensor([len(ids) for _, ids in rows])
+    batch = PairedBatch(0, examples, *find_pairs(examples), sequence_logprobs(reference, rows).float(), lengths)
+    done = accumulate_preferences(model, batch, micro_batch_size, Dpo(BETA), "dpo")
     loss, metrics, gradients = theirs
     print(f"\nDPO loss: ours {float(done.loss):.7f}, TRL {loss:.7f}")
     assert float(done.loss) == pytest.approx(loss, rel=1e-5)

@@ -30,6 +30,6 @@ def test_the_verdict_names_what_is_as_good_and_what_was_better_on_the_way() -> N
         "On the test prompts, which chose nothing: +0.25.",
         "Not told apart from λ 1: +0.02 (-0.1 to +0.14) reward on the same 32 test prompts; about 900 would be needed.",
         "Told apart from seed 0, seed 1: +0.4 (+0.2 to +0.6) reward on the same 32 test prompts.",
-        "On the way λ 1 was at +1.71, after step 8; the runs' models are those of their last steps.",
+        "On the way λ 1 was at +1.71, after step 8; to have the best model of a run, set keep.model to best.",
     ]
     assert verdict_of({**sweep, "best": None, "rivals": [], "earlier": None}) == []

@@ -244,6 +244,13 @@ def test_a_gradient_that_is_clipped_in_most_steps_is_told_with_what_it_does_to_w
     assert "With weights.mean_one off" in told
 
 
+def test_groups_of_equal_rewards_are_told_when_they_are_most() -> None:
+    assert diagnose_step({"loss": 1.0, "grad_norm": 1.0, "group/flat_share": 0.5}) == []
+    (finding,) = diagnose_step({"loss": 1.0, "grad_norm": 1.0, "group/flat_share": 0.75})
+    assert finding.name == "flat_groups"
+    assert finding.evidence == "The fresh responses to 75 % of the prompts all have the same reward."
+
+
 # Signatures and intervals
 
 
@@ -251,7 +258,7 @@ def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_ex
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
     raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out", "truncated", "unfinished_answers"}
     raised |= {"small_held_out"}
-    raised |= {"online_collapse", "gradient_clipped", "judge_is_reward", "judge_saw_held_out"}
+    raised |= {"online_collapse", "flat_groups", "gradient_clipped", "judge_is_reward", "judge_saw_held_out"}
     raised |= {"target_unreached"}  # by a run that weighs: tests/worker/stages/training/test_weights.py
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}

@@ -3,7 +3,17 @@ import random
 
 import pytest
 
-from app.domain.frontier import FrontierPoint, compare_rivals, find_best, find_earlier, find_front, group_by_seeds, without_seeds
+from app.domain.frontier import (
+    FrontierPoint,
+    compare_rivals,
+    find_best,
+    find_earlier,
+    find_front,
+    find_reached,
+    group_by_seeds,
+    propose_gain,
+    without_seeds,
+)
 
 
 def beats(one: FrontierPoint, other: FrontierPoint) -> bool:
@@ -88,3 +98,29 @@ def test_variants_that_differ_in_seeds_only_are_one_group() -> None:
     assert group_by_seeds(changes) == [[0, 1], [2, 3], [4]]
     assert [without_seeds(change) for change in changes[:2]] == [{"weights.lambda": 1.0}] * 2
     assert group_by_seeds([{"evaluation.draw_seed": 1}, {"evaluation.prompt_seed": 3, "noise.seed": 3}]) == [[0, 1]]
+
+
+def test_a_variant_is_judged_by_the_model_that_its_run_has_kept() -> None:
+    kept = [FrontierPoint(0, 10, 1.0, 5.0, is_kept=True), FrontierPoint(0, 20, 4.0, 1.0), FrontierPoint(1, 20, 1.0, 2.0)]
+    assert find_best(kept, None) == kept[0]
+    assert find_best(kept, 2.0) == kept[0]
+    assert find_earlier(kept, None) is None
+
+
+def test_a_gain_is_reached_at_the_first_evaluation_that_has_it() -> None:
+    points = [
+        FrontierPoint(0, 0, 0, 9.0),
+        FrontierPoint(0, 20, 1, 2.0),
+        FrontierPoint(0, 10, 1, 1.5),
+        FrontierPoint(1, 10, 1, 1.0),
+    ]
+    assert find_reached(points, 1.5) == {0: 10}
+    assert find_reached(points, 1.0) == {0: 10, 1: 10}
+    assert find_reached(points, 5.0) == {}
+
+
+def test_costs_are_compared_at_nine_tenths_of_what_two_variants_reach() -> None:
+    points = [FrontierPoint(0, 10, 1, 2.0), FrontierPoint(1, 10, 1, 1.0), FrontierPoint(2, 10, 1, -1.0)]
+    assert propose_gain(points) == 0.9
+    assert propose_gain(points[:1]) == 1.8
+    assert propose_gain(points[2:]) is None

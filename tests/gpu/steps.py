@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, TrainerCallback
 from transformers.utils import logging
 
-from app.domain.recipe import TrainingSettings, WeightSettings
+from app.domain.training.settings import TrainingSettings
+from app.domain.weighting import WeightSettings
 from tests.bench.steps import END, make_tokenizer, write
 from worker.models.adapter import adapt
 from worker.stages.examples import Encoded, EncodedResponse

@@ -4,10 +4,15 @@ import random
 import pytest
 import torch
 
-from worker.var.dpo import dpo_terms
 from worker.var.logprobs import sequence_sums, weighted_nll
+from worker.var.preferences import Dpo, Likelihoods, PairTerms, Totals
 
 CHOSEN, REJECTED = [0, 2, 2], [1, 3, 4]  # the second prompt has one chosen and two rejected responses
+
+
+def dpo_terms(logprob_M, reference_M, chosen_P, rejected_P, beta: float, num_pairs: int) -> PairTerms:
+    known = Likelihoods(logprob_M, reference_M, torch.ones_like(logprob_M))
+    return Dpo(beta).terms(known, chosen_P, rejected_P, Totals(num_pairs, 1))
 
 
 def plain_loss(logprob: list[float], reference: list[float], beta: float) -> float:
@@ -35,7 +40,7 @@ def test_worked_by_hand():
     slope = 0.5 / (1 + math.exp(2))
     assert float(found.loss) == pytest.approx(math.log(1 + math.exp(-2)))
     assert found.coefficient_M.tolist() == pytest.approx([slope, -slope])
-    assert (found.margin_P.tolist(), found.gain_M.tolist()) == ([2.0], [1.0, -1.0])
+    assert (found.margin_P.tolist(), found.reward_M.tolist()) == ([2.0], [1.0, -1.0])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -45,9 +46,12 @@ def judge(gain: float) -> FinalLogged:
     })  # fmt: skip
 
 
-def play(studio, *evaluations: tuple[int, float, float], test: float | None = None) -> str:
+def play(
+    studio, *evaluations: tuple[int, float, float], test: float | None = None, costs: dict[int, tuple[int, float]] | None = None
+) -> str:
     """The next run as a worker leaves it: with these evaluations (step, KL, reward gain), a step and a finding.
 
+    `costs`: tokens and seconds that were spent by a step.
     `test`: how much more reward than the reference it gets on each of 24 test prompts, more or less.
     """
     with studio.database.writing() as session:
@@ -59,13 +63,17 @@ def play(studio, *evaluations: tuple[int, float, float], test: float | None = No
         metrics={"weight/ess_share": 0.4, "weight/spearman_length": -0.1, "tokens_per_second": 900.0},
     )  # fmt: skip
     finding = FindingRaised(name="collapse", severity="warning", title="One takes all", evidence="e", remedy="r")
-    logged = [
+    spent = [
+        step.model_copy(update={"step": number, "metrics": {"cost/tokens": float(tokens), "cost/seconds": seconds}})
+        for number, (tokens, seconds) in (costs or {}).items()
+    ]
+    logged: list[Any] = [
         EvaluationLogged(step=number, metrics={"eval/kl": kl, "eval/reward_gain": gain}) for number, kl, gain in evaluations
     ]
     logged += [] if test is None else [judge(test)]
     lines = [
         SpoolLine(n=n, at=AT, kind=event.model_dump()["kind"], payload=event.model_dump(mode="json", exclude={"kind"}))
-        for n, event in enumerate([step, finding, *logged], 1)
+        for n, event in enumerate([step, finding, *spent, *logged], 1)
     ]
     with studio.database.writing() as session:
         recordings.record(session, claim.run_id, claim.token, lines)
@@ -144,6 +152,25 @@ def test_the_table_and_the_frontier_compare_the_variants(studio, client, quiet):
     assert (near["earlier"]["variant"], near["earlier"]["step"], near["not_told_apart"]) == (0, 5, [])
     assert detail["earlier"] is None
     assert client.get(f"{SWEEPS}/{sweep_id}", params={"kl_budget": -1}).json()["problems"][0]["field"].endswith("kl_budget")
+
+
+def test_what_a_gain_has_cost_is_told_at_the_first_evaluation_that_has_it(studio, client, quiet):
+    sweep_id = launch(studio, **{"lambda": [0.1, 0.3, 1]})
+    play(studio, (0, 0.0, 0.0), (1, 1.0, 0.9), (9, 2.0, 1.2), costs={1: (500, 2.0), 9: (4500, 18.0)})
+    play(studio, (0, 0.0, 0.0), (1, 1.0, 0.1), (9, 2.0, 1.0), costs={1: (100, 0.5), 9: (900, 4.5)})
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 0.2), costs={9: (700, 3.0)})
+    detail = client.get(f"{SWEEPS}/{sweep_id}").json()
+    assert detail["target_gain"] == 0.9  # of 1.0, which the second best reaches
+    assert detail["costs"] == [
+        {"variant": 0, "step": 1, "tokens": 500, "seconds": 2.0}, {"variant": 1, "step": 9, "tokens": 900, "seconds": 4.5},
+        {"variant": 2, "step": None, "tokens": None, "seconds": None},
+    ]  # fmt: skip
+    cheap = client.get(f"{SWEEPS}/{sweep_id}", params={"target_gain": 0.1}).json()["costs"]
+    assert [(one["variant"], one["step"]) for one in cheap] == [(1, 1), (0, 1), (2, 9)]
+    page = client.get(f"/sweeps/{sweep_id}", params={"gain": "0,95"}).text
+    assert "gains +0.950 reward" in page
+    assert "not reached" in page
+    assert client.get(f"/sweeps/{sweep_id}", params={"gain": "much"}).status_code == 422
 
 
 def test_the_best_is_chosen_on_validation_and_told_apart_on_the_test_prompts(studio, client, quiet):

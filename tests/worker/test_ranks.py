@@ -15,7 +15,7 @@ from tests.worker.ranks import ask_for, fork_ranks, read_model
 from tests.worker.workshop import Workshop, read_events, start_runner
 from worker.models.parallel import Ranks
 
-CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes"}
+CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes", "cost/seconds"}
 EVALUATION = {"num_prompts": 2, "num_samples_shown": 1, "max_new_tokens": 4, "every": 5, "share": 0.2, "split": "prompt"}
 LORA = {"policy_settings": {"adaptation": "lora", "lora": {"rank": 4}}}
 SETTINGS: dict[str, dict[str, Any]] = {"var": {}, "lora": LORA, "dpo": {"method": "dpo"}, "reward": {"method": "reward_model"}}

@@ -15,7 +15,7 @@ from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
 from tests.worker.workshop import CHECKOUT, fork_runner, read_events, start_runner
 
-CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes"}
+CLOCK = {"step_seconds", "tokens_per_second", "peak_memory_bytes", "cost/seconds"}
 
 
 def kinds(folder: Path) -> list[str]:

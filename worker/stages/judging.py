@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from app.domain.events import FindingRaised
 from app.domain.findings import raise_finding
 from app.domain.recipe import Method
+from app.domain.training.methods import ON_GROUPS
 from app.system.numbers import percent
 from worker.models.load import hash_folder, resolve_folder
 from worker.stages.attempt import AttemptContext
@@ -35,7 +36,7 @@ def judging_findings(attempt: AttemptContext, held_out: Sequence[Encoded]) -> li
         return []
     judge = resolve_folder(source, Path(spec.hub_dir))
     found = []
-    learns = spec.reward is not None and recipe.method is Method.VAR
+    learns = spec.reward is not None and recipe.method in (Method.VAR, *ON_GROUPS)
     if learns and spec.reward is not None and _is_same(resolve_folder(spec.reward, Path(spec.hub_dir)), judge):
         found.append(raise_finding("judge_is_reward", "The answers are judged by the reward model that the policy learns from."))
     if evidence := find_seen(judge, held_out):

@@ -13,7 +13,7 @@ from app.services import queue as line_service
 from app.services import runs as service
 from app.services import workers
 from app.services.acts import Actor
-from app.store import queue
+from app.store import journal, queue
 from app.store import runs as store
 from app.store.database import Database, now
 from app.store.overview.run_list import RunQuery, RunSort, SortOrder, find_runs
@@ -89,6 +89,16 @@ class AttemptView(BaseModel):
     reason: str
 
 
+class KeptView(BaseModel):
+    """Which model a run has left."""
+
+    step: int = Field(description="Whose model it is.")
+    last_step: int = Field(description="The last that was trained.")
+    num_steps: int = Field(description="That were to be trained.")
+    text: str = Field(description="Both with their reasons, in sentences.")
+    stopped: str = Field(description="Why training ended before its last step; empty where it didn't.")
+
+
 class RunDetail(RunView):
     """A run with all that it was launched with."""
 
@@ -98,6 +108,9 @@ class RunDetail(RunView):
     provenance: dict[str, Any] = Field(description="Digest of the data, revisions of models, packages and code.")
     attempts: list[AttemptView]
     position: int | None = Field(description="Its place in the queue, from 1; null when it isn't queued, or is paused.")
+    kept: KeptView | None = Field(
+        description="Told when keep.model is best or a rule has ended training early; else the model is the last step's."
+    )
     waiting_for: str = Field(description="What a queued run waits for, as a sentence; empty when it is merely not its turn.")
 
 
@@ -128,6 +141,7 @@ def show_detail(session: Session, run: Run) -> RunDetail:
         provenance=run.provenance,
         attempts=views,
         position=queue.find_position(session, run),
+        kept=KeptView(**kept.payload) if (kept := journal.latest(session, run.id, "kept")) else None,
         waiting_for=workers.describe_wait(session, run, list_workers(session), now(session)),
     )
 

@@ -22,6 +22,15 @@ from app.web.rendering.comparison import SweepComparison, compare
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
+TargetGain = Annotated[
+    float | None,
+    Query(
+        ge=-1e6,
+        le=1e6,
+        allow_inf_nan=False,
+        description="The reward gain that costs are compared at; empty: nine tenths of what the second best variant reaches.",
+    ),
+]
 KlBudget = Annotated[
     float | None,
     Query(
@@ -127,6 +136,17 @@ class SeedGroupView(BaseModel):
     test_win_rate: SpreadView | None
 
 
+class CostView(BaseModel):
+    """What it took a variant to its first evaluation with the target gain; nulls where it never got there."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    variant: int
+    step: int | None
+    tokens: float | None = Field(description="Trained on, and drawn as fresh responses.")
+    seconds: float | None = Field(description="Of scoring, fresh responses and steps; without evaluations and scores found.")
+
+
 class SweepDetail(SweepView):
     """A sweep with its table and its frontier."""
 
@@ -147,6 +167,8 @@ class SweepDetail(SweepView):
     )
     not_told_apart: list[int] = Field(description="Variants that the test prompts don't tell apart from the best.")
     seeds: list[SeedGroupView] = Field(description="Means over seeds, where the sweep has several.")
+    target_gain: float | None = Field(description="The gain that the costs are compared at.")
+    costs: list[CostView] = Field(description="What each variant needed for it, the fewest tokens first.")
     earlier: FrontierPointView | None = Field(
         description="An evaluation on the way that gained more than any variant ends with; the runs' models are others."
     )
@@ -218,10 +240,12 @@ def list_sweeps(
 
 
 @router.get("/{sweep_id}", operation_id="get_sweep", summary="Get a sweep with its results")
-def get_sweep(session: ReadSession, user: CurrentUser, sweep_id: str, kl_budget: KlBudget = None) -> SweepDetail:
-    """The table of its variants, every evaluation of every run, and which is best."""
+def get_sweep(
+    session: ReadSession, user: CurrentUser, sweep_id: str, kl_budget: KlBudget = None, target_gain: TargetGain = None
+) -> SweepDetail:
+    """The table of its variants, every evaluation of every run, which is best, and what a gain has cost."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    return show_detail(sweep, compare(session, sweep, kl_budget))
+    return show_detail(sweep, compare(session, sweep, kl_budget, target_gain))
 
 
 def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
@@ -257,6 +281,8 @@ def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
         test_gain=comparison.test_gain,
         rivals=[show_rival(rival) for rival in comparison.rivals],
         not_told_apart=comparison.peers,
+        target_gain=comparison.target,
+        costs=[CostView.model_validate(cost) for cost in comparison.costs],
         seeds=[SeedGroupView.model_validate(group) for group in comparison.seeds],
         earlier=points[comparison.earlier] if comparison.earlier else None,
     )

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.errors import InvalidInput
-from app.domain.frontier import FrontierPoint, Rival
+from app.domain.frontier import Cost, FrontierPoint, Rival
 from app.domain.statistics.paired import PairedComparison
-from app.domain.sweep import BASELINES, parse_request
+from app.domain.sweep import parse_request
+from app.domain.training.baselines import BASELINES
 from app.services import sweeps as service
 from app.store import results
 from app.store import sweeps as store
@@ -59,7 +60,9 @@ class LivePart(Context):
     front: list[tuple[str, FrontierPoint]]
     chart: dict[str, Any]
     histograms: list[tuple[str, Histogram]]
+    costs: list[tuple[str, Cost]]
     budget: str
+    wanted: str  # the gain that was typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +91,11 @@ def list_sweeps(request: Request, session: ReadSession, user: CurrentUser, mine:
 
 
 @router.get("/sweeps/{sweep_id}")
-def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
+def show_sweep(
+    request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "", gain: Budget = ""
+) -> HTMLResponse:
     sweep = store.get_sweep(session, user.id, sweep_id)
-    parts = live_parts(session, sweep, kl)
+    parts = live_parts(session, sweep, kl, gain)
     runs = [variant.run for variant in parts["comparison"].results if variant.run is not None]
     there = {variant.changes.get("baseline") for variant in parts["comparison"].results}
     context = SweepPage(
@@ -104,14 +109,16 @@ def show_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_
 
 
 @router.get("/sweeps/{sweep_id}/live")
-def refresh_sweep(request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "") -> HTMLResponse:
+def refresh_sweep(
+    request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "", gain: Budget = ""
+) -> HTMLResponse:
     """The parts of the page that move, for it to take in."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    return render(request, LivePart(**live_parts(session, sweep, kl)))
+    return render(request, LivePart(**live_parts(session, sweep, kl, gain)))
 
 
-def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
-    comparison = compare(session, sweep, read_budget(kl))
+def live_parts(session: ReadSession, sweep: Sweep, kl: str, gain: str) -> dict[str, Any]:
+    comparison = compare(session, sweep, read_budget(kl), read_gain(gain))
     labels = [one.label for one in comparison.results]
     front = [point for point in comparison.front if point.step > 0]  # before its first step each variant is the reference
     return {
@@ -123,7 +130,9 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str) -> dict[str, Any]:
         "front": [(labels[point.variant], point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
         "chart": chart_of(comparison, labels),
         "histograms": histograms_of(session, comparison),
+        "costs": [(labels[cost.variant], cost) for cost in comparison.costs],
         "budget": kl.strip(),
+        "wanted": gain.strip(),
     }
 
 
@@ -138,12 +147,24 @@ def name_rival(rival: Rival, comparison: SweepComparison, labels: Sequence[str])
     return group.label if group else labels[rival.variants[0]]
 
 
+def read_gain(text: str) -> float | None:
+    """Return the reward gain that was typed; None without one. Raises InvalidInput."""
+    value = _read_number(text)
+    if value is not None and not math.isfinite(value):
+        raise InvalidInput.at("gain", f"Type the reward gain as a number, not {text.strip()!r}.")
+    return value
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text.strip().replace(",", ".").replace("−", "-")) if text.strip() else None
+    except ValueError:
+        return math.nan
+
+
 def read_budget(text: str) -> float | None:
     """Return the budget of KL that was typed; None without one. Raises InvalidInput."""
-    try:
-        value = float(text.strip().replace(",", ".")) if text.strip() else None
-    except ValueError:
-        value = math.nan
+    value = _read_number(text)
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise InvalidInput.at("kl", f"Type the budget of KL as a number of nats, 0 or more, not {text.strip()!r}.")
     return value

@@ -7,18 +7,21 @@ from statistics import fmean, stdev
 from sqlalchemy.orm import Session
 
 from app.domain.frontier import (
+    Cost,
     FrontierPoint,
     Rival,
     compare_rivals,
     find_best,
     find_earlier,
     find_front,
+    find_reached,
     group_by_seeds,
     list_ends,
+    propose_gain,
     without_seeds,
 )
 from app.domain.sweep import label_of
-from app.store.results import VariantResult, list_final_rewards, list_points, list_results
+from app.store.results import VariantResult, list_costs, list_final_rewards, list_points, list_results
 from app.store.sweeps import SweepRow, describe_sweep
 from app.store.tables import Sweep
 
@@ -56,6 +59,8 @@ class SweepComparison:
     earlier: FrontierPoint | None  # on the way, with a larger gain than any variant ends with
     kl_budget: float | None
     seeds: list[SeedGroup]  # where several seeds were run
+    target: float | None  # a gain, and what it took each variant to get there
+    costs: list[Cost]
 
     @property
     def peers(self) -> list[int]:
@@ -81,11 +86,14 @@ class SweepComparison:
         return self.results[self.best.variant].metrics.get("test/reward_gain") if self.best else None
 
 
-def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> SweepComparison:
-    """Everything that is known of the sweep's variants now."""
+def compare(session: Session, sweep: Sweep, kl_budget: float | None, target: float | None = None) -> SweepComparison:
+    """Everything that is known of the sweep's variants now. `target`: the gain that costs are compared at; None: as proposed."""
     points, results = list_points(session, sweep.id), list_results(session, sweep)
     groups = group_by_seeds([result.changes for result in results])
     best = find_best(points, kl_budget, groups)
+    target = propose_gain(points) if target is None else target
+    reached = find_reached(points, target) if target is not None else {}
+    there = [result.variant for result in results if result.run is not None]
     return SweepComparison(
         row=describe_sweep(session, sweep),
         results=results,
@@ -95,6 +103,8 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None) -> SweepCom
         rivals=_find_rivals(session, sweep, points, groups, best, kl_budget),
         earlier=find_earlier(points, kl_budget),
         kl_budget=kl_budget,
+        target=target,
+        costs=list_costs(session, sweep.id, reached, there) if target is not None else [],
         seeds=[_describe_seeds(group, results, points) for group in groups if len(group) > 1],
     )
 

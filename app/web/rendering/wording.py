@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.domain.recipe import Method, Preset
+from app.domain.training.methods import ON_GROUPS, ON_PAIRS
 from app.services.acts import KINDS
 from app.web.rendering import format
 
@@ -46,6 +47,16 @@ LABELS = {  # where a field's own name is a word of the machine
     "scoring.early_stopping": "Drop pairs that cannot count",
     "scoring.smallest_lambda": "Smallest λ to serve",
     "dpo.beta": "β",
+    "ipo.beta": "β",
+    "simpo.beta": "β",
+    "simpo.gamma": "Target margin γ",
+    "kto.beta": "β",
+    "kto.desirable_weight": "Weight of desirable",
+    "kto.undesirable_weight": "Weight of undesirable",
+    "kto.split_pairs": "Split pairs",
+    "group.clip": "Bound of the ratio ε",
+    "group.kl_weight": "Weight of the KL κ",
+    "orpo.beta": "Weight of the odds ratio β",
     "online.every": "Steps between rounds",
     "online.num_responses": "Fresh responses per prompt",
     "online.max_new_tokens": "Longest fresh response",
@@ -62,6 +73,10 @@ LABELS = {  # where a field's own name is a word of the machine
     "training.sharding": "What each device holds",
     "training.checkpoint_every": "Steps between checkpoints",
     "training.keep_checkpoints": "Checkpoints to keep",
+    "keep.model": "The run's model",
+    "keep.kl_budget": "KL budget",
+    "keep.patience": "Evaluations without a gain",
+    "keep.stop_over_budget": "Stop above the KL budget",
     "evaluation.share": "Held-out share",
     "evaluation.split": "Held out together",
     "evaluation.every": "Steps between evaluations",
@@ -81,6 +96,13 @@ METHODS: dict[str, str] = {
     Method.VAR: "VAR",
     Method.SFT: "SFT",
     Method.DPO: "DPO",
+    Method.IPO: "IPO",
+    Method.SIMPO: "SimPO",
+    Method.ORPO: "ORPO",
+    Method.KTO: "KTO",
+    Method.RAFT: "RAFT",
+    Method.RLOO: "RLOO",
+    Method.GRPO: "GRPO",
     Method.REWARD_MODEL: "Reward model",
 }
 SWITCH = {"yes": "Yes", "no": "No"}
@@ -132,6 +154,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "chat": "Chat template (chat)",
         "plain": "Human and Assistant turns (plain)",
     },
+    "keep.model": {"last": "That of the last step", "best": "The best on validation"},
     "training.schedule": {"cosine": "Falls along a cosine", "linear": "Falls in a straight line", "constant": "Stays constant"},
     "training.sharding": {"none": "The whole policy", "full": "Its share of everything (FSDP2)"},
 }
@@ -139,7 +162,14 @@ OPTIONS: dict[str, dict[str, str]] = {
 METHOD_TEXTS: dict[str, str] = {
     Method.VAR: "Reward-weighted fine-tuning: each response counts by its share of the best policy there is.",
     Method.SFT: "Plain fine-tuning: every response counts alike. The baseline to beat.",
-    Method.DPO: "Direct preference optimisation on the preference pairs.",
+    Method.DPO: "Preference pairs, beside a frozen reference. The usual baseline; needs no reward model.",
+    Method.IPO: "As DPO, towards a fixed margin per token. When pairs are few or noisy and DPO overfits.",
+    Method.SIMPO: "Pairs by mean log-probability, without a reference. When lengths differ, or memory is short.",
+    Method.ORPO: "Fine-tunes on chosen and pushes rejected away at once. From a base model, without SFT before.",
+    Method.KTO: "Single responses labelled good or bad, beside the reference. When there are thumbs, but no pairs.",
+    Method.RAFT: "The policy answers K times; it is fine-tuned on the best. The simplest way to use a reward model online.",
+    Method.RLOO: "The policy answers K times; each answer against the mean of the others. Online, for noisy rewards.",
+    Method.GRPO: "As RLOO, in deviations of the prompt's answers, token by token. Online, for rewards that check a result.",
     Method.REWARD_MODEL: "Learns from the preference pairs to score responses; the result scores at once.",
 }
 PRESET_TEXTS: dict[str, str] = {
@@ -168,8 +198,13 @@ def settings_in_brief(recipe: Mapping[str, Any]) -> str:
     method, weights = recipe.get("method", Method.VAR), recipe["weights"]
     if method == Method.SFT:
         return OPTIONS["weights.responses"][weights["responses"]].lower()
-    if method == Method.DPO:
-        return f"β {format.exact(recipe['dpo']['beta'])}"
+    if method == Method.SIMPO:
+        return f"β {format.exact(recipe['simpo']['beta'])}, γ {format.exact(recipe['simpo']['gamma'])}"
+    if method in (*ON_PAIRS, Method.KTO):
+        return f"β {format.exact(recipe[method]['beta'])}"
+    if method in ON_GROUPS:
+        kl = "" if method == Method.RAFT else f", κ {format.exact(recipe['group']['kl_weight'])}"
+        return f"{recipe['online']['num_responses']} fresh responses each{kl}"
     if method == Method.REWARD_MODEL:
         return "from preference pairs"
     by_lambda = f"λ {format.exact(weights['lambda'])}" if weights["lambda"] is not None else ""

@@ -14,6 +14,7 @@ from app.domain.events import ScoringKept
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
 from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
+from app.domain.training.methods import WITH_REFERENCE
 from app.system.numbers import percent
 from worker.models.adapter import LanguageModel
 from worker.stages.attempt import AttemptContext
@@ -57,13 +58,21 @@ class Scores:
     facts: ScoringFacts | None = None
     policy: LanguageModel | None = None
 
+    @property
+    def seconds(self) -> float:
+        """What making the scores has taken; 0 for those that were found."""
+        parts = (self.facts.logprob, self.facts.reward) if self.facts else ()
+        return sum(part.seconds for part in parts if part is not None and not part.hit)
+
 
 def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
     """Ask for all pairs where a scoring is made for every later use; a run asks for what its method reads."""
     model = recipe.reward.source == "model"
     if kind is RunKind.SCORING:
         return Needs(CROSS, CROSS if model else OWN)
-    if recipe.method is Method.DPO:
+    if recipe.method is Method.KTO:  # each prompt with another's response as well
+        return Needs(CROSS, NONE if model else OWN)
+    if recipe.method in WITH_REFERENCE:
         return Needs(OWN, NONE if model else OWN)
     if recipe.method is not Method.VAR:
         return Needs(NONE, NONE if model else OWN)

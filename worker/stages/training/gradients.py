@@ -7,7 +7,7 @@ Legend: R rows of a micro-batch, T tokens, N response positions, D hidden size, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -20,8 +20,10 @@ from worker.stages.batches import MicroBatch, Rows
 from worker.stages.examples import Encoded
 from worker.stages.training.distribution import share_batch
 from worker.var.bradley_terry import bradley_terry_loss
-from worker.var.dpo import dpo_terms
+from worker.var.groups import group_terms
+from worker.var.kto import kto_terms
 from worker.var.logprobs import sequence_sums, token_logprobs, weighted_nll
+from worker.var.preferences import Likelihoods, PairLoss, Totals
 
 
 @dataclass
@@ -76,13 +78,16 @@ class PlainBatch:
 
 @dataclass(frozen=True)
 class PairedBatch:
-    """A batch for DPO: the pairs as indices of the batch's responses, and log π_ref of each response."""
+    """A batch for losses on pairs: these as indices of the batch's responses, log π_ref of each response (NaN where no loss reads
+    it), and their lengths.
+    """
 
     index: int
     examples: Sequence[Encoded]
     chosen_P: Tensor
     rejected_P: Tensor
     reference_M: Tensor
+    num_tokens_M: Tensor
 
     @property
     def enters_M(self) -> Tensor:
@@ -90,6 +95,53 @@ class PairedBatch:
         enters_M = torch.zeros(len(self.reference_M), dtype=torch.bool)
         enters_M[self.chosen_P] = enters_M[self.rejected_P] = True
         return enters_M
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(len(self.chosen_P), int(self.num_tokens_M[self.chosen_P].sum()))
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A batch for a loss on single responses: +1 where one is desirable, −1 where it isn't, 0 where it doesn't count, and
+    log π_ref.
+
+    `strange`: each prompt with a response of another's in the place of its own, whose log π_ref is strange_B: they tell how far
+    the policy is from the reference. Empty where the batch has one prompt.
+    """
+
+    index: int
+    examples: Sequence[Encoded]
+    sign_M: Tensor
+    reference_M: Tensor
+    strange: Sequence[Encoded]
+    strange_B: Tensor
+
+    @property
+    def enters_M(self) -> Tensor:
+        return self.sign_M != 0
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """A batch of fresh responses with their advantages. A unit of the loss is a response, or a token where `per_token`:
+    log π_s and log π_ref are then those of the response's tokens, else of all of it (and log π_ref is not read).
+    """
+
+    index: int
+    examples: Sequence[Encoded]
+    advantage_M: Tensor
+    sampler: Sequence[Sequence[float]]
+    reference: Sequence[Sequence[float]]
+    per_token: bool
+
+    @property
+    def enters_M(self) -> Tensor:
+        return torch.ones(len(self.advantage_M), dtype=torch.bool)
+
+    @property
+    def num_units(self) -> int:
+        return sum(map(len, self.sampler))
 
 
 @dataclass(frozen=True)
@@ -117,9 +169,14 @@ def accumulate_weighted(model: LanguageModel, batch: Weighted, micro_batch_size:
     return done.over(model.ranks)
 
 
-def accumulate_dpo(model: LanguageModel, batch: PairedBatch, micro_batch_size: int | None, beta: float) -> Pass:
-    """DPO on response positions alone: its slopes, known once the sums of log π_θ are, become the factors of the tokens."""
-    done = Pass.start(model, "dpo/accuracy", "dpo/margin", "dpo/gain_chosen", "dpo/gain_rejected")
+def accumulate_preferences(
+    model: LanguageModel, batch: PairedBatch, micro_batch_size: int | None, loss: PairLoss, prefix: str = "pairs"
+) -> Pass:
+    """Add a loss on pairs, on response positions alone: its slopes, known once the sums of log π_θ are, become the factors of the
+    tokens. What is told of the pairs has keys with this prefix.
+    """
+    told = [f"{prefix}/{name}" for name in ("accuracy", "margin", "gain_chosen", "gain_rejected")]
+    done = Pass.start(model, *told)
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
         rows = micro.rows.to(model.device)
         hidden_ND = run_rows(model, rows)[rows.place_N]
@@ -127,17 +184,77 @@ def accumulate_dpo(model: LanguageModel, batch: PairedBatch, micro_batch_size: i
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
         chosen_P, rejected_P = (pairs.to(model.device) for pairs in select_pairs(batch, micro))
-        reference_R = batch.reference_M[micro.response_R].to(model.device)
-        terms = dpo_terms(logprob_R, reference_R, chosen_P, rejected_P, beta, len(batch.chosen_P))
+        known = (values[micro.response_R].to(model.device) for values in (batch.reference_M, batch.num_tokens_M))
+        terms = loss.terms(Likelihoods(logprob_R, *known), chosen_P, rejected_P, batch.totals)
         coefficient_N = micro.share * terms.coefficient_M[rows.owner_N]
         weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())[0].backward()
-        told = {
-            "dpo/accuracy": (terms.margin_P > 0).float(),
-            "dpo/margin": terms.margin_P,
-            "dpo/gain_chosen": terms.gain_M[chosen_P],
-            "dpo/gain_rejected": terms.gain_M[rejected_P],
-        }
-        means = {key: value.sum() / len(batch.chosen_P) for key, value in told.items()}
+        of_pairs = ((terms.margin_P > 0).float(), terms.margin_P, terms.reward_M[chosen_P], terms.reward_M[rejected_P])
+        means = {key: value.sum() / len(batch.chosen_P) for key, value in zip(told, of_pairs, strict=True)}
+        done.add(terms.loss, rows.num_tokens, means, micro.share)
+    return done.over(model.ranks)
+
+
+def accumulate_labelled(
+    model: LanguageModel, batch: LabelledBatch, micro_batch_size: int | None, beta: float, weights: tuple[float, float]
+) -> Pass:
+    """Add KTO's loss: how far the policy is from the reference over the whole batch, then the slopes of each response."""
+    kl = measure_distance(model, batch, micro_batch_size)
+    num = int(batch.enters_M.sum())
+    done = Pass.start(model, "kto/gain_desirable", "kto/gain_undesirable")
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
+        rows = micro.rows.to(model.device)
+        hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
+        logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
+        reference_R, sign_R = (values[micro.response_R].to(model.device) for values in (batch.reference_M, batch.sign_M))
+        terms = kto_terms(logprob_R, reference_R, sign_R, kl, beta, weights, num)
+        coefficient_N = micro.share * terms.coefficient_M[rows.owner_N]
+        weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())[0].backward()
+        sides = zip(done.metrics, (1, -1), strict=True)
+        means = {key: terms.reward_M[sign_R == side].sum() / max(1, int((batch.sign_M == side).sum())) for key, side in sides}
+        done.add(terms.loss, rows.num_tokens, means, micro.share)
+    done = done.over(model.ranks)
+    return replace(done, metrics=done.metrics | {"kto/kl": done.loss.new_tensor(kl)})
+
+
+@torch.no_grad()
+def measure_distance(model: LanguageModel, batch: LabelledBatch, micro_batch_size: int | None) -> float:
+    """Return max(0, mean of log π_θ − log π_ref) of the batch's strange responses, over all processes; 0 without any."""
+    total = torch.zeros((), dtype=torch.float64)
+    every_B = torch.ones(len(batch.strange), dtype=torch.bool)
+    for micro in share_batch(batch.strange, every_B, micro_batch_size, model):
+        rows = micro.rows.to(model.device)
+        hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head
+        logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **head.options())
+        total += micro.share * (logprob_N.sum().double().cpu() - batch.strange_B[micro.response_R].double().sum())
+    return max(0.0, float(model.ranks.sum(total)) / max(1, len(batch.strange)))
+
+
+def accumulate_groups(model: LanguageModel, batch: GroupBatch, micro_batch_size: int | None, clip: float, kappa: float) -> Pass:
+    """Add the clipped policy gradient of RLOO or GRPO on fresh responses."""
+    num = batch.num_units
+    done = Pass.start(model, "group/clipped_share", "group/kl")
+    for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
+        rows = micro.rows.to(model.device)
+        hidden_ND = run_rows(model, rows)[rows.place_N]
+        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
+        sampler_U, reference_U = (
+            torch.tensor([value for k in micro.response_R.tolist() for value in kept[k]], device=model.device)
+            for kept in (batch.sampler, batch.reference)
+        )
+        advantage_R = batch.advantage_M[micro.response_R].to(model.device)
+        if batch.per_token:
+            terms = group_terms(logprob_N, sampler_U, reference_U, advantage_R[rows.owner_N], clip, kappa, num)
+            coefficient_N = terms.coefficient_U
+        else:
+            logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
+            terms = group_terms(logprob_R, sampler_U, None, advantage_R, clip, 0.0, num)
+            coefficient_N = terms.coefficient_U[rows.owner_N]
+        weighted_nll(hidden_ND, head.weight_VD, rows.target_N, micro.share * coefficient_N, **head.options())[0].backward()
+        means = {key: value.sum() / num for key, value in zip(done.metrics, (terms.clipped_U.float(), terms.kl_U), strict=True)}
         done.add(terms.loss, rows.num_tokens, means, micro.share)
     return done.over(model.ranks)
 

@@ -5,11 +5,9 @@ tell of it.
 Everything that decides the next step is in the checkpoint or a function of seed and step, so a resumed run is the same run.
 """
 
-import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -33,55 +31,21 @@ from worker.running.failures import Diverged
 from worker.running.stop import Stopped
 from worker.stages.attempt import AttemptContext
 from worker.stages.seeds import derive_seed
+from worker.stages.training.keeping import kept_model, settle, weigh_up
 from worker.stages.training.memory import MemoryWatch
 from worker.stages.training.objectives import Objective, ObjectiveBatch
 from worker.stages.training.optimizer import Optimizer, learning_rate_at
+from worker.stages.training.progress import LOGS, Judge, Training, TrainingProgress, append_log, rewind_log
 
 MOST_BAD_STEPS = 3  # diverging steps in a row before the attempt gives up
 RECENT = 20  # steps whose metrics are kept for the findings
-LOGS = ("metrics.jsonl", "samples.jsonl", "responses.jsonl")  # grown by steps and evaluations
-CLOCK_KEYS = frozenset({"step_seconds", "tokens_per_second", "peak_memory_bytes"})  # differ from run to run
+CLOCK_KEYS = frozenset({"step_seconds", "tokens_per_second", "peak_memory_bytes", "cost/seconds"})  # differ from run to run
 WINDOW, NEEDED = 5, 3  # a finding is told when it held in 3 of the last 5 steps: one odd batch does not cry
 SUMMARY_KEYS = (
     "loss", "weight/ess_share", "weight/spearman_length", "weight/spearman_reward",
-    "dpo/accuracy", "dpo/margin", "reward_model/accuracy", "online/reward_mean", "online/ess_share",
+    "dpo/accuracy", "dpo/margin", "pairs/accuracy", "pairs/margin", "kto/kl", "reward_model/accuracy",
+    "online/reward_mean", "online/ess_share",
 )  # fmt: skip
-
-Judge = Callable[[int], dict[str, float | None]]  # at a step
-
-
-@dataclass
-class TrainingProgress:
-    """Where the training stands; all of it is in every checkpoint."""
-
-    step: int = 0
-    evaluated_step: int = -1
-    is_finished: bool = False  # the test set was read
-    bad_steps: int = 0
-    history: dict[str, list[int]] = field(default_factory=dict)
-    recent: list[dict[str, float | None]] = field(default_factory=list)
-    summary: dict[str, float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything the loop works with. `evaluate` reports on the model at a step, `finish` on the trained one, by prompts that
-    nothing read before; None where no such prompts are held out.
-    """
-
-    attempt: AttemptContext
-    model: Any  # a LanguageModel, or the Body of a reward model: whichever the objective takes
-    optimizer: Optimizer
-    objective: Objective[Any, Any]
-    evaluate: Judge | None
-    finish: Judge | None
-    num_steps: int
-    progress: TrainingProgress
-    memory: MemoryWatch
-
-    @property
-    def eval_every(self) -> int:
-        return self.attempt.recipe.evaluation.every or max(1, math.ceil(self.num_steps / 5))
 
 
 def find_checkpoint(attempt: AttemptContext) -> Checkpoint | None:
@@ -129,7 +93,7 @@ def start(
         torch.set_rng_state(checkpoint.tensors["random/cpu"])
         if model.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"])
-        progress = TrainingProgress(**checkpoint.state["progress"])
+        progress = TrainingProgress.revive(checkpoint.state["progress"])
         objective.restore(checkpoint.state.get("objective", {}))
     rewind_log(attempt, progress)
     memory = MemoryWatch(attempt, model, optimizer, objective)
@@ -137,9 +101,12 @@ def start(
 
 
 def train(training: Training) -> None:
-    """Run to the last step; raises Stopped when asked to stop (after saving, where that is due), Diverged when it can't go on."""
+    """Run to the last step, and leave the network as the run's model; raises Stopped when asked to stop (after saving, where that
+    is due), Diverged when it can't go on.
+    """
     try:
         _run_steps(training)
+        settle(training)
     except Stopped as stopped:
         # It is raised between steps or within an evaluation, which is done again: the state is that of a finished step.
         if stopped.saves and training.progress.step > 0:
@@ -155,9 +122,9 @@ def _run_steps(training: Training) -> None:
         if _evaluation_due(training):
             run_evaluation(training)
             training.memory.reset()
-            if progress.step < training.num_steps:
+            if not training.is_over:
                 attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
-        finished = progress.step >= training.num_steps
+        finished = training.is_over
         if finished and not progress.is_finished:
             run_final(training)
         if finished or (progress.step > 0 and progress.step % attempt.recipe.training.checkpoint_every == 0):
@@ -166,7 +133,12 @@ def _run_steps(training: Training) -> None:
             training.memory.tell_actual()
             return
         attempt.check()
-        train_step(training, pace)
+        try:
+            train_step(training, pace)
+        except Diverged:
+            if not training.keeps_best:
+                raise
+            progress.standing.stopped = f"the loss or its gradient was not finite, or exploded, {MOST_BAD_STEPS} steps in a row"
 
 
 def _evaluation_due(training: Training) -> bool:
@@ -182,27 +154,29 @@ def run_evaluation(training: Training) -> None:
         return
     metrics = training.evaluate(progress.step)
     progress.evaluated_step = progress.step
-    _keep(training, "evaluation", metrics)
+    _keep(training, "evaluation", metrics, progress.step)
+    weigh_up(training, metrics)
 
 
 def run_final(training: Training) -> None:
-    """Judge the trained model on what nothing has read so far; done once in a run."""
-    progress = training.progress
+    """Judge the run's model on what nothing has read so far; done once in a run."""
     if training.finish is not None:
-        _keep(training, "final", training.finish(progress.step))
+        with kept_model(training):
+            _keep(training, "final", training.finish(training.kept_step), training.kept_step)
         training.memory.reset()
-    progress.is_finished = True
+    training.progress.is_finished = True
 
 
-def _keep(training: Training, kind: str, metrics: Mapping[str, float | None]) -> None:
+def _keep(training: Training, kind: str, metrics: Mapping[str, float | None], step: int) -> None:
     training.progress.summary.update(metrics)
-    append_log(training.attempt, {"kind": kind, "step": training.progress.step, "metrics": metrics})
+    append_log(training.attempt, {"kind": kind, "step": step, "metrics": metrics})
 
 
 def train_step(training: Training, pace: "_Pace") -> None:
     """One optimizer step and its record."""
     attempt, progress, optimizer, objective = training.attempt, training.progress, training.optimizer, training.objective
     settings = attempt.recipe.training
+    begun = time.perf_counter()
     batch = objective.batch_at(progress.step, training.model)
     started = time.perf_counter()
     reach("step.begun")
@@ -221,9 +195,12 @@ def train_step(training: Training, pace: "_Pace") -> None:
     progress.step += 1
     reach("step.taken")
     seconds = time.perf_counter() - started
+    progress.seconds += started - begun + seconds
+    progress.tokens += done.num_tokens + objective.take_drawn()
     metrics = {
         "loss": loss_value, "learning_rate": rate, "grad_norm": norm_value, "step_seconds": seconds,
         "tokens_per_second": done.num_tokens / seconds, "peak_memory_bytes": float(training.memory.note()),
+        "cost/tokens": float(progress.tokens), "cost/seconds": progress.seconds,
         **training.attempt.constants, **described,
     }  # fmt: skip
     record(training, batch, metrics, pace.seconds_left(progress.step))
@@ -303,33 +280,6 @@ def save(training: Training) -> None:
     reach("checkpoint.recorded")
     sweep(attempt.checkpoints_dir, attempt.recipe.training.keep_checkpoints)
     reach("checkpoint.swept")
-
-
-def append_log(attempt: AttemptContext, line: Mapping[str, Any]) -> None:
-    attempt.refuse_superseded()
-    with (attempt.artifacts_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-
-
-def rewind_log(attempt: AttemptContext, progress: TrainingProgress) -> None:
-    """Take out of the files that grow what an earlier attempt wrote after the step that this one goes on from."""
-
-    def keep(line: Mapping[str, Any]) -> bool:
-        if line.get("kind") == "final" or line.get("set") == "test":
-            return progress.is_finished
-        return bool(line["step"] <= (progress.step if line.get("kind") == "step" else progress.evaluated_step))
-
-    for name in LOGS:
-        path = attempt.artifacts_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                if keep(json.loads(text)):
-                    kept.append(text + "\n")
-            except ValueError:
-                continue  # the torn last line of a killed attempt
-        attempt.write_file(path, "".join(kept).encode())
 
 
 class _Pace:

@@ -1,10 +1,14 @@
-"""The methods on one data set: VAR, SFT and DPO on a language model, Bradley-Terry on a reward model, by one training loop."""
+"""The methods on one data set: those that train a language model, and Bradley-Terry on a reward model, by one training loop."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
-from app.domain.recipe import Method, Recipe
+from app.domain.recipe import Method, Recipe, find_idle_keeping
+from app.domain.training.methods import NEED_PAIRS, ON_GROUPS
+from app.domain.training.settings import find_kto_fault
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
 from worker.models.lora import add_lora, find_unadapted
@@ -12,6 +16,7 @@ from worker.models.prompts import PromptFormat
 from worker.stages.attempt import AttemptContext
 from worker.stages.batches import count_steps
 from worker.stages.evaluation.course import evaluate, finish, set_up
+from worker.stages.examples import Encoded
 from worker.stages.held_out import divide
 from worker.stages.judging import judging_findings
 from worker.stages.noise import add_noise, flip_batches, measure_noise
@@ -23,26 +28,30 @@ from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
 from worker.stages.training.distribution import judge_by_lead, spread
 from worker.stages.training.findings import data_findings, plan_findings, target_findings
+from worker.stages.training.groups import GroupObjective
 from worker.stages.training.objectives import (
-    DpoObjective,
+    LabelledObjective,
     Objective,
+    PairedObjective,
     PlainObjective,
     RewardObjective,
     WeightedObjective,
     find_pairs,
+    labelled_batches,
     paired_batches,
     plain_batches,
 )
 from worker.stages.training.online import OnlineObjective
 from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, finish_pairs, take_pairs
 from worker.stages.training.weights import Weighing, save_weights, weigh
+from worker.var.preferences import Dpo, Ipo, Orpo, PairLoss, Simpo
 
 # What the data's own responses are weighed by when fresh ones take their place in the loss.
 WITHIN_PROMPT = {"weight_form": "ratio", "partition_scope": "prompt", "cross_reward": "reuse"}
 
 
 def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dict[str, float | None]:
-    """Train a language model by VAR, SFT or DPO, judge it on held-out prompts, and keep it; returns the summary."""
+    """Train a language model, judge it on held-out prompts, and keep it; returns the summary."""
     recipe = attempt.recipe
     model = scores.policy or ReferenceSource(attempt, ground).model
     with attempt.ranks.lead_first():
@@ -61,6 +70,8 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
         for asked, ask in ((held_out.validation, evaluate), (held_out.test, finish))
     )
     training = training_stage.start(attempt, model, objective, judge, judge_final, num_steps, checkpoint)
+    if checkpoint is None:
+        training.progress.seconds = scores.seconds
     training_stage.train(training)
     keep_policy(attempt, model, ground)
     return training.progress.summary
@@ -104,13 +115,37 @@ def make_objective(attempt: AttemptContext, ground: Ground, scores: Scores, num_
         batches = flip_batches(ground.batches, recipe.noise)
         if recipe.method is Method.SFT:
             return PlainObjective(plain_batches(batches, recipe.weights), settings)
+        if recipe.method in ON_GROUPS:
+            return GroupObjective(plain_batches(ground.batches, recipe.weights), settings, attempt, ground, num_steps)
+        if recipe.method is Method.KTO:
+            weights = (recipe.kto.desirable_weight, recipe.kto.undesirable_weight)
+            return LabelledObjective(labelled_batches(batches, scores.logprobs), settings, recipe.kto.beta, weights)
         tell_unpaired(attempt, batches)
-        return DpoObjective(paired_batches(batches, scores.logprobs), settings, recipe.dpo.beta)
+        return PairedObjective(paired_batches(batches, scores.logprobs), settings, *make_loss(recipe))
     weighing = make_weights(attempt, ground, scores)
     if recipe.online.every is None:
         return WeightedObjective(weighing.batches, settings, weighing)
     noise_std = measure_noise(ground.batches, scores.rewards, recipe.noise)
     return OnlineObjective(weighing.batches, settings, weighing, attempt, ground, num_steps, noise_std)
+
+
+def make_loss(recipe: Recipe) -> tuple[PairLoss, str]:
+    """Return the loss of a method on pairs, and the prefix of its metrics."""
+    if recipe.method is Method.DPO:
+        return Dpo(recipe.dpo.beta), "dpo"
+    made = {
+        Method.IPO: Ipo(recipe.ipo.beta),
+        Method.SIMPO: Simpo(recipe.simpo.beta, recipe.simpo.gamma),
+        Method.ORPO: Orpo(recipe.orpo.beta),
+    }
+    return made[recipe.method], "pairs"
+
+
+def _refuse_unlabelled(recipe: Recipe, examples: Sequence[Encoded]) -> None:
+    labels = Counter(response.preference for example in examples for response in example.responses)
+    only_pairs = all(len(find_pairs([example])[0]) for example in examples)
+    if fault := find_kto_fault(recipe.kto, labels[1], labels[-1], only_pairs):
+        raise RecipeInvalid.at(fault[0], f"The data set {fault[1]}")
 
 
 def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Weighing:
@@ -147,12 +182,19 @@ def tell_unpaired(attempt: AttemptContext, batches: Batches) -> None:
 
 
 def refuse_missing(recipe: Recipe, batches: Batches) -> None:
-    """Raise RecipeInvalid when the training examples lack what the method needs, however they are labelled and rated."""
+    """Raise RecipeInvalid when the training examples lack what the method needs, however they are labelled and rated, or are too
+    few for a rule of `keep` to do anything.
+    """
+    num_steps = count_steps(len(batches), recipe.training.epochs, recipe.training.steps)
+    if idle := find_idle_keeping(recipe, num_steps):
+        raise RecipeInvalid.at(*idle)
     examples = [example for batch in batches for example in batch]
-    if recipe.method in (Method.DPO, Method.REWARD_MODEL) and not any(len(find_pairs([example])[0]) for example in examples):
+    if recipe.method in NEED_PAIRS and not any(len(find_pairs([example])[0]) for example in examples):
         raise RecipeInvalid.at(
             "method", f"The data set has no pairs of a chosen and a rejected response, which {recipe.method} learns from."
         )
+    if recipe.method is Method.KTO:
+        _refuse_unlabelled(recipe, examples)
     chosen = any(response.preference == 1 for example in examples for response in example.responses)
     if recipe.method is Method.SFT and recipe.weights.responses == "chosen" and not chosen:
         raise RecipeInvalid.at("weights.responses", "The data set has no chosen responses to train on: use both.")

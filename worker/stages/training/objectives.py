@@ -6,28 +6,33 @@ The loop itself is worker.stages.training.loop. Everything about a batch but the
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from app.domain.recipe import TrainingSettings, WeightSettings
+from app.domain.training.settings import TrainingSettings
+from app.domain.weighting import WeightSettings
 from worker.models.adapter import Body, LanguageModel
 from worker.stages.batches import order_epoch
 from worker.stages.examples import Encoded
+from worker.stages.scoring.pairs import own_prompts
 from worker.stages.training.gradients import (
+    LabelledBatch,
     PairedBatch,
     Pass,
     PlainBatch,
     TextBatch,
-    accumulate_dpo,
+    accumulate_labelled,
     accumulate_pairs,
+    accumulate_preferences,
     accumulate_weighted,
 )
 from worker.stages.training.weights import Weighing, WeightedBatch
 from worker.var.loss import token_coefficients
+from worker.var.preferences import PairLoss
 
 
 class ObjectiveBatch(Protocol):
@@ -50,6 +55,10 @@ class Objective(ABC, Generic[N, B]):
 
     def batch_at(self, step: int, model: N) -> B:
         """Return the batch of the step that follows `step` finished ones, with the model as it then is."""
+        return self.data_at(step)
+
+    def data_at(self, step: int) -> B:
+        """Return the data's batch of that step."""
         epoch, place = divmod(step, len(self.batches))
         return self.batches[_cached_order(len(self.batches), self.training.seed, epoch)[place]]
 
@@ -64,6 +73,10 @@ class Objective(ABC, Generic[N, B]):
     def histogram(self, batch: B) -> list[int]:
         """Return the weights' counts over app.domain.metrics.WEIGHT_EDGES; empty for methods without weights."""
         return []
+
+    def take_drawn(self) -> int:
+        """Return how many tokens the policy has drawn to train on since this was asked last."""
+        return 0
 
     def save(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside weights and step, as JSON-ready values."""
@@ -98,19 +111,31 @@ class WeightedObjective(Objective[LanguageModel, WeightedBatch]):
 
 
 @dataclass
-class DpoObjective(Objective[LanguageModel, PairedBatch]):
-    """Direct preference optimisation. Its loss falls towards 0, where one odd pair is a hundredfold: no size is a divergence."""
+class PairedObjective(Objective[LanguageModel, PairedBatch]):
+    """A loss on pairs. It falls towards 0, where one odd pair is a hundredfold: no size is a divergence."""
 
-    beta: float
+    loss: PairLoss
+    prefix: str
     is_steady = False
 
     def accumulate(self, model: LanguageModel, batch: PairedBatch) -> Pass:
-        return accumulate_dpo(model, batch, self.training.micro_batch_size, self.beta)
+        return accumulate_preferences(model, batch, self.training.micro_batch_size, self.loss, self.prefix)
+
+
+@dataclass
+class LabelledObjective(Objective[LanguageModel, LabelledBatch]):
+    """KTO. Its loss lies between 0 and the larger of the two weights."""
+
+    beta: float
+    weights: tuple[float, float]  # of desirable and of undesirable responses
+
+    def accumulate(self, model: LanguageModel, batch: LabelledBatch) -> Pass:
+        return accumulate_labelled(model, batch, self.training.micro_batch_size, self.beta, self.weights)
 
 
 @dataclass
 class RewardObjective(Objective[Body, TextBatch]):
-    """A Bradley-Terry reward model; of its loss the same holds as of DPO's."""
+    """A Bradley-Terry reward model; of its loss the same holds as of those on pairs."""
 
     is_steady = False
 
@@ -132,11 +157,32 @@ def plain_batches(batches: Sequence[Sequence[Encoded]], weights: WeightSettings)
 
 
 def paired_batches(batches: Sequence[Sequence[Encoded]], logprobs: Sequence[Tensor]) -> list[PairedBatch]:
-    """Batches for DPO; `logprobs`: log π_ref of every batch, [B, M], of which own pairs are read."""
+    """Batches for losses on pairs; `logprobs`: log π_ref of every batch, [B, M], of which own pairs are read."""
     made = []
     for index, (batch, logprob_BM) in enumerate(zip(batches, logprobs, strict=True)):
         own_M = torch.tensor([i for i, example in enumerate(batch) for _ in example.responses])
-        made.append(PairedBatch(index, batch, *find_pairs(batch), logprob_BM.gather(0, own_M[None])[0]))
+        num_tokens_M = torch.tensor([len(response.ids) for example in batch for response in example.responses])
+        made.append(PairedBatch(index, batch, *find_pairs(batch), logprob_BM.gather(0, own_M[None])[0], num_tokens_M))
+    return made
+
+
+def labelled_batches(batches: Sequence[Sequence[Encoded]], logprobs: Sequence[Tensor]) -> list[LabelledBatch]:
+    """Batches for KTO; of `logprobs`, [B, M] each, own pairs are read and each prompt with the first labelled response of
+    the one before.
+    """
+    made = []
+    for index, (batch, logprob_BM) in enumerate(zip(batches, logprobs, strict=True)):
+        sign_M = torch.tensor([response.preference or 0 for example in batch for response in example.responses])
+        own_M = own_prompts(batch)
+        firsts = {int(own_M[j]): int(j) for j in reversed((sign_M != 0).nonzero()[:, 0].tolist())}
+        prompts = sorted(firsts)
+        strange, places = [], []
+        for i, other in zip(prompts, prompts[-1:] + prompts[:-1], strict=True) if len(prompts) > 1 else ():
+            response = batch[other].responses[firsts[other] - int((own_M < other).sum())]
+            strange.append(replace(batch[i], responses=(response,)))
+            places.append((i, firsts[other]))
+        strange_B = torch.tensor([float(logprob_BM[place]) for place in places])
+        made.append(LabelledBatch(index, batch, sign_M, logprob_BM.gather(0, own_M[None])[0], strange, strange_B))
     return made
 
 

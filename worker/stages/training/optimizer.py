@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from app.domain.recipe import TrainingSettings
+from app.domain.training.settings import TrainingSettings
 from worker.models.parallel import ALONE, Ranks
 from worker.models.sharding import Shard, shard_of
 
@@ -37,6 +37,7 @@ class Optimizer:
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
         self.grad_clip = settings.grad_clip
+        self.kept: dict[str, Tensor] = {}  # the values of another step, on the CPU; of shards this process's own
 
     def grad_norm(self) -> Tensor:
         """Norm of the whole gradient of all processes, before clipping; the gradients are moved to the float32 masters."""
@@ -85,11 +86,27 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             parameter.grad = self.masters[name].grad = None
 
+    def keep(self) -> None:
+        """Hold the values as they are now beside those that training goes on with."""
+        self.kept = {name: master.detach().to("cpu", copy=True) for name, master in self.masters.items()}
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the values with the kept ones."""
+        for name, master in self.masters.items():
+            now = master.detach().to("cpu", copy=True)
+            master.copy_(self.kept[name])
+            self.kept[name] = now
+            self._write_back(name)
+
     def save(self) -> dict[str, Tensor]:
-        """Values and Adam state as named tensors, whole ones. Sharded ones go to the lead; all processes must take part."""
+        """Values, Adam state and kept values as named tensors, whole ones. Sharded ones go to the lead; all processes must take
+        part.
+        """
         tensors: dict[str, Tensor] = {}
         for name, master in self.masters.items():
             held = {f"value/{name}": master.detach()}
+            held |= {f"kept/{name}": self.kept[name].to(master.device)} if self.kept else {}
             held |= {f"adam/{key}/{name}": value for key, value in self.adam.state.get(master, {}).items()}
             tensors |= {key: self._whole(name, value) for key, value in held.items()}
         return tensors
@@ -103,6 +120,8 @@ class Optimizer:
         for name, master in self.masters.items():
             master.copy_(self._mine(name, tensors[f"value/{name}"]))
             self._write_back(name)
+            if f"kept/{name}" in tensors:
+                self.kept[name] = self._mine(name, tensors[f"kept/{name}"]).to("cpu", copy=True)
             if f"adam/step/{name}" in tensors:
                 # AdamW makes this state itself at its first step; the fused form keeps `step` beside the weights
                 self.adam.state[master] = {

@@ -12,7 +12,9 @@ from app.domain.dataset import DatasetState
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.preview.readings import ExampleReading
 from app.domain.recipe import Method
-from app.domain.sweep import BASELINES, SweepRequest
+from app.domain.sweep import SweepRequest
+from app.domain.training.baselines import BASELINES
+from app.domain.training.methods import OF_POLICIES, ON_GROUPS
 from app.services import previews, sweeps
 from app.services import runs as service
 from app.services.names import name_copy
@@ -33,17 +35,21 @@ from app.web.rendering.wording import METHOD_TEXTS, PRESET_TEXTS, SOURCE_TEXTS, 
 
 router = APIRouter()
 
+OF_PAIRS = ("dpo.beta", "ipo.beta", "simpo.beta", "simpo.gamma", "orpo.beta",
+            "kto.beta", "kto.desirable_weight", "kto.undesirable_weight", "kto.split_pairs")  # fmt: skip
+NAMED_METHODS = {"policies": " ".join(OF_POLICIES), "rewarded": " ".join((Method.VAR, *ON_GROUPS))}
 DIALS = (
     "name", "method", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "reward.judge",
-    "reward.accept_inverted", "weights.preset", "weights.target_ess", "weights.lambda", "dpo.beta", "training.batch_size",
+    "reward.accept_inverted", "weights.preset", "weights.target_ess", "weights.lambda", *OF_PAIRS, "training.batch_size",
     "training.epochs", "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the parts of the recipe that it holds
-    ("weights", "Weights, noise and fresh responses", "what the preset decides, errors made on purpose, online rounds",
-     ("weights", "noise", "online")),
+    ("weights", "Weights and noise", "what the preset decides, errors made on purpose", ("weights", "noise")),
+    ("online", "Fresh responses", "how often the policy answers itself, how many times and how long", ("online", "group")),
     ("policy", "Policy and devices", "adapter, number type, 4 bits, several devices", ("policy", "scale")),
     ("training", "Training", "schedule, micro-batches, checkpoints, seed", ("training",)),
+    ("keep", "Model and stopping", "the last step's model or the best, and when training ends early", ("keep",)),
     ("evaluation", "Evaluation", "held-out share, samples, decoding", ("evaluation",)),
     ("data", "Data, format and scoring", "a part of it, overlong texts, chat template, how log π_ref and rewards are computed",
      ("max_examples", "tokens", "scoring", "reward")),
@@ -79,6 +85,8 @@ class LaunchPage(Context):
 
     dials: dict[str, Field]
     sft: dict[str, list[SettingOption]]
+    of_pairs: list[Field]
+    named_methods: dict[str, str]  # those that train a policy, those that a reward model may teach
     panel: Panel
     summary: Summary
     lengths: LaunchLengths
@@ -193,6 +201,8 @@ def form_page(
     context = LaunchPage(
         dials={path: filled[path] for path in DIALS},
         sft=list_sft_options(filled, values),
+        of_pairs=[filled[path] for path in OF_PAIRS],
+        named_methods=NAMED_METHODS,
         panel=panel,
         summary=summarise(session, owner_id, values, panel, lengths),
         lengths=lengths,
@@ -208,9 +218,7 @@ def form_page(
         methods=options_of(filled["method"], METHOD_TEXTS),
         sources=options_of(filled["reward.source"], SOURCE_TEXTS),
         presets=options_of(filled["weights.preset"], PRESET_TEXTS),
-        baselines=[
-            SettingOption(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()
-        ],
+        baselines=list_baselines(values),
         private=values.get("private") == "yes",
         from_preset=FROM_PRESET,
         title=title,
@@ -220,6 +228,11 @@ def form_page(
         start=list_starting_points(session, owner_id, values, note),
     )
     return render(request, context, status=status or (422 if error else 200))
+
+
+def list_baselines(values: Mapping[str, str]) -> list[SettingOption]:
+    """Return what a launch may set beside VAR."""
+    return [SettingOption(name, title, "", values.get(f"baseline.{name}") == "yes") for name, (title, _) in BASELINES.items()]
 
 
 def list_sft_options(filled: Mapping[str, Field], values: Mapping[str, str]) -> dict[str, list[SettingOption]]:

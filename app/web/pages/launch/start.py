@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import UploadFile
 
 from app.domain.errors import InvalidInput
-from app.domain.sweep import BASELINES
+from app.domain.training.baselines import BASELINES
 from app.services import recipe_templates as service
 from app.store.database import Database
 from app.store.sharing import get_visible

@@ -215,25 +215,53 @@ LEARNING = (
 
 SHARE_RIGHT = "Share of the batch's pairs whose chosen response has the higher {}; one half is guessing."
 
-PREFERENCES = (
-    _guessed(
-        "dpo_accuracy",
-        "Pairs told apart",
-        SHARE_RIGHT.format("implicit reward β log π_θ/π_ref"),
-        Line("dpo/accuracy", "right", "policy"),
-    ),
+
+def _of_pairs(prefix: str, reward: str, moved: str, axis: str) -> tuple[Chart, ...]:
+    """Return the charts of a loss on pairs whose metrics have this prefix."""
+    return (
+        _guessed(
+            f"{prefix}_accuracy", "Pairs told apart", SHARE_RIGHT.format(reward), Line(f"{prefix}/accuracy", "right", "policy")
+        ),
+        Chart(
+            f"{prefix}_margin",
+            "Margin",
+            "Implicit reward of the chosen minus that of the rejected response, mean of the batch.",
+            (Line(f"{prefix}/margin", "margin", "policy"),),
+            axis=axis,
+        ),
+        Chart(
+            f"{prefix}_gains",
+            "Implicit rewards",
+            moved,
+            (Line(f"{prefix}/gain_chosen", "chosen", "chosen"), Line(f"{prefix}/gain_rejected", "rejected", "rejected")),
+            axis=axis,
+        ),
+    )
+
+
+PREFERENCES = _of_pairs(
+    "dpo",
+    "implicit reward β log π_θ/π_ref",
+    "How far the policy has moved from the reference on either side. Where both fall, it forgets the chosen ones as well.",
+    "nats",
+)
+OTHER_PREFERENCES = _of_pairs(
+    "pairs", "implicit reward", "What the method takes for the rewards of both sides: they should part.", ""
+)
+
+LABELS = (
     Chart(
-        "dpo_margin",
-        "Margin",
-        "Implicit reward of the chosen minus that of the rejected response, mean of the batch.",
-        (Line("dpo/margin", "margin", "policy"),),
+        "kto_gains",
+        "Gains by label",
+        "How far the policy has moved from the reference, times β: desirable responses should rise above undesirable ones.",
+        (Line("kto/gain_desirable", "desirable", "chosen"), Line("kto/gain_undesirable", "undesirable", "rejected")),
         axis="nats",
     ),
     Chart(
-        "dpo_gains",
-        "Implicit rewards",
-        "How far the policy has moved from the reference on either side. Where both fall, it forgets the chosen ones as well.",
-        (Line("dpo/gain_chosen", "chosen", "chosen"), Line("dpo/gain_rejected", "rejected", "rejected")),
+        "kto_kl",
+        "Reference point",
+        "The distance from the reference that gains are judged by.",
+        (Line("kto/kl", "KL", "policy"),),
         axis="nats",
     ),
 )
@@ -284,6 +312,27 @@ FRESH = (
         (Line("online/kl", "KL", "policy"),),
         sparse=True,
         axis="nats",
+    ),
+)
+
+GROUPS = (
+    FRESH[0],
+    Chart(
+        "flat_groups",
+        "Prompts that teach nothing",
+        "Share of the batch's prompts whose fresh responses all have the same reward.",
+        (Line("group/flat_share", "share", "policy"),),
+        low=0,
+        high=1,
+        unit="share",
+    ),
+    FRESH[2],
+    Chart(
+        "fresh_length",
+        "Length of fresh responses",
+        CATALOGUE["online/length"].meaning,
+        (Line("online/length", "tokens", "policy"),),
+        axis="tokens",
     ),
 )
 

@@ -77,7 +77,7 @@ def result_of(session: Session, run: Run) -> RunResult:
         run_id=run.id,
         tone=verdict.tone,
         headline=verdict.headline,
-        text=f"{verdict.text}{tell_findings(session, run)}",
+        text=f"{verdict.text}{tell_kept_model(session, run)}{tell_findings(session, run)}",
         basis=basis,
         figures=figures,
         samples=pick_samples(session, run.id),
@@ -119,6 +119,12 @@ def tell_failure(run: Run, figures: Sequence[FinalFigure]) -> str:
     at = f"at step {count(run.step)} of {count(run.num_steps)}" if run.step else "before its first step"
     rest = " The figures below are from before." if figures else ""
     return f"It ended {at}; the reason and what to do stand above, the runner's last words below.{rest}"
+
+
+def tell_kept_model(session: Session, run: Run) -> str:
+    """Return which model the run has left and why training ended, where that is told."""
+    kept = journal.latest(session, run.id, "kept")
+    return f" {kept.payload['text']}" if kept is not None else ""
 
 
 def tell_findings(session: Session, run: Run) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.recipe import Method
 from app.domain.run import STAGES, RunKind, RunState, Stage
+from app.domain.training.methods import ON_GROUPS, ON_PAIRS
 from app.store import journal
 from app.store import runs as store
 from app.store.tables import Attempt, Run, Scoring, Sweep
@@ -29,10 +30,11 @@ STAGE_TEXTS = {Stage.PREPARE: "Tokens and batches", Stage.SCORE: "Log π_ref and
 TRAINING_TEXTS = {
     Method.VAR: "Weighted fine-tuning",
     Method.SFT: "Plain fine-tuning",
-    Method.DPO: "Preference optimisation",
+    **dict.fromkeys((*ON_PAIRS, Method.KTO), "Preference optimisation"),
+    **dict.fromkeys(ON_GROUPS, "Learning from fresh responses"),
     Method.REWARD_MODEL: "Bradley-Terry on the pairs",
 }
-WITHOUT_SCORES = (Method.SFT, Method.REWARD_MODEL)
+WITHOUT_SCORES = (Method.SFT, Method.SIMPO, Method.ORPO, *ON_GROUPS, Method.REWARD_MODEL)
 MARK_TEXTS = {"failed": "Failed here", "stopped": "Stopped here", "skipped": "Nothing is held out"}
 
 
@@ -201,7 +203,11 @@ def reason_for(keys: Sequence[str], run: Run) -> str:
     if is_answer and settings["num_prompts"] == 0 and not set(keys) <= OF_PREFERENCES:
         return "No held-out prompts are answered in this run."
     if keys and set(keys) <= JUDGED and not (reward["model"] or reward["judge"]):
-        why = f"this run's rewards come from the {reward['source']}" if method_of(run) is Method.VAR else "this run has neither"
+        why = (
+            f"this run's rewards come from the {reward['source']}"
+            if method_of(run) in (Method.VAR, *ON_GROUPS)
+            else "this run has neither"
+        )
         return f"Needs a reward model or a judge; {why}."
     if keys and set(keys) <= OF_PREFERENCES and run.state == RunState.SUCCEEDED:
         return "Needs held-out examples with a chosen and a rejected response; this run has none."

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.domain.events import EvaluationLogged, FinalLogged, FindingRaised, OutcomeReached, PromptJudged, SampleDrawn
+from app.domain.events import EvaluationLogged, FinalLogged, FindingRaised, ModelKept, OutcomeReached, PromptJudged, SampleDrawn
 from app.domain.run import Outcome
 from tests.web.test_runs import SUCCEEDED, record, sample, step
 
@@ -102,3 +102,12 @@ def test_a_finished_run_is_compared_from_its_head(studio, client):
     assert f'href="/comparisons/new?runs={run_id}"' in page
     assert client.get("/comparisons/new", params={"runs": run_id}).status_code == 200
     assert "/comparisons/new?runs=" not in client.get(f"/runs/{studio.launch()}").text
+
+
+def test_the_verdict_says_which_model_was_kept_and_why_training_ended(studio, client):
+    text = "The model is that of step 4, the best on validation. Training stopped after step 8 of 20, as its KL was too large."
+    kept = ModelKept(step=4, last_step=8, num_steps=20, text=text, stopped="its KL was too large")
+    run_id = record(studio, [step(1), FinalLogged(step=4, metrics=FINAL), kept], SUCCEEDED)
+    assert text in result(client, run_id)
+    assert text in client.get(f"/runs/{run_id}").text.partition('id="log-list"')[2]
+    assert client.get(f"/api/v1/runs/{run_id}").json()["kept"] == kept.model_dump(exclude={"kind"})

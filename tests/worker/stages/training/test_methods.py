@@ -115,6 +115,42 @@ def test_dpo_scores_own_pairs_only_and_moves_chosen_and_rejected_apart(finished)
     assert steps[-1]["dpo/margin"] == pytest.approx(steps[-1]["dpo/gain_chosen"] - steps[-1]["dpo/gain_rejected"], rel=1e-4)
 
 
+@pytest.mark.parametrize(("method", "scored"), [("ipo", True), ("simpo", False), ("orpo", False)])
+def test_the_other_losses_on_pairs_learn_them_and_score_only_what_they_read(workshop, run, method, scored):
+    folder = workshop.attempt(method=method, weights={"lambda": None}, training={"steps": 6}, evaluation={"num_prompts": 0})
+    assert run(folder) == 0, outcome(folder)
+    assert bool(read_events(folder, "scoring")) is scored
+    steps = metrics_of(folder)
+    assert set(steps[0]) <= set(CATALOGUE)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[-1]["pairs/margin"] > steps[0]["pairs/margin"]
+    assert steps[-1]["pairs/margin"] == pytest.approx(steps[-1]["pairs/gain_chosen"] - steps[-1]["pairs/gain_rejected"], rel=1e-3)
+
+
+def test_kto_learns_from_single_labelled_responses(workshop, run):
+    rows = [{**row, "responses": row["responses"][k % 2 : k % 2 + 1]} for k, row in enumerate(workshop.examples())]
+    folder = workshop.attempt(
+        dataset=workshop.dataset(rows, "labelled"), method="kto", weights={"lambda": None}, training={"steps": 8},
+        evaluation={"num_prompts": 0},
+    )  # fmt: skip
+    assert run(folder) == 0, outcome(folder)
+    steps = metrics_of(folder)
+    assert set(steps[0]) <= set(CATALOGUE)
+    assert steps[0]["loss"] == pytest.approx(0.5, abs=1e-3)
+    assert steps[0]["kto/kl"] == pytest.approx(0, abs=1e-3)
+    assert steps[-1]["kto/gain_desirable"] > steps[-1]["kto/gain_undesirable"]
+    (scoring,) = [event["payload"]["scoring"] for event in read_events(folder, "scoring")]
+    assert scoring["logprob"]["cross"]
+
+
+def test_kto_on_pairs_alone_wants_the_word_that_they_are_to_be_split(workshop, run):
+    parts = {"method": "kto", "weights": {"lambda": None}, "training": {"steps": 2}, "evaluation": {"num_prompts": 0}}
+    folder = workshop.attempt(**parts)
+    assert run(folder) == 10
+    assert "set kto.split_pairs to take every chosen response for desirable" in outcome(folder)["reason"]
+    assert run(split := workshop.attempt(**parts, kto={"split_pairs": True})) == 0, outcome(split)
+
+
 def test_dpo_finds_the_log_probabilities_that_var_has_scored(workshop, run):
     first = workshop.attempt(weights={"preset": "length_normalised"}, training={"steps": 1})
     assert run(first) == 0

@@ -1,10 +1,13 @@
 """Online VAR as whole runs: the policy answers, is weighed on its answers, and goes on bit-equal after a kill."""
 
 import json
+import re
 
 import pytest
 
+from app.domain.errors import RecipeInvalid
 from app.domain.metrics import CATALOGUE
+from app.domain.recipe import parse_recipe
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
 from tests.worker.workshop import fork_runner, make_recipe, read_events
 
@@ -95,7 +98,7 @@ def test_fresh_answers_raise_the_reward_of_fresh_answers(workshop, run):
 def test_without_a_reward_model_online_is_refused_with_a_sentence():
     with pytest.raises(ValueError, match="Fresh responses have no rating and no label"):
         make_recipe(online={"every": 2})
-    with pytest.raises(ValueError, match="weighted by VAR only"):
+    with pytest.raises(ValueError, match="sft learns from the data's responses, not from fresh ones"):
         make_recipe(True, online={"every": 2}, method="sft")
 
 
@@ -105,3 +108,61 @@ def test_a_spec_without_the_reward_model_is_refused_with_a_sentence(workshop, ru
     (folder / "spec.json").write_text(json.dumps({**spec, "reward": None}))
     assert run(folder) == 10
     assert "where it is" in outcome(folder)["reason"]
+
+
+GROUPS = {
+    "online": {"every": 2, "num_responses": 3, "max_new_tokens": 6},
+    "weights": {"lambda": None},
+    "training": {"steps": 5, "learning_rate": 3e-3, "checkpoint_every": 1},
+    "evaluation": {"num_prompts": 0},
+}
+
+
+@pytest.mark.parametrize("method", ["raft", "rloo", "grpo"])
+def test_the_methods_on_groups_train_on_fresh_answers_and_go_on_bit_equal_within_a_round(workshop, run, method):
+    parts = {"reward_folder": workshop.reward(), "method": method, **GROUPS}
+    undisturbed = workshop.attempt(**parts)
+    assert run(undisturbed) == 0, outcome(undisturbed)
+    steps = metrics_of(undisturbed)
+    assert all(set(metrics) <= set(CATALOGUE) for metrics in steps)
+    assert [("group/kl" in metrics) for metrics in steps] == [method != "raft"] * 5
+    assert all(abs(metrics["online/kl"]) < 1e-3 for metrics in steps[:2])  # the first round is drawn from the reference
+    assert not read_events(undisturbed, "scoring")
+    folder = workshop.attempt(**parts)
+    process = fork_runner(folder)
+    wait_for(folder, "step", 3)
+    process.kill()
+    process.join()
+    second = workshop.next_attempt(folder)
+    assert run(second) == 0, outcome(second)
+    assert weights_digest(second) == weights_digest(undisturbed)
+    assert series(second) == series(undisturbed)
+
+
+def test_grpo_learns_what_the_reward_model_likes(workshop, run):
+    folder = workshop.attempt(
+        reward_folder=workshop.reward(), method="grpo", weights={"lambda": None}, evaluation={"num_prompts": 0},
+        online={"every": 1, "num_responses": 16, "max_new_tokens": 1},
+        training={"steps": 16, "learning_rate": 1e-2, "checkpoint_every": 1000},
+    )  # fmt: skip
+    assert run(folder) == 0, outcome(folder)
+    steps = metrics_of(folder)
+    assert mean("online/reward_mean", steps[-4:]) > mean("online/reward_mean", steps[:4]) + 0.2
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"method": "grpo"}, "grpo learns from fresh responses, which have no rating and no label: choose a reward model."),
+        ({"method": "dpo", "online": {"every": 2}}, "dpo learns from the data's responses, not from fresh ones: leave it empty."),
+    ],
+)
+def test_what_a_method_on_groups_needs_is_said(parts, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_recipe(**parts)
+
+
+def test_groups_are_fresh_before_each_step_unless_it_is_said_and_drawn_at_a_temperature_of_one():
+    assert make_recipe(True, method="rloo").online.every == 1
+    with pytest.raises(RecipeInvalid, match="draw at a temperature of 1"):
+        parse_recipe(make_recipe(True, method="rloo", online={"temperature": 1.2}).to_dict())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.domain.recipe import TrainingSettings
+from app.domain.training.settings import TrainingSettings
 from worker.stages.training.optimizer import Optimizer, learning_rate_at
 
 
