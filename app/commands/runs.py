@@ -25,7 +25,7 @@ def launch(
     dataset: Annotated[str | None, typer.Option(help="Id of the data set.")] = None,
     policy: Annotated[str | None, typer.Option(help="Id of the policy.")] = None,
     reward: Annotated[str | None, typer.Option(help="Id of the reward model, or: rating, preference.")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper, length_normalised, within_prompt or reward_weighted")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper, length_normalised, within_prompt, reward_weighted or draws")] = None,
     temperature: Annotated[float | None, typer.Option("--lambda", help="λ > 0.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Prompts per step.")] = None,
     epochs: Annotated[float | None, typer.Option()] = None,

@@ -174,8 +174,8 @@ def find_gradient_clipped(norms: Sequence[float], limit: float, *, rescaled: boo
     if rescaled:
         return told
     return (
-        f"{told} With weights.mean_one off the size of a batch's weights is meant to count, and clipping takes it away: "
-        "a clipped step is as long whatever its weights are, which is the bias that one scale for all batches avoids."
+        f"{told} With weights.mean_one off or dataset the size of a batch's weights is meant to count, and clipping takes it "
+        "away: a clipped step is as long whatever its weights are, which is the bias that one scale for all batches avoids."
     )
 
 

@@ -115,7 +115,7 @@ def plan_memory(recipe: Recipe, facts: Mapping[str, Any], load: Load | None = No
 
 def worst_load(recipe: Recipe, window: int | None = None) -> Load:
     """Return every prompt and response as long as allowed, two responses a prompt (one, when only the chosen enter; online as
-    many as are drawn).
+    many as are drawn), and the draws of the reference where they enter.
 
     `window`: what the model reads at most, in tokens; the run cuts to it as well.
     """
@@ -124,9 +124,14 @@ def worst_load(recipe: Recipe, window: int | None = None) -> Load:
     longest = recipe.online.max_new_tokens if is_online else recipe.tokens.max_response
     max_prompt, max_response = fit_window(recipe.tokens.max_prompt, longest, window)
     share = math.ceil(training.batch_size / training.num_processes)
-    num = recipe.online.num_responses if is_online else 1 if recipe.weights.responses == "chosen" else 2
+    num = recipe.online.num_responses if is_online else count_entering(recipe)
     rows = min(training.micro_batch_size or share, share) * num
     return Load(rows * (max_prompt + max_response), rows * max_response)
+
+
+def count_entering(recipe: Recipe) -> int:
+    """Return how many responses a prompt brings into the loss, of data with two."""
+    return {"chosen": 1, "both": 2, "draws": recipe.draws.num_draws, "all": 2 + recipe.draws.num_draws}[recipe.weights.responses]
 
 
 def _at_backward(recipe: Recipe, shape: ModelShape, num_trained: int, load: Load) -> dict[str, float]:

@@ -87,6 +87,9 @@ _METRICS = (
            "How much of Z(x) comes from other prompts' responses; near 0 the batch's other prompts don't compete."),
     Series("weight/shortest_share", "Shortest response wins", "share", "down",
            "Share of prompts whose largest term of Z(x) belongs to their shortest candidate."),
+    Series("weight/partition_error", "Error of log Z(x)", "nats", "down",
+           "Standard error of log Z(x) from the spread of the reference's draws, root mean square over the prompts; at 1 a "
+           "single draw makes Z(x)."),
     Series("weight/largest_exponent", "Largest |r/λ|", "nats", "none",
            "Largest reward over temperature, in size; above 80 exp would overflow outside log space."),
     # rewards of one batch

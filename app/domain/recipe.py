@@ -26,7 +26,18 @@ from app.domain.training.settings import (
     SimpoSettings,
     TrainingSettings,
 )
-from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset, RecipePart, Share, WeightSettings, refuse_tiny
+from app.domain.weighting import (
+    DEFAULT_PRESET,
+    PRESETS,
+    DrawsSettings,
+    Positive,
+    Preset,
+    RecipePart,
+    Share,
+    WeightSettings,
+    find_draws_fault,
+    refuse_tiny,
+)  # fmt: skip
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe", "revive_recipe"]
 
@@ -184,6 +195,7 @@ class Recipe(RecipePart):
     policy: PolicySettings
     reward: RewardSettings = RewardSettings()
     weights: WeightSettings
+    draws: DrawsSettings = DrawsSettings()
     noise: NoiseSettings = NoiseSettings()
     scoring: ScoringSettings = ScoringSettings()
     online: OnlineSettings = OnlineSettings()
@@ -271,6 +283,13 @@ class Recipe(RecipePart):
             raise fault("online.every", f"{self.method} learns from the data's responses, not from fresh ones: leave it empty.")
         if self.online.every is not None and self.reward.source != "model":
             raise fault("online.every", "Fresh responses have no rating and no label: choose a reward model, or leave it empty.")
+        return self
+
+    @model_validator(mode="after")
+    def draws_fit(self) -> Self:
+        is_online = self.online.every is not None
+        if problem := find_draws_fault(self.weights, self.method, self.reward.source, is_online=is_online):
+            raise fault(*problem)
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -81,6 +81,13 @@ def _drop_overlong(recipe: Recipe) -> Changes:
     return (Change(field="tokens.overlong", value="drop"),) if recipe["tokens"]["overlong"] != "drop" else ()
 
 
+def _tune_first(recipe: Recipe) -> Changes:
+    """Plain fine-tuning on all of the data's responses, whose result is then policy and reference."""
+    change = Change(field="method", value="sft")
+    is_all = recipe["weights"]["responses"] == "both"
+    return (change,) if is_all else (change, Change(field="weights.responses", value="both"))
+
+
 def _double(part: str, name: str) -> Callable[[Recipe], Changes]:
     return lambda recipe: (Change(field=f"{part}.{name}", value=2 * recipe[part][name]),)
 
@@ -93,6 +100,7 @@ _BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
 }
 _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "inverted_rewards": _take_preference,
+    "foreign_data": _tune_first,
     "low_diversity": _double("training", "batch_size"),
     "divergence": _lower_rate,
     "truncated_pairs": _drop_overlong,

@@ -57,6 +57,7 @@ class Stage(StrEnum):
 
     PREPARE = "prepare"
     SCORE = "score"
+    DRAW = "draw"
     TRAIN = "train"
     EVALUATE = "evaluate"
     ANSWER = "answer"
@@ -64,8 +65,8 @@ class Stage(StrEnum):
 
 
 STAGES: dict[RunKind, tuple[Stage, ...]] = {
-    RunKind.TRAINING: (Stage.PREPARE, Stage.SCORE, Stage.TRAIN, Stage.EVALUATE),
-    RunKind.SCORING: (Stage.PREPARE, Stage.SCORE),
+    RunKind.TRAINING: (Stage.PREPARE, Stage.SCORE, Stage.DRAW, Stage.TRAIN, Stage.EVALUATE),
+    RunKind.SCORING: (Stage.PREPARE, Stage.SCORE, Stage.DRAW),
     RunKind.ANSWERS: (Stage.ANSWER, Stage.JUDGE),
 }
 

@@ -15,6 +15,7 @@ from app.domain.recipe import Recipe
 from app.system.numbers import percent
 
 ONCE_LONGEST_ANSWER = 128
+FOREIGN_NATS, FOREIGN_ERRORS = 0.3, 3.0  # a token, and in standard errors: data that the reference would not have written
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
 
 
@@ -59,6 +60,31 @@ class RewardCheck(Fact):
     flat: bool
 
 
+class DrawsFacts(Fact):
+    """Draws of the reference that a scoring holds beside its pairs, and how the data's responses compare with them.
+
+    Folders below scorings_dir: index and own scores of data and draws together; `made_keys` are the answers and their rewards.
+    """
+
+    num_prompts: int
+    num_draws: int  # of each prompt
+    num_finished: int  # that ended by themselves; the others reached the longest draw
+    num_tokens: int
+    hit: bool
+    index_key: str
+    logprob_key: str
+    reward_key: str
+    made_keys: tuple[str, ...]
+    data_logprob: float  # log π_ref per token of the data's responses, mean over prompts
+    draw_logprob: float  # the same of the draws
+    gap: float  # mean of the difference, data less draws
+    gap_error: float | None  # its standard error over the prompts
+
+    @property
+    def keys(self) -> set[str]:
+        return {self.index_key, self.logprob_key, self.reward_key, *self.made_keys}
+
+
 class ScoringFacts(Fact):
     """What a finished scoring holds."""
 
@@ -70,6 +96,8 @@ class ScoringFacts(Fact):
     logprob: ScorePart
     reward: ScorePart | None  # None: the rewards stand in the data
     check: RewardCheck
+    draws: DrawsFacts | None = None
+    more_keys: tuple[str, ...] = ()  # further folders below scorings_dir: of other batch plans, of draws
 
 
 def has_all_pairs(facts: ScoringFacts) -> bool:
@@ -84,6 +112,18 @@ def describe_inverted(check: RewardCheck) -> str:
         f"The chosen response has the higher reward in only {percent(check.accuracy or 0.0)} "
         f"of {check.num_pairs - check.num_ties} pairs (95 % interval {percent(check.low)} to {percent(check.high)}), "
         "so the rewards contradict the preference labels."
+    )
+
+
+def describe_foreign(data: float, draws: float, gap: float, error: float | None) -> str | None:
+    """Return the evidence of `foreign_data`: log π_ref per token of the data's responses and of the reference's own draws, the
+    mean difference over the prompts, and its standard error; None where they are near.
+    """
+    if abs(gap) <= FOREIGN_NATS or error is None or abs(gap) <= FOREIGN_ERRORS * error:
+        return None
+    return (
+        f"The reference gives the data's responses {data:.2f} nats a token and its own draws {draws:.2f}: on the same prompts "
+        f"{abs(gap):.2f} ± {error:.2f} {'less' if gap < 0 else 'more'}. They were written by somebody else."
     )
 
 
@@ -105,7 +145,8 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}
     own = recipe.reward.source == "model" and recipe.reward.dtype != recipe.policy.dtype
     dtype = {"dtype": recipe.reward.dtype} if own else {}
-    return {
+    draws = {"draws": whole["draws"]} if recipe.weights.partition_scope == "draws" else {}
+    return draws | {
         "dataset": whole["dataset"],
         "max_examples": whole["max_examples"],
         "policy": {key: whole["policy"][key] for key in ("model", "revision", "dtype", "quantization")},

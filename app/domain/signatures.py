@@ -125,6 +125,14 @@ _SIGNATURES = (
         "step for what it is and choose training.learning_rate by it.",
     ),
     Signature(
+        "foreign_data", "warning", "The data were not written by the reference",
+        "log π_ref per token of the data's responses is more than 0.3 nats and three standard errors away from that of the "
+        "reference's own draws to the same prompts",
+        "The weights take responses for draws of the reference, so no form ends at its optimum on these. First fine-tune on all "
+        "responses (method sft with weights.responses both), then add that run's model and choose it as policy.model: it "
+        "is policy and reference then. Or train on the reference's own draws: set weights.responses to draws.",
+    ),
+    Signature(
         "judge_is_reward", "info", "The judge is the reward that is trained on",
         "reward.judge is empty or the same model as reward.model, whose rewards the method learns from",
         "A gain may be a weakness of this reward model that training has found, rather than better answers. Name another reward "

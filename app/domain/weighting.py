@@ -1,9 +1,10 @@
 """How the weights w(x, y) are made: the presets, and every choice the method leaves open (docs/method.md, section 2)."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault
@@ -19,29 +20,42 @@ class RecipePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_enum_values=False)
 
 
+def read_scale(value: Any) -> Any:
+    """Return `mean_one` by its name; what was a switch once, yes and no, is still taken: per batch, or not at all."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text in (True, "true", "yes", "1"):
+        return "batch"
+    return "off" if text in (False, "false", "no", "0") else value
+
+
 class Preset(StrEnum):
     PAPER = "paper"
     LENGTH_NORMALISED = "length_normalised"
     WITHIN_PROMPT = "within_prompt"
     REWARD_WEIGHTED = "reward_weighted"
+    DRAWS = "draws"
 
 
 PRESETS: dict[Preset, dict[str, Any]] = {
     Preset.PAPER: {
         "weight_form": "posterior", "partition_scope": "batch", "logprob_norm": "sum", "cross_reward": "score",
-        "reward_norm": "none", "loss_norm": "sequence_sum", "mean_one": False, "responses": "both",
+        "reward_norm": "none", "loss_norm": "sequence_sum", "mean_one": "off", "responses": "both",
     },
     Preset.LENGTH_NORMALISED: {
         "weight_form": "posterior", "partition_scope": "batch", "logprob_norm": "mean", "cross_reward": "score",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
+        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": "batch", "responses": "both",
     },
     Preset.WITHIN_PROMPT: {
         "weight_form": "ratio", "partition_scope": "prompt", "logprob_norm": "sum", "cross_reward": "reuse",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
+        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": "batch", "responses": "both",
     },
     Preset.REWARD_WEIGHTED: {
         "weight_form": "reward", "partition_scope": "batch", "logprob_norm": "sum", "cross_reward": "reuse",
-        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": True, "responses": "both",
+        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": "batch", "responses": "both",
+    },
+    Preset.DRAWS: {
+        "weight_form": "ratio", "partition_scope": "draws", "logprob_norm": "sum", "cross_reward": "reuse",
+        "reward_norm": "none", "loss_norm": "token_mean", "mean_one": "dataset", "responses": "both",
     },
 }  # fmt: skip
 
@@ -72,8 +86,10 @@ class WeightSettings(RecipePart):
         description="posterior: softmax of log π_ref + r/λ over the candidates. ratio: exp(r/λ)/Z, the importance "
         "weight. reward: exp(r/λ) alone, without the reference.",
     )
-    partition_scope: Literal["batch", "prompt"] = Field(
-        "batch", description="Whose responses enter Z(x): all of the batch (cross-context), or the same prompt's only."
+    partition_scope: Literal["batch", "prompt", "draws"] = Field(
+        "batch",
+        description="Whose responses enter Z(x): all of the batch (cross-context), the same prompt's only, or draws: fresh "
+        "answers of the reference to the prompt, made once.",
     )
     logprob_norm: Literal["sum", "mean"] = Field(
         "mean", description="log π_ref in the weight: summed over the response's tokens, or their mean."
@@ -89,10 +105,23 @@ class WeightSettings(RecipePart):
     loss_norm: Literal["token_mean", "sequence_sum", "sequence_mean"] = Field(
         "token_mean", description="How log π_θ enters the loss: per token of the batch, summed, or per-response mean."
     )
-    mean_one: bool = Field(
-        True, description="Rescale a batch's weights to mean 1, so λ and the batch size don't change the learning rate."
+    mean_one: Annotated[Literal["batch", "dataset", "off"], BeforeValidator(read_scale)] = Field(
+        "batch",
+        description="What is rescaled to mean 1, so that λ doesn't change the learning rate. batch: each batch by itself, which "
+        "weighs a response by its partners too. dataset: all weights of the data set by one constant, which is no bias.",
     )
-    responses: Literal["both", "chosen"] = Field("both", description="Which responses enter the loss.")
+    plans: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Batch plans that the weights are averaged over, so that it counts for less which prompts happen to meet. "
+        "Free for the form reward and for scope prompt; with the scope batch each plan is scored in full, which takes that many "
+        "times as long.",
+    )
+    responses: Literal["both", "chosen", "draws", "all"] = Field(
+        "both",
+        description="Which responses enter the loss: the data's (both, or the chosen ones), the draws of the reference, or all.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +141,64 @@ class WeightSettings(RecipePart):
         if self.lambda_ is not None and self.target_ess is not None:
             raise fault("target_ess", "Give lambda or target_ess, not both.")
         return self
+
+
+class DrawsSettings(RecipePart):
+    """Draws of the reference, for `partition_scope: draws`: K answers to every training prompt, made and rewarded once."""
+
+    num_draws: int = Field(16, le=256, description="K: answers of the reference to each prompt, 2 or more.")
+    max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest draw, in tokens.")
+    temperature: float = Field(1.0, description="1: any other would not be a draw of the reference.")
+    top_p: float = Field(1.0, description="1, for the same reason.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Starts the random numbers of the draws.")
+
+    @model_validator(mode="after")
+    def are_draws_of_the_reference(self) -> Self:
+        if self.num_draws < 2:
+            raise fault("num_draws", "Z(x) as the mean over draws takes two of them or more: with one its error is not known.")
+        for name, value in (("temperature", self.temperature), ("top_p", self.top_p)):
+            if value != 1:
+                raise fault(
+                    name,
+                    f"At {name} {value:g} the answers are no draws of the reference, so Z(x) and with it every weight would be "
+                    "wrong: leave it at 1.",
+                )
+        return self
+
+
+def find_draws_fault(weights: WeightSettings, method: str, reward_source: str, *, is_online: bool) -> tuple[str, str] | None:
+    """Return the field and the sentence of what doesn't fit draws of the reference; None where all does."""
+    if weights.responses in ("draws", "all") and (method != "var" or weights.partition_scope != "draws"):
+        return (
+            "weights.responses",
+            f"{weights.responses} trains on draws of the reference, which are made for VAR with weights.partition_scope draws: "
+            "set that, or take both or chosen.",
+        )
+    if method != "var" or weights.partition_scope != "draws":
+        return None
+    if weights.weight_form != "ratio":
+        return "weights.weight_form", "With Z(x) from draws the weight is exp(r/λ)/Z(x): set weights.weight_form to ratio."
+    if reward_source != "model":
+        return (
+            "reward.source",
+            f"The draws of the reference have no {reward_source}, as nobody has seen them: choose a reward model (one may be "
+            "trained here from the same pairs), or another weights.partition_scope.",
+        )
+    if is_online:
+        return (
+            "online.every",
+            "Fresh responses of the policy bring their own Z(x), so draws of the reference would be made for nothing: leave it "
+            "empty, or set weights.partition_scope to prompt.",
+        )
+    return None
+
+
+def name_scale(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored recipe with `weights.mean_one` as it is named now: it may be older than its third choice."""
+    weights = recipe.get("weights")
+    if not isinstance(weights, Mapping) or "mean_one" not in weights:
+        return dict(recipe)
+    return {**recipe, "weights": {**weights, "mean_one": read_scale(weights["mean_one"])}}
 
 
 def refuse_tiny(lambda_: float | None, smallest_lambda: float | None) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.preview.readings import AnyReading, ReadingJob
-from app.domain.preview.weights import PreviewJob, PreviewRequest, PreviewResult
+from app.domain.preview.weights import DrawnScores, PreviewJob, PreviewRequest, PreviewResult
 from app.domain.problems import parse
 from app.domain.recipe import describe_idle_flips
 from app.domain.scoring import ScoringFacts
@@ -168,6 +168,8 @@ def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -
         "batch_size": facts.batch_size,
         "request": request.to_dict(),
     }
+    if facts.draws is not None:
+        job["drawn"] = {name: getattr(facts.draws, name) for name in DrawnScores.model_fields}
     return job, hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 

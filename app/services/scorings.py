@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict
-from app.domain.recipe import Recipe, revive_recipe
+from app.domain.recipe import Preset, Recipe, revive_recipe
 from app.domain.run import RunKind, RunState
 from app.domain.scoring import ScorePart, ScoringFacts, has_all_pairs, scoring_settings
 from app.services import runs
@@ -131,7 +131,8 @@ def recipe_of(scoring: Scoring, maker: Run | None = None) -> Recipe:
     if policy.get("quantization", "none") != "none":
         policy["adaptation"] = "lora"
     settings = {**scoring.settings, "policy": policy}
-    return revive_recipe({**settings, "name": scoring.name, "weights": {"lambda": 1.0}})
+    weights = {"lambda": 1.0} | ({"preset": Preset.DRAWS} if "draws" in settings else {})
+    return revive_recipe({**settings, "name": scoring.name, "weights": weights})
 
 
 def delete(session: Session, files: Files, user_id: str, scoring_id: str, *, anyway: bool = False) -> None:
@@ -198,7 +199,7 @@ def _says_more(facts: ScoringFacts, known: dict[str, Any] | None) -> bool:
     if known is None:
         return True
     old = ScoringFacts.model_validate(known)
-    if store.keys_of(old) == store.keys_of(facts):
+    if store.keys_of(old) - set(old.more_keys) == store.keys_of(facts) - set(facts.more_keys):
         return not facts.logprob.hit
     return [_reach(part) for part in (facts.logprob, facts.reward)] >= [_reach(part) for part in (old.logprob, old.reward)]
 

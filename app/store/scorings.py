@@ -147,7 +147,7 @@ def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
 def keys_of(facts: ScoringFacts) -> set[str]:
     """Return the folders below scorings_dir that the facts speak of."""
     parts = {facts.index_key, facts.logprob.key} | ({facts.reward.key} if facts.reward else set())
-    return parts - {""}
+    return (parts | set(facts.more_keys)) - {""}
 
 
 def list_keys(session: Session, scoring: Scoring) -> set[str]:
@@ -168,7 +168,8 @@ def list_keys_for(session: Session, dataset_id: str, policy_id: str, limit: int 
 def list_shared_keys(session: Session, keys: Collection[str], *, but: str) -> set[str]:
     """Those of the keys that the facts of another scoring than `but` name too, whoever owns it."""
     places = (Scoring.facts["index_key"], Scoring.facts["logprob"]["key"], Scoring.facts["reward"]["key"])
-    named = or_(*(place.as_string().in_(keys) for place in places))
+    has_more = Scoring.facts["more_keys"].as_string() != "[]"
+    named = or_(*(place.as_string().in_(keys) for place in places), has_more)
     others = session.scalars(select(Scoring.facts).where(Scoring.id != but, named))
     return {key for facts in others if facts for key in keys_of(ScoringFacts.model_validate(facts))} & set(keys)
 

@@ -47,7 +47,7 @@ class PreviewProgress:
 class PreviewQuery(BaseModel):
     """What a query may ask; `preset`, `lambda` and `batch_size` may stand several times."""
 
-    preset: list[Preset] | None = Field(None, description="Up to 4; the default preset when left out.")
+    preset: list[Preset] | None = Field(None, description="Any; the default preset when left out.")
     lambda_: list[float] | None = Field(None, alias="lambda", description="Up to 40 temperatures λ > 0.")
     batch_size: list[int] | None = Field(None, description="Up to 10; the scored one when left out.")
     target_ess: float | None = Field(None, description="Share of the batch that a λ is suggested for.")

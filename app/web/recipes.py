@@ -15,6 +15,7 @@ from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, p
 from app.domain.sweep import SweepRequest, parse_request
 from app.domain.training.baselines import BASELINES
 from app.domain.training.methods import OF_POLICIES, ON_GROUPS, ON_PAIRS, WITH_REFERENCE, propose_rate, rate_beside
+from app.domain.weighting import name_scale
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
 from app.web.rendering.form_words import in_form_words, tell
 from app.web.rendering.format import exact
@@ -39,6 +40,7 @@ _OF_METHODS = {
     "reward.accept_inverted": (Method.VAR,),
     "reward.judge": OF_POLICIES,
     "weights": (Method.VAR,),
+    "draws": (Method.VAR,),
     "noise": (Method.VAR,),
     "scoring": (Method.VAR,),
     "scoring.backend": (Method.VAR, *WITH_REFERENCE),
@@ -126,7 +128,16 @@ def read_scored(values: Mapping[str, str]) -> Recipe:
     parts = {name: nested[name] for name in _SCORED_PARTS if name in nested}
     if parts.get("reward", {}).get("accept_inverted") is not None:
         parts["reward"] = {name: value for name, value in parts["reward"].items() if name != "accept_inverted"}
+    if takes_draws(values):
+        parts |= {"draws": nested["draws"]} if "draws" in nested else {}
+        return parse_recipe({**parts, "weights": {"preset": Preset.DRAWS, "lambda": 1.0}})
     return parse_recipe({**parts, "weights": {"preset": Preset.REWARD_WEIGHTED, "lambda": 1.0}})
+
+
+def takes_draws(values: Mapping[str, str]) -> bool:
+    """Return whether Z(x) comes from draws of the reference, by the preset or against it."""
+    said = [settings["partition_scope"] for preset, settings in PRESETS.items() if preset == values.get("weights.preset")]
+    return "draws" in (values.get("weights.partition_scope") or said)
 
 
 def read_planned(values: Mapping[str, str]) -> Recipe:
@@ -201,7 +212,7 @@ def as_number(text: str) -> float | str:
 
 def clone_values(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return a recipe as form values; what the preset says anyway is left to the preset."""
-    values = {"weights.fallback": "none"} | flatten(recipe)  # recipes older than the setting
+    values = {"weights.fallback": "none"} | flatten(name_scale(recipe))  # recipes older than the setting
     if recipe["training"]["learning_rate"] == propose_rate(recipe.get("method", Method.VAR), recipe["policy"]["adaptation"]):
         values["training.learning_rate"] = ""  # so that another method takes its own
     if values.get("method", Method.VAR) != Method.VAR:

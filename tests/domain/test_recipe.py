@@ -5,6 +5,7 @@ import pytest
 
 from app.domain.errors import RecipeInvalid
 from app.domain.recipe import PRESETS, Recipe, parse_recipe, revive_recipe
+from app.domain.weighting import name_scale
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -31,6 +32,56 @@ def test_a_preset_is_expanded_and_a_given_setting_beats_it(preset: str) -> None:
     assert {key: weights[key] for key in PRESETS[preset] if key != "loss_norm"} == {
         key: value for key, value in PRESETS[preset].items() if key != "loss_norm"
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(True, "batch"), (False, "off"), ("true", "batch"), ("no", "off"), ("dataset", "dataset"), ("off", "off")],
+)
+def test_the_scale_of_the_weights_was_a_switch_once_and_is_still_read_as_one(given: Any, meant: str) -> None:
+    data = recipe(weights={"preset": "paper", "lambda": 1, "mean_one": given})
+    assert parse_recipe(data).weights.mean_one == revive_recipe(data).weights.mean_one == meant
+    assert name_scale(data)["weights"]["mean_one"] == meant
+
+
+def test_another_scale_is_refused_with_those_that_there_are() -> None:
+    said = problem_fields(recipe(weights={"preset": "paper", "lambda": 1, "mean_one": "sometimes"}))["weights.mean_one"]
+    assert "'batch', 'dataset' or 'off'" in said
+
+
+BY_MODEL = {"source": "model", "model": "mdl_2"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "field", "says"),
+    [
+        ({"reward": {"source": "preference"}}, "reward.source", "The draws of the reference have no preference"),
+        ({"draws": {"num_draws": 1}}, "draws.num_draws", "takes two of them or more"),
+        ({"draws": {"num_draws": 0}}, "draws.num_draws", "takes two of them or more"),
+        ({"draws": {"temperature": 0.7}}, "draws.temperature", "every weight would be wrong"),
+        ({"draws": {"top_p": 0.9}}, "draws.top_p", "every weight would be wrong"),
+        (
+            {"weights": {"preset": "draws", "lambda": 1, "weight_form": "posterior"}},
+            "weights.weight_form",
+            "set weights.weight_form to",
+        ),
+        ({"online": {"every": 5}}, "online.every", "made for nothing"),
+        ({"weights": {"lambda": 1, "responses": "all"}}, "weights.responses", "with weights.partition_scope draws"),
+        ({"method": "sft", "weights": {"responses": "draws"}}, "weights.responses", "which are made for VAR"),
+    ],
+)
+def test_what_does_not_fit_draws_of_the_reference_is_refused_with_a_sentence(
+    parts: dict[str, Any], field: str, says: str
+) -> None:
+    said = problem_fields(recipe(**{"reward": BY_MODEL, "weights": {"preset": "draws", "lambda": 1}, **parts}))
+    assert says in said[field]
+
+
+def test_the_preset_of_draws_is_one_choice() -> None:
+    chosen = parse_recipe(recipe(reward=BY_MODEL, weights={"preset": "draws", "lambda": 0.5}))
+    assert (chosen.weights.weight_form, chosen.weights.partition_scope, chosen.weights.mean_one) == ("ratio", "draws", "dataset")
+    assert (chosen.draws.num_draws, chosen.draws.temperature, chosen.draws.top_p) == (16, 1.0, 1.0)
+    assert revive_recipe({key: value for key, value in chosen.to_dict().items() if key != "draws"}) == chosen
 
 
 def test_a_preset_reuses_cross_rewards_when_no_model_can_be_asked() -> None:

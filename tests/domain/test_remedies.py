@@ -30,10 +30,16 @@ def test_a_recipe_with_the_changes_is_a_recipe(
 ) -> None:
     recipe = resolve(reward=reward, weights=weights)
     for field, value in as_dict(name, recipe, known).items():
-        part, setting = field.split(".")
-        assert recipe[part][setting] != value
-        recipe[part][setting] = value
+        *parts, setting = field.split(".")
+        place = recipe[parts[0]] if parts else recipe
+        assert place[setting] != value
+        place[setting] = value
     parse_recipe(recipe)
+
+
+def test_data_of_another_policy_ask_for_fine_tuning_on_all_of_them_first() -> None:
+    assert as_dict("foreign_data", resolve()) == {"method": "sft"}
+    assert as_dict("foreign_data", resolve(weights={"responses": "chosen"})) == {"method": "sft", "weights.responses": "both"}
 
 
 def test_a_collapse_asks_for_the_temperature_that_balances_and_for_no_target_beside_it() -> None:

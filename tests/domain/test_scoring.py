@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.recipe import parse_recipe
-from app.domain.scoring import fingerprint, scoring_settings
+from app.domain.scoring import describe_foreign, fingerprint, scoring_settings
 
 OTHER: dict[str, Any] = {
     "every": 7, "num_prompts": 9, "num_samples_shown": 3, "max_new_tokens": 64, "temperature": 0.5, "top_p": 0.5,
@@ -43,3 +43,26 @@ def test_a_scoring_from_when_the_longest_answer_was_part_of_it_is_found() -> Non
     assert fingerprint(settings, ["data"]) == fingerprint(once, ["data"]) == hashlib.sha256(text.encode()).hexdigest()
     once["evaluation"]["max_new_tokens"] = 32
     assert fingerprint(once, ["data"]) != fingerprint(settings, ["data"])
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "found"), [(-0.29, 0.01, False), (-0.5, 0.2, False), (-0.5, 0.1, True), (0.5, 0.1, True)]
+)
+def test_data_are_foreign_from_three_tenths_of_a_nat_and_three_standard_errors_on(gap: float, error: float, found: bool) -> None:
+    said = describe_foreign(-2.0 + gap, -2.0, gap, error)
+    assert (said is not None) == found
+    if said is not None:
+        assert f"0.50 ± 0.10 {'less' if gap < 0 else 'more'}" in said
+
+
+def test_of_a_single_prompt_nothing_is_said() -> None:
+    assert describe_foreign(-9.0, -1.0, -8.0, None) is None
+
+
+def test_draws_are_part_of_a_scoring_only_where_the_weights_take_them() -> None:
+    def settings(**weights: Any) -> dict[str, Any]:
+        by_model = {"dataset": "d", "policy": {"model": "p"}, "reward": {"source": "model", "model": "r"}}
+        return scoring_settings(parse_recipe({**by_model, "weights": {"lambda": 1, **weights}, "draws": {"num_draws": 4}}))
+
+    assert "draws" not in settings()
+    assert settings(preset="draws")["draws"]["num_draws"] == 4

@@ -219,7 +219,7 @@ def test_an_override_that_is_none_is_named(database: Database, library: Library,
 def test_an_override_is_kept_as_a_setting_has_it(database: Database, library: Library) -> None:
     scoring_id = make_scoring(database, library, make_facts())
     preview = ask(database, scoring_id, overrides={"mean_one": "false", "logprob_norm": "mean"})
-    assert preview.job["request"]["overrides"] == {"logprob_norm": "mean", "mean_one": False}
+    assert preview.job["request"]["overrides"] == {"logprob_norm": "mean", "mean_one": "off"}
 
 
 def test_swapped_labels_are_refused_where_the_rewards_are_not_labels(database: Database, library: Library) -> None:

@@ -246,6 +246,20 @@ def test_the_recipe_of_a_scoring_leads_back_to_it(database: Database, library: L
     assert found.id == scoring.id
 
 
+def test_a_scoring_with_draws_is_another_one_and_its_recipe_leads_back_to_it(database: Database, library: Library) -> None:
+    plain = ask(database, library, reward={"source": "model", "model": library.reward.id})
+    drawn = ask(
+        database, library, reward={"source": "model", "model": library.reward.id}, weights={"preset": "draws", "lambda": 1},
+        draws={"num_draws": 4},
+    )  # fmt: skip
+    assert plain.id != drawn.id
+    assert scorings.recipe_of(drawn).draws.num_draws == 4
+    with database.reading() as session:
+        found = scorings.find_for(session, "user_ada", scorings.recipe_of(drawn))
+    assert found is not None
+    assert found.id == drawn.id
+
+
 INVERTED = make_check(accuracy=0.2, low=0.06, high=0.45, inverted=True)
 
 

@@ -66,7 +66,8 @@ def test_a_batch_worked_by_hand() -> None:
 def test_every_weight_and_reward_metric_of_the_catalogue_is_emitted_and_no_other() -> None:
     candidates = by_hand()
     found = describe_weights(candidates, compute_weights(candidates, WeightChoices()), WeightChoices(), torch.tensor([1, -1, 0]))
-    assert set(found) == {key for key in CATALOGUE if key.startswith(("weight/", "reward/"))}
+    of_draws = {"weight/partition_error"}  # with Z(x) from draws alone: tests/var/test_draws.py
+    assert set(found) == {key for key in CATALOGUE if key.startswith(("weight/", "reward/"))} - of_draws
     assert all(type(value) is float and math.isfinite(value) for value in found.values())
 
 

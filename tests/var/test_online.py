@@ -65,6 +65,21 @@ def test_draws_of_the_optimum_itself_all_weigh_one():
     assert weights.tolist() == pytest.approx([1.0] * 18)
 
 
+@pytest.mark.parametrize("form", ["posterior", "reward"])
+def test_a_round_has_one_scale_whatever_meets_in_its_batches(form):
+    """Every prompt's fresh weights add up to K: rescaling by batch or by data set is the same constant, so neither is a bias."""
+    own, *rest = draw(3, num_prompts=3, num_each=4)
+    together = weigh(own, *rest, lambda_=0.6, weight_form=form, logprob_norm="sum")
+    alone = [
+        weight
+        for i in range(3)
+        for weight in weigh(
+            [0] * 4, *(part[4 * i : 4 * i + 4] for part in rest), lambda_=0.6, weight_form=form, logprob_norm="sum"
+        )
+    ]
+    assert together == pytest.approx(alone, rel=1e-9)
+
+
 def train_online(rounds: int, num_each: int, temperature: float = 1.0) -> torch.Tensor:
     """A softmax table that answers, is weighed on its own answers, and answers again; its log-probabilities [B, K]."""
     generator = torch.Generator().manual_seed(0)

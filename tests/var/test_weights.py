@@ -102,8 +102,11 @@ def test_every_choice_equals_the_slow_reference(choice: dict[str, object]) -> No
 def test_every_preset_of_the_recipe_is_a_choice_the_weights_know() -> None:
     for preset in PRESETS:
         recipe = WeightSettings.model_validate({"preset": preset, "lambda": 0.5})
-        choices = WeightChoices(**{name: getattr(recipe, name) for name in SETTINGS}, lambda_=0.5)
-        assert compute_weights(as_candidates(draw_batch(0)), choices).isfinite().all()
+        chosen = {name: getattr(recipe, name) for name in SETTINGS}
+        choices = WeightChoices(**{**chosen, "mean_one": recipe.mean_one == "batch"}, lambda_=0.5)
+        batch = as_candidates(draw_batch(0))
+        draws = {"draw_reward_BK": torch.zeros(len(batch.reward_BM), 2), "draw_M": torch.full_like(batch.own_M, -1)}
+        assert compute_weights(replace(batch, **draws), choices).isfinite().all()
 
 
 def test_weights_carry_no_gradient() -> None:

@@ -121,6 +121,14 @@ def test_a_recipe_survives_the_form(parts: dict[str, Any]) -> None:
     assert read_order(clone_values(recipe.to_dict())) == recipe
 
 
+def test_a_run_from_before_the_data_sets_scale_is_cloned_with_what_it_had() -> None:
+    stored = parse_recipe({"dataset": "d", "policy": {"model": "p"}, "weights": {"preset": "paper", "lambda": 0.2}}).to_dict()
+    stored["weights"]["mean_one"] = False  # as it was kept then
+    assert clone_values(stored)["weights.mean_one"] == ""  # which is what the preset says
+    stored["weights"]["mean_one"] = True
+    assert clone_values(stored)["weights.mean_one"] == "batch"
+
+
 def test_a_scoring_does_not_depend_on_what_is_weighed() -> None:
     one = read_scored(form(weights__lambda="", weights__preset="within_prompt", reward__accept_inverted="yes"))
     assert one == read_scored(form(weights__lambda="0.1, 2"))
@@ -128,11 +136,11 @@ def test_a_scoring_does_not_depend_on_what_is_weighed() -> None:
 
 
 def test_a_preview_shows_the_typed_temperatures_among_others_and_what_the_preset_leaves() -> None:
-    request = read_preview(form(weights__lambda="0.5", weights__logprob_norm="mean", weights__mean_one="no", noise__seed="3"))
+    request = read_preview(form(weights__lambda="0.5", weights__logprob_norm="mean", weights__mean_one="off", noise__seed="3"))
     assert request == PreviewRequest(
         presets=["paper"],
         lambdas=[0.03, 0.1, 0.3, 0.5, 1.0, 3.0],
-        overrides={"logprob_norm": "mean", "mean_one": False},
+        overrides={"logprob_norm": "mean", "mean_one": "off"},
         noise_seed=3,
     )
     assert read_preview(form(weights__lambda="", weights__target_ess="0.2")).target_ess == 0.2

@@ -75,6 +75,19 @@ def test_a_training_run_finds_everything_a_scoring_made(workshop, run, scored, p
     assert [event["payload"]["stage"] for event in read_events(folder, "stage")][:2] == ["prepare", "train"]
 
 
+@pytest.mark.parametrize(("preset", "num_more"), [("length_normalised", 1), ("reward_weighted", 0)])
+def test_weights_over_two_plans_score_the_second_only_where_it_needs_other_prompts(workshop, run, preset, num_more):
+    scorings = workshop.root / f"scorings-of-plans-{preset}"
+    weights = {"preset": preset, "lambda": 1.0, "plans": 2}
+    folder = workshop.attempt(scorings=scorings, weights=weights, training={"steps": 1})
+    assert run(folder) == 0, read_events(folder)[-1]
+    facts = scoring_of(folder)
+    assert len(facts.more_keys) == num_more
+    assert all((scorings / key / "manifest.json").is_file() for key in facts.more_keys)
+    assert len(list(scorings.glob("logprob-*"))) == 1 + num_more
+    assert "of a weight's variance with one plan, and" in logs(folder)
+
+
 def test_a_miss_says_what_differs(workshop, run, scored):
     _, scorings = scored
     folder = workshop.attempt(kind="scoring", scorings=scorings, training={"batch_size": 2})

@@ -7,7 +7,7 @@ Legend: G batches of the preview, S of them in one stack, P prompts and N respon
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from app.domain.findings import FILLED_SHARE, tell_low_diversity
 from worker.preview.scores import Noisy
 from worker.stages.scoring.index import Index
+from worker.stages.training.weights import choose_entering
 from worker.var.candidates import StackedCandidates, WeightChoices
 from worker.var.lambdas import STACKED_PLACES
 
@@ -124,16 +125,16 @@ class BatchStack:
 
 
 def layout_of(choices: WeightChoices) -> str:
-    """Return which rows the choices need. whole: all responses in every row. own: a prompt's own ones. one: one row for all
-    prompts.
+    """Return which rows the choices need. whole: all responses in every row. own: a prompt's own ones. drawn: these with the
+    draws that Z(x) is the mean over. one: one row for all prompts.
     """
-    if choices.partition_scope == "prompt":
-        return "own"
+    if choices.partition_scope != "batch":
+        return "own" if choices.partition_scope == "prompt" else "drawn"
     return "one" if choices.weight_form == "reward" else "whole"
 
 
 def stack_groups(
-    noisy: Noisy, grouping: Grouping, layout: str, *, chosen_only: bool = False, groups: Tensor | None = None
+    noisy: Noisy, grouping: Grouping, layout: str, *, responses: str = "both", groups: Tensor | None = None
 ) -> Iterator[BatchStack]:
     """Yield the batches (or those of `groups`), in stacks that fit a processor's cache; largest first."""
     groups = torch.arange(len(grouping.num_prompts_G)) if groups is None else groups
@@ -145,12 +146,12 @@ def stack_groups(
     for index, size in enumerate(sizes):
         places = (index - start + 1) * sizes[start] * max(widths[start], widths[index])
         if index > start and (places > STACKED_PLACES or size < LIKE_SIZES * sizes[start]):
-            yield _stack(noisy, grouping, layout, groups[start:index], chosen_only)
+            yield _stack(noisy, grouping, layout, groups[start:index], responses)
             start = index
-    yield _stack(noisy, grouping, layout, groups[start:], chosen_only)
+    yield _stack(noisy, grouping, layout, groups[start:], responses)
 
 
-def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, chosen_only: bool) -> BatchStack:
+def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, responses: str) -> BatchStack:
     num_S = grouping.num_responses_G[group_S]
     column_M = torch.arange(int(num_S.max()))
     present_SM = column_M < num_S[:, None]
@@ -159,8 +160,9 @@ def _stack(noisy: Noisy, grouping: Grouping, layout: str, group_S: Tensor, chose
     own_SM = torch.where(present_SM, grouping.prompt_N[response_SM] - grouping.edge_G[group_S][:, None], 0)
     full = bool(present_SM.all()) and grouping.num_prompts_G[group_S].unique().numel() == 1
     place = Place(noisy, grouping, group_S, response_SM, own_SM, present_SM, None if full else present_SM)
-    enters_SM = present_SM & (preference_SM == 1) if chosen_only else place.mask_SM
-    stack = {"whole": _whole_rows, "own": _own_rows, "one": _one_row}[layout](place, enters_SM)
+    chosen_SM = choose_entering(responses, preference_SM, place.draw_SM)
+    enters_SM = place.mask_SM if chosen_SM is None else present_SM & chosen_SM
+    stack = {"whole": _whole_rows, "own": _own_rows, "drawn": _drawn_rows, "one": _one_row}[layout](place, enters_SM)
     return BatchStack(stack, response_SM, preference_SM, group_S)
 
 
@@ -179,6 +181,12 @@ class Place:
     @property
     def num_tokens_SM(self) -> Tensor:
         return torch.where(self.present_SM, self.noisy.kept.index.num_tokens_N[self.response_SM].long(), 0)
+
+    @property
+    def draw_SM(self) -> Tensor:
+        """Which draw of its prompt each response is; −1: none."""
+        number_SM = self.noisy.kept.index.response_N[self.response_SM].long()
+        return torch.where(self.present_SM, -1 - number_SM, -1).clamp(min=-1)
 
     @property
     def own_reward_SM(self) -> Tensor:
@@ -237,6 +245,18 @@ def _own_rows(place: Place, enters_SM: Tensor | None) -> StackedCandidates:
     return StackedCandidates(
         place.own_SM, logprob_SBK, place.num_tokens_SM, reward_SBK, enters_SM, place.mask_SM, candidate_SBC=candidate_SBK
     )
+
+
+def _drawn_rows(place: Place, enters_SM: Tensor | None) -> StackedCandidates:
+    """Rows of a prompt's own responses, and beside them the rewards of its draws, which stand behind the data's."""
+    grouping, num_draws = place.grouping, place.noisy.kept.num_draws
+    edge_S1 = grouping.edge_G[place.group_S][:, None]
+    num_prompts_S1 = grouping.num_prompts_G[place.group_S][:, None]
+    row_B = torch.arange(int(num_prompts_S1.max()))
+    end_SB = grouping.first_P[1:][(edge_S1 + row_B).clamp(max=len(grouping.first_P) - 2)]
+    reward_SBK = place.noisy.own_reward_N[end_SB[:, :, None] - num_draws + torch.arange(num_draws)]
+    draw_reward_SBK = torch.where((row_B < num_prompts_S1)[:, :, None], reward_SBK, 0.0)
+    return replace(_own_rows(place, enters_SM), draw_reward_SBK=draw_reward_SBK, draw_SM=place.draw_SM)
 
 
 def _one_row(place: Place, enters_SM: Tensor | None) -> StackedCandidates:

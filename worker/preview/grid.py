@@ -1,7 +1,8 @@
 """A preview: the weights that λ × preset × batch size would give, from cached scores alone, with all that is wrong with them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.errors import InvalidInput
@@ -9,12 +10,13 @@ from app.domain.events import FindingRaised
 from app.domain.findings import find_flat_rewards, find_inverted_rewards, find_truncated_pairs, raise_finding
 from app.domain.preview.weights import MOST_CELLS, PreviewJob, PreviewRequest, PreviewResult, Suggestion
 from app.domain.problems import parse
-from app.domain.scoring import RewardCheck
-from app.domain.weighting import Preset, WeightSettings
+from app.domain.scoring import RewardCheck, describe_foreign
+from app.domain.weighting import Preset, WeightSettings, find_draws_fault
 from worker.preview.batches import BatchStack, Grouping, find_repetition, group, layout_of, stack_groups
 from worker.preview.cells import CellNumbers, draft, tally
-from worker.preview.scores import KeptScorings, Noisy, add_noise, find_broken_certificate
+from worker.preview.scores import Kept, KeptScorings, Noisy, add_noise, find_broken_certificate
 from worker.preview.texts import read_excerpts
+from worker.stages.scoring.origins import compare_origins
 from worker.stages.scoring.reward_check import check_rewards, pair_up
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import holds_for
@@ -40,23 +42,34 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
     num_cells = len(request.presets) * len(request.lambdas) * len(sizes)
     if num_cells > MOST_CELLS:
         raise InvalidInput.at("lambda", f"{num_cells} cells are too many for one preview: ask for at most {MOST_CELLS}.")
-    noisy = add_noise((kept or KeptScorings()).load(job), request)
+    kept = kept or KeptScorings()
+    noisy = add_noise(kept.load(job), request)
     every = {preset: read_choices(preset, request, job.reward_source) for preset in request.presets}
-    for preset, (choices, _) in every.items():
-        check_served(noisy, preset, choices, request.lambdas, sizes, job.batch_size)
-    drafts: list[CellNumbers] = []
+    for preset, asked in every.items():
+        check_served(noisy, preset, asked.choices, request.lambdas, sizes, job.batch_size)
+    drawn = load_drawn(kept, job, request) if any(layout_of(asked.choices) == "drawn" for asked in every.values()) else None
+    finished: list[tuple[CellNumbers, Noisy]] = []
     suggestions: list[Suggestion] = []
     for size in sizes:
         cells = Cells(noisy, group(noisy.kept.index, size, job.batch_size), size)
-        for preset, (choices, chosen_only) in every.items():
-            drafts += cells.compute(preset, choices, chosen_only)
-            suggestions.append(cells.suggest(preset, choices, chosen_only))
+        of_draws = cells.with_draws(drawn, job.batch_size) if drawn is not None else cells
+        for preset, asked in every.items():
+            mine = of_draws if layout_of(asked.choices) == "drawn" else cells
+            finished += [(draft, mine.noisy) for draft in mine.compute(preset, asked)]
+            suggestions.append(mine.suggest(preset, asked))
     index = noisy.kept.index
-    shown = {n for cell in drafts for n in (*cell.heaviest, *cell.lightest)}
-    excerpts = read_excerpts(Path(job.dataset_path), [(int(index.example_id_N[n]), int(index.response_N[n])) for n in shown])
+    shown = {
+        (int(its.kept.index.example_id_N[n]), number)
+        for cell, its in finished
+        for n in (*cell.heaviest, *cell.lightest)
+        if (number := int(its.kept.index.response_N[n])) >= 0  # the texts of draws stand in no data set
+    }
+    excerpts = read_excerpts(Path(job.dataset_path), list(shown))
     check, findings = judge_data(noisy, Grouping.whole(index))
+    if drawn is not None and (evidence := find_foreign(drawn.kept)):
+        findings.append(raise_finding("foreign_data", evidence))
     return PreviewResult(
-        cells=[cell.finish(noisy, excerpts) for cell in drafts],
+        cells=[cell.finish(its, excerpts) for cell, its in finished],
         suggestions=suggestions,
         check=check,
         findings=findings,
@@ -66,8 +79,35 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
     )
 
 
-def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) -> tuple[WeightChoices, bool]:
-    """Return what a recipe with this preset and the request's overrides would choose, and whether only chosen responses enter."""
+def find_foreign(kept: Kept) -> str | None:
+    """Evidence of `foreign_data` from the log-probabilities of data and draws."""
+    index = kept.index
+    found = compare_origins(kept.own_logprob_N, index.num_tokens_N, index.response_N, index.prompt_of_response)
+    return describe_foreign(found.data, found.draws, found.gap, found.error)
+
+
+def load_drawn(kept: KeptScorings, job: PreviewJob, request: PreviewRequest) -> Noisy:
+    """Return data and draws of the reference together. Raises InvalidInput where the scoring has no draws."""
+    if job.drawn is None:
+        raise InvalidInput.at(
+            "weights.partition_scope",
+            "This scoring has no draws of the reference, which Z(x) from draws is the mean over: ask for a scoring whose "
+            "weights.partition_scope is draws, or preview another preset.",
+        )
+    return add_noise(kept.load(job.model_copy(update=job.drawn.model_dump())), request)
+
+
+@dataclass(frozen=True)
+class PresetChoices:
+    """What a preset with the request's overrides chooses: which responses enter, and whether all weights have one scale."""
+
+    choices: WeightChoices
+    responses: str
+    by_data: bool
+
+
+def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) -> PresetChoices:
+    """Return what a recipe with this preset and the request's overrides would choose."""
     data = {"preset": preset, "lambda": 1.0, **request.overrides}
     if reward_source != "model" and "cross_reward" not in request.overrides:
         data["cross_reward"] = "reuse"  # as in a recipe: the data say nothing of other prompts' responses
@@ -80,9 +120,11 @@ def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) ->
         )
     choices = WeightChoices(
         settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
-        settings.reward_norm, settings.mean_one,
+        settings.reward_norm, settings.mean_one == "batch",
     )  # fmt: skip
-    return choices, settings.responses == "chosen"
+    if problem := find_draws_fault(settings, "var", reward_source, is_online=False):
+        raise InvalidInput.at(*problem)
+    return PresetChoices(choices, settings.responses, settings.mean_one == "dataset")
 
 
 def check_served(
@@ -162,31 +204,41 @@ def _smallest_raw(noisy: Noisy) -> float | None:
 class Cells:
     """The cells of one batch size; stacks that presets share are made once."""
 
-    def __init__(self, noisy: Noisy, grouping: Grouping, batch_size: int) -> None:
+    def __init__(
+        self, noisy: Noisy, grouping: Grouping, batch_size: int, findings: Sequence[FindingRaised] | None = None
+    ) -> None:
         self.noisy, self.grouping, self.batch_size = noisy, grouping, batch_size
-        self._parts: dict[tuple[str, bool], list[BatchStack]] = {}
-        repetition = find_repetition(grouping)
-        self._findings = [raise_finding("low_diversity", repetition)] if repetition else []
+        self._parts: dict[tuple[str, str], list[BatchStack]] = {}
+        repetition = find_repetition(grouping) if findings is None else None
+        self._findings = findings or ([raise_finding("low_diversity", repetition)] if repetition else [])
 
-    def compute(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Iterator[CellNumbers]:
+    def with_draws(self, drawn: Noisy, scored_size: int) -> "Cells":
+        """Return the same batches with the draws of the reference among their responses; what repeats is said of the data."""
+        return Cells(drawn, group(drawn.kept.index, self.batch_size, scored_size), self.batch_size, self._findings)
+
+    def compute(self, preset: Preset, asked: PresetChoices) -> Iterator[CellNumbers]:
         """Yield a draft for every λ; raises InvalidInput when no response enters the loss, or when r/λ is beyond all numbers."""
-        if chosen_only and not bool((self.noisy.preference_N == 1).any()):
+        if asked.responses == "chosen" and not bool((self.noisy.preference_N == 1).any()):
             raise InvalidInput.at(
                 "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
             )
-        parts = self._stack(layout_of(choices), chosen_only)
+        choices, layout = asked.choices, layout_of(asked.choices)
         try:
-            tallies = tally(self.noisy, parts, choices, self.noisy.request.lambdas)
+            parts = self._stack(layout, asked.responses)
+            tallies = tally(self.noisy, parts, choices, self.noisy.request.lambdas, by_data=asked.by_data)
         except TooSmallLambda as error:
             raise InvalidInput.at("lambda", str(error)) from error
         for sums in tallies:
+            sums.measure(self.grouping, layout, rescaled=choices.mean_one)
+            if layout == "drawn":
+                sums.measure_draws(self.noisy, (self.noisy.reward_std or 1.0) if choices.reward_norm == "zscore" else 1.0)
             yield draft(preset, self.batch_size, sums, self._findings)
 
-    def suggest(self, preset: Preset, choices: WeightChoices, chosen_only: bool) -> Suggestion:
+    def suggest(self, preset: Preset, asked: PresetChoices) -> Suggestion:
         """Return the λ of the wanted effective sample size, looked for as a run with target_ess does."""
-        target, noisy = self.noisy.request.target_ess, self.noisy
+        target, noisy, choices = self.noisy.request.target_ess, self.noisy, asked.choices
         groups = self.grouping.spread(LAMBDA_BATCHES)
-        parts = stack_groups(noisy, self.grouping, layout_of(choices), chosen_only=chosen_only, groups=groups)
+        parts = stack_groups(noisy, self.grouping, layout_of(choices), responses=asked.responses, groups=groups)
         lambda_, reason = None, ""
         smallest = _smallest_served(noisy, choices) if layout_of(choices) == "whole" else None
         try:
@@ -202,10 +254,10 @@ class Cells:
             fallback=fall_back(choices, noisy.reward_std),
         )  # fmt: skip
 
-    def _stack(self, layout: str, chosen_only: bool) -> list[BatchStack]:
-        key = (layout, chosen_only)
+    def _stack(self, layout: str, responses: str) -> list[BatchStack]:
+        key = (layout, responses)
         if key not in self._parts:
-            self._parts[key] = list(stack_groups(self.noisy, self.grouping, layout, chosen_only=chosen_only))
+            self._parts[key] = list(stack_groups(self.noisy, self.grouping, layout, responses=responses))
         return self._parts[key]
 
 

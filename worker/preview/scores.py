@@ -31,6 +31,11 @@ class Kept:
     rewards: FlatScores | None
     reward_source: str
 
+    @cached_property
+    def num_draws(self) -> int:
+        """How many draws of the reference each prompt has among its responses."""
+        return max(0, -int(self.index.response_N.min()))
+
     @property
     def num_bytes(self) -> int:
         parts = [self.logprobs.raw, *(vars(self.index).values()), *([self.rewards.raw] if self.rewards else [])]

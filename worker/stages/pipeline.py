@@ -1,6 +1,7 @@
 """The course of an attempt: prepare > score > train (with evaluations) > artifacts; or answer > judge."""
 
 import json
+from functools import partial
 
 import torch
 from huggingface_hub.utils import disable_progress_bars
@@ -17,6 +18,7 @@ from worker.running.spool import Spool
 from worker.running.stop import StopSignals
 from worker.stages.answering.stage import answer_and_judge
 from worker.stages.attempt import AttemptContext
+from worker.stages.drawing.mixed import add_draws
 from worker.stages.job import JobContext
 from worker.stages.prepare import lay_ground
 from worker.stages.scoring.stage import refuse_inverted, score_all, summarize
@@ -58,7 +60,7 @@ def run_recipe(attempt: AttemptContext) -> dict[str, float | None]:
         if spec.recipe.policy.adaptation == "lora":
             refuse_targets(ground.policy_folder, spec.recipe.policy.lora)
     with ranks.lead_first():
-        scores = score_all(attempt, ground)
+        scores = score_all(attempt, ground, partial(add_draws, attempt, ground))
     if spec.kind is RunKind.SCORING:
         return summarize(scores.facts)
     if scores.facts is not None:

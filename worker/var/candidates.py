@@ -19,12 +19,13 @@ class WeightChoices:
     """What the method leaves open (docs/method.md); `lambda_` is the temperature λ > 0 in units of the (normalised) reward."""
 
     weight_form: Literal["posterior", "ratio", "reward"] = "posterior"
-    partition_scope: Literal["batch", "prompt"] = "batch"
+    partition_scope: Literal["batch", "prompt", "draws"] = "batch"
     logprob_norm: Literal["sum", "mean"] = "mean"
     cross_reward: Literal["score", "reuse"] = "score"
     reward_norm: Literal["none", "zscore"] = "none"
     mean_one: bool = True
     lambda_: float = 1.0
+    log_scale: float = 0.0  # without `mean_one`: the logarithm of what every weight is divided by, the same in all batches
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Candidates:
     num_tokens_M int64   response lengths
     reward_BM    float   r(x_i, y_j); not read where the log-probability is −inf
     enters_M     bool    the responses that enter the loss (None: all); the others get weight 0 but stand in Z(x) all the same
+    draw_reward_BK  float  with Z(x) from draws: r(x_i, y_k) of K draws of π_ref
+    draw_M       int64   which of its prompt's draws a response is, −1: none
     """
 
     own_M: Tensor
@@ -44,6 +47,8 @@ class Candidates:
     num_tokens_M: Tensor
     reward_BM: Tensor
     enters_M: Tensor | None = None
+    draw_reward_BK: Tensor | None = None
+    draw_M: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class StackedCandidates:
     present_SM     bool    None: all; the others only fill up
     candidate_SBC  int64   for rows of own responses alone: which response each candidate is, −1 for none
     num_prompts_S  int64   None: the rows. Given where one row stands for all prompts of its batch (form `reward`: rows are alike)
+    draw_reward_SBK, draw_SM   as in Candidates
     """
 
     own_SM: Tensor
@@ -68,6 +74,8 @@ class StackedCandidates:
     present_SM: Tensor | None = None
     candidate_SBC: Tensor | None = None
     num_prompts_S: Tensor | None = None
+    draw_reward_SBK: Tensor | None = None
+    draw_SM: Tensor | None = None
 
     @cached_property
     def row_SB(self) -> Tensor:
@@ -125,6 +133,10 @@ def stack(batches: Sequence[Candidates]) -> StackedCandidates:
     masked = any(b.enters_M is not None for b in batches)
     all_M = [torch.ones_like(b.own_M, dtype=torch.bool) for b in batches]
     enters = [every if b.enters_M is None else b.enters_M for b, every in zip(batches, all_M, strict=True)]
+    draws = [wide(b.draw_M) for b in batches if b.draw_M is not None]
+    draw_rewards = [
+        pad(b.draw_reward_BK, (0, 0, 0, num_prompts - len(b.reward_BM))) for b in batches if b.draw_reward_BK is not None
+    ]
     return StackedCandidates(
         own_SM=torch.stack([wide(b.own_M) for b in batches]),
         logprob_SBC=torch.stack([wide(b.logprob_BM, len(b.logprob_BM)) for b in batches]),
@@ -132,4 +144,6 @@ def stack(batches: Sequence[Candidates]) -> StackedCandidates:
         reward_SBC=torch.stack([wide(b.reward_BM, len(b.reward_BM)) for b in batches]),
         enters_SM=torch.stack([wide(mask) for mask in enters]) if masked or ragged else None,
         present_SM=torch.stack([wide(mask) for mask in all_M]) if ragged else None,
+        draw_reward_SBK=torch.stack(draw_rewards) if draw_rewards else None,
+        draw_SM=torch.stack(draws) if draws else None,
     )

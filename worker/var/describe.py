@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from worker.var.draws import partition_errors
 from worker.var.ranks import average_ranks, spearman_of_ranks
 from worker.var.stacks import Weighed, effective_sample_sizes
 from worker.var.terms import allowed, own_rewards
@@ -33,7 +34,7 @@ def describe_weighed(weighed: Weighed, weight_SM: Tensor, preference_SM: Tensor 
         **_weight_statistics(weight_SM, entering_SM),
         "weight/spearman_length": spearman_of_ranks(weight_ranks_SM, length_ranks_SM, entering_SM),
         "weight/spearman_reward": spearman_of_ranks(weight_ranks_SM, reward_ranks_SM, entering_SM),
-        **_partition_statistics(weighed, present_SM),
+        **(_partition_statistics(weighed, present_SM) if weighed.terms.draw_reward_SBK is None else _draw_statistics(weighed)),
         **_preference_statistics(weight_SM, reward_SM, preference_SM, present_SM),
         "weight/largest_exponent": (weighed.terms.largest_reward_S / (weighed.terms.scale * weighed.lambda_)).double(),
         "reward/mean": mean_S,
@@ -77,6 +78,16 @@ def _partition_statistics(weighed: Weighed, present_SM: Tensor) -> dict[str, Ten
         "weight/off_diagonal": (1 - own_mass_S / num_prompts_S).clamp(min=0),
         "weight/shortest_share": (wins_SB & row_SB).sum(dim=1) / num_rows_S,
     }
+
+
+def _draw_statistics(weighed: Weighed) -> dict[str, Tensor]:
+    """Return the root mean square, over the prompts, of the standard error of log Ẑ."""
+    terms = weighed.terms
+    assert terms.draw_reward_SBK is not None
+    row_SB = terms.stack.row_SB
+    error_SB = partition_errors(terms.draw_reward_SBK / (terms.scale * weighed.lambda_))
+    square_S = torch.where(row_SB, error_SB.square(), 0.0).sum(dim=1) / row_SB.sum(dim=1)
+    return {"weight/partition_error": square_S.sqrt()}
 
 
 def _preference_statistics(

@@ -23,6 +23,7 @@ class Terms:
     prior_SBC: Tensor
     reward_SBC: Tensor
     scale: float
+    draw_reward_SBK: Tensor | None = None
 
     @cached_property
     def log_omega_SB(self) -> Tensor:
@@ -50,7 +51,13 @@ def make_terms(stack: StackedCandidates, choices: WeightChoices, reward_mean: fl
     scale = (reward_std or 1.0) if choices.reward_norm == "zscore" else 1.0
     prior_SBC = _mask(_priors(stack, choices), standing_SBC, "log-probability log π_ref(y|x)")
     # A row's factor cancels, and at a log-probability of −30 000 float32 steps by 0.002, too coarse to add r/λ to.
-    return Terms(stack, choices, prior_SBC - prior_SBC.amax(dim=2, keepdim=True), reward_SBC, scale)
+    prior_SBC = prior_SBC - prior_SBC.amax(dim=2, keepdim=True)
+    if choices.partition_scope != "draws":
+        return Terms(stack, choices, prior_SBC, reward_SBC, scale)
+    if stack.draw_reward_SBK is None or stack.draw_SM is None or not bool(stack.draw_reward_SBK.isfinite().all()):
+        raise ValueError("the rewards of the reference's draws are missing or not finite: make the draws first")
+    draw_reward_SBK = _at_least_float32(stack.draw_reward_SBK) - (reward_mean if choices.reward_norm == "zscore" else 0.0)
+    return Terms(stack, choices, prior_SBC, reward_SBC, scale, draw_reward_SBK)
 
 
 def allowed(stack: StackedCandidates, choices: WeightChoices) -> Tensor | None:
@@ -80,7 +87,7 @@ def _priors(stack: StackedCandidates, choices: WeightChoices) -> Tensor:
 
     where ℓ is the sum over the response's tokens or their mean.
     """
-    if choices.weight_form == "reward" or (choices.weight_form == "ratio" and choices.partition_scope == "prompt"):
+    if choices.weight_form == "reward" or (choices.weight_form == "ratio" and choices.partition_scope != "batch"):
         return _at_least_float32(torch.zeros_like(stack.logprob_SBC))  # ω = 1 within a prompt: ℓ isn't even read
     prior_SBC = _at_least_float32(stack.logprob_SBC)
     if choices.logprob_norm == "mean":

@@ -4,6 +4,8 @@ Shapes: B prompts x_i, M responses y_j (y_j belongs to prompt own_M[j]). One bat
 training, previews and the search for λ share every line of the mathematics.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from worker.var.candidates import Candidates, WeightChoices, stack
@@ -24,13 +26,15 @@ __all__ = [
 
 def weigh_batch(candidates: Candidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0) -> Weighed:
     """One batch with its weights and all that they are made of, as a stack of one."""
-    return weigh(make_terms(stack([candidates]), choices, reward_mean, reward_std), choices.lambda_)
+    weighed = weigh(make_terms(stack([candidates]), choices, reward_mean, reward_std), choices.lambda_)
+    return replace(weighed, log_scale=choices.log_scale)
 
 
 def compute_weights(
     candidates: Candidates, choices: WeightChoices, *, reward_mean: float = 0.0, reward_std: float = 1.0
 ) -> Tensor:
-    """w_j of every response: float32 (float64 stays) [M], detached. With `mean_one`: M w_j / Σ w, over those in the loss.
+    """w_j of every response: float32 (float64 stays) [M], detached. With `mean_one`: M w_j / Σ w, over those in the loss;
+    without: w_j / e^log_scale.
 
     `reward_mean` and `reward_std` are those of the scored data set, used by `reward_norm: zscore`.
     Raises ValueError when a reward or log-probability that the choices need is missing.

@@ -11,6 +11,7 @@ from app.domain.scoring import RewardCheck
 from app.domain.weighting import DEFAULT_PRESET, Positive, Preset
 
 MOST_CELLS = 400
+WANTED_ERROR = 0.1  # nats of log Z(x): a tenth of a weight
 
 
 class PreviewRequest(BaseModel):
@@ -18,7 +19,7 @@ class PreviewRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    presets: Annotated[list[Preset], Field(min_length=1, max_length=4)] = [DEFAULT_PRESET]
+    presets: Annotated[list[Preset], Field(min_length=1, max_length=len(Preset))] = [DEFAULT_PRESET]
     lambdas: Annotated[list[Positive], Field(min_length=1, max_length=40, alias="lambda")] = [0.03, 0.1, 0.3, 1.0, 3.0]
     batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=10)] = []
     target_ess: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
@@ -46,7 +47,7 @@ class PreviewResponse(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     example_id: int
-    response: int  # its number within the example
+    response: int  # its number within the example; −1, −2, … are draws of the reference
     preference: int | None
     num_tokens: int
     reward: Number
@@ -64,6 +65,10 @@ class PreviewCell(BaseModel):
     lambda_: float = Field(alias="lambda")
     batch_size: int
     metrics: dict[str, Number]
+    prompt_ess_share: Number = None  # (ΣW)²/(P ΣW²) over the data set's prompts, W: the mean weight of a prompt's responses
+    partner_share: Number = None  # of a weight's variance: chance of who meets in a batch; None: would need scores of other plans
+    partition_error: Number = None  # of log Z(x), with draws of the reference: root mean square over the prompts, in nats
+    draws_needed: int | None = None  # of each prompt, for an error of WANTED_ERROR
     histogram: list[int]  # of all weights, over WEIGHT_EDGES, as in step events
     findings: list[FindingRaised]
     heaviest: list[PreviewResponse]
@@ -95,6 +100,16 @@ class PreviewResult(BaseModel):
     seconds: float  # of computing
 
 
+class DrawnScores(BaseModel):
+    """Where data and draws of the reference lie together: folders below scorings_dir."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index_key: str
+    logprob_key: str
+    reward_key: str
+
+
 class PreviewJob(BaseModel):
     """What the worker's previewing process is asked, one JSON line each; it answers {"result": …} or {"error": {…}}."""
 
@@ -107,4 +122,5 @@ class PreviewJob(BaseModel):
     reward_source: str
     batch_size: int
     dataset_path: str
+    drawn: DrawnScores | None = None  # None: the scoring has no draws
     request: dict[str, Any]

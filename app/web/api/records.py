@@ -57,7 +57,7 @@ class WeightRow(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     example_id: int
-    response: int
+    response: int = Field(description="Its number within the example; −1, −2, … are draws of the reference.")
     preference: int | None
     num_tokens: int
     logprob_ref: float | None = Field(description="Summed log π_ref(y|x).")

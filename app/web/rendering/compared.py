@@ -7,6 +7,7 @@ from typing import Any
 from app.domain.comparing.figures import JudgeFigures, PairFigures
 from app.domain.statistics.estimate import Estimate
 from app.domain.statistics.strengths import Strength
+from app.domain.weighting import name_scale
 from app.web.rendering.difference import Piece, Unmarked, mark_differences
 from app.web.rendering.fields import RECIPE_FIELDS, write
 
@@ -176,7 +177,7 @@ def draw_curves(key: str, title: str, series: Sequence[tuple[str, Sequence[tuple
 
 def differ(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return the settings that are not the same in all recipes: the form's label, and each one's value."""
-    shown = [_flatten(recipe) for recipe in recipes]
+    shown = [_flatten(name_scale(recipe)) for recipe in recipes]
     labels = {field.path: field.label for field in RECIPE_FIELDS}
     paths = dict.fromkeys(path for one in shown for path in one)
     return [

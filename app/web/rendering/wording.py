@@ -39,7 +39,13 @@ LABELS = {  # where a field's own name is a word of the machine
     "weights.reward_norm": "Normalisation of rewards",
     "weights.loss_norm": "Normalisation of the loss",
     "weights.mean_one": "Rescale weights to mean 1",
+    "weights.plans": "Batch plans to average over",
     "weights.responses": "Responses in the loss",
+    "draws.num_draws": "Draws of the reference per prompt",
+    "draws.max_new_tokens": "Longest draw",
+    "draws.temperature": "Temperature of the draws",
+    "draws.top_p": "Top-p of the draws",
+    "draws.seed": "Seed of the draws of the reference",
     "noise.label_flip_share": "Share of swapped labels",
     "noise.reward_std": "Noise on the rewards",
     "noise.seed": "Seed of the noise",
@@ -116,6 +122,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "paper": "Paper",
         "within_prompt": "Within prompt",
         "reward_weighted": "Reward weighted",
+        "draws": "Draws of the reference",
     },
     "policy.adaptation": {"full": "All weights", "lora": "A LoRA adapter"},
     "policy.dtype": {"float32": "32 bits (float32)", "bfloat16": "16 bits (bfloat16)"},
@@ -132,7 +139,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "ratio": "Importance ratio, exp(r/λ)/Z",
         "reward": "Reward alone, exp(r/λ)",
     },
-    "weights.partition_scope": {"batch": "The whole batch", "prompt": "The same prompt only"},
+    "weights.partition_scope": {
+        "batch": "The whole batch",
+        "prompt": "The same prompt only",
+        "draws": "Draws of the reference",
+    },
     "weights.logprob_norm": {"sum": "Sum over its tokens", "mean": "Mean per token"},
     "weights.cross_reward": {"score": "Ask the reward model (score)", "reuse": "Reuse the response's own (reuse)"},
     "weights.reward_norm": {"none": "As they are", "zscore": "In standard deviations (zscore)"},
@@ -141,7 +152,17 @@ OPTIONS: dict[str, dict[str, str]] = {
         "sequence_sum": "Sum per response (sequence_sum)",
         "sequence_mean": "Mean per response (sequence_mean)",
     },
-    "weights.responses": {"both": "Chosen and rejected", "chosen": "Chosen only"},
+    "weights.mean_one": {
+        "batch": "Each batch by itself",
+        "dataset": "All weights by one constant",
+        "off": "Nothing",
+    },
+    "weights.responses": {
+        "both": "Chosen and rejected",
+        "chosen": "Chosen only",
+        "draws": "Draws of the reference only",
+        "all": "The data's and the draws",
+    },
     "scoring.backend": {
         "auto": "The fastest that is right (auto)",
         "shared": "Each prompt once (shared)",
@@ -179,6 +200,8 @@ PRESET_TEXTS: dict[str, str] = {
     "To repeat the paper, or where lengths are alike.",
     Preset.WITHIN_PROMPT: "Importance weights among the responses to the same prompt only; needs pairs. "
     "When some prompts are rewarded far more than others.",
+    Preset.DRAWS: "exp(r/λ)/Z(x) with Z(x) from the reference's own answers to each prompt; needs a reward model. "
+    "When prompts differ in difficulty, and the data are the reference's own.",
     Preset.REWARD_WEIGHTED: "exp(r/λ) without the reference's probability. As the control: what does the reference add?",
 }
 SOURCE_TEXTS = {

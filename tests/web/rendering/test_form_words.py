@@ -18,8 +18,10 @@ RECIPE = {
 
 
 def test_the_forms_words_replace_the_recipes() -> None:
-    said = "To launch anyway, set reward.accept_inverted to true, or change weights.mean_one to false."
-    assert in_form_words(said) == "To launch anyway, tick “I know, and mean it”, or change “Rescale weights to mean 1” to “No”."
+    said = "To launch anyway, set reward.accept_inverted to true, or change weights.mean_one to off."
+    assert (
+        in_form_words(said) == "To launch anyway, tick “I know, and mean it”, or change “Rescale weights to mean 1” to “Nothing”."
+    )
 
 
 def test_no_remedy_shows_a_path_of_the_recipe() -> None:

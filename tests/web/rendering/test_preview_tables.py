@@ -39,12 +39,12 @@ def test_each_preset_and_batch_size_has_a_table_with_a_row_for_each_lambda():
 
 def test_a_link_launches_with_what_its_row_shows():
     tables = draw(
-        [make_cell(0.3, 0.4), make_cell(0.3, 0.4, size=2)], [suggest(0.42567)], mean_one=False, logprob_norm="sum"
+        [make_cell(0.3, 0.4), make_cell(0.3, 0.4, size=2)], [suggest(0.42567)], mean_one="off", logprob_norm="sum"
     ).tables
     query = parse_qs(urlsplit(tables[0].use_url).query)
     assert query == {
         "scoring": ["scoring_1"], "weights.preset": ["paper"], "weights.lambda": ["0.426"],
-        "weights.mean_one": ["no"], "weights.logprob_norm": ["sum"],
+        "weights.mean_one": ["off"], "weights.logprob_norm": ["sum"],
     }  # fmt: skip
     assert parse_qs(urlsplit(tables[1].rows[0].use_url).query)["training.batch_size"] == ["2"]
 

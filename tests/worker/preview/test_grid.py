@@ -120,6 +120,45 @@ def test_overrides_replace_single_choices_of_a_preset(tmp_path, plan):
         ask(job, overrides={"shape": "round"})
 
 
+# One scale for the data set, and what is chance of who meets whom
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_scale_for_the_data_set_is_that_of_the_run(tmp_path, plan, preset):
+    job = keep_scoring(tmp_path, *plan)
+    cells = ask(job, presets=[preset], lambda_=[0.3, 1.0], overrides={"mean_one": "dataset"}).cells
+    for cell in cells:
+        metrics, bins = run_of(*plan, preset, cell.lambda_, mean_one="dataset")
+        assert cell.metrics == near(metrics, rel=1e-5, abs=1e-6)
+        assert sum(cell.histogram) == sum(bins)
+
+
+def test_how_evenly_the_prompts_count_is_told_of_the_whole_data_set(tmp_path):
+    batches = make_plan(draw_examples(6), 3)
+    logprobs, rewards = draw_scores(batches)
+    one, other = ([torch.full_like(r, 0.0) for r in rewards] for _ in range(2))
+    other[0][0, :2] = 100.0  # the first prompt's two responses take everything
+    shares = [
+        ask(keep_scoring(tmp_path / name, batches, logprobs, made, extents=(CROSS, OWN)), presets=["reward_weighted"],
+            lambda_=[1.0], overrides={"mean_one": "dataset"}).cells[0].prompt_ess_share
+        for name, made in (("even", one), ("odd", other))
+    ]  # fmt: skip
+    assert shares == near([1.0, 1 / 6])
+
+
+def test_what_is_chance_of_who_meets_whom_is_told_where_no_other_scores_are_needed(tmp_path, plan):
+    job = keep_scoring(tmp_path, *plan)
+    shares = {
+        (preset, scale): ask(job, presets=[preset], lambda_=[1.0], overrides={"mean_one": scale}).cells[0].partner_share
+        for preset in ("reward_weighted", "within_prompt", "length_normalised")
+        for scale in ("batch", "dataset")
+    }
+    assert 0.02 < shares["reward_weighted", "batch"] < 0.6
+    assert shares["reward_weighted", "dataset"] == shares["within_prompt", "dataset"] == 0.0
+    assert shares["within_prompt", "batch"] < 1e-9  # a prompt's weights have mean 1 in any company
+    assert shares["length_normalised", "batch"] is None
+
+
 # Rewards from the data, and noise
 
 

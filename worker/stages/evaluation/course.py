@@ -11,7 +11,9 @@ from pathlib import Path
 
 from app.domain.events import MOST_JUDGED, EvaluationLogged, FinalLogged, PromptJudged
 from app.domain.findings import find_unfinished_answers, raise_finding
+from app.domain.recipe import Method
 from app.domain.run import Stage
+from app.domain.scoring import describe_foreign
 from app.domain.statistics.resolution import find_small_held_out
 from worker.models.adapter import LanguageModel
 from worker.models.generate import Sampling
@@ -31,6 +33,7 @@ from worker.stages.evaluation.records import (
 from worker.stages.examples import Encoded
 from worker.stages.held_out import EvaluationSet, choose_sets, divide
 from worker.stages.prepare import Ground
+from worker.stages.scoring.origins import compare_held_out
 from worker.stages.scoring.sources import ReferenceSource
 
 
@@ -67,7 +70,17 @@ def set_up(attempt: AttemptContext, model: LanguageModel, ground: Ground) -> Hel
         (answers,) = judge(attempt, ground, validation.prompts, asked.answers)
         reference = ReferenceSays(asked.example_ids, answers, asked.tokens, asked.responses)
         attempt.write_file(path, json.dumps(asdict(reference)).encode())
+    if attempt.recipe.method is Method.VAR and attempt.recipe.online.every is None and sampling == plain_sampling(sampling):
+        tell_origin(attempt, validation, reference)
     return HeldOut(validation, sets["test"], ground, sampling, reference)
+
+
+def tell_origin(attempt: AttemptContext, asked: EvaluationSet, says: ReferenceSays) -> None:
+    """Say that the data were written by another policy, where the reference's own answers to held-out prompts show it."""
+    found = compare_held_out(asked.prompts, says.tokens, asked.examples, says.responses)
+    evidence = describe_foreign(found.data, found.draws, found.gap, found.error) if found is not None else None
+    if evidence:
+        attempt.raise_findings([raise_finding("foreign_data", evidence)])
 
 
 def tell_held_out(attempt: AttemptContext, ground: Ground) -> None:

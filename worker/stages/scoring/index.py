@@ -57,6 +57,12 @@ class Index:
         return torch.bincount(self.batch_N.long(), minlength=len(self.num_prompts_B))
 
     @cached_property
+    def prompt_of_response(self) -> Tensor:
+        """The prompt of each response, counted over all batches: int64 [N]."""
+        first_B = self.num_prompts_B.long().cumsum(0) - self.num_prompts_B
+        return first_B[self.batch_N.long()] + self.own_N
+
+    @cached_property
     def sizes(self) -> list[int]:
         """Prompt-response pairs of each batch, B·M: where matrices of scores that lie end to end begin and end."""
         sizes: list[int] = (self.num_prompts_B.long() * self.num_responses_B).tolist()

@@ -15,9 +15,7 @@ NUM_BINS = 20
 
 def check_index(index: Index, reward_N: Tensor) -> RewardCheck:
     """Return the check of a kept scoring; `reward_N` are the rewards of own pairs, in the index's order."""
-    first_B = index.num_prompts_B.long().cumsum(0) - index.num_prompts_B
-    prompt_N = first_B[index.batch_N.long()] + index.own_N
-    return check_rewards(reward_N, index.preference_N, index.num_tokens_N, prompt_N)
+    return check_rewards(reward_N, index.preference_N, index.num_tokens_N, index.prompt_of_response)
 
 
 def check_rewards(reward_N: Tensor, preference_N: Tensor, num_tokens_N: Tensor, prompt_N: Tensor) -> RewardCheck:

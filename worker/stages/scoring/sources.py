@@ -82,13 +82,23 @@ class RewardSource:
         release_memory()
         return rewards
 
+    def score_texts(self, prompts: Sequence[Encoded], texts: Sequence[str]) -> list[float]:
+        """Rewards of a text for each prompt, from the model that stays loaded until `release`."""
+        answered = zip(prompts, texts, strict=True)
+        conversations = [Conversation(e.turns, ChatTurn("assistant", text), e.tools) for e, text in answered]
+        return self.model.score(conversations, self._attempt.stop.check)
+
+    @cached_property
+    def model_facts(self) -> dict[str, str]:
+        """What the rewards of any text depend on."""
+        dtype = self._attempt.recipe.reward.dtype
+        facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
+        return facts | ({"template_date": str(self._attempt.day)} if writes_date(self._folder) else {})
+
     @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
         """What the numbers depend on, and the same with the plan for people."""
-        dtype = self._attempt.recipe.reward.dtype
-        facts = {"weights": hash_folder(self._folder), "tokenizer": hash_tokenizer(self._folder), "dtype": dtype}
-        if writes_date(self._folder):
-            facts["template_date"] = str(self._attempt.day)
+        facts = self.model_facts
         identity = {**facts, "texts": hash_texts(self._ground.batches).hexdigest()}
         return identity, {**describe_plan(self._ground.batches, self._ground.prepared.held_out, self._attempt.recipe), **facts}
 
@@ -162,9 +172,14 @@ class ReferenceSource:
         return self._backends[chunks]
 
     @cached_property
+    def model_facts(self) -> dict[str, str]:
+        """What the log-probabilities of any text depend on."""
+        policy, folder = self._attempt.recipe.policy, self._ground.policy_folder
+        return {"weights": hash_folder(folder), "dtype": policy.dtype, "quantization": policy.quantization}
+
+    @cached_property
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
-        policy, ground = self._attempt.recipe.policy, self._ground
-        model = {"weights": hash_folder(ground.policy_folder), "dtype": policy.dtype, "quantization": policy.quantization}
+        ground, model = self._ground, self.model_facts
         tokens = {
             "tokenizer": hash_tokenizer(ground.policy_folder),
             "format": "chat template" if ground.prompt_format.chat else "plain turns",

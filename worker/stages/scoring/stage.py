@@ -3,6 +3,7 @@
 One model at a time: the reward model is gone before the policy is loaded.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from app.domain.errors import RecipeInvalid
 from app.domain.events import ScoringKept
 from app.domain.recipe import Method, Recipe
 from app.domain.run import RunKind
-from app.domain.scoring import RewardCheck, ScorePart, ScoringFacts
+from app.domain.scoring import DrawsFacts, RewardCheck, ScorePart, ScoringFacts
 from app.domain.training.methods import WITH_REFERENCE
 from app.system.numbers import percent
 from worker.models.adapter import LanguageModel
 from worker.stages.attempt import AttemptContext
+from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import CROSS, OWN, Layout
 from worker.stages.scoring.cached import CachedScores, find_or_score, gather_own, lay_out
@@ -30,9 +32,12 @@ from worker.stages.scoring.pairs import (
     require_finite,
 )
 from worker.stages.scoring.passes import Passes
+from worker.stages.scoring.plans import BatchPlan, count_others, lay_other, rearrange
 from worker.stages.scoring.reward_check import check_index
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.scoring.stopping import find_stopping_lambda, score_with_stopping
+
+Draw = Callable[[BatchPlan, ReferenceSource], tuple[BatchPlan, DrawsFacts]]
 
 NONE = ""  # this kind of score is not needed at all
 
@@ -47,16 +52,19 @@ class Needs:
 
 @dataclass
 class Scores:
-    """All scores of a run: matrices [B, M] by batch, NaN where nothing was asked.
+    """All scores of a run: matrices [B, M] of `batches`, NaN where nothing was asked. With Z(x) from draws these have the draws
+    among their responses.
 
     `facts` is what the run tells of them (None when the run needs no scores); `policy` is the untrained policy when the pass
-    had to load it, for whoever goes on with it.
+    had to load it, for whoever goes on with it; `others` are the plans that weights are averaged over beside the run's own.
     """
 
-    logprobs: list[Tensor]
-    rewards: list[Tensor]
+    batches: Sequence[Sequence[Encoded]]
+    logprobs: Sequence[Tensor]
+    rewards: Sequence[Tensor]
     facts: ScoringFacts | None = None
     policy: LanguageModel | None = None
+    others: Sequence[BatchPlan] = ()
 
     @property
     def seconds(self) -> float:
@@ -84,24 +92,77 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
     )
 
 
-def score_all(attempt: AttemptContext, ground: Ground) -> Scores:
-    """Return the whole stage: scores that were made before are found, the others are made, and the run tells what it has."""
-    recipe, layout = attempt.recipe, lay_out(ground.batches)
+def score_all(attempt: AttemptContext, ground: Ground, draw: Draw) -> Scores:
+    """Return the whole stage: scores that were made before are found, the others are made, and the run tells what it has.
+
+    `draw` adds the draws of the reference, where the weights take Z(x) from them.
+    """
+    recipe = attempt.recipe
     needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
-    source = RewardSource(attempt, ground) if recipe.reward.source == "model" and needs.rewards != NONE else None
-    asks_survivors = lambda_ is not None and source is not None and needs_cross_rewards(recipe.weights)
-    passes = Passes(attempt, (source is not None) + (needs.logprobs != NONE) + asks_survivors)
+    num_others = count_others(recipe, attempt.spec.kind)
+    needs_all = CROSS in (needs.logprobs, needs.rewards)
+    asks_model = recipe.reward.source == "model" and needs.rewards != NONE
+    asks_survivors = lambda_ is not None and asks_model and needs_cross_rewards(recipe.weights)
+    num_passes = asks_model + (needs.logprobs != NONE) + asks_survivors
+    passes = Passes(attempt, num_passes * (1 + num_others * needs_all))
+    scored = score_plan(passes, ground, needs, lambda_)
+    if needs.logprobs == NONE:
+        return Scores(ground.batches, scored.plan.logprobs, scored.plan.rewards)
+    others, reference, keys = [], scored.reference, set[str]()
+    for number in range(1, num_others + 1):
+        other = lay_other(ground, recipe, number)
+        if not needs_all:
+            others.append(rearrange(scored.plan, other.batches))
+            continue
+        made = score_plan(passes, other, needs, lambda_, reference)
+        reference = made.reference
+        others.append(made.plan)
+        keys |= made.keys
+    assert reference is not None
+    plan, drawn = scored.plan, None
+    if recipe.method is Method.VAR and recipe.weights.partition_scope == "draws":
+        plan, drawn = draw(plan, reference)
+        others = [rearrange(plan, other.batches) for other in others]
+        keys |= drawn.keys
+    facts = tell(attempt, ground, scored, sorted(keys - scored.keys), drawn)
+    return Scores(plan.batches, plan.logprobs, plan.rewards, facts, reference.loaded, others)
+
+
+@dataclass(frozen=True)
+class ScoredPlan:
+    """A plan's scores, what is told of both kinds, and the reference."""
+
+    plan: BatchPlan
+    logprob: ScorePart | None
+    reward: ScorePart | None
+    reference: ReferenceSource | None
+
+    @property
+    def keys(self) -> set[str]:
+        return {part.key for part in (self.logprob, self.reward) if part is not None}
+
+
+def score_plan(
+    passes: Passes, ground: Ground, needs: Needs, lambda_: float | None, before: ReferenceSource | None = None
+) -> ScoredPlan:
+    """Return the scores of one batch plan. `before`: the reference of another plan, whose model goes on where it may stay."""
+    attempt, layout = passes.attempt, lay_out(ground.batches)
+    asks_model = attempt.recipe.reward.source == "model" and needs.rewards != NONE
+    source = RewardSource(attempt, ground) if asks_model else None
+    loaded = before.loaded if before is not None and source is None else None
+    if before is not None:
+        before.release()
     rewards = get_rewards(passes, ground, layout, OWN if lambda_ is not None else needs.rewards, source)
     if needs.logprobs == NONE:
-        return Scores(_nothing(layout), rewards.matrices)
+        return ScoredPlan(BatchPlan(ground.batches, _nothing(layout), rewards.matrices), None, rewards.told, None)
     if lambda_ is not None:
         logprobs, rewards, reference = score_with_stopping(passes, ground, layout, rewards, source, lambda_)
     else:
         reference = ReferenceSource(attempt, ground)
+        reference.loaded = loaded
         logprobs = get_logprobs(passes, ground, layout, needs.logprobs, reference)
-    assert logprobs.told is not None  # only rewards can stand in the data
-    facts = tell(attempt, ground, layout, rewards, logprobs.told)
-    return Scores(logprobs.matrices, rewards.matrices, facts, reference.loaded)
+    plan = BatchPlan(ground.batches, logprobs.matrices, rewards.matrices)
+    return ScoredPlan(plan, logprobs.told, rewards.told, reference)
 
 
 def get_rewards(passes: Passes, ground: Ground, layout: Layout, extent: str, source: RewardSource | None) -> CachedScores:
@@ -140,9 +201,16 @@ def _nothing(layout: Layout) -> list[Tensor]:
     return [torch.full((num, len(own_M)), torch.nan) for num, own_M in zip(layout.num_prompts, layout.own, strict=True)]
 
 
-def tell(attempt: AttemptContext, ground: Ground, layout: Layout, rewards: CachedScores, logprob: ScorePart) -> ScoringFacts:
+def tell(
+    attempt: AttemptContext,
+    ground: Ground,
+    scored: ScoredPlan,
+    more_keys: Sequence[str],
+    drawn: DrawsFacts | None,
+) -> ScoringFacts:
     """Keep the index, check the rewards, and emit the run's `scoring` event."""
-    folder = Path(attempt.spec.scorings_dir)
+    assert scored.logprob is not None  # only rewards can stand in the data
+    folder, layout = Path(attempt.spec.scorings_dir), lay_out(ground.batches)
     key = keep_index(folder, ground.batches, attempt.recipe.reward.source).key
     facts = ScoringFacts(
         index_key=key,
@@ -150,9 +218,11 @@ def tell(attempt: AttemptContext, ground: Ground, layout: Layout, rewards: Cache
         num_batches=len(ground.batches),
         num_examples=len(ground.prepared.train),
         num_responses=sum(len(own_M) for own_M in layout.own),
-        logprob=logprob,
-        reward=rewards.told,
-        check=check_index(read_index(folder, key), gather_own(layout, rewards.matrices)),
+        logprob=scored.logprob,
+        reward=scored.reward,
+        check=check_index(read_index(folder, key), gather_own(layout, scored.plan.rewards)),
+        draws=drawn,
+        more_keys=tuple(more_keys),
     )
     attempt.emit(ScoringKept(scoring=facts))
     return facts

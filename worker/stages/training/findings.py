@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from app.domain.events import FindingRaised
 from app.domain.findings import diagnose_data, raise_finding
+from app.domain.scoring import DrawsFacts, describe_foreign
 from worker.stages.examples import Prepared
 from worker.stages.training.weights import Weighing, WeightedBatch, gather_own
 
@@ -47,6 +48,12 @@ def target_findings(weighing: Weighing) -> list[FindingRaised]:
     return [raise_finding("target_unreached", f"{weighing.unreached} {taken}")]
 
 
+def origin_findings(draws: DrawsFacts) -> list[FindingRaised]:
+    """Return that the data were written by another policy than the reference, where its own draws say so."""
+    evidence = describe_foreign(draws.data_logprob, draws.draw_logprob, draws.gap, draws.gap_error)
+    return [raise_finding("foreign_data", evidence)] if evidence else []
+
+
 def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:
     """(chosen, rejected) rewards of every such pair within an example."""
     rewards = iter(gather_own(batch.candidates.own_M, batch.candidates.reward_BM).tolist())
@@ -57,5 +64,6 @@ def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:
 
 def _texts(batches: Sequence[WeightedBatch]) -> Iterator[tuple[list[Hashable], list[Hashable]]]:
     for batch in batches:
-        prompts: list[Hashable] = [example.turns for example in batch.examples for _ in example.responses]
-        yield prompts, [response.content for example in batch.examples for response in example.responses]
+        of_data = [(example, r) for example in batch.examples for r in example.responses if r.number >= 0]
+        prompts: list[Hashable] = [example.turns for example, _ in of_data]
+        yield prompts, [response.content for _, response in of_data]

@@ -241,7 +241,7 @@ def find_clipping(training: Training, metrics: Mapping[str, float | None]) -> li
     recipe = training.attempt.recipe
     norms = [norm for step in (*training.progress.recent, metrics) if (norm := step.get("grad_norm")) is not None]
     is_weighed = recipe.method is Method.VAR and recipe.online.every is None
-    rescaled = recipe.weights.mean_one or not is_weighed
+    rescaled = recipe.weights.mean_one == "batch" or not is_weighed
     evidence = find_gradient_clipped(norms, recipe.training.grad_clip, rescaled=rescaled)
     return [raise_finding("gradient_clipped", evidence)] if evidence else []
 

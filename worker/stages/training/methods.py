@@ -9,6 +9,7 @@ from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe, find_idle_keeping
 from app.domain.training.methods import NEED_PAIRS, ON_GROUPS
 from app.domain.training.settings import find_kto_fault
+from app.system.numbers import percent
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
 from worker.models.lora import add_lora, find_unadapted
@@ -21,13 +22,14 @@ from worker.stages.held_out import divide
 from worker.stages.judging import judging_findings
 from worker.stages.noise import add_noise, flip_batches, measure_noise
 from worker.stages.prepare import Batches, Ground
+from worker.stages.scoring.plans import BatchPlan
 from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.scoring.stage import Scores
 from worker.stages.seeds import derive_seed
 from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
 from worker.stages.training.distribution import judge_by_lead, spread
-from worker.stages.training.findings import data_findings, plan_findings, target_findings
+from worker.stages.training.findings import data_findings, origin_findings, plan_findings, target_findings
 from worker.stages.training.groups import GroupObjective
 from worker.stages.training.objectives import (
     LabelledObjective,
@@ -155,20 +157,37 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     """
     recipe = attempt.recipe
     settings = recipe.weights if recipe.online.every is None else recipe.weights.model_copy(update=WITHIN_PROMPT)
-    batches, rewards = add_noise(ground.batches, scores.rewards, recipe.noise, recipe.reward.source)
-    weighing = weigh(batches, scores.logprobs, rewards, settings)
+    batches, rewards = add_noise(scores.batches, scores.rewards, recipe.noise, recipe.reward.source)
+    weighing = weigh(batches, scores.logprobs, rewards, settings, [add_noise_to(plan, recipe) for plan in scores.others])
     attempt.raise_findings(target_findings(weighing))
+    if scores.facts is not None and scores.facts.draws is not None:
+        attempt.raise_findings(origin_findings(scores.facts.draws))
+    tell_partners(attempt, weighing, 1 + len(scores.others))
     if not weighing.unreached and settings.target_ess is not None:
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective sample size {settings.target_ess:g}.")
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise
-        clean = weigh(ground.batches, scores.logprobs, scores.rewards, found)
+        clean = weigh(scores.batches, scores.logprobs, scores.rewards, found)
     attempt.temperatures = lambda: clean.temperatures
     attempt.raise_findings(data_findings(clean, ground.prepared, recipe.evaluation.share))
     if recipe.online.every is None:
         save_weights(attempt.artifacts_dir / "weights.parquet", weighing)
         attempt.announce("weights.parquet", "Reference log-probability, reward and weight of every response")
     return weighing
+
+
+def add_noise_to(plan: BatchPlan, recipe: Recipe) -> BatchPlan:
+    batches, rewards = add_noise(plan.batches, plan.rewards, recipe.noise, recipe.reward.source)
+    return BatchPlan(batches, plan.logprobs, rewards)
+
+
+def tell_partners(attempt: AttemptContext, weighing: Weighing, num_plans: int) -> None:
+    """Say how much of the weights was chance of who met in a batch, where they were averaged over several plans."""
+    if weighing.partner_share is not None:
+        attempt.log(
+            f"Which prompts meet in a batch makes {percent(weighing.partner_share)} of a weight's variance with one plan, and "
+            f"{percent(weighing.partner_share / num_plans)} as the mean of {num_plans}."
+        )
 
 
 def tell_unpaired(attempt: AttemptContext, batches: Batches) -> None:

@@ -21,10 +21,12 @@ from app.domain.remedies import BALANCED_SHARE, Temperatures
 from app.system.files import writing
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
+from worker.stages.scoring.plans import BatchPlan
 from worker.var.diagnostics import describe_weights, histogram
 from worker.var.lambdas import LAMBDA_BATCHES, fall_back, refuse_extreme
 from worker.var.loss import token_coefficients
-from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda
+from worker.var.stacks import log_mean_weight
+from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda, weigh_batch
 
 ROW_GROUP_ROWS = 65_536
 
@@ -55,6 +57,7 @@ class Weighing:
     reward_mean: float
     reward_std: float
     unreached: str = ""  # why no λ gives the wanted effective sample size, where another was taken
+    partner_share: float | None = None  # of a weight's variance, what is chance of who met in a batch; None: not known
 
     def describe(self, batch: WeightedBatch) -> dict[str, float]:
         return describe_weights(
@@ -89,10 +92,14 @@ def gather_own(own_M: Tensor, value_BM: Tensor) -> Tensor:
 
 
 def weigh(
-    batches: Sequence[Sequence[Encoded]], logprobs: Sequence[Tensor], rewards: Sequence[Tensor], settings: WeightSettings
-) -> Weighing:
-    """Weights of every batch; raises RecipeInvalid when target_ess can't be reached or no response enters the loss."""
-    candidates = [_make_candidates(*parts, settings) for parts in zip(batches, logprobs, rewards, strict=True)]
+    batches: Sequence[Sequence[Encoded]], logprobs: Sequence[Tensor], rewards: Sequence[Tensor], settings: WeightSettings,
+    others: Sequence[BatchPlan] = (),
+) -> Weighing:  # fmt: skip
+    """Weights of every batch, averaged over `others` too: further plans of the same examples.
+
+    Raises RecipeInvalid when target_ess can't be reached or no response enters the loss.
+    """
+    candidates = _make_all(BatchPlan(batches, logprobs, rewards), settings)
     if not any(c.enters_M is None or bool(c.enters_M.any()) for c in candidates):
         raise RecipeInvalid.at(
             "weights.responses", "responses is chosen, but no response of the data set is marked as chosen: use both."
@@ -100,13 +107,56 @@ def weigh(
     own_rewards = torch.cat([gather_own(c.own_M, c.reward_BM) for c in candidates]).double()
     mean, std = float(own_rewards.mean()), float(own_rewards.std(correction=0))
     choices, unreached = choose_lambda(candidates, settings, mean, std)
+    if settings.mean_one == "dataset":
+        parts = (weigh_batch(scored, choices, reward_mean=mean, reward_std=std) for scored in candidates)
+        choices = replace(choices, log_scale=log_mean_weight(parts))
+    weights, partner_share = _weigh_all(candidates, choices, mean, std), None
+    if others:
+        further = [(plan, _weigh_all(_make_all(plan, settings), choices, mean, std)) for plan in others]
+        weights, partner_share = average(BatchPlan(batches, logprobs, rewards), weights, further)
+        if settings.mean_one == "dataset":
+            weights = _rescale(candidates, weights)
     weighted = []
-    for index, (batch, scored) in enumerate(zip(batches, candidates, strict=True)):
-        weight_M = compute_weights(scored, choices, reward_mean=mean, reward_std=std)
+    for index, (batch, scored, weight_M) in enumerate(zip(batches, candidates, weights, strict=True)):
         coefficient_M = token_coefficients(weight_M, scored.num_tokens_M, settings.loss_norm, enters_M=scored.enters_M)
         preference_M = torch.tensor([r.preference or 0 for example in batch for r in example.responses])
         weighted.append(WeightedBatch(index, batch, scored, preference_M, weight_M, coefficient_M))
-    return Weighing(weighted, choices, mean, std, unreached)
+    return Weighing(weighted, choices, mean, std, unreached, partner_share)
+
+
+def _make_all(plan: BatchPlan, settings: WeightSettings) -> list[Candidates]:
+    return [_make_candidates(*parts, settings) for parts in zip(plan.batches, plan.logprobs, plan.rewards, strict=True)]
+
+
+def _weigh_all(candidates: Sequence[Candidates], choices: WeightChoices, mean: float, std: float) -> list[Tensor]:
+    return [compute_weights(scored, choices, reward_mean=mean, reward_std=std) for scored in candidates]
+
+
+def average(
+    own: BatchPlan, weights: Sequence[Tensor], further: Sequence[tuple[BatchPlan, Sequence[Tensor]]]
+) -> tuple[list[Tensor], float | None]:
+    """Return each response's mean weight over the plans, in the first one's places, and how much of a weight's variance was
+    chance: the mean variance of one response's weights between plans, as a share of that of all weights in all plans. None:
+    all weights are the same.
+    """
+    order = {e.example_id: place for place, e in enumerate(e for batch in own.batches for e in batch)}
+    columns = []
+    for plan, of_plan in [(own, weights), *further]:
+        parts = [(order[e.example_id], weight_K) for batch, weight_M in zip(plan.batches, of_plan, strict=True)
+                 for e, weight_K in zip(batch, weight_M.split([len(e.responses) for e in batch]), strict=True)]  # fmt: skip
+        columns.append(torch.cat([weight_K for _, weight_K in sorted(parts, key=lambda part: part[0])]).double())
+    weight_NR = torch.stack(columns, dim=1)
+    total = float(weight_NR.var(correction=0))
+    between = float(weight_NR.var(dim=1, correction=1).mean())
+    mean_N = weight_NR.mean(dim=1).to(weights[0].dtype)
+    return list(mean_N.split([len(weight_M) for weight_M in weights])), between / total if total > 0 else None
+
+
+def _rescale(candidates: Sequence[Candidates], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the weights with mean 1 over all responses in the loss."""
+    entering = [weight_M if c.enters_M is None else weight_M[c.enters_M] for c, weight_M in zip(candidates, weights, strict=True)]
+    mean = float(torch.cat(entering).double().mean())
+    return [weight_M / mean if mean > 0 else weight_M for weight_M in weights]
 
 
 def choose_lambda(
@@ -115,7 +165,7 @@ def choose_lambda(
     """Return the recipe's choices with its λ, or with the λ that gives target_ess; and why it is another than that."""
     choices = WeightChoices(
         settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
-        settings.reward_norm, settings.mean_one, settings.lambda_ or 1.0,
+        settings.reward_norm, settings.mean_one == "batch", settings.lambda_ or 1.0,
     )  # fmt: skip
     if settings.target_ess is None:
         return choices, ""
@@ -149,10 +199,24 @@ def largest_reward(candidates: Sequence[Candidates], choices: WeightChoices, mea
 
 
 def _make_candidates(batch: Sequence[Encoded], logprob_BM: Tensor, reward_BM: Tensor, settings: WeightSettings) -> Candidates:
-    responses = [response for example in batch for response in example.responses]
-    enters_M = torch.tensor([r.preference == 1 for r in responses]) if settings.responses == "chosen" else None
+    responses, own_M = [response for example in batch for response in example.responses], own_prompts(batch)
     num_tokens_M = torch.tensor([len(response.ids) for response in responses])
-    return Candidates(own_prompts(batch), logprob_BM, num_tokens_M, reward_BM, enters_M)
+    draw_M = torch.tensor([max(-1, -1 - r.number) for r in responses])
+    label_M = torch.tensor([r.preference or 0 for r in responses])
+    enters_M = choose_entering(settings.responses, label_M, draw_M)
+    if settings.partition_scope != "draws":
+        return Candidates(own_M, logprob_BM, num_tokens_M, reward_BM, enters_M)
+    draw_reward_BK = gather_own(own_M, reward_BM)[draw_M >= 0].view(len(batch), -1)
+    return Candidates(own_M, logprob_BM, num_tokens_M, reward_BM, enters_M, draw_reward_BK, draw_M)
+
+
+def choose_entering(responses: str, label: Tensor, draw: Tensor) -> Tensor | None:
+    """Return which responses enter the loss, by their labels (1: chosen) and which draw each is (−1: none); None: all."""
+    if responses == "chosen":
+        return label == 1
+    if responses == "draws":
+        return draw >= 0
+    return draw < 0 if responses == "both" and bool((draw >= 0).any()) else None
 
 
 def save_weights(path: Path, weighing: Weighing) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import DatasetState
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.preview.readings import ExampleReading
-from app.domain.recipe import Method
+from app.domain.recipe import Method, Preset
 from app.domain.sweep import SweepRequest
 from app.domain.training.baselines import BASELINES
 from app.domain.training.methods import OF_POLICIES, ON_GROUPS
@@ -45,7 +45,8 @@ DIALS = (
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the parts of the recipe that it holds
-    ("weights", "Weights and noise", "what the preset decides, errors made on purpose", ("weights", "noise")),
+    ("weights", "Weights, draws and noise", "what the preset decides, Z(x) from draws of the reference, errors made on purpose",
+     ("weights", "draws", "noise")),
     ("online", "Fresh responses", "how often the policy answers itself, how many times and how long", ("online", "group")),
     ("policy", "Policy and devices", "adapter, number type, 4 bits, several devices", ("policy", "scale")),
     ("training", "Training", "schedule, micro-batches, checkpoints, seed", ("training",)),
@@ -127,10 +128,12 @@ def new_run(
             )
         values = {**clone_values(original.recipe), "name": name_copy(session, user.id, original)}
         values["private"] = "yes" if original.private else ""
+        if request.query_params.get("method") == Method.SFT:  # which has fields of its own for two of the weights' settings
+            values |= {f"sft.{n}": request.query_params.get(f"weights.{n}") or original.recipe["weights"][n] for n in SFT_FIELDS}
         origin = (f"/runs/{clone}", original.name)
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)
-        values |= flatten(known.settings)
+        values |= flatten(known.settings) | ({"weights.preset": Preset.DRAWS} if "draws" in known.settings else {})
         if values.get("policy.quantization", "none") != "none":  # the settings of scores don't say how the policy is trained
             values["policy.adaptation"] = "lora"
         origin = (f"/scorings/{scoring}", known.name)

@@ -26,7 +26,10 @@ from app.web.rendering.format import duration, percent
 router = APIRouter()
 
 ENDINGS = {"lost": "was lost", "failed": "failed", "interrupted": "was interrupted", "cancelled": "was cancelled"}
-STAGE_TEXTS = {Stage.PREPARE: "Tokens and batches", Stage.SCORE: "Log π_ref and rewards", Stage.EVALUATE: "Held-out generations"}
+STAGE_TEXTS = {
+    Stage.PREPARE: "Tokens and batches", Stage.SCORE: "Log π_ref and rewards", Stage.DRAW: "Answers of π_ref, for Z(x)",
+    Stage.EVALUATE: "Held-out generations",
+}  # fmt: skip
 TRAINING_TEXTS = {
     Method.VAR: "Weighted fine-tuning",
     Method.SFT: "Plain fine-tuning",
@@ -109,7 +112,9 @@ def stages_of(run: Run) -> list[Stage]:
     """Return the stages this run goes through, by its kind and its method."""
     stages = STAGES[RunKind(run.kind)]
     has_scores = run.kind != RunKind.TRAINING or method_of(run) not in WITHOUT_SCORES or run.stage == Stage.SCORE
-    return [stage for stage in stages if stage is not Stage.SCORE or has_scores]
+    has_draws = (run.recipe.get("weights") or {}).get("partition_scope") == "draws" or run.stage == Stage.DRAW
+    left_out = ({Stage.SCORE} if not has_scores else set()) | ({Stage.DRAW} if not has_draws else set())
+    return [stage for stage in stages if stage not in left_out]
 
 
 def marks_of(run: Run, is_evaluated: bool) -> list[tuple[Stage, str]]:

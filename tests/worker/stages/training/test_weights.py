@@ -7,10 +7,12 @@ import torch
 from app.domain import findings
 from app.domain.errors import RecipeInvalid
 from tests.worker.workshop import make_recipe
+from worker.stages.batches import plan_batches
 from worker.stages.examples import Prepared
 from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs
+from worker.stages.scoring.plans import BatchPlan, rearrange
 from worker.stages.training.findings import data_findings, target_findings
-from worker.stages.training.weights import save_weights, weigh
+from worker.stages.training.weights import gather_own, save_weights, weigh
 from worker.var import lambdas
 from worker.var.weights import effective_sample_size
 
@@ -36,6 +38,100 @@ def test_within_a_prompt_the_weights_are_the_sigmoid_of_the_reward_gap(scored):
 def test_weights_of_mean_one_leave_the_learning_rate_alone(scored):
     for batch in weigh(*scored, settings()).batches:
         assert float(batch.weight_M.mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def flatten(weighing):
+    """Every response's weight, by example and number."""
+    return {
+        (example.example_id, response.number): weight
+        for batch in weighing.batches
+        for (example, response), weight in zip(
+            [(example, r) for example in batch.examples for r in example.responses], batch.weight_M.tolist(), strict=True
+        )
+    }
+
+
+@pytest.fixture(scope="module")
+def rated(scored):
+    """The same with a reward of its own for every response."""
+    chance = torch.Generator().manual_seed(0)
+    return (*scored[:2], [reward_BM + torch.randn(reward_BM.shape[1], generator=chance) for reward_BM in scored[2]])
+
+
+def regroup(scored, size):
+    """The same examples in batches of another size; each response keeps its scores with its own prompt alone."""
+    batches, logprobs, rewards = scored
+    examples = [example for batch in batches for example in batch]
+    own = [
+        [gather_own(own_prompts(batch), matrix_BM) for batch, matrix_BM in zip(batches, matrices, strict=True)]
+        for matrices in (logprobs, rewards)
+    ]
+    flat = [iter(torch.cat(parts).tolist()) for parts in own]
+    made = [examples[start : start + size] for start in range(0, len(examples), size)]
+
+    def matrix(batch, values):
+        own_M = own_prompts(batch)
+        own_BM = torch.full((len(batch), len(own_M)), math.nan)
+        own_BM[own_M, torch.arange(len(own_M))] = torch.tensor([next(values) for _ in own_M])
+        return own_BM
+
+    return made, *([matrix(batch, values) for batch in made] for values in flat)
+
+
+@pytest.mark.parametrize("preset", ["reward_weighted", "paper"])
+def test_one_scale_for_the_data_set_makes_its_mean_weight_one_and_leaves_the_batches_their_own(scored, preset):
+    plain, scaled = (weigh(*scored, settings(preset=preset, cross_reward="reuse", mean_one=one)) for one in ("off", "dataset"))
+    before, after = flatten(plain), flatten(scaled)
+    assert sum(after.values()) / len(after) == pytest.approx(1.0, rel=1e-5)
+    ratios = [after[key] / before[key] for key in before if before[key] > 1e-20]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-4)
+
+
+def test_one_scale_for_the_data_set_knows_nothing_of_the_batch_size_where_the_weights_do_not(rated):
+    """The form `reward`: by batch the same response's weight changes with B and its partners, by data set it does not."""
+    weights = {
+        (scale, size): flatten(weigh(*regroup(rated, size), settings(preset="reward_weighted", mean_one=scale)))
+        for scale in ("batch", "dataset")
+        for size in (1, 2, 5)
+    }
+    for size in (2, 5):
+        assert weights["dataset", size] == pytest.approx(weights["dataset", 1], rel=1e-6)
+    assert weights["batch", 5] != pytest.approx(weights["batch", 1], rel=1e-2)
+
+
+def other_plans(rated, num):
+    """The same examples in other company."""
+    examples = [example for batch in rated[0] for example in batch]
+    return [[[examples[i] for i in part] for part in plan_batches(len(examples), 5, seed)] for seed in range(1, num + 1)]
+
+
+def test_weights_over_several_plans_are_the_means_of_each_plans(rated):
+    asked, known = settings(preset="reward_weighted"), BatchPlan(*rated)
+    plans = [rearrange(known, batches) for batches in other_plans(rated, 3)]
+    together = flatten(weigh(*rated, asked, plans))
+    each = [flatten(weigh(*rated, asked)), *(flatten(weigh(p.batches, p.logprobs, p.rewards, asked)) for p in plans)]
+    assert together == pytest.approx({key: sum(one[key] for one in each) / 4 for key in together}, rel=1e-5)
+    assert len({round(one[next(iter(together))], 6) for one in each}) > 1  # partners do count
+
+
+def test_the_mean_over_plans_leaves_less_to_chance_and_says_how_much_there_was(rated):
+    asked, known = settings(preset="reward_weighted", **{"lambda": 1.0}), BatchPlan(*rated)
+    plans = [rearrange(known, batches) for batches in other_plans(rated, 9)]
+    exact = flatten(weigh(*rated, settings(preset="reward_weighted", mean_one="dataset", **{"lambda": 1.0})))
+
+    def error(weighing):
+        return sum((weight - exact[key]) ** 2 for key, weight in flatten(weighing).items())
+
+    averaged = weigh(*rated, asked, plans)
+    assert error(averaged) < 0.8 * error(weigh(*rated, asked))  # what is left is the bias of rescaling by batch
+    assert 0.0 < averaged.partner_share < 1.0
+    assert weigh(*rated, asked).partner_share is None
+
+
+def test_over_several_plans_the_data_sets_mean_weight_stays_one(rated):
+    plans = [rearrange(BatchPlan(*rated), batches) for batches in other_plans(rated, 2)]
+    weights = flatten(weigh(*rated, settings(preset="within_prompt", mean_one="dataset"), plans))
+    assert sum(weights.values()) / len(weights) == pytest.approx(1.0, rel=1e-6)
 
 
 def test_chosen_only_trains_on_chosen_but_lets_the_rejected_compete(scored):

@@ -1,0 +1,128 @@
+"""Which form of the weights, when prompts differ in difficulty: a log-linear policy that shares its parameters between prompts.
+
+    python -m tests.bench.forms
+
+A stand-in for the help desk, where everything is exact: π_θ(y|x) ∝ π_ref(y|x) e^(φ(x,y)·θ) over 40 responses, K = 4 of which the
+reference draws for each of 160 training prompts; rewards have a part that φ cannot say, and an offset of the prompt. The weighted
+likelihood is maximised under a small ridge, and judged on 512 other prompts by enumeration: the regret is how much more reward
+the best policy of the same KL has. Each form sees the same draws; differences are paired over worlds.
+Legend: X prompts, Y responses, F features, K responses of a prompt.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from tests.var.tables import World
+from worker.var.candidates import StackedCandidates, WeightChoices
+from worker.var.stacks import log_mean_weight, weigh
+from worker.var.terms import make_terms
+
+NUM_TRAIN, NUM_TEST, NUM_RESPONSES, WIDTH = 160, 512, 40, 5
+EACH, BATCH, DRAWS, RIDGE = 4, 8, 16, 3e-3
+FORMS = {
+    "length_normalised": WeightChoices("posterior", "batch", "mean", "score"),
+    "reward, by batch": WeightChoices("reward"),
+    "reward, one scale": WeightChoices("reward", mean_one=False),
+    "draws": WeightChoices("ratio", "draws", cross_reward="reuse", mean_one=False),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Prompts of one side: features [X, Y, F], and a table of them."""
+
+    feature: Tensor
+    table: World
+
+
+def make_sides(seed: int, offset: float, spread: float) -> tuple[Side, Side]:
+    """Training and test prompts of one world; `spread`: of the responses' log lengths."""
+    chance = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=chance, dtype=torch.float64)
+
+    of_response, num_tokens = normal(NUM_RESPONSES, WIDTH), (3 + spread * normal(NUM_RESPONSES)).exp().round().clamp(min=2).long()
+    num_features = WIDTH + WIDTH * WIDTH
+    taste, habit = normal(num_features) / math.sqrt(num_features), normal(num_features) / math.sqrt(num_features)
+
+    def side(num: int) -> Side:
+        of_prompt = normal(num, WIDTH)
+        both = of_prompt[:, None, :, None] * of_response[None, :, None, :]
+        feature = torch.cat([of_response.expand(num, -1, -1), both.flatten(2)], dim=2)
+        reward = feature @ taste + 0.5 * normal(num, NUM_RESPONSES) + offset * normal(num, 1)
+        return Side(feature, World(torch.log_softmax(feature @ habit, dim=1), reward, num_tokens))
+
+    return side(NUM_TRAIN), side(NUM_TEST)
+
+
+def weigh_data(side: Side, response: Tensor, draws: Tensor, choices: WeightChoices, lambda_: float) -> Tensor:
+    """Return the weights of the data's responses [X, K], in batches of eight prompts, with mean 1 where they have one scale."""
+    world, num = side.table, len(response) // BATCH
+    prompt_SB = torch.arange(len(response)).view(num, BATCH)
+    own_M = torch.arange(BATCH).repeat_interleave(EACH)
+    response_SM = response[prompt_SB].flatten(1)
+    stack = StackedCandidates(
+        own_SM=own_M.expand(num, -1),
+        logprob_SBC=world.reference[prompt_SB[:, :, None], response_SM[:, None, :]],
+        num_tokens_SM=world.num_tokens[response_SM],
+        reward_SBC=world.rewards[prompt_SB[:, :, None], response_SM[:, None, :]],
+        draw_reward_SBK=world.rewards.gather(1, draws)[prompt_SB],
+        draw_SM=torch.full_like(response_SM, -1),
+    )
+    weighed = weigh(make_terms(stack, choices), lambda_)
+    weight_SM = weighed.weight_SM if choices.mean_one else (weighed.log_weight_SM - log_mean_weight([weighed])).exp()
+    return weight_SM.view(-1, EACH)
+
+
+def fit(side: Side, response: Tensor, weight: Tensor) -> Tensor:
+    """Return θ of the largest weighted likelihood under the ridge: [F]."""
+    theta = torch.zeros(side.feature.shape[2], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([theta], lr=1, max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logprob = torch.log_softmax(side.table.reference + side.feature @ theta, dim=1).gather(1, response)
+        value = -(weight * logprob).mean() + RIDGE * theta.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return theta.detach()
+
+
+def measure(seed: int, offset: float, spread: float, lambda_: float) -> dict[str, float]:
+    """Return the regret of each form on the test prompts of one world."""
+    train, test = make_sides(seed, offset, spread)
+    chance = torch.Generator().manual_seed(1000 + seed)
+    source = train.table.reference.exp()
+    response, draws = (torch.multinomial(source, num, replacement=True, generator=chance) for num in (EACH, DRAWS))
+    found = {}
+    for name, choices in FORMS.items():
+        theta = fit(train, response, weigh_data(train, response, draws, choices, lambda_))
+        policy = torch.softmax(test.table.reference + test.feature @ theta, dim=1)
+        found[name] = test.table.regret(policy)
+    return found
+
+
+def main(seeds: int = 5) -> None:
+    torch.set_num_threads(1)
+    print(f"| offset | lengths | λ | {' | '.join(FORMS)} | draws − reward, one scale |")
+    for offset in (0.0, 1.0, 2.0):
+        for spread in (0.0, 0.8):
+            for lambda_ in (0.3, 0.5, 1.0, 2.0):
+                rows = [measure(seed, offset, spread, lambda_) for seed in range(seeds)]
+                means = " | ".join(f"{fmean(row[name] for row in rows):.3f}" for name in FORMS)
+                gaps = [row["draws"] - row["reward, one scale"] for row in rows]
+                half = 2.776 * stdev(gaps) / math.sqrt(len(gaps))  # Student's t of five worlds
+                lengths = "spread" if spread else "even"
+                print(f"| {offset:g} | {lengths} | {lambda_:g} | {means} | {fmean(gaps):+.3f} ± {half:.3f} |")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
