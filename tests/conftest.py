@@ -38,11 +38,12 @@ LONG = {"flow", "faults", "browser", "box", "demonstration", "cli", "worker"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the folders of long tests first, and tests that share something in their order; the rest stays as random as it is."""
     items.sort(key=lambda item: item.path.relative_to(CHECKOUT).parts[1] not in LONG)
+    places: dict[Path, list[int]] = {}
+    for place, item in enumerate(items):
+        places.setdefault(item.path, []).append(place)
     for path in {item.path for item in items if keeps_order(item)}:
-        places = [place for place, item in enumerate(items) if item.path == path]
-        for place, item in zip(
-            places, sorted((items[place] for place in places), key=lambda item: item.location[1]), strict=True
-        ):
+        ordered = sorted((items[place] for place in places[path]), key=lambda item: item.location[1])
+        for place, item in zip(places[path], ordered, strict=True):
             items[place] = item
 
 

@@ -24,8 +24,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,6 +133,16 @@ class Popen(subprocess.Popen[Any]):
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(told[name] for name in names))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Whatever starts a program of the studio in this process meanwhile has it forked."""
+    kept, subprocess.Popen = subprocess.Popen, Popen  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = kept  # type: ignore[misc]
 
 
 def find_program(command: Any) -> tuple[str, ...] | None:

@@ -76,7 +76,7 @@ def lay_out(path: str, tree: Path) -> None:
             place = tree / target / Path(source).name if target.endswith("/") or len(sources) > 1 else tree / target
             place.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / source).is_dir():
-                ignored = shutil.ignore_patterns("vendor", "node_modules", "__pycache__")  # as .dockerignore says
+                ignored = shutil.ignore_patterns("vendor", "node_modules")  # compiled, as the image is, where the checkout is
                 shutil.copytree(ROOT / source, place, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copyfile(ROOT / source, place)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -12,17 +13,15 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
-from starlette.testclient import TestClient
 
 from app.domain.recipe import Recipe
-from app.main import create_app
 from app.services import accounts
 from app.store.database import Database
 from app.store.tables import User
 from app.web.recipes import RECIPE_FIELDS
 from tests import warm
 from tests.faults.web_process import running_web
-from tests.web.conftest import URL, Studio, grown, make_settings
+from tests.web.conftest import Studio, make_app, opened
 
 JSON = {"content-type": "application/json"}
 NUMBERS = {
@@ -40,10 +39,9 @@ MARK = '"@@here@@"'
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
-    app = create_app(make_settings(folder))
-    with TestClient(app, base_url=URL), grown(app, folder) as studio:
+    with opened(make_app(folder, migrated_sqlite), folder) as studio:
         yield studio
 
 

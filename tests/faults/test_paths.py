@@ -15,11 +15,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.main import create_app
 from tests.conftest import CHECKOUT
-from tests.web.conftest import URL, Studio, grown, make_settings
+from tests.web.conftest import Studio, make_app, opened
 from tests.web.test_access import list_routes
 
 # What the interpreter and its libraries may read for themselves.
@@ -49,15 +47,14 @@ def judged() -> Iterator[set[Path]]:
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Iterator[Studio]:
+def studio(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Studio]:
     mimetypes.init()  # a library reads the system's list at its first need of it
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
     for name in ("secret.txt", "spec.json", "model.safetensors"):
         (outside / name).write_text("the secret")
-    app = create_app(make_settings(inside))
-    with TestClient(app, base_url=URL), grown(app, inside) as studio:
+    with opened(make_app(inside, migrated_sqlite), inside) as studio:
         yield studio
 
 

@@ -24,6 +24,7 @@ from app.store.accounts import get_user
 from app.store.database import now
 from app.store.tables import Dataset, Model
 from app.web.connections import Connection
+from tests.warm import forking
 
 URL = "http://127.0.0.1:8400"
 PAIRS = "".join(
@@ -113,6 +114,19 @@ def make_settings(folder: Path, **changes: Any) -> Settings:
     return Settings(_env_file=None, **{"data_dir": folder / "var", "model_roots": [models], **changes})
 
 
+def make_app(folder: Path, tables: Path, **changes: Any) -> FastAPI:
+    """The app on a copy of these tables, which are empty."""
+    shutil.copytree(tables, folder / "var")
+    return create_app(make_settings(folder, **changes))
+
+
+@contextmanager
+def opened(app: FastAPI, folder: Path) -> Iterator[Studio]:
+    """The studio of an app that is started here, whose children are forked."""
+    with forking(), TestClient(app, base_url=URL), grown(app, folder) as studio:
+        yield studio
+
+
 @contextmanager
 def grown(app: FastAPI, folder: Path) -> Iterator[Studio]:
     """The studio of a started app, with an administrator and eve."""
@@ -127,9 +141,7 @@ def grown(app: FastAPI, folder: Path) -> Iterator[Studio]:
 def studio(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Studio]:
     """One for all tests of a module."""
     folder = tmp_path_factory.mktemp("studio")
-    shutil.copytree(migrated_sqlite, folder / "var")
-    app = create_app(make_settings(folder, max_upload_bytes=3_000_000))
-    with TestClient(app, base_url=URL), grown(app, folder) as studio:
+    with opened(make_app(folder, migrated_sqlite, max_upload_bytes=3_000_000), folder) as studio:
         yield studio
 
 
@@ -157,16 +169,16 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(migrated_sqlite, folder / "var")
-    app = create_app(make_settings(folder, max_upload_bytes=3_000_000))
+    app = make_app(folder, migrated_sqlite, max_upload_bytes=3_000_000)
     config = uvicorn.Config(app, port=0, http=Connection, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with grown(app, folder) as studio:
-        yield Server(studio, f"http://127.0.0.1:{port}", port)
-    server.should_exit = True
-    thread.join()
+    with forking():
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with grown(app, folder) as studio:
+            yield Server(studio, f"http://127.0.0.1:{port}", port)
+        server.should_exit = True
+        thread.join()

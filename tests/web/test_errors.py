@@ -6,7 +6,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from tests.web.conftest import URL, make_settings
+from tests.warm import forking
+from tests.web.conftest import URL, make_app, make_settings
 
 
 def check_problem(response, status: int, code: str) -> dict:
@@ -97,14 +98,14 @@ def test_a_page_that_is_not_there_is_a_page(client):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/broken", "/broken"])
-def test_an_unexpected_error_is_logged_and_tells_nothing(tmp_path, caplog, path):
-    app = create_app(make_settings(tmp_path))
+def test_an_unexpected_error_is_logged_and_tells_nothing(tmp_path, migrated_sqlite, caplog, path):
+    app = make_app(tmp_path, migrated_sqlite)
 
     def fail() -> None:
         raise RuntimeError("hunter2 is the password")
 
     app.add_api_route(path, fail)
-    with TestClient(app, base_url=URL) as client, caplog.at_level(logging.ERROR):
+    with forking(), TestClient(app, base_url=URL) as client, caplog.at_level(logging.ERROR):
         response = client.get(path)
     assert response.status_code == 500
     assert "hunter2" not in response.text

@@ -16,6 +16,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.store.files.files import make_root
 from app.system.child import Child
+from tests import warm
 from tests.architecture.tree import ROOT
 from tests.cli.test_cli import make_shell
 from tests.flow.studio import free_port
@@ -43,10 +44,11 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 def refusal(folder: Path, *command: str, **variables: str) -> str:
     """What a process that does not start says."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment(folder, **variables),
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    with warm.forking():
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=folder, env=environment(folder, **variables),
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
     assert done.returncode not in (0, None), done.stdout
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -85,7 +87,7 @@ def proxied(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[httpx.Cl
     """A web process that trusts the proxies of the parameter."""
     port = free_port()
     variables = environment(tmp_path, FORWARDED_ALLOW_IPS=request.param)
-    web = subprocess.Popen([sys.executable, "-m", *WEB, "--port", str(port), "--log-level", "error"], env=variables, cwd=tmp_path)
+    web = warm.Popen([sys.executable, "-m", *WEB, "--port", str(port), "--log-level", "error"], env=variables, cwd=tmp_path)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             wait_until(lambda: web.poll() is not None or answers(client), seconds=60, what="the start of the web")

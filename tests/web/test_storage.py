@@ -4,21 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.main import create_app
 from app.store.files import disk
-from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
+from tests.web.conftest import PAIRS, Studio, make_app, opened
 
 QUOTA = 50_000_000
 
 
 @pytest.fixture
-def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
+def limited(tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     """A studio with a quota, that looks again at once."""
     monkeypatch.setattr(disk, "FRESH_SECONDS_FULL", 0.0)
-    app = create_app(make_settings(tmp_path, disk_quota_bytes=QUOTA))
-    with TestClient(app, base_url=URL), grown(app, tmp_path) as studio:
+    with opened(make_app(tmp_path, migrated_sqlite, disk_quota_bytes=QUOTA), tmp_path) as studio:
         yield studio
 
 

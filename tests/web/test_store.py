@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from app.domain.errors import Unavailable
 from app.domain.events import ArtifactWritten, OutcomeReached
 from app.domain.run import Outcome
-from app.main import create_app
 from app.services import attempts
 from app.store import journal
 from app.store.files.object_folders import put_tree
@@ -22,14 +20,14 @@ from tests.services.test_models import make_model
 from tests.store.files.s3 import S3Server
 from tests.timing import Clock
 from tests.waiting import END_SECONDS
-from tests.web.conftest import PAIRS, URL, Studio, grown, make_settings
+from tests.web.conftest import PAIRS, Studio, make_app, opened
 
 
 @pytest.fixture
-def stored(tmp_path, s3: S3Server):
+def stored(tmp_path, migrated_sqlite, s3: S3Server):
     """A studio whose data folder is its own, with its store in a bucket."""
-    app = create_app(make_settings(tmp_path, store_url=s3.prefix, store_endpoint=s3.url))
-    with TestClient(app, base_url=URL), grown(app, tmp_path) as studio:
+    app = make_app(tmp_path, migrated_sqlite, store_url=s3.prefix, store_endpoint=s3.url)
+    with opened(app, tmp_path) as studio:
         yield studio
 
 

@@ -85,8 +85,10 @@ def test_an_answer_streams_while_it_is_made_and_is_replayed_as_it_was(server):
         tell(studio, claim, Ended(state="done"))
 
     worker = threading.Thread(target=work)
-    worker.start()
-    told = list(read_stream(server, "POST", "", json=BODY))
+    for one in read_stream(server, "POST", "", json=BODY):
+        told.append(one)
+        if len(told) == 1:  # not before it was told that nobody answers yet
+            worker.start()
     worker.join()
     assert told[0] == ("waiting", {"detail": "No worker is running: start one (varstudio up does), and it answers."})
     kinds = [kind for kind, _ in told if kind != "waiting"]

@@ -6,21 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.main import create_app
 from tests.standin import StandIn, Wrong, running
-from tests.web.conftest import URL, Studio, grown, make_settings
+from tests.web.conftest import Studio, make_app, opened
 
 API = "/api/v1"
 KEY = "sk-very-secret-0123456789"
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
-    app = create_app(make_settings(folder, endpoint_allowed_hosts=["127.0.0.1", "gpu-box"]))
-    with TestClient(app, base_url=URL), grown(app, folder) as studio:
+    app = make_app(folder, migrated_sqlite, endpoint_allowed_hosts=["127.0.0.1", "gpu-box"])
+    with opened(app, folder) as studio:
         yield studio
 
 

@@ -4,13 +4,11 @@ import os
 import sys
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.main import create_app
 from app.services.accounts import authenticate
 from app.web.pages.demonstration import Demonstration
 from tests.waiting import wait_until
-from tests.web.conftest import URL, grown, make_settings
+from tests.web.conftest import make_app, opened
 
 MAKING = """
 import os, pathlib, sys, time
@@ -24,11 +22,11 @@ sys.exit(1 if "disk" in (folder.parent / "go").read_text() else 0)
 
 
 @pytest.fixture
-def fresh(tmp_path):
+def fresh(tmp_path, migrated_sqlite):
     """A studio where nothing was done yet, whose demonstration is the child above."""
-    app = create_app(make_settings(tmp_path))
+    app = make_app(tmp_path, migrated_sqlite)
     app.state.demonstration = Demonstration(app.state.settings, [sys.executable, "-c", MAKING])
-    with TestClient(app, base_url=URL), grown(app, tmp_path) as studio:
+    with opened(app, tmp_path) as studio:
         yield studio
 
 

@@ -3,21 +3,19 @@
 import re
 
 import pytest
-from starlette.testclient import TestClient
 
 from app.domain.events import EvaluationLogged, FinalLogged, FindingRaised, OutcomeReached
 from app.domain.run import Outcome
-from app.main import create_app
-from tests.web.conftest import URL, grown, make_settings
+from tests.web.conftest import make_app, opened
 from tests.web.test_runs import SUCCEEDED, record, step
 
 FAILED = OutcomeReached(outcome=Outcome.FAILED, reason="The disk <is> full.", remedy="Free some.", retry=False)
 
 
 @pytest.fixture
-def fresh(tmp_path):
+def fresh(tmp_path, migrated_sqlite):
     """A studio in which nobody did anything yet."""
-    with TestClient(app := create_app(make_settings(tmp_path)), base_url=URL), grown(app, tmp_path) as studio:
+    with opened(make_app(tmp_path, migrated_sqlite), tmp_path) as studio:
         yield studio
 
 
