@@ -26,7 +26,8 @@ from app.store.files.shared_files import open_files
 from app.store.models import make_relative
 from app.system.files import keep_private
 from app.web import api, booth, errors, login, pages
-from app.web.api import reference, system
+from app.web.api import system
+from app.web.api.document import reference
 from app.web.bodies import Bodies
 from app.web.dependencies import require_user
 from app.web.pages.demonstration import Demonstration

@@ -23,6 +23,7 @@ GIVE_UP_SECONDS = 300.0
 COLUMNS = (
     "variant", "state", "reward gain", "win rate", "KL", "held-out loss", "length", "ESS", "ρ len", "ρ reward", "s", "tokens/s",
 )  # fmt: skip
+OUTCOMES = {"waiting": "not known yet", "expected": "as expected", "unexpected": "not as expected", "undecided": "not decided"}
 GOING = ("queued", "paused", "running")
 
 Lambda = Annotated[list[float] | None, typer.Option("--lambda", help="A temperature λ > 0; give it once for each.")]
@@ -32,6 +33,12 @@ Fields = Annotated[
 Baselines = Annotated[
     list[str] | None, typer.Option("--baseline", help="sft_chosen, sft_all, dpo or reward_weighted; repeatable.")
 ]
+Together = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--together", help="Settings that change together, such as 'training.batch_size=2 training.learning_rate=1e-5'."
+    ),
+]
 Budget = Annotated[float | None, typer.Option("--kl", help="Seek the best among the variants that end within this KL.")]
 
 
@@ -40,6 +47,7 @@ def launch(
     recipe: Annotated[Path, typer.Argument(help="The recipe that all variants start from, YAML or JSON.")],
     lambdas: Lambda = None,
     field: Fields = None,
+    together: Together = None,
     baseline: Baselines = None,
     name: Annotated[str, typer.Option(help="Empty: the recipe's name, or data set and policy.")] = "",
     private: Private = False,
@@ -47,7 +55,8 @@ def launch(
 ) -> None:
     """Launch a sweep; prints its id."""
     client = Client(Settings())
-    asked = {"name": name, "recipe": read_document(recipe), **grid_of(lambdas, field, baseline)}
+    grid = {**grid_of(lambdas, field, baseline), "combinations": combine(together)}
+    asked = {"name": name, "recipe": read_document(recipe), **grid}
     sweep = client.post("/sweeps", asked, params={"private": private})
     out.print(sweep["id"], markup=False)
     if watch_it:
@@ -68,6 +77,20 @@ def grid_of(lambdas: list[float] | None, fields: list[str] | None, baselines: li
     if not all(math.isfinite(value) for value in lambdas or []):
         raise CommandFailed("--lambda must be a finite number greater than 0.")
     return {"lambda": lambdas or [], "fields": grid, "baselines": baselines or []}
+
+
+def combine(options: list[str] | None) -> list[dict[str, Any]]:
+    """Return the settings that change together, a dictionary for each option.
+
+    Raises: CommandFailed.
+    """
+    found = []
+    for option in options or []:
+        pairs = [part.partition("=") for part in option.split()]
+        if not pairs or not all(path and separator and value for path, separator, value in pairs):
+            raise CommandFailed(f"--together needs settings with a value each, such as training.batch_size=2, not {option!r}.")
+        found.append({path: read_value(value) for path, _, value in pairs})
+    return found
 
 
 def read_value(text: str) -> Any:
@@ -129,7 +152,9 @@ def number(value: float | None, form: str = ".3g") -> str:
 def verdict_of(sweep: dict[str, Any]) -> list[str]:
     """Return the best, what isn't told apart from it, and what was better on the way, each as a line."""
     labels = [one["label"] for one in sweep["variants"]]
-    lines = [best_of(sweep, labels)] if sweep["best"] else []
+    lines = [f"{outcome['experiment']}: {OUTCOMES[outcome['state']]}"] if (outcome := sweep.get("outcome")) else []
+    lines += outcome["sentences"] if outcome else []
+    lines += [best_of(sweep, labels)] if sweep["best"] else []
     if sweep["best"] and sweep["test_gain"] is not None:
         lines.append(f"On the test prompts, which chose nothing: {sweep['test_gain']:+.3g}.")
     lines += [tell_rival(rival, labels) for rival in sweep["rivals"]]
@@ -206,6 +231,35 @@ def tell_changes(sweep: dict[str, Any], said: dict[str, str]) -> None:
 def render(sweep: dict[str, Any]) -> RenderableType:
     lines = lines_of(COLUMNS, [row_of(variant) for variant in sweep["variants"]])
     return Group(Text(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", style="bold"), *map(Text, lines))
+
+
+experiments = typer.Typer(no_args_is_help=True, help="Experiments: sweeps that say what should come out, and what did.")
+
+
+@experiments.command("list")
+def list_experiments() -> None:
+    """List the experiments, each with its question and what is expected."""
+    found = Client(Settings()).get("/experiments")
+    rows = [(one["name"], str(one["num_settings"]), one["question"], one["expected"]) for one in found]
+    table("name", "runs a seed", "question", "expected", rows=rows)
+
+
+@experiments.command("launch")
+def launch_experiment(
+    experiment: Annotated[str, typer.Argument(help="One of `varstudio experiments list`.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe that every run starts from, YAML or JSON.")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each run.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Runs of each setting.")] = 3,
+    name: Annotated[str, typer.Option(help="Empty: the experiment's title.")] = "",
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Launch an experiment; prints its sweep's id."""
+    client = Client(Settings())
+    asked = {"name": name, "recipe": read_document(recipe), "steps": steps, "seeds": seeds}
+    sweep = client.post(f"/experiments/{experiment}", asked)
+    out.print(sweep["id"], markup=False)
+    if watch_it:
+        follow(client, sweep["id"])
 
 
 @group.command("add")

@@ -2,6 +2,8 @@
 
 request = parse_request({"recipe": {…}, "lambda": [0.1, 0.3], "fields": {"training.batch_size": [2, 8]}, "baselines": ["dpo"]})
 expand(request)     # λ 0.1, batch_size 2 · λ 0.1, batch_size 8 · … · DPO: five variants
+
+Settings that only make sense together, such as a batch size with its learning rate, are `combinations`: one axis of the grid.
 """
 
 import copy
@@ -30,6 +32,8 @@ Problem = Mapping[str, Any]
 Values = Annotated[list[Any], Field(min_length=1, max_length=40)]
 Settings = Annotated[dict[Annotated[str, Field(max_length=200)], Values], Field(max_length=6), at_most(6)]
 Baselines = Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)]
+Combination = Annotated[dict[Annotated[str, Field(max_length=200)], Any], Field(min_length=1, max_length=20)]
+Combinations = Annotated[list[Combination], Field(max_length=40), at_most(40)]
 
 
 class SweepState(StrEnum):
@@ -56,7 +60,9 @@ def is_deeper(value: Any, depth: int) -> bool:
 
 
 class SweepRequest(BaseModel):
-    """What is asked for: `lambda` × every field of `fields` (dotted paths with their values), and baselines beside them."""
+    """What is asked for: `combinations` × `lambda` × every field of `fields` (dotted paths with their values), and baselines
+    beside them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -64,20 +70,39 @@ class SweepRequest(BaseModel):
     recipe: Annotated[dict[str, Any], Field(description="The recipe that every variant starts from.")]
     lambdas: Annotated[list[Positive], Field(max_length=40, alias="lambda", description="The temperatures λ > 0.")] = []
     fields: Settings = Field({}, description="Further settings by dotted path, each with its values; all combinations are run.")
+    combinations: Combinations = Field(
+        [],
+        description="Settings that change together, each as dotted paths with one value; `baseline` may name another method. "
+        "Each is run with every λ and field.",
+    )
     baselines: Annotated[Baselines, Field(description=f"Of {', '.join(BASELINES)}: one run each.")] = []
+    experiment: Line = Field(
+        "", max_length=40, description="The experiment that asks for it, of `GET /experiments`; mostly none."
+    )
 
     @model_validator(mode="after")
     def names_are_known(self) -> Self:
-        for path, value in (("recipe", self.recipe), *((f"fields.{name}", values) for name, values in self.fields.items())):
+        named = [(f"fields.{name}", values) for name, values in self.fields.items()]
+        named += [
+            (f"combinations.{n}.{name}", value)
+            for n, together in enumerate(self.combinations)
+            for name, value in together.items()
+        ]
+        for path, value in (("recipe", self.recipe), *named):
             if is_deeper(value, MAX_DEPTH):
                 raise fault(path, f"Values are nested more than {MAX_DEPTH} levels deep, which no recipe is.")
-        unknown = [name for name in self.baselines if name not in BASELINES]
-        if unknown:
-            raise fault("baselines", f"There is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}.")
-        if "name" in self.fields:
-            raise fault("fields.name", "The sweep names its runs itself, by what they differ in: leave the name out.")
+            if path.rpartition(".")[2] == "name" and path.count(".") == 1 + path.startswith("combinations"):
+                raise fault(path, "The sweep names its runs itself, by what they differ in: leave the name out.")
+        for path, name in [("baselines", name) for name in self.baselines] + [
+            (f"combinations.{n}.baseline", one["baseline"]) for n, one in enumerate(self.combinations) if "baseline" in one
+        ]:
+            if name not in BASELINES:
+                raise fault(path, f"There is no baseline {name!r}; there are {', '.join(BASELINES)}.")
         if self.lambdas and LAMBDA in self.fields:
             raise fault(f"fields.{LAMBDA}", "λ is given twice: as lambda and as a field. Keep one of them.")
+        twice = {name for one in self.combinations for name in one} & {*self.fields, *([LAMBDA] if self.lambdas else [])}
+        if twice:
+            raise fault("combinations", f"{min(twice)} is given twice: in a combination and by itself. Keep one of them.")
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,8 +134,8 @@ def expand(request: SweepRequest, *, beside: Sequence[Variant] = ()) -> list[Var
     Their scores serve the smallest λ of all of them. Raises RecipeInvalid with the faults of every variant: `field` is a
     path in the recipe, `variant` the label of the one at fault (left out where all are).
     """
-    if not beside and not (request.lambdas or request.fields or request.baselines):
-        text = "A sweep compares several runs: give values of λ, values of another setting, or baselines."
+    if not beside and not (request.lambdas or request.fields or request.combinations or request.baselines):
+        text = "A sweep compares several runs: give values of λ, values of other settings, or baselines."
         raise RecipeInvalid.at("lambda", text)
     asked = [*_grid(request), *((BASELINES[name][0], {"baseline": name}) for name in request.baselines)]
     _refuse_many(request, len(asked))
@@ -171,9 +196,9 @@ def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> 
 
 def label_of(changes: Mapping[str, Any]) -> str:
     """Return a variant's name among its siblings: `λ 0.3, batch_size 8`; empty without changes."""
-    names = {LAMBDA: "λ", "weights.preset": "", "method": ""}
-    parts = [f"{names.get(path, path.rsplit('.', 1)[-1])} {_write(value)}".strip() for path, value in changes.items()]
-    return ", ".join(parts)
+    names = {LAMBDA: "λ", "weights.preset": "", "method": "", "baseline": ""}
+    written = {path: BASELINES[value][0] if path == "baseline" else _write(value) for path, value in changes.items()}
+    return ", ".join(f"{names.get(path, path.rsplit('.', 1)[-1])} {value}".strip() for path, value in written.items())
 
 
 def _write(value: Any) -> str:
@@ -185,8 +210,10 @@ def _write(value: Any) -> str:
 def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
     """Label and changes of every combination; without any value the recipe itself. At most one more than may be."""
     values = ({LAMBDA: list(request.lambdas)} if request.lambdas else {}) | request.fields
-    combinations = itertools.islice(itertools.product(*values.values()), MOST_VARIANTS + 1)
-    changes = [dict(zip(values, combination, strict=True)) for combination in combinations]
+    axes: list[list[dict[str, Any]]] = [list(request.combinations)] if request.combinations else []
+    axes += [[{path: value} for value in found] for path, found in values.items()]
+    parts = itertools.islice(itertools.product(*axes), MOST_VARIANTS + 1)
+    changes = [{path: value for part in one for path, value in part.items()} for one in parts]
     return [(label_of(change) or _label_itself(request.recipe), change) for change in changes]
 
 
@@ -203,7 +230,8 @@ def _vary(request: SweepRequest, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe of a variant, not yet validated."""
     data = copy.deepcopy(request.recipe)
     if "baseline" in changes:
-        return _make_baseline(data, str(changes["baseline"]), request.lambdas)
+        data = _make_baseline(data, str(changes["baseline"]), request.lambdas)
+        changes = {path: value for path, value in changes.items() if path != "baseline"}
     if "weights.preset" in changes:
         _forget_preset(data)
     for path, value in changes.items():
@@ -272,7 +300,7 @@ def _refuse_doubles(variants: Sequence[Variant]) -> None:
     for variant in variants:
         content = json.dumps(_bare(variant.recipe), sort_keys=True)
         if content in seen:
-            where = "baselines" if "baseline" in variant.changes else next(iter(variant.changes))
+            where = next(iter(variant.changes)).replace("baseline", "baselines")
             what = "stands here twice" if seen[content] == variant.label else f"is the same run as “{seen[content]}”"
             raise RecipeInvalid.at(where, f"“{variant.label}” {what}: take one of them out.")
         seen[content] = variant.label

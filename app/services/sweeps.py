@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput, RecipeInvalid
+from app.domain.experiments.catalogue import refuse_unknown
 from app.domain.recipe import revive_recipe
 from app.domain.run import RunState
 from app.domain.sweep import SweepRequest, Variant, expand, parse_request, refuse
@@ -43,6 +44,7 @@ def launch(
         known = _find_known(session, owner_id, idempotency_key, digest)
         if known is not None:
             return known
+    refuse_unknown(request.experiment)
     variants = expand(request)
     ingredients = _find_ingredients(session, owner_id, variants)
     name = request.name or variants[0].recipe.name or tell_apart(session, Sweep, owner_id, runs.name_of(ingredients[0]))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, func, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.frontier import Cost, FrontierPoint
@@ -24,6 +24,7 @@ EVALUATED = (
 )  # fmt: skip
 PER_STEP = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward", "tokens_per_second")
 STEPS_AVERAGED = 50
+NEWEST_LOSSES = 10
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,20 @@ def list_final_rewards(session: Session, sweep_id: str) -> dict[int, dict[int, f
         for variant, payload in rows
         if payload.get("prompts")
     }
+
+
+def list_losses(session: Session, sweep_id: str) -> dict[str, tuple[float, float]]:
+    """Return the loss of each run's first step and the mean over its newest ten, by run; without those that have none yet."""
+    query = (
+        select(Metric.run_id, Metric.step <= 1, func.avg(Metric.value))
+        .join(Run, Run.id == Metric.run_id)
+        .where(Run.sweep_id == sweep_id, Metric.key == "loss", or_(Metric.step <= 1, Metric.step > Run.step - NEWEST_LOSSES))
+        .group_by(Metric.run_id, Metric.step <= 1)
+    )
+    found: dict[str, dict[bool, float]] = defaultdict(dict)
+    for run_id, is_first, value in session.execute(query):
+        found[run_id][bool(is_first)] = value
+    return {run_id: (ends[True], ends[False]) for run_id, ends in found.items() if None not in ends.values() and len(ends) > 1}
 
 
 def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:

@@ -32,6 +32,11 @@ class SweepRow:
     private: bool
 
     @property
+    def experiment(self) -> str:
+        """The experiment that asked for it; empty when none did."""
+        return str(self.request.get("experiment", ""))
+
+    @property
     def num_deleted(self) -> int:
         return self.num_variants - sum(self.counts.values())
 
@@ -54,15 +59,17 @@ def lock_sweep(session: Session, sweep_id: str) -> Sweep:
 
 
 def list_sweeps(
-    session: Session, user_id: str, *, mine: bool = False, after: str | None = None, limit: int = 50
+    session: Session, user_id: str, *, mine: bool = False, experiment: str = "", after: str | None = None, limit: int = 50
 ) -> list[SweepRow]:
     """Return the sweeps that the user may see, or the user's own, newest first; `after` is the last id of the page before.
 
-    Few queries, however many.
+    Few queries, however many. `experiment`: only those that ask this one's question.
     """
     of_row = (Sweep.id, Sweep.name, Sweep.created_at, Sweep.stopped_at, Sweep.request, Sweep.owner_id, Sweep.owner, Sweep.private)
     query = select(*of_row, _num_variants(session).label("num_variants"))
     query = query.where(visible_to(user_id, Sweep, mine=mine))
+    if experiment:
+        query = query.where(Sweep.request["experiment"].as_string() == experiment)
     if after is not None:
         query = query.where(Sweep.id < after)
     rows = session.execute(query.order_by(Sweep.id.desc()).limit(limit)).all()

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.domain.errors import RecipeInvalid
+from app.domain.experiments.catalogue import ask, get_experiment
+from app.domain.experiments.plans import ExperimentRequest
 from app.domain.preview.weights import PreviewRequest
 from app.domain.problems import parse
 from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, parse_recipe
@@ -49,6 +51,8 @@ _OF_METHODS = {
     **{method.value: (method,) for method in (*ON_PAIRS, Method.KTO)},
 }
 _AT_FIELDS = {  # the names of a sweep's and of a preview's request
+    "steps": "experiment.steps",
+    "seeds": "experiment.seeds",
     "lambda": "weights.lambda",
     "presets": "weights.preset",
     "overrides": "weights.preset",
@@ -68,8 +72,13 @@ def methods_of(path: str) -> tuple[Method, ...]:
 
 
 def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
-    """Return what the form asks for: one run, or a sweep of several λ or with baselines. Raises RecipeInvalid with all faults."""
+    """Return what the form asks for: one run, or a sweep of several λ, with baselines or for an experiment.
+
+    Raises RecipeInvalid with all faults.
+    """
     nested = read_settings(values)
+    if values.get("experiment"):
+        return read_experiment(values, nested)
     recipe = parse_recipe(nested)
     if recipe.method is not Method.VAR:
         return recipe
@@ -78,6 +87,12 @@ def read_order(values: Mapping[str, str]) -> Recipe | SweepRequest:
         return recipe
     asked = {"name": recipe.name, "recipe": nested, "lambda": lambdas if len(lambdas) > 1 else [], "baselines": baselines}
     return parse_request(asked)
+
+
+def read_experiment(values: Mapping[str, str], nested: Mapping[str, Any]) -> SweepRequest:
+    asked = {name: as_number(text) for name in ("steps", "seeds") if (text := values.get(f"experiment.{name}", "").strip())}
+    request = parse(ExperimentRequest, {"name": nested.get("name", ""), "recipe": nested, **asked}, RecipeInvalid)
+    return ask(get_experiment(values["experiment"]), request)
 
 
 def read_settings(values: Mapping[str, str]) -> dict[str, Any]:

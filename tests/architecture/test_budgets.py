@@ -10,7 +10,9 @@ from tests.architecture.tree import list_files, list_modules, parse, read
 
 MODULE_LINES = {"app": 300, "worker": 350, "worker/var": 150}
 # In app/ these nouns of the studio may be told whole: no piece is cut off only to keep the count.
-WHOLE_NOUNS = {"charts", "datasets", "models", "queue", "recipe", "recipes", "runs", "scorings", "sweeps", "tables", "workers"}
+WHOLE_NOUNS = {
+    "charts", "datasets", "models", "queue", "recipe", "recipes", "runs", "scorings", "sweep", "sweeps", "tables", "workers",
+}  # fmt: skip
 WHOLE_NOUN_LINES = 400
 FOLDER_MODULES = 20
 FUNCTION_LINES = 50

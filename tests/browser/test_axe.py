@@ -71,6 +71,7 @@ def addresses(studio):
         f"/answers/{waiting.id}",
         "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
+        "/experiments", "/runs/new?experiment=temperature",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
         f"/models/{studio.policy.id}", "/workers",
         "/endpoints", f"/endpoints/{endpoint_id}", "/playground", f"/playground/{answered_chat(studio)}",

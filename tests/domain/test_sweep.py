@@ -188,3 +188,42 @@ def test_every_baseline_has_a_learning_rate_of_its_own(
     base = {**RECIPE, "training": training, "policy": {"model": "m", "adaptation": adaptation}, "weights": {"lambda": 0.3}}
     variants = variants_of(base, baselines=["sft_chosen", "dpo"])
     assert {variant.label: variant.recipe.training.learning_rate for variant in variants} == rates
+
+
+def test_settings_that_change_together_are_one_axis_of_the_grid() -> None:
+    pairs = [
+        {"training.batch_size": 2, "training.learning_rate": 1e-5},
+        {"training.batch_size": 8, "training.learning_rate": 4e-5},
+    ]
+    variants = variants_of(combinations=pairs, **{"lambda": [0.1, 0.3]})
+    assert labels_of(variants) == [
+        "batch_size 2, learning_rate 1e-05, λ 0.1", "batch_size 2, learning_rate 1e-05, λ 0.3",
+        "batch_size 8, learning_rate 4e-05, λ 0.1", "batch_size 8, learning_rate 4e-05, λ 0.3",
+    ]  # fmt: skip
+    assert [(one.recipe.training.batch_size, one.recipe.training.learning_rate) for one in variants[1:3]] == [
+        (2, 1e-5),
+        (8, 4e-5),
+    ]
+
+
+def test_a_combination_may_name_another_method_with_settings_of_its_own() -> None:
+    var, dpo = variants_of(combinations=[{"training.learning_rate": 1e-4}, {"baseline": "dpo", "training.learning_rate": 3e-6}])
+    assert (var.label, dpo.label) == ("learning_rate 0.0001", "DPO, learning_rate 3e-06")
+    assert (dpo.recipe.method, dpo.recipe.training.learning_rate) == ("dpo", 3e-6)
+
+
+@pytest.mark.parametrize(
+    ("parts", "field", "words"),
+    [
+        ({"combinations": [{"training.batch_size": 2}], "fields": {"training.batch_size": [4]}}, "combinations", "given twice"),
+        ({"combinations": [{"weights.lambda": 1}], "lambda": [0.1]}, "combinations", "given twice"),
+        ({"combinations": [{"baseline": "ppo"}]}, "combinations.0.baseline", "no baseline 'ppo'"),
+        ({"combinations": [{"name": "x"}]}, "combinations.0.name", "leave the name out"),
+        ({"combinations": [{}]}, "combinations.0", ""),
+        ({"combinations": [{"training.batch_size": 2}] * 2}, "training.batch_size", "stands here twice"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_where_they_stand(parts: dict[str, Any], field: str, words: str) -> None:
+    (problem,) = faults_of(**parts)
+    assert problem["field"] == field
+    assert words in problem["message"]

@@ -36,6 +36,7 @@ ACCOUNTS = (
     "/api/v1/endpoints",
     "/endpoints",
     "/api/v1/workers",
+    "/api/v1/experiments",
     "/api/v1/users",
     "/api/v1/tokens",
     "/workers",

@@ -47,6 +47,23 @@ def estimate_mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
     return Estimate(mean, min(low, mean), max(high, mean), stdev(values) / math.sqrt(num))
 
 
+def estimate_over_seeds(values: Sequence[float]) -> Estimate:
+    """Return the mean with Student's t interval: of a few values, each itself a mean over many prompts and so nearly normal.
+
+    Too few to resample: three seeds have ten different resamples. Raises ValueError without values.
+    """
+    if not values:
+        raise ValueError("A mean of no values is asked for.")
+    mean, num = fmean(values), len(values)
+    if num < FEWEST_RESAMPLED:
+        return Estimate(mean)
+    from scipy.special import stdtrit
+
+    error = stdev(values) / math.sqrt(num)
+    reach = float(stdtrit(num - 1, (1 + LEVEL) / 2)) * error
+    return Estimate(mean, mean - reach, mean + reach, error)
+
+
 def _resample(values: Sequence[float], seed: int) -> tuple[float, float]:
     import numpy as np
     from scipy.special import ndtr, stdtrit

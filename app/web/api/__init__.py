@@ -3,6 +3,7 @@
 from app.web.api import (
     acts,
     datasets,
+    experiments,
     models,
     queue,
     readings,
@@ -26,7 +27,7 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 
 PREFIX = "/api/v1"
 NOUNS = (
-    recipe_templates, runs, datasets, readings, models, endpoints, scorings, queue, sweeps, prompt_sets, answers, comparisons,
-    votes, chats, records, workers, users, tokens, acts, storage,
+    recipe_templates, runs, datasets, readings, models, endpoints, scorings, queue, sweeps, experiments, prompt_sets, answers,
+    comparisons, votes, chats, records, workers, users, tokens, acts, storage,
 )  # fmt: skip
 ROUTERS = [noun.router for noun in NOUNS]

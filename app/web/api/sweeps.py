@@ -1,8 +1,9 @@
 """REST: sweeps. One recipe over a grid and beside its baselines; compared in a table and on a reward-against-KL frontier."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +20,7 @@ from app.web.api.runs import IdempotencyKey
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.comparison import SweepComparison, compare
+from app.web.rendering.experiments import ExperimentResult, judge
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -53,6 +55,7 @@ class SweepView(OwnedView):
         description="From the states of its runs; paused: all that haven't ended are; incomplete: some were cancelled or deleted "
         "one by one."
     )
+    experiment: str = Field(description="The experiment that asked for it; empty: none.")
     num_variants: int
     counts: dict[str, int] = Field(description="Runs by state; a variant whose run was deleted isn't counted.")
     num_deleted: int
@@ -147,11 +150,31 @@ class CostView(BaseModel):
     seconds: float | None = Field(description="Of scoring, fresh responses and steps; without evaluations and scores found.")
 
 
+class SettingView(BaseModel):
+    """Runs that differ in seeds only; figures are null where none of them has one yet."""
+
+    label: str
+    changes: Mapping[str, Any]
+    gain: EstimateView | None = Field(description="Reward over the reference on the test prompts.")
+    kl: float | None
+
+
+class OutcomeView(BaseModel):
+    """What came of an experiment."""
+
+    experiment: str
+    state: Literal["waiting", "expected", "unexpected", "undecided"] = Field(description="waiting: not all runs have ended.")
+    sentences: list[str]
+    settings: list[SettingView]
+    over: Literal["seeds", "prompts"] = Field(description="What the intervals of the gains are over.")
+
+
 class SweepDetail(SweepView):
     """A sweep with its table and its frontier."""
 
     request: dict[str, Any] = Field(description="What was asked for: recipe, lambda, fields, baselines.")
     kl_budget: float | None
+    outcome: OutcomeView | None = Field(description="What came of its experiment; null for a sweep that is none.")
     variants: list[VariantView]
     frontier: list[FrontierPointView] = Field(description="Every evaluation of every run, by variant and step.")
     best: FrontierPointView | None = Field(
@@ -245,10 +268,11 @@ def get_sweep(
 ) -> SweepDetail:
     """The table of its variants, every evaluation of every run, which is best, and what a gain has cost."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    return show_detail(sweep, compare(session, sweep, kl_budget, target_gain))
+    comparison = compare(session, sweep, kl_budget, target_gain)
+    return show_detail(sweep, comparison, judge(session, sweep, comparison))
 
 
-def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
+def show_detail(sweep: Sweep, comparison: SweepComparison, outcome: ExperimentResult | None) -> SweepDetail:
     variants = [
         VariantView(
             variant=result.variant,
@@ -274,6 +298,7 @@ def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
         **SweepView.model_validate(comparison.row).model_dump(),
         request=sweep.request,
         kl_budget=comparison.kl_budget,
+        outcome=show_outcome(outcome),
         variants=variants,
         frontier=list(points.values()),
         best=points[comparison.best] if comparison.best else None,
@@ -285,6 +310,27 @@ def show_detail(sweep: Sweep, comparison: SweepComparison) -> SweepDetail:
         costs=[CostView.model_validate(cost) for cost in comparison.costs],
         seeds=[SeedGroupView.model_validate(group) for group in comparison.seeds],
         earlier=points[comparison.earlier] if comparison.earlier else None,
+    )
+
+
+def show_outcome(result: ExperimentResult | None) -> OutcomeView | None:
+    if result is None:
+        return None
+    settings = [
+        SettingView(
+            label=one.label,
+            changes=one.changes,
+            gain=EstimateView.model_validate(one.gain) if one.gain else None,
+            kl=one.kl,
+        )
+        for one in result.settings
+    ]
+    return OutcomeView(
+        experiment=result.experiment.name,
+        state=result.outcome.state,
+        sentences=list(result.outcome.sentences),
+        settings=settings,
+        over="seeds" if result.is_over_seeds else "prompts",
     )
 
 

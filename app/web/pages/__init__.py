@@ -2,6 +2,7 @@
 
 from app.web.pages import (
     datasets,
+    experiments,
     home,
     mapping,
     models,
@@ -24,7 +25,7 @@ from app.web.pages.run import actions, batch, examples, overview, result, sample
 PAGES = (
     home, patterns, form, preview, reading, start, summary, recipe_templates, runs,
     stream, status, steering, result, overview, samples, batch, examples, actions,
-    queue, workers, sweeps, scorings, mapping, datasets, models, endpoints, storage,
+    queue, workers, sweeps, experiments, scorings, mapping, datasets, models, endpoints, storage,
     account, users, acts, new, prompt_sets, answers, comparisons, votes, links, playground, names,
 )  # fmt: skip
 ROUTERS = [page.router for page in PAGES]

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from app.domain.errors import InvalidInput
 from app.domain.frontier import Cost, FrontierPoint, Rival
 from app.domain.statistics.paired import PairedComparison
-from app.domain.sweep import parse_request
+from app.domain.sweep import label_of, parse_request
 from app.domain.training.baselines import BASELINES
 from app.services import sweeps as service
 from app.store import results
@@ -23,6 +23,7 @@ from app.store.tables import Sweep
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.comparison import SweepComparison, compare
 from app.web.rendering.environment import Context, go_to, render
+from app.web.rendering.experiments import ExperimentResult, Forest, draw_forest, judge
 from app.web.rendering.format import exact
 from app.web.rendering.histogram import Histogram, weights_of
 
@@ -30,6 +31,7 @@ router = APIRouter()
 
 PAGE_SIZE = 30
 MOST_HISTOGRAMS = 24
+MOST_TOLD = 4  # combinations of a sweep
 After = Annotated[str, Query(max_length=60)]
 Budget = Annotated[str, Query(max_length=30)]
 
@@ -59,6 +61,8 @@ class LivePart(Context):
     earlier_label: str
     front: list[tuple[str, FrontierPoint]]
     chart: dict[str, Any]
+    result: ExperimentResult | None
+    forest: Forest | None
     histograms: list[tuple[str, Histogram]]
     costs: list[tuple[str, Cost]]
     budget: str
@@ -120,6 +124,7 @@ def refresh_sweep(
 def live_parts(session: ReadSession, sweep: Sweep, kl: str, gain: str) -> dict[str, Any]:
     comparison = compare(session, sweep, read_budget(kl), read_gain(gain))
     labels = [one.label for one in comparison.results]
+    result = judge(session, sweep, comparison)
     front = [point for point in comparison.front if point.step > 0]  # before its first step each variant is the reference
     return {
         "row": comparison.row,
@@ -129,6 +134,8 @@ def live_parts(session: ReadSession, sweep: Sweep, kl: str, gain: str) -> dict[s
         "earlier_label": labels[comparison.earlier.variant] if comparison.earlier else "",
         "front": [(labels[point.variant], point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
         "chart": chart_of(comparison, labels),
+        "result": result,
+        "forest": draw_forest(result.settings) if result else None,
         "histograms": histograms_of(session, comparison),
         "costs": [(labels[cost.variant], cost) for cost in comparison.costs],
         "budget": kl.strip(),
@@ -192,6 +199,8 @@ def grid_of(request: dict[str, Any]) -> str:
     """Return what the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
     parts = [f"λ {', '.join(map(exact, request['lambda']))}"] if request["lambda"] else []
     parts += [f"{path.rsplit('.', 1)[-1]} {', '.join(map(str, values))}" for path, values in request["fields"].items()]
+    if together := request.get("combinations"):
+        parts.append(", ".join(label_of(one) for one in together[:MOST_TOLD]) + (" …" if len(together) > MOST_TOLD else ""))
     if request["baselines"]:
         parts.append(f"beside {', '.join(BASELINES[name][0] for name in request['baselines'])}")
     return " · ".join(parts)

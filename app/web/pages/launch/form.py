@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.domain.dataset import DatasetState
 from app.domain.errors import Conflict, InvalidInput
+from app.domain.experiments.catalogue import Experiment, get_experiment
+from app.domain.experiments.plans import ExperimentRequest
 from app.domain.preview.readings import ExampleReading
 from app.domain.recipe import Method, Preset
 from app.domain.sweep import SweepRequest
@@ -56,6 +58,7 @@ GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the p
      ("max_examples", "tokens", "scoring", "reward")),
 )  # fmt: skip
 MOST_CHOICES = 500
+EXPERIMENT_FIELDS = ("experiment", "experiment.steps", "experiment.seeds")
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,10 @@ class LaunchPage(Context):
     panel: Panel
     summary: Summary
     lengths: LaunchLengths
-    is_live: bool  # of the lengths: they come into a page that is there
+    is_live: bool = False  # of the lengths: they come into a page that is there
     example: ExampleReading | None
     sentence: str  # why there is no example
-    is_asked: bool
+    is_asked: bool = False
     example_number: str
     groups: list[SettingGroup]
     datasets: list[Choice]
@@ -111,6 +114,8 @@ class LaunchPage(Context):
     detail: str
     origin: tuple[str, str]  # where the values come from: address and text
     start: StartingPoints
+    experiment: Experiment | None
+    experiment_values: dict[str, str]
 
 
 @router.get("/runs/new")
@@ -144,7 +149,10 @@ def new_run(
         values["dataset"] = dataset
     if scorings.list_scorings(session, user.id, limit=1):
         previews.expect(session)
-    values |= {field.path: request.query_params[field.path] for field in RECIPE_FIELDS if field.path in request.query_params}
+    named = [*(field.path for field in RECIPE_FIELDS), *EXPERIMENT_FIELDS]
+    values |= {name: request.query_params[name] for name in named if name in request.query_params}
+    if values.get("experiment"):
+        values["name"] = ""  # the experiment's title
     values |= {"private": "yes"} if request.query_params.get("private") == "yes" else {}
     return form_page(request, session, user.id, values, origin=origin, note=note)
 
@@ -209,10 +217,8 @@ def form_page(
         panel=panel,
         summary=summarise(session, owner_id, values, panel, lengths),
         lengths=lengths,
-        is_live=False,
         example=example[0],
         sentence=example[1],
-        is_asked=False,
         example_number=values.get("reading.example", "0"),
         groups=[group_of(*group, filled) for group in GROUPS],
         datasets=dataset_choices(ready),
@@ -229,6 +235,7 @@ def form_page(
         detail=error.detail if error else "",
         origin=origin,
         start=list_starting_points(session, owner_id, values, note),
+        **fill_experiment(values),
     )
     return render(request, context, status=status or (422 if error else 200))
 
@@ -244,6 +251,15 @@ def list_sft_options(filled: Mapping[str, Field], values: Mapping[str, str]) -> 
     return {
         path: [SettingOption(value, text, "", value == chosen) for value, text in field.choices]
         for path, (field, chosen) in found.items()
+    }
+
+
+def fill_experiment(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the experiment that is set up, if one is, and how long and how often its runs are, as typed or as proposed."""
+    fields = ExperimentRequest.model_fields
+    return {
+        "experiment": get_experiment(values["experiment"]) if values.get("experiment") else None,
+        "experiment_values": {name: values.get(f"experiment.{name}", str(fields[name].default)) for name in ("steps", "seeds")},
     }
 
 

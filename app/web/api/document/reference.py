@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
-from app.web.api.schemas import REF, SchemaField, SchemaShape, TypePart, kind_of, list_fields, list_schemas
+from app.web.api.document.schemas import REF, SchemaField, SchemaShape, TypePart, kind_of, list_fields, list_schemas
 from app.web.rendering.environment import Context, render
 
 DESCRIPTION = """\

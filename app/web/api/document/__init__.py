@@ -1,0 +1,1 @@
+"""The API described: its OpenAPI document as a page for people."""

@@ -1,0 +1,109 @@
+"""What came of an experiment, for pages and REST: its settings with their intervals, and whether they are as expected."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sqlalchemy.orm import Session
+
+from app.domain.experiments.catalogue import EXPERIMENTS, Experiment
+from app.domain.experiments.outcomes import WAITING, Evidence, ExperimentOutcome, Setting
+from app.domain.frontier import compare_rivals, group_by_seeds, without_seeds
+from app.domain.statistics.estimate import Estimate, estimate_over_seeds
+from app.domain.statistics.paired import PairedComparison
+from app.store.results import VariantResult, list_final_rewards, list_losses
+from app.store.tables import Sweep
+from app.web.rendering.comparison import SweepComparison
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """`is_over_seeds`: the intervals of the gains are over seeds, else over prompts."""
+
+    experiment: Experiment
+    outcome: ExperimentOutcome
+    settings: list[Setting]
+    is_over_seeds: bool
+
+
+def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> ExperimentResult | None:
+    """Return what is known of the sweep's experiment now; None for a sweep that is none."""
+    experiment = EXPERIMENTS.get(sweep.request.get("experiment", ""))
+    if experiment is None:
+        return None
+    changes = [result.changes for result in comparison.results]
+    groups = [group for group in group_by_seeds(changes) if not changes[group[0]].keys().isdisjoint(experiment.paths)]
+    losses = list_losses(session, sweep.id)
+    settings = [describe(experiment, [comparison.results[n] for n in group], losses) for group in groups]
+    rewards = list_final_rewards(session, sweep.id)
+
+    def compare(first: int, second: int) -> PairedComparison | None:
+        rivals = compare_rivals(groups[first], [groups[second]], rewards)
+        return rivals[0].comparison if rivals else None
+
+    has_ended = comparison.row.state.final
+    outcome = experiment.judge(Evidence(settings, compare)) if has_ended else WAITING
+    return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups))
+
+
+def describe(experiment: Experiment, results: Sequence[VariantResult], losses: dict[str, tuple[float, float]]) -> Setting:
+    changes = without_seeds(results[0].changes)
+
+    def known(key: str) -> list[float]:
+        return [value for one in results if (value := one.metrics.get(key)) is not None]
+
+    chosen, kls = known("eval/reward_gain"), known("eval/kl")
+    ends = [losses[one.run.id] for one in results if one.run is not None and one.run.id in losses]
+    return Setting(
+        label=experiment.label(changes) or "the recipe",
+        changes=changes,
+        gain=gain_of(results),
+        chosen=fmean(chosen) if chosen else None,
+        kl=fmean(kls) if kls else None,
+        losses=(fmean(first for first, _ in ends), fmean(last for _, last in ends)) if ends else None,
+    )
+
+
+def gain_of(results: Sequence[VariantResult]) -> Estimate | None:
+    """Return the gain on the test prompts: its mean over seeds, or the one run's with its interval over prompts."""
+    found = [one.metrics for one in results if one.metrics.get("test/reward_gain") is not None]
+    values = [value for one in found if (value := one["test/reward_gain"]) is not None]
+    if not values:
+        return None
+    if len(values) > 1:
+        return estimate_over_seeds(values)
+    return Estimate(values[0], found[0].get("test/reward_gain_low"), found[0].get("test/reward_gain_high"))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of a forest plot, in its units: the estimate and the ends of its interval; None where there is none."""
+
+    middle: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Gains beneath each other on one scale; `zero`: where the reference lies."""
+
+    width: int
+    zero: float
+    rows: list[Interval | None]
+
+
+def draw_forest(settings: Sequence[Setting], width: int = 240, margin: int = 6) -> Forest | None:
+    """Return the settings' gains as a forest plot; None before there is one."""
+    gains = [setting.gain for setting in settings]
+    ends = [end for gain in gains if gain for end in (gain.value, gain.low, gain.high) if end is not None]
+    if not ends:
+        return None
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    scale = (width - 2 * margin) / ((high - low) or 1.0)
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(margin + (value - low) * scale, 1)
+
+    rows = [Interval(place(gain.value) or 0.0, place(gain.low), place(gain.high)) if gain else None for gain in gains]
+    return Forest(width, place(0.0) or 0.0, rows)

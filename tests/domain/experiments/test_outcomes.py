@@ -1,0 +1,88 @@
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from app.domain.experiments.catalogue import EXPERIMENTS
+from app.domain.experiments.outcomes import Evidence, ExperimentOutcome, Setting
+from app.domain.statistics.estimate import Estimate
+from app.domain.statistics.paired import PairedComparison, compare_paired
+
+LAMBDA, SIZE, RATE = "weights.lambda", "training.batch_size", "training.learning_rate"
+PROMPTS = 40
+
+
+def answers(gain: float, seed: int) -> list[float]:
+    """Rewards of answers that are better by this than those of another model with gain 0."""
+    chance = random.Random(seed)
+    return [k % 7 + gain + chance.gauss(0, 0.2) for k in range(PROMPTS)]
+
+
+def judged(name: str, *settings: tuple[Mapping[str, Any], float], **figures: Any) -> ExperimentOutcome:
+    """The outcome where each setting (changes, gain) has answered the same prompts."""
+    rewards = [answers(gain, seed) for seed, (_, gain) in enumerate(settings)]
+    kls = figures.get("kls", [1.0] * len(settings))
+    made = [
+        Setting(EXPERIMENTS[name].label(changes), changes, Estimate(gain, gain - 0.1, gain + 0.1), gain, kl)
+        for (changes, gain), kl in zip(settings, kls, strict=True)
+    ]
+
+    def compare(first: int, second: int) -> PairedComparison:
+        return compare_paired(rewards[first], rewards[second])
+
+    return EXPERIMENTS[name].judge(Evidence(made, compare))
+
+
+@pytest.mark.parametrize(
+    ("gains", "kls", "state"),
+    [((1.0, 0.5, 0.1), (3, 2, 1), "expected"), ((0.1, 0.5, 1.0), (3, 2, 1), "unexpected"),
+     ((0.5, 0.5, 0.5), (3, 2, 1), "undecided"), ((1.0, 0.5, 0.1), (1, 2, 3), "unexpected")],
+)  # fmt: skip
+def test_a_smaller_temperature_gains_more_and_goes_further(gains: tuple[float, ...], kls: tuple[float, ...], state: str) -> None:
+    settings = [({LAMBDA: value}, gain) for value, gain in zip((0.1, 0.4, 1.6), gains, strict=True)]
+    outcome = judged("temperature", *settings, kls=kls)
+    assert outcome.state == state
+    assert outcome.sentences[0].startswith("λ 0.1 against λ 1.6: ")
+    assert all(text.endswith(".") for text in outcome.sentences)
+    assert ("not told apart" in outcome.sentences[0]) is (state == "undecided")
+
+
+@pytest.mark.parametrize(("of_dpo", "state"), [(0.2, "expected"), (1.0, "expected"), (2.0, "unexpected")])
+def test_methods_are_compared_at_the_rates_that_validation_chose(of_dpo: float, state: str) -> None:
+    outcome = judged(
+        "methods", ({RATE: 1e-5}, 0.3), ({RATE: 1e-4}, 1.0), ({"baseline": "dpo", RATE: 1e-6}, of_dpo),
+        ({"baseline": "dpo", RATE: 1e-5}, of_dpo - 0.5), ({"baseline": "sft_chosen", RATE: 1e-5}, 0.1),
+    )  # fmt: skip
+    assert outcome.state == state
+    assert [text.split(":")[0] for text in outcome.sentences] == [
+        "VAR at 0.0001 against DPO at 1e-06", "VAR at 0.0001 against SFT on chosen at 1e-05",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gains", "state"),
+    [((0.3, 0.4, 0.9, 0.4), "expected"), ((0.3, 0.4, 0.4, 0.9), "unexpected"), ((0.05, 0.4, 0.9, 0.4), "undecided")],
+)
+def test_eight_prompts_do_best_and_two_still_work(gains: tuple[float, ...], state: str) -> None:
+    outcome = judged("batch", *(({SIZE: size}, gain) for size, gain in zip((2, 4, 8, 16), gains, strict=True)))
+    assert outcome.state == state
+    assert "B = 8 against B = 2" in outcome.sentences[0]
+
+
+def test_noise_and_fresh_responses_are_compared_at_their_ends() -> None:
+    noisy = judged("noise", ({"noise.reward_std": 2.0}, 0.1), ({"noise.reward_std": 0.0}, 0.9), ({"noise.reward_std": 1.0}, 0.5))
+    fresh = judged("online", ({"online.every": None}, 0.9), ({"online.every": 12}, 0.1))
+    assert (noisy.state, fresh.state) == ("expected", "unexpected")
+    assert fresh.sentences[0].startswith("fresh every 12 steps against the data's own: −")
+
+
+@pytest.mark.parametrize(("losses", "state"), [((3.0, 0.1), "expected"), ((3.0, 0.2), "unexpected"), (None, "waiting")])
+def test_a_batch_is_learnt_by_heart_when_its_loss_is_nearly_gone(losses: tuple[float, float] | None, state: str) -> None:
+    evidence = Evidence([Setting("the recipe", {}, losses=losses)], lambda *_: None)
+    assert EXPERIMENTS["overfit"].judge(evidence).state == state
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_without_runs_waits(name: str) -> None:
+    assert EXPERIMENTS[name].judge(Evidence([], lambda *_: None)).state == "waiting"
