@@ -17,7 +17,7 @@ from app.domain.recipe import DEFAULT_PRESET, PRESETS, Method, Preset, Recipe, p
 from app.domain.sweep import SweepRequest, parse_request
 from app.domain.training.baselines import BASELINES
 from app.domain.training.methods import OF_POLICIES, ON_GROUPS, ON_PAIRS, WITH_REFERENCE, propose_rate, rate_beside
-from app.domain.weighting import name_scale
+from app.domain.weighting import DrawsSettings, name_scale
 from app.web.rendering.fields import RECIPE_FIELDS, Field, collect, fill, flatten, read
 from app.web.rendering.form_words import in_form_words, tell
 from app.web.rendering.format import exact
@@ -132,6 +132,22 @@ def tell_rates(values: Mapping[str, str]) -> str:
         ) not in (None, rate):
             told.append(f"{exact(its)} for {BASELINES[name][0]}")
     return f"Learning rate: {'; '.join(told)}." if told else ""
+
+
+def tell_price(values: Mapping[str, str]) -> str:
+    """Return what draws of the reference and further batch plans cost before training; empty without either."""
+    preset = values.get("weights.preset") or DEFAULT_PRESET
+    said = {**(PRESETS[Preset(preset)] if preset in list(Preset) else {}), **overrides_of(values)}
+    told = []
+    if takes_draws(values):
+        usual = DrawsSettings()
+        num = values.get("draws.num_draws", "").strip() or usual.num_draws
+        longest = values.get("draws.max_new_tokens", "").strip() or usual.max_new_tokens
+        told.append(f"The reference answers each training prompt {num} times, with up to {longest} tokens, once for all λ.")
+    plans = values.get("weights.plans", "").strip()
+    if plans.isdecimal() and int(plans) > 1 and said.get("partition_scope") == "batch" and said.get("weight_form") != "reward":
+        told.append(f"Each of {plans} batch plans is scored in full: scoring takes {plans} times as long.")
+    return " ".join(told)
 
 
 def read_scored(values: Mapping[str, str]) -> Recipe:

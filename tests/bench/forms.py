@@ -4,14 +4,15 @@
 
 A stand-in for the help desk, where everything is exact: π_θ(y|x) ∝ π_ref(y|x) e^(φ(x,y)·θ) over 40 responses, K = 4 of which the
 reference draws for each of 160 training prompts; rewards have a part that φ cannot say, and an offset of the prompt. The weighted
-likelihood is maximised under a small ridge, and judged on 512 other prompts by enumeration: the regret is how much more reward
-the best policy of the same KL has. Each form sees the same draws; differences are paired over worlds.
+likelihood is maximised under a small ridge, and judged on 512 other prompts by enumeration: the reward above the reference's at
+equal KL, between the λ of each world. Each form sees the same responses; differences are paired over worlds, 95 % intervals.
 Legend: X prompts, Y responses, F features, K responses of a prompt.
 """
 
 import math
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 
 import torch
@@ -24,6 +25,7 @@ from worker.var.terms import make_terms
 
 NUM_TRAIN, NUM_TEST, NUM_RESPONSES, WIDTH = 160, 512, 40, 5
 EACH, BATCH, DRAWS, RIDGE = 4, 8, 16, 3e-3
+LAMBDAS = (0.15, 0.3, 0.5, 0.8, 1.3, 2.0, 4.0, 8.0)
 FORMS = {
     "length_normalised": WeightChoices("posterior", "batch", "mean", "score"),
     "reward, by batch": WeightChoices("reward"),
@@ -96,32 +98,48 @@ def fit(side: Side, response: Tensor, weight: Tensor) -> Tensor:
     return theta.detach()
 
 
-def measure(seed: int, offset: float, spread: float, lambda_: float) -> dict[str, float]:
-    """Return the regret of each form on the test prompts of one world."""
+def trace(seed: int, offset: float, spread: float) -> dict[str, list[tuple[float, float]]]:
+    """Return each form's points over λ on the test prompts of one world: KL, and the reward above the reference's."""
     train, test = make_sides(seed, offset, spread)
     chance = torch.Generator().manual_seed(1000 + seed)
     source = train.table.reference.exp()
     response, draws = (torch.multinomial(source, num, replacement=True, generator=chance) for num in (EACH, DRAWS))
-    found = {}
+    before = test.table.reward(test.table.reference.exp())
+    found: dict[str, list[tuple[float, float]]] = {}
     for name, choices in FORMS.items():
-        theta = fit(train, response, weigh_data(train, response, draws, choices, lambda_))
-        policy = torch.softmax(test.table.reference + test.feature @ theta, dim=1)
-        found[name] = test.table.regret(policy)
+        for lambda_ in LAMBDAS:
+            theta = fit(train, response, weigh_data(train, response, draws, choices, lambda_))
+            policy = torch.softmax(test.table.reference + test.feature @ theta, dim=1)
+            found.setdefault(name, []).append((test.table.divergence(policy), test.table.reward(policy) - before))
     return found
+
+
+def read_at(points: list[tuple[float, float]], wanted: float) -> float:
+    """Return the reward at a KL, straight over its root between the points; beyond them NaN."""
+    ordered = sorted((math.sqrt(kl), gain) for kl, gain in [(0.0, 0.0), *points])
+    for (low, below), (high, above) in pairwise(ordered):
+        if low <= math.sqrt(wanted) <= high:
+            return below + (above - below) * (math.sqrt(wanted) - low) / max(high - low, 1e-12)
+    return math.nan
 
 
 def main(seeds: int = 5) -> None:
     torch.set_num_threads(1)
-    print(f"| offset | lengths | λ | {' | '.join(FORMS)} | draws − reward, one scale |")
+    print(f"| offset | lengths | KL | {' | '.join(FORMS)} | one scale − length_normalised | draws − length_normalised |")
     for offset in (0.0, 1.0, 2.0):
         for spread in (0.0, 0.8):
-            for lambda_ in (0.3, 0.5, 1.0, 2.0):
-                rows = [measure(seed, offset, spread, lambda_) for seed in range(seeds)]
-                means = " | ".join(f"{fmean(row[name] for row in rows):.3f}" for name in FORMS)
-                gaps = [row["draws"] - row["reward, one scale"] for row in rows]
-                half = 2.776 * stdev(gaps) / math.sqrt(len(gaps))  # Student's t of five worlds
+            worlds = [trace(seed, offset, spread) for seed in range(seeds)]
+            for wanted in (0.1, 0.3, 0.6):
+                gains = {name: [read_at(world[name], wanted) for world in worlds] for name in FORMS}
+                means = " | ".join(f"{fmean(values):.3f}" for values in gains.values())
+                gaps = [_compare(gains[name], gains["length_normalised"]) for name in ("reward, one scale", "draws")]
                 lengths = "spread" if spread else "even"
-                print(f"| {offset:g} | {lengths} | {lambda_:g} | {means} | {fmean(gaps):+.3f} ± {half:.3f} |")
+                print(f"| {offset:g} | {lengths} | {wanted:g} | {means} | {' | '.join(gaps)} |", flush=True)
+
+
+def _compare(left: list[float], right: list[float]) -> str:
+    gaps = [a - b for a, b in zip(left, right, strict=True)]
+    return f"{fmean(gaps):+.3f} ± {2.776 * stdev(gaps) / math.sqrt(len(gaps)):.3f}"  # Student's t of five worlds
 
 
 if __name__ == "__main__":

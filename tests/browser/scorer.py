@@ -142,5 +142,7 @@ def make_cell(preset: Any, batch_size: int, value: float) -> PreviewCell:
     ]  # fmt: skip
     return PreviewCell(
         preset=preset, lambda_=value, batch_size=batch_size, metrics=metrics, histogram=counts, findings=found,
+        prompt_ess_share=0.3 + 0.6 * share, partner_share=None if preset == "paper" else 0.2 * (1 - share),
+        partition_error=0.3 / value if preset == "draws" else None, draws_needed=144 if preset == "draws" else None,
         heaviest=responses, lightest=responses[::-1],
     )  # fmt: skip

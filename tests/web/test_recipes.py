@@ -16,6 +16,7 @@ from app.web.recipes import (
     read_order,
     read_preview,
     read_scored,
+    tell_price,
     tell_rates,
 )
 from app.web.rendering.fields import RECIPE_FIELDS
@@ -127,6 +128,20 @@ def test_a_run_from_before_the_data_sets_scale_is_cloned_with_what_it_had() -> N
     assert clone_values(stored)["weights.mean_one"] == ""  # which is what the preset says
     stored["weights"]["mean_one"] = True
     assert clone_values(stored)["weights.mean_one"] == "batch"
+
+
+def test_what_draws_and_further_plans_cost_is_told_before_they_are_made() -> None:
+    draws = form(weights__preset="draws", draws__num_draws="16", draws__max_new_tokens="64")
+    assert tell_price(draws) == "The reference answers each training prompt 16 times, with up to 64 tokens, once for all λ."
+    plans = form(weights__preset="paper", weights__plans="4")
+    assert tell_price(plans) == "Each of 4 batch plans is scored in full: scoring takes 4 times as long."
+    assert tell_price({**plans, "weights.preset": "reward_weighted"}) == tell_price({**plans, "weights.plans": "1"}) == ""
+
+
+def test_a_scoring_with_draws_takes_their_settings_along() -> None:
+    by_model = {"reward__source": "model", "reward__model": "m", "draws__num_draws": "8"}
+    assert read_scored(form(weights__preset="draws", **by_model)).draws.num_draws == 8
+    assert read_scored(form(weights__preset="paper", **by_model)).draws.num_draws == 16
 
 
 def test_a_scoring_does_not_depend_on_what_is_weighed() -> None:

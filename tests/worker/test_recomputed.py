@@ -79,7 +79,7 @@ def find_loss(preset: str, weights: list[float], own_logprobs: list[list[float]]
 
 
 @pytest.mark.parametrize("source", ["model", "rating", "preference"])
-@pytest.mark.parametrize("preset", [preset.value for preset in Preset])
+@pytest.mark.parametrize("preset", [preset.value for preset in Preset if preset is not Preset.DRAWS])  # these: test_draws.py
 def test_recorded_numbers_are_those_of_plain_transformers(workshop, recomputed, preset, source):
     rows = workshop.examples(6)
     parts: dict[str, Any] = {"weights": {"preset": preset, "lambda": LAMBDA}, "reward": {"source": source}}

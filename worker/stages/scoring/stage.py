@@ -92,10 +92,10 @@ def find_needs(recipe: Recipe, kind: RunKind) -> Needs:
     )
 
 
-def score_all(attempt: AttemptContext, ground: Ground, draw: Draw) -> Scores:
+def score_all(attempt: AttemptContext, ground: Ground, draw: Draw | None = None) -> Scores:
     """Return the whole stage: scores that were made before are found, the others are made, and the run tells what it has.
 
-    `draw` adds the draws of the reference, where the weights take Z(x) from them.
+    `draw` adds the draws of the reference; needed where the weights take Z(x) from them.
     """
     recipe = attempt.recipe
     needs, lambda_ = find_needs(recipe, attempt.spec.kind), find_stopping_lambda(recipe, attempt.spec.kind)
@@ -121,6 +121,7 @@ def score_all(attempt: AttemptContext, ground: Ground, draw: Draw) -> Scores:
     assert reference is not None
     plan, drawn = scored.plan, None
     if recipe.method is Method.VAR and recipe.weights.partition_scope == "draws":
+        assert draw is not None
         plan, drawn = draw(plan, reference)
         others = [rearrange(plan, other.batches) for other in others]
         keys |= drawn.keys

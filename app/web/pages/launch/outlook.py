@@ -22,7 +22,7 @@ from app.store.scorings import list_scorings
 from app.store.tables import Run, Scoring
 from app.web.pages.launch.memory import Memory, foresee
 from app.web.pages.run.status import progress_text, time_text
-from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas, tell_rates
+from app.web.recipes import at_fields, read_preview, read_scored, split_lambdas, tell_price, tell_rates
 from app.web.rendering.preview_tables import Tables, tables_of
 from app.web.rendering.reward_verdict import RewardVerdict, verdict_of
 
@@ -40,6 +40,7 @@ class Panel:
     memory: Memory
     accepted: bool
     rates: str = ""
+    price: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)
     sentence: str = ""
     remedy: str = ""
@@ -84,6 +85,7 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         memory=foresee(session, owner_id, values),
         accepted=values.get("reward.accept_inverted") == "yes",
         rates=tell_rates(values),
+        price=tell_price(values),
         has_typed=bool(split_lambdas(values)),
         falls_back=values.get("weights.fallback") == "reward_std",
     )
