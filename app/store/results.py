@@ -1,11 +1,11 @@
 """What the runs of a sweep came to: a row per variant, and every evaluation. As many queries for 64 runs as for one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from app.domain.frontier import Cost, FrontierPoint
@@ -36,7 +36,7 @@ class RaisedFinding:
 
 @dataclass
 class VariantResult:
-    """A variant and what its run came to; `run` None: it was deleted."""
+    """A variant and what its run came to; `run` None: it was deleted, or is private to others."""
 
     variant: int
     label: str
@@ -46,18 +46,21 @@ class VariantResult:
     findings: list[RaisedFinding] = field(default_factory=list)
     seconds: float | None = None  # that workers spent on it
     from_cache: bool | None = None  # its scores; None: not scored yet
+    private: bool = False
 
 
-def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
-    """Return a row for each variant, in their order."""
+def list_results(session: Session, sweep: Sweep, hidden: Collection[str] = ()) -> list[VariantResult]:
+    """Return a row for each variant, in their order; of the `hidden` runs no more than that they are private."""
     runs = list_runs(session, sweep.id)
+    private = {number for number, run in runs.items() if run.id in hidden}
+    runs = {number: run for number, run in runs.items() if number not in private}
     ids = [run.id for run in runs.values()]
     evaluated, per_step = newest_values(session, ids, EVALUATED), _means(session, sweep.id)
     findings, seconds, from_cache = list_findings(session, ids), sum_seconds(session, ids), _scores(session, ids)
     results = []
     for number, variant in enumerate(sweep.variants):
         run = runs.get(number)
-        result = VariantResult(number, str(variant["label"]), dict(variant["changes"]), run)
+        result = VariantResult(number, str(variant["label"]), dict(variant["changes"]), run, private=number in private)
         if run is not None:
             result.metrics = {**evaluated[run.id], **per_step[run.id]}
             result.findings = findings[run.id]
@@ -66,26 +69,28 @@ def list_results(session: Session, sweep: Sweep) -> list[VariantResult]:
     return results
 
 
-def list_points(session: Session, sweep_id: str) -> list[FrontierPoint]:
-    """Return every evaluation of every run that has both a reward gain and a KL, by variant and step. Two queries."""
+def list_points(session: Session, sweep_id: str, hidden: Collection[str] = ()) -> list[FrontierPoint]:
+    """Return every evaluation of every run but the `hidden` that has both a reward gain and a KL, by variant and step. Two
+    queries.
+    """
     kl, gain = aliased(Metric), aliased(Metric)
     same = and_(gain.run_id == kl.run_id, gain.step == kl.step, gain.key == GAIN)
     query = (
         select(Run.variant, kl.step, kl.value, gain.value)
         .join(kl, and_(kl.run_id == Run.id, kl.key == KL))
         .join(gain, same)
-        .where(Run.sweep_id == sweep_id, Run.variant.is_not(None), kl.value.is_not(None), gain.value.is_not(None))
+        .where(*_shown(sweep_id, hidden), kl.value.is_not(None), gain.value.is_not(None))
         .order_by(Run.variant, Run.id, kl.step)
     )
     rows: Iterable[Any] = session.execute(query)  # the query leaves no None
-    kept = _kept_steps(session, sweep_id)
+    kept = _kept_steps(session, sweep_id, hidden)
     return [FrontierPoint(*row)._replace(is_kept=kept.get(row[0]) == row[1]) for row in rows]
 
 
-def _kept_steps(session: Session, sweep_id: str) -> dict[int, int]:
+def _kept_steps(session: Session, sweep_id: str, hidden: Collection[str]) -> dict[int, int]:
     """Return the step of the model that each run has kept, by variant, where that is told."""
     query = select(Run.variant, JournalEntry.payload).join(Run, Run.id == JournalEntry.run_id)
-    told = query.where(Run.sweep_id == sweep_id, Run.variant.is_not(None), JournalEntry.kind == "kept")
+    told = query.where(*_shown(sweep_id, hidden), JournalEntry.kind == "kept")
     rows: Iterable[Any] = session.execute(told.order_by(Run.id, JournalEntry.seq))
     return {variant: int(payload["step"]) for variant, payload in rows}
 
@@ -105,12 +110,14 @@ def list_costs(session: Session, sweep_id: str, reached: Mapping[int, int], vari
     return sorted(found, key=lambda cost: (cost.step is None, cost.tokens or 0.0, cost.variant))
 
 
-def list_final_rewards(session: Session, sweep_id: str) -> dict[int, dict[int, float]]:
-    """Return the reward of each policy's answer to each test prompt, by variant and example, of those that have ended."""
+def list_final_rewards(session: Session, sweep_id: str, hidden: Collection[str] = ()) -> dict[int, dict[int, float]]:
+    """Return the reward of each policy's answer to each test prompt, by variant and example, of those that have ended and are
+    not `hidden`.
+    """
     query = (
         select(Run.variant, JournalEntry.payload)
         .join(Run, Run.id == JournalEntry.run_id)
-        .where(Run.sweep_id == sweep_id, Run.variant.is_not(None), JournalEntry.kind == "final")
+        .where(*_shown(sweep_id, hidden), JournalEntry.kind == "final")
         .order_by(Run.id, JournalEntry.seq)
     )
     rows: Iterable[Any] = session.execute(query)
@@ -133,6 +140,10 @@ def list_losses(session: Session, sweep_id: str) -> dict[str, tuple[float, float
     for run_id, is_first, value in session.execute(query):
         found[run_id][bool(is_first)] = value
     return {run_id: (ends[True], ends[False]) for run_id, ends in found.items() if None not in ends.values() and len(ends) > 1}
+
+
+def _shown(sweep_id: str, hidden: Collection[str]) -> list[ColumnElement[bool]]:
+    return [Run.sweep_id == sweep_id, Run.variant.is_not(None), *([Run.id.not_in(hidden)] if hidden else [])]
 
 
 def list_histograms(session: Session, run_ids: Sequence[str]) -> dict[str, list[int]]:

@@ -132,11 +132,12 @@ class RunRow:
     sweep: str  # name of the sweep it belongs to
 
 
-def describe_runs(session: Session, runs: Sequence[Run]) -> list[RunRow]:
-    """Return the rows of these runs, in their order."""
+def describe_runs(session: Session, user_id: str, runs: Sequence[Run]) -> list[RunRow]:
+    """Return the rows of these runs, in their order; a sweep that the user may not see is not named."""
     datasets = names_of(session, Dataset, {run.dataset_id for run in runs if run.dataset_id})
     models = names_of(session, Model, {id for run in runs for id in (run.policy_id, run.reward_id) if id})
-    sweeps = names_of(session, Sweep, {run.sweep_id for run in runs if run.sweep_id})
+    of_sweeps = select(Sweep.id, Sweep.name).where(Sweep.id.in_({run.sweep_id for run in runs if run.sweep_id}))
+    sweeps = {row.id: row.name for row in session.execute(of_sweeps.where(visible_to(user_id, Sweep)))}
     return [
         RunRow(
             run=run,

@@ -102,6 +102,13 @@ def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:
     return {run.variant: run for run in session.scalars(query) if run.variant is not None}
 
 
+def list_hidden(session: Session, user_id: str, sweep_id: str) -> set[str]:
+    """Return the ids of those runs of a sweep that were made private one by one, so that the user may not see them."""
+    mine = Run.sweep_id == sweep_id
+    seen = select(Run.id).where(mine, visible_to(user_id, Run))
+    return set(session.scalars(select(Run.id).where(mine, Run.id.not_in(seen))))
+
+
 def _num_variants(session: Session) -> ColumnElement[int]:
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     length = func.json_array_length if is_sqlite else func.jsonb_array_length

@@ -58,7 +58,9 @@ READS: dict[str, Callable[[Session, str], Any]] = {
     "the sorted list of runs of a member": lambda session, _: find_runs(session, "user_eve", RunQuery(sort=RunSort.KL), limit=31),
     "sweeps for a member": lambda session, _: sweeps.list_sweeps(session, "user_eve"),
     "how many runs are in each state": lambda session, _: runs.count_runs(session, "user_ada"),
-    "the rows of a page": lambda session, run_id: runs.describe_runs(session, [runs.get_run(session, "user_ada", run_id)]),
+    "the rows of a page": lambda session, run_id: runs.describe_runs(
+        session, "user_ada", [runs.get_run(session, "user_ada", run_id)]
+    ),
     "a short series": lambda session, run_id: metrics.list_metrics(session, run_id, ["loss"], points=4000),
     "a long series": lambda session, run_id: metrics.list_metrics(session, run_id, ["loss"], points=20),
     "the keys of all series": lambda session, run_id: metrics.metric_keys(session, run_id),

@@ -61,7 +61,7 @@ def test_the_results_of_64_runs_take_as_many_queries_as_those_of_two(database: D
             counts.append(len(statements))
             statements.clear()
             results.list_points(session, sweep.id)
-            assert len(statements) == 1
+            assert len(statements) == 2
     assert counts[0] == counts[1] <= 8
 
 

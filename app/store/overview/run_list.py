@@ -67,7 +67,7 @@ def find_runs(session: Session, user_id: str, asked: RunQuery, *, after: str | N
     query = select(Run.id).where(*conditions(user_id, asked))
     column = column_of(asked.sort)
     if after is not None:
-        query = query.where(follows(session, column, after, is_descending=asked.is_descending))
+        query = query.where(follows(session, user_id, column, after, is_descending=asked.is_descending))
     ends = (column, Run.id) if column is not None else (Run.id,)
     ids = list(session.scalars(query.order_by(*(end.desc() if asked.is_descending else end for end in ends)).limit(limit)))
     found = session.scalars(select(Run).where(Run.id.in_(ids)).options(selectinload(Run.tag_rows)))
@@ -100,13 +100,13 @@ def holds(word: str) -> ColumnElement[bool]:
     return or_(*texts, Run.id == word, Run.id.in_(tagged))
 
 
-def follows(session: Session, column: Any, after: str, *, is_descending: bool) -> ColumnElement[bool]:
+def follows(session: Session, user_id: str, column: Any, after: str, *, is_descending: bool) -> ColumnElement[bool]:
     """Return whether a run stands behind the run `after`, which may be gone where ids alone are sorted by."""
     behind = Run.id < after if is_descending else Run.id > after
     if column is None:
         return behind
-    value = session.scalar(select(column).where(Run.id == after))
-    if value is None:  # the run is gone, and with it its place
+    value = session.scalar(select(column).where(Run.id == after, visible_to(user_id, Run)))
+    if value is None:  # the run is gone or hidden, and with it its place
         return false()
     further = column < value if is_descending else column > value
     return or_(further, and_(column == value, behind))

@@ -76,7 +76,7 @@ class VariantView(BaseModel):
     label: str = Field(examples=["λ 0.3, batch_size 8"])
     changes: dict[str, Any] = Field(description="What differs from the recipe, by dotted path; or the baseline's name.")
     run_id: str | None
-    state: str = Field(description="The run's state, or deleted.")
+    state: str = Field(description="The run's state; deleted; or private: to its owner and admins, so that nothing else is told.")
     best: bool = Field(description="It ends with the largest reward gain within the KL budget.")
     metrics: dict[str, float | None] = Field(
         description="eval/…: of the newest evaluation. weight/… and tokens_per_second: means over the newest 50 steps."
@@ -268,7 +268,7 @@ def get_sweep(
 ) -> SweepDetail:
     """The table of its variants, every evaluation of every run, which is best, and what a gain has cost."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    comparison = compare(session, sweep, kl_budget, target_gain)
+    comparison = compare(session, sweep, user.id, kl_budget, target_gain)
     return show_detail(sweep, comparison, judge(session, sweep, comparison))
 
 
@@ -279,7 +279,7 @@ def show_detail(sweep: Sweep, comparison: SweepComparison, outcome: ExperimentRe
             label=result.label,
             changes=result.changes,
             run_id=result.run.id if result.run else None,
-            state=result.run.told_state if result.run else "deleted",
+            state=result.run.told_state if result.run else "private" if result.private else "deleted",
             best=comparison.best is not None and comparison.best.variant == result.variant,
             metrics=result.metrics,
             findings=[RaisedFindingView(**asdict(finding)) for finding in result.findings],

@@ -51,5 +51,5 @@ def describe(session: ReadSession, user_id: str, experiment: Experiment) -> Expe
     newest = None
     if rows:
         sweep = get_sweep(session, user_id, rows[0].id)
-        newest = judge(session, sweep, compare(session, sweep, None, None))
+        newest = judge(session, sweep, compare(session, sweep, user_id, None))
     return ExperimentCard(experiment, rows, newest)

@@ -121,7 +121,7 @@ class RunRows(Context):
 
 def read_page(session: Session, owner_id: str, asked: AskedRuns, refusals: Sequence[str] = ()) -> RunsPage:
     found = find_runs(session, owner_id, asked.query, after=asked.after or None, limit=PAGE_SIZE + 1)
-    rows = runs.describe_runs(session, found[:PAGE_SIZE])
+    rows = runs.describe_runs(session, owner_id, found[:PAGE_SIZE])
     return RunsPage(
         rows=rows,
         counts=runs.count_runs(session, owner_id, mine=bool(asked.mine)),
@@ -150,7 +150,7 @@ def refresh_rows(
     """The moving cells of these runs, for the list to take in."""
     wanted = [key for key in ids.split(",")[:PAGE_SIZE] if key]
     found = [run for key in wanted if (run := find_visible(session, Run, user.id, key)) is not None]
-    rows = runs.describe_runs(session, found)
+    rows = runs.describe_runs(session, user.id, found)
     return render(request, RunRows(rows=rows, active_ids=active(rows)))
 
 

@@ -18,6 +18,7 @@ from app.services import previews
 from app.services import scorings as service
 from app.store import scorings as store
 from app.store.scorings import ScoringRow
+from app.store.sharing import find_visible
 from app.store.tables import Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart
 from app.web.pages.run.status import progress_text, time_text
@@ -81,6 +82,7 @@ class ProgressPart(Context):
 
     shown: ShownScoring
     run: Run | None
+    sees_run: bool  # which may be private, as its scores are not
     progress: str
     time: str
 
@@ -210,8 +212,9 @@ def draw(database: Any, owner_id: str, scoring_id: str, result: PreviewResult, a
 def progress_part(session: Session, owner_id: str, scoring_id: str) -> ProgressPart:
     shown = show(store.describe_scorings(session, [store.get_scoring(session, owner_id, scoring_id)])[0])
     run = shown.row.run
+    sees_run = run is not None and find_visible(session, Run, owner_id, run.id) is not None
     progress, time = (progress_text(run), time_text(session, run)) if run else ("", "")
-    return ProgressPart(shown=shown, run=run, progress=progress, time=time)
+    return ProgressPart(shown=shown, run=run, sees_run=sees_run, progress=progress, time=time)
 
 
 def scoring_page(
@@ -223,6 +226,7 @@ def scoring_page(
     return ScoringPage(
         shown=part.shown,
         run=part.run,
+        sees_run=part.sees_run,
         progress=part.progress,
         time=part.time,
         users=store.list_users(session, owner_id, scoring_id),

@@ -99,13 +99,13 @@ def show_sweep(
     request: Request, session: ReadSession, user: CurrentUser, sweep_id: str, kl: Budget = "", gain: Budget = ""
 ) -> HTMLResponse:
     sweep = store.get_sweep(session, user.id, sweep_id)
-    parts = live_parts(session, sweep, kl, gain)
+    parts = live_parts(session, sweep, user.id, kl, gain)
     runs = [variant.run for variant in parts["comparison"].results if variant.run is not None]
     there = {variant.changes.get("baseline") for variant in parts["comparison"].results}
     context = SweepPage(
         **parts,
         recipe=sweep.variants[0]["recipe"],
-        names=describe_runs(session, runs[:1])[0] if runs else None,
+        names=describe_runs(session, user.id, runs[:1])[0] if runs else None,
         grid=grid_of(sweep.request),
         baselines={name: title for name, (title, _) in BASELINES.items() if name not in there},
     )
@@ -118,11 +118,11 @@ def refresh_sweep(
 ) -> HTMLResponse:
     """The parts of the page that move, for it to take in."""
     sweep = store.get_sweep(session, user.id, sweep_id)
-    return render(request, LivePart(**live_parts(session, sweep, kl, gain)))
+    return render(request, LivePart(**live_parts(session, sweep, user.id, kl, gain)))
 
 
-def live_parts(session: ReadSession, sweep: Sweep, kl: str, gain: str) -> dict[str, Any]:
-    comparison = compare(session, sweep, read_budget(kl), read_gain(gain))
+def live_parts(session: ReadSession, sweep: Sweep, user_id: str, kl: str, gain: str) -> dict[str, Any]:
+    comparison = compare(session, sweep, user_id, read_budget(kl), read_gain(gain))
     labels = [one.label for one in comparison.results]
     result = judge(session, sweep, comparison)
     front = [point for point in comparison.front if point.step > 0]  # before its first step each variant is the reference

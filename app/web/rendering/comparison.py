@@ -1,6 +1,6 @@
 """A sweep's runs side by side: results, frontier, and the best within a budget of KL. The same for pages and REST."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -22,7 +22,7 @@ from app.domain.frontier import (
 )
 from app.domain.sweep import label_of
 from app.store.results import VariantResult, list_costs, list_final_rewards, list_points, list_results
-from app.store.sweeps import SweepRow, describe_sweep
+from app.store.sweeps import SweepRow, describe_sweep, list_hidden
 from app.store.tables import Sweep
 
 
@@ -59,8 +59,14 @@ class SweepComparison:
     earlier: FrontierPoint | None  # on the way, with a larger gain than any variant ends with
     kl_budget: float | None
     seeds: list[SeedGroup]  # where several seeds were run
+    hidden: set[str]  # runs that are private to others, and count for nothing here
     target: float | None  # a gain, and what it took each variant to get there
     costs: list[Cost]
+
+    @property
+    def num_private(self) -> int:
+        """How many variants' runs are private to others, and count for nothing here."""
+        return sum(result.private for result in self.results)
 
     @property
     def peers(self) -> list[int]:
@@ -86,11 +92,17 @@ class SweepComparison:
         return self.results[self.best.variant].metrics.get("test/reward_gain") if self.best else None
 
 
-def compare(session: Session, sweep: Sweep, kl_budget: float | None, target: float | None = None) -> SweepComparison:
-    """Everything that is known of the sweep's variants now. `target`: the gain that costs are compared at; None: as proposed."""
-    points, results = list_points(session, sweep.id), list_results(session, sweep)
+def compare(
+    session: Session, sweep: Sweep, user_id: str, kl_budget: float | None, target: float | None = None
+) -> SweepComparison:
+    """Everything that the user may know of the sweep's variants now. `target`: the gain that costs are compared at; None: as
+    proposed.
+    """
+    hidden = list_hidden(session, user_id, sweep.id)
+    points, results = list_points(session, sweep.id, hidden), list_results(session, sweep, hidden)
     groups = group_by_seeds([result.changes for result in results])
     best = find_best(points, kl_budget, groups)
+    rewards = list_final_rewards(session, sweep.id, hidden) if best else {}
     target = propose_gain(points) if target is None else target
     reached = find_reached(points, target) if target is not None else {}
     there = [result.variant for result in results if result.run is not None]
@@ -100,9 +112,10 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None, target: flo
         points=points,
         front=find_front(points),
         best=best,
-        rivals=_find_rivals(session, sweep, points, groups, best, kl_budget),
+        rivals=_find_rivals(sweep, points, groups, best, kl_budget, rewards),
         earlier=find_earlier(points, kl_budget),
         kl_budget=kl_budget,
+        hidden=hidden,
         target=target,
         costs=list_costs(session, sweep.id, reached, there) if target is not None else [],
         seeds=[_describe_seeds(group, results, points) for group in groups if len(group) > 1],
@@ -110,8 +123,8 @@ def compare(session: Session, sweep: Sweep, kl_budget: float | None, target: flo
 
 
 def _find_rivals(
-    session: Session, sweep: Sweep, points: Sequence[FrontierPoint], groups: Sequence[Sequence[int]],
-    best: FrontierPoint | None, kl_budget: float | None,
+    sweep: Sweep, points: Sequence[FrontierPoint], groups: Sequence[Sequence[int]], best: FrontierPoint | None,
+    kl_budget: float | None, rewards: Mapping[int, Mapping[int, float]],
 ) -> list[Rival]:  # fmt: skip
     if best is None:
         return []
@@ -119,7 +132,7 @@ def _find_rivals(
     judge = _judge_of(sweep, best.variant)
     mine = next(group for group in groups if best.variant in group)
     comparable = [[v for v in group if v in within and _judge_of(sweep, v) == judge] for group in groups if group is not mine]
-    return compare_rivals(mine, [group for group in comparable if group], list_final_rewards(session, sweep.id))
+    return compare_rivals(mine, [group for group in comparable if group], rewards)
 
 
 def _judge_of(sweep: Sweep, variant: int) -> object:

@@ -35,7 +35,7 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
     groups = [group for group in group_by_seeds(changes) if not changes[group[0]].keys().isdisjoint(experiment.paths)]
     losses = list_losses(session, sweep.id)
     settings = [describe(experiment, [comparison.results[n] for n in group], losses) for group in groups]
-    rewards = list_final_rewards(session, sweep.id)
+    rewards = list_final_rewards(session, sweep.id, comparison.hidden)
 
     def compare(first: int, second: int) -> PairedComparison | None:
         rivals = compare_rivals(groups[first], [groups[second]], rewards)

@@ -19,6 +19,7 @@ from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow, Contender
 from app.store.comparing.votes import VoterRow, list_links, list_voters
 from app.store.metrics import list_metrics
+from app.store.sharing import visible_to
 from app.store.tables import Run, VoteLink
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.compared import Curves, Dots, JudgeLines, MarkedPrompt, differ, draw_curves, draw_dots, mark, tabulate
@@ -128,7 +129,7 @@ def show_comparison(
     order = order_prompts(found.prompt_set.num_prompts, gains, chosen.judge, chosen.sort) if found.kept else []
     wanted = found.kept.search(chosen.search) if found.kept and chosen.search else None
     shown, following = page_of(order, wanted, chosen.after, PROMPTS_SHOWN)
-    trained = list_trained(session, found.contenders)
+    trained = list_trained(session, user.id, found.contenders)
     mine, pair = gains.get(chosen.judge, {}), (chosen.first, chosen.second)
     lines = found.kept.read_texts(shown) if found.kept else []
     context = ComparisonPage(
@@ -160,10 +161,10 @@ def settle(chosen: Choices, found: Overview) -> Choices:
     return replace(chosen, first=first, second=second, judge=chosen.judge if chosen.judge in known else leading)
 
 
-def list_trained(session: ReadSession, contenders: Sequence[Contender]) -> list[tuple[int, Run]]:
-    """Return the runs that have trained the models, each with its model's place."""
+def list_trained(session: ReadSession, user_id: str, contenders: Sequence[Contender]) -> list[tuple[int, Run]]:
+    """Return the runs that have trained the models and that the user may see, each with its model's place."""
     wanted = {one.answers.model_run_id: place for place, one in enumerate(contenders) if one.answers.model_run_id}
-    runs = session.scalars(select(Run).where(Run.id.in_(list(wanted))))
+    runs = session.scalars(select(Run).where(Run.id.in_(list(wanted)), visible_to(user_id, Run)))
     return sorted(((wanted[run.id], run) for run in runs), key=lambda one: one[0])
 
 

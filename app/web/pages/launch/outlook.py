@@ -19,6 +19,7 @@ from app.domain.scoring import ScoringFacts, describe_inverted, has_all_pairs
 from app.services import previews
 from app.services.scorings import find_for, standing_of
 from app.store.scorings import list_scorings
+from app.store.sharing import find_visible
 from app.store.tables import Run, Scoring
 from app.web.pages.launch.memory import Memory, foresee
 from app.web.pages.run.status import progress_text, time_text
@@ -46,6 +47,7 @@ class Panel:
     remedy: str = ""
     scoring: Scoring | None = None
     run: Run | None = None
+    sees_run: bool = False  # which may be private, as its scores are not
     progress: str = ""
     time: str = ""
     facts: ScoringFacts | None = None
@@ -100,7 +102,12 @@ def look(session: Session, owner_id: str, values: Mapping[str, str]) -> Panel:
         return replace(panel, state="missing", near=list_near(session, owner_id, recipe))
     run = session.get(Run, scoring.run_id) if scoring.run_id else None
     panel = replace(
-        panel, scoring=scoring, run=run, progress=progress_text(run) if run else "", time=time_text(session, run) if run else ""
+        panel,
+        scoring=scoring,
+        run=run,
+        progress=progress_text(run) if run else "",
+        time=time_text(session, run) if run else "",
+        sees_run=run is not None and find_visible(session, Run, owner_id, run.id) is not None,
     )
     return look_at_scores(panel, scoring) if scoring.facts is None else look_at_weights(session, owner_id, panel, scoring, values)
 

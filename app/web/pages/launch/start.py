@@ -138,6 +138,8 @@ def read_one(values: Mapping[str, str]) -> dict[str, Any]:
         raise InvalidInput.at("weights.lambda", f"A recipe says one temperature, and these are {len(lambdas)}: leave one.")
     if any(values.get(f"baseline.{name}") == "yes" for name in BASELINES):
         raise InvalidInput.at("baselines", "A recipe says one run, without baselines beside it: untick them.")
+    if values.get("experiment"):
+        raise InvalidInput.at("experiment", "A recipe says one run, and an experiment is several: begin from a new form.")
     return read_settings(values)
 
 

@@ -13,6 +13,7 @@ from app.domain.run import RunKind
 from app.store import journal, metrics, runs
 from app.store import runs as store
 from app.store.runs import RunRow
+from app.store.sharing import may_change
 from app.store.tables import Attempt, Dataset, JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.pages.run.charts import Chart, keys
@@ -81,12 +82,12 @@ def show_run(
     data = chart_data(session, run)
     context = RunPage(
         run=run,
-        row=runs.describe_runs(session, [run])[0],
+        row=runs.describe_runs(session, user.id, [run])[0],
         dataset=session.get(Dataset, run.dataset_id),
         recipe=run.recipe,
         method=method,
-        state=Shown.of(StateChanged(**state_of(run)), run),
-        standing=standing_of(session, run),
+        state=Shown.of(StateChanged(**state_of(run)), run, may_change=may_change(session, user.id, run)),
+        standing=standing_of(session, user.id, run),
         steering=steering_of(session, run),
         result=result_of(session, run),
         tabs=tabs,

@@ -15,6 +15,7 @@ from app.domain.run import STAGES, RunKind, RunState, Stage
 from app.domain.training.methods import ON_GROUPS, ON_PAIRS
 from app.store import journal
 from app.store import runs as store
+from app.store.sharing import find_visible
 from app.store.tables import Attempt, Run, Scoring, Sweep
 from app.system.numbers import count
 from app.web.dependencies import CurrentUser, ReadSession
@@ -67,11 +68,11 @@ class StandingPart(Context):
 @router.get("/runs/{run_id}/standing")
 def show_standing(request: Request, session: ReadSession, user: CurrentUser, run_id: str) -> HTMLResponse:
     """The card of stages and progress, for the page to take in."""
-    standing = standing_of(session, store.get_run(session, user.id, run_id))
+    standing = standing_of(session, user.id, store.get_run(session, user.id, run_id))
     return render(request, StandingPart(standing=standing))
 
 
-def standing_of(session: Session, run: Run) -> RunStatus:
+def standing_of(session: Session, user_id: str, run: Run) -> RunStatus:
     is_evaluated = journal.latest(session, run.id, "evaluation") is not None
     return RunStatus(
         seq=run.last_seq,
@@ -83,7 +84,7 @@ def standing_of(session: Session, run: Run) -> RunStatus:
         num_steps=run.num_steps,
         attempt_text=attempt_text(run, store.list_attempts(session, run.id)),
         reasons=reasons_of(run),
-        links=links_of(session, run),
+        links=links_of(session, user_id, run),
     )
 
 
@@ -100,10 +101,10 @@ def text_of(stage: Stage, run: Run) -> str:
     return "Held-out pairs" if is_judged else STAGE_TEXTS[stage]
 
 
-def links_of(session: Session, run: Run) -> list[tuple[str, str, str]]:
-    """Return the pages beside the run's own."""
-    scoring = session.get(Scoring, run.scoring_id) if run.scoring_id else None
-    sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
+def links_of(session: Session, user_id: str, run: Run) -> list[tuple[str, str, str]]:
+    """Return the pages beside the run's own, of those that the user may see."""
+    scoring = find_visible(session, Scoring, user_id, run.scoring_id) if run.scoring_id else None
+    sweep = find_visible(session, Sweep, user_id, run.sweep_id) if run.sweep_id else None
     links = [("Scores", f"/scorings/{scoring.id}", scoring.name)] if scoring else []
     return links + ([("Sweep", f"/sweeps/{sweep.id}", sweep.name)] if sweep else [])
 

@@ -15,10 +15,11 @@ from fastapi.responses import StreamingResponse
 
 from app.domain.events import EVENT_KINDS, Event
 from app.store import runs as store
+from app.store.sharing import may_change
 from app.store.tables import JournalEntry, Run
 from app.web.dependencies import CurrentUser, ReadSession
 from app.web.rendering.environment import fragment
-from app.web.stream import STREAM_HEADERS, as_texts, follow, position, write_entry, write_event
+from app.web.stream import STREAM_HEADERS, Encoder, as_texts, follow, position, write_entry, write_event
 
 router = APIRouter()
 
@@ -30,22 +31,27 @@ PARTS = {"state": ("state", "state_line"), "memory": ("memory", "memory_line")}
 
 @dataclass(frozen=True)
 class Shown:
-    """An event as a fragment sees it. `seq` 0: made from the run's row, not from the journal."""
+    """An event as a fragment sees it. `seq` 0: made from the run's row, not from the journal.
+
+    `may_change`: the page's user may change the run, so that there are buttons for it.
+    """
 
     run_id: str
     seq: int
     at: datetime
     kind: str
     event: Event
+    may_change: bool = False
 
     @classmethod
-    def of(cls, event: Event, run: Run) -> Self:
-        return cls(run.id, 0, run.created_at, event.model_dump()["kind"], event)
+    def of(cls, event: Event, run: Run, *, may_change: bool) -> Self:
+        return cls(run.id, 0, run.created_at, event.model_dump()["kind"], event, may_change)
 
 
-def show(entry: JournalEntry) -> Shown:
+def show(entry: JournalEntry, *, may_change: bool = False) -> Shown:
     """Return the journal's entry with its typed event."""
-    return Shown(entry.run_id, entry.seq, entry.at, entry.kind, EVENT_KINDS[entry.kind].model_validate(entry.payload))
+    event = EVENT_KINDS[entry.kind].model_validate(entry.payload)
+    return Shown(entry.run_id, entry.seq, entry.at, entry.kind, event, may_change)
 
 
 def find_position(
@@ -55,18 +61,32 @@ def find_position(
     return position(request, store.get_run(session, user.id, run_id).last_seq, after)
 
 
+def find_encoder(session: ReadSession, user: CurrentUser, run_id: str) -> Encoder:
+    """Return how this reader's events are written: with buttons for who may change the run. Raises NotFound."""
+    return to_message if may_change(session, user.id, store.get_run(session, user.id, run_id)) else to_seen_message
+
+
 @router.get("/runs/{run_id}/live", response_class=StreamingResponse)
 async def follow_run(
-    request: Request, run_id: str, after: Annotated[int, Depends(find_position, scope="function")]
-) -> StreamingResponse:
+    request: Request, run_id: str, after: Annotated[int, Depends(find_position, scope="function")],
+    encoder: Annotated[Encoder, Depends(find_encoder, scope="function")],
+) -> StreamingResponse:  # fmt: skip
     entries = follow(request, run_id, after, heartbeat_seconds=BEAT_SECONDS)
-    texts = as_texts(entries, to_message, retry_ms=1500, beat=write_event(event="beat", data_str="{}"))
+    texts = as_texts(entries, encoder, retry_ms=1500, beat=write_event(event="beat", data_str="{}"))
     return StreamingResponse(texts, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 def to_message(entry: JournalEntry) -> str:
-    """One entry on its way to the page, as a server-sent event."""
-    shown = show(entry)
+    """One entry on its way to the page of who may change the run, as a server-sent event."""
+    return _write(entry, show(entry, may_change=True))
+
+
+def to_seen_message(entry: JournalEntry) -> str:
+    """The same on its way to who may only see it."""
+    return _write(entry, show(entry))
+
+
+def _write(entry: JournalEntry, shown: Shown) -> str:
     if entry.kind in AS_JSON:
         data = shown.event.model_dump_json()
     else:

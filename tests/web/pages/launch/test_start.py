@@ -164,6 +164,7 @@ def test_the_form_is_kept_as_a_template_under_a_name(studio: Studio, browser: Te
         ({"template.name": ""}, "Give the template a name."),
         ({"weights.lambda": "1, 2, 3"}, "A recipe says one temperature, and these are 3"),
         ({"baseline.dpo": "yes"}, "A recipe says one run, without baselines"),
+        ({"experiment": "temperature"}, "A recipe says one run, and an experiment is several"),
         ({"training.batch_size": "0"}, "must be at least 1, not 0"),
     ],
 )
