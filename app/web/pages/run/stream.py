@@ -82,7 +82,7 @@ def to_message(entry: JournalEntry) -> str:
 
 
 def to_seen_message(entry: JournalEntry) -> str:
-    """The same on its way to who may only see it."""
+    """Return the same for the page of who may only see the run."""
     return _write(entry, show(entry))
 
 
