@@ -196,9 +196,22 @@ def state_of(counts: Mapping[str, int], num_variants: int, *, stopped: bool) -> 
 
 def label_of(changes: Mapping[str, Any]) -> str:
     """Return a variant's name among its siblings: `λ 0.3, batch_size 8`; empty without changes."""
-    names = {LAMBDA: "λ", "weights.preset": "", "method": "", "baseline": ""}
-    written = {path: BASELINES[value][0] if path == "baseline" else _write(value) for path, value in changes.items()}
-    return ", ".join(f"{names.get(path, path.rsplit('.', 1)[-1])} {value}".strip() for path, value in written.items())
+    return ", ".join(f"{name_of(path)} {write_value(path, value)}".strip() for path, value in changes.items())
+
+
+def name_of(path: str) -> str:
+    """Return what a setting is called in the labels of variants; empty where its values tell what they are."""
+    known = {LAMBDA: "λ", "weights.preset": "", "method": "", "baseline": "", "online.every": ""}
+    return known.get(path, path.rsplit(".", 1)[-1])
+
+
+def write_value(path: str, value: Any) -> str:
+    """Return a setting's value as labels have it."""
+    if path == "baseline":
+        return BASELINES[value][0]
+    if path == "online.every":
+        return "offline" if value is None else f"online every {value} steps"
+    return _write(value)
 
 
 def _write(value: Any) -> str:

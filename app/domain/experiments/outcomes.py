@@ -14,7 +14,7 @@ from app.domain.statistics.paired import PairedComparison
 from app.domain.sweep import LAMBDA
 from app.system.numbers import number, percent
 
-BY_HEART = 0.05  # of the first loss
+BY_HEART, LEAST_TOLD = 0.05, 0.01  # of the first loss
 PAPERS_SIZE = 8
 FEWEST = 2  # settings that can be compared
 
@@ -98,7 +98,8 @@ def judge_by_heart(evidence: Evidence) -> ExperimentOutcome:
     first, last = losses
     text = f"The loss went from {number(first)} to {number(last)}"
     if first > 0 and last <= BY_HEART * first:
-        return ExperimentOutcome("expected", (f"{text}, {percent(last / first)} of what it was: the batch is learnt by heart.",))
+        left = percent(last / first) if last >= LEAST_TOLD * first else f"less than {percent(LEAST_TOLD)}"
+        return ExperimentOutcome("expected", (f"{text}, {left} of what it was: the batch is learnt by heart.",))
     advice = "more steps or a larger learning rate may do it; if they don't, the data or the model's end of turn are at fault"
     return ExperimentOutcome("unexpected", (f"{text} and not to {percent(BY_HEART)} of it: {advice}.",))
 

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from app.domain.errors import InvalidInput
 from app.domain.frontier import Cost, FrontierPoint, Rival
 from app.domain.statistics.paired import PairedComparison
-from app.domain.sweep import label_of, parse_request
+from app.domain.sweep import label_of, name_of, parse_request, write_value
 from app.domain.training.baselines import BASELINES
 from app.services import sweeps as service
 from app.store import results
@@ -198,7 +198,8 @@ def histograms_of(session: ReadSession, comparison: SweepComparison) -> list[tup
 def grid_of(request: dict[str, Any]) -> str:
     """Return what the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
     parts = [f"λ {', '.join(map(exact, request['lambda']))}"] if request["lambda"] else []
-    parts += [f"{path.rsplit('.', 1)[-1]} {', '.join(map(str, values))}" for path, values in request["fields"].items()]
+    written = {path: ", ".join(write_value(path, value) for value in values) for path, values in request["fields"].items()}
+    parts += [f"{name_of(path)} {values}".strip() for path, values in written.items()]
     if together := request.get("combinations"):
         parts.append(", ".join(label_of(one) for one in together[:MOST_TOLD]) + (" …" if len(together) > MOST_TOLD else ""))
     if request["baselines"]:
