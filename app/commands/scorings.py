@@ -131,6 +131,8 @@ def preview(
     flip: Annotated[float | None, typer.Option(help="Share of the labels that are swapped first.")] = None,
     noise: Annotated[float | None, typer.Option(help="Noise on the rewards, in their standard deviations.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the swaps and the noise.")] = None,
+    length_control: Annotated[bool, typer.Option(help="Take out of the rewards what length explains.")] = False,
+    per_prompt: Annotated[bool, typer.Option(help="Rewards in deviations of each prompt's own.")] = False,
     choice: Annotated[
         list[str] | None, typer.Option("--set", help="A choice of the weights: logprob_norm=mean; repeatable.")
     ] = None,
@@ -140,7 +142,8 @@ def preview(
     """Show what the weights would be for each λ × preset × batch size, without training."""
     query: dict[str, Any] = {
         "preset": preset, "lambda": lambdas, "batch_size": batch_size, "target_ess": target_ess,
-        "label_flip_share": flip, "reward_std": noise, "noise_seed": seed, **overrides_of(choice or []),
+        "label_flip_share": flip, "reward_std": noise, "noise_seed": seed,
+        "length_control": length_control or None, "per_prompt": per_prompt or None, **overrides_of(choice or []),
     }  # fmt: skip
     answer = ask_patiently(Client(Settings()), f"/scorings/{scoring_id}/preview", query)
     if as_json:

@@ -85,6 +85,15 @@ class RewardSettings(RecipePart):
     judge: Reference | None = Field(
         None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
     )
+    length_control: bool = Field(
+        False,
+        description="Take out of the rewards what response length explains: a straight line through all scored responses.",
+    )
+    per_prompt: bool = Field(
+        False,
+        description="Rewards in standard deviations of each prompt's own responses: prompts that are rewarded more, or more "
+        "widely, than others then count alike. Needs several responses a prompt.",
+    )
     accept_inverted: bool = Field(
         False, description="Launch anyway when the rewards contradict the preference labels (finding inverted_rewards)."
     )
@@ -266,6 +275,16 @@ class Recipe(RecipePart):
                 "set weights.cross_reward to reuse, or choose a reward model.",
             )
         return self
+
+    @model_validator(mode="after")
+    def prompts_are_compared_alone(self) -> Self:
+        if not self.reward.per_prompt or self.method is not Method.VAR or self.weights.cross_reward == "reuse":
+            return self
+        raise fault(
+            "reward.per_prompt",
+            "In deviations of its own prompt a reward can't be asked about another prompt's response: set weights.cross_reward "
+            "to reuse, or take the preset within_prompt or reward_weighted.",
+        )
 
     @model_validator(mode="after")
     def parts_fit_the_method(self) -> Self:

@@ -50,6 +50,9 @@ class RewardCheck(Fact):
     length_accuracy: float | None  # the same for "the longer response is better", the baseline to beat
     length_low: float
     length_high: float
+    length_slope: float | None = None  # reward per token, of the line through all own pairs; None: not known yet then
+    length_explains: float | None = None  # R² of that line
+    controlled_accuracy: float | None = None  # the accuracy of the rewards without what the line explains
     mean: float
     std: float
     chosen_mean: float | None

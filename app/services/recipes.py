@@ -192,6 +192,12 @@ def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
         faults.add(idle[0], f"{name} {idle[1]}")
     if recipe.weights.responses == "chosen" and not audit.has_preference:
         faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
+    if recipe.reward.per_prompt and recipe.method is Method.VAR and audit.num_responses <= audit.num_examples:
+        faults.add(
+            "reward.per_prompt",
+            f"{name} has one response per prompt, which has no deviation from itself: set reward.per_prompt to false, or take "
+            "another data set.",
+        )
     weights = recipe.weights
     uses_partition = weights.weight_form != "reward" and weights.partition_scope == "prompt" and recipe.online.every is None
     if recipe.method is Method.VAR and uses_partition and audit.num_responses <= audit.num_examples:

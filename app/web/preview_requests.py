@@ -54,6 +54,10 @@ class PreviewQuery(BaseModel):
     label_flip_share: float | None = Field(None, description="Share of the labels that are swapped first.")
     reward_std: float | None = Field(None, description="Noise on the rewards, in their standard deviations.")
     noise_seed: int | None = Field(None, description="Chooses what is swapped, and the noise.")
+    length_control: bool | None = Field(
+        None, description="Take out of the rewards what length explains, as reward.length_control."
+    )
+    per_prompt: bool | None = Field(None, description="Rewards in deviations of each prompt's own.")
 
 
 def read_request(values: Mapping[str, Any], query: QueryParams) -> PreviewRequest:

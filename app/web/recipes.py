@@ -40,6 +40,8 @@ _OF_METHODS = {
     "reward": (Method.VAR, *ON_GROUPS),
     "reward.source": (Method.VAR,),
     "reward.accept_inverted": (Method.VAR,),
+    "reward.length_control": (Method.VAR,),
+    "reward.per_prompt": (Method.VAR,),
     "reward.judge": OF_POLICIES,
     "weights": (Method.VAR,),
     "draws": (Method.VAR,),
@@ -60,6 +62,8 @@ _AT_FIELDS = {  # the names of a sweep's and of a preview's request
     "label_flip_share": "noise.label_flip_share",
     "reward_std": "noise.reward_std",
     "noise_seed": "noise.seed",
+    "length_control": "reward.length_control",
+    "per_prompt": "reward.per_prompt",
 }
 _SCORED_PARTS = ("dataset", "max_examples", "policy", "reward", "tokens", "training", "evaluation", "scoring", "name")
 
@@ -157,8 +161,8 @@ def read_scored(values: Mapping[str, str]) -> Recipe:
     """
     nested = read_settings({**values, "method": Method.VAR, "weights.lambda": "1"})
     parts = {name: nested[name] for name in _SCORED_PARTS if name in nested}
-    if parts.get("reward", {}).get("accept_inverted") is not None:
-        parts["reward"] = {name: value for name, value in parts["reward"].items() if name != "accept_inverted"}
+    idle = ("accept_inverted", "length_control", "per_prompt")  # of the scores
+    parts["reward"] = {name: value for name, value in parts.get("reward", {}).items() if name not in idle}
     if takes_draws(values):
         parts |= {"draws": nested["draws"]} if "draws" in nested else {}
         return parse_recipe({**parts, "weights": {"preset": Preset.DRAWS, "lambda": 1.0}})
@@ -191,6 +195,7 @@ def read_preview(values: Mapping[str, str], spread: float = 1.0) -> PreviewReque
         path = _AT_FIELDS[name]
         if text := values.get(path, "").strip():
             asked[name] = read(next(field for field in RECIPE_FIELDS if field.path == path), text)
+    asked |= {name: True for name in ("length_control", "per_prompt") if values.get(f"reward.{name}") == "yes"}
     if all(isinstance(one, float) for one in asked["lambda"]):
         asked["lambda"].sort()
     return parse(PreviewRequest, asked, RecipeInvalid)

@@ -210,14 +210,16 @@ def _whole_rows(place: Place, enters_SM: Tensor | None) -> StackedCandidates:
     def fill(value_SBM: Tensor) -> Tensor:
         return value_SBM if there_SBM is None else torch.where(there_SBM, value_SBM, 0.0)
 
-    if kept.rewards is not None and kept.rewards.cross:
+    if kept.rewards is not None and kept.rewards.cross and not place.noisy.treatment.per_prompt:
         prompt_SB = grouping.first_P[
             (grouping.edge_G[place.group_S][:, None] + row_B1[:, 0]).clamp(max=len(grouping.first_P) - 2)
         ]
         example_SM, response_SM = index.example_id_N[place.response_SM], index.response_N[place.response_SM].long()
         prompt_SB1 = index.example_id_N[prompt_SB][:, :, None]
         clean_SBM = kept.rewards.raw[entry_SBM]
-        reward_SBM = place.noisy.perturb(clean_SBM, prompt_SB1, example_SM[:, None], response_SM[:, None])
+        reward_SBM = place.noisy.perturb(
+            clean_SBM, prompt_SB1, example_SM[:, None], response_SM[:, None], place.num_tokens_SM[:, None]
+        )
     else:  # nobody was asked about other prompts' responses
         reward_SBM = torch.where(place.own_SM[:, None] == row_B1, place.own_reward_SM[:, None], torch.nan)
     return StackedCandidates(

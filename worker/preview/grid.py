@@ -118,6 +118,12 @@ def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) ->
             f"The rewards come from the {reward_source}, which says nothing of other prompts' responses: "
             "set cross_reward to reuse.",
         )
+    if settings.cross_reward == "score" and request.per_prompt:
+        raise InvalidInput.at(
+            "per_prompt",
+            "In deviations of its own prompt a reward can't be asked about another prompt's response: set cross_reward to reuse, "
+            "or take the preset within_prompt or reward_weighted.",
+        )
     choices = WeightChoices(
         settings.weight_form, settings.partition_scope, settings.logprob_norm, settings.cross_reward,
         settings.reward_norm, settings.mean_one == "batch",
@@ -170,7 +176,8 @@ def _check_certificates(noisy: Noisy, preset: Preset, choices: WeightChoices, la
     if noisy.breaks_certificates:
         raise InvalidInput.at(
             "reward_std",
-            "The log-probabilities were stopped early for the rewards as they are, so noise on them can't be previewed. "
+            "The log-probabilities were stopped early for the rewards as they are, so noise on them, or another "
+            "treatment, can't be previewed. "
             f"{remedy}",
         )
     raw = _smallest_raw(noisy) or 0.0

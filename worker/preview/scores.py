@@ -16,8 +16,10 @@ from app.domain.preview.weights import PreviewJob, PreviewRequest
 from worker.stages.noise import flip_labels, perturb_rewards
 from worker.stages.scoring.cache import FlatScores, read_scores
 from worker.stages.scoring.index import Index, read_index
+from worker.stages.treatment import UNTREATED, Treatment
 from worker.var.candidates import WeightChoices
 from worker.var.certificate import TAU
+from worker.var.rewards import FLAT, fit_length
 
 MOST_KEPT, MOST_KEPT_BYTES = 4, 2 * 2**30
 
@@ -72,7 +74,7 @@ def find_broken_certificate(kept: Kept, lambda_: float) -> bool:
     batch_D = torch.searchsorted(start_B, dropped_D, right=True) - 1
     row_D = (dropped_D - start_B[batch_D]) // index.num_responses_B[batch_D]
     first_B = index.num_prompts_B.long().cumsum(0) - index.num_prompts_B
-    prompt_N = first_B[index.batch_N.long()] + index.own_N
+    prompt_N = index.prompt_of_response
     own_N = kept.own_logprob_N.double() + kept.own_reward_N.double() / lambda_
     best_P = own_N.new_full((int(index.num_prompts_B.sum()),), -torch.inf).scatter_reduce(0, prompt_N, own_N, "amax")
     term_D = kept.rewards.raw[dropped_D].double() / lambda_ - raw[dropped_D].double()
@@ -88,6 +90,7 @@ class Noisy:
     preference_N: Tensor
     own_reward_N: Tensor
     noise_std: float  # of the noise on rewards, in the reward's unit
+    treatment: Treatment = UNTREATED
 
     @cached_property
     def reward_mean(self) -> float:
@@ -107,13 +110,14 @@ class Noisy:
         """Whether rewards differ from those that an early stop was certified with."""
         return not torch.equal(self.own_reward_N, self.kept.own_reward_N)
 
-    def perturb(self, reward: Tensor, prompt: Tensor, example: Tensor, response: Tensor) -> Tensor:
-        """Cross rewards with their noise; see worker.stages.noise."""
-        return perturb_rewards(reward, prompt, example, response, self.noise_std, self.request.noise_seed)
+    def perturb(self, reward: Tensor, prompt: Tensor, example: Tensor, response: Tensor, num_tokens: Tensor) -> Tensor:
+        """Cross rewards with their noise, and without what length explains; see worker.stages.noise and treatment."""
+        reward = perturb_rewards(reward, prompt, example, response, self.noise_std, self.request.noise_seed)
+        return self.treatment.fit.take_out(reward, num_tokens)
 
 
 def add_noise(kept: Kept, request: PreviewRequest) -> Noisy:
-    """Return the noise of worker.stages.noise.add_noise, on flat tensors."""
+    """Return the noise of worker.stages.noise.add_noise and the treatment of worker.stages.treatment, on flat tensors."""
     index, clean_N = kept.index, kept.own_reward_N
     example_N = index.example_id_N
     preference_N = flip_labels(index.preference_N, example_N, request.label_flip_share, request.noise_seed)
@@ -122,7 +126,10 @@ def add_noise(kept: Kept, request: PreviewRequest) -> Noisy:
     if kept.reward_source == "preference":  # the label is the reward: the two flip together
         reward_N = torch.where(preference_N == index.preference_N, clean_N, -clean_N)
     reward_N = perturb_rewards(reward_N, example_N, example_N, index.response_N.long(), std, request.noise_seed)
-    return Noisy(kept, request, preference_N, reward_N, std)
+    fit = fit_length(reward_N, index.num_tokens_N) if request.length_control else FLAT
+    treatment = Treatment(fit, request.per_prompt)
+    reward_N = treatment.own(reward_N, index.num_tokens_N, index.prompt_of_response)
+    return Noisy(kept, request, preference_N, reward_N, std, treatment)
 
 
 class KeptScorings:

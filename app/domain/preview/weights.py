@@ -27,6 +27,8 @@ class PreviewRequest(BaseModel):
     label_flip_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
     reward_std: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
     noise_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    length_control: bool = False  # of the rewards, as in a recipe
+    per_prompt: bool = False
 
     @field_validator("presets", "lambdas", "batch_sizes", mode="after")
     @classmethod

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from app.domain.scoring import RewardCheck
 from app.domain.signatures import SIGNATURES
+from app.system.numbers import signed
 from app.web.rendering.format import percent
 from app.web.rendering.histogram import Agreement, Histogram, agreement_of, rewards_of
+
+LITTLE_EXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,21 @@ class RewardVerdict:
 
 def verdict_of(check: RewardCheck, source: str) -> RewardVerdict:
     """Return what the check means; `source` is the reward's."""
-    return RewardVerdict(*judge(check, source), agreement_of(check), rewards_of(check))
+    tone, title, text = judge(check, source)
+    return RewardVerdict(tone, title, f"{text}{tell_length(check)}", agreement_of(check), rewards_of(check))
+
+
+def tell_length(check: RewardCheck) -> str:
+    """Return what a straight line of the rewards over lengths explains, and what is left without it; empty where it is little."""
+    if check.length_explains is None or check.length_slope is None or check.length_explains < LITTLE_EXPLAINED:
+        return ""
+    line = f"{percent(check.length_explains)} of the rewards' variance, {signed(check.length_slope)} a token"
+    if check.accuracy is None or check.controlled_accuracy is None:
+        return f" Length explains {line}: “Take length out of rewards” removes it."
+    return (
+        f" Length explains {line}: “Take length out of rewards” removes it, and the pairs that are ranked right go from "
+        f"{percent(check.accuracy)} to {percent(check.controlled_accuracy)}."
+    )
 
 
 def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:

@@ -28,6 +28,8 @@ LABELS = {  # where a field's own name is a word of the machine
     "reward.source": "Where rewards come from",
     "reward.model": "Reward model",
     "reward.judge": "Judge of evaluations",
+    "reward.length_control": "Take length out of rewards",
+    "reward.per_prompt": "Rewards within each prompt",
     "reward.accept_inverted": "I know, and mean it",
     "weights.lambda": "Temperature λ",
     "weights.target_ess": "Target effective sample size",

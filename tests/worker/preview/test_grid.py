@@ -12,7 +12,7 @@ import torch
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.metrics import CATALOGUE
 from app.domain.preview.weights import PreviewJob, PreviewResult
-from app.domain.recipe import NoiseSettings, WeightSettings
+from app.domain.recipe import NoiseSettings, RewardSettings, WeightSettings
 from tests.worker.kept_scoring import (
     CROSS,
     EARLY,
@@ -29,6 +29,7 @@ from worker.preview.scores import KeptScorings
 from worker.stages.examples import Encoded
 from worker.stages.noise import add_noise
 from worker.stages.training.weights import weigh
+from worker.stages.treatment import choose_treatment, count_tokens
 from worker.var.certificate import droppable, logprob_floors
 
 PRESETS = ["paper", "length_normalised", "within_prompt", "reward_weighted"]
@@ -192,6 +193,37 @@ def test_noise_is_that_of_a_run(tmp_path, plan, source, preset):
     assert cell.metrics == near(metrics, rel=1e-5, abs=1e-6)
     (clean,) = ask(job, presets=[preset], lambda_=[0.5]).cells
     assert clean.metrics["weight/share_chosen"] != near(cell.metrics["weight/share_chosen"], abs=1e-6)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("asked", [{"length_control": True}, {"per_prompt": True}, {"length_control": True, "per_prompt": True}])
+def test_rewards_are_treated_as_by_a_run(tmp_path, plan, preset, asked):
+    batches, logprobs, rewards = plan
+    choices = {"cross_reward": "reuse"} if "per_prompt" in asked else {}
+    settings = RewardSettings(source="model", model="r", **asked)
+    treatment = choose_treatment(batches, rewards, settings)
+    treated = [treatment.matrix(*parts) for parts in zip(rewards, batches, strict=True)]
+    metrics, _ = run_of(batches, logprobs, treated, preset, 0.5, **choices)
+    (cell,) = ask(keep_scoring(tmp_path, *plan), presets=[preset], lambda_=[0.5], overrides=choices, **asked).cells
+    assert cell.metrics == near(metrics, rel=1e-4, abs=1e-5)
+    plain, _ = run_of(batches, logprobs, rewards, preset, 0.5, **choices)
+    assert cell.metrics["weight/ess_share"] != near(plain["weight/ess_share"], rel=1e-3)
+
+
+def test_rewards_within_prompts_are_not_asked_across_them(tmp_path, plan):
+    with pytest.raises(InvalidInput, match="set cross_reward to reuse"):
+        ask(keep_scoring(tmp_path, *plan), presets=["length_normalised"], lambda_=[0.5], per_prompt=True)
+
+
+def test_the_reward_check_tells_what_length_explains(tmp_path, plan):
+    batches, logprobs, rewards = plan
+    longer = [reward_BM + 0.5 * count_tokens(batch) for reward_BM, batch in zip(rewards, batches, strict=True)]
+    checks = [
+        ask(keep_scoring(tmp_path, batches, logprobs, longer), lambda_=[0.5], length_control=on).check for on in (False, True)
+    ]
+    assert checks[0].length_slope == near(0.5, abs=0.2)
+    assert checks[0].length_explains > 0.3 > 1e-6 > checks[1].length_explains
+    assert checks[1].accuracy == near(checks[0].controlled_accuracy)
 
 
 def test_flipped_labels_lower_the_accuracy_of_the_reward_check(tmp_path):

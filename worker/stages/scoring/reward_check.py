@@ -9,6 +9,7 @@ from torch import Tensor
 from app.domain.findings import find_flat_rewards, find_inverted_rewards, wilson_interval
 from app.domain.scoring import RewardCheck
 from worker.stages.scoring.index import Index
+from worker.var.rewards import fit_length
 
 NUM_BINS = 20
 
@@ -36,6 +37,9 @@ def check_rewards(reward_N: Tensor, preference_N: Tensor, num_tokens_N: Tensor, 
     pairs = list(zip(reward_N[chosen_P].tolist(), reward_N[rejected_P].tolist(), strict=True))
     std = float(reward_N.std(correction=0)) if len(reward_N) else 0.0
     edges, counts = _histogram(reward_N)
+    fit = fit_length(reward_N, num_tokens_N)
+    controlled_N = fit.take_out(reward_N, num_tokens_N)
+    kept, kept_ties = _count(controlled_N[chosen_P] - controlled_N[rejected_P])
     return RewardCheck(
         num_responses=len(reward_N),
         num_pairs=num_pairs,
@@ -46,6 +50,9 @@ def check_rewards(reward_N: Tensor, preference_N: Tensor, num_tokens_N: Tensor, 
         length_accuracy=_share(longer, num_pairs - length_ties),
         length_low=length_low,
         length_high=length_high,
+        length_slope=fit.slope,
+        length_explains=fit.r_squared,
+        controlled_accuracy=_share(kept, num_pairs - kept_ties),
         mean=_mean(reward_N) or 0.0,
         std=std,
         chosen_mean=_mean(reward_N[preference_N == 1]),

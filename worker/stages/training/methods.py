@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -46,8 +47,12 @@ from worker.stages.training.objectives import (
 from worker.stages.training.online import OnlineObjective
 from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, finish_pairs, take_pairs
 from worker.stages.training.weights import Weighing, save_weights, weigh
+from worker.stages.treatment import Treatment, choose_treatment
 from worker.var.preferences import Dpo, Ipo, Orpo, PairLoss, Simpo
 
+NO_SPREAD = (
+    "has one response per prompt, which has no deviation from itself: set reward.per_prompt to false, or take another data set."
+)
 # What the data's own responses are weighed by when fresh ones take their place in the loss.
 WITHIN_PROMPT = {"weight_form": "ratio", "partition_scope": "prompt", "cross_reward": "reuse"}
 
@@ -158,7 +163,15 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     recipe = attempt.recipe
     settings = recipe.weights if recipe.online.every is None else recipe.weights.model_copy(update=WITHIN_PROMPT)
     batches, rewards = add_noise(scores.batches, scores.rewards, recipe.noise, recipe.reward.source)
-    weighing = weigh(batches, scores.logprobs, rewards, settings, [add_noise_to(plan, recipe) for plan in scores.others])
+    treatment = choose_treatment(batches, rewards, recipe.reward)
+    rewards = treatment.matrices(rewards, batches)
+    others = [treat(add_noise_to(plan, recipe), treatment) for plan in scores.others]
+    weighing = replace(weigh(batches, scores.logprobs, rewards, settings, others), treatment=treatment)
+    if recipe.reward.length_control:
+        attempt.log(
+            f"Length explained {treatment.fit.r_squared:.1%} of the rewards' variance, {treatment.fit.slope:+.3g} a token: that "
+            "is taken out."
+        )
     attempt.raise_findings(target_findings(weighing))
     if scores.facts is not None and scores.facts.draws is not None:
         attempt.raise_findings(origin_findings(scores.facts.draws))
@@ -167,7 +180,8 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective sample size {settings.target_ess:g}.")
     found, clean = settings.model_copy(update={"lambda_": weighing.choices.lambda_, "target_ess": None}), weighing
     if recipe.noise.label_flip_share or recipe.noise.reward_std:  # what is wrong with the data, not with the noise
-        clean = weigh(scores.batches, scores.logprobs, scores.rewards, found)
+        same = choose_treatment(scores.batches, scores.rewards, recipe.reward)
+        clean = weigh(scores.batches, scores.logprobs, same.matrices(scores.rewards, scores.batches), found)
     attempt.temperatures = lambda: clean.temperatures
     attempt.raise_findings(data_findings(clean, ground.prepared, recipe.evaluation.share))
     if recipe.online.every is None:
@@ -179,6 +193,10 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
 def add_noise_to(plan: BatchPlan, recipe: Recipe) -> BatchPlan:
     batches, rewards = add_noise(plan.batches, plan.rewards, recipe.noise, recipe.reward.source)
     return BatchPlan(batches, plan.logprobs, rewards)
+
+
+def treat(plan: BatchPlan, treatment: Treatment) -> BatchPlan:
+    return BatchPlan(plan.batches, plan.logprobs, treatment.matrices(plan.rewards, plan.batches))
 
 
 def tell_partners(attempt: AttemptContext, weighing: Weighing, num_plans: int) -> None:
@@ -217,6 +235,8 @@ def refuse_missing(recipe: Recipe, batches: Batches) -> None:
     chosen = any(response.preference == 1 for example in examples for response in example.responses)
     if recipe.method is Method.SFT and recipe.weights.responses == "chosen" and not chosen:
         raise RecipeInvalid.at("weights.responses", "The data set has no chosen responses to train on: use both.")
+    if recipe.reward.per_prompt and recipe.method is Method.VAR and all(len(e.responses) == 1 for e in examples):
+        raise RecipeInvalid.at("reward.per_prompt", "The data set " + NO_SPREAD)
     within = recipe.weights.partition_scope == "prompt" and recipe.weights.weight_form != "reward"
     single = recipe.method is Method.VAR and recipe.online.every is None and all(len(e.responses) == 1 for e in examples)
     if within and single:

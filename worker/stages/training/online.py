@@ -60,6 +60,7 @@ class OnlineObjective(WeightedObjective):
             torch.tensor([k for answers in drawn for k in range(len(answers.ids))]) + first * self.recipe.online.num_responses
         )
         reward_M = perturb_rewards(reward_M, example_M, example_M, number_M, self.noise_std, self.recipe.noise.seed)
+        reward_M = self.weighing.treatment.own(reward_M, num_tokens_M, own_M)
         candidates = online_candidates(own_M, reference_M, sampler_M, num_tokens_M, reward_M)
         mean, std = self.weighing.reward_mean, self.weighing.reward_std
         weight_M = compute_weights(candidates, self.weighing.choices, reward_mean=mean, reward_std=std).float()

@@ -22,6 +22,7 @@ from app.system.files import writing
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
 from worker.stages.scoring.plans import BatchPlan
+from worker.stages.treatment import UNTREATED, Treatment
 from worker.var.diagnostics import describe_weights, histogram
 from worker.var.lambdas import LAMBDA_BATCHES, fall_back, refuse_extreme
 from worker.var.loss import token_coefficients
@@ -58,6 +59,7 @@ class Weighing:
     reward_std: float
     unreached: str = ""  # why no λ gives the wanted effective sample size, where another was taken
     partner_share: float | None = None  # of a weight's variance, what is chance of who met in a batch; None: not known
+    treatment: Treatment = UNTREATED  # of the rewards, before they were weighed
 
     def describe(self, batch: WeightedBatch) -> dict[str, float]:
         return describe_weights(
