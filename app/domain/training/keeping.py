@@ -30,6 +30,10 @@ class KeepSettings(RecipePart):
     model: Literal["last", "best"] = Field(
         "last", description="The run's model. last: of the last step. best: of the evaluation that is best on validation."
     )
+    step: int | None = Field(
+        None, ge=1, le=10_000_000,
+        description="Stop after this step, whose model is the run's: to take a point of a sweep's frontier as a model.",
+    )  # fmt: skip
     kl_budget: Positive | None = Field(
         None, description="Nats that the best model may be away from the reference on validation prompts; empty: any distance."
     )
@@ -42,6 +46,12 @@ class KeepSettings(RecipePart):
     def is_asked(self) -> bool:
         """True when an evaluation decides anything."""
         return self.model == "best" or self.patience is not None or self.stop_over_budget
+
+    @model_validator(mode="after")
+    def one_choice_of_the_model(self) -> Self:
+        if self.step is not None and (self.model == "best" or self.patience is not None or self.stop_over_budget):
+            raise fault("step", "A step that is named is kept whatever the evaluations say: leave the rules of the best out.")
+        return self
 
     @model_validator(mode="after")
     def budget_is_read(self) -> Self:
@@ -77,6 +87,11 @@ class Evaluations:
 
 def find_idle_rule(keep: KeepSettings, planned: Evaluations) -> tuple[str, str] | None:
     """Return the field and the sentence of a rule that can never do anything; None: there is none."""
+    if keep.step is not None and planned.num_steps is not None and keep.step >= planned.num_steps:
+        return "keep.step", (
+            f"The run has {planned.num_steps} steps, so it ends with the model of step {planned.num_steps} anyway: take an "
+            "earlier step, or leave it empty."
+        )
     if not keep.is_asked:
         return None
     field = "patience" if keep.patience is not None else "stop_over_budget" if keep.stop_over_budget else "model"
@@ -162,6 +177,8 @@ class Selection:
 
 def tell_kept(standing: Selection, keep: KeepSettings, last_step: int, num_steps: int) -> str:
     """Return which model the run keeps and why, in sentences; empty where it is that of the last of all steps, unasked."""
+    if keep.step is not None and keep.step == last_step < num_steps:
+        return f"The model is that of step {last_step} of {num_steps}, as the recipe asks."
     told = []
     if keep.model == "best" and standing.best_step:
         told.append(_tell_best(standing, keep, last_step))

@@ -5,12 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.errors import InvalidInput
-from app.domain.frontier import Cost, FrontierPoint, Rival
+from app.domain.frontier import Cost, FrontierPoint, Rival, list_ends
+from app.domain.run import RunState
 from app.domain.statistics.paired import PairedComparison
 from app.domain.sweep import label_of, name_of, parse_request, write_value
 from app.domain.training.baselines import BASELINES
@@ -32,6 +34,8 @@ router = APIRouter()
 PAGE_SIZE = 30
 MOST_HISTOGRAMS = 24
 MOST_TOLD = 4  # combinations of a sweep
+# No rule of the best beside a step that is named.
+PLAIN_KEEPING = {"keep.model": "last", "keep.patience": "", "keep.kl_budget": "", "keep.stop_over_budget": "no"}
 After = Annotated[str, Query(max_length=60)]
 Budget = Annotated[str, Query(max_length=30)]
 
@@ -48,6 +52,16 @@ class SweepsPage(Context):
     moves: bool
 
 
+@dataclass(frozen=True)
+class FrontRow:
+    """A point of the front, and where its model can be had."""
+
+    label: str
+    point: FrontierPoint
+    address: str = ""
+    act: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LivePart(Context):
     """What moves while runs go on."""
@@ -59,7 +73,7 @@ class LivePart(Context):
     best_label: str
     rivals: list[tuple[str, PairedComparison]]
     earlier_label: str
-    front: list[tuple[str, FrontierPoint]]
+    front: list[FrontRow]
     chart: dict[str, Any]
     result: ExperimentResult | None
     forest: Forest | None
@@ -132,7 +146,7 @@ def live_parts(session: ReadSession, sweep: Sweep, user_id: str, kl: str, gain: 
         "best_label": label_best(comparison, labels),
         "rivals": [(name_rival(rival, comparison, labels), rival.comparison) for rival in comparison.rivals],
         "earlier_label": labels[comparison.earlier.variant] if comparison.earlier else "",
-        "front": [(labels[point.variant], point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
+        "front": [lead_to_model(comparison, point) for point in sorted(front, key=lambda point: (point.kl, point.variant))],
         "chart": chart_of(comparison, labels),
         "result": result,
         "forest": draw_forest(result.settings) if result else None,
@@ -141,6 +155,19 @@ def live_parts(session: ReadSession, sweep: Sweep, user_id: str, kl: str, gain: 
         "budget": kl.strip(),
         "wanted": gain.strip(),
     }
+
+
+def lead_to_model(comparison: SweepComparison, point: FrontierPoint) -> FrontRow:
+    """Return a point of the front with the way to its model: registered where a run has left it, else trained up to there again,
+    from the scores that there are.
+    """
+    result = comparison.results[point.variant]
+    if result.run is None:
+        return FrontRow(result.label, point)
+    if result.run.state == RunState.SUCCEEDED and point in list_ends(comparison.points, None):
+        return FrontRow(result.label, point, f"/models/new?run={result.run.id}", "Register it")
+    asked = urlencode({"clone": result.run.id, "keep.step": point.step, **PLAIN_KEEPING})
+    return FrontRow(result.label, point, f"/runs/new?{asked}", "Train up to it")
 
 
 def label_best(comparison: SweepComparison, labels: Sequence[str]) -> str:

@@ -82,6 +82,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "training.checkpoint_every": "Steps between checkpoints",
     "training.keep_checkpoints": "Checkpoints to keep",
     "keep.model": "The run's model",
+    "keep.step": "Step of the model",
     "keep.kl_budget": "KL budget",
     "keep.patience": "Evaluations without a gain",
     "keep.stop_over_budget": "Stop above the KL budget",

@@ -106,6 +106,12 @@ def ask(keep: dict, **parts) -> str:
         ({"kl_budget": 3}, {}, "keep.kl_budget: Nothing reads the KL budget: set keep.model to best"),
         ({"model": "best"}, {"evaluation": {"share": 0}}, "keep.model: Nothing is held out, so nothing is evaluated that could"),
         ({"patience": 2}, {"evaluation": {"share": 0}}, "keep.patience: Nothing is held out"),
+        (
+            {"step": 30},
+            {"training": {"steps": 30}},
+            "keep.step: The run has 30 steps, so it ends with the model of step 30 anyway",
+        ),
+        ({"step": 3, "model": "best"}, {}, "keep.step: A step that is named is kept whatever the evaluations say"),
         ({"model": "best", "kl_budget": 3}, {"evaluation": {"num_prompts": 0}}, "No validation prompt is answered, so no KL is"),
         ({"model": "best", "kl_budget": 3}, {"method": "reward_model"}, "A reward model gives no answers, so no KL is measured"),
         (

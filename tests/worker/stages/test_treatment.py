@@ -42,7 +42,7 @@ def test_fresh_answers_are_treated_by_the_same_line(workshop, run):
 
 
 def test_what_can_not_be_treated_is_refused_with_a_sentence(workshop, run):
-    with pytest.raises(RecipeInvalid, match="set weights.cross_reward to reuse"):
+    with pytest.raises(RecipeInvalid, match=r"set weights\.cross_reward to reuse"):
         parse_recipe(make_recipe(True).to_dict() | {"reward": {"source": "model", "model": "r", "per_prompt": True}})
     rows = [{**row, "responses": row["responses"][:1]} for row in workshop.examples()]
     parts = SHORT | {"weights": {"lambda": 0.5, "preset": "reward_weighted"}}

@@ -119,6 +119,7 @@ def _run_steps(training: Training) -> None:
     pace = _Pace(progress.step, training.num_steps)
     attempt.start_stage(Stage.TRAIN, total=training.num_steps, unit="steps")
     while True:
+        _stop_at_the_kept(training)
         if _evaluation_due(training):
             run_evaluation(training)
             training.memory.reset()
@@ -143,7 +144,7 @@ def _run_steps(training: Training) -> None:
 
 def _evaluation_due(training: Training) -> bool:
     step = training.progress.step
-    due = step % training.eval_every == 0 or step >= training.num_steps
+    due = step % training.eval_every == 0 or step in (training.num_steps, training.attempt.recipe.keep.step)
     return due and training.progress.evaluated_step < step and training.evaluate is not None
 
 
@@ -156,6 +157,12 @@ def run_evaluation(training: Training) -> None:
     progress.evaluated_step = progress.step
     _keep(training, "evaluation", metrics, progress.step)
     weigh_up(training, metrics)
+
+
+def _stop_at_the_kept(training: Training) -> None:
+    """Let training end where the recipe has named the step."""
+    if training.progress.step == training.attempt.recipe.keep.step and not training.is_over:
+        training.progress.standing.stopped = "the recipe keeps the model of this step"
 
 
 def run_final(training: Training) -> None:

@@ -88,3 +88,16 @@ def test_a_rule_that_the_data_leave_no_time_to_fire_is_refused(workshop, run):
     folder = workshop.attempt(keep={"patience": 3})
     assert run(folder) == 10
     assert "It can never stop this run" in read_events(folder)[-1]["payload"]["reason"]
+
+
+def test_the_model_of_a_named_step_is_that_of_the_whole_runs_checkpoint(workshop, run):
+    """A point of the frontier: the same recipe, ended there."""
+    whole = workshop.attempt(**EVERY_TWO)
+    assert run(whole) == 0, outcome(whole)
+    folder = workshop.attempt(**EVERY_TWO, keep={"step": 4})
+    assert run(folder) == 0, outcome(folder)
+    assert kept(folder)["text"] == "The model is that of step 4 of 10, as the recipe asks."
+    assert read_events(folder, "final")[0]["payload"]["step"] == 4
+    values = load_step(whole.parents[1] / "checkpoints", 4).tensors
+    saved = load_file(artifacts(folder) / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], values[f"value/{name}"]) for name in saved)
