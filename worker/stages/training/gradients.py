@@ -221,14 +221,17 @@ def accumulate_labelled(
 @torch.no_grad()
 def measure_distance(model: LanguageModel, batch: LabelledBatch, micro_batch_size: int | None) -> float:
     """Return max(0, mean of log π_θ − log π_ref) of the batch's strange responses, over all processes; 0 without any."""
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
     every_B = torch.ones(len(batch.strange), dtype=torch.bool)
     for micro in share_batch(batch.strange, every_B, micro_batch_size, model):
         rows = micro.rows.to(model.device)
         hidden_ND = run_rows(model, rows)[rows.place_N]
         head = model.head
         logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **head.options())
-        total += micro.share * (logprob_N.sum().double().cpu() - batch.strange_B[micro.response_R].double().sum())
+        strange_R = batch.strange_B[micro.response_R].to(model.device)
+        total += micro.share * (logprob_N.double().sum() - strange_R.double().sum())
+    if model.is_sharded:
+        model.network.reshard()
     return max(0.0, float(model.ranks.sum(total)) / max(1, len(batch.strange)))
 
 
