@@ -123,6 +123,7 @@ def test_a_preview_is_waited_for_and_then_kept(studio, client, clock):
         {
             "presets": ["paper", "within_prompt"], "lambda": [0.1, 0.3], "batch_sizes": [8, 16], "target_ess": 0.4,
             "overrides": {"logprob_norm": "mean", "mean_one": "off"}, "label_flip_share": 0.2, "reward_std": 0.5, "noise_seed": 3,
+            "length_control": False, "per_prompt": False,
         }
     ]  # fmt: skip
     assert client.get(address).json() == answer.json()  # nobody works any more

@@ -170,7 +170,7 @@ def test_what_a_gain_has_cost_is_told_at_the_first_evaluation_that_has_it(studio
     assert [(one["variant"], one["step"]) for one in cheap] == [(1, 1), (0, 1), (2, 9)]
     page = client.get(f"/sweeps/{sweep_id}", params={"gain": "0,95"}).text
     assert "gains +0.950 reward" in page
-    ends = re.findall(r'href="/models/new\?run=(\w+)">Register it', page)
+    ends = re.findall(r'href="/models/new\?run=(\w+)">Register', page)
     on_the_way = re.findall(r'href="/runs/new\?clone=(\w+)&amp;keep.step=1&amp;keep.model=last', page)
     assert (len(ends), len(on_the_way)) == (1, 1)  # of the front: the first variant at its end, and after its first step
     assert "not reached" in page

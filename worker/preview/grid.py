@@ -176,9 +176,8 @@ def _check_certificates(noisy: Noisy, preset: Preset, choices: WeightChoices, la
     if noisy.breaks_certificates:
         raise InvalidInput.at(
             "reward_std",
-            "The log-probabilities were stopped early for the rewards as they are, so noise on them, or another "
-            "treatment, can't be previewed. "
-            f"{remedy}",
+            "The log-probabilities were stopped early for the rewards as they are, so noise on them can't be previewed, nor "
+            f"another treatment. {remedy}",
         )
     raw = _smallest_raw(noisy) or 0.0
     if choices.cross_reward == "score" and find_broken_certificate(noisy.kept, raw):

@@ -165,9 +165,9 @@ def lead_to_model(comparison: SweepComparison, point: FrontierPoint) -> FrontRow
     if result.run is None:
         return FrontRow(result.label, point)
     if result.run.state == RunState.SUCCEEDED and point in list_ends(comparison.points, None):
-        return FrontRow(result.label, point, f"/models/new?run={result.run.id}", "Register it")
+        return FrontRow(result.label, point, f"/models/new?run={result.run.id}", "Register")
     asked = urlencode({"clone": result.run.id, "keep.step": point.step, **PLAIN_KEEPING})
-    return FrontRow(result.label, point, f"/runs/new?{asked}", "Train up to it")
+    return FrontRow(result.label, point, f"/runs/new?{asked}", "Train to it")
 
 
 def label_best(comparison: SweepComparison, labels: Sequence[str]) -> str:

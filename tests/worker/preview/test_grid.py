@@ -199,12 +199,14 @@ def test_noise_is_that_of_a_run(tmp_path, plan, source, preset):
 @pytest.mark.parametrize("asked", [{"length_control": True}, {"per_prompt": True}, {"length_control": True, "per_prompt": True}])
 def test_rewards_are_treated_as_by_a_run(tmp_path, plan, preset, asked):
     batches, logprobs, rewards = plan
+    rewards = [reward_BM + 0.5 * count_tokens(batch) for reward_BM, batch in zip(rewards, batches, strict=True)]
     choices = {"cross_reward": "reuse"} if "per_prompt" in asked else {}
     settings = RewardSettings(source="model", model="r", **asked)
     treatment = choose_treatment(batches, rewards, settings)
     treated = [treatment.matrix(*parts) for parts in zip(rewards, batches, strict=True)]
     metrics, _ = run_of(batches, logprobs, treated, preset, 0.5, **choices)
-    (cell,) = ask(keep_scoring(tmp_path, *plan), presets=[preset], lambda_=[0.5], overrides=choices, **asked).cells
+    job = keep_scoring(tmp_path, batches, logprobs, rewards)
+    (cell,) = ask(job, presets=[preset], lambda_=[0.5], overrides=choices, **asked).cells
     assert cell.metrics == near(metrics, rel=1e-4, abs=1e-5)
     plain, _ = run_of(batches, logprobs, rewards, preset, 0.5, **choices)
     assert cell.metrics["weight/ess_share"] != near(plain["weight/ess_share"], rel=1e-3)
