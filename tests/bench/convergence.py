@@ -18,7 +18,7 @@ from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
 from tests.bench.presets import NEVER, RECIPES, folder, ingest, read_results, run_attempt
 
-STEPS, EVERY, BATCH = 64, 4, 8
+STEPS, EVERY, BATCH = 40, 2, 8
 FRESH = {"every": 4, "num_responses": 4, "max_new_tokens": 80}
 VAR = {"lambda": 0.3, "reward_norm": "zscore"}
 CELLS: dict[str, dict[str, Any]] = {
