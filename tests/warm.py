@@ -284,6 +284,8 @@ def main() -> None:
     for name in IMPORTED:
         __import__(name)
     sys.modules["torch"].set_num_threads(1)
+    app = sys.modules["app.main"]
+    app.work_out(app.inner_routes())
     assert "worker.main" not in sys.modules
     assert threading.active_count() == 1
     gc.collect()

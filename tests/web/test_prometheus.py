@@ -17,7 +17,6 @@ from app.store.files.objects import ObjectStore
 from app.store.files.shared_files import SharedFiles
 from app.store.prometheus import Measures, WorkerMeasures
 from app.store.tables import Run, Worker
-from app.web.dependencies import get_files
 from app.web.prometheus import RequestMetrics, Studio, render
 from tests.architecture.tree import ROOT
 from tests.waiting import END_SECONDS, wait_until
@@ -262,7 +261,7 @@ def test_a_broker_that_is_away_is_said_and_is_not_fatal(studio, client, monkeypa
 
 def test_an_object_store_that_is_away_makes_the_studio_not_ready(studio, client, monkeypatch):
     store = ObjectStore("s3://nowhere/studio", "http://127.0.0.1:1")
-    monkeypatch.setitem(studio.app.dependency_overrides, get_files, lambda: SharedFiles(studio.settings.root, store))
+    monkeypatch.setattr(studio.app.state, "files", SharedFiles(studio.settings.root, store))
     problem = client.get("/readyz").json()
     assert problem["status"] == 503
     checks = problem["extra"]["checks"]
