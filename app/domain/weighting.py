@@ -107,16 +107,15 @@ class WeightSettings(RecipePart):
     )
     mean_one: Annotated[Literal["batch", "dataset", "off"], BeforeValidator(read_scale)] = Field(
         "batch",
-        description="What is rescaled to mean 1, so that λ doesn't change the learning rate. batch: each batch by itself, which "
-        "weighs a response by its partners too. dataset: all weights of the data set by one constant, which is no bias.",
+        description="batch: each batch to mean 1, which also weighs a response by its partners. dataset: all weights by one "
+        "constant. λ then doesn't change the learning rate.",
     )
     plans: int = Field(
         1,
         ge=1,
         le=64,
-        description="Batch plans that the weights are averaged over, so that it counts for less which prompts happen to meet. "
-        "Free for the form reward and for scope prompt; with the scope batch each plan is scored in full, which takes that many "
-        "times as long.",
+        description="Weights are means over so many plans, so who meets whom counts for less. Where Z(x) spans the batch, "
+        "each is scored in full.",
     )
     responses: Literal["both", "chosen", "draws", "all"] = Field(
         "both",

@@ -129,9 +129,9 @@ def main(seeds: int = 5) -> None:
     for offset in (0.0, 1.0, 2.0):
         for spread in (0.0, 0.8):
             worlds = [trace(seed, offset, spread) for seed in range(seeds)]
-            for wanted in (0.1, 0.3, 0.6):
+            for wanted in (0.1, 0.2, 0.3, 0.45):
                 gains = {name: [read_at(world[name], wanted) for world in worlds] for name in FORMS}
-                means = " | ".join(f"{fmean(values):.3f}" for values in gains.values())
+                means = " | ".join(f"{fmean(values):.3f}".replace("nan", "–") for values in gains.values())
                 gaps = [_compare(gains[name], gains["length_normalised"]) for name in ("reward, one scale", "draws")]
                 lengths = "spread" if spread else "even"
                 print(f"| {offset:g} | {lengths} | {wanted:g} | {means} | {' | '.join(gaps)} |", flush=True)
@@ -139,6 +139,8 @@ def main(seeds: int = 5) -> None:
 
 def _compare(left: list[float], right: list[float]) -> str:
     gaps = [a - b for a, b in zip(left, right, strict=True)]
+    if any(map(math.isnan, gaps)):  # a world does not get so far
+        return "–"
     return f"{fmean(gaps):+.3f} ± {2.776 * stdev(gaps) / math.sqrt(len(gaps)):.3f}"  # Student's t of five worlds
 
 

@@ -54,6 +54,7 @@ class Tables:
     seconds: float
     target_ess: float
     dataset_id: str
+    tune_url: str  # the launch form, for fine-tuning on all of the data's responses first
     width: int = WIDTH
     height: int = HEIGHT
     one: float = 0.0
@@ -95,6 +96,7 @@ def tables_of(
         seconds=result.seconds,
         target_ess=result.suggestions[0].target_ess if result.suggestions else 0.0,
         dataset_id=dataset_id,
+        tune_url=f"/runs/new?{urlencode({'scoring': scoring_id, 'method': 'sft', 'weights.responses': 'both'})}",
         one=place_of(1.0),
         ticks=tuple((place_of(10.0**power), power_of_ten(power)) for power in (-8, -4, 0)),
     )

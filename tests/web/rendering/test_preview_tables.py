@@ -49,6 +49,11 @@ def test_a_link_launches_with_what_its_row_shows():
     assert parse_qs(urlsplit(tables[1].rows[0].use_url).query)["training.batch_size"] == ["2"]
 
 
+def test_data_of_another_policy_lead_to_fine_tuning_on_all_of_them():
+    query = parse_qs(urlsplit(draw([make_cell(0.1, 0.2)]).tune_url).query)
+    assert query == {"scoring": ["scoring_1"], "method": ["sft"], "weights.responses": ["both"]}
+
+
 def test_the_lambda_nearest_to_the_wanted_effective_size_is_marked():
     rows = draw([make_cell(0.1, 0.2), make_cell(0.3, 0.45), make_cell(1.0, 0.8)], [suggest(0.4)]).tables[0].rows
     assert [row.is_near_target for row in rows] == [False, True, False]

@@ -133,8 +133,8 @@ def new_run(
             )
         values = {**clone_values(original.recipe), "name": name_copy(session, user.id, original)}
         values["private"] = "yes" if original.private else ""
-        if request.query_params.get("method") == Method.SFT:  # which has fields of its own for two of the weights' settings
-            values |= {f"sft.{n}": request.query_params.get(f"weights.{n}") or original.recipe["weights"][n] for n in SFT_FIELDS}
+        if request.query_params.get("method") == Method.SFT:
+            values |= {f"sft.{name}": original.recipe["weights"][name] for name in SFT_FIELDS}
         origin = (f"/runs/{clone}", original.name)
     if scoring:
         known = scorings.get_scoring(session, user.id, scoring)
@@ -153,6 +153,8 @@ def new_run(
     values |= {name: request.query_params[name] for name in named if name in request.query_params}
     if values.get("experiment"):
         values["name"] = ""  # the experiment's title
+    if request.query_params.get("method") == Method.SFT:  # which has fields of its own for two of the weights' settings
+        values |= {f"sft.{name}": text for name in SFT_FIELDS if (text := request.query_params.get(f"weights.{name}"))}
     values |= {"private": "yes"} if request.query_params.get("private") == "yes" else {}
     return form_page(request, session, user.id, values, origin=origin, note=note)
 
