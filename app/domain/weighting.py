@@ -166,7 +166,12 @@ class DrawsSettings(RecipePart):
 
 
 def find_draws_fault(weights: WeightSettings, method: str, reward_source: str, *, is_online: bool) -> tuple[str, str] | None:
-    """Return the field and the sentence of what doesn't fit draws of the reference; None where all does."""
+    """Return the field and the sentence of what doesn't fit draws of the reference, or fresh responses; None where all does."""
+    if is_online and weights.plans > 1:
+        return (
+            "weights.plans",
+            "Fresh responses are weighed within their prompt, where no partner counts: leave weights.plans at 1.",
+        )
     if weights.responses in ("draws", "all") and (method != "var" or weights.partition_scope != "draws"):
         return (
             "weights.responses",

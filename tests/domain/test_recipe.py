@@ -66,6 +66,7 @@ BY_MODEL = {"source": "model", "model": "mdl_2"}
             "set weights.weight_form to",
         ),
         ({"online": {"every": 5}}, "online.every", "made for nothing"),
+        ({"online": {"every": 5}, "weights": {"lambda": 1, "plans": 4}}, "weights.plans", "where no partner counts"),
         ({"weights": {"lambda": 1, "responses": "all"}}, "weights.responses", "with weights.partition_scope draws"),
         ({"method": "sft", "weights": {"responses": "draws"}}, "weights.responses", "which are made for VAR"),
     ],

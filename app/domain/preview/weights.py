@@ -67,10 +67,17 @@ class PreviewCell(BaseModel):
     lambda_: float = Field(alias="lambda")
     batch_size: int
     metrics: dict[str, Number]
-    prompt_ess_share: Number = None  # (ΣW)²/(P ΣW²) over the data set's prompts, W: the mean weight of a prompt's responses
-    partner_share: Number = None  # of a weight's variance: chance of who meets in a batch; None: would need scores of other plans
-    partition_error: Number = None  # of log Z(x), with draws of the reference: root mean square over the prompts, in nats
-    draws_needed: int | None = None  # of each prompt, for an error of WANTED_ERROR
+    prompt_ess_share: Number = Field(
+        None, description="(ΣW)²/(P ΣW²) over the data set's P prompts, W being the mean weight of a prompt's responses."
+    )
+    partner_share: Number = Field(
+        None,
+        description="How much of a weight's variance is chance of which prompts meet in a batch; null: not known.",
+    )
+    partition_error: Number = Field(
+        None, description="Standard error of log Z(x) from draws of the reference, root mean square over the prompts, in nats."
+    )
+    draws_needed: int | None = Field(None, description=f"Draws of each prompt for an error of {WANTED_ERROR:g} nats.")
     histogram: list[int]  # of all weights, over WEIGHT_EDGES, as in step events
     findings: list[FindingRaised]
     heaviest: list[PreviewResponse]
