@@ -10,7 +10,7 @@ from app.domain.answering.endpoint import NewEndpoint
 from app.domain.comparing.ballot import VoteChoice
 from app.domain.recipe import Method
 from app.domain.run import RunKind
-from app.services import queue, scorings
+from app.services import queue, recipe_templates, scorings
 from app.services.acts import STUDIO, Actor
 from app.services.answering import chats, endpoints
 from app.services.comparing import vote_links, votes
@@ -65,6 +65,9 @@ def addresses(studio):
     model = {"source": "model", "model": studio.policy.id}
     asked = ask(studio.database, studio.user.id, prompt_set.id, model, judges=[{"kind": "length"}])
     answer_all(studio.database, studio.files, asked.id)
+    with studio.database.writing() as session:
+        recipe = {"weights": {"preset": "within_prompt", "lambda": 0.4}, "training": {"batch_size": 4}, "dataset": "data_gone"}
+        template = recipe_templates.create(session, studio.user.id, "Within prompts", recipe).id
     waiting = ask(studio.database, studio.user.id, prompt_set.id, model, n=3)
     return [
         "/prompt-sets", "/prompt-sets/new", f"/prompt-sets/{prompt_set.id}", "/answers", f"/answers/{asked.id}?sort=spread",
@@ -72,6 +75,7 @@ def addresses(studio):
         "/", "/runs", *(f"/runs/{run_id}?tab={tab.id}" for tab in tabs_of(RunKind.TRAINING, Method.VAR)), f"/runs/{paused}",
         "/runs/new", f"/runs/new?scoring={scoring.id}", "/queue", "/sweeps", "/scorings",
         "/experiments", "/runs/new?experiment=temperature",
+        "/recipe-templates", f"/recipe-templates/{template}", f"/runs/new?template={template}",
         f"/scorings/{scoring.id}", "/datasets", f"/datasets/{dataset}", "/models", "/models/new",
         f"/models/{studio.policy.id}", "/workers",
         "/endpoints", f"/endpoints/{endpoint_id}", "/playground", f"/playground/{answered_chat(studio)}",

@@ -14,6 +14,7 @@ from app.web.pages.launch.beginning import as_file
 from app.web.pages.launch.summary import Chip, list_chips
 from app.web.recipes import clone_values
 from app.web.rendering.environment import Context, go_to, render
+from app.web.rendering.form_words import BY_PATH
 
 router = APIRouter()
 
@@ -55,8 +56,13 @@ def list_templates(
 def show_template(request: Request, session: ReadSession, user: CurrentUser, recipe_template_id: str) -> HTMLResponse:
     kept = get_visible(session, RecipeTemplate, user.id, recipe_template_id)
     recipe = service.revive_settings(kept)
-    chips, absent = list_chips(clone_values(recipe)), service.find_absent(session, user.id, recipe)
+    chips, absent = list_chips(clone_values(recipe)), list_absent(session, user.id, recipe)
     return render(request, RecipeTemplatePage(kept=kept, recipe=recipe, chips=chips, absent=absent))
+
+
+def list_absent(session: ReadSession, user_id: str, recipe: dict[str, Any]) -> list[str]:
+    """Return what the form calls the settings that name something which the user can't choose."""
+    return [f"“{BY_PATH[path].label}”" for path in service.find_absent(session, user_id, recipe)]
 
 
 @router.get("/recipe-templates/{recipe_template_id}/recipe.json")

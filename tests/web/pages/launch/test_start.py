@@ -59,7 +59,7 @@ def test_a_template_sets_every_field_and_leaves_what_it_does_not_name(studio: St
         "Today", "data_pairs", "model_policy",
     )  # fmt: skip
     assert '<a href="#training-batch_size">Batch size B: 4</a>' in page or "Batch size" in page.split('id="changed-title"')[1]
-    assert f'<option value="template:{kept}">Kept one</option>' in page
+    assert f'<option value="template:{kept}" selected>Kept one</option>' in page
     assert "start-note" not in page
 
 
