@@ -32,6 +32,19 @@ def token_path(settings: Settings) -> Path:
     return settings.root / "cli-token"
 
 
+def address_path(settings: Settings) -> Path:
+    """Return where `varstudio up` leaves the address it was started at, which its options may have chosen."""
+    return settings.root / "cli-address"
+
+
+def find_address(settings: Settings) -> str:
+    """Return where the studio of these settings listens: as they say it, else as it was last started here."""
+    path = address_path(settings)
+    if settings.model_fields_set & {"host", "port", "public_url"} or not path.is_file():
+        return settings.url
+    return path.read_text(encoding="utf-8").strip()
+
+
 def find_token(settings: Settings) -> str:
     """STUDIO_TOKEN, or the token file when the studio is our own, also where STUDIO_URL says so.
 
@@ -49,7 +62,7 @@ def find_token(settings: Settings) -> str:
 
 def is_own(settings: Settings) -> bool:
     """Return whether the studio to speak to is that of these settings: no STUDIO_URL, or one that leads to the same place."""
-    own = (settings.url, f"http://{settings.host}:{settings.port}")
+    own = (settings.url, f"http://{settings.host}:{settings.port}", find_address(settings))
     return not settings.server_url or place_of(settings.server_url) in map(place_of, own)
 
 
@@ -67,7 +80,7 @@ class Client:
     """Requests to one studio; every refusal becomes CommandFailed with the studio's own sentence."""
 
     def __init__(self, settings: Settings) -> None:
-        self.url = (settings.server_url or settings.url).rstrip("/")
+        self.url = (settings.server_url or find_address(settings)).rstrip("/")
         self.headers = {"authorization": f"Bearer {find_token(settings)}"}
 
     def get(self, path: str, **params: Any) -> Any:

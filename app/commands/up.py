@@ -17,7 +17,7 @@ import httpx
 import typer
 from sqlalchemy.orm import Session
 
-from app.commands.client import CommandFailed, token_path
+from app.commands.client import CommandFailed, address_path, token_path
 from app.commands.terminal import err, out
 from app.domain.errors import Unauthenticated
 from app.services import accounts
@@ -111,13 +111,14 @@ def describe_missing_parts(obstacle: str) -> list[str]:
 
 
 def prepare(settings: Settings) -> str | None:
-    """Tables, the first account, the command line's token; returns a login secret while nobody is signed in."""
+    """Tables, the first account, the command line's token and address; returns a login secret while nobody is signed in."""
     make_root(settings.root)
     database = Database(settings)
     try:
         database.migrate()
         with database.writing() as session:
             keep_token(session, token_path(settings))
+            address_path(settings).write_text(settings.url, encoding="utf-8")
             return accounts.greet(session, renew=True)
     finally:
         database.close()

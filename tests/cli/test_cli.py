@@ -130,6 +130,17 @@ def test_up_names_the_model_roots_that_are_not_there(tmp_path):
     assert "comma" in sentence
 
 
+def test_commands_find_the_studio_at_the_address_that_up_was_started_at(shell):
+    """As after `varstudio up --port …`: nothing in the surroundings says where it listens."""
+    port = shell.environment.pop("STUDIO_PORT")
+    try:
+        assert "id" in shell.must("runs", "list")
+        assert shell("runs", "list", STUDIO_URL=f"http://localhost:{port}").returncode == 0
+        assert "No token" in shell.fails("runs", "list", STUDIO_URL=f"http://localhost:{int(port) + 1}")
+    finally:
+        shell.environment["STUDIO_PORT"] = port
+
+
 def test_the_token_of_this_studio_is_found_by_its_address_too(shell):
     port = shell.environment["STUDIO_PORT"]
     for url in (f"http://127.0.0.1:{port}", f"http://localhost:{port}/", f"HTTP://[::1]:{port}"):
