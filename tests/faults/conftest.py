@@ -1,5 +1,6 @@
 """Fixtures of the fault tests: the servers of a whole box, and houses whose processes reach them through proxies."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import pytest
 
 from app.settings import Settings
 from tests.box.servers import find_postgresql, find_redis
+from tests.conftest import migrate
 from tests.faults.house import House
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Postgres, Redis, running_postgres, running_redis
@@ -50,16 +52,28 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def embedded_house(folder: Path, stack: ExitStack) -> House:
+@pytest.fixture(scope="session")
+def served_tables(postgres_server: Postgres) -> str:
+    """The name of a migrated database of the server, to copy."""
+    name = postgres_server.create_database()
+    migrate(Settings(_env_file=None, database_url=postgres_server.url(name), broker_url="redis://127.0.0.1:1/0"))
+    return name
+
+
+def embedded_house(folder: Path, stack: ExitStack, tables: Path) -> House:
+    """On a copy of these tables, which are empty."""
+    shutil.copytree(tables, folder / "var", dirs_exist_ok=True)
     settings = Settings(_env_file=None, data_dir=folder / "var")
     house = House(folder, settings)
     stack.callback(house.close)
     return house
 
 
-def served_house(folder: Path, stack: ExitStack, postgres: Postgres, redis: Redis, *, repeats: int = 1) -> tuple[House, Wiring]:
+def served_house(
+    folder: Path, stack: ExitStack, postgres: Postgres, tables: str, redis: Redis, *, repeats: int = 1
+) -> tuple[House, Wiring]:
     wiring = Wiring(stack.enter_context(Proxy(postgres.port)), stack.enter_context(Proxy(redis.port, repeats=repeats)))
-    name, number = postgres.create_database(), redis.take_number()
+    name, number = postgres.create_database(tables), redis.take_number()
     settings = Settings(_env_file=None, data_dir=folder / "var", database_url=postgres.url(name), broker_url=redis.url(number))
     house = House(
         folder, settings, seen_database_url=postgres.url(name, wiring.database.port),
@@ -74,18 +88,17 @@ def make_served(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack
     """Houses with PostgreSQL and Redis behind proxies."""
 
     def make(**options: int) -> tuple[House, Wiring]:
-        postgres: Postgres = request.getfixturevalue("postgres_server")
-        redis: Redis = request.getfixturevalue("redis_server")
-        return served_house(tmp_path, stack, postgres, redis, **options)
+        postgres, tables, redis = map(request.getfixturevalue, ("postgres_server", "served_tables", "redis_server"))
+        return served_house(tmp_path, stack, postgres, tables, redis, **options)
 
     return make
 
 
 @pytest.fixture(params=SETUPS)
-def house(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> House:
+def house(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack, migrated_sqlite: Path) -> House:
     """A house without processes yet: SQLite and the embedded broker, then PostgreSQL and Redis."""
     if request.param == "embedded":
-        return embedded_house(tmp_path, stack)
+        return embedded_house(tmp_path, stack, migrated_sqlite)
     made, _ = request.getfixturevalue("make_served")()
     return made
 
@@ -96,5 +109,5 @@ def served(make_served: Callable[..., tuple[House, Wiring]]) -> tuple[House, Wir
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, stack: ExitStack) -> House:
-    return embedded_house(tmp_path, stack)
+def embedded(tmp_path: Path, stack: ExitStack, migrated_sqlite: Path) -> House:
+    return embedded_house(tmp_path, stack, migrated_sqlite)

@@ -53,11 +53,11 @@ class Postgres(Server):
     def url(self, database: str, port: int | None = None) -> str:
         return f"postgresql://studio:{self.password}@127.0.0.1:{port or self.port}/{database}"
 
-    def create_database(self) -> str:
-        """The name of a new, empty one."""
+    def create_database(self, template: str = "template1") -> str:
+        """The name of a new one, a copy of the template: empty unless given."""
         name = f"studio_{secrets.token_hex(4)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def answers(self) -> bool:

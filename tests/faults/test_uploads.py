@@ -129,10 +129,10 @@ def children_of_threads(web: "subprocess.Popen[bytes]") -> set[int]:
 
 
 @pytest.fixture
-def small_house(tmp_path: Path, stack: ExitStack) -> Iterator[House]:
+def small_house(tmp_path: Path, stack: ExitStack, migrated_sqlite: Path) -> Iterator[House]:
     """A house whose data folder is a disk of 24 MB."""
     stack.enter_context(small_disk(tmp_path / "var", 24 * 2**20))
-    yield embedded_house(tmp_path, stack)
+    yield embedded_house(tmp_path, stack, migrated_sqlite)
     stack.close()
 
 
