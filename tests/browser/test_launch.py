@@ -17,12 +17,12 @@ def test_errors_stand_beside_their_fields_and_nothing_typed_is_lost(page, studio
     page.get_by_label("Temperature λ").fill("-1")
     page.get_by_text("schedule, micro-batches").click()
     page.get_by_label("Micro-batch size").fill("99")
-    page.get_by_label("Name").fill("Typed with care")
+    page.get_by_label("Name", exact=True).fill("Typed with care")
     page.get_by_role("button", name="Launch the run").click()
     expect(page.locator("#weights-lambda")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#weights-lambda-error")).to_contain_text("greater than 0")
     expect(page.locator("#weights-lambda")).to_have_value("-1")
-    expect(page.get_by_label("Name")).to_have_value("Typed with care")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("Typed with care")
     expect(page.locator("#error-summary")).to_be_focused()
     expect(page.locator("#error-summary li").first).to_have_text("Temperature λ: must be greater than 0, not -1.")
     expect(page.locator("#panel")).not_to_contain_text("Choose a data set")
@@ -75,14 +75,14 @@ def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, compla
 
 def test_a_draft_outlives_another_page_back_and_a_reload_and_ends_with_the_launch(page, studio):
     fill(page, studio)
-    page.get_by_label("Name").fill("Kept with care")
+    page.get_by_label("Name", exact=True).fill("Kept with care")
     page.get_by_label("Within prompt").check()
     page.get_by_label("SFT on chosen").check()
     page.locator("#evaluation-share").evaluate("e => { e.value = '0.2'; e.dispatchEvent(new Event('input', {bubbles: true})) }")
 
     def is_kept():
         expect(page.locator("#draft-note")).to_be_visible()
-        expect(page.get_by_label("Name")).to_have_value("Kept with care")
+        expect(page.get_by_label("Name", exact=True)).to_have_value("Kept with care")
         expect(page.get_by_label("Within prompt")).to_be_checked()
         expect(page.get_by_label("SFT on chosen")).to_be_checked()
         expect(page.get_by_label("Policy", exact=True)).to_have_value(studio.policy.id)
@@ -97,24 +97,24 @@ def test_a_draft_outlives_another_page_back_and_a_reload_and_ends_with_the_launc
     is_kept()
     page.goto("/models")
     page.go_back()
-    expect(page.get_by_label("Name")).to_have_value("Kept with care")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("Kept with care")
     page.goto("/runs/new?training.batch_size=4")
-    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
     page.goto("/runs/new")
     is_kept()
     page.get_by_role("button", name="Launch the runs").or_(page.get_by_role("button", name="Launch the run")).first.click()
     page.wait_for_url("**/sweeps/*")
     page.goto("/runs/new")
-    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
     expect(page.locator("#draft-note")).to_be_hidden()
 
 
 def test_a_draft_is_given_up_by_starting_over(page, studio):
     fill(page, studio)
-    page.get_by_label("Name").fill("Given up")
+    page.get_by_label("Name", exact=True).fill("Given up")
     page.reload()
     page.get_by_role("button", name="Start over").click()
-    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
     expect(page.get_by_label("Data set", exact=True)).to_have_value("")
 
 
