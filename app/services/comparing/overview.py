@@ -19,6 +19,7 @@ from app.store.comparing.computed import Computed
 from app.store.files.files import Files
 from app.store.tables import Comparison, PromptSet
 
+SEPARATOR = " · "  # behind a sweep's name, in those of its runs
 State = Literal["making", "computing", "ready", "failed"]
 
 
@@ -74,7 +75,7 @@ def look(session: Session, files: Files, comparison: Comparison) -> Overview:
         comparison=comparison,
         prompt_set=session.get_one(PromptSet, comparison.prompt_set_id),
         contenders=contenders,
-        names=name_models(contenders),
+        names=drop_common(name_models(contenders)),
         kept=kept,
         votes=compute_votes(session, comparison, contenders, kept) if kept else None,
     )
@@ -87,6 +88,13 @@ def wait_for_judges(contenders: Sequence[Contender]) -> bool:
     )
     ranking = [judgement for one in contenders if one.is_being_judged for judgement in one.waiting if judgement.kind != LENGTH]
     return bool(ranking) and max(said.values(), default=0) < 2
+
+
+def drop_common(names: Sequence[str]) -> list[str]:
+    """Return the names without what all have before a “ · ”: of runs of one sweep what they differ in."""
+    split = [name.partition(SEPARATOR) for name in names]
+    is_common = len({head for head, _, _ in split}) == 1 and all(tail.strip() for _, _, tail in split)
+    return [tail for _, _, tail in split] if is_common else list(names)
 
 
 def list_pair_gains(session: Session, comparison: Comparison, kept: Computed, pair: tuple[int, int]) -> ByJudge:

@@ -4,6 +4,7 @@ from app.domain.answering.answers import SamplingSettings
 from app.domain.errors import InvalidInput, NotFound
 from app.services.comparing import comparisons
 from app.services.comparing.computing import compute, compute_votes
+from app.services.comparing.overview import drop_common, look
 from app.store.comparing import computed as store
 from app.store.comparing.comparisons import get_comparison, list_comparisons, list_contenders, name_models
 from app.store.tables import Answers, Comparison, Judgement
@@ -119,6 +120,15 @@ def test_names_of_models_are_told_apart(database, files, user):
     comparison = plant_comparison(database, files, user.id, [Planted("A", sha256="1" * 64), Planted("A", sha256="2" * 64)])
     with database.reading() as session:
         assert name_models(list_contenders(session, comparison.answers_ids)) == ["A (1)", "A (2)"]
+
+
+def test_runs_of_one_sweep_are_called_by_what_they_differ_in(database, files, user):
+    comparison = plant_comparison(database, files, user.id, [Planted("Kind · λ 0.2", 1.0), Planted("Kind · λ 1")])
+    with database.reading() as session:
+        found = look(session, files, comparison)
+        assert (found.names, found.verdict.split(" on ")[0]) == (["λ 0.2", "λ 1"], "λ 0.2 beats λ 1")
+    for names in (["Kind · λ 1", "Curt"], ["Kind", "Kinder"], ["Kind · λ 1", "Kind · "]):
+        assert drop_common(names) == names
 
 
 def test_a_deleted_comparison_leaves_the_answers(database, files, user, comparison):
