@@ -121,7 +121,8 @@ def test_data_the_wrong_way_round_ends_with_one_reason_one_remedy_and_no_advice_
     ]
     (shell.folder / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     name = write(shell, "inverted", dataset="wrong.jsonl", weights={"lambda": 1.0}, reward={"source": "rating"})
-    done = shell("train", name, "--to", "inverted")
+    with warm.forking():
+        done = shell("train", name, "--to", "inverted")
     assert done.returncode == 1
     assert (done.stdout + done.stderr).count("contradict the preference labels") == 1
     assert done.stderr.count("accept_inverted") == 1

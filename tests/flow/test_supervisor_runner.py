@@ -16,6 +16,7 @@ from tests.conftest import Library
 from tests.flow.real_runs import read_result, stock
 from tests.flow.watching import fetch, read_journal, wait_for_end
 from tests.waiting import wait_until
+from tests.warm import forking
 from tests.worker.workshop import Workshop
 from worker.supervisor import Supervisor
 
@@ -42,17 +43,18 @@ def test_a_run_whose_runner_was_killed_ends_bit_equal_to_an_undisturbed_one(
     changed = settings.model_copy(update={"runner_threads": 1, "lease_seconds": 30.0})
     supervisor = Supervisor(changed, database, files, gpus=[])
     thread = threading.Thread(target=supervisor.run)
-    thread.start()
-    try:
-        undisturbed, killed = launch(database, tiny), launch(database, tiny)
-        assert wait_for_end(database, undisturbed).state == "succeeded", fetch(database, undisturbed).error
-        wait_until(lambda: fetch(database, killed).step >= 7)
-        process = json.loads((files.attempt_dir(killed, 1) / "process.json").read_text())
-        os.killpg(process["pid"], signal.SIGKILL)
-        run = wait_for_end(database, killed)
-    finally:
-        supervisor.stop()
-        thread.join(60)
+    with forking():
+        thread.start()
+        try:
+            undisturbed, killed = launch(database, tiny), launch(database, tiny)
+            assert wait_for_end(database, undisturbed).state == "succeeded", fetch(database, undisturbed).error
+            wait_until(lambda: fetch(database, killed).step >= 7)
+            process = json.loads((files.attempt_dir(killed, 1) / "process.json").read_text())
+            os.killpg(process["pid"], signal.SIGKILL)
+            run = wait_for_end(database, killed)
+        finally:
+            supervisor.stop()
+            thread.join(60)
     assert (run.state, run.attempt) == ("succeeded", 2), run.error
     assert [entry.payload["step"] for entry in read_journal(database, killed, "resume")][-1] >= 5
     assert read_result(database, files, killed) == read_result(database, files, undisturbed)
