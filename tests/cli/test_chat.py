@@ -9,7 +9,7 @@ import pytest
 from app.cli import run
 from app.domain.answering.chat import Answered, Declined, Ended, Loading, Rewarded, Spoken
 from app.services.answering import chats
-from tests.waiting import wait_until
+from tests.waiting import END_SECONDS, wait_until
 from tests.web.conftest import server as server
 
 
@@ -21,11 +21,27 @@ def ask(server, monkeypatch):
     return lambda *models: run(["chat", *(models or ("model_policy",)), "--prompt", "Hello?", "--seed", "3"])
 
 
+@pytest.fixture
+def seen(monkeypatch) -> threading.Event:
+    """Set once somebody was told what a chat waits for."""
+    seen, describe = threading.Event(), chats.describe_wait
+
+    def note(*args):
+        told = describe(*args)
+        seen.set()
+        return told
+
+    monkeypatch.setattr(chats, "describe_wait", note)
+    return seen
+
+
 @contextmanager
-def answering(server, *events) -> Iterator[None]:
-    """A worker that answers the next chat so."""
+def answering(server, *events, after: threading.Event | None = None) -> Iterator[None]:
+    """A worker that answers the next chat so, `after` a sign where one is given."""
 
     def work() -> None:
+        assert after is None or after.wait(END_SECONDS)
+
         def begin():
             with server.studio.database.writing() as session:
                 return chats.begin(session, "worker", 300.0)
@@ -45,9 +61,9 @@ def whole(model: int, text: str) -> Answered:
     return Answered(model=model, text=text, end="finished", num_tokens=11, num_prompt_tokens=5, first_seconds=0.25, seconds=0.5)
 
 
-def test_one_model_is_printed_as_it_speaks_with_its_figures(server, ask, capsys):
+def test_one_model_is_printed_as_it_speaks_with_its_figures(server, ask, seen, capsys):
     told = [Loading(name="Small"), Spoken(model=0, text="Hel"), Spoken(model=0, text="lo"), whole(0, "Hello!")]
-    with answering(server, *told, Rewarded(model=0, reward=1.5), Ended(state="done")):
+    with answering(server, *told, Rewarded(model=0, reward=1.5), Ended(state="done"), after=seen):
         assert ask() == 0
     said = capsys.readouterr()
     assert said.out.strip() == "Hello!"
