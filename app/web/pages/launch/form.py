@@ -47,12 +47,13 @@ DIALS = (
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the parts of the recipe that it holds
-    ("weights", "Weights, draws and noise", "what the preset decides, Z(x) from draws of the reference, errors made on purpose",
-     ("weights", "draws", "noise")),
-    ("online", "Fresh responses", "how often the policy answers itself, how many times and how long", ("online", "group")),
+    ("weights", "Weights, draws and fresh responses",
+     "what the preset decides, Z(x) from draws of the reference, errors made on purpose, online rounds",
+     ("weights", "draws", "noise", "online", "group")),
     ("policy", "Policy and devices", "adapter, number type, 4 bits, several devices", ("policy", "scale")),
-    ("training", "Training", "schedule, micro-batches, checkpoints, seed", ("training",)),
-    ("keep", "Model and stopping", "the last step's model or the best, and when training ends early", ("keep",)),
+    ("training", "Training, stopping and the kept model",
+     "schedule, micro-batches, checkpoints, seed; when it ends early, which model stays",
+     ("training", "keep")),
     ("evaluation", "Evaluation", "held-out share, samples, decoding", ("evaluation",)),
     ("data", "Data, format and scoring", "a part of it, overlong texts, chat template, how log π_ref and rewards are computed",
      ("max_examples", "tokens", "scoring", "reward")),

@@ -82,9 +82,9 @@ def test_a_chip_is_taken_back_without_scripts(studio, client):
     assert "Batch size B" in page
 
 
-def test_the_form_has_seven_folds_and_says_when_each_preset_is_used(client):
+def test_the_form_has_five_folds_and_says_when_each_preset_is_used(client):
     page = client.get("/runs/new").text
-    assert page.count('<details class="fold"') == 7
+    assert page.count('<details class="fold"') == 5
     assert page.index('id="summary"') < page.index('id="launch-button"')
     for words in ("To begin with", "To repeat the paper", "When some prompts", "As the control"):
         assert words in page
