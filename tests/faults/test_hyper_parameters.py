@@ -195,7 +195,7 @@ def test_every_query_parameter_stands_absurd_values(studio):
     assert asked > 200
 
 
-TYPED = ("-1", "1e308", "NaN", "inf", str(2**63), "-Infinity", "x", "0x10", "1_000", "n" * 5_000, "1e999", "<script>")
+TYPED = ("-1", "1e308", "NaN", "inf", str(2**63), "-Infinity", "x", "0x10", "1_000", "n" * 3_000, "1e999", "<script>")
 NUMERIC = {
     path for path, schema in FIELDS.items()
     if {"integer", "number"} & {one.get("type") for one in (schema, *schema.get("anyOf", []))}
