@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from app.commands.client import find_address
 from app.commands.terminal import out, table
 from app.services import accounts as service
 from app.services import users as user_service
@@ -30,7 +31,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def link(settings: Settings, secret: str) -> str:
-    return f"{settings.url}/login/{secret}"
+    return f"{find_address(settings)}/login/{secret}"
 
 
 def minute(at: datetime | None, absent: str = "") -> str:

@@ -71,8 +71,8 @@ class Entries:
 class SharedReads:
     """One read of the journal per place in it, however many ask at about the same moment.
 
-    What was read stays for a blink, for readers that were still sending: entries never change. That there was nothing new is
-    forgotten at once.
+    What was read of a run stays for a blink, for readers that were still sending: its entries never change. That there was
+    nothing new is forgotten at once, and so is what was read of a chat, whose pieces go when the whole is told.
     """
 
     database: Database
@@ -84,7 +84,9 @@ class SharedReads:
         if task is None:
             task = asyncio.create_task(self.read_apart(run_id, after))
             self.under_way[key] = task
-            task.add_done_callback(lambda done: self.forget(key, KEPT_SECONDS if holds_entries(done) else 0))
+            task.add_done_callback(
+                lambda done: self.forget(key, KEPT_SECONDS if holds_entries(done) and not is_chat(run_id) else 0)
+            )
         return await asyncio.shield(task)  # one reader's leaving doesn't end the others' read
 
     def forget(self, key: tuple[str, int], seconds: float) -> None:
@@ -97,13 +99,18 @@ class SharedReads:
         return await run_in_threadpool(read_batch, self.database, run_id, after)
 
 
+def is_chat(key: str) -> bool:
+    """Return whether this is a chat's id, not a run's."""
+    return key.startswith("chat_")
+
+
 def holds_entries(done: asyncio.Task[Entries]) -> bool:
     return not done.cancelled() and done.exception() is None and bool(done.result().entries)
 
 
 def read_batch(database: Database, run_id: str, after: int) -> Entries:
     with database.reading() as session:
-        if run_id.startswith("chat_"):
+        if is_chat(run_id):
             return read_chat(session, run_id, after)
         run = session.get(Run, run_id)
         if run is None:

@@ -139,8 +139,11 @@ def test_a_sweep_is_stopped_resumed_extended_and_deleted(page, studio):
     page.get_by_label("DPO").check()
     page.get_by_role("button", name="Launch them").click()
     expect(page.locator("#result-rows tr")).to_have_count(4)
+    page.wait_for_load_state()  # without its scripts a page asks nothing before it acts
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Stop the sweep").click()
+    expect(page.locator("#status .badge")).to_have_text("stopped")
+    page.wait_for_load_state()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete the sweep and its runs").click()
     expect(page).to_have_url(re.compile(r"/sweeps$"))

@@ -118,6 +118,7 @@ def _length_control(metrics: Metrics, stage: Stage) -> str:
 
 
 def _over(figure: Figure, stage: Stage, what: str) -> str:
+    what = what.removesuffix("s") if figure.num == 1 else what
     return f" on {figure.num:.0f} {SETS[stage]} {what}" if figure.num else f" on the {SETS[stage]} {what}"
 
 
@@ -126,8 +127,8 @@ def _needed(needed: int | None, figure: Figure, what: str) -> str:
     if needed is None:
         return ""
     if needed <= figure.num:
-        return f" A difference this small needs more than these {figure.num:.0f} {what} to be sure of."
-    return f" To show a difference this small would take about {needed:,} {what}.".replace(",", "\N{THIN SPACE}")
+        return f" Such a difference needs more than these {figure.num:.0f} {what} to be sure of."
+    return f" To show such a difference would take about {needed:,} {what}.".replace(",", "\N{THIN SPACE}")
 
 
 def _interval(figure: Figure, write: Callable[[float], str]) -> str:

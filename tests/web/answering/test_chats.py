@@ -1,5 +1,6 @@
 """Chats over REST and in the browser: streamed while they are answered, stopped, asked again, gone on with, nobody else's."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from app.services.answering.chats import ChatClaim
 from app.store import journal
 from app.store.database import now
 from app.store.tables import Chat, Run, Worker
+from app.web.stream import SharedReads
 from tests.waiting import wait_until
 
 HELLO = [{"role": "user", "content": "Hello <b>there</b>?"}]
@@ -101,6 +103,22 @@ def test_an_answer_streams_while_it_is_made_and_is_replayed_as_it_was(server):
     assert [kind for kind, _ in late] == ["waiting", "ended", "end"]
     detail = studio.client().get(f"/api/v1/chats/{chat_id}").json()
     assert (detail["state"], detail["answers"][0]["text"], detail["models"]) == ("done", "Hello!", ["model_policy"])
+
+
+def test_what_was_read_of_a_chat_is_read_again_as_its_pieces_go(studio):
+    chat_id = ask(studio)
+    claim = begin(studio)
+    tell(studio, claim, Loading(name="Small"), Spoken(model=0, text="Hel"))
+
+    async def read_twice() -> list[list[str]]:
+        reads, found = SharedReads(studio.database), []
+        for told in ((), (whole(), Ended(state="done"))):
+            if told:
+                tell(studio, claim, *told)
+            found.append([entry.kind for entry in (await reads.read(chat_id, 0)).entries])
+        return found
+
+    assert asyncio.run(read_twice()) == [["begun", "loading", "spoken"], ["begun", "answered", "ended"]]
 
 
 def _begin_or_none(studio: Any) -> ChatClaim | None:

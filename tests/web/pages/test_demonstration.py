@@ -35,7 +35,8 @@ def place(studio, name):
 
 
 def let_go(studio, words):
-    place(studio, "go").write_text(words)
+    place(studio, "words").write_text(words)
+    place(studio, "words").rename(place(studio, "go"))  # whole, as soon as it is there
     wait_until(lambda: studio.app.state.demonstration.look().state != "making", "the end of the child")
 
 

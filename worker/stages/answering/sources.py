@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from app.domain.answering.job import AnswersSpec, CheckpointSource
 from app.domain.errors import ModelInvalid
@@ -26,7 +27,7 @@ class AnsweringSource:
 
     folder: Path
     prompt_format: PromptFormat
-    sha256: str
+    sha256: str  # of its files: parts of answers are gone on with only while it stays
 
 
 def find_source(attempt: JobContext, spec: AnswersSpec) -> AnsweringSource:
@@ -46,6 +47,32 @@ def find_source(attempt: JobContext, spec: AnswersSpec) -> AnsweringSource:
     return AnsweringSource(folder, prompt_format, sha256)
 
 
+def hash_weights(spec: AnswersSpec, source: AnsweringSource) -> str:
+    """Return a digest of the tensors that answer, in the number type they answer in, so that a model at the end of its run and
+    the checkpoint of its last step are seen to be one.
+    """
+    trained = _read_values(spec.checkpoint) if spec.checkpoint is not None else {}
+    dtype = getattr(torch, spec.sampling.dtype)
+    told = {name: _hash_tensor(value.to(dtype)) for name, value in trained.items()}
+    for path in source.folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            told |= {name: _hash_tensor(file.get_tensor(name).to(dtype)) for name in file.keys() if name not in told}  # noqa: SIM118
+    if not told:
+        return source.sha256
+    quantization = spec.checkpoint.policy.quantization if spec.checkpoint else "none"
+    return hashlib.sha256(json.dumps([spec.sampling.dtype, quantization, sorted(told.items())]).encode()).hexdigest()
+
+
+def _hash_tensor(value: torch.Tensor) -> str:
+    return hashlib.sha256(value.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _read_values(checkpoint: CheckpointSource) -> dict[str, torch.Tensor]:
+    """Return what a checkpoint says the trained parameters are, by their names."""
+    tensors = load_step(Path(checkpoint.folder), checkpoint.step).tensors
+    return {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
+
+
 def load_source(spec: AnswersSpec, source: AnsweringSource) -> tuple[LanguageModel, int | None]:
     """Return the model, ready to answer, and its context window."""
     quantization = spec.checkpoint.policy.quantization if spec.checkpoint else "none"
@@ -59,11 +86,10 @@ def load_source(spec: AnswersSpec, source: AnsweringSource) -> tuple[LanguageMod
 @torch.no_grad()
 def put_in(model: LanguageModel, checkpoint: CheckpointSource) -> LanguageModel:
     """Return the model with the weights of a checkpoint: all of its own, or an adapter's. Raises ModelInvalid."""
-    tensors = load_step(Path(checkpoint.folder), checkpoint.step).tensors
+    values = _read_values(checkpoint)
     if checkpoint.policy.adaptation == "lora":
         model = add_lora(model, checkpoint.policy.lora, LORA_SEED)
     trained = {name: parameter for name, parameter in model.network.named_parameters() if parameter.requires_grad}
-    values = {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
     if values.keys() != trained.keys() or any(values[name].shape != trained[name].shape for name in values):
         raise ModelInvalid(
             f"The checkpoint of step {checkpoint.step} does not fit the model that its run began from: that was changed since. "

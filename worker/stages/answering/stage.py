@@ -62,9 +62,16 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
         num_tokens=sum(row["num_tokens"] for row in rows) if all(row["num_tokens"] is not None for row in rows) else None,
         num_missing=sum(map(len, parts.prompts)) - len({row["index"] for row in rows}),
         seconds=time.monotonic() - started,
-        model_sha256=source.sha256 if source is not None else None,
+        model_sha256=tell_weights(spec, source) if source is not None else None,
     )
     attempt.emit(AnswersKept(answers=facts))
+
+
+def tell_weights(spec: AnswersSpec, source: "AnsweringSource") -> str:
+    """Return what tells the weights that answer from others."""
+    from worker.stages.answering.sources import hash_weights
+
+    return hash_weights(spec, source)
 
 
 def open_source(attempt: JobContext, spec: AnswersSpec) -> "AnsweringSource":

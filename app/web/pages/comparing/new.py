@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
-from app.domain.answering.answers import AnsweringModel, RegisteredModel, RunModel, SamplingSettings
+from app.domain.answering.answers import AnsweringModel, EndpointModel, RegisteredModel, RunModel, SamplingSettings
 from app.domain.answering.judge import Judge, LengthJudge, RewardJudge
 from app.domain.answering.prompt_set import DatasetPrompts, PromptSetRequest
 from app.domain.errors import InvalidInput
@@ -19,6 +19,7 @@ from app.services.answering import prompt_sets as service
 from app.services.comparing.asking import ask
 from app.store.answering import prompt_sets as sets
 from app.store.answering.answers import get_answers
+from app.store.answering.endpoints import list_endpoints
 from app.store.checkpoints import list_kept
 from app.store.database import Database
 from app.store.files.files import Files
@@ -42,7 +43,7 @@ Keys = Annotated[str, Query(max_length=2000, description="Ids, joined by commas.
 class Contestant:
     """Something that can be compared, and whether it is ticked."""
 
-    value: str  # run:ID, run:ID@STEP, model:ID or answers:ID
+    value: str  # run:ID, run:ID@STEP, model:ID, endpoint:ID or answers:ID
     name: str
     note: str
     is_chosen: bool
@@ -81,6 +82,7 @@ def show_form(
     context = NewComparisonPage(
         contestants=[
             *list_contestants(asked_runs, known_runs, policies, asked_models, asked_answers),
+            *(Contestant(f"endpoint:{one.id}", one.name, "endpoint", False) for one in list_endpoints(session, limit=SHOWN)),
             *list_checkpoints(session, asked_runs or list_runs(session, user.id, kind=RunKind.TRAINING, limit=MOST_RUNS)),
         ],
         prompts=list_prompts(asked_runs, known_runs, sets.list_prompt_sets(session, user.id, limit=SHOWN), asked_answers),
@@ -195,6 +197,8 @@ def read_contestants(values: Sequence[str]) -> tuple[list[AnsweringModel], list[
             models.append(parse(RunModel, {"run": run_id, "step": step or None}, InvalidInput))
         elif kind == "model":
             models.append(RegisteredModel(model=key))
+        elif kind == "endpoint":
+            models.append(EndpointModel(endpoint=key))
         elif kind == "answers":
             answers_ids.append(key)
     if len(models) + len(answers_ids) < 2:

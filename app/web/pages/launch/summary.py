@@ -124,7 +124,11 @@ def tell_memory(panel: Panel) -> SummaryLine:
         return SummaryLine(
             "Memory", "known once a policy is chosen" if "Choose" in memory.sentence else "known once a worker has the policy"
         )
-    held = f" of {size(memory.limit_bytes)} on {memory.device}" if memory.limit_bytes else "; no worker with a device is alive"
+    held = (
+        f" of {size(memory.limit_bytes)} on {memory.device}"
+        if memory.limit_bytes
+        else "; no worker has a GPU, so the machine's own memory counts"
+    )
     text = f"about {size(memory.plan.predicted_bytes)} at the peak{held}"
     return SummaryLine("Memory", text, "bad" if memory.is_over or memory.shortage else "")
 

@@ -10,6 +10,7 @@ from app.domain.answering.job import AnswersSpec, CheckpointSource
 from app.domain.jobs import RunSpec
 from tests.worker.chat.test_chat import hold, make_job
 from tests.worker.stages.answering.conftest import answers_of, read_rows
+from tests.worker.workshop import read_events
 from worker.chat.shelf import Shelf
 
 LORA = {"adaptation": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
@@ -49,3 +50,26 @@ def test_a_checkpoints_adapter_answers_as_the_merged_model_does_also_in_the_play
     told = hold(job.model_copy(update={"models": (*job.models[:2], last)}), Shelf("cpu", Path("/nowhere")))
     said = [one.text for one in gather(3, told)]
     assert said[2] == said[1] != said[0]
+
+
+def test_the_checkpoint_of_the_last_step_is_the_model_at_the_end_by_the_hash_of_its_weights(answering, workshop, run):
+    base = workshop.policy(chat=True)
+    folder = workshop.attempt(policy=base, training={**TRAINING, "checkpoint_every": 1})
+    assert run(folder) == 0
+    spec = RunSpec.model_validate_json((folder / "spec.json").read_text())
+    run_dir = Path(spec.run_dir)
+    steps = [CheckpointSource(folder=str(run_dir / "checkpoints"), step=step, policy=spec.recipe.policy) for step in (1, 2)]
+    folders = [
+        answering.attempt(model=base), answering.attempt(model=run_dir / "artifacts" / "model"),
+        *(at_step(answering.attempt(model=base), checkpoint) for checkpoint in steps),
+    ]  # fmt: skip
+    assert [run(folder) for folder in folders] == [0, 0, 0, 0]
+    before, end, first, last = (told_hash(folder) for folder in folders)
+    assert last == end
+    assert len({before, end, first}) == 3
+
+
+def told_hash(folder: Path) -> str:
+    """The hash of the weights that an attempt has told."""
+    (told,) = read_events(folder, "answers")
+    return str(told["payload"]["answers"]["model_sha256"])
