@@ -459,6 +459,7 @@ def test_charts_go_along_tokens_are_smoothed_zoomed_and_saved(page, writer):
     ):
         act()
         before = pictures[-1]
+        page.locator("figure[data-chart=loss]").scroll_into_view_if_needed()  # what is out of sight is drawn later
         page.wait_for_function("old => document.querySelector('[data-chart=loss] canvas').toDataURL() !== old", arg=before)
         pictures.append(picture(page, "loss"))
     page.get_by_label("Loss: full screen, picture, numbers").click()
