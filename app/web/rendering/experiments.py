@@ -35,13 +35,13 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
     groups = [group for group in group_by_seeds(changes) if not changes[group[0]].keys().isdisjoint(experiment.paths)]
     losses = list_losses(session, sweep.id)
     settings = [describe(experiment, [comparison.results[n] for n in group], losses) for group in groups]
-    rewards = list_final_rewards(session, sweep.id, comparison.hidden)
+    has_ended = comparison.row.state.final
+    rewards = list_final_rewards(session, sweep.id, comparison.hidden) if has_ended else {}  # a page that waits asks every 2 s
 
     def compare(first: int, second: int) -> PairedComparison | None:
         rivals = compare_rivals(groups[first], [groups[second]], rewards)
         return rivals[0].comparison if rivals else None
 
-    has_ended = comparison.row.state.final
     outcome = experiment.judge(Evidence(settings, compare)) if has_ended else WAITING
     return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups))
 
