@@ -49,7 +49,11 @@ class IngestPool:
         """Start the first children, so that the first upload need not wait for them."""
         children = [Child(COMMAND) for _ in range(PRESPAWNED)]
         with self._lock:
-            self._idle.extend(children)
+            if not self._closed:
+                self._idle.extend(children)
+                return
+        for child in children:
+            child.stop()
 
     def close(self) -> None:
         """End all children; `run` calls under way raise Unavailable, so that their work is taken up at the next start."""

@@ -75,6 +75,21 @@ def test_small_files_that_come_together_wait_for_the_children_that_are_there(tmp
     assert len(started) == 2
 
 
+def test_a_pool_that_is_closed_while_it_starts_keeps_no_children(tmp_path, monkeypatch):
+    started = []
+
+    class Kept(Child):
+        def __init__(self, command: tuple[str, ...]) -> None:
+            super().__init__(command)
+            started.append(self)
+            pool.close()
+
+    monkeypatch.setattr("app.ingest.pool.Child", Kept)
+    pool = IngestPool(Settings(_env_file=None, data_dir=tmp_path))
+    pool.start()
+    assert [child.alive for child in started] == [False, False]
+
+
 def test_a_child_that_is_killed_is_replaced(pool, tmp_path):
     for child in list(pool._idle):
         os.kill(child._process.pid, signal.SIGKILL)

@@ -61,6 +61,7 @@ class Scene:
 
     def close(self) -> None:
         self._stack.close()
+        self.app.state.ingest.close()  # a data set that was made leaves an idle child
         self.app.state.database.close()
 
     def launch(self, **parts: dict[str, Any]) -> str:
