@@ -122,6 +122,10 @@ def delete(dataset_id: str) -> None:
     Client(Settings()).delete(f"/datasets/{dataset_id}")
 
 
+def describe_origin(origin: dict[str, Any]) -> str:
+    return f"{origin.get('answers') or origin.get('comparison')}, by {origin['judge']}"
+
+
 def show_dataset(dataset: dict[str, Any]) -> None:
     audit = dataset["audit"] or {}
     rows = [
@@ -129,6 +133,7 @@ def show_dataset(dataset: dict[str, Any]) -> None:
         ("name", dataset["name"]),
         ("state", dataset["state"]),
         *([("maps again", dataset["previous_id"])] if dataset.get("previous_id") else []),
+        *([("made from", describe_origin(dataset["made_from"]))] if dataset.get("made_from") else []),
         ("file", f"{dataset['filename']}, {describe_size(dataset['size_bytes'])}, sha256 {dataset['sha256']}"),
     ]
     if dataset["mapping"]:

@@ -54,6 +54,14 @@ class Example(Frozen):
     meta: dict[str, Any] = {}
 
 
+class DatasetOrigin(Frozen):
+    """What a data set was made from in the studio: judged answers, or what was preferred in a comparison."""
+
+    answers: str | None = None
+    comparison: str | None = None
+    judge: str = Field(description="The key of the judge whose scores count, or votes.")
+
+
 class DatasetState(StrEnum):
     PROCESSING = "processing"
     NEEDS_MAPPING = "needs_mapping"

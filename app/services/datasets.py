@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.domain.dataset import ColumnMapping, DatasetState, swap_sides
+from app.domain.dataset import ColumnMapping, DatasetOrigin, DatasetState, swap_sides
 from app.domain.errors import Conflict, DatasetInvalid, NotFound, StudioError, TooLarge, Unavailable
 from app.ingest.pool import IngestPool
 from app.services.names import split_number, tell_apart
@@ -46,6 +46,7 @@ def upload(
     upload: Upload,
     mapping: ColumnMapping | None = None,
     private: bool = False,
+    made_from: DatasetOrigin | None = None,
 ) -> Dataset:
     """Return a new data set out of a finished upload, in state processing. The file moves into its folder. Raises
     DatasetInvalid.
@@ -67,6 +68,7 @@ def upload(
         audit=None,
         error=None,
         num_examples=0,
+        made_from=made_from.model_dump(exclude_none=True) if made_from else None,
         created_at=now(session),
     )
     session.add(dataset)
@@ -237,6 +239,7 @@ def derive(session: Session, files: Files, dataset: Dataset, mapping: ColumnMapp
         error=None,
         num_examples=0,
         previous_id=dataset.id,
+        made_from=dataset.made_from,
         created_at=now(session),
     )
     session.add(derived)

@@ -19,6 +19,7 @@ from app.domain.answering.farm import (
     take,
 )
 from app.domain.answering.prompt_set import PromptMessage, interleave
+from app.domain.dataset import DatasetOrigin
 from app.domain.errors import Conflict, InvalidInput
 from app.services import datasets
 from app.store.answering.answers import get_answers
@@ -58,7 +59,7 @@ def make(session: Session, files: Files, owner_id: str, answers_id: str, asked: 
         return datasets.upload(
             session, files, owner_id=owner_id, private=is_hidden, name=name,
             filename=f"{answers.id}-{asked.shape.value}.jsonl", upload=upload,
-            mapping=MAPPINGS[asked.shape],
+            mapping=MAPPINGS[asked.shape], made_from=DatasetOrigin(answers=answers.id, judge=judgement.key),
         )  # fmt: skip
 
 

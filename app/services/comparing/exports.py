@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.comparing.ballot import VoteChoice, draw_of, gather_gains
 from app.domain.comparing.figures import VOTES, list_gains
-from app.domain.dataset import ColumnMapping
+from app.domain.dataset import ColumnMapping, DatasetOrigin
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.statistics.strengths import Gains
 from app.services import datasets
@@ -70,6 +70,7 @@ def make_dataset(
             session, files, owner_id=owner_id, private=is_hidden,
             name=name.strip() or f"{comparison.name}, by {by}"[:NAME_LENGTH],
             filename=f"{comparison.id}-{'votes' if judge == VOTES else 'judge'}.jsonl", upload=upload, mapping=MAPPING,
+            made_from=DatasetOrigin(comparison=comparison.id, judge=judge),
         )  # fmt: skip
 
 

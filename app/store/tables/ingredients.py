@@ -25,6 +25,7 @@ class Dataset(Owned, Base):
     error: Mapped[dict[str, Any] | None]  # {"code", "detail", "problems", "extra"}
     num_examples: Mapped[int] = mapped_column(BigInt, default=0)
     previous_id: Mapped[str | None] = mapped_column(String(40))  # the data set whose file this maps another way, if any
+    made_from: Mapped[dict[str, Any] | None]  # app.domain.dataset.DatasetOrigin, of one that was made in the studio
     created_at: Mapped[datetime]
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example
+from app.domain.dataset import Audit, ColumnMapping, DatasetOrigin, DatasetState, Example
 from app.domain.errors import NotFound
 from app.services import datasets as service
 from app.store import datasets as store
@@ -45,6 +45,7 @@ class DatasetView(OwnedView):
     sha256: str
     num_examples: int
     previous_id: str | None = Field(description="The data set whose file this one maps another way.")
+    made_from: DatasetOrigin | None = Field(description="The answers or the comparison that it was made from in the studio.")
     error: dict[str, Any] | None = Field(
         description="Why it isn't ready. With needs_mapping, `extra` holds columns, first rows and shapes that may fit."
     )

@@ -105,6 +105,7 @@ def test_a_data_set_is_made_in_three_clicks(browser, answers_path):
     assert "margin must be a number" in browser.get(f"{answers_path}/farm?judge={judge}&margin=x").text
     made = follow(browser, browser.post(f"{answers_path}/dataset", data={"judge": judge, "shape": "best_worst", "margin": "0"}))
     assert "Best against worst" in made.text
+    assert f'Made from <a href="{answers_path}">' in made.text
 
 
 def test_outputs_are_uploaded_and_what_did_not_match_is_said(browser, prompt_set_path):

@@ -4,6 +4,7 @@ Nothing of it is passed over in silence: what no recipe has is refused by its na
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,22 @@ import yaml
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
+from app.domain.dataset import DatasetOrigin
 from app.domain.errors import InvalidInput
 from app.domain.problems import PREDICATES
+from app.domain.recipe import EvaluationSettings
+from app.domain.statistics.resolution import ENOUGH
 from app.services.recipe_templates import check_settings, find_absent, revive_settings
-from app.store.sharing import get_visible, list_visible
-from app.store.tables import RecipeTemplate
-from app.system.numbers import counted
+from app.store.answering.answers import list_judgements
+from app.store.sharing import find_visible, get_visible, list_visible
+from app.store.tables import Answers, Dataset, Model, RecipeTemplate
+from app.system.numbers import counted, percent
 from app.web.recipes import STARTING_VALUES, clone_values
 from app.web.rendering.fields import RECIPE_FIELDS, flatten
 from app.web.rendering.form_words import BY_PATH
 
 MOST_TEMPLATES = 200
+LARGEST_SHARE = 0.3  # proposed to be held out
 MOST_NAMED = 12  # settings that a file doesn't say
 CHOSEN = ("dataset", "policy.model", "reward.model", "reward.judge", "name", "private")  # what a launch is of
 ELSEWHERE = {  # what other trainers call a setting
@@ -79,6 +85,47 @@ def begin_with_template(
     template = get_visible(session, RecipeTemplate, user_id, template_id)
     filled, lines = fill(session, user_id, revive_settings(template), values)
     return filled, BeginningNote(f"From the template “{template.name}”", "warn", lines) if lines else None
+
+
+def begin_with_dataset(
+    session: Session, user_id: str, dataset_id: str, values: Mapping[str, str]
+) -> tuple[dict[str, str], BeginningNote | None]:
+    """Return the form's values with a data set; of one that was made of judged answers, also who answered and who judged, and
+    a held-out share that its final figures can be trusted with.
+    """
+    chosen = {**values, "dataset": dataset_id}
+    dataset = find_visible(session, Dataset, user_id, dataset_id)
+    origin = DatasetOrigin.model_validate(dataset.made_from) if dataset and dataset.made_from else None
+    answers = find_visible(session, Answers, user_id, origin.answers) if origin and origin.answers else None
+    if dataset is None or origin is None or answers is None:
+        return chosen, None
+    lines = []
+    own_id = answers.model_id if answers.model.get("source") == "model" else None
+    policy = find_visible(session, Model, user_id, own_id) if own_id else None
+    if policy is not None:
+        chosen["policy.model"] = policy.id
+        lines.append(f"The policy is {policy.name}, whose answers these are.")
+    judge = find_judge(session, user_id, answers.id, origin.judge)
+    if judge is not None:
+        chosen |= {"reward.source": "model", "reward.model": judge.id}
+        lines.append(f"Rewards come from {judge.name}, which has judged them.")
+    share = propose_share(dataset.num_examples)
+    if share > EvaluationSettings().share:
+        chosen["evaluation.share"] = f"{share:g}"
+        lines.append(f"{percent(share)} of the examples are held out: with fewer, chance decides the final figures.")
+    return chosen, BeginningNote(f"Filled for data made from “{answers.name}”", "good", lines) if lines else None
+
+
+def find_judge(session: Session, user_id: str, answers_id: str, key: str) -> Model | None:
+    """Return the reward model behind a judge of answers, where it is one that the user may see."""
+    judge = next((one.judge for one in list_judgements(session, [answers_id]) if one.key == key), {})
+    return find_visible(session, Model, user_id, str(judge["model"])) if judge.get("kind") == "reward" else None
+
+
+def propose_share(num_examples: int) -> float:
+    """Return the share to hold out of so many examples for a test set that is large enough, at most `LARGEST_SHARE`."""
+    wanted = ENOUGH / (EvaluationSettings().test_share * max(1, num_examples))
+    return min(LARGEST_SHARE, math.ceil(wanted * 20) / 20)
 
 
 def begin_with_text(session: Session, user_id: str, text: str, values: Mapping[str, str]) -> tuple[dict[str, str], BeginningNote]:

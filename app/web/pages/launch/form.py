@@ -25,7 +25,13 @@ from app.store import runs as store
 from app.store.sharing import get_visible
 from app.store.tables import RecipeTemplate
 from app.web.dependencies import CurrentDatabase, CurrentUser, ReadSession, write_apart
-from app.web.pages.launch.beginning import BeginningNote, StartingPoints, begin_with_template, list_starting_points
+from app.web.pages.launch.beginning import (
+    BeginningNote,
+    StartingPoints,
+    begin_with_dataset,
+    begin_with_template,
+    list_starting_points,
+)
 from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch.outlook import Panel, look
 from app.web.pages.launch.summary import PLAIN, Summary, summarise
@@ -147,7 +153,8 @@ def new_run(
         values, note = begin_with_template(session, user.id, template, values)
         origin = (f"/recipe-templates/{template}", get_visible(session, RecipeTemplate, user.id, template).name)
     if dataset:
-        values["dataset"] = dataset
+        values, told = begin_with_dataset(session, user.id, dataset, values)
+        note = note or told
     if scorings.list_scorings(session, user.id, limit=1):
         previews.expect(session)
     named = [*(field.path for field in RECIPE_FIELDS), *EXPERIMENT_FIELDS]
