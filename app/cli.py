@@ -35,7 +35,7 @@ from app.commands import (
     up,
     workers,
 )
-from app.commands.answering import answers, chat, endpoints, prompt_sets
+from app.commands.answering import answers, chat, endpoints, farm, prompt_sets
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -64,7 +64,7 @@ cli.add_typer(sweeps.group, name="sweeps")
 cli.add_typer(sweeps.experiments, name="experiments")
 cli.add_typer(prompt_sets.group, name="prompt-sets")
 cli.add_typer(answers.group, name="answers")
-cli.command("farm")(answers.farm)
+cli.command("farm")(farm.farm)
 cli.command("compare")(comparisons.compare)
 cli.add_typer(comparisons.group, name="comparisons")
 cli.command("vote-link")(comparisons.vote_link)

@@ -32,6 +32,12 @@ def list_() -> None:
     table("id", "name", "model", "address", "key", rows=rows)
 
 
+@group.command("show")
+def show(endpoint_id: str) -> None:
+    """Show an endpoint; its key is never told."""
+    tell(Client(Settings()).get(f"/endpoints/{endpoint_id}"))
+
+
 @group.command("add")
 def add(
     name: str, address: Annotated[str, typer.Argument(help="As in https://api.example.org/v1.")],
@@ -42,7 +48,7 @@ def add(
     body = chosen(
         name=name, address=address, model=model, key=read_key(key, key_file), at_once=at_once, tokens_per_minute=tokens_per_minute
     )
-    show(Client(Settings()).post("/endpoints", body))
+    tell(Client(Settings()).post("/endpoints", body))
 
 
 @group.command("change")
@@ -57,7 +63,7 @@ def change(
     body = chosen(
         name=name, address=address, model=model, key=read_key(key, key_file), at_once=at_once, tokens_per_minute=tokens_per_minute
     )
-    show(Client(Settings()).patch(f"/endpoints/{endpoint_id}", body))
+    tell(Client(Settings()).patch(f"/endpoints/{endpoint_id}", body))
 
 
 @group.command("test")
@@ -79,5 +85,5 @@ def chosen(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def show(endpoint: dict[str, Any]) -> None:
+def tell(endpoint: dict[str, Any]) -> None:
     facts([(name.replace("_", " "), value) for name, value in endpoint.items() if value is not None])

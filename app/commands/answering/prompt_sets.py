@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from app.commands.answering import reading
 from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
 
 group = typer.Typer(no_args_is_help=True, help="Prompt sets: what models are asked.")
+group.command("prompts")(reading.prompts)
 
 
 @group.command("create")
@@ -19,6 +21,7 @@ def create(
     dataset: Annotated[str | None, typer.Option(help="Id of a data set, whose prompts are taken.")] = None,
     part: Annotated[str, typer.Option(help="Of a run: test or validation.")] = "test",
     num_prompts: Annotated[int, typer.Option(min=1, help="Of a run or a data set, at most so many.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses which of them, where there are more.")] = 0,
     name: Annotated[str, typer.Option(help="Empty: made from where the prompts are from.")] = "",
     private: Private = False,
 ) -> None:
@@ -30,7 +33,8 @@ def create(
         with file.open("rb") as content:
             made = client.post("/prompt-sets/file", files={"file": (file.name, content)}, data={"name": name, "private": private})
     else:
-        source: dict[str, Any] = {"num_prompts": num_prompts, **({"run": run, "part": part} if run else {"dataset": dataset})}
+        taken = {"num_prompts": num_prompts, "seed": seed}
+        source: dict[str, Any] = {**taken, **({"run": run, "part": part} if run else {"dataset": dataset})}
         made = client.post("/prompt-sets", {"name": name, "source": source}, params={"private": private})
     out.print(made["id"], markup=False)
 
@@ -53,3 +57,15 @@ def show(prompt_set_id: str) -> None:
     rows: list[tuple[str, object]] = [(name, found[name]) for name in ("id", "name", "num_prompts", "sha256")]
     rows += [(name.removeprefix("num_").replace("_", " "), value) for name, value in found["facts"].items()]
     facts([*rows, ("from", found["source"]["kind"])])
+
+
+@group.command("rename")
+def rename(prompt_set_id: str, name: str) -> None:
+    """Give a prompt set another name."""
+    Client(Settings()).patch(f"/prompt-sets/{prompt_set_id}", {"name": name})
+
+
+@group.command("delete")
+def delete(prompt_set_id: str) -> None:
+    """Delete a prompt set, unless answers are to it or comparisons on it."""
+    Client(Settings()).delete(f"/prompt-sets/{prompt_set_id}")
