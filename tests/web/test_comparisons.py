@@ -245,3 +245,32 @@ def test_a_small_comparison_does_not_wait_for_a_large_one(studio, client, many, 
     with monkeypatch.context() as patch:
         patch.setattr(computing, "SMALL", 2000)
         assert client.get(f"{COMPARISONS}/{plant(studio)}").json()["state"] == "ready"
+
+
+def test_the_page_asks_a_further_judge_for_all_answers_and_leads_to_them(studio, comparison):
+    browser = studio.browser()
+    page = browser.get(f"/comparisons/{comparison}").text
+    answers = studio.client().get(f"{COMPARISONS}/{comparison}").json()["models"]
+    assert all(f'href="/answers/{one["answers"]}"' in page for one in answers)
+    assert f'action="/comparisons/{comparison}/judges"' in page
+    assert "has not judged" not in page
+    asked = browser.post(f"/comparisons/{comparison}/judges", data={"judge": ["exact"], "pattern": "[0-9]+"})
+    assert asked.headers["location"] == f"/comparisons/{comparison}"
+    with studio.database.reading() as session:
+        wanted = select(Judgement).where(Judgement.answers_id.in_([one["answers"] for one in answers]), Judgement.facts.is_(None))
+        kinds = [(one.answers_id, one.kind) for one in session.scalars(wanted)]
+    assert sorted(kinds) == sorted((one["answers"], kind) for one in answers for kind in ("exact", "pattern"))
+    assert "still judge" in browser.get(f"/comparisons/{comparison}").text
+    nobody = browser.post(f"/comparisons/{comparison}/judges", data={})
+    assert nobody.status_code == 422
+    assert "Choose at least one judge" in nobody.text
+
+
+def test_the_page_says_of_which_answers_a_judge_has_said_nothing(studio):
+    comparison = plant(studio, Planted("A", 1.0), Planted("B"), Planted("C"))
+    last = studio.client().get(f"{COMPARISONS}/{comparison}").json()["models"][2]["answers"]
+    with studio.database.writing() as session:
+        session.delete(session.scalars(select(Judgement).where(Judgement.answers_id == last, Judgement.kind == "reward")).one())
+    page = studio.browser().get(f"/comparisons/{comparison}").text
+    assert "Reward judge has not judged the answers of C, so it says nothing about" in page
+    assert "Length judge has not judged" not in page

@@ -12,6 +12,7 @@ from app.domain.answering.answers import AnswersFacts
 from app.domain.answering.judge import JudgementFacts
 from app.domain.run import RunKind, RunState
 from app.services import provenance, runs
+from app.store.answering.answers import list_makers
 from app.store.database import now
 from app.store.tables import Answers, Attempt, Judgement, Run
 from app.system.identifiers import new_id
@@ -27,12 +28,13 @@ def make(session: Session, answers: Answers) -> None:
     wanted = list_wanted(session, answers)
     if answers.facts is not None and not wanted:
         return
-    maker = session.get(Run, answers.run_id) if answers.run_id else None
+    maker = next(iter(list_makers(session, answers.id)), None)
     if maker is None or RunState(maker.state) is RunState.SUCCEEDED:
         maker = enqueue(session, answers)
     elif RunState(maker.state).final:
         runs.resume(session, answers.owner_id, maker.id)
-    answers.run_id = maker.id
+    if answers.facts is None:
+        answers.run_id = maker.id
     for judgement in wanted:
         judgement.run_id = maker.id
     session.flush()
@@ -58,13 +60,17 @@ def list_wanted(session: Session, answers: Answers) -> list[Judgement]:
 
 
 def keep(session: Session, run_id: str, facts: AnswersFacts | None, judgements: Mapping[str, JudgementFacts]) -> None:
-    """Note what a run has made; what the answers' files are not about any more is passed over."""
+    """Note what a run has made; what the answers' files are not about any more is passed over.
+
+    A run that found all answers there and judged them changes nothing of what is told of the answers.
+    """
     run = session.get_one(Run, run_id)
     answers = session.get(Answers, run.answers_id) if run.answers_id else None
     if answers is None:
         return
-    if facts is not None:
-        answers.facts = facts.model_dump(mode="json")
+    if facts is not None and (answers.facts or {}).get("num_answers") != facts.num_answers:
+        earlier = (answers.facts or {}).get("seconds", 0.0)
+        answers.facts = {**facts.model_dump(mode="json"), "seconds": earlier + facts.seconds}
     for row in session.scalars(select(Judgement).where(Judgement.answers_id == answers.id, Judgement.key.in_(judgements))):
         row.facts = judgements[row.key].model_dump(mode="json")
     session.flush()

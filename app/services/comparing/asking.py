@@ -1,4 +1,4 @@
-"""A comparison from models instead of answers: what is not there yet is asked for. Nothing here commits."""
+"""A comparison from models instead of answers, and further judges of it: what is not there is asked for. Nothing here commits."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from app.domain.problems import parse
 from app.services.answering import answers as service
 from app.services.comparing import comparisons
 from app.store.answering.answers import get_answers
-from app.store.sharing import may_change
+from app.store.sharing import get_visible, may_change
 from app.store.tables import Comparison
 
 
@@ -32,3 +32,16 @@ def ask(
         if may_change(session, owner_id, get_answers(session, owner_id, answers_id)):
             service.judge(session, owner_id, answers_id, judges)
     return comparisons.create(session, owner_id, [*answers_ids, *made], name, private=private)
+
+
+def judge(session: Session, user_id: str, comparison_id: str, judges: Sequence[Judge]) -> Comparison:
+    """Have judges say what they think of all answers of a comparison that the user may change; none are made anew.
+
+    Raises NotFound; Forbidden where all of them are others'; InvalidInput with the field at fault.
+    """
+    comparison = get_visible(session, Comparison, user_id, comparison_id)
+    found = [get_answers(session, user_id, key) for key in comparison.answers_ids]
+    changeable = [one for one in found if may_change(session, user_id, one)] or found[:1]
+    for answers in changeable:
+        service.judge(session, user_id, answers.id, judges)
+    return comparison

@@ -49,6 +49,20 @@ class Overview:
         return list(dict.fromkeys(found))
 
     @property
+    def unjudged(self) -> dict[str, list[str]]:
+        """The judges who have judged some of the answers and will not judge the others, by name: those models."""
+        said: dict[tuple[str, str], list[bool]] = {}
+        for place, one in enumerate(self.contenders):
+            for judgement in one.judgements:
+                if judgement.judge.get("against") is None:
+                    states = said.setdefault((judgement.key, judgement.name), [False] * len(self.contenders))
+                    states[place] = judgement.facts is not None or one.is_being_judged
+        lacking = {
+            name: [self.names[place] for place, told in enumerate(states) if not told] for (_, name), states in said.items()
+        }
+        return {name: models for name, models in lacking.items() if models}
+
+    @property
     def judges(self) -> list[JudgeFigures]:
         """All judges, with people's votes behind them."""
         found = list(self.kept.figures.judges) if self.kept else []

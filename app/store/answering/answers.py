@@ -59,17 +59,25 @@ def describe_answers(session: Session, found: Sequence[Answers]) -> list[Answers
     sets = {row.id: row.name for row in session.execute(select(PromptSet.id, PromptSet.name).where(
         PromptSet.id.in_({answers.prompt_set_id for answers in found})
     ))}  # fmt: skip
-    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_([a.run_id for a in found if a.run_id])))}
     judgements = list_judgements(session, [answers.id for answers in found])
+    mine = {answers.id: [one for one in judgements if one.answers_id == answers.id] for answers in found}
+    at_work = {answers.id: find_run_at_work(answers, mine[answers.id]) for answers in found}
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(filter(None, at_work.values()))))}
     return [
         AnswersRow(
             answers=answers,
             prompt_set=sets.get(answers.prompt_set_id, answers.prompt_set_id),
-            run=runs.get(answers.run_id) if answers.run_id else None,
-            judgements=[judgement for judgement in judgements if judgement.answers_id == answers.id],
+            run=runs.get(at_work[answers.id] or ""),
+            judgements=mine[answers.id],
         )
         for answers in found
     ]
+
+
+def find_run_at_work(answers: Answers, judgements: Sequence[Judgement]) -> str | None:
+    """Return the run that makes the answers or what their judges have still to say; else the one that made them."""
+    waiting = [judgement.run_id for judgement in judgements if judgement.facts is None]
+    return max(filter(None, [answers.run_id, *waiting]), default=None)
 
 
 def list_judgements(session: Session, answers_ids: Sequence[str]) -> list[Judgement]:

@@ -64,6 +64,24 @@ def test_a_judge_that_is_asked_later_makes_a_run_of_its_own(database, files, lib
     assert len(list_runs(database)) == 2
 
 
+def test_a_judge_that_is_asked_later_leaves_the_run_and_the_seconds_of_the_answers(database, files, library, prompt_set, model):
+    asked = ask(database, library.user.id, prompt_set.id, model)
+    made_by = answer_all(database, files, asked.id)
+    with database.writing() as session:
+        row = session.get_one(Answers, asked.id)
+        row.facts = {**row.facts, "seconds": 12.5}
+    judge(database, asked.id, LENGTH)
+    with database.reading() as session:
+        (row,) = store.describe_answers(session, [session.get_one(Answers, asked.id)])
+        assert row.answers.run_id == made_by
+        assert answers.standing_of(row.answers, row.run) == "queued"
+    judged_by = answer_all(database, files, asked.id)
+    with database.reading() as session:
+        (row,) = store.describe_answers(session, [session.get_one(Answers, asked.id)])
+        assert (row.answers.run_id, row.run.id, row.answers.facts["seconds"]) == (made_by, made_by, 12.5)
+        assert row.judgements[0].run_id == judged_by != made_by
+
+
 def test_a_judge_that_is_asked_while_a_run_is_at_the_answers_is_asked_after_it(database, files, library, prompt_set, model):
     first = ask(database, library.user.id, prompt_set.id, model)
     with database.writing() as session:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnswersFacts, RunModel, SamplingSettings, read_choice
 from app.domain.answering.farm import SHAPE_TITLES, FarmFigures, FarmRequest, FarmShape, list_left_out
-from app.domain.answering.judge import read_judge
+from app.domain.answering.judge import Judge, read_judge
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
 from app.services import runs
@@ -159,19 +159,25 @@ def find_prompts(
     return gather(order[look.start : look.start + PROMPTS_SHOWN], prompts, rows, scores, look.judge), len(order)
 
 
-@router.post("/answers/{answers_id}/judges")
-async def add_judges(request: Request, database: CurrentDatabase, user: CurrentUser, answers_id: str) -> Response:
-    """Ask the judges that are ticked; the page then shows how far they are."""
-    async with request.form(max_fields=60, max_files=0) as form:
+async def read_judges(request: Request) -> list[Judge]:
+    """Return the judges that a form asks for. Raises InvalidInput for none, and for one that can't be asked so."""
+    async with request.form(max_fields=200, max_files=0) as form:
         asked = judges_of([str(value) for value in form.getlist("judge")], str(form.get("pattern", "")).strip()[:500])
         if (llm := str(form.get("llm", ""))[:80]) and (against := str(form.get("against", ""))[:80]):
             asked.append({"kind": "llm", "endpoint": llm, "against": against})
+    if not asked:
+        raise InvalidInput.at("judges", "Choose at least one judge.")
+    return [read_judge(one) for one in asked]
+
+
+@router.post("/answers/{answers_id}/judges")
+async def add_judges(request: Request, database: CurrentDatabase, user: CurrentUser, answers_id: str) -> Response:
+    """Ask the judges that are ticked; the page then shows how far they are."""
+    judges = await read_judges(request)
 
     def ask() -> Response:
-        if not asked:
-            raise InvalidInput.at("judges", "Choose at least one judge.")
         with database.writing() as session:
-            service.judge(session, user.id, answers_id, [read_judge(one) for one in asked])
+            service.judge(session, user.id, answers_id, judges)
         return go_to(request, f"/answers/{answers_id}")
 
     return await read_apart(request, ask)
@@ -221,8 +227,9 @@ def make_again(session: WriteSession, user: CurrentUser, answers_id: str) -> Res
 @router.post("/answers/{answers_id}/cancel")
 def cancel(request: Request, session: WriteSession, user: CurrentUser, answers_id: str) -> Response:
     answers = take(session, user.id, Answers, answers_id, "cancelled")
-    if answers.run_id:
-        runs.request_cancel(session, user.id, answers.run_id)
+    at_work = store.find_run_at_work(answers, store.list_judgements(session, [answers_id]))
+    if at_work:
+        runs.request_cancel(session, user.id, at_work)
     return go_to(request, f"/answers/{answers_id}")
 
 

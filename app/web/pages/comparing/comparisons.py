@@ -15,12 +15,14 @@ from app.domain.errors import Conflict, Unavailable
 from app.services.comparing import comparisons as service
 from app.services.comparing.computing import COMPUTING
 from app.services.comparing.overview import Overview, list_pair_gains, look
+from app.store.answering.endpoints import list_endpoints
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow, Contender
 from app.store.comparing.votes import VoterRow, list_links, list_voters
 from app.store.metrics import list_metrics
-from app.store.sharing import visible_to
-from app.store.tables import Run, VoteLink
+from app.store.models import list_models
+from app.store.sharing import may_change, visible_to
+from app.store.tables import Endpoint, Model, Run, VoteLink
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.compared import Curves, Dots, JudgeLines, MarkedPrompt, differ, draw_curves, draw_dots, mark, tabulate
 from app.web.rendering.environment import Context, go_to, render
@@ -29,6 +31,7 @@ router = APIRouter()
 
 PAGE_SIZE = 30
 PROMPTS_SHOWN = 10
+MOST_JUDGES = 100
 CURVE_POINTS = 200
 PRINTED_PROMPTS = 8
 SORTS = {
@@ -95,6 +98,9 @@ class ComparisonPage(PrintPage):
     next_after: int | None
     sorts: dict[str, str]
     voters: list[VoterRow]
+    reward_models: list[Model]
+    endpoints: list[Endpoint]
+    others: list[str]  # whose answers only they can have judged
     links: list[VoteLink]
 
 
@@ -145,6 +151,11 @@ def show_comparison(
         num_prompts=len(order) if wanted is None else len(wanted.intersection(order)),
         next_after=following,
         voters=list_voters(session, comparison_id),
+        reward_models=list_models(session, user.id, kind="reward", limit=MOST_JUDGES),
+        endpoints=list_endpoints(session, limit=MOST_JUDGES),
+        others=[
+            name for name, one in zip(found.names, found.contenders, strict=True) if not may_change(session, user.id, one.answers)
+        ],
         links=list_links(session, comparison_id),
         sorts={sort.value: words.format(first=found.names[chosen.first]) for sort, words in SORTS.items()},
     )

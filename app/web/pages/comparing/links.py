@@ -1,4 +1,4 @@
-"""From a comparison's page: vote links made and revoked, voters removed, a data set made of what is preferred."""
+"""From a comparison's page: further judges asked, vote links made and revoked, voters removed, preferences made a data set."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,9 +7,19 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.services.comparing import vote_links, votes
+from app.services.comparing.asking import judge
 from app.store.sharing import get_changeable
 from app.store.tables import Comparison, VoteLink
-from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, WriteSession
+from app.web.dependencies import (
+    CurrentActor,
+    CurrentDatabase,
+    CurrentFiles,
+    CurrentSettings,
+    CurrentUser,
+    WriteSession,
+    write_apart,
+)
+from app.web.pages.answering.answers import read_judges
 from app.web.preferences import make_preferences
 from app.web.rendering.environment import Context, go_to, render
 
@@ -23,6 +33,19 @@ class NewLinkPage(Context):
     comparison: Comparison
     link: VoteLink
     url: str
+
+
+@router.post("/comparisons/{comparison_id}/judges")
+async def ask_judges(request: Request, database: CurrentDatabase, user: CurrentUser, comparison_id: str) -> Response:
+    """Of all answers at once; the page then shows how far they are."""
+    judges = await read_judges(request)
+
+    def ask() -> Response:
+        with database.writing() as session:
+            judge(session, user.id, comparison_id, judges)
+        return go_to(request, f"/comparisons/{comparison_id}")
+
+    return await write_apart(request, ask)
 
 
 @router.post("/comparisons/{comparison_id}/links")
