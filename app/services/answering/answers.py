@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -36,17 +37,31 @@ NAME_LENGTH = 120
 AnyJudge = RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge
 
 
+class IdentifiedJudge(NamedTuple):
+    """A judge with the key by which it is the same one, whatever it judges."""
+
+    judge: AnyJudge
+    key: str
+    name: str
+    model_id: str | None
+
+
 def request(session: Session, owner_id: str, asked: AnswersRequest, *, private: bool = False) -> Answers:
     """Return the answers that were asked for, made by a run of their own where they are not there yet.
 
     Asking again gives the same ones, private or not as they are, with the judges that were not asked before; answers whose run
-    failed or was cancelled go on where it ended. Raises InvalidInput with the field at fault; NotFound for a prompt set that
-    isn't there.
+    failed or was cancelled go on where it ended. Answers that another member shares are taken as they are,
+    where all of these judges have judged them; with `private` only one's own. Raises InvalidInput with the field at fault,
+    NotFound for a prompt set that isn't there.
     """
     prompt_set = get_prompt_set(session, owner_id, asked.prompt_set)
     chosen = choose(session, owner_id, asked.model)
     refuse_excess(prompt_set.num_prompts, asked.num_draws, asked.sampling.max_new_tokens)
     refuse_turns(prompt_set, chosen, asked.sampling.prompt_format)
+    shared = None if private else _find_shared(session, owner_id, asked, prompt_set, chosen)
+    if shared is not None:
+        shared.used_at = now(session)
+        return shared
     answers = _find_or_add(session, owner_id, asked, prompt_set, chosen, private=private)
     answers.used_at = now(session)
     add_judges(session, answers, prompt_set, asked.judges)
@@ -79,27 +94,34 @@ def judge(session: Session, owner_id: str, answers_id: str, judges: Sequence[Any
 def add_judges(session: Session, answers: Answers, prompt_set: PromptSet, judges: Sequence[AnyJudge]) -> None:
     """Note which judges are to be asked, each once. Raises InvalidInput for one that could say nothing."""
     known = {judgement.key for judgement in store.list_judgements(session, [answers.id])}
+    for one in identify_judges(session, answers.owner_id, prompt_set, judges):
+        if one.key in known:
+            continue
+        known.add(one.key)
+        session.add(
+            Judgement(
+                id=new_id("judgement"), answers_id=answers.id, key=one.key, kind=one.judge.kind,
+                judge=one.judge.model_dump(mode="json"), name=one.name, model_id=one.model_id, created_at=now(session),
+            )
+        )  # fmt: skip
+    session.flush()
+
+
+def identify_judges(session: Session, user_id: str, prompt_set: PromptSet, judges: Sequence[AnyJudge]) -> list[IdentifiedJudge]:
+    """Return the judges by what tells them from others. Raises InvalidInput for one that the user can't ask, or that is mute."""
+    found = []
     for place, asked in enumerate(judges):
         if needs_reference(asked) and not PromptSetFacts.model_validate(prompt_set.facts).num_references:
             raise InvalidInput.at(
                 f"judges.{place}", f"No prompt of “{prompt_set.name}” has a reference answer, which an exact match needs."
             )
-        model = find_judge(session, answers.owner_id, asked, f"judges.{place}.model") if isinstance(asked, RewardJudge) else None
+        model = find_judge(session, user_id, asked, f"judges.{place}.model") if isinstance(asked, RewardJudge) else None
         contents, name = (identify(model), model.name) if model else ((), "")
         if isinstance(asked, LlmJudge):
-            contents, name = choose_llm(session, answers, asked, f"judges.{place}")
+            contents, name = choose_llm(session, user_id, prompt_set.id, asked, f"judges.{place}")
         key = judge_key(asked, contents)
-        if key in known:
-            continue
-        known.add(key)
-        session.add(
-            Judgement(
-                id=new_id("judgement"), answers_id=answers.id, key=key, kind=asked.kind, judge=asked.model_dump(mode="json"),
-                name=name_judge(asked, name), model_id=model.id if model else None,
-                created_at=now(session),
-            )
-        )  # fmt: skip
-    session.flush()
+        found.append(IdentifiedJudge(asked, key, name_judge(asked, name), model.id if model else None))
+    return found
 
 
 def delete(session: Session, files: Files, owner_id: str, answers_id: str) -> None:
@@ -133,6 +155,21 @@ def standing_of(answers: Answers, maker: Run | None) -> str:
     if answers.facts is not None:
         return "ready"
     return "missing" if maker is None or maker.state == RunState.SUCCEEDED else maker.state
+
+
+def _find_shared(session: Session, user_id: str, asked: AnswersRequest, prompt_set: PromptSet, chosen: Chosen) -> Answers | None:
+    """Return another member's answers to the question that are there, or are being made, and are judged as is asked for."""
+    known_by = fingerprint(prompt_set.sha256, chosen.contents, asked.num_draws, asked.sampling)
+    if store.find_by_fingerprint(session, user_id, known_by) is not None:
+        return None
+    wanted = {one.key for one in identify_judges(session, user_id, prompt_set, asked.judges)}
+    found = store.describe_answers(session, store.list_shared(session, user_id, prompt_set.id, known_by))
+    for row in found:
+        is_coming = row.run is not None and not RunState(row.run.state).final
+        done = {judgement.key for judgement in row.judgements if is_coming or judgement.facts is not None}
+        if (is_coming or row.answers.facts is not None) and wanted <= done:
+            return row.answers
+    return None
 
 
 def _find_or_add(

@@ -67,15 +67,15 @@ def find_judge(session: Session, owner_id: str, judge: RewardJudge, field: str) 
     return find_model(session, owner_id, judge.model, "reward", field)
 
 
-def choose_llm(session: Session, answers: Answers, judge: LlmJudge, field: str) -> tuple[tuple[object, ...], str]:
+def choose_llm(session: Session, user_id: str, prompt_set_id: str, judge: LlmJudge, field: str) -> tuple[tuple[object, ...], str]:
     """Return what tells a language model's judgement from others', and its name. Raises InvalidInput with the field."""
     endpoint = find_endpoint(session, judge.endpoint, f"{field}.endpoint")
     if judge.against is None:
         return (endpoint.address, endpoint.model, GRADE.sha256), f"Grade by {endpoint.name}"
-    other = find_visible(session, Answers, answers.owner_id, judge.against)
+    other = find_visible(session, Answers, user_id, judge.against)
     if other is None:
         raise InvalidInput.at(f"{field}.against", f"There are no answers {judge.against!r} to compare with.")
-    if other.prompt_set_id != answers.prompt_set_id:
+    if other.prompt_set_id != prompt_set_id:
         raise InvalidInput.at(f"{field}.against", f"“{other.name}” answers another prompt set: choose answers to the same one.")
     if other.facts is None:
         raise InvalidInput.at(f"{field}.against", f"“{other.name}” is not ready yet: wait for its run, then ask for the judge.")

@@ -74,13 +74,21 @@ def gather(session: Session, files: Files, owner_id: str, asked: PromptSetReques
     return Gathered(asked.name or name, prompts, num_dropped, origin)
 
 
-def keep(session: Session, files: Files, owner_id: str, gathered: Gathered, *, private: bool = False) -> PromptSet:
-    """Write a prompt set; the owner's own of the same name and prompts, where there is one, is given instead."""
+def keep(
+    session: Session, files: Files, owner_id: str, gathered: Gathered, *, private: bool = False, or_shared: bool = False
+) -> PromptSet:
+    """Write a prompt set; the owner's own of the same name and prompts, where there is one, is given instead.
+
+    With `or_shared` one that another member shares will do as well, unless this one shall be private.
+    """
     content = to_lines(gathered.prompts)
     sha256 = hashlib.sha256(content).hexdigest()
     known = store.find_same(session, owner_id, sha256)
     if known is not None and known.name == gathered.name:
         return known
+    shared = store.find_shared(session, owner_id, sha256, gathered.name) if or_shared and not private else None
+    if shared is not None:
+        return shared
     session.info["disk"].require_room("A new prompt set")
     prompt_set = PromptSet(
         id=new_id("prompts"), owner_id=owner_id, private=private, sha256=sha256, num_prompts=len(gathered.prompts),

@@ -33,6 +33,15 @@ def find_by_fingerprint(session: Session, owner_id: str, fingerprint: str) -> An
     return session.scalar(select(Answers).where(Answers.owner_id == owner_id, Answers.fingerprint == fingerprint))
 
 
+def list_shared(session: Session, user_id: str, prompt_set_id: str, fingerprint: str) -> list[Answers]:
+    """Return others' answers that are not private and that the user may see, the oldest first."""
+    query = select(Answers).where(
+        Answers.prompt_set_id == prompt_set_id, Answers.fingerprint == fingerprint, Answers.owner_id != user_id,
+        Answers.private.is_(False), visible_to(user_id, Answers),
+    )  # fmt: skip
+    return list(session.scalars(query.order_by(Answers.id)))
+
+
 def list_answers(
     session: Session, user_id: str, *, mine: bool = False,
     prompt_set_id: str | None = None, model_id: str | None = None, run_id: str | None = None,

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.store.sharing import get_visible, list_visible
+from app.store.sharing import get_visible, list_visible, visible_to
 from app.store.tables import Answers, Comparison, PromptSet
 
 
@@ -23,6 +23,12 @@ def find_same(session: Session, owner_id: str, sha256: str) -> PromptSet | None:
     """Return the owner's newest prompt set of the same prompts."""
     query = select(PromptSet).where(PromptSet.owner_id == owner_id, PromptSet.sha256 == sha256)
     return session.scalar(query.order_by(PromptSet.id.desc()).limit(1))
+
+
+def find_shared(session: Session, user_id: str, sha256: str, name: str) -> PromptSet | None:
+    """Return the oldest prompt set of this name and these prompts that isn't private, of those that the user may see."""
+    same = (PromptSet.sha256 == sha256, PromptSet.name == name, PromptSet.private.is_(False), visible_to(user_id, PromptSet))
+    return session.scalar(select(PromptSet).where(*same).order_by(PromptSet.id).limit(1))
 
 
 def list_answers_of(session: Session, prompt_set_id: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.domain.answering.answers import AnswersRequest
+from app.domain.answering.prompt_set import PromptSetRequest
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome, RunState
@@ -10,9 +12,9 @@ from app.services import models as model_service
 from app.services.answering import answers, prompt_sets, specs
 from app.store.answering import answers as store
 from app.store.database import now
-from app.store.tables import Answers, Comparison, Judgement, Model, PromptSet, Run
+from app.store.tables import Answers, Comparison, Judgement, Model, PromptSet, Run, User
 from app.system.identifiers import new_id
-from tests.answered import answer_all, ask, make_prompt_set
+from tests.answered import QUESTIONS, answer_all, ask, make_prompt_set
 
 LENGTH = {"kind": "length"}
 
@@ -48,6 +50,54 @@ def test_the_same_question_is_asked_once(database, files, library, prompt_set, m
     assert list_runs(database) == [("answers", "succeeded")]
     other = ask(database, library.user.id, prompt_set.id, model, sampling={"max_new_tokens": 8, "seed": 1})
     assert other.id != first.id
+
+
+def add_eve(database):
+    with database.writing() as session:
+        session.add(User(id="user_eve", name="Eve", role="member", created_at=now(session)))
+    return "user_eve"
+
+
+def test_what_another_member_shares_is_not_answered_anew(database, files, library, prompt_set, model):
+    eve = add_eve(database)
+    first = ask(database, library.user.id, prompt_set.id, model, judges=[LENGTH])
+    assert ask(database, eve, prompt_set.id, model, judges=[LENGTH]).id == first.id
+    answer_all(database, files, first.id)
+    assert ask(database, eve, prompt_set.id, model).id == first.id
+    assert list_runs(database) == [("answers", "succeeded")]
+    judged_too = ask(database, eve, prompt_set.id, model, judges=[LENGTH, {"kind": "pattern", "pattern": "yes"}])
+    assert (judged_too.id != first.id, judged_too.owner_id) == (True, eve)
+    with database.reading() as session:
+        assert [one.kind for one in store.list_judgements(session, [first.id])] == ["length"]
+
+
+def test_what_is_private_to_another_is_answered_anew_and_so_is_what_shall_be_private(database, files, library, prompt_set, model):
+    eve = add_eve(database)
+    first = ask(database, library.user.id, prompt_set.id, model)
+    answer_all(database, files, first.id)
+    asked = AnswersRequest.model_validate(
+        {"prompt_set": prompt_set.id, "model": model, "n": 2, "sampling": {"max_new_tokens": 8}}
+    )
+    with database.writing() as session:
+        own = answers.request(session, eve, asked, private=True)
+        assert (own.owner_id, own.private) == (eve, True)
+        session.get_one(Answers, first.id).private = True
+    with database.writing() as session:
+        assert answers.request(session, eve, asked).id == own.id
+        assert answers.request(session, library.user.id, asked).id == first.id
+        session.delete(session.get_one(Answers, own.id))
+    again = ask(database, eve, prompt_set.id, model)
+    assert (again.owner_id, again.private) == (eve, False)
+
+
+def test_prompts_that_another_member_shares_are_taken_where_that_will_do(database, files, library, prompt_set):
+    eve = add_eve(database)
+    with database.writing() as session:
+        gathered = prompt_sets.gather(session, files, eve, PromptSetRequest(name=prompt_set.name, text=QUESTIONS))
+        assert prompt_sets.keep(session, files, eve, gathered, or_shared=True).id == prompt_set.id
+        session.get_one(PromptSet, prompt_set.id).private = True
+        session.flush()
+        assert prompt_sets.keep(session, files, eve, gathered, or_shared=True).owner_id == eve
 
 
 def test_a_judge_that_is_asked_later_makes_a_run_of_its_own(database, files, library, prompt_set, model):

@@ -164,7 +164,7 @@ async def make_comparison(
 
     def write() -> str:
         with database.writing() as session:
-            set_id = service.keep(session, files, user.id, gathered, private=private).id if gathered else key
+            set_id = service.keep(session, files, user.id, gathered, private=private, or_shared=True).id if gathered else key
             made = ask(
                 session,
                 user.id,
