@@ -63,9 +63,10 @@ def find_checkpoint(session: Session, run: Run) -> list[Ancestor]:
     return [Ancestor("checkpoints", f"{run.id}@{run.step}" if is_kept else "", f"step {run.step}")]
 
 
-def list_uses(session: Session, user_id: str, model: Model) -> list[Use]:
-    """Return a few of what uses the model, of each noun the newest."""
-    return [use for look in (list_runs, list_scorings, list_comparisons) for use in look(session, user_id, model.id)]
+def list_uses(session: Session, user_id: str, model: Model) -> tuple[list[Use], bool]:
+    """Return what uses the model, of each noun the newest `FEW`, and whether there is more."""
+    found = [look(session, user_id, model.id) for look in (list_runs, list_scorings, list_comparisons)]
+    return [use for uses in found for use in uses[:FEW]], any(len(uses) > FEW for uses in found)
 
 
 def list_runs(session: Session, user_id: str, model_id: str) -> list[Use]:
@@ -73,7 +74,7 @@ def list_runs(session: Session, user_id: str, model_id: str) -> list[Use]:
     query = select(Run).where(*mine, or_(Run.policy_id == model_id, Run.reward_id == model_id))
     return [
         Use("runs", run.id, run.name, "policy" if run.policy_id == model_id else "reward model", run.told_state.value)
-        for run in session.scalars(query.order_by(Run.id.desc()).limit(FEW))
+        for run in session.scalars(query.order_by(Run.id.desc()).limit(FEW + 1))
     ]
 
 
@@ -82,7 +83,7 @@ def list_scorings(session: Session, user_id: str, model_id: str) -> list[Use]:
     query = select(Scoring).where(visible_to(user_id, Scoring), uses)
     return [
         Use("scorings", one.id, one.name, "policy" if one.policy_id == model_id else "reward model", "")
-        for one in session.scalars(query.order_by(Scoring.id.desc()).limit(FEW))
+        for one in session.scalars(query.order_by(Scoring.id.desc()).limit(FEW + 1))
     ]
 
 
@@ -94,7 +95,7 @@ def list_comparisons(session: Session, user_id: str, model_id: str) -> list[Use]
         return []
     newest = select(Comparison).where(visible_to(user_id, Comparison)).order_by(Comparison.id.desc()).limit(LOOKED_AT)
     found = [one for one in session.scalars(newest) if answers.intersection(one.answers_ids)]
-    return [Use("comparisons", one.id, one.name, "contender", "") for one in found[:FEW]]
+    return [Use("comparisons", one.id, one.name, "contender", "") for one in found[: FEW + 1]]
 
 
 def name_sources(session: Session, user_id: str, models: list[Model]) -> dict[str, str]:

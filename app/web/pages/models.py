@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store import runs
 from app.store.database import Database
-from app.store.overview.model_uses import Ancestor, Use, find_line, list_uses, name_sources
+from app.store.overview.model_uses import FEW, Ancestor, Use, find_line, list_uses, name_sources
 from app.store.sharing import find_visible
 from app.store.tables import Model, Run
 from app.web.dependencies import (
@@ -156,6 +156,7 @@ class ModelPage(ReadingPart):
 
     line: list[Ancestor]
     uses: list[Use]
+    most_uses: int  # of a kind; 0 when all stand there
     talk: Mapping[str, str]
 
 
@@ -164,14 +165,16 @@ async def show_model(
     request: Request, database: CurrentDatabase, user: CurrentUser, model_id: str, query: Annotated[TalkQuery, Query()]
 ) -> HTMLResponse:
     """The model with its facts; the conversation is read by a request of its own, unless the form was sent without scripts."""
-    model, line, uses = await read_apart(request, find_surroundings, database, user.id, model_id)
+    model, line, uses, has_more = await read_apart(request, find_surroundings, database, user.id, model_id)
     part = ReadingPart(model=model, reading=None, problems=[], sentence="", is_asked=True)
     if request.query_params:
         part = await look_at(request, user.id, model, query)
     system, prompt, response = readings.EXAMPLE
     shown = {"system": system.content, "prompt": prompt.content, "response": response.content, "prompt_format": "auto"}
     talk = query.model_dump() if request.query_params else shown
-    return await render_apart(request, ModelPage(**variables(part), line=line, uses=uses, talk=talk))
+    return await render_apart(
+        request, ModelPage(**variables(part), line=line, uses=uses, most_uses=FEW if has_more else 0, talk=talk)
+    )
 
 
 @router.get("/models/{model_id}/reading")
@@ -188,11 +191,11 @@ def find_model(database: Database, owner_id: str, model_id: str) -> Model:
         return store.get_model(session, owner_id, model_id)
 
 
-def find_surroundings(database: Database, owner_id: str, model_id: str) -> tuple[Model, list[Ancestor], list[Use]]:
-    """Return the model, where it comes from, and what it is used in."""
+def find_surroundings(database: Database, owner_id: str, model_id: str) -> tuple[Model, list[Ancestor], list[Use], bool]:
+    """Return the model, where it comes from, and what it is used in, of which there may be more."""
     with database.reading() as session:
         model = store.get_model(session, owner_id, model_id)
-        return model, find_line(session, owner_id, model), list_uses(session, owner_id, model)
+        return model, find_line(session, owner_id, model), *list_uses(session, owner_id, model)
 
 
 async def look_at(request: Request, owner_id: str, model: Model, query: TalkQuery) -> ReadingPart:

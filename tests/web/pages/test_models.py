@@ -70,6 +70,15 @@ def test_a_model_says_what_it_is_used_in(browser, trained, client, studio):
     assert "Nothing uses it yet." in browser.get(f"/models/{trained[1]}").text
 
 
+def test_that_more_uses_a_model_is_said(browser, trained, monkeypatch, studio):
+    studio.launch()
+    assert "Of each kind" not in browser.get("/models/model_policy").text
+    monkeypatch.setattr("app.store.overview.model_uses.FEW", 1)
+    page = browser.get("/models/model_policy").text
+    assert "Of each kind the newest" in page
+    assert page[page.index("Used in") :].count('href="/runs/run_') == 1
+
+
 def test_a_model_is_downloaded_whole_by_all_who_may_see_it(client, eve, trained):
     answer = client.get(f"/api/v1/models/{trained[1]}/model.zip")
     assert answer.headers["content-disposition"] == f'attachment; filename="{trained[1]}.zip"'

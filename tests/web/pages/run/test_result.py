@@ -30,6 +30,7 @@ def test_the_verdict_leads_with_three_figures_and_what_may_qualify_it(studio, cl
     assert "Reward gain +1.00" in text
     assert "95 % interval 65.0 % to 90.0 %" in text
     page = client.get(f"/runs/{run_id}").text
+    assert re.search(r'VAR:\s+<a href="/models/model_policy">', page)
     assert page.index('id="verdict"') < page.index('id="findings"') < page.index('data-chart="leading_histogram"')
 
 
