@@ -377,56 +377,54 @@ class LifeOfRuns(RuleBasedStateMachine):
 
     @invariant()
     def rows_and_model_agree(self) -> None:
+        """Of every run: its row, its journal, its metrics and its attempts, read in one session."""
+        runs = list(self.lives)
         with self.database.reading() as session:
-            for run_id, life in self.lives.items():
-                run = session.get(Run, run_id)
-                assert run is not None
-                assert (run.state, run.token, run.attempt, run.num_failures) == (
-                    life.state, life.token, life.attempt, life.failures,
-                )  # fmt: skip
-                assert (run.finished_at is not None) == life.state.final
-                assert (run.lease_expires_at is not None) == (life.state is RunState.RUNNING)
-                assert (run.held_at is not None) == life.is_held
-                assert run.release_requested_at is None or life.state is RunState.RUNNING
+            found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(runs)))}
+            journals = {run_id: journal.read(session, run_id, limit=10_000) for run_id in runs}
+            tries = list(session.scalars(select(Attempt).where(Attempt.run_id.in_(runs)).order_by(Attempt.number)))
+            metrics = session.execute(select(Metric.run_id, Metric.key, Metric.step, Metric.value)).all()
+            watched = rows.watch(session, runs)
+        for run_id, life in self.lives.items():
+            self.check_row(life, found[run_id])
+            self.check_journal(life, found[run_id], journals[run_id])
+            self.check_metrics(life, [tuple(rest) for owner, *rest in metrics if owner == run_id])
+            self.check_attempts(life, [attempt for attempt in tries if attempt.run_id == run_id], watched.get(run_id))
 
-    @invariant()
-    def the_journal_is_dense_and_its_states_are_a_life(self) -> None:
-        with self.database.reading() as session:
-            for run_id, life in self.lives.items():
-                entries = journal.read(session, run_id, limit=10_000)
-                assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
-                run = session.get(Run, run_id)
-                assert run is not None
-                assert run.last_seq == len(entries)
-                states = [RunState(entry.payload["state"]) for entry in entries if entry.kind == "state"]
-                assert states[0] is RunState.QUEUED
-                assert states[-1] is tell_state(life.state, is_held=life.is_held)
-                assert all(can_move(old, new) for old, new in itertools.pairwise(without_pauses(states)))
-                assert states.count(RunState.SUCCEEDED) <= 1
-                assert [entry.kind for entry in entries if entry.kind not in ("state", "log")] == life.noted
+    def check_row(self, life: Life, run: Run) -> None:
+        assert (run.state, run.token, run.attempt, run.num_failures) == (life.state, life.token, life.attempt, life.failures)
+        assert (run.finished_at is not None) == life.state.final
+        assert (run.lease_expires_at is not None) == (life.state is RunState.RUNNING)
+        assert (run.held_at is not None) == life.is_held
+        assert run.release_requested_at is None or life.state is RunState.RUNNING
 
-    @invariant()
-    def each_metric_is_there_once_with_its_newest_value(self) -> None:
-        with self.database.reading() as session:
-            for run_id, life in self.lives.items():
-                rows = session.execute(select(Metric.key, Metric.step, Metric.value).where(Metric.run_id == run_id)).all()
-                assert {(key, step): value for key, step, value in rows} == life.metrics
-                assert len(rows) == len(life.metrics)
-                if life.state is RunState.SUCCEEDED:
-                    assert {step for _, step in life.metrics} == set(range(1, NUM_STEPS + 1))
+    def check_journal(self, life: Life, run: Run, entries: Sequence[Any]) -> None:
+        """It is dense, and its states are a life."""
+        assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+        assert run.last_seq == len(entries)
+        states = [RunState(entry.payload["state"]) for entry in entries if entry.kind == "state"]
+        assert states[0] is RunState.QUEUED
+        assert states[-1] is tell_state(life.state, is_held=life.is_held)
+        assert all(can_move(old, new) for old, new in itertools.pairwise(without_pauses(states)))
+        assert states.count(RunState.SUCCEEDED) <= 1
+        assert [entry.kind for entry in entries if entry.kind not in ("state", "log")] == life.noted
 
-    @invariant()
-    def at_most_one_attempt_is_open(self) -> None:
-        with self.database.reading() as session:
-            for run_id, life in self.lives.items():
-                found = list(session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)))
-                assert [attempt.number for attempt in found] == list(range(1, life.attempt + 1))
-                is_open = [attempt.number for attempt in found if attempt.ended_at is None]
-                assert is_open == ([life.attempt] if life.state is RunState.RUNNING else [])
-                watched = rows.watch(session, [run_id])
-                assert set(watched) == ({run_id} if life.state is RunState.RUNNING else set())
-                assert all(seen[:2] == (life.token, life.cancel_wanted) for seen in watched.values())
-                assert all(seen[2] for seen in watched.values() if life.is_held)
+    def check_metrics(self, life: Life, metrics: list[Any]) -> None:
+        """Each is there once, with its newest value."""
+        assert {(key, step): value for key, step, value in metrics} == life.metrics
+        assert len(metrics) == len(life.metrics)
+        if life.state is RunState.SUCCEEDED:
+            assert {step for _, step in life.metrics} == set(range(1, NUM_STEPS + 1))
+
+    def check_attempts(self, life: Life, attempts: list[Attempt], seen: rows.RunWishes | None) -> None:
+        """At most one is open, and whoever watches the run sees that."""
+        assert [attempt.number for attempt in attempts] == list(range(1, life.attempt + 1))
+        is_open = [attempt.number for attempt in attempts if attempt.ended_at is None]
+        assert is_open == ([life.attempt] if life.state is RunState.RUNNING else [])
+        assert (seen is not None) == (life.state is RunState.RUNNING)
+        if seen is not None:
+            assert seen[:2] == (life.token, life.cancel_wanted)
+            assert seen[2] or not life.is_held
 
     # The model's own steps.
 

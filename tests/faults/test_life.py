@@ -63,12 +63,12 @@ def postgres_databases(postgres_url: str) -> Any:
 
 
 def test_whatever_happens_a_run_has_one_owner_and_one_end(sqlite_databases: Any) -> None:
-    live_through(sqlite_databases, num_lives=60, num_steps=40, phases=FIND)
+    live_through(sqlite_databases, num_lives=30, num_steps=40, phases=FIND)
 
 
 @pytest.mark.box
 def test_the_same_holds_on_postgresql(postgres_databases: Any) -> None:
-    live_through(postgres_databases, num_lives=20, num_steps=30, phases=FIND)
+    live_through(postgres_databases, num_lives=10, num_steps=30, phases=FIND)
 
 
 @pytest.mark.soak
