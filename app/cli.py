@@ -5,7 +5,8 @@
     varstudio train RECIPE.yaml      one run without a server
     varstudio datasets | models | endpoints | scorings | recipes | runs | sweeps | workers …   over REST: STUDIO_URL, STUDIO_TOKEN
     varstudio prompt-sets | answers | farm      what models are asked, what they say, and the data it becomes
-    varstudio compare | comparisons | vote-link      models' answers side by side, and a link by which people vote on them
+    varstudio compare | comparisons      models' answers side by side
+    varstudio votes | vote-links | vote-link      people's votes on them, and the links by which people vote
     varstudio users | tokens | login-link | acts | db …      on the server's machine: straight to its database
     varstudio doctor                 what is wrong with this studio, and what to do
     varstudio backup | restore | prune      the whole studio in one file, and back from it; what is old by rule
@@ -22,7 +23,6 @@ from pydantic import ValidationError
 from app.commands import (
     accounts,
     backups,
-    comparisons,
     datasets,
     doctor,
     models,
@@ -36,6 +36,7 @@ from app.commands import (
     workers,
 )
 from app.commands.answering import answers, chat, endpoints, farm, prompt_sets
+from app.commands.comparing import comparisons, votes
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
 from app.domain.errors import StudioError
@@ -67,7 +68,9 @@ cli.add_typer(answers.group, name="answers")
 cli.command("farm")(farm.farm)
 cli.command("compare")(comparisons.compare)
 cli.add_typer(comparisons.group, name="comparisons")
-cli.command("vote-link")(comparisons.vote_link)
+cli.add_typer(votes.votes, name="votes")
+cli.add_typer(votes.links, name="vote-links")
+cli.command("vote-link")(votes.vote_link)
 cli.command("chat")(chat.chat)
 cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")

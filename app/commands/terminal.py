@@ -45,3 +45,14 @@ def facts(rows: Sequence[tuple[str, object]]) -> None:
 def plain(text: str) -> str:
     """Text without what a terminal would take for an instruction."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def head(text: str) -> None:
+    """What the lines below it belong to."""
+    out.print(plain(text), markup=False, style="bold")
+
+
+def say(text: str) -> None:
+    """Print a text below its head, its lines as they are."""
+    for line in text.splitlines():
+        out.print(f"  {plain(line)}", markup=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Client
-from app.commands.terminal import out
+from app.commands.terminal import head, out, say
 from app.settings import Settings
 from app.system.numbers import number
 
@@ -51,13 +51,3 @@ def tell_scores(scores: dict[str, Any], names: dict[str, str]) -> str:
     """Return `: Length 12, Kind 0.412`, or nothing where nobody has judged."""
     told = ", ".join(f"{names[key]} {number(score)}" for key, score in scores.items() if key in names)
     return f": {told}" if told else ""
-
-
-def head(text: str) -> None:
-    out.print(text, markup=False, style="bold")
-
-
-def say(text: str) -> None:
-    """Print a text as it is, line by line, without what a terminal would take for an instruction."""
-    for line in text.splitlines():
-        out.print(f"  {''.join(one if one.isprintable() else ' ' for one in line)}", markup=False)

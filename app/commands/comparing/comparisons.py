@@ -1,18 +1,18 @@
-"""`varstudio compare`, `comparisons`, `vote-link`: models' answers side by side, and a link by which people vote, over REST."""
+"""`varstudio compare` and `comparisons`: models' answers side by side, over REST."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
-from app.commands.terminal import err, out, table
+from app.commands.comparing.figures import tell
+from app.commands.terminal import err, head, out, say, table
 from app.settings import Settings
-from app.system.numbers import number, percent, signed
+from app.system.numbers import signed
 
 group = typer.Typer(no_args_is_help=True, help="Comparisons of models' answers; varstudio compare makes and shows one.")
 POLL_SECONDS = 2.0
-COLUMNS = ("judge", "model", "against", "gain", "wins", "at equal length", "told apart")
 
 
 def compare(
@@ -61,36 +61,34 @@ def delete(comparison_id: str) -> None:
 add_sharing(group, "/comparisons", "a comparison")
 
 
-def tell(found: dict[str, Any]) -> None:
-    """Print the sentence and a line for each judge and pair."""
-    out.print(found["verdict"], markup=False, soft_wrap=True)
-    names = [model["name"] for model in found["models"]]
-    judges = [*found["figures"]["judges"], *([found["votes"]["judge"]] if found["votes"]["num_votes"] else [])]
-    table(*COLUMNS, rows=[row_of(judge, pair, names) for judge in judges for pair in judge["pairs"]])
+@group.command("rename")
+def rename(comparison_id: str, name: str) -> None:
+    """Give a comparison another name."""
+    Client(Settings()).patch(f"/comparisons/{comparison_id}", {"name": name})
 
 
-def row_of(judge: dict[str, Any], pair: dict[str, Any], names: list[str]) -> list[str]:
-    gain, wins, controlled = pair["gain"], pair["win_rate"], pair["length_controlled"]
-    apart = "the same model" if pair["is_same_model"] else "yes" if pair["told_apart"] else needed(pair["needed_prompts"])
-    return [
-        judge["name"],
-        names[pair["first"]],
-        names[pair["second"]],
-        signed(gain[0]) + ("" if gain[1] is None else f" ({signed(gain[1])} to {signed(gain[2])})"),
-        percent(wins[0]) + ("" if wins[1] is None else f" ({percent(wins[1])} to {percent(wins[2])})"),
-        percent(controlled[0]) if controlled else number(None),
-        "–" if judge["kind"] == "length" else apart,
-    ]
-
-
-def needed(num_prompts: int | None) -> str:
-    return "no" if num_prompts is None else f"no: {num_prompts} prompts would"
-
-
-def vote_link(
-    comparison_id: Annotated[str, typer.Argument(help="The comparison to vote on.")],
-    days: Annotated[int, typer.Option(min=1, max=365, help="After so many days it ends.")] = 14,
+@group.command("prompts")
+def prompts(
+    comparison_id: str,
+    sort: Annotated[str, typer.Option(help="prompts, losses, gains or disagreement.")] = "losses",
+    judge: Annotated[str, typer.Option(help="A judge's key, or votes; empty: the leading one.")] = "",
+    pair: Annotated[str, typer.Option(help="Two places in the list of models, from 0.")] = "0,1",
+    search: Annotated[str, typer.Option(help="Words in prompt or answers.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many prompts.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False,
 ) -> None:
-    """Make a link by which people without an account vote blind on one comparison; prints it once."""
-    link = Client(Settings()).post(f"/comparisons/{comparison_id}/vote-links", {"days": days})
-    out.print(link["url"], markup=False, soft_wrap=True)
+    """Read the prompts with all models' answers, where the pair's first model loses most unless sorted otherwise."""
+    client = Client(Settings())
+    asked = {"sort": sort, "judge": judge, "pair": pair, "search": search, "limit": limit}
+    found = client.get(f"/comparisons/{comparison_id}/prompts", **asked)["items"]
+    if as_json:
+        out.print_json(data=found)
+        return
+    names = [model["name"] for model in client.get(f"/comparisons/{comparison_id}")["models"]]
+    for prompt in found:
+        head(f"Prompt {prompt['index']}, gain {signed(prompt['gain'])}")
+        for message in prompt["messages"]:
+            say(f"{message['role']}: {message['content']}")
+        for name, draws in zip(names, prompt["answers"], strict=True):
+            for answer in draws:
+                say(f"{name}: {answer['text']}")

@@ -1,0 +1,1 @@
+"""Commands for comparisons, what they found, and the votes on them."""
