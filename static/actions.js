@@ -39,6 +39,14 @@ document.addEventListener("submit", (event) => {
   dialog.showModal();
 }, true);
 
+// <button disabled data-unarmed>: what would act without asking is off until the question above can be put, in what comes later too.
+const arm = () => document.querySelectorAll("[data-unarmed]").forEach((button) => {
+  button.disabled = false;
+  delete button.dataset.unarmed;
+});
+arm();
+new MutationObserver(arm).observe(document.body, { childList: true, subtree: true });
+
 // A menu closes by Escape, and when somebody is busy elsewhere.
 const closeMenus = (but) => document.querySelectorAll("details.menu[open]").forEach((menu) => {
   if (!menu.contains(but)) menu.open = false;

@@ -51,3 +51,32 @@ def test_a_script_of_a_page_is_no_other_scripts_import():
     imported = {name for text in texts.values() for name in re.findall(r"(?:from|import\()\s*\"\./([^\"]+)\"", text)}
     assert imported <= texts.keys()
     assert loaded & imported == set()
+
+
+ASKS = re.compile(r"<(?:form|button)\b[^>]*\bdata-confirm=.*?</(?:form|button)>", re.DOTALL)
+BUTTON = re.compile(r"<button\b.*?</button>", re.DOTALL)
+DESTROYS = re.compile(r"/(?:delete|remove|revoke)\b[^'\"]*['\"]")
+POSTS = re.compile(r"post_button\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+
+
+def test_what_asks_first_is_off_until_the_script_that_asks_is_there():
+    """Pressed before, it would act without asking."""
+    found = [(name_of(path), form) for path in TEMPLATES for form in ASKS.findall(read(path))]
+    assert found
+    macro = environment().get_template("components/_button.html").module
+    found.append(("post_button", str(macro.post_button("/x/delete", "Delete", ask=("Delete x?", "It goes.", "Delete")))))
+    for name, form in found:
+        source = form.replace("{%- if disabled %} disabled{% elif ask %}", "")  # of the macro itself
+        assert all("disabled data-unarmed" in button for button in BUTTON.findall(source)), name
+    assert "data-unarmed" not in str(macro.post_button("/x/pause", "Pause"))
+
+
+def test_what_destroys_asks_first():
+    for path in TEMPLATES:
+        text = read(path)
+        asking = {call for call in POSTS.findall(text) if "ask=" in call}
+        forms = re.findall(r"<form\b.*?</form>", text, re.DOTALL)
+        bare = [call for call in POSTS.findall(text) if (DESTROYS.search(call) or "danger" in call) and call not in asking]
+        bare = [call for call in bare if "'Sign out'" not in call]  # of one browser: signing in again brings all back
+        bare += [form for form in forms if DESTROYS.search(form.partition(">")[0]) and "data-confirm" not in form]
+        assert bare == [], name_of(path)

@@ -140,6 +140,7 @@ def test_uploading_works_without_a_script(studio, browser, write):
     page.get_by_label("File", exact=True).set_input_files(write("plain.jsonl", PAIRS))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_role("heading", name="plain.jsonl")).to_be_visible()
+    expect(page.get_by_role("button", name="Delete", exact=True)).to_be_disabled()  # nothing could ask before
     page.goto("/datasets/new")
     page.get_by_label("File", exact=True).set_input_files(write("nothing.jsonl", []))
     page.get_by_role("button", name="Upload").click()

@@ -22,7 +22,8 @@ from app.store.overview.standing import (
     list_needs,
     list_results,
 )
-from app.store.tables import User
+from app.store.sharing import find_visible
+from app.store.tables import Run, User
 from app.web.dependencies import CurrentActor, CurrentUser, ReadSession, WriteSession
 from app.web.pages.demonstration import Demonstration, MakingState
 from app.web.rendering.environment import Context, go_to, render, render_part
@@ -30,6 +31,7 @@ from app.web.rendering.environment import Context, go_to, render, render_part
 router = APIRouter()
 
 MOST_NEEDS = 8
+FEW_OTHERS = 3
 TOKEN_HOURS = 3  # longer than it takes on a slow and busy machine
 
 
@@ -41,6 +43,8 @@ class Fleet:
     num_slots: int
     num_used: int
     num_waiting: int
+    others: list[Run | None]  # a few of others' runs that hold slots; None: private to another
+    num_others: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +73,20 @@ def read_home(request: Request, session: Session, owner_id: str) -> HomePage:
         needs=needs[:MOST_NEEDS],
         num_further=len(needs[MOST_NEEDS:]),
         results=results,
-        fleet=read_fleet(session),
+        fleet=read_fleet(session, owner_id),
         storage=request.app.state.database.disk.look(),
         demonstration=demonstration.look(),
         obstacle=demonstration.obstacle,
     )
 
 
-def read_fleet(session: Session) -> Fleet:
+def read_fleet(session: Session, user_id: str) -> Fleet:
+    """Return how all workers stand, and whose work holds their slots where it isn't the user's own."""
     there = [row for row in workers.describe_workers(session) if row.standing != "gone"]
     slots, used = sum(row.worker.slots for row in there), sum(row.num_used for row in there)
-    return Fleet(len(there), slots, used, queue.count_queue(session))
+    others = [one.run for row in there for one in row.running if one.run.owner_id != user_id]
+    shown = [find_visible(session, Run, user_id, run.id) for run in others[:FEW_OTHERS]]
+    return Fleet(len(there), slots, used, queue.count_queue(session), shown, len(others))
 
 
 @router.get("/")

@@ -3,9 +3,12 @@
 import re
 
 import pytest
+from sqlalchemy import select
 
 from app.domain.events import EvaluationLogged, FinalLogged, FindingRaised, OutcomeReached
 from app.domain.run import Outcome
+from app.store.database import now
+from app.store.tables import Run, Worker
 from tests.web.conftest import make_app, opened
 from tests.web.test_runs import SUCCEEDED, record, step
 
@@ -73,6 +76,27 @@ def test_home_shows_nothing_of_others(studio, eve):
     page = eve.get("/").text
     assert done_steps(page) == [True, True, False]  # data and a model of others can be begun with
     assert "failed" not in page
+
+
+def test_home_says_whose_work_holds_the_slots(studio, eve):
+    hold(studio, run_id := record(studio, []))
+    page = eve.get("/home").text
+    assert f'<a href="/runs/{run_id}">' in page
+    assert "of admin" in page
+    studio.client().patch(f"/api/v1/runs/{run_id}", json={"private": True})
+    page = eve.get("/home").text
+    assert "a private run" in page
+    assert run_id not in page
+    assert "by others" not in studio.browser().get("/home").text
+
+
+def hold(studio, run_id):
+    """A worker that is alive and has the run on its only slot, alone."""
+    with studio.database.writing() as session:
+        at = now(session)
+        for run in session.scalars(select(Run).where(Run.state == "running", Run.id != run_id)):
+            run.state = "cancelled"
+        session.merge(Worker(id="worker-1", hostname="h", devices=[], slots=1, started_at=at, beat_at=at))
 
 
 def test_an_address_of_the_old_list_leads_to_the_list(studio):
