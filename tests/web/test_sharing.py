@@ -70,7 +70,7 @@ READS = [
     *(f"/models/{{model_id}}{rest}" for rest in ("", "/reading")),
     *(f"/api/v1/comparisons/{{comparison_id}}{rest}" for rest in ("", "/prompts", "/ballot", "/votes.jsonl", "/voters")),
     "/api/v1/comparisons/{comparison_id}/vote-links", "/comparisons/{comparison_id}",
-    "/comparisons/{comparison_id}/vote", "/comparisons/{comparison_id}/print",
+    "/comparisons/{comparison_id}/vote", "/comparisons/{comparison_id}/print", "/comparisons/{comparison_id}/links",
     "/api/v1/prompt-sets/{prompt_set_id}", "/api/v1/prompt-sets/{prompt_set_id}/prompts", "/prompt-sets/{prompt_set_id}",
     *(f"/api/v1/answers/{{answers_id}}{rest}" for rest in ("", "/answers", "/tokens/{index}")),
     *(f"/answers/{{answers_id}}{rest}" for rest in ("", "/farm")),

@@ -207,6 +207,8 @@ def test_the_page_makes_links_shows_voters_and_makes_a_data_set(studio, comparis
     made = browser.post(f"/comparisons/{comparison.id}/links", data={"days": 3})
     assert made.status_code == 201
     address = re.search(r'id="vote-link">(http[^<]+)<', made.text)[1]
+    later = browser.get(f"/comparisons/{comparison.id}/links")
+    assert (later.status_code, "It was shown once" in later.text, address in later.text) == (200, True, False)
     voter, booth = join(studio, address, "Ben")
     vote(voter, booth, 0)
     page = browser.get(f"/comparisons/{comparison.id}").text

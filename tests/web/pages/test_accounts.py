@@ -111,3 +111,9 @@ def test_a_name_that_can_not_be_is_refused_on_the_form(studio):
         assert 'role="alert"' in refused.text
     added = admin.post("/users", data={"name": "grace"})
     assert 'id="link"' in added.text
+
+
+def test_the_address_where_a_secret_was_shown_once_leads_on(studio):
+    admin = sign_in(studio, "admin")
+    assert admin.get("/users/user_1/login-link").headers["location"] == "/users/user_1"
+    assert admin.get("/account/tokens").headers["location"] == "/account"

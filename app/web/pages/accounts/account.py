@@ -78,6 +78,12 @@ def show_account(request: Request, session: ReadSession, user: CurrentUser, sett
     return account_page(request, session, user, user.id, settings.token_days)
 
 
+@router.get("/account/tokens")
+def leave_token() -> Response:
+    """For who comes back to the address where a token was shown once: it can't be shown again."""
+    return RedirectResponse("/account", status_code=303)
+
+
 @router.post("/account/tokens")
 def make_token(
     request: Request, session: WriteSession, user: CurrentUser, actor: CurrentActor, settings: CurrentSettings, days: Days,

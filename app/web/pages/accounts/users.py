@@ -70,6 +70,12 @@ def show_user(
     return account_page(request, session, user, user_id, settings.token_days)
 
 
+@router.get("/users/{user_id}/login-link")
+def leave_login_link(user_id: str) -> Response:
+    """For who comes back to the address where a link was shown once: it can't be shown again."""
+    return RedirectResponse(f"/users/{user_id}", status_code=303)
+
+
 @router.post("/users/{user_id}/login-link")
 def make_login_link(
     request: Request, session: WriteSession, user: CurrentUser, actor: CurrentActor, settings: CurrentSettings, user_id: str

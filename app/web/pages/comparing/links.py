@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.services.comparing import vote_links, votes
 from app.services.comparing.asking import judge
+from app.store.comparing.comparisons import get_comparison
 from app.store.sharing import get_changeable
 from app.store.tables import Comparison, VoteLink
 from app.web.dependencies import (
@@ -16,6 +17,7 @@ from app.web.dependencies import (
     CurrentFiles,
     CurrentSettings,
     CurrentUser,
+    ReadSession,
     WriteSession,
     write_apart,
 )
@@ -31,7 +33,7 @@ class NewLinkPage(Context):
     template = "comparisons/new_link.html"
 
     comparison: Comparison
-    link: VoteLink
+    link: VoteLink | None  # None: it was shown before
     url: str
 
 
@@ -57,6 +59,12 @@ def make_link(
     comparison = get_changeable(session, Comparison, actor.id, comparison_id)
     link, secret = vote_links.create_link(session, actor, comparison, days)
     return render(request, NewLinkPage(comparison=comparison, link=link, url=f"{settings.url}/vote/{secret}"), status=201)
+
+
+@router.get("/comparisons/{comparison_id}/links")
+def explain_link(request: Request, session: ReadSession, user: CurrentUser, comparison_id: str) -> HTMLResponse:
+    """For who comes back to the address where a link was shown: it can't be shown again."""
+    return render(request, NewLinkPage(comparison=get_comparison(session, user.id, comparison_id), link=None, url=""))
 
 
 @router.post("/comparisons/{comparison_id}/links/{link_id}/revoke")
