@@ -112,7 +112,7 @@ def test_outputs_made_elsewhere_are_uploaded_renamed_and_deleted(told, refused, 
     answers = told("answers", "upload", prompts, str(path), "--private").strip()
     assert "Far" in told("answers", "show", answers)
     assert "admin (private)" in told("answers", "list")
-    assert "they were uploaded" in refused("answers", "cancel", answers)
+    assert "nothing to cancel" in refused("answers", "cancel", answers)
     told("answers", "rename", answers, "Those of another place")
     assert "Those of another place" in told("answers", "show", answers)
     told("answers", "delete", answers)
@@ -126,6 +126,15 @@ def test_answers_in_the_making_are_cancelled_and_then_deleted(told, refused, pro
     assert "cancelled" in told("answers", "show", answers)
     told("answers", "delete", answers)
     assert answers not in told("answers", "list")
+
+
+def test_a_run_that_judges_is_cancelled_and_the_answers_stay(client, studio, told, prompts, policy):
+    answers = told("answers", "create", prompts, "--model", policy, "--seed", "12").strip()
+    maker = answer_all(studio.database, Files(studio.settings.root), answers)
+    assert told("answers", "judge", answers, "--pattern", "rain").strip() == answers
+    assert client.get(f"/api/v1/answers/{answers}").json()["run_id"] != maker
+    assert told("answers", "cancel", answers) == "The run is cancelled.\n"
+    assert client.get(f"/api/v1/answers/{answers}").json()["state"] == "ready"
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,15 @@ def test_a_comparisons_prompts_are_read(studio, told, refused):
     assert "Name two of the 2 models" in refused("comparisons", "prompts", comparison, "--pair", "0,7")
 
 
+def test_judges_are_asked_about_all_answers_of_a_comparison(studio, told, refused, client):
+    comparison = plant(studio, num_prompts=4)
+    assert "varstudio compare shows" in told("comparisons", "judge", comparison, "--pattern", "kind", "--judge", "exact")
+    for model in client.get(f"/api/v1/comparisons/{comparison}").json()["models"]:
+        found = client.get(f"/api/v1/answers/{model['answers']}").json()
+        assert {one["kind"] for one in found["judgements"]} == {"reward", "length", "pattern", "exact"}
+    assert "Say who judges" in refused("comparisons", "judge", comparison)
+
+
 def test_votes_are_downloaded_become_a_data_set_and_a_voter_is_removed(studio, told, refused, client, tmp_path):
     comparison = plant(studio, num_prompts=6)
     vote(client, comparison, "left", "right", "left")

@@ -124,6 +124,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "POST /api/v1/comparisons/{comparison_id}/vote-links": {"json": {"days": 1}},
     "DELETE /api/v1/comparisons/{comparison_id}/vote-links/{link_id}": {},
     "DELETE /api/v1/comparisons/{comparison_id}/voters/{voter_id}": {},
+    "POST /api/v1/comparisons/{comparison_id}/judges": {"json": {"judges": [{"kind": "length"}]}},
     "POST /comparisons/{comparison_id}/judges": {"data": {"judge": "length"}},
     "POST /comparisons/{comparison_id}/links": {"data": {"days": "1"}},
     "POST /comparisons/{comparison_id}/links/{link_id}/revoke": {},

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.answering import reading
-from app.commands.answering.judges import Against, Judges, Llms, Patterns, gather_judges
 from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.events import follow
+from app.commands.judges import Against, Judges, Llms, Patterns, gather_judges, require_judges
 from app.commands.terminal import err, facts, out, table
 from app.settings import Settings
 from app.system.numbers import number
@@ -75,9 +75,7 @@ def judge(
     watch_it: Watch = False,
 ) -> None:  # fmt: skip
     """Have more judges say what they think of answers, which are not made anew; prints their id."""
-    judges = gather_judges(judge, pattern, llm, against)
-    if not judges:
-        raise CommandFailed("Say who judges: --judge, --pattern or --llm.")
+    judges = require_judges(judge, pattern, llm, against)
     client = Client(Settings())
     tell_made(client, client.post(f"/answers/{answers_id}/judges", {"judges": judges}), watch_it)
 
@@ -138,7 +136,7 @@ def cancel(answers_id: str) -> None:
     client = Client(Settings())
     run_id = client.get(f"/answers/{answers_id}")["run_id"]
     if run_id is None:
-        raise CommandFailed(f"No run makes {answers_id}: they were uploaded.")
+        raise CommandFailed(f"No run makes or judges {answers_id}: there is nothing to cancel.")
     state = client.post(f"/runs/{run_id}/cancel")["state"]
     out.print("The run is cancelled." if state == "cancelled" else "Cancelling was requested; the run stops soon.")
 

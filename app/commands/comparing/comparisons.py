@@ -7,6 +7,7 @@ import typer
 
 from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
 from app.commands.comparing.figures import tell
+from app.commands.judges import Against, Judges, Llms, Patterns, require_judges
 from app.commands.terminal import err, head, out, say, table
 from app.settings import Settings
 from app.system.numbers import signed
@@ -59,6 +60,16 @@ def delete(comparison_id: str) -> None:
 
 
 add_sharing(group, "/comparisons", "a comparison")
+
+
+@group.command("judge")
+def judge(
+    comparison_id: str, judge: Judges = None, pattern: Patterns = None, llm: Llms = None, against: Against = None
+) -> None:  # fmt: skip
+    """Have more judges say what they think of all of a comparison's answers, which are not made anew."""
+    judges = require_judges(judge, pattern, llm, against)
+    Client(Settings()).post(f"/comparisons/{comparison_id}/judges", {"judges": judges})
+    out.print("The judges are asked; varstudio compare shows what they say.")
 
 
 @group.command("rename")

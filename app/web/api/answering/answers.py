@@ -50,7 +50,7 @@ class AnswersView(OwnedView):
     model_name: str
     n: int = Field(description="Answers to each prompt.")
     sampling: SamplingSettings
-    run_id: str | None = Field(description="The newest run that makes or judges them; null for uploaded ones.")
+    run_id: str | None = Field(description="The newest run that makes or judges them; null where there is none (any more).")
     facts: AnswersFacts | None = Field(description="Counts, and the hash of the model's weights; null until all are there.")
     judgements: list[JudgementView]
     remark: str = Field("", description="Of uploaded outputs: how they matched the prompts.")
@@ -159,7 +159,7 @@ def show(row: AnswersRow, remark: str = "") -> AnswersView:
             **{key: getattr(answers, key) for key in ("id", "name", "prompt_set_id", "model", "model_name", "sampling", "facts")},
             "state": service.standing_of(answers, row.run),
             "n": answers.num_draws,
-            "run_id": answers.run_id,
+            "run_id": row.run.id if row.run else None,
             "judgements": [show_judgement(judgement) for judgement in row.judgements],
             "remark": remark,
             "created_at": answers.created_at,

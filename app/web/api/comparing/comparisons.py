@@ -11,11 +11,13 @@ from app.domain.comparing.order import Sort, order_prompts, page_of
 from app.domain.comparing.votes import VotesFigures
 from app.domain.errors import Conflict, InvalidInput, Unavailable
 from app.services.comparing import comparisons as service
+from app.services.comparing.asking import judge
 from app.services.comparing.computing import COMPUTING
 from app.services.comparing.overview import Overview, State, list_pair_gains, look
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow
 from app.store.tables import Comparison
+from app.web.api.answering.answers import JUDGES, JudgesBody
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change, owned
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
@@ -160,6 +162,19 @@ def list_prompts(
         for index, line in zip(shown, found.kept.read_texts(shown), strict=True)
     ]
     return Page(items=items, next=None if following is None else str(following))
+
+
+@router.post(
+    "/{comparison_id}/judges", status_code=202, operation_id="judge_comparison", summary="Ask more judges about all answers"
+)
+def judge_comparison(
+    body: Annotated[JudgesBody, Body(openapi_examples=JUDGES)], session: WriteSession, files: CurrentFiles, user: CurrentUser,
+    comparison_id: str,
+) -> ComparisonDetail:  # fmt: skip
+    """Of all answers that you may change, one run each, none made anew; 403 where all of them are others'."""
+    comparison = judge(session, user.id, comparison_id, body.judges)
+    session.flush()
+    return show(look(session, files, comparison))
 
 
 @router.patch("/{comparison_id}", operation_id="change_comparison", summary="Rename a comparison, make it private, or share it")

@@ -33,6 +33,16 @@ def gather_judges(
     ]
 
 
+def require_judges(
+    words: list[str] | None, patterns: list[str] | None, llms: list[str] | None, against: str | None
+) -> list[dict[str, Any]]:
+    """Return the judges of these options, one at least. Raises CommandFailed."""
+    judges = gather_judges(words, patterns, llms, against)
+    if not judges:
+        raise CommandFailed("Say who judges: --judge, --pattern or --llm.")
+    return judges
+
+
 def judge_of(text: str) -> dict[str, Any]:
     """Return the judge that a word or a reward model's id stands for."""
     return {"kind": text} if text in ("length", "exact") else {"kind": "reward", "model": text}
