@@ -58,7 +58,7 @@ def states_of(database: Database, run_id: str) -> list[str]:
     return [entry.payload["state"] for entry in read_journal(database, run_id, "state")]
 
 
-@pytest.mark.parametrize("num_races", [100, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("num_races", [40, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_in_all_races_of_cancel_and_finish_each_run_has_one_end(either_database: Database, num_races: int) -> None:
     library = make_library(either_database)
     launch_many(either_database, library, num_races)

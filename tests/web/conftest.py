@@ -25,6 +25,7 @@ from app.store.database import now
 from app.store.tables import Dataset, Model
 from app.web.connections import Connection
 from tests.warm import forking
+from tests.web.client import Client
 
 URL = "http://127.0.0.1:8400"
 PAIRS = "".join(
@@ -51,7 +52,7 @@ class Studio:
         """Somebody with a bearer token; the administrator's unless given, nobody's when empty."""
         chosen = self.token if token is None else token
         given = {"authorization": f"Bearer {chosen}"} if chosen else {}
-        client = TestClient(self.app, base_url=URL, headers={**given, **headers}, follow_redirects=False)
+        client = Client(self.app, base_url=URL, headers={**given, **headers}, follow_redirects=False)
         client.portal = self.portal  # one event loop for all requests, as a server has; else each makes one, and threads
         return client
 

@@ -14,6 +14,7 @@ from app.main import create_app
 from app.services import accounts
 from app.store.database import now
 from app.store.tables import Token
+from tests.web.client import Client
 from tests.web.conftest import PAIRS, URL, make_settings
 
 OPEN = (
@@ -311,7 +312,8 @@ def test_an_ended_session_leads_to_the_login_page_and_back(studio):
 
 
 def test_endless_tries_are_stopped_and_nobody_else_notices(studio):
-    attacker = TestClient(studio.app, base_url=URL, client=("10.0.0.66", 1), follow_redirects=False)
+    attacker = Client(studio.app, base_url=URL, client=("10.0.0.66", 1), follow_redirects=False)
+    attacker.portal = studio.portal
     statuses = [attacker.post("/login", data={"secret": f"guess-{n}"}).status_code for n in range(1000)]
     assert statuses[:10] == [401] * 10
     assert set(statuses[10:]) == {429}

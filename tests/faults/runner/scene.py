@@ -15,7 +15,6 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from safetensors.torch import load_file
-from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.services import accounts
@@ -28,6 +27,7 @@ from tests.faults.runner.mishaps import RUNNER_COMMAND, Mishap
 from tests.flow import real_runs
 from tests.flow.real_runs import TIMED
 from tests.waiting import wait_until
+from tests.web.client import Client
 from tests.worker.workshop import Workshop
 from worker.supervision.attempt import Patience
 from worker.supervision.process import is_frozen
@@ -54,8 +54,8 @@ class Scene:
             assert user is not None
             token, link = accounts.create_token(session, user, "test"), accounts.create_login_link(session, user)
         self._stack = ExitStack()
-        self.rest = TestClient(self.app, base_url=URL, headers={"authorization": f"Bearer {token}"})
-        self.browser = TestClient(self.app, base_url=URL, headers={"origin": URL}, follow_redirects=False)
+        self.rest = Client(self.app, base_url=URL, headers={"authorization": f"Bearer {token}"})
+        self.browser = Client(self.app, base_url=URL, headers={"origin": URL}, follow_redirects=False)
         self.rest.portal = self.browser.portal = self._stack.enter_context(start_blocking_portal())  # one loop for all requests
         assert self.browser.post(f"/login/{link}").status_code == 303
 
