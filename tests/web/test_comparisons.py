@@ -1,5 +1,6 @@
 """Comparisons over REST and in the browser: made, computed, sorted, searched, refused, deleted."""
 
+import re
 import threading
 
 import pytest
@@ -274,3 +275,12 @@ def test_the_page_says_of_which_answers_a_judge_has_said_nothing(studio):
     page = studio.browser().get(f"/comparisons/{comparison}").text
     assert "Reward judge has not judged the answers of C, so it says nothing about" in page
     assert "Length judge has not judged" not in page
+
+
+def test_a_picture_has_axes_and_what_a_figure_means_stands_beside_it(studio, comparison):
+    page = " ".join(studio.browser().get(f"/comparisons/{comparison}").text.split())
+    assert re.search(r'<text [^>]*text-anchor="end">\+[\d.]+ characters</text>', page)
+    assert re.search(r">gain \+[\d.]+</text>", page)
+    assert "ρ length is how far a judge’s score rises with the length" in page
+    assert "so that the two can differ" in page
+    assert "Bradley and Terry" not in page  # of two models there are no strengths

@@ -34,6 +34,8 @@ def test_one_button_queues_the_answers_and_leads_to_the_comparison(studio, polic
     page = browser.get("/comparisons/new").text
     assert all(f'value="{value}"' in page for value in policies)
     assert 'value="model_judge" checked' in page
+    assert "is ticked so far" not in page
+    assert "Only “Small other” is ticked so far" in browser.get("/comparisons/new?models=model_other").text
     body = {"contestant": policies, "prompts": "text", "text": "Where is it?\nWhen does it come?", "judge": ["model_judge"]}
     made = browser.post("/comparisons/new", data=body)
     assert made.status_code == 303

@@ -222,6 +222,13 @@ def test_the_page_makes_links_shows_voters_and_makes_a_data_set(studio, comparis
     assert "Nobody has voted yet" in browser.get(f"/comparisons/{comparison.id}").text
 
 
+def test_two_voters_of_one_name_are_told_apart(studio, client, comparison, link):
+    for name in ("Ann", "Ann", "Ann"):
+        join(studio, link, name)
+    voters = client.get(f"{COMPARISONS}/{comparison.id}/voters").json()
+    assert [one["name"] for one in voters] == ["Ann", "Ann (2)", "Ann (3)"]
+
+
 def test_the_secret_of_a_vote_link_is_in_no_log(studio, link, caplog):
     from app.web.security import hide_secret
 

@@ -4,6 +4,7 @@ A secret is 32 random bytes, of which only the SHA-256 is kept; whoever comes by
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -82,7 +83,8 @@ def join(session: Session, secret: str, name: str) -> tuple[VoteLink, str]:
         raise InvalidInput.at(
             "name", f"Type a name of 1 to {NAME_LENGTH} characters, so that your votes are known as one person's."
         )
-    if len(list_voters(session, link.comparison_id)) >= MAX_VOTERS:
+    voters = list_voters(session, link.comparison_id)
+    if len(voters) >= MAX_VOTERS:
         raise Conflict(f"{MAX_VOTERS} people vote on this already, and no more can.")
     own = secrets.token_urlsafe(32)
     session.add(
@@ -91,13 +93,19 @@ def join(session: Session, secret: str, name: str) -> tuple[VoteLink, str]:
             comparison_id=link.comparison_id,
             user_id=None,
             link_id=link.id,
-            name=name,
+            name=name_apart(name, [row.voter.name for row in voters]),
             digest=digest_of(own),
             created_at=now(session),
         )
     )
     session.flush()
     return link, own
+
+
+def name_apart(name: str, taken: Sequence[str]) -> str:
+    """Return the name as nobody else who votes has it: with a number where somebody came by it before."""
+    numbered = (f"{name[: NAME_LENGTH - 6]} ({count})" for count in range(2, len(taken) + 3))
+    return next(one for one in (name, *numbered) if one not in taken)
 
 
 def authenticate_voter(session: Session, secret: str, link_id: str) -> Booth:

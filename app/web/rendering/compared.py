@@ -41,11 +41,13 @@ class JudgeLines:
 
 @dataclass(frozen=True)
 class Dots:
-    """A picture of points, and where its zeros are."""
+    """A picture of points, where its zeros are, and how far its axes reach to both sides of them."""
 
     points: list[tuple[float, float]]
     zero_x: float
     zero_y: float
+    reach_x: float
+    reach_y: float
     width: float = WIDTH
     height: float = HEIGHT
 
@@ -144,10 +146,12 @@ def draw_dots(points: Sequence[tuple[float, float]]) -> Dots | None:
     shown = points[:: -(-len(points) // MOST_DOTS)] if points else []
     if len(shown) < 2:
         return None
-    reach_x, reach_y = (max(abs(point[axis]) for point in shown) or 1.0 for axis in (0, 1))
-    x = [WIDTH / 2 + point[0] / reach_x * (WIDTH / 2 - MARGIN) for point in shown]
-    y = [HEIGHT / 2 - point[1] / reach_y * (HEIGHT / 2 - MARGIN) for point in shown]
-    return Dots([(round(one, 1), round(other, 1)) for one, other in zip(x, y, strict=True)], WIDTH / 2, HEIGHT / 2)
+    furthest_x, furthest_y = (max(abs(point[axis]) for point in shown) or 1.0 for axis in (0, 1))
+    reach_x, reach_y = furthest_x / (1 - 2 * MARGIN / WIDTH), furthest_y / (1 - 2 * MARGIN / HEIGHT)  # at the picture's edges
+    x = [WIDTH / 2 + point[0] / reach_x * WIDTH / 2 for point in shown]
+    y = [HEIGHT / 2 - point[1] / reach_y * HEIGHT / 2 for point in shown]
+    dots = [(round(one, 1), round(other, 1)) for one, other in zip(x, y, strict=True)]
+    return Dots(dots, WIDTH / 2, HEIGHT / 2, reach_x, reach_y)
 
 
 def draw_curves(key: str, title: str, series: Sequence[tuple[str, Sequence[tuple[int, float | None]]]]) -> Curves | None:
