@@ -188,13 +188,29 @@ function listen() {
   for (const [kind, act] of Object.entries(FRAGMENTS)) take(kind, act, String);
   stream.addEventListener("open", () => { hear(); page.dataset.stream = "open"; });
   stream.addEventListener("beat", hear);
-  stream.addEventListener("end", () => { hear(); clearInterval(clock); stream.close(); page.dataset.stream = "ended"; });
+  stream.addEventListener("end", ({ data: told }) => {
+    tellEnd(JSON.parse(told).detail);
+    hear();
+    clearInterval(clock);
+    stream.close();
+    page.dataset.stream = "ended";
+  });
   stream.addEventListener("error", () => {
     page.dataset.stream = "lost";
     // A refusal (not a lost connection) closes the stream for good: try again ourselves, from where we stand.
     if (stream.readyState === EventSource.CLOSED) setTimeout(comeBack, 3000);
   });
   addEventListener("pagehide", () => stream.close(), { once: true });
+}
+
+// Why a stream has ended before its run.
+function tellEnd(detail) {
+  if (!detail) return;
+  const told = document.createElement("div");
+  told.className = "notice warn";
+  told.setAttribute("role", "alert");
+  told.append(detail);
+  document.getElementById("notice").replaceChildren(told);
 }
 
 // A page that comes back from the browser's memory has no stream any more.

@@ -39,6 +39,7 @@ def write_event(**parts: Any) -> str:
     return format_sse_event(**parts).decode()
 
 
+HIDDEN = "This run has been made private while you watched: only its owner and admins see it from here on."
 STILL_HERE = write_event(comment="still here")
 Entry = JournalEntry | ChatEntry
 Encoder = Callable[[Any], str]
@@ -51,6 +52,7 @@ class Entries:
     entries: Sequence[Entry]
     finished: bool  # the run or chat is in a final state and nothing comes after these entries
     is_open: bool = True  # all members may see the run; whose chat it is was asked before
+    is_hidden: bool = False  # from the reader: the run has become private to others
     texts: dict[Encoder, asyncio.Future[str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Entry]:
@@ -147,6 +149,7 @@ async def follow(request: Request, run_id: str, after: int, *, heartbeat_seconds
     while True:
         batch = await reads.read(run_id, after)
         if not batch.is_open and not await run_in_threadpool(may_see, reads.database, user_id, run_id):
+            yield Entries([], finished=True, is_hidden=True)
             return
         if batch.entries:
             after = batch.entries[-1].seq
@@ -168,11 +171,15 @@ async def as_events(batches: AsyncIterator[Entries]) -> AsyncIterator[str]:
 async def as_texts(
     batches: AsyncIterator[Entries], to_text: Encoder, *, retry_ms: int, beat: str = STILL_HERE
 ) -> AsyncIterator[str]:
-    """Server-sent events as `to_text` writes them, a `beat` where nothing happens, and the end."""
+    """Server-sent events as `to_text` writes them, a `beat` where nothing happens, and the end; with a reason if early."""
     yield write_event(retry=retry_ms)
+    end: dict[str, str] = {}
     async for batch in batches:
-        yield await batch.encode(to_text) or beat
-    yield write_event(data_str="{}", event="end")
+        if batch.is_hidden:
+            end = {"detail": HIDDEN}
+        else:
+            yield await batch.encode(to_text) or beat
+    yield write_event(data_str=json.dumps(end, ensure_ascii=False), event="end")
 
 
 def to_event(entry: Entry) -> str:

@@ -87,6 +87,22 @@ def test_a_stream_ends_with_what_it_was_opened_by(server, ada, path, how):
     assert again.status_code in {401, 303}
 
 
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("path", ["/api/v1/runs/{run}/stream", "/runs/{run}/live"])
+def test_a_stream_says_that_its_run_has_been_made_private(server, path):
+    run_id, member = server.studio.launch(), {"authorization": f"Bearer {server.studio.make_token('eve')}"}
+    with httpx.stream("GET", server.url + path.format(run=run_id), headers=member, timeout=20) as response:
+        lines = response.iter_lines()
+        assert next(line for line in lines if line.startswith("id: ")) == "id: 1"
+        owner = server.studio.client()
+        owner.patch(f"/api/v1/runs/{run_id}", json={"private": True})
+        owner.post(f"/api/v1/runs/{run_id}/cancel")  # by which the stream looks again at once
+        rest = list(lines)
+    end = rest.index("event: end")
+    assert "has been made private while you watched" in rest[end + 1]
+    assert "cancelled" not in "".join(rest)
+
+
 def test_streams_of_others_go_on_and_nothing_stays_watched(server, ada):
     studio, run_id = server.studio, server.studio.launch()
     url = f"{server.url}/api/v1/runs/{run_id}/stream"
