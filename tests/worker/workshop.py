@@ -1,6 +1,7 @@
 """Tiny models, data and attempts made on the spot: real architectures with random weights, real files, real processes."""
 
 import gc
+import hashlib
 import json
 import multiprocessing
 import os
@@ -137,7 +138,8 @@ class Workshop:
         return rows
 
     def dataset(self, rows: list[dict[str, Any]], name: str = "examples") -> Path:
-        path = self.root / f"{name}-{len(rows)}.parquet"
+        """The file of these rows, written once: tests that give others the same name have files of their own."""
+        path = self.root / f"{name}-{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}.parquet"
         if not path.exists():
             pq.write_table(pa.Table.from_pylist([{**row, "meta": "{}"} for row in rows]), path)
         return path

@@ -29,12 +29,10 @@ def model(workshop: Workshop):
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No pool of compiling processes and no search for patterns, which take longer than these compilations; no cache of earlier
-    ones.
-    """
+    """No pool of compiling processes, whose start takes longer than these compilations, and no cache of earlier ones."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
-    with inductor.patch(compile_threads=1, pattern_matcher=False):
+    with inductor.patch(compile_threads=1):
         yield
 
 
