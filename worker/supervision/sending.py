@@ -9,7 +9,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
@@ -176,25 +177,34 @@ class Delivery:
         if self._closed:
             raise Closed
 
-    def _send_scorings(self) -> None:
-        keys = set(self._scorings)
-        for key in sorted(keys):
-            folder = self._files.scoring_dir(key)
-            if folder.is_dir():
-                put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
+    @contextmanager
+    def _taking(self, waiting: set[str]) -> Iterator[set[str]]:
+        """Take what waits, before it is looked at: what changes while it is sent waits again, as does what could not be sent."""
         with self._changed:
-            self._scorings -= keys
+            taken = set(waiting)
+            waiting.clear()
+        try:
+            yield taken
+        except BaseException:
+            with self._changed:
+                waiting |= taken
+            raise
+
+    def _send_scorings(self) -> None:
+        with self._taking(self._scorings) as keys:
+            for key in sorted(keys):
+                folder = self._files.scoring_dir(key)
+                if folder.is_dir():
+                    put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
 
     def _send_answers(self) -> None:
-        ids = set(self._answers)
-        for answers_id in sorted(ids):
-            folder = self._files.answers_dir(answers_id)
-            put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
-        for number in range(1, self._number + 1):
-            self._files.store.remove(parts_key(self._files, self._run_id, number))
-        self._parts = None
-        with self._changed:
-            self._answers -= ids
+        with self._taking(self._answers) as ids:
+            for answers_id in sorted(ids):
+                folder = self._files.answers_dir(answers_id)
+                put_folder(self._files.store, self._files.key_of(folder), folder, self._check)
+            for number in range(1, self._number + 1):
+                self._files.store.remove(parts_key(self._files, self._run_id, number))
+            self._parts = None
 
     def _send_parts(self) -> None:
         """Whoever goes on elsewhere begins with these. They are this attempt's alone, so no later one's are written over."""
