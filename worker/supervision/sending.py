@@ -241,13 +241,10 @@ class Delivery:
                 self._files.store.remove(f"{earlier}/checkpoints")
 
     def _send_artifacts(self) -> None:
-        names = set(self._artifacts)
-        folder = self._files.artifacts_dir(self._run_id)
-        present = list_files(folder)
-        wanted = {*names, *(self._tree.files if self._tree else ())}
-        self._put_artifacts({name: present[name] for name in wanted & present.keys()})
-        with self._changed:
-            self._artifacts -= names
+        with self._taking(self._artifacts) as names:
+            present = list_files(self._files.artifacts_dir(self._run_id))
+            wanted = {*names, *(self._tree.files if self._tree else ())}
+            self._put_artifacts({name: present[name] for name in wanted & present.keys()})
 
     def _put_artifacts(self, files: dict[str, Path]) -> None:
         self._tree = put_tree(self._files.store, f"{self._key}/artifacts", files, known=self._tree, check=self._check)
