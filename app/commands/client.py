@@ -143,8 +143,17 @@ def check(response: httpx.Response) -> None:
     raise CommandFailed(detail, problems=problems, extra=problem.get("extra"))
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="All that is known.")]
 Mine = Annotated[bool, typer.Option("--mine", help="Only your own; otherwise all that you may see.")]
 Private = Annotated[bool, typer.Option("--private", help="Only you and admins see it; otherwise all members do.")]
+
+
+def add_renaming(group: typer.Typer, path: str, what: str) -> None:
+    """Add `rename` to the commands of a noun, whose things are at this path of the REST API."""
+
+    @group.command("rename", help=f"Give {what} another name.")
+    def rename(key: Annotated[str, typer.Argument(metavar="ID")], name: str) -> None:
+        Client(Settings()).patch(f"{path}/{key}", {"name": name})
 
 
 def add_sharing(group: typer.Typer, path: str, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.readings import show_example, show_lengths
 from app.commands.recipes import read_document
 from app.commands.terminal import facts, table
@@ -107,12 +107,7 @@ def tokens(
     show_example(Client(Settings()).get(f"/datasets/{dataset_id}/reading", **asked, **lengths))
 
 
-@group.command("rename")
-def rename(dataset_id: str, name: str) -> None:
-    """Give a data set another name."""
-    Client(Settings()).patch(f"/datasets/{dataset_id}", {"name": name})
-
-
+add_renaming(group, "/datasets", "a data set")
 add_sharing(group, "/datasets", "a data set")
 
 

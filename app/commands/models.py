@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, Mine, add_sharing, owner_of
+from app.commands.client import Client, Mine, add_renaming, add_sharing, owner_of
 from app.commands.readings import show_reading
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
@@ -66,18 +66,13 @@ def check(
         raise typer.Exit(1)
 
 
-@group.command("rename")
-def rename(model_id: str, name: str) -> None:
-    """Give a model another name."""
-    Client(Settings()).patch(f"/models/{model_id}", {"name": name})
-
-
 @group.command("copy")
 def copy(model_id: str, name: str) -> None:
     """Register a model once more, under another name."""
     show_model(Client(Settings()).post(f"/models/{model_id}/copy", {"name": name}))
 
 
+add_renaming(group, "/models", "a model")
 add_sharing(group, "/models", "a model")
 
 

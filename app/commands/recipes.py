@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.terminal import out, table
 from app.settings import Settings
 from app.system.files import writing
@@ -145,16 +145,11 @@ def export(
         partial.write_text(text, encoding="utf-8")
 
 
-@group.command("rename")
-def rename(template_id: str, name: str) -> None:
-    """Give a template another name."""
-    Client(Settings()).patch(f"/recipe-templates/{template_id}", {"name": name})
-
-
 @group.command("delete")
 def delete(template_id: str) -> None:
     """Delete a template; what was launched from it stays."""
     Client(Settings()).delete(f"/recipe-templates/{template_id}")
 
 
+add_renaming(group, "/recipe-templates", "a template")
 add_sharing(group, "/recipe-templates", "a template")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands import queue
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import out, table
@@ -98,6 +98,7 @@ def cancel(run_id: str) -> None:
 
 
 queue.add_commands(group)
+add_renaming(group, "/runs", "a run")
 add_sharing(group, "/runs", "a run")
 
 
@@ -106,12 +107,6 @@ def resume(run_id: str) -> None:
     """Queue a failed or cancelled run again, from its newest good checkpoint."""
     Client(Settings()).post(f"/runs/{run_id}/resume")
     out.print("The run is queued again; it goes on from its newest good checkpoint.")
-
-
-@group.command("rename")
-def rename(run_id: str, name: str) -> None:
-    """Give a run another name."""
-    Client(Settings()).patch(f"/runs/{run_id}", {"name": name})
 
 
 @group.command("tag")

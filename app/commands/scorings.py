@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_renaming, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
@@ -226,12 +226,7 @@ def show_responses(cell: dict[str, Any]) -> None:
         ])  # fmt: skip
 
 
-@group.command("rename")
-def rename(scoring_id: str, name: str) -> None:
-    """Give a scoring another name."""
-    Client(Settings()).patch(f"/scorings/{scoring_id}", {"name": name})
-
-
+add_renaming(group, "/scorings", "a scoring")
 add_sharing(group, "/scorings", "a scoring")
 
 

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from app.commands.client import Client, CommandFailed, Mine, Private, Unreachable, add_sharing, owner_of
+from app.commands.client import AsJson, Client, CommandFailed, Mine, Private, Unreachable, add_renaming, add_sharing, owner_of
 from app.commands.recipes import read_document
 from app.commands.terminal import err, lines_of, out, table
 from app.settings import Settings
@@ -114,9 +114,7 @@ def done_of(sweep: dict[str, Any]) -> str:
 
 
 @group.command("show")
-def show(
-    sweep_id: str, kl_budget: Budget = None, as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False
-) -> None:
+def show(sweep_id: str, kl_budget: Budget = None, as_json: AsJson = False) -> None:
     """Show the variants of a sweep side by side, and which is best."""
     sweep = Client(Settings()).get(f"/sweeps/{sweep_id}", kl_budget=kl_budget)
     if as_json:
@@ -283,12 +281,7 @@ def resume(sweep_id: str) -> None:
     out.print(f"{waiting} {'run waits' if waiting == 1 else 'runs wait'} for a worker now.")
 
 
-@group.command("rename")
-def rename(sweep_id: str, name: str) -> None:
-    """Give a sweep another name."""
-    Client(Settings()).patch(f"/sweeps/{sweep_id}", {"name": name})
-
-
+add_renaming(group, "/sweeps", "a sweep")
 add_sharing(group, "/sweeps", "a sweep with its runs")
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.domain.dataset import DatasetState, Example, Message, Response
+from app.domain.dataset import DatasetOrigin, DatasetState, Example, Message, Response
 from app.domain.errors import NotFound
 from app.domain.run import RunKind
 from app.store.files import parquet
 from app.store.files.files import Files
-from app.store.sharing import get_visible, visible_to
-from app.store.tables import Dataset, Run
+from app.store.sharing import find_visible, get_visible, visible_to
+from app.store.tables import Answers, Comparison, Dataset, Run
 
 EXAMPLES, SOURCE, PREVIEW = "examples.parquet", "source", "preview.json"
 
@@ -21,6 +21,16 @@ EXAMPLES, SOURCE, PREVIEW = "examples.parquet", "source", "preview.json"
 def get_dataset(session: Session, user_id: str, dataset_id: str) -> Dataset:
     """Return a data set that the user may see. Raises NotFound."""
     return get_visible(session, Dataset, user_id, dataset_id)
+
+
+def find_origin(session: Session, user_id: str, dataset: Dataset) -> Answers | Comparison | None:
+    """Return what a data set was made from in the studio, where that is still there and the user may see it."""
+    if dataset.made_from is None:
+        return None
+    origin = DatasetOrigin.model_validate(dataset.made_from)
+    if origin.answers:
+        return find_visible(session, Answers, user_id, origin.answers)
+    return find_visible(session, Comparison, user_id, origin.comparison or "")
 
 
 def list_datasets(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.answering import reading
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.events import follow
 from app.commands.judges import Against, Judges, Llms, Patterns, gather_judges, require_judges
 from app.commands.terminal import err, facts, out, table
@@ -113,6 +113,7 @@ def list_(
     table("id", "model", "state", "n", "judges", "made", "owner", rows=rows)
 
 
+add_renaming(group, "/answers", "answers")
 add_sharing(group, "/answers", "answers, with the runs that made them,")
 
 
@@ -139,12 +140,6 @@ def cancel(answers_id: str) -> None:
         raise CommandFailed(f"No run makes or judges {answers_id}: there is nothing to cancel.")
     state = client.post(f"/runs/{run_id}/cancel")["state"]
     out.print("The run is cancelled." if state == "cancelled" else "Cancelling was requested; the run stops soon.")
-
-
-@group.command("rename")
-def rename(answers_id: str, name: str) -> None:
-    """Give answers another name."""
-    Client(Settings()).patch(f"/answers/{answers_id}", {"name": name})
 
 
 @group.command("delete")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.answering import reading
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
 
@@ -47,6 +47,7 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=200)] = 50, mine: Mine =
     table("id", "name", "prompts", "made", "owner", rows=rows)
 
 
+add_renaming(group, "/prompt-sets", "a prompt set")
 add_sharing(group, "/prompt-sets", "a prompt set")
 
 
@@ -57,12 +58,6 @@ def show(prompt_set_id: str) -> None:
     rows: list[tuple[str, object]] = [(name, found[name]) for name in ("id", "name", "num_prompts", "sha256")]
     rows += [(name.removeprefix("num_").replace("_", " "), value) for name, value in found["facts"].items()]
     facts([*rows, ("from", found["source"]["kind"])])
-
-
-@group.command("rename")
-def rename(prompt_set_id: str, name: str) -> None:
-    """Give a prompt set another name."""
-    Client(Settings()).patch(f"/prompt-sets/{prompt_set_id}", {"name": name})
 
 
 @group.command("delete")

@@ -4,14 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client
+from app.commands.client import AsJson, Client
 from app.commands.terminal import head, out, say
 from app.settings import Settings
 from app.system.numbers import number
 
 Start = Annotated[int, typer.Option(min=0, help="Number of the first prompt, from 0.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="At most so many prompts.")]
-AsJson = Annotated[bool, typer.Option("--json", help="All that is known.")]
 
 
 def prompts(prompt_set_id: str, start: Start = 0, limit: Limit = 20, as_json: AsJson = False) -> None:

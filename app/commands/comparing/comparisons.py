@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.client import Client, CommandFailed, Mine, Private, add_sharing, owner_of
+from app.commands.client import AsJson, Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.comparing.figures import tell
 from app.commands.judges import Against, Judges, Llms, Patterns, require_judges
 from app.commands.terminal import err, head, out, say, table
@@ -21,7 +21,7 @@ def compare(
     name: Annotated[str, typer.Option(help="Empty: made from models and prompt set.")] = "",
     private: Private = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until all answers are there.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare models by their answers: who is better, by which judge, and how sure that is."""
     client = Client(Settings())
@@ -59,6 +59,7 @@ def delete(comparison_id: str) -> None:
     Client(Settings()).delete(f"/comparisons/{comparison_id}")
 
 
+add_renaming(group, "/comparisons", "a comparison")
 add_sharing(group, "/comparisons", "a comparison")
 
 
@@ -72,12 +73,6 @@ def judge(
     out.print("The judges are asked; varstudio compare shows what they say.")
 
 
-@group.command("rename")
-def rename(comparison_id: str, name: str) -> None:
-    """Give a comparison another name."""
-    Client(Settings()).patch(f"/comparisons/{comparison_id}", {"name": name})
-
-
 @group.command("prompts")
 def prompts(
     comparison_id: str,
@@ -86,7 +81,7 @@ def prompts(
     pair: Annotated[str, typer.Option(help="Two places in the list of models, from 0.")] = "0,1",
     search: Annotated[str, typer.Option(help="Words in prompt or answers.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many prompts.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="All that is known.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read the prompts with all models' answers, where the pair's first model loses most unless sorted otherwise."""
     client = Client(Settings())

@@ -68,19 +68,17 @@ def describe_answers(session: Session, found: Sequence[Answers]) -> list[Answers
     sets = {row.id: row.name for row in session.execute(select(PromptSet.id, PromptSet.name).where(
         PromptSet.id.in_({answers.prompt_set_id for answers in found})
     ))}  # fmt: skip
+    work = list_work(session, found)
+    return [AnswersRow(answers, sets.get(answers.prompt_set_id, answers.prompt_set_id), *work[answers.id]) for answers in found]
+
+
+def list_work(session: Session, found: Sequence[Answers]) -> dict[str, tuple[Run | None, list[Judgement]]]:
+    """Return the run at work on each of these answers, and what judges say of them, by the answers' id. Two queries."""
     judgements = list_judgements(session, [answers.id for answers in found])
     mine = {answers.id: [one for one in judgements if one.answers_id == answers.id] for answers in found}
     at_work = {answers.id: find_run_at_work(answers, mine[answers.id]) for answers in found}
     runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(filter(None, at_work.values()))))}
-    return [
-        AnswersRow(
-            answers=answers,
-            prompt_set=sets.get(answers.prompt_set_id, answers.prompt_set_id),
-            run=runs.get(at_work[answers.id] or ""),
-            judgements=mine[answers.id],
-        )
-        for answers in found
-    ]
+    return {key: (runs.get(run_id or ""), mine[key]) for key, run_id in at_work.items()}
 
 
 def find_run_at_work(answers: Answers, judgements: Sequence[Judgement]) -> str | None:

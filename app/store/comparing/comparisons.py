@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.domain.run import RunState
-from app.store.answering.answers import find_run_at_work, list_judgements
+from app.store.answering.answers import list_work
 from app.store.sharing import get_visible, visible_to
 from app.store.tables import Answers, Comparison, Judgement, PromptSet, Run
 
@@ -91,11 +91,8 @@ def list_comparisons(
 def list_contenders(session: Session, answers_ids: Sequence[str]) -> list[Contender]:
     """Return the answers in this order, with their runs and judgements. Three queries."""
     found = {answers.id: answers for answers in session.scalars(select(Answers).where(Answers.id.in_(answers_ids)))}
-    judgements = list_judgements(session, answers_ids)
-    mine = {key: [judgement for judgement in judgements if judgement.answers_id == key] for key in found}
-    at_work = {key: find_run_at_work(found[key], mine[key]) for key in found}
-    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(filter(None, at_work.values()))))}
-    return [Contender(found[key], runs.get(at_work[key] or ""), mine[key]) for key in answers_ids if key in found]
+    work = list_work(session, list(found.values()))
+    return [Contender(found[key], *work[key]) for key in answers_ids if key in found]
 
 
 def name_models(contenders: Sequence[Contender]) -> list[str]:

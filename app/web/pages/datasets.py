@@ -6,14 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from sqlalchemy.orm import Session
 
-from app.domain.dataset import Audit, ColumnMapping, DatasetOrigin, DatasetState, Example, swap_sides
+from app.domain.dataset import Audit, ColumnMapping, DatasetState, Example, swap_sides
 from app.domain.errors import InvalidInput, StudioError, TooLarge
 from app.ingest.columns import SHAPE_ROLES
 from app.services import datasets as service
 from app.store import datasets as store
-from app.store.sharing import find_visible
 from app.store.tables import Answers, Comparison, Dataset
 from app.web.dependencies import CurrentFiles, CurrentSettings, CurrentUser, ReadSession, WriteSession
 from app.web.pages.mapping import SHAPE_TEXTS, MappingForm, kept, mapping_form
@@ -61,7 +59,7 @@ class UploadPage(Context):
 class DatasetPage(MappingForm):
     template = "datasets/dataset.html"
 
-    origin: tuple[str, str] | None  # what it was made from: address and text
+    origin: Answers | Comparison | None  # what it was made from
     audit: Audit | None
     swaps: bool
     histograms: list[Histogram]
@@ -127,26 +125,13 @@ def show_dataset(
     shape: str = "",
 ) -> HTMLResponse:
     dataset = store.get_dataset(session, user.id, dataset_id)
-    origin = find_origin(session, user.id, dataset)
+    origin = store.find_origin(session, user.id, dataset)
     context = dataset_page(files, dataset, origin, start=start, shape=shape, values=kept(request.query_params))
     return render(request, context)
 
 
-def find_origin(session: Session, user_id: str, dataset: Dataset) -> tuple[str, str] | None:
-    """Return address and name of what a data set was made from, where that is still there and the user may see it."""
-    if dataset.made_from is None:
-        return None
-    origin = DatasetOrigin.model_validate(dataset.made_from)
-    made_from: Answers | Comparison | None = (
-        find_visible(session, Answers, user_id, origin.answers)
-        if origin.answers
-        else find_visible(session, Comparison, user_id, origin.comparison or "")
-    )
-    return (f"/{made_from.__tablename__}/{made_from.id}", made_from.name) if made_from else None
-
-
 def dataset_page(
-    files: CurrentFiles, dataset: Dataset, origin: tuple[str, str] | None, *,
+    files: CurrentFiles, dataset: Dataset, origin: Answers | Comparison | None, *,
     start: int = 0, shape: str = "", values: Mapping[str, list[str]] | None = None,
 ) -> DatasetPage:  # fmt: skip
     """Return all that the page of a data set shows, whatever state it is in."""

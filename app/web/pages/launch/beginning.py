@@ -15,13 +15,13 @@ import yaml
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from app.domain.dataset import DatasetOrigin
 from app.domain.errors import InvalidInput
 from app.domain.problems import PREDICATES
 from app.domain.recipe import EvaluationSettings
 from app.domain.statistics.resolution import ENOUGH
 from app.services.recipe_templates import check_settings, find_absent, revive_settings
 from app.store.answering.answers import list_judgements
+from app.store.datasets import find_origin
 from app.store.sharing import find_visible, get_visible, list_visible
 from app.store.tables import Answers, Dataset, Model, RecipeTemplate
 from app.system.numbers import counted, percent
@@ -95,9 +95,8 @@ def begin_with_dataset(
     """
     chosen = {**values, "dataset": dataset_id}
     dataset = find_visible(session, Dataset, user_id, dataset_id)
-    origin = DatasetOrigin.model_validate(dataset.made_from) if dataset and dataset.made_from else None
-    answers = find_visible(session, Answers, user_id, origin.answers) if origin and origin.answers else None
-    if dataset is None or origin is None or answers is None:
+    answers = find_origin(session, user_id, dataset) if dataset else None
+    if dataset is None or dataset.made_from is None or not isinstance(answers, Answers):
         return chosen, None
     lines = []
     own_id = answers.model_id if answers.model.get("source") == "model" else None
@@ -105,7 +104,7 @@ def begin_with_dataset(
     if policy is not None:
         chosen["policy.model"] = policy.id
         lines.append(f"The policy is {policy.name}, whose answers these are.")
-    judge = find_judge(session, user_id, answers.id, origin.judge)
+    judge = find_judge(session, user_id, answers.id, dataset.made_from["judge"])
     if judge is not None:
         chosen |= {"reward.source": "model", "reward.model": judge.id}
         lines.append(f"Rewards come from {judge.name}, which has judged them.")
