@@ -63,6 +63,13 @@ def test_compare_says_where_no_weights_are(studio, told):
     assert "Curt (weights not here)" in said
 
 
+def test_compare_says_who_is_still_judging(studio, told):
+    comparison = plant(studio, KIND, CURT)
+    assert "Not all answers are judged yet" not in told("compare", comparison)
+    told("comparisons", "judge", comparison, "--pattern", "rain")
+    assert "Not all answers are judged yet: Pattern rain will say more." in told("compare", comparison, "--no-wait")
+
+
 def test_compare_says_when_nobody_makes_the_answers(studio, refused):
     with studio.database.writing() as session:
         prompts = plant_prompts(session, studio.app.state.files, owner_of(studio), 4)

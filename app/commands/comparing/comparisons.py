@@ -1,7 +1,7 @@
 """`varstudio compare` and `comparisons`: models' answers side by side, over REST."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def compare(
     ids: Annotated[list[str], typer.Argument(help="Two answers or more to the same prompt set; or one comparison, to show it.")],
     name: Annotated[str, typer.Option(help="Empty: made from models and prompt set.")] = "",
     private: Private = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until all answers are there.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until all answers are there and judged.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Compare models by their answers: who is better, by which judge, and how sure that is."""
@@ -30,9 +30,9 @@ def compare(
         found = client.get(f"/comparisons/{ids[0]}")
     else:
         found = client.post("/comparisons", {"answers": ids, "name": name}, params={"private": private})
-    if found["state"] == "making" and wait:
-        err.print("Answers are being made …", style="dim")
-    while found["state"] in ("making", "computing") and wait:
+    if is_going_on(found) and wait:
+        err.print("Answers are being made or judged …", style="dim")
+    while is_going_on(found) and wait:
         time.sleep(POLL_SECONDS)
         found = client.get(f"/comparisons/{found['id']}")
     if as_json:
@@ -41,8 +41,15 @@ def compare(
     out.print(found["id"], markup=False)
     if found["state"] == "failed":
         raise CommandFailed("Nobody makes some of the answers any more: resume their run, or make them again.")
+    if found["judging"]:
+        out.print(f"Not all answers are judged yet: {', '.join(found['judging'])} will say more.", markup=False)
     if found["state"] == "ready":
         tell(found)
+
+
+def is_going_on(comparison: dict[str, Any]) -> bool:
+    """Return whether more will be known of a comparison without anybody's doing."""
+    return comparison["state"] in ("making", "computing") or (comparison["state"] == "ready" and bool(comparison["judging"]))
 
 
 @group.command("list")

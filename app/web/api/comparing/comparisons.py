@@ -65,6 +65,7 @@ class ComparisonDetail(OwnedView):
     num_prompts: int
     created_at: datetime
     verdict: str = Field(description="Who beats whom, or that they are not told apart and how many prompts it would take.")
+    judging: list[str] = Field(description="Judges who have not judged all answers yet and are at it, or wait for a worker.")
     models: list[ContenderView]
     figures: Figures | None = Field(
         description="By judge: means, pairs (gain, win rate, length-controlled win rate, each as [value, low, high, standard "
@@ -225,5 +226,6 @@ def show(found: Overview) -> ComparisonDetail:
         **owned(found.comparison),
         id=found.comparison.id, name=found.comparison.name, state=found.state, prompt_set_id=found.prompt_set.id,
         num_prompts=found.prompt_set.num_prompts, created_at=found.comparison.created_at, verdict=found.verdict, models=models,
+        judging=found.judging,
         figures=found.kept.figures if found.kept else None, votes=found.votes,
     )  # fmt: skip
