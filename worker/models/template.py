@@ -5,7 +5,6 @@ don't (an empty think block); the answer; the end of the turn. What a template w
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,8 +16,19 @@ from app.domain.errors import ModelInvalid
 from worker.models.rendering.asked import CPU_SECONDS, LEAST_CHARS, MEMORY_BYTES, TIMES_ASKED, Asked, Outcome
 from worker.models.rendering.renderer import RENDERER
 
-DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(?:format\s*=\s*)?(?:"([^"]*)"|'([^']*)')\s*\)""")
-OTHER_DATE_CALL = re.compile(r"strftime_now\s*\(")
+DATE_FUNCTION = "strftime_now"
+HELD_DATE = """\
+{%- macro strftime_now(format) -%}
+    {%- set read = namespace(parts=[]) -%}
+    {%- for part in format.split('%%') -%}
+        {%- set read.part = part -%}
+        {%- for code, written in day_of_run.items() -%}{%- set read.part = read.part.replace(code, written) -%}{%- endfor -%}
+        {%- set read.parts = read.parts + [read.part] -%}
+    {%- endfor -%}
+    {{- read.parts | join('%') -}}
+{%- endmacro %}
+"""  # in front of a template it takes the place of today's date
+DATE_CODES = [f"%{sign}{letter}" for sign in ("", "-") for letter in "aAbBcdfGHIjmMpSuUVwWxXyYZz"]
 PROBES = ("Qzx0 answers", "Vkw7 replies")  # begin and end unlike one another, so that what stands around them can be told apart
 SHOWN = 60  # characters of a difference that a message quotes
 
@@ -234,9 +244,10 @@ class ChatTemplate:
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
-        """The special tokens that templates name, such as bos_token."""
+        """What templates name: special tokens such as bos_token, and the day."""
         found = self.tokenizer.special_tokens_map.items()
-        return {name: [str(one) for one in value] if isinstance(value, list) else str(value) for name, value in found}
+        named = {name: [str(one) for one in value] if isinstance(value, list) else str(value) for name, value in found}
+        return named | ({"day_of_run": {code: self._day.strftime(code) for code in DATE_CODES}} if self.writes_date else {})
 
     def _dated(self, has_tools: bool) -> str:
         return self._text_with_tools if has_tools else self._text
@@ -263,11 +274,13 @@ class ChatTemplate:
         found = self.tokenizer.chat_template
         return "\n".join(found.values()) if isinstance(found, dict) else str(found)
 
+    @property
+    def writes_date(self) -> bool:
+        """Whether a template writes the day it runs on."""
+        return DATE_FUNCTION in self.source
+
     def _freeze(self, text: str) -> str:
-        text = DATE_CALL.sub(lambda call: json.dumps(self._day.strftime(call[1] or call[2] or "")), text)
-        if OTHER_DATE_CALL.search(text):
-            raise PromptRefused("the chat template works out the form of today's date, so it can't be held to the day of the run")
-        return text
+        return HELD_DATE + text if DATE_FUNCTION in text else text
 
 
 def _ask(turns: Sequence[ChatTurn], answer: ChatTurn, tools: str) -> tuple[Asked, Asked] | PromptRefused:
@@ -292,7 +305,7 @@ def split_begun(turns: Sequence[ChatTurn]) -> tuple[Sequence[ChatTurn], str]:
 def writes_date(folder: Path) -> bool:
     """Return whether a chat template in this folder writes the day it runs on."""
     files = [*folder.glob("tokenizer_config.json"), *folder.glob("*.jinja"), *folder.glob("*/*.jinja")]
-    return any("strftime_now" in path.read_text("utf-8", "replace") for path in files)
+    return any(DATE_FUNCTION in path.read_text("utf-8", "replace") for path in files)
 
 
 def _bare(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from worker.models.encode import find_omitted
 from worker.models.prompts import Conversation, Prompted, PromptFormat
-from worker.models.template import DATE_CALL, ChatTurn, PromptRefused
+from worker.models.template import ChatTurn, PromptRefused
 
 LONG_BEGINNING = 50  # characters in front of the user's first words: more than control tokens
 USER, ANSWER = ChatTurn("user", "What is 6 · 7?"), ChatTurn("assistant", "Forty-two.")
@@ -48,7 +48,7 @@ def _describe_text(prompt_format: PromptFormat) -> list[str]:
         told.append(f"In front of a conversation without a system turn the chat template writes {_quote(before)}.")
     if _trims(prompt_format):
         told.append("The chat template trims the white space around answers.")
-    if DATE_CALL.search(prompt_format.tokenizer.get_chat_template()):
+    if prompt_format.template.writes_date:
         told.append(f"The chat template writes the date: a run keeps the day of its launch, here {prompt_format.day:%Y-%m-%d}.")
     return told
 

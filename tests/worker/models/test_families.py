@@ -240,17 +240,22 @@ def test_the_words_of_a_question_hide_no_tool_from_the_count():
 
 
 @pytest.mark.parametrize(
-    "call", ["strftime_now('%Y')", 'strftime_now( "%Y" )', "strftime_now(format='%Y')", "strftime_now ('%Y')"]
-)
+    "call",
+    [
+        "{{ strftime_now('%Y') }}", '{{ strftime_now( "%Y" ) }}', "{{ strftime_now(format='%Y') }}", "{{ strftime_now ('%Y') }}",
+        "{% set form = '%Y' %}{{ strftime_now(form) }}", "{% set now = strftime_now %}{{ now('%' ~ 'Y') }}",
+        "{% macro year() %}{{ strftime_now('%Y') }}{% endmacro %}{{ year() }}", "{{ strftime_now('%d') | int + 2023 }}",
+    ],
+)  # fmt: skip
 def test_every_spelling_of_the_date_is_the_runs(call):
-    chosen = make("{{ " + call + " }}" + TURNS_OF_CHATML, special=MARKED)
-    assert chosen.tokenizer.decode(encode_one(chosen, PROMPTS[0], "Yes.").prompt_ids).startswith("2026")
+    chosen = make(call + TURNS_OF_CHATML, special=MARKED)
+    assert chosen.tokenizer.decode(encode_one(chosen, PROMPTS[0], "Yes.").prompt_ids).startswith("2026<|im_start|>")
 
 
-def test_a_date_that_can_not_be_held_is_refused():
-    chosen = make("{% set form = '%Y' %}{{ strftime_now(form) }}" + TURNS_OF_CHATML, special=MARKED)
-    with pytest.raises(ModelInvalid, match="can't be held to the day of the run"):
-        chosen.check("The policy")
+def test_the_held_day_is_written_as_python_writes_it_and_moves_no_white_space():
+    form = "%A, %-d. %B %Y, %j, %y-%m-%dT%H:%M:%S 100%% %%d %b"
+    chosen = make("\n  {% if strftime_now is defined %}\n{{ strftime_now('" + form + "') }}{% endif %}\n" + TURNS_OF_CHATML)
+    assert chosen.template.render(PROMPTS[0]).startswith(f"\n{DAY.strftime(form)}<|im_start|>user\n")
 
 
 def test_added_tokens_that_the_model_can_make_itself_do_no_harm():
