@@ -263,8 +263,8 @@ def find_omitted(prompt_format: PromptFormat, row: Prompted, texts: Sequence[Wri
                     "an answer is a tool call and nothing else, which the prompt format does not write: leave the row out, or "
                     "take a model whose chat template knows tools"
                 )
-        thought = answer.content.rpartition("</think>")[0].replace("<think>", "")
-        if not all(part.strip() in response for part in (thought, str(_carried(answer).get("reasoning_content") or ""))):
+        thoughts = answer.content.rpartition("</think>")[0].replace("</think>", "<think>").split("<think>")
+        if not all(part.strip() in response for part in (*thoughts, str(_carried(answer).get("reasoning_content") or ""))):
             omitted.add("reasoning")
         if _said(answer).strip() not in response:
             omitted.add("text of answers")

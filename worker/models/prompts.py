@@ -110,8 +110,10 @@ class PromptFormat:
     def _write_control(self) -> str:
         """Return a conversation with every token that opens or closes a turn."""
         try:
-            frame = self.template.frame if self.chat else None
-            return "" if frame is None else self.template.write_prompt([ChatTurn("user", "")]) + frame.header + frame.end
+            if not self.chat:
+                return ""
+            ends = "".join(ending.end for ending in self.template.endings)
+            return self.template.write_prompt([ChatTurn("user", "")]) + self.template.frame.header + ends
         except PromptRefused:  # good enough for a reward model, which reads finished conversations alone
             return self.template.render([ChatTurn("user", ""), ChatTurn("assistant", "")])
 
@@ -193,15 +195,15 @@ class PromptFormat:
         """Tokens that end an answer."""
         if self.closing or not self.chat:
             return frozenset(self.closing)
-        last = self.literal.encode([self.template.frame.end])[0][-1:]
-        return (
-            frozenset(last) if self.tokenizer.convert_ids_to_tokens(last)[0] in self.tokenizer.get_added_vocab() else frozenset()
-        )
+        written = self.literal.encode([ending.end for ending in self.template.endings])
+        return frozenset(ids[-1] for ids in written).intersection(self.tokenizer.get_added_vocab().values())
 
     @cached_property
     def end_text(self) -> str:
-        """What ends an answer where no single token does; ""."""
-        return "" if self.end_ids or not self.chat else self.template.frame.end.rstrip()
+        """What ends an answer that says something, where no single token does; ""."""
+        if not self.chat or self.closing:
+            return ""
+        return "" if self.literal.encode([self.template.frame.end])[0][-1] in self.end_ids else self.template.frame.end.rstrip()
 
     def is_ended(self, ids: Sequence[int]) -> bool:
         """Return whether the answer ends in the text that ends answers."""

@@ -9,26 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.domain.errors import ModelInvalid
 from worker.models.rendering.asked import CPU_SECONDS, LEAST_CHARS, MEMORY_BYTES, TIMES_ASKED, Asked, Outcome
+from worker.models.rendering.dates import FUNCTION, hold_date, name_day
+from worker.models.rendering.endings import Ending, count_same, find_call_ending, find_end
 from worker.models.rendering.renderer import RENDERER
 
-DATE_FUNCTION = "strftime_now"
-HELD_DATE = """\
-{%- macro strftime_now(format) -%}
-    {%- set read = namespace(parts=[]) -%}
-    {%- for part in format.split('%%') -%}
-        {%- set read.part = part -%}
-        {%- for code, written in day_of_run.items() -%}{%- set read.part = read.part.replace(code, written) -%}{%- endfor -%}
-        {%- set read.parts = read.parts + [read.part] -%}
-    {%- endfor -%}
-    {{- read.parts | join('%') -}}
-{%- endmacro %}
-"""  # in front of a template it takes the place of today's date
-DATE_CODES = [f"%{sign}{letter}" for sign in ("", "-") for letter in "aAbBcdfGHIjmMpSuUVwWxXyYZz"]
 PROBES = ("Qzx0 answers", "Vkw7 replies")  # begin and end unlike one another, so that what stands around them can be told apart
 SHOWN = 60  # characters of a difference that a message quotes
 
@@ -121,7 +109,24 @@ class ChatTemplate:
         begin = _bare(left_open + header)
         if not before.startswith(begin):
             raise PromptRefused(_tell_difference(left_open, before))
-        return Frame(header, before[len(begin) :], after, self._find_end(after, self._find_earlier(turns)))
+        return Frame(header, before[len(begin) :], after, find_end(after, self._find_earlier(turns), self._added))
+
+    @cached_property
+    def _added(self) -> frozenset[str]:
+        return frozenset(self.tokenizer.get_added_vocab())
+
+    @cached_property
+    def endings(self) -> tuple[Ending, ...]:
+        """How turns end: those that say something, and those that call tools, where the template ends them otherwise."""
+        usual, call = Ending(self.frame.after, self.frame.end), find_call_ending(self._try, self._added)
+        return (usual,) if call is None or call.after.endswith(usual.after) else (usual, call)
+
+    def _try(self, turns: Sequence[tuple[str, str, str]], tools: str) -> str:
+        """Return what the template writes; "" where it refuses them or wants too much for it."""
+        try:
+            return self.render([ChatTurn(*turn) for turn in turns], tools)
+        except (PromptRefused, TemplateExceeded):
+            return ""
 
     def _find_earlier(self, turns: Sequence[ChatTurn]) -> str:
         """Return what follows an answer that another turn follows; "" where that can't be told."""
@@ -130,22 +135,6 @@ class ChatTemplate:
         except PromptRefused:
             return ""
         return whole.partition(PROBES[0])[2]
-
-    def _find_end(self, after: str, earlier: str) -> str:
-        """Return what ends a turn: of what follows every answer, all up to its last added token.
-
-        Where the last answer ends as none before it, up to the first such token; all that follows where there is none.
-        """
-        common = after[: _count_same(after, earlier)]
-        added = [token for token in self.tokenizer.get_added_vocab() if token.strip() and token in after]
-        ends = [common.rfind(token) + len(token) for token in added if token in common]
-        if ends:
-            return after[: max(ends)]
-        places = [(after.find(token), len(token)) for token in added]
-        if not places:
-            return after
-        start = min(place for place, _ in places)
-        return after[: start + max(size for place, size in places if place == start)]
 
     def write_prompt(self, turns: Sequence[ChatTurn], tools: str = "") -> str:
         """Return the text up to where the answer begins; raises PromptRefused."""
@@ -190,10 +179,12 @@ class ChatTemplate:
     def _find_response(self, prompt: str, whole: str, begun: str) -> Written:
         if not whole.startswith(prompt):
             raise PromptRefused(_tell_difference(prompt, whole))
-        response, after, end = whole[len(prompt) :], self.frame.after, self.frame.end
+        response = whole[len(prompt) :]
+        after, end = next((each for each in self.endings if response.endswith(each.after)), self.endings[0])
         if not response.endswith(after):
             raise PromptRefused(
-                f"the chat template ends this answer with {_quote(response[-len(after) :])}, others with {_quote(after)}"
+                f"the chat template ends this answer with {_quote(response[-len(after) :])}, others with {_quote(after)}, so "
+                "generation would not stop behind it: leave the row out, or take a model whose template ends it as all others"
             )
         response = response[: len(response) - len(after) + len(end)]
         return self._continue(prompt, response, begun) if begun.strip() else Written(prompt, response)
@@ -247,18 +238,18 @@ class ChatTemplate:
         """What templates name: special tokens such as bos_token, and the day."""
         found = self.tokenizer.special_tokens_map.items()
         named = {name: [str(one) for one in value] if isinstance(value, list) else str(value) for name, value in found}
-        return named | ({"day_of_run": {code: self._day.strftime(code) for code in DATE_CODES}} if self.writes_date else {})
+        return named | (name_day(self._day) if self.writes_date else {})
 
     def _dated(self, has_tools: bool) -> str:
         return self._text_with_tools if has_tools else self._text
 
     @cached_property
     def _text(self) -> str:
-        return self._freeze(self._choose())
+        return hold_date(self._choose())
 
     @cached_property
     def _text_with_tools(self) -> str:
-        return self._freeze(self._choose(tools=[{}]))
+        return hold_date(self._choose(tools=[{}]))
 
     def _choose(self, **options: Any) -> str:
         """Return the template that transformers takes for this; raises PromptRefused where several have no default."""
@@ -277,10 +268,7 @@ class ChatTemplate:
     @property
     def writes_date(self) -> bool:
         """Whether a template writes the day it runs on."""
-        return DATE_FUNCTION in self.source
-
-    def _freeze(self, text: str) -> str:
-        return HELD_DATE + text if DATE_FUNCTION in text else text
+        return FUNCTION in self.source
 
 
 def _ask(turns: Sequence[ChatTurn], answer: ChatTurn, tools: str) -> tuple[Asked, Asked] | PromptRefused:
@@ -302,12 +290,6 @@ def split_begun(turns: Sequence[ChatTurn]) -> tuple[Sequence[ChatTurn], str]:
     return turns[:-1], turns[-1].content
 
 
-def writes_date(folder: Path) -> bool:
-    """Return whether a chat template in this folder writes the day it runs on."""
-    files = [*folder.glob("tokenizer_config.json"), *folder.glob("*.jinja"), *folder.glob("*/*.jinja")]
-    return any(DATE_FUNCTION in path.read_text("utf-8", "replace") for path in files)
-
-
 def _bare(text: str) -> str:
     """Return a prompt without the blanks at its end, which belong to the first word behind them."""
     return text.rstrip(" ")
@@ -317,13 +299,8 @@ def _quote(text: str) -> str:
     return json.dumps(text if len(text) <= SHOWN else f"{text[:SHOWN]}…", ensure_ascii=False)
 
 
-def _count_same(text: str, other: str) -> int:
-    """Return how many characters both begin with."""
-    return next((k for k, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
-
-
 def _tell_difference(prompt: str, whole: str) -> str:
-    same = _count_same(prompt, whole)
+    same = count_same(prompt, whole)
     return (
         "the chat template's prompt is no beginning of the finished conversation: "
         f"after {_quote(prompt[max(0, same - 20) : same])} the prompt goes on "

@@ -27,6 +27,7 @@ PROBES = {
         (USER, CALL, ChatTurn("tool", "42", json.dumps({"name": "multiply", "tool_call_id": "call00001"}))), [ANSWER], TOOLS
     ),
 }
+CALLED = Prompted((USER,), [CALL], TOOLS)
 
 
 def describe(prompt_format: PromptFormat, *, learns: bool = True) -> list[str]:
@@ -67,9 +68,12 @@ def _describe_turns(prompt_format: PromptFormat) -> Iterator[str]:
         yield f"The chat template knows no generation prompt, so {_quote(header)} is added to every prompt."
     if frame.opening.strip():
         yield f"Finished turns open with {_quote(frame.opening)}, which is learned in front of every answer."
-    if prompt_format.end_ids and tokenizer.eos_token_id not in prompt_format.end_ids:
-        end = tokenizer.convert_ids_to_tokens(sorted(prompt_format.end_ids))[0]
+    usual, *others = prompt_format.template.endings
+    end = usual.end.strip()
+    if end and not prompt_format.end_text and tokenizer.eos_token not in end:
         yield f"Turns end with {end}, not with the tokenizer's end-of-text token {tokenizer.eos_token}; {end} is learned."
+    for call in others:
+        yield f"Turns that call tools end with {call.end}, which is learned of them and stopped on as well."
     if prompt_format.end_text:
         yield f"No single token ends a turn, but the text {_quote(prompt_format.end_text)}."
     if rest := frame.after[len(frame.end) :].strip():
@@ -87,7 +91,9 @@ def _trims(prompt_format: PromptFormat) -> bool:
 def _describe_kinds(prompt_format: PromptFormat) -> Iterator[str]:
     """Yield which kinds of conversations are refused, and what others lose."""
     missing: set[str] = set()
-    for what, row in PROBES.items():
+    for what, row in (PROBES | {"An answer that calls a tool": CALLED}).items():
+        if row is CALLED and "tool calls" in missing:
+            continue
         try:
             missing |= set(find_omitted(prompt_format, row, [prompt_format.write(row.with_answer(0))]))
         except PromptRefused as refused:

@@ -16,6 +16,7 @@ from worker.models.generate import Sampling
 from worker.models.prompts import Prompted, PromptFormat
 from worker.models.rendering.writing import as_message
 from worker.models.template import ChatTurn, PromptRefused
+from worker.preview.probes import describe
 
 DAY = date(2026, 2, 3)
 ANSWERS = [
@@ -147,6 +148,13 @@ def test_reasoning_is_learned_where_the_template_writes_it(name):
     assert all(answer.ids.count(thinking) == 1 for answer in found.answers)
 
 
+def test_words_in_front_of_a_thought_are_no_reasoning_left_out():
+    chosen = PromptFormat.choose(FAMILIES["chatml on a base model"].tokenizer())
+    said = ChatTurn("assistant", "Hm. <think>so</think> or <think>so so</think> Yes.")
+    [found] = encode(chosen, [Prompted(PROMPTS[0], [said])], 500, 500)
+    assert found.omitted == ()
+
+
 def test_what_no_template_writes_is_counted():
     chosen = PromptFormat.choose(FAMILIES["chatml on a base model"].tokenizer())
     call = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"town": 0}}}]})
@@ -211,6 +219,48 @@ def test_an_opening_of_control_tokens_is_no_part_of_the_answers_text():
     left = [encode_one(chosen, PROMPTS[0], "Because of it", max_response=k).answers[0].content for k in range(1, 9)]
     assert left[0] == ""
     assert all("Because of it".startswith(content) for content in left)
+
+
+def call_to(*towns: int) -> ChatTurn:
+    called = [
+        {"id": f"call0000{t}", "type": "function", "function": {"name": "weather", "arguments": {"town": t}}} for t in towns
+    ]
+    return ChatTurn("assistant", "", json.dumps({"tool_calls": called}))
+
+
+CALLS_END = CALLS.replace("{{- '<|im_end|>\\n' -}}", "{{- ('<|eom|>' if m.tool_calls else '<|im_end|>') + '\\n' -}}")
+TOOLS = json.dumps([{"type": "function", "function": {"name": "weather"}}])
+ONE_CALL = "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one call') }}{% endfor %}"
+
+
+@pytest.mark.parametrize("before", ["", ONE_CALL])
+def test_a_turn_that_calls_tools_may_end_otherwise(before):
+    chosen = make(before + CALLS_END, special=(*MARKED, "<|eom|>"))
+    call, other = encode_one_of(chosen, call_to(0), ChatTurn("assistant", "I can't."))
+    assert chosen.tokenizer.decode(call.ids).endswith("</tool_call><|eom|>")
+    assert chosen.tokenizer.decode(other.ids) == "I can't.<|im_end|>"
+    assert set(chosen.tokenizer.convert_ids_to_tokens(list(chosen.end_ids))) == {"<|im_end|>", "<|eom|>"}
+    sampling = Sampling(100, 0.0, 1.0, 0, chosen.end_ids, chosen.is_ended)
+    for learned in (call, other):
+        assert [sampling.ends(learned.ids[:k]) for k in range(1, len(learned.ids) + 1)].index(True) == len(learned.ids) - 1
+    assert chosen.decode_response(call.ids).endswith("</tool_call>")
+    assert "Turns that call tools end with <|eom|>, which is learned of them and stopped on as well." in describe(chosen)
+
+
+def test_what_closes_one_call_of_several_is_no_end_of_the_turn():
+    unended = CALLS.replace("{{- '<|im_end|>\\n' -}}", "{{- '' if m.tool_calls else '<|im_end|>\\n' -}}")
+    chosen = make(unended, special=MARKED, added=("<tool_call>", "</tool_call>"))
+    [refused] = encode(chosen, [Prompted(PROMPTS[0], [call_to(0)], TOOLS)], 500, 500)
+    assert "ends this answer with" in str(refused)
+    assert 'others with "<|im_end|>\\n"' in str(refused)
+    assert "leave the row out, or take a model" in str(refused)
+    assert chosen.tokenizer.convert_ids_to_tokens(list(chosen.end_ids)) == ["<|im_end|>"]
+    assert any(told.startswith("An answer that calls a tool: the chat template ends this answer") for told in describe(chosen))
+
+
+def encode_one_of(chosen, *answers):
+    [found] = encode(chosen, [Prompted(PROMPTS[0], answers, TOOLS)], 500, 500)
+    return found.answers
 
 
 def test_an_end_of_several_tokens_is_learned_whole():

@@ -14,8 +14,9 @@ from app.domain.jobs import ModelSource
 from worker.models.adapter import LanguageModel
 from worker.models.load import hash_folder, hash_tokenizer, load_policy, release_memory, resolve_folder
 from worker.models.prompts import Conversation
+from worker.models.rendering.dates import writes_date
 from worker.models.reward import RewardModel
-from worker.models.template import ChatTurn, writes_date
+from worker.models.template import ChatTurn
 from worker.stages.attempt import AttemptContext
 from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
