@@ -35,7 +35,7 @@ from app.commands import (
     up,
     workers,
 )
-from app.commands.answering import answers, chat, endpoints, farm, prompt_sets
+from app.commands.answering import answers, chat, chats, endpoints, farm, prompt_sets
 from app.commands.comparing import comparisons, votes
 from app.commands.terminal import err, show_error
 from app.demonstration import flow
@@ -72,6 +72,7 @@ cli.add_typer(votes.votes, name="votes")
 cli.add_typer(votes.links, name="vote-links")
 cli.command("vote-link")(votes.vote_link)
 cli.command("chat")(chat.chat)
+cli.add_typer(chats.group, name="chats")
 cli.add_typer(workers.group, name="workers")
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.tokens, name="tokens")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client, Mine, add_renaming, add_sharing, owner_of
+from app.commands.client import Client, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.readings import show_reading
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
@@ -19,6 +19,7 @@ def add(
     kind: Annotated[str, typer.Option(help="policy or reward")] = "policy",
     name: Annotated[str, typer.Option(help="What people call it (folder or run).")] = "",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    private: Private = False,
 ) -> None:
     """Add a model after a look at its files."""
     body: dict[str, Any] = {"kind": kind, "name": name, "revision": revision}
@@ -28,7 +29,7 @@ def add(
         body |= {"source": "folder", "path": str(Path(source).expanduser().resolve())}
     else:
         body |= {"source": "hub", "name": source}
-    show_model(Client(Settings()).post("/models", body))
+    show_model(Client(Settings()).post("/models", body, params={"private": private}))
 
 
 @group.command("list")

@@ -60,6 +60,8 @@ def summary(problems: Sequence[Mapping[str, str]], num_faults: int | None = None
 
 
 PREDICATES = ("Must ", "Is ")  # messages that go on from their field's name
+MISSING = "Is missing."
+EMPTY = "Must not be empty."
 _BOUNDS = {
     "greater_than": ("greater than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -95,14 +97,18 @@ def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -
         return f"Must be {words} {_short(context[key])}, not {got}."
     if kind in ("enum", "literal_error"):
         return f"Must be {context['expected']}, not {got}."
+    if kind.startswith("union_tag_"):
+        tag = context["discriminator"].strip("'")
+        known = f" of {context['expected_tags']}, not {_short(context['tag'])}" if "tag" in context else ", which says what it is"
+        return f"Must have a {tag}{known}."
     if kind == "missing":
-        return "Is missing."
+        return MISSING
     if kind == "extra_forbidden":
         return f"There is no setting called {field}; check the spelling."
     if kind in ("string_too_long", "too_long"):
         return f"Must not be longer than {context['max_length']} {'characters' if kind.startswith('string') else 'entries'}."
     if kind in ("string_too_short", "too_short"):
-        return "Must not be empty."
+        return EMPTY
     if kind in ("string_pattern_mismatch", "string_unicode"):
         return "The text holds characters that can't be kept (NUL, or half a surrogate pair): remove them."
     if kind == "finite_number":

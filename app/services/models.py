@@ -227,15 +227,15 @@ def examine_within(database: Database, files: Files, settings: Settings, owner_i
 
 
 def add_within(
-    database: Database, files: Files, owner_id: str, candidate: ModelCandidate, *, is_copy: bool = False
+    database: Database, files: Files, owner_id: str, candidate: ModelCandidate, *, private: bool = False, is_copy: bool = False
 ) -> Model:  # fmt: skip
     """Add an examined model in a transaction of its own; its kept files go again when that fails.
 
-    Raises: as `add`.
+    Private is also what is taken of a private run. Raises: as `add`.
     """
     try:
         with database.writing() as session:
-            return add(session, owner_id, candidate, is_copy=is_copy)
+            return add(session, owner_id, replace(candidate, private=candidate.private or private), is_copy=is_copy)
     except BaseException:
         discard(files, candidate)
         raise

@@ -15,6 +15,8 @@ from app.domain.sweep import SweepState, state_of
 from app.store.sharing import get_visible, visible_to
 from app.store.tables import Run, Sweep
 
+HIDDEN = "private"  # the state of runs that one may not see, as lists of variants call it
+
 
 @dataclass(frozen=True)
 class SweepRow:
@@ -26,7 +28,8 @@ class SweepRow:
     stopped_at: datetime | None
     num_variants: int
     request: dict[str, Any]  # SweepRequest
-    counts: dict[str, int]  # of its runs, by state; states without a run are left out
+    counts: dict[str, int]  # of its runs that one may see, by state; states without a run are left out
+    num_private: int  # of its runs that were made private one by one, so that one may not see them
     owner_id: str
     owner: str
     private: bool
@@ -38,11 +41,12 @@ class SweepRow:
 
     @property
     def num_deleted(self) -> int:
-        return self.num_variants - sum(self.counts.values())
+        return self.num_variants - sum(self.counts.values()) - self.num_private
 
     @property
     def state(self) -> SweepState:
-        return state_of(self.counts, self.num_variants, stopped=self.stopped_at is not None)
+        """The sweep's, as far as one may see its runs."""
+        return state_of(self.counts, max(1, self.num_variants - self.num_private), stopped=self.stopped_at is not None)
 
 
 def get_sweep(session: Session, user_id: str, sweep_id: str) -> Sweep:
@@ -73,27 +77,30 @@ def list_sweeps(
     if after is not None:
         query = query.where(Sweep.id < after)
     rows = session.execute(query.order_by(Sweep.id.desc()).limit(limit)).all()
-    counts = count_states(session, [row.id for row in rows])
-    return [SweepRow(**row._mapping, counts=counts.get(row.id, {})) for row in rows]
+    counts = count_states(session, user_id, [row.id for row in rows])
+    return [SweepRow(**row._mapping, counts=counts[row.id], num_private=counts[row.id].pop(HIDDEN, 0)) for row in rows]
 
 
-def describe_sweep(session: Session, sweep: Sweep) -> SweepRow:
-    """Return the row of one sweep."""
-    counts = count_states(session, [sweep.id]).get(sweep.id, {})
+def describe_sweep(session: Session, user_id: str, sweep: Sweep) -> SweepRow:
+    """Return the row of one sweep, as a user may see it."""
+    counts = count_states(session, user_id, [sweep.id])[sweep.id]
     return SweepRow(
-        sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts, sweep.owner_id,
-        sweep.owner, sweep.private,
+        sweep.id, sweep.name, sweep.created_at, sweep.stopped_at, len(sweep.variants), sweep.request, counts,
+        counts.pop(HIDDEN, 0), sweep.owner_id, sweep.owner, sweep.private,
     )  # fmt: skip
 
 
-def count_states(session: Session, sweep_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return how many runs of each sweep are in each state, as people are told it."""
-    is_held = Run.held_at.is_not(None)
-    query = select(Run.sweep_id, Run.state, is_held, func.count()).where(Run.sweep_id.in_(sweep_ids))
-    counts: dict[str, Counter[str]] = {}
-    for sweep_id, state, held, num_runs in session.execute(query.group_by(Run.sweep_id, Run.state, is_held)):
-        counts.setdefault(str(sweep_id), Counter())[tell_state(state, is_held=held)] += num_runs
-    return {sweep_id: dict(found) for sweep_id, found in counts.items()}
+def count_states(session: Session, user_id: str, sweep_ids: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return how many runs of each sweep are in each state, as people are told it; HIDDEN counts those the user may not see."""
+    seen, is_held = visible_to(user_id, Run), Run.held_at.is_not(None)
+    runs = (
+        select(Run.sweep_id, Run.state, is_held.label("held"), seen.label("seen")).where(Run.sweep_id.in_(sweep_ids)).subquery()
+    )
+    counts: dict[str, Counter[str]] = {sweep_id: Counter() for sweep_id in sweep_ids}
+    query = select(runs.c.sweep_id, runs.c.state, runs.c.held, runs.c.seen, func.count()).group_by(*runs.c)
+    for sweep_id, state, held, is_seen, num_runs in session.execute(query):
+        counts[sweep_id][tell_state(state, is_held=held) if is_seen else HIDDEN] += num_runs
+    return counts
 
 
 def list_runs(session: Session, sweep_id: str) -> dict[int, Run]:

@@ -24,7 +24,7 @@ def test_errors_stand_beside_their_fields_and_nothing_typed_is_lost(page, studio
     expect(page.locator("#weights-lambda")).to_have_value("-1")
     expect(page.get_by_label("Name", exact=True)).to_have_value("Typed with care")
     expect(page.locator("#error-summary")).to_be_focused()
-    expect(page.locator("#error-summary li").first).to_have_text("Temperature λ: must be greater than 0, not -1.")
+    expect(page.locator("#error-summary li").first).to_have_text("Temperature λ must be greater than 0, not -1.")
     expect(page.locator("#panel")).not_to_contain_text("Choose a data set")
     page.locator("#error-summary a").first.click()
     page.locator("#weights-lambda").fill("0.5")

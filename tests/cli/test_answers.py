@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.store.files.files import Files
+from app.store.tables import Dataset
 from tests.answered import QUESTIONS, answer_all
 
 
@@ -44,6 +45,20 @@ def test_from_a_list_of_prompts_to_a_data_set(studio, told, questions, policy):
     assert json.loads(told("answers", "tokens", answers, "--prompt", "1")) == []
     assert "data_" not in told("farm", answers, "--preview")
     assert told("farm", answers, "--judge", "Length").splitlines()[-1].startswith("data_")
+
+
+def test_the_usual_judge_of_a_farm_is_no_length(client, studio, told, refused, questions, policy):
+    questions.write_text("Who farms?\nWho waits?")
+    prompts = told("prompt-sets", "create", str(questions)).strip()
+    alone = told("answers", "create", prompts, "--model", policy, "--n", "2").strip()
+    answer_all(studio.database, Files(studio.settings.root), alone)
+    assert "Nobody has judged these answers yet" in refused("farm", alone)
+    judged = told("answers", "create", prompts, "--model", policy, "--n", "3", "--judge", "length", "--pattern", "yes").strip()
+    answer_all(studio.database, Files(studio.settings.root), judged)
+    key = {one["kind"]: one["key"] for one in client.get(f"/api/v1/answers/{judged}").json()["judgements"]}["pattern"]
+    made = told("farm", judged).splitlines()[-1]
+    with studio.database.reading() as session:
+        assert session.get_one(Dataset, made).made_from["judge"] == key
 
 
 def test_one_source_of_prompts_is_needed(refused):

@@ -88,3 +88,21 @@ def test_a_failed_chat_and_one_that_nobody_answers_are_sentences(server, ask, ca
     assert "No model has answered." in capsys.readouterr().err
     assert ask("model_none") == 1
     assert "There is no model" in capsys.readouterr().err
+
+
+def test_chats_are_listed_read_stopped_and_deleted(server, ask, seen, capsys):
+    with answering(server, whole(0, "Hello!"), Rewarded(model=0, reward=1.5), Ended(state="done"), after=seen):
+        assert ask() == 0
+    capsys.readouterr()
+    assert run(["chats", "list", "--limit", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    chat_id = line.split()[0]
+    assert line.split()[1:] == ["done", "Small", "Hello?"]
+    assert run(["chats", "show", chat_id]) == 0
+    assert capsys.readouterr().out.splitlines() == ["user", "  Hello?", "Small, reward 1.50", "  Hello!"]
+    assert run(["chats", "show", chat_id, "--json"]) == 0
+    assert f'"id": "{chat_id}"' in capsys.readouterr().out
+    assert run(["chats", "stop", chat_id]) == 0
+    assert run(["chats", "delete", chat_id]) == 0
+    assert run(["chats", "show", chat_id]) == 1
+    assert "There is no chat" in capsys.readouterr().err

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from sqlalchemy import select
 
+from app.commands.comparing.figures import estimate
 from app.domain.answering.answers import SamplingSettings
-from app.store.tables import Answers, Comparison
+from app.store.tables import Answers, Comparison, Judgement
+from app.system.numbers import signed
 from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
 from tests.web.conftest import URL
 from tests.web.test_comparisons import owner_of
@@ -68,6 +71,21 @@ def test_compare_says_who_is_still_judging(studio, told):
     assert "Not all answers are judged yet" not in told("compare", comparison)
     told("comparisons", "judge", comparison, "--pattern", "rain")
     assert "Not all answers are judged yet: Pattern rain will say more." in told("compare", comparison, "--no-wait")
+
+
+def test_compare_says_of_which_answers_a_judge_has_said_nothing(studio, told):
+    comparison = plant(studio, KIND, CURT, Planted("Brief"))
+    with studio.database.writing() as session:
+        last = session.get_one(Comparison, comparison).answers_ids[2]
+        session.delete(session.scalars(select(Judgement).where(Judgement.answers_id == last, Judgement.kind == "reward")).one())
+    said = told("compare", comparison)
+    assert "Reward judge has not judged the answers of Brief, so it says nothing about them" in said
+    assert f"varstudio comparisons judge {comparison} asks it for all." in said
+
+
+@pytest.mark.parametrize("rest", [-5e-17, 5e-17, 0.0])
+def test_what_sums_leave_of_a_zero_is_told_as_zero(rest):
+    assert estimate([0.5, rest, 1.0], signed) == f"+0.500 ({signed(0.0)} to +1.00)"
 
 
 def test_compare_says_when_nobody_makes_the_answers(studio, refused):

@@ -1,11 +1,11 @@
-"""What the REST API does with prompt sets, answers, endpoints, comparisons and votes, the command line does too."""
+"""What the REST API does with prompt sets, answers, endpoints, comparisons, votes and chats, the command line does too."""
 
 import pytest
 from typer.main import get_command
 
 from app.cli import cli
 
-NOUNS = {"prompt-sets", "answers", "endpoints", "comparisons"}
+NOUNS = {"prompt-sets", "answers", "endpoints", "comparisons", "chats"}
 COMMANDS = {
     "create_prompt_set": "prompt-sets create",
     "upload_prompt_set": "prompt-sets create",
@@ -45,6 +45,12 @@ COMMANDS = {
     "create_vote_link": "vote-links create",
     "list_vote_links": "vote-links list",
     "revoke_vote_link": "vote-links revoke",
+    "chat": "chat",
+    "stream_chat": "chat",
+    "list_chats": "chats list",
+    "get_chat": "chats show",
+    "stop_chat": "chats stop",
+    "delete_chat": "chats delete",
 }
 ON_THE_PAGE_ALONE = dict.fromkeys(
     ("get_ballot", "cast_vote", "undo_vote"),

@@ -36,7 +36,7 @@ def runs_of(database: Database, sweep_id: str) -> dict[int, Run]:
 
 def state(database: Database, library: Library, sweep_id: str) -> SweepState:
     with database.reading() as session:
-        return sweeps.describe_sweep(session, sweeps.get_sweep(session, library.user.id, sweep_id)).state
+        return sweeps.describe_sweep(session, library.user.id, sweeps.get_sweep(session, library.user.id, sweep_id)).state
 
 
 def act(database: Database, verb: Any, library: Library, sweep_id: str, **arguments: Any) -> None:

@@ -145,7 +145,7 @@ def test_a_deleted_run_leaves_an_empty_row(database: Database, library: Library,
         run_services.delete(session, files, library.user.id, run.id)
     with database.reading() as session:
         first, second = results.list_results(session, sweeps.get_sweep(session, library.user.id, sweep.id))
-        row = sweeps.describe_sweep(session, sweeps.get_sweep(session, library.user.id, sweep.id))
+        row = sweeps.describe_sweep(session, library.user.id, sweeps.get_sweep(session, library.user.id, sweep.id))
     assert first.run is None
     assert second.run is not None
     assert row.num_deleted == 1

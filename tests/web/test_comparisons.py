@@ -272,9 +272,15 @@ def test_the_page_says_of_which_answers_a_judge_has_said_nothing(studio):
     last = studio.client().get(f"{COMPARISONS}/{comparison}").json()["models"][2]["answers"]
     with studio.database.writing() as session:
         session.delete(session.scalars(select(Judgement).where(Judgement.answers_id == last, Judgement.kind == "reward")).one())
+    assert studio.client().get(f"{COMPARISONS}/{comparison}").json()["unjudged"] == {"Reward judge": ["C"]}
     page = studio.browser().get(f"/comparisons/{comparison}").text
     assert "Reward judge has not judged the answers of C, so it says nothing about" in page
     assert "Length judge has not judged" not in page
+
+
+def test_a_measure_stands_behind_the_judges_who_rank(studio, comparison):
+    page = studio.browser().get(f"/comparisons/{comparison}").text
+    assert page.index("By Reward judge") < page.index("a measure, which ranks nobody")
 
 
 def test_a_picture_has_axes_and_what_a_figure_means_stands_beside_it(studio, comparison):

@@ -92,6 +92,22 @@ def test_a_sweep_keeps_the_place_of_a_private_run_and_tells_nothing_of_it(
         assert "λ 0.3" in page
 
 
+def test_a_sweeps_counts_say_how_many_are_private_and_not_how_far_these_are(
+    studio: Studio, sweep: Half, asker: tuple[TestClient, bool]
+) -> None:
+    client, sees = asker
+    with studio.database.writing() as session:
+        session.get_one(Run, sweep.hidden).state = "failed"
+    one = client.get(f"/api/v1/sweeps/{sweep.id}").json()
+    listed = next(row for row in client.get("/api/v1/sweeps").json()["items"] if row["id"] == sweep.id)
+    page = client.get("/sweeps").text
+    with studio.database.writing() as session:
+        session.get_one(Run, sweep.hidden).state = "queued"
+    counts = ({"queued": 1, "failed": 1}, 0) if sees else ({"queued": 1}, 1)
+    assert [(row["counts"], row["num_private"]) for row in (one, listed)] == [counts, counts]
+    assert (", 1 private" in page, one["num_deleted"]) == (not sees, 0)
+
+
 @pytest.mark.parametrize(
     "address",
     ["/runs", "/api/v1/runs?limit=200", "/runs?sort=kl", "/api/v1/runs?sort=reward_gain", "/runs?search=Run+0", "/", "/sweeps",

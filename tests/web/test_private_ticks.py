@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.store.tables import Answers, Comparison, Dataset, PromptSet, Run, Scoring, Sweep
+from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep
 from tests.web.conftest import PAIRS, Studio
 from tests.web.test_new_comparison import policies as policies
 
@@ -63,6 +63,16 @@ def test_the_answers_of_a_private_question_and_all_that_is_made_for_a_private_co
         parts = [session.get_one(Answers, key) for key in comparison.answers_ids]
         makers = [session.get_one(Run, str(part.run_id)) for part in parts]
         assert all(one.private for one in (comparison, session.get_one(PromptSet, comparison.prompt_set_id), *parts, *makers))
+
+
+def test_a_model_is_private_where_that_is_ticked_or_its_run_is(make: Any, client: Any, studio: Studio) -> None:
+    form = {"kind": "policy", "source": "hub", "name": "small/private", "private": "yes"}
+    assert make(Model, "/models", form).private
+    assert not make(Model, "/models", {**form, "private": ""}).private
+    asked = {"kind": "policy", "source": "hub", "name": "small/private"}
+    assert client.post("/api/v1/models?private=true", json=asked).json()["private"]
+    again = studio.browser().post("/models", data={**form, "name": ""})
+    assert (again.status_code, 'value="yes" checked' in again.text) == (422, True)
 
 
 def test_a_clone_of_a_private_run_begins_private(studio: Studio, make: Any) -> None:

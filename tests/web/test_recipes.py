@@ -71,15 +71,15 @@ def test_faults_of_a_sweep_stand_at_the_forms_own_fields() -> None:
         read_order(form(weights__lambda="0.1, much"))
     [problem] = at_fields(caught.value.problems)
     assert problem["field"] == "weights.lambda"
-    assert problem["told"] == "Temperature λ: must be a number, not 'much'."
+    assert problem["told"] == "Temperature λ must be a number, not 'much'."
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"weights__lambda": "0"}, "Temperature λ: must be greater than 0, not 0."),
-        ({"training__batch_size": "few"}, "Batch size: must be a whole number, not 'few'."),
-        ({"dataset": ""}, "Data set: is missing."),
+        ({"weights__lambda": "0"}, "Temperature λ must be greater than 0, not 0."),
+        ({"training__batch_size": "few"}, "Batch size must be a whole number, not 'few'."),
+        ({"dataset": ""}, "Choose a data set."),
         (
             {"policy__quantization": "nf4"},
             "Bits of the frozen weights: Weights of 4 bits can't be trained themselves: set “Adaptation” to “A LoRA adapter”.",

@@ -15,7 +15,7 @@ from app.domain.errors import ModelInvalid, Unavailable
 from app.system.limits import find_data_limit
 from worker.models.load import Policy, load_policy, release_memory, resolve_folder
 from worker.models.reward import RewardModel
-from worker.stages.answering.sources import put_in
+from worker.stages.answering.sources import put_in, read_values
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 MORE = 1.15  # beside the weights: what the forward pass needs
@@ -68,7 +68,7 @@ class Shelf:
         if asked.checkpoint is None:
             return load_policy(folder, dtype=dtype, device=self._device)
         policy = load_policy(folder, dtype=dtype, device=self._device, quantization=asked.checkpoint.policy.quantization)
-        return replace(policy, language_model=put_in(policy.language_model, asked.checkpoint))
+        return replace(policy, language_model=put_in(policy.language_model, asked.checkpoint, read_values(asked.checkpoint)))
 
     def _find_folder(self, asked: ChatModel) -> Path:
         source = asked.source

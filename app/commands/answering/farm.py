@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.client import Client
+from app.commands.client import Client, CommandFailed
 from app.commands.terminal import facts, out
 from app.settings import Settings
 from app.system.numbers import number, percent
@@ -12,7 +12,9 @@ from app.system.numbers import number, percent
 
 def farm(
     answers_id: Annotated[str, typer.Argument(help="Answers that were judged.")],
-    judge: Annotated[str | None, typer.Option(help="Its name, or how its key begins; the first unless given.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Its name, or how its key begins; the first that is more than a length unless given.")
+    ] = None,
     shape: Annotated[str, typer.Option(help="best_worst, pairs, ranked, best or rated.")] = "best_worst",
     margin: Annotated[float, typer.Option(min=0, help="Answers whose scores lie no further apart are left out.")] = 0.0,
     name: Annotated[str, typer.Option(help="Of the data set.")] = "",
@@ -33,8 +35,15 @@ def farm(
 
 
 def find_key(client: Client, answers_id: str, judge: str | None) -> str:
-    """Return the key of the judge that is meant; what is not known goes to the studio, which says who has judged."""
+    """Return the key of the judge that is meant; what is not known goes to the studio, which says who has judged.
+
+    Raises CommandFailed where nobody has.
+    """
     known = client.get(f"/answers/{answers_id}")["judgements"]
     if judge is None:
-        return str(known[0]["key"]) if known else "none"
+        if not known:
+            raise CommandFailed(
+                f"Nobody has judged these answers yet: varstudio answers judge {answers_id} --judge MODEL_ID asks a reward model."
+            )
+        return str(max(known, key=lambda one: one["kind"] != "length")["key"])
     return next((str(one["key"]) for one in known if one["name"] == judge or one["key"].startswith(judge)), judge)

@@ -6,6 +6,7 @@ from app.commands.terminal import out, table
 from app.system.numbers import counted, number, percent, signed
 
 COLUMNS = ("judge", "model", "against", "gain", "wins", "at equal length", "told apart")
+DECIMALS = 12  # of a figure that count: what is smaller was left by sums that should be 0
 HASH_LENGTH = 12  # characters of a hash that are shown
 
 
@@ -13,6 +14,9 @@ def tell(found: dict[str, Any]) -> None:
     """Print a ready comparison."""
     out.print(found["verdict"], markup=False)
     out.print(tell_identity(found), markup=False)
+    for judge, unjudged in found["unjudged"].items():
+        said = f"{judge} has not judged the answers of {' and '.join(unjudged)}, so it says nothing about them"
+        out.print(f"{said}: varstudio comparisons judge {found['id']} asks it for all.", markup=False)
     names, votes = [model["name"] for model in found["models"]], found["votes"]
     judges = [*found["figures"]["judges"], *([votes["judge"]] if votes["num_votes"] else [])]
     tell_table(COLUMNS, [row_of(judge, pair, names) for judge in judges for pair in judge["pairs"]])
@@ -94,7 +98,7 @@ def tell_votes(votes: dict[str, Any]) -> str:
 
 def estimate(found: list[float | None], write: Any) -> str:
     """Return a figure with its 95 % interval, where there is one."""
-    value, low, high = found[:3]
+    value, low, high = (None if one is None else round(one, DECIMALS) for one in found[:3])
     return write(value) if low is None else f"{write(value)} ({write(low)} to {write(high)})"
 
 

@@ -68,6 +68,14 @@ class LlmJudge(Frozen):
 
 
 Judge = Annotated[RewardJudge | LlmJudge | LengthJudge | ExactJudge | PatternJudge, Field(discriminator="kind")]
+
+
+class JudgesRequest(Frozen):
+    """Who is asked to judge answers."""
+
+    judges: Annotated[list[Judge], Field(min_length=1, max_length=16)]
+
+
 NAMES = {"length": "Length", "exact": "Exact match"}
 
 

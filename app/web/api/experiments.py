@@ -50,4 +50,4 @@ def launch_experiment(
     asked = ask(get_experiment(experiment), request)
     sweep = service.launch(session, user.id, asked, idempotency_key=idempotency_key, private=private)
     response.headers["location"] = f"/api/v1/sweeps/{sweep.id}"
-    return show(session, sweep)
+    return show(session, user.id, sweep)

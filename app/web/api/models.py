@@ -15,7 +15,7 @@ from app.services import models as service
 from app.store import models as store
 from app.store.tables import Model
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
+from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change
 from app.web.archives import as_zip
 from app.web.dependencies import (
     CurrentDatabase,
@@ -90,11 +90,12 @@ async def add_model(
     settings: CurrentSettings,
     user: CurrentUser,
     response: Response,
+    private: Private = False,
 ) -> ModelView:
     """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind. 409 names
     the model that a folder is already."""
     candidate = await run_in_threadpool(service.examine_within, database, files, settings, user.id, asked)
-    added = await write_apart(request, service.add_within, database, files, user.id, candidate)
+    added = await write_apart(request, service.add_within, database, files, user.id, candidate, private=private)
     response.headers["location"] = f"/api/v1/models/{added.id}"
     return show(added)
 

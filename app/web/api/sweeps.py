@@ -57,8 +57,9 @@ class SweepView(OwnedView):
     )
     experiment: str = Field(description="The experiment that asked for it; empty: none.")
     num_variants: int
-    counts: dict[str, int] = Field(description="Runs by state; a variant whose run was deleted isn't counted.")
+    counts: dict[str, int] = Field(description="Runs that you may see, by state; a variant whose run was deleted isn't counted.")
     num_deleted: int
+    num_private: int = Field(description="Runs that were made private one by one, of which others are told nothing.")
     created_at: datetime
     stopped_at: datetime | None
 
@@ -245,12 +246,12 @@ def launch_sweep(
     """Queues a run for every combination of λ and fields, and for every baseline; all of them, or none when one is at fault."""
     sweep = service.launch(session, user.id, request, idempotency_key=idempotency_key, private=private)
     response.headers["location"] = f"/api/v1/sweeps/{sweep.id}"
-    return show(session, sweep)
+    return show(session, user.id, sweep)
 
 
-def show(session: Session, sweep: Sweep) -> SweepView:
+def show(session: Session, user_id: str, sweep: Sweep) -> SweepView:
     session.flush()
-    return SweepView.model_validate(store.describe_sweep(session, sweep))
+    return SweepView.model_validate(store.describe_sweep(session, user_id, sweep))
 
 
 @router.get("", operation_id="list_sweeps", summary="List sweeps")
@@ -354,25 +355,25 @@ def add_variants(
     sweep = service.add_variants(
         session, user.id, sweep_id, lambdas=addition.lambdas, fields=addition.fields, baselines=addition.baselines
     )
-    return show(session, sweep)
+    return show(session, user.id, sweep)
 
 
 @router.post("/{sweep_id}/stop", status_code=202, operation_id="stop_sweep", summary="Stop a sweep")
 def stop_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> SweepView:
     """Cancels every run that hasn't ended. 409 when all have."""
-    return show(session, service.stop(session, user.id, sweep_id))
+    return show(session, user.id, service.stop(session, user.id, sweep_id))
 
 
 @router.post("/{sweep_id}/resume", status_code=202, operation_id="resume_sweep", summary="Resume what a sweep is missing")
 def resume_sweep(session: WriteSession, user: CurrentUser, sweep_id: str) -> SweepView:
     """Queues failed and cancelled runs again, from their checkpoints, and deleted ones anew; what succeeded stays."""
-    return show(session, service.resume(session, user.id, sweep_id))
+    return show(session, user.id, service.resume(session, user.id, sweep_id))
 
 
 @router.patch("/{sweep_id}", operation_id="change_sweep", summary="Rename a sweep, make it private, or share it")
 def change_sweep(session: WriteSession, user: CurrentUser, sweep_id: str, body: ChangeBody) -> SweepView:
     """Its runs keep their names; they are private or shared as the sweep is."""
-    return show(session, change(session, user.id, Sweep, sweep_id, body))
+    return show(session, user.id, change(session, user.id, Sweep, sweep_id, body))
 
 
 @router.delete("/{sweep_id}", status_code=204, operation_id="delete_sweep", summary="Delete a sweep with its runs")

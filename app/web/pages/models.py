@@ -39,11 +39,12 @@ from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
 from app.web.rendering.environment import Context, go_to, render, render_apart, variables
+from app.web.rendering.form_words import tell_detail
 
 router = APIRouter()
 
 PAGE_SIZE = 50
-EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": "", "revision": ""}
+EMPTY = {"kind": "policy", "source": "hub", "name": "", "path": "", "run_id": "", "revision": "", "private": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +111,10 @@ async def register_model(
 
     def register() -> Response:
         try:
-            asked = parse(ModelRequest, {**values, "revision": values["revision"] or None}, ModelInvalid)
+            told = {name: value for name, value in values.items() if name != "private"}
+            asked = parse(ModelRequest, {**told, "revision": values["revision"] or None}, ModelInvalid)
             found = service.examine_within(database, files, settings, user.id, asked)
-            model = service.add_within(database, files, user.id, found)
+            model = service.add_within(database, files, user.id, found, private=values["private"] == "yes")
         except StudioError as error:
             with database.reading() as session:
                 return form(request, session, user.id, settings, values, error=error)
@@ -236,6 +238,6 @@ def form(
         succeeded=run_choices(list_trained(session, owner_id, values["run_id"])),
         values=values,
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
-        detail=error.detail if error else "",
+        detail=tell_detail(error.detail, error.problems) if error else "",
     )
     return render(request, context, status=error.status if error else 200)

@@ -101,8 +101,9 @@ class MarkedPrompt:
 
 
 def tabulate(judges: Sequence[JudgeFigures], names: Sequence[str], baseline: int) -> list[JudgeLines]:
-    """Return the models by each judge, each against the baseline."""
-    return [JudgeLines(judge, [_line(judge, model, names, baseline) for model in range(len(names))]) for judge in judges]
+    """Return the models by each judge, each against the baseline; measures, which rank nobody, come last."""
+    ordered = sorted(judges, key=lambda judge: not judge.ranks)
+    return [JudgeLines(judge, [_line(judge, model, names, baseline) for model in range(len(names))]) for judge in ordered]
 
 
 def _line(judge: JudgeFigures, model: int, names: Sequence[str], baseline: int) -> ModelLine:

@@ -107,7 +107,7 @@ def compare(
     reached = find_reached(points, target) if target is not None else {}
     there = [result.variant for result in results if result.run is not None]
     return SweepComparison(
-        row=describe_sweep(session, sweep),
+        row=describe_sweep(session, user_id, sweep),
         results=results,
         points=points,
         front=find_front(points),

@@ -24,7 +24,7 @@ from app.system.installation import find_folder
 from app.web.rendering import format, wording
 from app.web.rendering.compared import share_won
 from app.web.rendering.difference import pieces_of
-from app.web.rendering.form_words import change_in_words, clone_address, in_form_words
+from app.web.rendering.form_words import change_in_words, clone_address, in_form_words, tell, tell_detail
 from app.web.rendering.trend import trend
 from app.web.static import static_url
 
@@ -89,6 +89,7 @@ def environment() -> Environment:
     made.filters.update(method_name=wording.method_name, settings_in_brief=wording.settings_in_brief, act_title=wording.act_title)
     made.filters.update(share_won=share_won, verdict=write_verdict, verdict_words=verdict_words)
     made.filters.update(in_form_words=in_form_words, clone_address=clone_address, change_in_words=change_in_words)
+    made.filters.update(tell=tell, tell_detail=tell_detail)
     return made
 
 

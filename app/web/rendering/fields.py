@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from app.domain.problems import MISSING
 from app.domain.recipe import Recipe
 from app.web.rendering import format
-from app.web.rendering.wording import LABELS, option_text
+from app.web.rendering.wording import LABELS, WHAT_TO_DO, option_text
 
 Kind = Literal["text", "number", "integer", "select", "switch"]
 
@@ -132,7 +133,10 @@ def collect(fields: list[Field], form: Mapping[str, Any]) -> dict[str, Any]:
 
 def fill(field: Field, values: Mapping[str, str], problems: list[dict[str, Any]]) -> Field:
     """Return the field with what was typed into it, and what is wrong with that."""
-    errors = tuple(str(problem["message"]) for problem in problems if problem.get("field") == field.path)
+    said = {MISSING: WHAT_TO_DO.get(field.path, "Is missing: fill it in.")}
+    errors = tuple(
+        said.get(problem["message"], str(problem["message"])) for problem in problems if problem.get("field") == field.path
+    )
     return replace(field, value=values.get(field.path, field.value), errors=errors)
 
 

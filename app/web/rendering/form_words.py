@@ -1,4 +1,4 @@
-"""Sentences about a recipe's settings in the words of the launch form: its labels, its options, and links that fill it."""
+"""Sentences about settings in the words of the forms: their labels, their options, and links that fill the launch form."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.domain.events import Change
-from app.domain.problems import PREDICATES
+from app.domain.problems import EMPTY, MISSING, PREDICATES, summary
 from app.web.rendering.fields import RECIPE_FIELDS, write
-from app.web.rendering.wording import option_text
+from app.web.rendering.wording import LABELS_ELSEWHERE, WHAT_TO_DO, option_text
 
 SWITCHED = {"true": "yes", "false": "no"}  # a recipe's words and the form's
 BY_PATH = {field.path: field for field in RECIPE_FIELDS}
@@ -28,11 +28,32 @@ def _name_in_form(found: re.Match[str]) -> str:
     return f"{verb or ''}{label}" + (f" to “{option_text(path, SWITCHED.get(option, option))}”" if option else "")
 
 
+def find_label(path: str) -> str:
+    """Return what the form calls a field of the request; "" where no form has a label for it."""
+    if path in BY_PATH:
+        return BY_PATH[path].label
+    words = [word for word in path.split(".") if not word.isdigit()]
+    return LABELS_ELSEWHERE.get(words[-1], "") if words else ""
+
+
 def tell(problem: Mapping[str, Any]) -> str:
-    """Return a fault as a sentence that stands alone: `λ: must be greater than 0, not 0.`"""
-    field, message = BY_PATH.get(problem["field"]), str(problem["message"])
-    going_on = f"{message[:1].lower()}{message[1:]}" if message.startswith(PREDICATES) else message
-    return f"{field.label}: {going_on}" if field else message
+    """Return a fault as a sentence that stands alone: `Temperature λ must be greater than 0, not 0.`"""
+    path, message = str(problem.get("field") or ""), str(problem["message"])
+    label = find_label(path)
+    if message in (MISSING, EMPTY) and path in WHAT_TO_DO:
+        return WHAT_TO_DO[path]
+    if message.startswith(PREDICATES):
+        label = label or path.rsplit(".", 1)[-1].replace("_", " ").capitalize() or "The input"
+        return f"{label} {message[:1].lower()}{message[1:]}" if message != MISSING else f"{label} is missing: fill it in."
+    return f"{label}: {message}" if label else message
+
+
+def tell_detail(detail: str, problems: Sequence[Mapping[str, Any]]) -> str:
+    """Return an error's sentence with the form's label in the place of the first fault's path."""
+    if not problems or not str(problems[0]["message"]).startswith(PREDICATES):
+        return detail
+    first = summary([problems[0]])
+    return tell(problems[0]) + detail.removeprefix(first) if detail.startswith(first) else detail
 
 
 def clone_address(changes: Sequence[Change], run_id: str) -> str:

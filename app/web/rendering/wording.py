@@ -101,6 +101,46 @@ LABELS = {  # where a field's own name is a word of the machine
     "evaluation.draw_seed": "Seed of the draws",
 }
 
+LABELS_ELSEWHERE = {  # of the other forms, by the last word of the request's path
+    "address": "Address",
+    "contestant": "Models",
+    "days": "Days",
+    "endpoint": "Model",
+    "judge": "Judge",
+    "judges": "Judges",
+    "key": "Key",
+    "margin": "Margin",
+    "max_new_tokens": "Longest answer",
+    "model": "Model",
+    "models": "Model",
+    "n": "Answers per prompt",
+    "name": "Name",
+    "num_draws": "Answers per prompt",
+    "num_prompts": "Number of prompts",
+    "part": "Of a run, the prompts held out for",
+    "pattern": "Pattern",
+    "prompts": "Prompts",
+    "revision": "Revision",
+    "run": "Run",
+    "run_id": "Run",
+    "seed": "Seed",
+    "shape": "Of each prompt’s answers",
+    "step": "Checkpoint",
+    "temperature": "Temperature",
+    "text": "Prompts",
+    "top_p": "Top p",
+}
+WHAT_TO_DO = {  # where nothing was chosen; else it is to be filled in
+    "dataset": "Choose a data set.",
+    "policy.model": "Choose a policy.",
+    "reward.model": "Choose a reward model.",
+    "judge": "Choose a judge.",
+    "judges": "Choose a judge.",
+    "model": "Choose a model.",
+    "models": "Choose a model.",
+    "run_id": "Choose a run.",
+}
+
 METHODS: dict[str, str] = {
     Method.VAR: "VAR",
     Method.SFT: "SFT",

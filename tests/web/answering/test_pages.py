@@ -102,7 +102,7 @@ def test_a_data_set_is_made_in_three_clicks(browser, answers_path):
     judge = page.split('id="farm-judge"')[1].split('value="')[1].split('"')[0]
     figures = browser.get(f"{answers_path}/farm?judge={judge}&shape=pairs&margin=0").text
     assert "a model would learn to be long" in figures
-    assert "margin must be a number" in browser.get(f"{answers_path}/farm?judge={judge}&margin=x").text
+    assert "Margin must be a number" in browser.get(f"{answers_path}/farm?judge={judge}&margin=x").text
     made = follow(browser, browser.post(f"{answers_path}/dataset", data={"judge": judge, "shape": "best_worst", "margin": "0"}))
     assert "Best against worst" in made.text
     assert f'Made from <a href="{answers_path}">' in made.text

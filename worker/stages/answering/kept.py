@@ -23,10 +23,14 @@ class AnswerParts:
         size = prompts_per_part(spec.num_draws, spec.sampling.max_new_tokens)
         self.prompts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
-    def claim(self, sha256: str) -> None:
-        """Take the folder for the model of this hash; what another model said under the same name goes."""
+    def claim(self, sha256: str, find_former: Callable[[], str] | None = None) -> None:
+        """Take the folder for the model of this hash; what another model said under the same name goes.
+
+        `find_former`: computes the hash by which older answers name the same model.
+        """
         path = self.folder / MODEL
-        if path.is_file() and json.loads(path.read_bytes())["sha256"] == sha256:
+        kept = json.loads(path.read_bytes())["sha256"] if path.is_file() else ""
+        if kept and (kept == sha256 or (find_former is not None and kept == find_former())):
             return
         if any(self.folder.glob("part-*.jsonl")):
             self._attempt.log("The model's files have changed since it gave its answers: all of them are given anew.", "warning")

@@ -6,6 +6,7 @@ imported where a model is here.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,10 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
     num_all = sum(map(len, parts.prompts)) * spec.num_draws
     progress = attempt.start_stage(Stage.ANSWER, total=num_all, unit="answers")
     source = open_source(attempt, spec) if spec.endpoint is None else None
-    parts.claim(identify(spec.endpoint) if spec.endpoint is not None else source.sha256 if source is not None else "")
+    if spec.endpoint is not None:
+        parts.claim(identify(spec.endpoint))
+    elif source is not None:
+        parts.claim(source.sha256, partial(tell_files, spec, source))
     missing = parts.list_missing()
     done = num_all - sum(len(parts.prompts[number]) for number in missing) * spec.num_draws
     if done:
@@ -62,16 +66,16 @@ def answer_all(attempt: JobContext, spec: AnswersSpec, parts: AnswerParts) -> No
         num_tokens=sum(row["num_tokens"] for row in rows) if all(row["num_tokens"] is not None for row in rows) else None,
         num_missing=sum(map(len, parts.prompts)) - len({row["index"] for row in rows}),
         seconds=time.monotonic() - started,
-        model_sha256=tell_weights(spec, source) if source is not None else None,
+        model_sha256=source.weights_sha256 if source is not None else None,
     )
     attempt.emit(AnswersKept(answers=facts))
 
 
-def tell_weights(spec: AnswersSpec, source: "AnsweringSource") -> str:
-    """Return what tells the weights that answer from others."""
-    from worker.stages.answering.sources import hash_weights
+def tell_files(spec: AnswersSpec, source: "AnsweringSource") -> str:
+    """Return what older answers name their model by."""
+    from worker.stages.answering.sources import hash_files
 
-    return hash_weights(spec, source)
+    return hash_files(spec, source.folder)
 
 
 def open_source(attempt: JobContext, spec: AnswersSpec) -> "AnsweringSource":

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.answering.answers import AnswersFacts, AnswersRequest, ModelChoice, SamplingSettings
 from app.domain.answering.farm import FarmRequest, Omission
-from app.domain.answering.judge import Judge, JudgementFacts
+from app.domain.answering.judge import Judge, JudgementFacts, JudgesRequest
 from app.services.answering import answers as service
 from app.services.answering import farm
 from app.store.answering import answers as store
@@ -78,12 +78,6 @@ class TokensView(BaseModel):
     draw: int
     ids: list[int]
     logprobs: list[float]
-
-
-class JudgesBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    judges: list[Judge] = Field(min_length=1, max_length=16)
 
 
 class FarmView(BaseModel):
@@ -251,7 +245,7 @@ def list_tokens(session: ReadSession, files: CurrentFiles, user: CurrentUser, an
 
 @router.post("/{answers_id}/judges", status_code=202, operation_id="judge_answers", summary="Ask more judges")
 def judge_answers(
-    session: WriteSession, user: CurrentUser, answers_id: str, body: Annotated[JudgesBody, Body(openapi_examples=JUDGES)]
+    session: WriteSession, user: CurrentUser, answers_id: str, body: Annotated[JudgesRequest, Body(openapi_examples=JUDGES)]
 ) -> AnswersView:
     """The answers are not made anew; what a judge has said already stays."""
     answers = service.judge(session, user.id, answers_id, body.judges)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.answering.judge import JudgesRequest
 from app.domain.comparing.figures import Figures
 from app.domain.comparing.order import Sort, order_prompts, page_of
 from app.domain.comparing.votes import VotesFigures
@@ -17,7 +18,7 @@ from app.services.comparing.overview import Overview, State, list_pair_gains, lo
 from app.store.comparing import comparisons as store
 from app.store.comparing.comparisons import ComparisonRow
 from app.store.tables import Comparison
-from app.web.api.answering.answers import JUDGES, JudgesBody
+from app.web.api.answering.answers import JUDGES
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, Private, change, owned
 from app.web.dependencies import CurrentFiles, CurrentUser, ReadSession, WriteSession
@@ -66,6 +67,9 @@ class ComparisonDetail(OwnedView):
     created_at: datetime
     verdict: str = Field(description="Who beats whom, or that they are not told apart and how many prompts it would take.")
     judging: list[str] = Field(description="Judges who have not judged all answers yet and are at it, or wait for a worker.")
+    unjudged: dict[str, list[str]] = Field(
+        description="By the name of a judge who has judged only some of the answers and is not at the others: these models."
+    )
     models: list[ContenderView]
     figures: Figures | None = Field(
         description="By judge: means, pairs (gain, win rate, length-controlled win rate, each as [value, low, high, standard "
@@ -169,7 +173,7 @@ def list_prompts(
     "/{comparison_id}/judges", status_code=202, operation_id="judge_comparison", summary="Ask more judges about all answers"
 )
 def judge_comparison(
-    body: Annotated[JudgesBody, Body(openapi_examples=JUDGES)], session: WriteSession, files: CurrentFiles, user: CurrentUser,
+    body: Annotated[JudgesRequest, Body(openapi_examples=JUDGES)], session: WriteSession, files: CurrentFiles, user: CurrentUser,
     comparison_id: str,
 ) -> ComparisonDetail:  # fmt: skip
     """Of all answers that you may change, one run each, none made anew; 403 where all of them are others'."""
@@ -226,6 +230,6 @@ def show(found: Overview) -> ComparisonDetail:
         **owned(found.comparison),
         id=found.comparison.id, name=found.comparison.name, state=found.state, prompt_set_id=found.prompt_set.id,
         num_prompts=found.prompt_set.num_prompts, created_at=found.comparison.created_at, verdict=found.verdict, models=models,
-        judging=found.judging,
+        judging=found.judging, unjudged=found.unjudged,
         figures=found.kept.figures if found.kept else None, votes=found.votes,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnswersFacts, RunModel, SamplingSettings, read_choice
 from app.domain.answering.farm import SHAPE_TITLES, FarmFigures, FarmRequest, FarmShape, list_left_out
-from app.domain.answering.judge import Judge, read_judge
+from app.domain.answering.judge import Judge, JudgesRequest
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
 from app.services import runs
@@ -30,6 +30,7 @@ from app.web.pages.answering.prompt_sets import judges_of
 from app.web.pages.run.status import progress_text
 from app.web.rendering.answered import SORT_TITLES, AnsweredPrompt, AnswersSort, gather, order_prompts, search
 from app.web.rendering.environment import Context, go_to, render
+from app.web.rendering.form_words import tell_detail
 
 router = APIRouter()
 
@@ -119,7 +120,8 @@ def show_answers(
     prompt_set, choice = session.get_one(PromptSet, answers.prompt_set_id), read_choice(answers.model)
     ready = [judgement for judgement in row.judgements if judgement.facts]
     known = {judgement.key for judgement in ready}
-    look = Look(judge if judge in known else ready[0].key if ready else "", sort, search.strip(), start)
+    usual = max(ready, key=lambda one: one.kind != "length").key if ready else ""
+    look = Look(judge if judge in known else usual, sort, search.strip(), start)
     prompts, num_prompts = find_prompts(files, answers, prompt_set, ready, look)
     context = AnswersPage(
         row=row,
@@ -167,7 +169,7 @@ async def read_judges(request: Request) -> list[Judge]:
             asked.append({"kind": "llm", "endpoint": llm, "against": against})
     if not asked:
         raise InvalidInput.at("judges", "Choose at least one judge.")
-    return [read_judge(one) for one in asked]
+    return parse(JudgesRequest, {"judges": asked}, InvalidInput).judges
 
 
 @router.post("/answers/{answers_id}/judges")
@@ -198,7 +200,7 @@ def show_farm(
     try:
         figures = farm.preview(session, files, user.id, answers_id, read_farm(judge, shape, margin))
     except InvalidInput as error:
-        return render(request, FarmPart(figures=None, left_out=[], judge="", sentence=error.detail))
+        return render(request, FarmPart(figures=None, left_out=[], judge="", sentence=tell_detail(error.detail, error.problems)))
     judge = name_judge(session, answers_id, judge)
     return render(request, FarmPart(figures=figures, left_out=list_left_out(figures), judge=judge, sentence=""))
 

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnsweringModel, EndpointModel, RegisteredModel, RunModel, SamplingSettings
-from app.domain.answering.judge import Judge, LengthJudge, RewardJudge
+from app.domain.answering.judge import Judge, LengthJudge, LlmJudge, RewardJudge
 from app.domain.answering.prompt_set import DatasetPrompts, PromptSetRequest
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
@@ -25,7 +25,7 @@ from app.store.database import Database
 from app.store.files.files import Files
 from app.store.models import list_models
 from app.store.runs import get_run, list_runs
-from app.store.tables import Answers, Model, PromptSet, Run
+from app.store.tables import Answers, Endpoint, Model, PromptSet, Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, read_apart, write_apart
 from app.web.rendering.choices import checkpoint_choices
 from app.web.rendering.environment import Context, go_to, render
@@ -65,6 +65,7 @@ class NewComparisonPage(Context):
     contestants: list[Contestant]
     prompts: list[Prompts]
     judges: list[tuple[Model, bool]]
+    endpoints: list[Endpoint]  # which answer, or grade
     max_new_tokens: int
 
 
@@ -79,14 +80,16 @@ def show_form(
     known_runs = list_runs(session, user.id, state=RunState.SUCCEEDED, kind=RunKind.TRAINING, limit=SHOWN)
     policies = list_models(session, user.id, kind="policy", limit=SHOWN)
     rewards = list_models(session, user.id, kind="reward", limit=SHOWN)
+    endpoints = list_endpoints(session, limit=SHOWN)
     context = NewComparisonPage(
         contestants=[
             *list_contestants(asked_runs, known_runs, policies, asked_models, asked_answers),
-            *(Contestant(f"endpoint:{one.id}", one.name, "endpoint", False) for one in list_endpoints(session, limit=SHOWN)),
+            *(Contestant(f"endpoint:{one.id}", one.name, "endpoint", False) for one in endpoints),
             *list_checkpoints(session, asked_runs or list_runs(session, user.id, kind=RunKind.TRAINING, limit=MOST_RUNS)),
         ],
         prompts=list_prompts(asked_runs, known_runs, sets.list_prompt_sets(session, user.id, limit=SHOWN), asked_answers),
         judges=choose_judges(rewards, asked_runs),
+        endpoints=endpoints,
         max_new_tokens=max((int(run.recipe["evaluation"]["max_new_tokens"]) for run in asked_runs), default=USUAL_TOKENS),
     )
     return render(request, context)
@@ -148,13 +151,15 @@ async def make_comparison(
     text: Annotated[str, Form(max_length=200_000)] = "", num_prompts: Annotated[int, Form(ge=1, le=10_000)] = 200,
     judge: Annotated[tuple[str, ...], Form(max_length=15)] = (),
     max_new_tokens: Annotated[int, Form(ge=1, le=32_768)] = USUAL_TOKENS,
-    temperature: Annotated[float, Form(ge=0, le=10, allow_inf_nan=False)] = 1.0, num_draws: Annotated[int, Form(ge=1, le=64)] = 1,
+    temperature: Annotated[float, Form(ge=0, le=10, allow_inf_nan=False)] = 1.0,
+    top_p: Annotated[float, Form(gt=0, le=1, allow_inf_nan=False)] = 1.0, seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
+    num_draws: Annotated[int, Form(ge=1, le=64)] = 1,
     private: Annotated[bool, Form()] = False,
 ) -> Response:  # fmt: skip
     """Queues a run for each model whose answers are not there yet; then the comparison's page, which waits for them."""
     models, answers_ids = read_contestants(contestant)
-    sampling = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
-    judges: list[Judge] = [LengthJudge(), *(RewardJudge(model=key) for key in judge)]
+    sampling = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    judges: list[Judge] = [LengthJudge(), *map(read_judge, judge)]
     kind, _, key = prompts.partition(":")
     gathered = None
     if kind != "set":
@@ -179,6 +184,12 @@ async def make_comparison(
             return made.id
 
     return go_to(request, f"/comparisons/{await write_apart(request, write)}")
+
+
+def read_judge(value: str) -> Judge:
+    """Return the judge that a tick stands for: a reward model's id, or llm:ENDPOINT."""
+    kind, _, key = value.rpartition(":")
+    return LlmJudge(endpoint=key) if kind == "llm" else RewardJudge(model=key)
 
 
 def gather(database: Database, files: Files, owner_id: str, wanted: PromptSetRequest) -> service.Gathered:

@@ -19,6 +19,7 @@ from app.web.pages.launch.summary import PLAIN
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render_apart
+from app.web.rendering.form_words import tell_detail
 
 router = APIRouter()
 
@@ -73,7 +74,12 @@ async def respond(
         except Unavailable as late:
             panel = replace(panel, sentence=late.detail)
         except InvalidInput as refusal:
-            panel = replace(panel, state="refused", problems=at_fields(refusal.problems), sentence=refusal.detail)
+            panel = replace(
+                panel,
+                state="refused",
+                problems=at_fields(refusal.problems),
+                sentence=tell_detail(refusal.detail, refusal.problems),
+            )
     if error is not None:
         panel = replace(panel, state="incomplete", problems=at_fields(error.problems))
     if not request.headers.get("hx-request"):

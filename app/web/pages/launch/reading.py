@@ -19,6 +19,7 @@ from app.web.pages.launch.lengths import LIMITS, LaunchLengths, add_lengths, loo
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import read
 from app.web.rendering.environment import Context, render_apart
+from app.web.rendering.form_words import tell_detail
 
 router = APIRouter()
 
@@ -69,7 +70,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
     except Unavailable as late:
         return replace(lengths, sentence=late.detail)
     except StudioError as refusal:
-        lengths = replace(lengths, state="refused", sentence=refusal.detail)
+        lengths = replace(lengths, state="refused", sentence=tell_detail(refusal.detail, refusal.problems))
     if lengths.reward is None and lengths.asked_of_reward is not None:
         try:
             reward = await read(request, owner_id, lengths.asked_of_reward, wait_seconds=PAGE_WAIT_SECONDS)
@@ -78,7 +79,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
         except Unavailable as late:
             lengths = replace(lengths, state="asked", sentence=late.detail)
         except StudioError as refusal:
-            lengths = replace(lengths, reward_sentence=refusal.detail)
+            lengths = replace(lengths, reward_sentence=tell_detail(refusal.detail, refusal.problems))
     return lengths
 
 
@@ -94,7 +95,7 @@ async def show_launch_example(request: Request, database: CurrentDatabase, user:
     except Unavailable as late:
         sentence, is_asked = late.detail, True
     except (InvalidInput, StudioError) as refusal:
-        sentence = refusal.detail
+        sentence = tell_detail(refusal.detail, refusal.problems)
     part = ExamplePart(example=example, sentence=sentence, is_asked=is_asked)
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, user.id, values, example=part)

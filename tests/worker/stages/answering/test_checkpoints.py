@@ -12,6 +12,8 @@ from tests.worker.chat.test_chat import hold, make_job
 from tests.worker.stages.answering.conftest import answers_of, read_rows
 from tests.worker.workshop import read_events
 from worker.chat.shelf import Shelf
+from worker.models.checkpoint import load_step
+from worker.stages.answering import sources
 
 LORA = {"adaptation": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 TRAINING = {"steps": 2, "learning_rate": 0.05}
@@ -73,3 +75,13 @@ def told_hash(folder: Path) -> str:
     """The hash of the weights that an attempt has told."""
     (told,) = read_events(folder, "answers")
     return str(told["payload"]["answers"]["model_sha256"])
+
+
+def test_a_models_files_and_its_checkpoint_are_read_once_to_tell_whose_answers_these_are(
+    answering, workshop, run, trained, monkeypatch
+):
+    read: list[object] = []
+    monkeypatch.setattr(sources, "hash_folder", lambda folder, *patterns: read.append(*patterns) or "hash")
+    monkeypatch.setattr(sources, "load_step", lambda *asked: read.append("checkpoint") or load_step(*asked))
+    assert run(at_step(answering.attempt(model=workshop.policy()), trained[1])) == 0
+    assert read == ["checkpoint", ("config.json",)]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from app.domain.answering import layout
+from app.domain.answering.job import AnswersSpec
 from tests.faults.runner import mishaps
 from tests.worker.stages.answering.conftest import EXACT, LENGTH, answers_of, make_prompts, read_rows
 from tests.worker.workshop import read_events
+from worker.stages.answering.sources import hash_files
 
 KILLED = -9
 
@@ -142,3 +144,20 @@ def test_a_prompt_that_the_model_has_no_room_for_is_said_before_anything_is_answ
     assert outcome["payload"]["reason"].startswith("Prompt 4 of the set may come to")
     assert "the model reads 256" in outcome["payload"]["reason"]
     assert read_rows(answers_of(folder)) == []
+
+
+def test_answers_named_by_the_hash_of_the_models_files_are_gone_on_with(answering, run):
+    """As they were before tensors told models apart."""
+    folder = answering.attempt()
+    assert run(folder) == 0
+    spec = AnswersSpec.model_validate_json((folder / "spec.json").read_text())
+    claimed = answers_of(folder) / "model.json"
+    claimed.write_text(json.dumps({"sha256": hash_files(spec, Path(spec.model.path))}))
+    before = {path.name: path.stat().st_mtime_ns for path in answers_of(folder).glob("part-*")}
+    later = answering.attempt(answers_dir=answers_of(folder), judges=(LENGTH,))
+    assert run(later) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in answers_of(folder).glob("part-*")} == before
+    claimed.write_text(json.dumps({"sha256": "another model's"}))
+    anew = answering.attempt(answers_dir=answers_of(folder))
+    assert run(anew) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in answers_of(folder).glob("part-*")} != before
