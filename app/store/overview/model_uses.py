@@ -1,16 +1,16 @@
-"""Where a model comes from and what it was used in: its line of models, runs and checkpoints; the runs, scorings and comparisons
-with it.
+"""Where a model comes from and what it was used in: its line of models, runs and checkpoints; the runs, scorings, answers and
+comparisons with it.
 """
 
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.run import RunKind
 from app.store.checkpoints import list_kept
 from app.store.sharing import find_visible, visible_to
-from app.store.tables import Answers, Comparison, Model, Run, Scoring
+from app.store.tables import Answers, Comparison, Judgement, Model, Run, Scoring
 
 FEW = 12
 LONGEST_LINE = 40
@@ -30,7 +30,7 @@ class Ancestor:
 class Use:
     """Something that a model takes part in, and as what."""
 
-    noun: str  # "runs" | "scorings" | "comparisons"
+    noun: str  # "runs" | "scorings" | "answers" | "comparisons"
     id: str
     name: str
     role: str
@@ -65,7 +65,7 @@ def find_checkpoint(session: Session, run: Run) -> list[Ancestor]:
 
 def list_uses(session: Session, user_id: str, model: Model) -> tuple[list[Use], bool]:
     """Return what uses the model, of each noun the newest `FEW`, and whether there is more."""
-    found = [look(session, user_id, model.id) for look in (list_runs, list_scorings, list_comparisons)]
+    found = [look(session, user_id, model.id) for look in (list_runs, list_scorings, list_answers, list_comparisons)]
     return [use for uses in found for use in uses[:FEW]], any(len(uses) > FEW for uses in found)
 
 
@@ -84,6 +84,17 @@ def list_scorings(session: Session, user_id: str, model_id: str) -> list[Use]:
     return [
         Use("scorings", one.id, one.name, "policy" if one.policy_id == model_id else "reward model", "")
         for one in session.scalars(query.order_by(Scoring.id.desc()).limit(FEW + 1))
+    ]
+
+
+def list_answers(session: Session, user_id: str, model_id: str) -> list[Use]:
+    """Return the answers that the model itself has given, not what a run made of it, or has judged."""
+    judged = select(Judgement.answers_id).where(Judgement.model_id == model_id)
+    given = and_(Answers.model_id == model_id, Answers.model_run_id.is_(None))
+    query = select(Answers).where(visible_to(user_id, Answers), or_(given, Answers.id.in_(judged)))
+    return [
+        Use("answers", one.id, one.name, "the one that answers" if one.model_id == model_id else "judge", "")
+        for one in session.scalars(query.order_by(Answers.id.desc()).limit(FEW + 1))
     ]
 
 

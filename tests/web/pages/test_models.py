@@ -67,6 +67,12 @@ def test_a_model_says_what_it_is_used_in(browser, trained, client, studio):
     assert f'<a href="/runs/{trained[0]}">Aligns &lt;it&gt;</a>' in uses[uses.index("Used in") :]
     scoring = client.post("/api/v1/scorings", json=studio.ingredients()).json()["id"]
     assert f'href="/scorings/{scoring}"' in browser.get("/models/model_policy").text
+    prompts = client.post("/api/v1/prompt-sets", json={"text": "Who answers?"}).json()["id"]
+    asked = {"prompt_set": prompts, "model": {"source": "model", "model": "model_policy"}}
+    answers = client.post("/api/v1/answers", json=asked).json()["id"]
+    told = browser.get("/models/model_policy").text
+    assert f'<a href="/answers/{answers}">' in told
+    assert "as the one that answers" in told
     assert "Nothing uses it yet." in browser.get(f"/models/{trained[1]}").text
 
 
