@@ -19,7 +19,11 @@ from app.system.files import writing
 
 MAX_DOCUMENT_BYTES = 2**20
 group = typer.Typer(no_args_is_help=True, help="Recipe templates: settings under a name, to begin launches from.")
-OPTIONS = {"policy.model": "--policy", "reward.model": "--reward", "reward.source": "--reward"}  # named unlike their fields
+FURTHER = ("second", "third")  # reward models beside the first
+OPTIONS = {"policy.model": "--policy"} | {  # named unlike their fields
+    f"reward.{name}": "--reward" for name in ("source", "model", *FURTHER)
+}
+REWARD_HELP = "Id of the reward model, or of two or three with commas between: mean less deviation. Or: rating, preference."
 
 
 def read_document(path: Path) -> Any:
@@ -65,9 +69,13 @@ def named_as_typed(sections: dict[str, dict[str, Any]]) -> Iterator[None]:
 
 
 def reward_of(reward: str | None) -> dict[str, Any]:
-    if reward in {None, "rating", "preference"}:
+    """Return the reward's settings of `--reward`: a source, or the ids of up to three reward models."""
+    if reward is None or reward in {"rating", "preference"}:
         return {"source": reward}
-    return {"source": "model", "model": reward}
+    first, *further = (name.strip() for name in reward.split(","))
+    if len(further) > len(FURTHER):
+        raise CommandFailed(f"--reward names {1 + len(further)} reward models: at most {1 + len(FURTHER)} count as one.")
+    return {"source": "model", "model": first, **dict(zip(FURTHER, further, strict=False))}
 
 
 def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

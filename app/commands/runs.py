@@ -9,7 +9,7 @@ import typer
 from app.commands import queue
 from app.commands.client import Client, CommandFailed, Mine, Private, add_renaming, add_sharing, owner_of
 from app.commands.events import follow
-from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
+from app.commands.recipes import REWARD_HELP, merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import out, table
 from app.settings import Settings
 from app.system.files import writing
@@ -24,7 +24,7 @@ def launch(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML or JSON; options below replace what it says.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Id of the data set.")] = None,
     policy: Annotated[str | None, typer.Option(help="Id of the policy.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Id of the reward model, or: rating, preference.")] = None,
+    reward: Annotated[str | None, typer.Option(help=REWARD_HELP)] = None,
     preset: Annotated[str | None, typer.Option(help="paper, length_normalised, within_prompt, reward_weighted or draws")] = None,
     temperature: Annotated[float | None, typer.Option("--lambda", help="λ > 0.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Prompts per step.")] = None,

@@ -9,7 +9,7 @@ import typer
 
 from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_renaming, add_sharing, owner_of
 from app.commands.events import follow
-from app.commands.recipes import merge, named_as_typed, read_recipe, reward_of
+from app.commands.recipes import REWARD_HELP, merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
 from app.settings import Settings
 from app.system.numbers import percent, signed
@@ -27,7 +27,7 @@ def create(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML or JSON; options below replace what it says.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Id of the data set.")] = None,
     policy: Annotated[str | None, typer.Option(help="Id of the policy.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Id of the reward model, or: rating, preference.")] = None,
+    reward: Annotated[str | None, typer.Option(help=REWARD_HELP)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Prompts per batch.")] = None,
     name: Annotated[str | None, typer.Option()] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow its run to the end.")] = False,
@@ -114,6 +114,12 @@ def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help=
         share = found["accuracy" if not prefix else "length_accuracy"]
         if share is not None:
             rows.append((title, f"{percent(share)} ({percent(found[prefix + 'low'])} to {percent(found[prefix + 'high'])})"))
+    if ensemble := found["ensemble"]:
+        agree = "one of them is constant" if ensemble["correlation"] is None else f"correlation {ensemble['correlation']:.2f}"
+        alike = "" if ensemble["same_order"] is None else f", {percent(ensemble['same_order'])} of the pairs ranked alike"
+        alone = ", ".join("none" if share is None else percent(share) for share in ensemble["accuracies"])
+        num = f"{len(ensemble['accuracies'])} less {ensemble['caution']:g} deviations"
+        rows.append(("models", f"{num}: {agree}{alike}; alone {alone}"))
     facts(rows)
     highest = max(found["counts"], default=0)
     for edge, times in zip(found["edges"], found["counts"], strict=False):

@@ -128,6 +128,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
         model_source(f"reward.{part}", name, revision, recipe_file) if name else None
         for part, name, revision in (("model", recipe.reward.model, recipe.reward.revision), ("judge", recipe.reward.judge, None))
     )
+    further = [model_source(path, name, None, recipe_file) for path, name in recipe.reward.further.items()]
     spec = RunSpec(
         run_id=RUN_ID,
         attempt=number,
@@ -136,6 +137,7 @@ def prepare_attempt(files: Files, settings: Settings, recipe: Recipe, recipe_fil
         dataset_sha256=hash_file(examples),
         policy=policy,
         reward=reward,
+        further=tuple(further),
         judge=judge,
         run_dir=str(files.run_dir(RUN_ID)),
         scorings_dir=str(files.scorings_dir),

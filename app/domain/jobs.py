@@ -55,5 +55,6 @@ class RunSpec(JobSpec):
     dataset_sha256: str
     policy: ModelSource
     reward: ModelSource | None = None
+    further: tuple[ModelSource, ...] = ()  # reward models beside `reward`
     judge: ModelSource | None = None
     scorings_dir: str

@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 
 from app.domain.errors import RecipeInvalid
 from app.domain.problems import fault, parse
-from app.domain.texts import ONE_LINE, Line
+from app.domain.texts import Line, Reference
 from app.domain.training.keeping import Evaluations, KeepSettings, find_idle_rule
 from app.domain.training.methods import ON_GROUPS, Method, propose_rate
+from app.domain.training.rewards import RewardSettings
 from app.domain.training.settings import (
     DpoSettings,
     GroupSettings,
@@ -42,7 +43,6 @@ from app.domain.weighting import (
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Method", "Preset", "Recipe", "WeightSettings", "parse_recipe", "revive_recipe"]
 
 SplitRule = Literal["conversation", "prompt"]
-Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]
 ModuleName = Annotated[str, Field(min_length=1, max_length=120)]
 
 
@@ -69,45 +69,6 @@ class PolicySettings(RecipePart):
     )
     compile: bool = Field(False, description="Compile the network with torch.compile: pays on a GPU and in long runs.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower.")
-
-
-class RewardSettings(RecipePart):
-    source: Literal["model", "rating", "preference"] = Field(
-        "preference", description="A reward model, the data set's rating column, or the preference label (+1 / −1)."
-    )
-    model: Reference | None = Field(None, description="The reward model (source: model).")
-    revision: Line | None = Field(None, max_length=120, description="Hub revision of the reward model (branch, tag or commit).")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="Number type in which reward model and judge compute. bfloat16 halves their memory and rounds rewards "
-        "to about three digits.",
-    )
-    judge: Reference | None = Field(
-        None, description="A reward model that only scores evaluation generations; the reward model itself when empty."
-    )
-    length_control: bool = Field(
-        False,
-        description="Take out of the rewards what response length explains: a straight line through all scored responses.",
-    )
-    per_prompt: bool = Field(
-        False,
-        description="Rewards in standard deviations of each prompt's own responses: prompts that are rewarded more, or more "
-        "widely, than others then count alike. Needs several responses a prompt.",
-    )
-    accept_inverted: bool = Field(
-        False, description="Launch anyway when the rewards contradict the preference labels (finding inverted_rewards)."
-    )
-
-    @model_validator(mode="after")
-    def model_fits_source(self) -> Self:
-        if self.source == "model" and self.model is None:
-            raise fault("model", "Choose a reward model, or take the rewards from the rating or the preference.")
-        if self.source != "model" and self.model is not None:
-            raise fault(
-                "model",
-                f"Rewards come from the {self.source}: leave the reward model empty, or name it as judge.",
-            )
-        return self
 
 
 class NoiseSettings(RecipePart):
@@ -275,6 +236,16 @@ class Recipe(RecipePart):
                 "set weights.cross_reward to reuse, or choose a reward model.",
             )
         return self
+
+    @model_validator(mode="after")
+    def groups_have_one_model(self) -> Self:
+        if self.reward.second is None or self.method not in ON_GROUPS:
+            return self
+        raise fault(
+            "reward.second",
+            f"{self.method} scores no data by which several reward models could be put on one scale: leave it empty, or take "
+            "method var, online where responses shall be fresh.",
+        )
 
     @model_validator(mode="after")
     def prompts_are_compared_alone(self) -> Self:

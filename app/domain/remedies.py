@@ -101,6 +101,9 @@ _BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
 _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "inverted_rewards": _take_preference,
     "foreign_data": _tune_first,
+    "reward_disagreement": lambda recipe: (
+        Change(field="reward.caution", value=min(100.0, 2 * recipe["reward"]["caution"] or 1.0)),
+    ),
     "low_diversity": _double("training", "batch_size"),
     "divergence": _lower_rate,
     "truncated_pairs": _drop_overlong,

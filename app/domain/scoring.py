@@ -16,6 +16,7 @@ from app.system.numbers import percent
 
 ONCE_LONGEST_ANSWER = 128
 FOREIGN_NATS, FOREIGN_ERRORS = 0.3, 3.0  # a token, and in standard errors: data that the reference would not have written
+LEAST_CORRELATION = 0.5  # of reward models: below it more than half of what each says is its own
 FLAT_STD = 1e-3  # a smaller standard deviation of the rewards tells nothing
 
 
@@ -36,6 +37,15 @@ class ScorePart(Fact):
     smallest_lambda: float | None = None  # a pass that stopped early serves this λ and larger ones, preset `paper` only
     size_bytes: int
     seconds: float = 0.0
+
+
+class EnsembleCheck(Fact):
+    """How far several reward models agree, over own pairs (x_i, y of x_i); kept scores, before any noise or treatment."""
+
+    caution: float  # k of mean − k · deviation
+    correlation: float | None  # mean over pairs of models; None where one of them gives every response the same reward
+    same_order: float | None  # share of the labelled pairs that all models rank alike
+    accuracies: list[float | None]  # of each model, as RewardCheck.accuracy
 
 
 class RewardCheck(Fact):
@@ -61,6 +71,7 @@ class RewardCheck(Fact):
     counts: list[int]
     inverted: bool
     flat: bool
+    ensemble: EnsembleCheck | None = None  # None: one reward model, or none
 
 
 class DrawsFacts(Fact):
@@ -130,6 +141,16 @@ def describe_foreign(data: float, draws: float, gap: float, error: float | None)
     )
 
 
+def describe_disagreement(ensemble: EnsembleCheck | None) -> str | None:
+    """Return the evidence of `reward_disagreement`; None for one reward model, or where several agree well enough."""
+    if ensemble is None or (ensemble.correlation is not None and ensemble.correlation >= LEAST_CORRELATION):
+        return None
+    if ensemble.correlation is None:
+        return "One of the reward models gives every response the same reward."
+    order = "" if ensemble.same_order is None else f", and all rank only {percent(ensemble.same_order)} of the pairs alike"
+    return f"The rewards of the {len(ensemble.accuracies)} models correlate by {ensemble.correlation:.2f} on average{order}."
+
+
 def describe_flat(check: RewardCheck) -> str:
     """Return the evidence of `flat_rewards` as a sentence with the measured numbers."""
     if check.chosen_mean is None or check.rejected_mean is None or check.std < FLAT_STD:
@@ -148,12 +169,13 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     rule = {} if recipe.evaluation.split == "prompt" else {"split": recipe.evaluation.split}
     own = recipe.reward.source == "model" and recipe.reward.dtype != recipe.policy.dtype
     dtype = {"dtype": recipe.reward.dtype} if own else {}
+    further = {key: whole["reward"][key] for key in ("second", "third", "caution")} if recipe.reward.further else {}
     draws = {"draws": whole["draws"]} if recipe.weights.partition_scope == "draws" else {}
     return draws | {
         "dataset": whole["dataset"],
         "max_examples": whole["max_examples"],
         "policy": {key: whole["policy"][key] for key in ("model", "revision", "dtype", "quantization")},
-        "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")} | dtype,
+        "reward": {key: whole["reward"][key] for key in ("source", "model", "revision")} | dtype | further,
         "tokens": {key: value for key, value in whole["tokens"].items() if value is not None},
         "training": {key: whole["training"][key] for key in ("batch_size", "seed")},
         "evaluation": {key: whole["evaluation"][key] for key in ("share", "seed")} | rule,

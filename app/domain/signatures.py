@@ -35,6 +35,12 @@ _SIGNATURES = (
         "better; then choose another reward.model, or set reward.source to preference.",
     ),
     Signature(
+        "reward_disagreement", "warning", "The reward models disagree",
+        "the rewards of several reward models correlate by less than 0.5 on average over the scored responses",
+        "More than half of what one model says is its own, so a policy that pleases it may please nobody else. Train reward "
+        "models on more pairs, look at the data set's labels, or raise reward.caution, so that disputed responses count less.",
+    ),
+    Signature(
         "overflow_risk", "warning", "λ is too small for this reward's scale",
         "the largest |r/λ| is above 80",
         "Raise weights.lambda, set weights.reward_norm to zscore, or give weights.target_ess instead of λ.",

@@ -292,6 +292,8 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
             kept["lambda"] = first
     if changes.get("method") not in ON_GROUPS:
         data.pop("online", None)
+    elif isinstance(data.get("reward"), dict):
+        data["reward"] = {key: value for key, value in data["reward"].items() if key not in ("second", "third")}
     made = {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
     rate = rate_beside(data, changes.get("method", Method.VAR))
     return made if rate is None else {**made, "training": {**made["training"], "learning_rate": rate}}

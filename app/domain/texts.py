@@ -36,4 +36,5 @@ def refuse_control(value: Any) -> Any:
 
 ONE_LINE = BeforeValidator(refuse_control)  # last in an Annotated with other bounds
 Line = Annotated[str, ONE_LINE]
+Reference = Annotated[str, Field(min_length=1, max_length=400), ONE_LINE]  # the id of a thing, or where it lies
 Keepable = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # pydantic itself refuses lone surrogates where there is a pattern

@@ -168,6 +168,8 @@ def _describe_job(session: Session, scoring: Scoring, request: PreviewRequest) -
         "batch_size": facts.batch_size,
         "request": request.to_dict(),
     }
+    if facts.check.ensemble is not None:
+        job["ensemble"] = facts.check.ensemble.model_dump(mode="json")
     if facts.draws is not None:
         job["drawn"] = {name: getattr(facts.draws, name) for name in DrawnScores.model_fields}
     return job, hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,8 @@ from app.system.identifiers import new_id
 
 OPEN = "open"  # stands for a data set or model that is not chosen, while the others are checked
 NAMES: dict[str, type[Dataset | Model]] = {
-    "dataset": Dataset, "policy.model": Model, "reward.model": Model, "reward.judge": Model,
+    "dataset": Dataset, "policy.model": Model, "reward.model": Model, "reward.second": Model, "reward.third": Model,
+    "reward.judge": Model,
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@ runner is told of it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -72,12 +72,14 @@ def find_ingredients(session: Session, user_id: str, recipe: Recipe, *, kind: Ru
     for part, role, path, model_id in (
         ("policy", "policy", "policy.model", recipe.policy.model),
         ("reward", "reward", "reward.model", recipe.reward.model),
+        *((path, "reward", path, model_id) for path, model_id in recipe.reward.further.items()),
         ("judge", "reward", "reward.judge", recipe.reward.judge),
     ):
         model = _find_model(session, user_id, model_id, role, path, faults)
         if model is not None:
             models[part] = model
     _check_prompts(recipe, models.get("policy"), faults)
+    _check_ensemble(models, faults)
     scoring = None
     if kind is RunKind.TRAINING:
         _check_targets(recipe, models.get("policy"), faults)
@@ -103,6 +105,21 @@ def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None
             "tokens.prompt_format",
             f"The tokenizer of “{policy.name}” has no chat template: set tokens.prompt_format to auto or plain.",
         )
+
+
+def _check_ensemble(models: Mapping[str, Model], faults: Faults) -> None:
+    """Reward models that are one and the same under several names."""
+    known: dict[str, Model] = {}
+    for part in ("reward", "reward.second", "reward.third"):
+        model = models.get(part)
+        digest = model.facts.get("sha256") if model is not None else None
+        if model is not None and digest in known:
+            faults.add(
+                part,
+                f"“{model.name}” has the weights of “{known[digest].name}”, so the two agree: name one that was trained apart.",
+            )
+        elif model is not None and digest:
+            known[digest] = model
 
 
 def _check_targets(recipe: Recipe, policy: Model | None, faults: Faults) -> None:
@@ -192,7 +209,9 @@ def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
         faults.add(idle[0], f"{name} {idle[1]}")
     if recipe.weights.responses == "chosen" and not audit.has_preference:
         faults.add("weights.responses", f"{name} has no chosen responses to train on: use both.")
-    if recipe.reward.per_prompt and recipe.method is Method.VAR and audit.num_responses <= audit.num_examples:
+    has_draws = recipe.weights.partition_scope == "draws"
+    per_prompt = recipe.reward.per_prompt and recipe.method is Method.VAR and not has_draws
+    if per_prompt and audit.num_responses <= audit.num_examples:
         faults.add(
             "reward.per_prompt",
             f"{name} has one response per prompt, which has no deviation from itself: set reward.per_prompt to false, or take "
@@ -242,6 +261,7 @@ def describe_recipe(session: Session, files: Files, recipe: Recipe) -> dict[str,
         "dataset_sha256": dataset.sha256,
         "policy": find_source(session, files, "policy.model", recipe.policy.model, recipe.policy.revision),
         "reward": find_source(session, files, "reward.model", recipe.reward.model, recipe.reward.revision),
+        "further": [find_source(session, files, path, model, None) for path, model in recipe.reward.further.items()],
         "judge": find_source(session, files, "reward.judge", recipe.reward.judge, None),
         "scorings_dir": str(files.scorings_dir),
     }

@@ -4,6 +4,7 @@ A scoring is made by a run of kind scoring, which is queued, claimed, cancelled 
 by a training run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,14 +57,13 @@ def request(session: Session, owner_id: str, recipe: Recipe, *, private: bool = 
     ingredients = find_ingredients(session, owner_id, recipe, kind=RunKind.SCORING)
     models = ingredients.models
     recipe = freeze_date(recipe, models.values(), now(session).date())
-    fingerprint = store.fingerprint_of(recipe, ingredients.dataset, models["policy"], models.get("reward"))
+    rewards = [models.get("reward"), *(models[path] for path in recipe.reward.further)]
+    fingerprint = store.fingerprint_of(recipe, ingredients.dataset, models["policy"], *rewards)
     known = store.find_by_fingerprint(session, owner_id, fingerprint)
     if known is not None and _has_all(known):
         known.used_at = now(session)
         return known
-    scoring = _find_or_add(
-        session, owner_id, recipe, ingredients.dataset, models["policy"], models.get("reward"), private=private
-    )
+    scoring = _find_or_add(session, owner_id, recipe, ingredients.dataset, models["policy"], rewards, private=private)
     scoring.used_at = now(session)
     maker = session.get(Run, scoring.run_id) if scoring.run_id else None
     state = RunState(maker.state) if maker is not None else None
@@ -96,9 +96,10 @@ def keep(session: Session, run_id: str, facts: ScoringFacts) -> Scoring | None:
     if scoring is None:
         dataset, policy = session.get_one(Dataset, run.dataset_id), session.get_one(Model, run.policy_id)
         reward = session.get_one(Model, run.reward_id) if run.reward_id else None
+        rewards = [reward, *store.list_further(session, run.recipe["reward"])]
         if run.sweep_id:  # its name says what one of those that share the scoring differs in
             recipe = recipe.model_copy(update={"name": ""})
-        scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, reward, private=run.private)
+        scoring = _find_or_add(session, run.owner_id, recipe, dataset, policy, rewards, private=run.private)
         run.scoring_id = scoring.id
     scoring.used_at = now(session)
     if _says_more(facts, scoring.facts):
@@ -167,9 +168,10 @@ def delete(session: Session, files: Files, user_id: str, scoring_id: str, *, any
 
 
 def _find_or_add(
-    session: Session, owner_id: str, recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None, *, private: bool
-) -> Scoring:
-    fingerprint = store.fingerprint_of(recipe, dataset, policy, reward)
+    session: Session, owner_id: str, recipe: Recipe, dataset: Dataset, policy: Model, rewards: Sequence[Model | None], *,
+    private: bool,
+) -> Scoring:  # fmt: skip
+    fingerprint = store.fingerprint_of(recipe, dataset, policy, *rewards)
     known = store.find_own(session, owner_id, fingerprint)
     if known is not None:
         return known
@@ -183,7 +185,7 @@ def _find_or_add(
         settings=scoring_settings(recipe),
         dataset_id=dataset.id,
         policy_id=policy.id,
-        reward_id=reward.id if reward else None,
+        reward_id=rewards[0].id if rewards[0] else None,
         created_at=at,
         used_at=at,
     )

@@ -36,9 +36,9 @@ def find_same_folder(session: Session, owner_id: str, kind: str, path: str) -> l
 
 
 def list_runs_using(session: Session, model_id: str) -> list[str]:
-    """Return the ids of the training runs that name the model as policy, reward model or judge, whoever's, newest first."""
-    judge = Run.recipe["reward"]["judge"].as_string()
-    uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, judge == model_id)
+    """Return the ids of the training runs that name the model as policy, a reward model or judge, whoever's, newest first."""
+    named = [Run.recipe["reward"][part].as_string() == model_id for part in ("second", "third", "judge")]
+    uses = or_(Run.policy_id == model_id, Run.reward_id == model_id, *named)
     query = select(Run.id).where(uses, Run.kind == RunKind.TRAINING.value)
     return list(session.scalars(query.order_by(Run.id.desc())))
 

@@ -1,8 +1,9 @@
 """Scorings as kept: found by what their scores depend on, listed with the names and runs around them."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -27,19 +28,29 @@ class ScoringRow:
     num_runs: int
 
 
-def fingerprint_of(recipe: Recipe, dataset: Dataset, policy: Model, reward: Model | None) -> str:
-    """Return the fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models."""
-    return fingerprint(scoring_settings(recipe), _contents(dataset, policy, reward))
+def fingerprint_of(recipe: Recipe, dataset: Dataset, policy: Model, *rewards: Model | None) -> str:
+    """Return the fingerprint of the recipe's scoring: its settings, and the contents of the data set and the models.
+
+    `rewards`: the reward model, None where there is none, and those beside it.
+    """
+    return fingerprint(scoring_settings(recipe), _contents(dataset, policy, *rewards))
+
+
+def list_further(session: Session, reward: Mapping[str, Any]) -> list[Model | None]:
+    """Return the reward models beside the first, by what a recipe or a scoring says of the reward; None for one that is gone."""
+    ids = (reward.get(name) for name in ("second", "third"))
+    return [session.get(Model, model_id) for model_id in ids if model_id]
 
 
 def contents_of(session: Session, scoring: Scoring) -> list[str]:
     """Return what the scoring's fingerprint says of its data set and models, by their rows of now."""
     dataset, policy = session.get_one(Dataset, scoring.dataset_id), session.get_one(Model, scoring.policy_id)
-    return _contents(dataset, policy, session.get_one(Model, scoring.reward_id) if scoring.reward_id else None)
+    reward = session.get_one(Model, scoring.reward_id) if scoring.reward_id else None
+    return _contents(dataset, policy, reward, *list_further(session, scoring.settings.get("reward", {})))
 
 
-def _contents(dataset: Dataset, policy: Model, reward: Model | None) -> list[str]:
-    return [dataset.sha256, json.dumps(dataset.mapping, sort_keys=True), *map(_identity, (policy, reward))]
+def _contents(dataset: Dataset, policy: Model, *rewards: Model | None) -> list[str]:
+    return [dataset.sha256, json.dumps(dataset.mapping, sort_keys=True), *map(_identity, (policy, *rewards))]
 
 
 def _identity(model: Model | None) -> str:
@@ -52,10 +63,11 @@ def find_for(session: Session, user_id: str, recipe: Recipe) -> Scoring | None:
     """Return the scoring that a run of this recipe by this user would use; None when the user may not see its ingredients."""
     dataset = find_visible(session, Dataset, user_id, recipe.dataset)
     policy = find_visible(session, Model, user_id, recipe.policy.model)
-    reward = find_visible(session, Model, user_id, recipe.reward.model) if recipe.reward.model else None
-    if dataset is None or policy is None or (recipe.reward.model and reward is None):
+    named = [recipe.reward.model, *recipe.reward.further.values()]
+    rewards = [find_visible(session, Model, user_id, model_id) if model_id else None for model_id in named]
+    if dataset is None or policy is None or any(id and model is None for id, model in zip(named, rewards, strict=True)):
         return None
-    return find_by_fingerprint(session, user_id, fingerprint_of(recipe, dataset, policy, reward))
+    return find_by_fingerprint(session, user_id, fingerprint_of(recipe, dataset, policy, *rewards))
 
 
 def find_by_fingerprint(session: Session, user_id: str, fingerprint: str) -> Scoring | None:
@@ -137,9 +149,8 @@ def list_unfinished(session: Session, scoring: Scoring) -> list[Run]:
 
     def uses(run: Run) -> bool:
         reward = session.get(Model, run.reward_id) if run.reward_id else None
-        return run.scoring_id == scoring.id or (
-            fingerprint_of(revive_recipe(run.recipe), dataset, policy, reward) == scoring.fingerprint
-        )
+        recipe, further = revive_recipe(run.recipe), list_further(session, run.recipe["reward"])
+        return run.scoring_id == scoring.id or (fingerprint_of(recipe, dataset, policy, reward, *further) == scoring.fingerprint)
 
     return [run for run in session.scalars(query.order_by(Run.id.desc())) if uses(run)]
 
@@ -181,5 +192,6 @@ def list_using_dataset(session: Session, dataset_id: str) -> list[str]:
 
 def list_using_model(session: Session, model_id: str) -> list[str]:
     """Return the ids of the scorings made with the model, whoever's, newest first."""
-    uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id)
+    further = [Scoring.settings["reward"][part].as_string() == model_id for part in ("second", "third")]
+    uses = or_(Scoring.policy_id == model_id, Scoring.reward_id == model_id, *further)
     return list(session.scalars(select(Scoring.id).where(uses).order_by(Scoring.id.desc())))

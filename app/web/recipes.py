@@ -40,6 +40,7 @@ _OF_METHODS = {
     "reward": (Method.VAR, *ON_GROUPS),
     "reward.source": (Method.VAR,),
     "reward.accept_inverted": (Method.VAR,),
+    **{f"reward.{name}": (Method.VAR,) for name in ("second", "third", "caution")},
     "reward.length_control": (Method.VAR,),
     "reward.per_prompt": (Method.VAR,),
     "reward.judge": OF_POLICIES,
@@ -112,7 +113,8 @@ def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
     if method in ON_GROUPS:  # no other source knows of fresh responses
         nested["reward"] = {**nested.get("reward", {}), "source": "model"}
     elif nested.get("reward", {}).get("source") != "model":
-        nested.get("reward", {}).pop("model", None)  # its input is hidden then
+        for name in ("model", "second", "third"):  # their inputs are hidden then
+            nested.get("reward", {}).pop(name, None)
     if method == Method.SFT:
         nested["weights"] = {name: value for name in SFT_FIELDS if (value := values.get(f"sft.{name}"))}
     elif method != Method.VAR and method in list(Method):

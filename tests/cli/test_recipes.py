@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+
+from app.commands.client import CommandFailed
+from app.commands.recipes import reward_of
+
 
 def test_a_run_s_recipe_is_saved_listed_exported_and_imported_again(studio, client, told, tmp_path):
     run_id = studio.launch(name="Went well")
@@ -19,3 +24,11 @@ def test_a_run_s_recipe_is_saved_listed_exported_and_imported_again(studio, clie
     assert "Half" in told("recipes", "list")
     told("recipes", "delete", again)
     assert client.get(f"/api/v1/recipe-templates/{again}").status_code == 404
+
+
+def test_reward_takes_a_source_a_model_or_several():
+    assert reward_of(None) == {"source": None}
+    assert reward_of("rating") == {"source": "rating"}
+    assert reward_of("a, b,c") == {"source": "model", "model": "a", "second": "b", "third": "c"}
+    with pytest.raises(CommandFailed, match="names 4 reward models"):
+        reward_of("a,b,c,d")

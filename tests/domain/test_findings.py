@@ -260,6 +260,7 @@ def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_ex
     raised |= {"small_held_out"}
     raised |= {"online_collapse", "flat_groups", "gradient_clipped", "judge_is_reward", "judge_saw_held_out"}
     raised |= {"target_unreached"}  # by a run that weighs: tests/worker/stages/training/test_weights.py
+    raised |= {"reward_disagreement"}  # by a run of several reward models: tests/worker/test_ensemble.py
     raised |= {"foreign_data"}  # by a run that compares: tests/worker/test_draws.py
     assert set(SIGNATURES) == raised
     parts = {name: field.annotation for name, field in Recipe.model_fields.items()}

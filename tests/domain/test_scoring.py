@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.recipe import parse_recipe
-from app.domain.scoring import describe_foreign, fingerprint, scoring_settings
+from app.domain.scoring import EnsembleCheck, describe_disagreement, describe_foreign, fingerprint, scoring_settings
 
 OTHER: dict[str, Any] = {
     "every": 7, "num_prompts": 9, "num_samples_shown": 3, "max_new_tokens": 64, "temperature": 0.5, "top_p": 0.5,
@@ -66,3 +66,13 @@ def test_draws_are_part_of_a_scoring_only_where_the_weights_take_them() -> None:
 
     assert "draws" not in settings()
     assert settings(preset="draws")["draws"]["num_draws"] == 4
+
+
+@pytest.mark.parametrize(
+    ("correlation", "said"),
+    [(0.5, None), (0.49, "correlate by 0.49 on average, and all rank only 60"), (None, "the same reward")],
+)
+def test_reward_models_that_say_more_of_themselves_than_of_the_responses_are_told(correlation, said):
+    found = describe_disagreement(EnsembleCheck(caution=1, correlation=correlation, same_order=0.6, accuracies=[0.6, 0.6]))
+    assert (found is None) if said is None else (found is not None and said in found)
+    assert describe_disagreement(None) is None

@@ -10,6 +10,7 @@ from app.domain.events import OutcomeReached, ScoringKept, SpoolLine
 from app.domain.run import Outcome, RunKind
 from app.domain.scoring import ScoringFacts
 from app.services import attempts, datasets, models, recordings, runs, scorings
+from app.services.recipes import describe_recipe
 from app.store import journal
 from app.store import runs as run_store
 from app.store import scorings as store
@@ -258,6 +259,54 @@ def test_a_scoring_with_draws_is_another_one_and_its_recipe_leads_back_to_it(dat
         found = scorings.find_for(session, "user_ada", scorings.recipe_of(drawn))
     assert found is not None
     assert found.id == drawn.id
+
+
+def add_rewards(database: Database, library: Library, *digests: str) -> list[str]:
+    """Further reward models with these weights; their ids."""
+    with database.writing() as session:
+        rows = [
+            Model(
+                id=f"model_seed_{number}", owner_id=library.user.id, name=f"Seed {number}", kind="reward", source="hub",
+                path=f"small/seed-{number}", revision="main", facts={"sha256": digest}, created_at=now(session),
+            )
+            for number, digest in enumerate(digests)
+        ]  # fmt: skip
+        session.add_all(rows)
+        return [row.id for row in rows]
+
+
+def test_further_reward_models_make_another_scoring_and_are_held_by_it(
+    database: Database, files: Files, library: Library
+) -> None:
+    second, third = add_rewards(database, library, "a" * 64, "b" * 64)
+    reward = {"source": "model", "model": library.reward.id}
+    asked: list[dict[str, Any]] = [
+        {}, {"second": second}, {"second": second, "caution": 0.5}, {"second": third}, {"second": second, "third": third},
+    ]  # fmt: skip
+    made = [ask(database, library, reward={**reward, **changes}) for changes in asked]
+    assert len({one.id for one in made}) == len(asked)
+    with database.reading() as session:
+        found = scorings.find_for(session, "user_ada", scorings.recipe_of(made[-1]))
+        claim_recipe = library.recipe(reward={**reward, "second": second, "third": third})
+        spec = describe_recipe(session, files, claim_recipe)
+    assert found is not None
+    assert found.id == made[-1].id
+    assert [source.path for source in spec["further"]] == ["small/seed-0", "small/seed-1"]
+    with database.writing() as session:
+        session.get_one(Model, third).facts = {"sha256": "c" * 64}
+    assert ask(database, library, reward={**reward, **asked[-1]}).id != made[-1].id
+    with database.writing() as session, pytest.raises(Conflict, match="this model"):
+        models.delete(session, files, library.user.id, third)
+
+
+def test_a_reward_model_under_two_names_is_no_second_opinion(database: Database, library: Library) -> None:
+    second, third = add_rewards(database, library, "a" * 64, "a" * 64)
+    reward = {"source": "model", "model": library.reward.id, "second": second, "third": third}
+    with pytest.raises(RecipeInvalid, match="“Seed 1” has the weights of “Seed 0”, so the two agree") as refused:
+        ask(database, library, reward=reward)
+    assert [problem["field"] for problem in refused.value.problems] == ["reward.third"]
+    with pytest.raises(RecipeInvalid, match="no model 'model_gone'"):
+        ask(database, library, reward={**reward, "third": "model_gone"})
 
 
 INVERTED = make_check(accuracy=0.2, low=0.06, high=0.45, inverted=True)

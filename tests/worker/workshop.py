@@ -70,8 +70,8 @@ def make_tokenizer(*, pad: bool = True, chat: bool = False) -> PreTrainedTokeniz
     return tokenizer
 
 
-def build_network(kind: str, vocab: int, *, pad_id: int | None = None, reward: bool = False) -> Any:
-    torch.manual_seed(7)
+def build_network(kind: str, vocab: int, *, pad_id: int | None = None, reward: bool = False, seed: int = 7) -> Any:
+    torch.manual_seed(seed)
     shape = {"vocab_size": vocab, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": pad_id, "num_labels": 1}
     wide = {
         "hidden_size": 32,
@@ -104,11 +104,11 @@ class Workshop:
             tokenizer.save_pretrained(folder)
         return folder
 
-    def reward(self, kind: str = "llama", *, pad: bool = True) -> Path:
-        folder = self.root / f"reward-{kind}-{'pad' if pad else 'no-pad'}"
+    def reward(self, kind: str = "llama", *, pad: bool = True, seed: int = 7) -> Path:
+        folder = self.root / f"reward-{kind}-{'pad' if pad else 'no-pad'}{f'-{seed}' if seed != 7 else ''}"
         if not folder.exists():
             tokenizer = make_tokenizer(pad=pad)
-            build_network(kind, len(tokenizer), pad_id=1 if pad else None, reward=True).save_pretrained(folder)
+            build_network(kind, len(tokenizer), pad_id=1 if pad else None, reward=True, seed=seed).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return folder
 
@@ -152,13 +152,15 @@ class Workshop:
         run_dir = self.root / "runs" / f"run_{self._runs}"
         folder = run_dir / "attempts" / str(number)
         folder.mkdir(parents=True)
-        reward, scorings = parts.pop("reward_folder", None), parts.pop("scorings", None)
+        reward, scorings, further = parts.pop("reward_folder", None), parts.pop("scorings", None), parts.pop("further", [])
+        if further:
+            parts["reward"] = {**parts.get("reward", {}), **dict(zip(("second", "third"), map(str, further), strict=False))}
         parts["policy"] = parts.pop("policy_settings", {})
         recipe = make_recipe(reward is not None, **parts)
         spec = RunSpec(
             run_id=run_dir.name, kind=RunKind(kind), attempt=number, recipe=recipe, dataset_sha256="0" * 64,
             dataset_path=str(dataset or self.dataset(self.examples())), policy=self.source(policy or self.policy()),
-            reward=self.source(reward) if reward else None, run_dir=str(run_dir),
+            reward=self.source(reward) if reward else None, further=tuple(map(self.source, further)), run_dir=str(run_dir),
             scorings_dir=str(scorings or run_dir / "scorings"), hub_dir=str(self.root / "hub"), num_threads=1,
         )  # fmt: skip
         (folder / "spec.json").write_text(spec.model_dump_json(by_alias=True))

@@ -10,7 +10,7 @@ from app.domain.events import FindingRaised
 from app.domain.findings import find_flat_rewards, find_inverted_rewards, find_truncated_pairs, raise_finding
 from app.domain.preview.weights import MOST_CELLS, PreviewJob, PreviewRequest, PreviewResult, Suggestion
 from app.domain.problems import parse
-from app.domain.scoring import RewardCheck, describe_foreign
+from app.domain.scoring import RewardCheck, describe_disagreement, describe_foreign
 from app.domain.weighting import Preset, WeightSettings, find_draws_fault
 from worker.preview.batches import BatchStack, Grouping, find_repetition, group, layout_of, stack_groups
 from worker.preview.cells import CellNumbers, draft, tally
@@ -66,12 +66,14 @@ def preview(job: PreviewJob, kept: KeptScorings | None = None) -> PreviewResult:
     }
     excerpts = read_excerpts(Path(job.dataset_path), list(shown))
     check, findings = judge_data(noisy, Grouping.whole(index))
+    if evidence := describe_disagreement(job.ensemble):
+        findings.append(raise_finding("reward_disagreement", evidence))
     if drawn is not None and (evidence := find_foreign(drawn.kept)):
         findings.append(raise_finding("foreign_data", evidence))
     return PreviewResult(
         cells=[cell.finish(its, excerpts) for cell, its in finished],
         suggestions=suggestions,
-        check=check,
+        check=check.model_copy(update={"ensemble": job.ensemble}),
         findings=findings,
         num_batches=len(index.num_prompts_B),
         num_responses=len(index.batch_N),

@@ -36,8 +36,8 @@ def judging_findings(attempt: AttemptContext, held_out: Sequence[Encoded]) -> li
         return []
     judge = resolve_folder(source, Path(spec.hub_dir))
     found = []
-    learns = spec.reward is not None and recipe.method in (Method.VAR, *ON_GROUPS)
-    if learns and spec.reward is not None and _is_same(resolve_folder(spec.reward, Path(spec.hub_dir)), judge):
+    taught = [spec.reward, *spec.further] if spec.reward is not None and recipe.method in (Method.VAR, *ON_GROUPS) else []
+    if any(_is_same(resolve_folder(one, Path(spec.hub_dir)), judge) for one in taught):
         found.append(raise_finding("judge_is_reward", "The answers are judged by the reward model that the policy learns from."))
     if evidence := find_seen(judge, held_out):
         found.append(raise_finding("judge_saw_held_out", evidence))

@@ -50,10 +50,9 @@ def lay_ground(attempt: AttemptContext) -> Ground:
 
 
 def _read_reward_formats(attempt: AttemptContext) -> list[PromptFormat]:
-    """Return how the reward model and the judge write conversations: what they can't read is known before any scoring."""
-    folders = {
-        resolve_folder(source, Path(attempt.spec.hub_dir)) for source in (attempt.spec.reward, attempt.spec.judge) if source
-    }
+    """Return how reward models and judge write conversations: what they can't read is known before any scoring."""
+    sources = (attempt.spec.reward, *attempt.spec.further, attempt.spec.judge)
+    folders = {resolve_folder(source, Path(attempt.spec.hub_dir)) for source in sources if source}
     return [PromptFormat.choose(load_tokenizer(folder), day=attempt.day) for folder in sorted(folders)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from app.domain.recipe import RewardSettings
+from app.domain.training.rewards import RewardSettings
 from worker.stages.examples import Encoded
 from worker.stages.scoring.pairs import own_prompts
 from worker.var.rewards import FLAT, LengthFit, fit_length, standardise_within

@@ -192,7 +192,8 @@ def fetch_ingredients(
     recipe = Recipe.model_validate(claim.recipe)
     with database.reading() as session:
         dataset = session.get(Dataset, recipe.dataset)
-        named = {"policy.model": recipe.policy.model, "reward.model": recipe.reward.model, "reward.judge": recipe.reward.judge}
+        rewards = {"reward.model": recipe.reward.model, **recipe.reward.further, "reward.judge": recipe.reward.judge}
+        named = {"policy.model": recipe.policy.model, **rewards}
         models = {field: session.get(Model, model_id) for field, model_id in named.items() if model_id}
         keys = scorings.list_keys_for(session, recipe.dataset, recipe.policy.model)
     if dataset is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.domain.events import FindingRaised, Number
-from app.domain.scoring import RewardCheck
+from app.domain.scoring import EnsembleCheck, RewardCheck
 from app.domain.weighting import DEFAULT_PRESET, Positive, Preset
 
 MOST_CELLS = 400
@@ -132,4 +132,5 @@ class PreviewJob(BaseModel):
     batch_size: int
     dataset_path: str
     drawn: DrawnScores | None = None  # None: the scoring has no draws
+    ensemble: EnsembleCheck | None = None  # how far the reward models agree
     request: dict[str, Any]

@@ -11,7 +11,7 @@ from app.domain.events import FindingRaised
 from app.domain.findings import raise_finding
 from app.domain.preview.weights import PreviewResult
 from app.domain.recipe import Preset, Recipe
-from app.domain.scoring import RewardCheck, ScoringFacts, describe_flat, describe_inverted, has_all_pairs
+from app.domain.scoring import RewardCheck, ScoringFacts, describe_disagreement, describe_flat, describe_inverted, has_all_pairs
 from app.services import scorings as service
 from app.store import scorings as store
 from app.store.scorings import ScoringRow
@@ -206,6 +206,8 @@ def judge(check: RewardCheck) -> list[FindingRaised]:
         found.append(raise_finding("inverted_rewards", describe_inverted(check)))
     if check.flat:
         found.append(raise_finding("flat_rewards", describe_flat(check)))
+    if evidence := describe_disagreement(check.ensemble):
+        found.append(raise_finding("reward_disagreement", evidence))
     return found
 
 

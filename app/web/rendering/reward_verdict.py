@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.domain.scoring import RewardCheck
+from app.domain.scoring import EnsembleCheck, RewardCheck
 from app.domain.signatures import SIGNATURES
 from app.system.numbers import signed
 from app.web.rendering.format import percent
@@ -25,7 +25,8 @@ class RewardVerdict:
 def verdict_of(check: RewardCheck, source: str) -> RewardVerdict:
     """Return what the check means; `source` is the reward's."""
     tone, title, text = judge(check, source)
-    return RewardVerdict(tone, title, f"{text}{tell_length(check)}", agreement_of(check), rewards_of(check))
+    text += f"{tell_ensemble(check.ensemble)}{tell_length(check)}"
+    return RewardVerdict(tone, title, text, agreement_of(check), rewards_of(check))
 
 
 def tell_length(check: RewardCheck) -> str:
@@ -39,6 +40,21 @@ def tell_length(check: RewardCheck) -> str:
         f" Length explains {line}: “Take length out of rewards” removes it, and the pairs that are ranked right go from "
         f"{percent(check.accuracy)} to {percent(check.controlled_accuracy)}."
     )
+
+
+def tell_ensemble(ensemble: EnsembleCheck | None) -> str:
+    """Return how far several reward models agree, and what each is right in alone; empty for one."""
+    if ensemble is None:
+        return ""
+    num = len(ensemble.accuracies)
+    if ensemble.correlation is None:
+        return f" One of the {num} models gives every response the same reward."
+    text = f" They are {num} models’ mean less {ensemble.caution:g} deviations; the models correlate by "
+    text += f"{ensemble.correlation:.2f}"
+    if ensemble.same_order is not None:
+        text += f" and rank {percent(ensemble.same_order)} of the pairs alike"
+    alone = [percent(share) for share in ensemble.accuracies if share is not None]
+    return f"{text}; alone they would be right in {', '.join(alone)}." if len(alone) == num else f"{text}."
 
 
 def judge(check: RewardCheck, source: str) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.domain.scoring import EnsembleCheck
 from app.web.rendering.reward_verdict import judge, verdict_of
 from tests.scored import make_check
 
@@ -29,6 +30,20 @@ def test_a_check_is_judged_in_words(changes, tone, title, words):
     assert found[0] == tone
     assert title in found[1]
     assert words in found[2]
+
+
+@pytest.mark.parametrize(
+    ("correlation", "same_order", "accuracies", "words"),
+    [
+        (0.83, 0.75, [0.7, 0.6], "They are 2 models’ mean less 0.5 deviations; the models correlate by 0.83 and rank 75"),
+        (0.83, 0.75, [0.7, 0.6], "alone they would be right in 70"),
+        (0.2, None, [None, None], "correlate by 0.20."),
+        (None, 0.5, [0.7, 0.5, 0.6], "One of the 3 models gives every response the same reward."),
+    ],
+)
+def test_several_reward_models_say_how_far_they_agree(correlation, same_order, accuracies, words):
+    told = EnsembleCheck(caution=0.5, correlation=correlation, same_order=same_order, accuracies=accuracies)
+    assert words in verdict_of(make_check(ensemble=told), "model").text
 
 
 def test_labels_agree_with_themselves_by_definition():

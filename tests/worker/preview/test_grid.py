@@ -12,7 +12,8 @@ import torch
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.metrics import CATALOGUE
 from app.domain.preview.weights import PreviewJob, PreviewResult
-from app.domain.recipe import NoiseSettings, RewardSettings, WeightSettings
+from app.domain.recipe import NoiseSettings, WeightSettings
+from app.domain.training.rewards import RewardSettings
 from tests.worker.kept_scoring import (
     CROSS,
     EARLY,

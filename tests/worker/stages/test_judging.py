@@ -13,13 +13,17 @@ def source(folder):
     return None if folder is None else ModelSource(source="folder", path=str(folder))
 
 
-def judged(reward, judge=None, **parts):
-    """What is found of an attempt whose rewards come from one folder, and the judgement from another."""
+def judged(reward, judge=None, further=(), **parts):
+    """What is found of an attempt whose rewards come from one folder or several, and the judgement from another."""
     recipe = make_recipe(reward is not None, **parts)
     return lambda held_out: {
         finding.name: finding.evidence
         for finding in judging_findings(
-            SimpleNamespace(recipe=recipe, spec=SimpleNamespace(reward=source(reward), judge=source(judge), hub_dir="")), held_out
+            SimpleNamespace(
+                recipe=recipe,
+                spec=SimpleNamespace(reward=source(reward), further=tuple(map(source, further)), judge=source(judge), hub_dir=""),
+            ),
+            held_out,
         )
     }
 
@@ -49,6 +53,8 @@ def test_a_judge_that_is_what_the_policy_learns_from_is_told(folder, held_out, w
     reward = workshop.reward()
     assert "judge_is_reward" in judged(reward)(held_out)
     assert "judge_is_reward" in judged(reward, folder)(held_out)  # a copy of it
+    assert "judge_is_reward" in judged(workshop.reward(seed=8), folder, [workshop.reward(seed=9), reward])(held_out)
+    assert judged(reward, workshop.reward(seed=8), [workshop.reward(seed=9)])(held_out) == {}
     assert judged(reward, method="sft", weights={})(held_out) == {}
     assert judged(None, folder)(held_out) == {}
     assert judged(reward)([]) == {}

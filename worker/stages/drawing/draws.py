@@ -2,7 +2,8 @@
 
 They are what Ẑ(x) is the mean of (worker.var.draws), so they are drawn from π_ref itself: temperature 1, all tokens. The random
 numbers of an answer come from the seed, its prompt and its number alone. The key covers prompts, model and sampling, but
-neither batches nor λ: a second run, another λ and a sweep find them. One model at a time, as in scoring.
+neither batches nor λ: a second run, another λ and a sweep find them, and a larger K adds to the draws that there are
+(worker.stages.drawing.layers). One model at a time, as in scoring.
 Legend: P different prompts, N = P·K answers, prompt by prompt.
 """
 
@@ -12,6 +13,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,14 +25,15 @@ from worker.models.generate import Sampling, generate
 from worker.models.load import context_window, hash_tokenizer, load_config
 from worker.stages.attempt import AttemptContext
 from worker.stages.drawing.kept import Artifact, Tensors, find_or_make
+from worker.stages.drawing.layers import Layer, find_layers, merge, merge_ids, split_ids
 from worker.stages.evaluation.answers import end_ids
 from worker.stages.evaluation.likelihoods import measure_tokens
 from worker.stages.examples import Encoded, EncodedResponse, decode_answers
 from worker.stages.prepare import Ground
+from worker.stages.scoring.ensemble import RewardModels
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.seeds import derive_seed
-
-PASSES = 2  # the answers, then their rewards
+from worker.var.ensemble import EnsembleScale
 
 
 @dataclass(frozen=True)
@@ -66,78 +69,141 @@ def name_prompt(example: Encoded) -> str:
     return hashlib.sha256(example.prompt_ids.tobytes() + b"|" + turns.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def make_draws(attempt: AttemptContext, ground: Ground, reference: ReferenceSource) -> Draws:
+def make_draws(attempt: AttemptContext, ground: Ground, reference: ReferenceSource, scale: EnsembleScale | None = None) -> Draws:
     """Return the draws to all training prompts, found or made. Raises ModelInvalid for a reward that is not finite."""
-    return Drawing(attempt, ground, reference).make()
+    return Drawing(attempt, ground, reference, scale).make()
 
 
 class Drawing:
     """The making of a run's draws."""
 
-    def __init__(self, attempt: AttemptContext, ground: Ground, reference: ReferenceSource) -> None:
+    def __init__(
+        self, attempt: AttemptContext, ground: Ground, reference: ReferenceSource, scale: EnsembleScale | None = None
+    ) -> None:
         self.attempt, self.ground, self.settings = attempt, ground, attempt.recipe.draws
         self.prompts = {name_prompt(example): example for example in reversed(ground.prepared.train)}
         self.prompts = dict(reversed(self.prompts.items()))  # of equal prompts the first, in the data's order
-        self.reference = reference
+        self.names = list(self.prompts)
+        self.reference, self.models = reference, RewardModels(attempt, ground, scale)
         window = context_window(load_config(ground.policy_folder))
         longest = self.settings.max_new_tokens
         self.limit = longest if window is None else max(1, min(longest, window - ground.lengths.max_prompt))
-        size = prompts_per_part(self.settings.num_draws, self.limit)
-        names = list(self.prompts)
-        self.parts = [names[start : start + size] for start in range(0, len(names), size)]
+        self.layers = find_layers(Path(attempt.spec.scorings_dir), self.facts, self.settings.num_draws)
         self._report: Callable[[int, int], None] | None = None
+        self._done = 0
 
     def make(self) -> Draws:
-        attempt, num = self.attempt, len(self.prompts) * self.settings.num_draws
-        answers, had_answers = find_or_make(attempt, self.answers, len(self.parts), self._answer, "draws of the reference")
-        ids = [array("i", part.tolist()) for part in answers["ids"].split(answers["num_tokens"].tolist())]
-        asked = [example for example in self.prompts.values() for _ in range(self.settings.num_draws)]
-        texts = decode_answers(self.ground.prompt_format, asked, ids)
-        rewards, had_rewards = self._find_rewards(texts)
-        hit = had_answers and had_rewards
+        num_draws, num_prompts, hits = self.settings.num_draws, len(self.prompts), []
+        answered, rewarded, keys = [], [], []
+        for layer in self.layers:
+            answers, hit = find_or_make(
+                self.attempt, layer.artifact, len(self._cut(layer)), Answering(self, layer).make, "draws of the reference"
+            )
+            answered.append(answers)
+            keys.append(layer.artifact.key)
+            hits.append(hit)
+        self._tell_reuse(hits)
+        ids = merge_ids([split_ids(one) for one in answered], self.layers, num_draws)
+        asked = [example for example in self.prompts.values() for _ in range(num_draws)]
+        for layer, answers in zip(self.layers, answered, strict=True):
+            rewards, made, hit = self._find_rewards(layer, split_ids(answers))
+            rewarded.append(rewards)
+            keys += made
+            hits.append(hit)
+        finished_N, logprob_N = (
+            merge([one[name] for one in answered], self.layers, num_draws) for name in ("finished", "logprob")
+        )
+        hit = all(hits)
         if hit:
-            attempt.log(f"The {num} draws of the reference with their rewards were made before and are reused.")
-        finished_N = answers["finished"].bool()
+            self.attempt.log(
+                f"The {num_prompts * num_draws} draws of the reference with their rewards were made before and are reused."
+            )
         return Draws(
-            self.settings.num_draws, {name: k for k, name in enumerate(self.prompts)}, ids, texts, finished_N,
-            answers["logprob"], rewards, (self.answers.key, self.rewards.key), hit,
+            num_draws, {name: k for k, name in enumerate(self.names)}, ids,
+            decode_answers(self.ground.prompt_format, asked, ids), finished_N.bool(), logprob_N,
+            merge(rewarded, self.layers, num_draws), tuple(keys), hit,
         )  # fmt: skip
 
     @cached_property
-    def answers(self) -> Artifact:
-        """What the answers depend on."""
+    def facts(self) -> dict[str, str]:
+        """What the answers depend on, but for how many there are."""
         facts = self.reference.model_facts | {
             "tokenizer": hash_tokenizer(self.ground.policy_folder),
             "format": "chat template" if self.ground.prompt_format.chat else "plain turns",
-            "num_draws": str(self.settings.num_draws),
             "max_new_tokens": str(self.limit),
             "seed": str(self.settings.seed),
         }
-        prompts = hashlib.sha256("".join(self.prompts).encode()).hexdigest()
-        return Artifact("draws", "draws.safetensors", {**facts, "prompts": prompts}, facts)
+        return {**facts, "prompts": hashlib.sha256("".join(self.prompts).encode()).hexdigest()}
 
-    @cached_property
-    def source(self) -> RewardSource:
-        return RewardSource(self.attempt, self.ground)
+    def ask(self, layer: Layer, number: int) -> list[tuple[str, int]]:
+        """Return the draws of a part: name of the prompt, and number of the draw."""
+        return [(name, layer.first + k) for name in self._cut(layer)[number] for k in range(layer.count)]
 
-    @cached_property
-    def rewards(self) -> Artifact:
-        """What their rewards depend on."""
-        facts = self.source.model_facts
-        return Artifact("draw_rewards", "rewards.safetensors", {**facts, "draws": self.answers.key}, facts)
+    def begin(self) -> Callable[[], None]:
+        """Return what reports one more finished part of the answers or of a model's rewards."""
+        total = (1 + len(self.models.members)) * sum(len(self._cut(layer)) for layer in self.layers)
+        if self._report is None:
+            self._report = self.attempt.start_stage(Stage.DRAW, total=total, unit="parts")
+        report = self._report
 
-    def _answer(self, number: int) -> Tensors:
+        def progress() -> None:
+            self._done += 1
+            report(self._done, total)
+
+        return progress
+
+    def _cut(self, layer: Layer) -> list[list[str]]:
+        size = prompts_per_part(layer.count, self.limit)
+        return [self.names[start : start + size] for start in range(0, len(self.names), size)]
+
+    def _find_rewards(self, layer: Layer, ids: Sequence["array[int]"]) -> tuple[Tensor, list[str], bool]:
+        """Return the rewards of a layer's answers, the keys of what is kept of them, and whether all was there; the reference
+        makes room for the reward models.
+        """
+        asked = [self.prompts[name] for name in self.names for _ in range(layer.count)]
+        texts = decode_answers(self.ground.prompt_format, asked, ids)
+        found, keys, hits = [], [], []
+        for number, source in enumerate(self.models.members):
+            artifact = Artifact(
+                "draw_rewards", "rewards.safetensors", {**source.model_facts, "draws": layer.artifact.key}, source.model_facts
+            )
+            judging = Judging(self, layer, source, texts)
+            part, hit = find_or_make(
+                self.attempt, artifact, len(self._cut(layer)), judging.make, f"{self.models.name(number)} of the draws"
+            )
+            source.release()
+            found.append(part["reward"])
+            keys.append(artifact.key)
+            hits.append(hit)
+        return self.models.join(found)[0], keys, all(hits)
+
+    def _tell_reuse(self, hits: Sequence[bool]) -> None:
+        num_kept = sum(layer.count for layer, hit in zip(self.layers, hits, strict=True) if hit)
+        if num_kept and not all(hits):
+            num = self.settings.num_draws
+            self.attempt.log(
+                f"{num_kept} of {num} draws of each prompt were made before and are kept: {num - num_kept} were added."
+            )
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The reference's answers of a layer, part by part."""
+
+    drawing: Drawing
+    layer: Layer
+
+    def make(self, number: int) -> Tensors:
         """Let the reference answer the prompts of a part."""
-        progress = self._begin(0)
-        model, check = self.reference.model, self.attempt.stop.check
-        names = [name for name in self.parts[number] for _ in range(self.settings.num_draws)]
-        asked = [self.prompts[name].prompt_ids for name in names]
-        seeds = [derive_seed(self.settings.seed, "draw", name, k % self.settings.num_draws) for k, name in enumerate(names)]
-        prompt_format = self.ground.prompt_format
-        sampling = Sampling(self.limit, 1.0, 1.0, 0, end_ids(model, prompt_format), prompt_format.is_ended)
+        drawing, progress = self.drawing, self.drawing.begin()
+        model, check, prompt_format = drawing.reference.model, drawing.attempt.stop.check, drawing.ground.prompt_format
+        wanted = drawing.ask(self.layer, number)
+        asked = [drawing.prompts[name].prompt_ids for name, _ in wanted]
+        seeds = [derive_seed(drawing.settings.seed, "draw", name, k) for name, k in wanted]
+        sampling = Sampling(drawing.limit, 1.0, 1.0, 0, end_ids(model, prompt_format), prompt_format.is_ended)
         drawn = generate(model, asked, sampling, check, seeds)
         logprobs = measure_tokens(model, list(zip(asked, drawn, strict=True)), check)
-        progress(number)
+        progress()
         return {
             "ids": torch.tensor([token for ids in drawn for token in ids], dtype=torch.int32),
             "num_tokens": torch.tensor([len(ids) for ids in drawn], dtype=torch.int32),
@@ -145,31 +211,24 @@ class Drawing:
             "logprob": torch.tensor([sum(values) for values in logprobs], dtype=torch.float32),
         }
 
-    def _find_rewards(self, texts: Sequence[str]) -> tuple[Tensor, bool]:
-        """Return the rewards of all answers, and whether they were there; the reference makes room for the reward model."""
-        num = self.settings.num_draws
-        starts = [0]
-        for part in self.parts:
-            starts.append(starts[-1] + len(part) * num)
 
-        def judge(number: int) -> Tensors:
-            progress = self._begin(1)
-            self.reference.release()
-            asked = [self.prompts[name] for name in self.parts[number] for _ in range(num)]
-            rewards = torch.tensor(self.source.score_texts(asked, texts[starts[number] : starts[number + 1]]))
-            if not bool(rewards.isfinite().all()):
-                raise ModelInvalid("The reward model gives a draw a reward that is not finite. Try reward.dtype float32.")
-            progress(number)
-            return {"reward": rewards.float()}
+@dataclass(frozen=True)
+class Judging:
+    """A reward model's rewards of a layer's answers, part by part."""
 
-        found, hit = find_or_make(self.attempt, self.rewards, len(self.parts), judge, "rewards of the draws")
-        self.source.release()
-        return found["reward"], hit
+    drawing: Drawing
+    layer: Layer
+    source: RewardSource
+    texts: Sequence[str]
 
-    def _begin(self, which: int) -> Callable[[int], None]:
-        """Return what reports a finished part of the first or the second pass."""
-        num_parts, total = len(self.parts), PASSES * len(self.parts)
-        if self._report is None:
-            self._report = self.attempt.start_stage(Stage.DRAW, total=total, unit="parts")
-        report = self._report
-        return lambda number: report(which * num_parts + number + 1, total)
+    def make(self, number: int) -> Tensors:
+        """Ask the model about the answers of a part. Raises ModelInvalid for a reward that is not finite."""
+        drawing, progress = self.drawing, self.drawing.begin()
+        drawing.reference.release()
+        before = sum(len(drawing.ask(self.layer, part)) for part in range(number))
+        asked = [drawing.prompts[name] for name, _ in drawing.ask(self.layer, number)]
+        rewards = torch.tensor(self.source.score_texts(asked, self.texts[before : before + len(asked)]))
+        if not bool(rewards.isfinite().all()):
+            raise ModelInvalid("The reward model gives a draw a reward that is not finite. Try reward.dtype float32.")
+        progress()
+        return {"reward": rewards.float()}

@@ -21,13 +21,17 @@ from worker.stages.scoring.index import keep_index, read_index
 from worker.stages.scoring.origins import compare_origins
 from worker.stages.scoring.plans import BatchPlan, gather_own, spread_own
 from worker.stages.scoring.sources import ReferenceSource
+from worker.var.ensemble import EnsembleScale
 
 
 def add_draws(
-    attempt: AttemptContext, ground: Ground, plan: BatchPlan, reference: ReferenceSource
+    attempt: AttemptContext, ground: Ground, plan: BatchPlan, reference: ReferenceSource, scale: EnsembleScale | None = None
 ) -> tuple[BatchPlan, DrawsFacts]:
-    """Return the plan with the draws of the reference among its responses, found or made, and what is told of them."""
-    draws = make_draws(attempt, ground, reference)
+    """Return the plan with the draws of the reference among its responses, found or made, and what is told of them.
+
+    `scale`: of several reward models, by the data's own pairs.
+    """
+    draws = make_draws(attempt, ground, reference, scale)
     mixed = mix(plan, draws)
     return mixed, describe_draws(attempt, mixed, draws)
 

@@ -77,6 +77,12 @@ def pair_up(preference_N: Tensor, prompt_N: Tensor) -> tuple[Tensor, Tensor]:
     return chosen.repeat_interleave(count), rejected[first.repeat_interleave(count) + within]
 
 
+def measure_accuracy(gap_P: Tensor) -> float | None:
+    """Return the share of pairs above 0 among those that are not ties; None where there are none."""
+    better, ties = _count(gap_P)
+    return _share(better, len(gap_P) - ties)
+
+
 def _count(gap_P: Tensor) -> tuple[int, int]:
     """Pairs above 0, and ties."""
     return int((gap_P > 0).sum()), int((gap_P == 0).sum())

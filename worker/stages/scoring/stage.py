@@ -23,6 +23,7 @@ from worker.stages.examples import Encoded
 from worker.stages.prepare import Ground
 from worker.stages.scoring.cache import CROSS, OWN, Layout
 from worker.stages.scoring.cached import CachedScores, find_or_score, gather_own, lay_out
+from worker.stages.scoring.ensemble import RewardModels, check_ensemble
 from worker.stages.scoring.index import keep_index, read_index
 from worker.stages.scoring.pairs import (
     mark_pairs,
@@ -36,8 +37,9 @@ from worker.stages.scoring.plans import BatchPlan, count_others, lay_other, rear
 from worker.stages.scoring.reward_check import check_index
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.scoring.stopping import find_stopping_lambda, score_with_stopping
+from worker.var.ensemble import EnsembleScale
 
-Draw = Callable[[BatchPlan, ReferenceSource], tuple[BatchPlan, DrawsFacts]]
+Draw = Callable[[BatchPlan, ReferenceSource, EnsembleScale | None], tuple[BatchPlan, DrawsFacts]]
 
 NONE = ""  # this kind of score is not needed at all
 
@@ -56,7 +58,8 @@ class Scores:
     among their responses.
 
     `facts` is what the run tells of them (None when the run needs no scores); `policy` is the untrained policy when the pass
-    had to load it, for whoever goes on with it; `others` are the plans that weights are averaged over beside the run's own.
+    had to load it, for whoever goes on with it; `others` are the plans that weights are averaged over beside the run's own;
+    `scale` is that of several reward models.
     """
 
     batches: Sequence[Sequence[Encoded]]
@@ -65,6 +68,7 @@ class Scores:
     facts: ScoringFacts | None = None
     policy: LanguageModel | None = None
     others: Sequence[BatchPlan] = ()
+    scale: EnsembleScale | None = None
 
     @property
     def seconds(self) -> float:
@@ -103,7 +107,7 @@ def score_all(attempt: AttemptContext, ground: Ground, draw: Draw | None = None)
     needs_all = CROSS in (needs.logprobs, needs.rewards)
     asks_model = recipe.reward.source == "model" and needs.rewards != NONE
     asks_survivors = lambda_ is not None and asks_model and needs_cross_rewards(recipe.weights)
-    num_passes = asks_model + (needs.logprobs != NONE) + asks_survivors
+    num_passes = asks_model * (1 + len(recipe.reward.further)) + (needs.logprobs != NONE) + asks_survivors
     passes = Passes(attempt, num_passes * (1 + num_others * needs_all))
     scored = score_plan(passes, ground, needs, lambda_)
     if needs.logprobs == NONE:
@@ -114,64 +118,84 @@ def score_all(attempt: AttemptContext, ground: Ground, draw: Draw | None = None)
         if not needs_all:
             others.append(rearrange(scored.plan, other.batches))
             continue
-        made = score_plan(passes, other, needs, lambda_, reference)
+        made = score_plan(passes, other, needs, lambda_, reference, scored.scale)
         reference = made.reference
         others.append(made.plan)
-        keys |= made.keys
+        keys |= made.keys | made.member_keys
     assert reference is not None
     plan, drawn = scored.plan, None
     if recipe.method is Method.VAR and recipe.weights.partition_scope == "draws":
         assert draw is not None
-        plan, drawn = draw(plan, reference)
+        plan, drawn = draw(plan, reference, scored.scale)
         others = [rearrange(plan, other.batches) for other in others]
         keys |= drawn.keys
-    facts = tell(attempt, ground, scored, sorted(keys - scored.keys), drawn)
-    return Scores(plan.batches, plan.logprobs, plan.rewards, facts, reference.loaded, others)
+    facts = tell(attempt, ground, scored, sorted((keys | scored.member_keys) - scored.keys), drawn)
+    return Scores(plan.batches, plan.logprobs, plan.rewards, facts, reference.loaded, others, scored.scale)
 
 
 @dataclass(frozen=True)
 class ScoredPlan:
-    """A plan's scores, what is told of both kinds, and the reference."""
+    """A plan's scores, what is told of both kinds, and the reference. `members`: what each of several reward models says."""
 
     plan: BatchPlan
     logprob: ScorePart | None
     reward: ScorePart | None
     reference: ReferenceSource | None
+    members: Sequence[CachedScores] = ()
+    scale: EnsembleScale | None = None
 
     @property
     def keys(self) -> set[str]:
         return {part.key for part in (self.logprob, self.reward) if part is not None}
 
+    @property
+    def member_keys(self) -> set[str]:
+        return {member.told.key for member in self.members if member.told is not None}
+
 
 def score_plan(
-    passes: Passes, ground: Ground, needs: Needs, lambda_: float | None, before: ReferenceSource | None = None
-) -> ScoredPlan:
-    """Return the scores of one batch plan. `before`: the reference of another plan, whose model goes on where it may stay."""
+    passes: Passes, ground: Ground, needs: Needs, lambda_: float | None,
+    before: ReferenceSource | None = None, scale: EnsembleScale | None = None,
+) -> ScoredPlan:  # fmt: skip
+    """Return the scores of one batch plan. `before`: the reference of another plan, whose model goes on where it may stay;
+    `scale`: that of several reward models, where another plan has given it.
+    """
     attempt, layout = passes.attempt, lay_out(ground.batches)
     asks_model = attempt.recipe.reward.source == "model" and needs.rewards != NONE
-    source = RewardSource(attempt, ground) if asks_model else None
-    loaded = before.loaded if before is not None and source is None else None
+    models = RewardModels(attempt, ground, scale) if asks_model else None
+    loaded = before.loaded if before is not None and models is None else None
     if before is not None:
         before.release()
-    rewards = get_rewards(passes, ground, layout, OWN if lambda_ is not None else needs.rewards, source)
+    members = get_rewards(passes, ground, layout, OWN if lambda_ is not None else needs.rewards, models)
+    rewards = models.combine(layout, members, needs.rewards) if models is not None else members[0]
     if needs.logprobs == NONE:
         return ScoredPlan(BatchPlan(ground.batches, _nothing(layout), rewards.matrices), None, rewards.told, None)
     if lambda_ is not None:
+        source = models.members[0] if models is not None else None
         logprobs, rewards, reference = score_with_stopping(passes, ground, layout, rewards, source, lambda_)
     else:
         reference = ReferenceSource(attempt, ground)
         reference.loaded = loaded
         logprobs = get_logprobs(passes, ground, layout, needs.logprobs, reference)
     plan = BatchPlan(ground.batches, logprobs.matrices, rewards.matrices)
-    return ScoredPlan(plan, logprobs.told, rewards.told, reference)
+    if models is None or not models.is_ensemble:
+        return ScoredPlan(plan, logprobs.told, rewards.told, reference)
+    return ScoredPlan(plan, logprobs.told, rewards.told, reference, members, models.scale)
 
 
-def get_rewards(passes: Passes, ground: Ground, layout: Layout, extent: str, source: RewardSource | None) -> CachedScores:
-    """r(x_i, y_j) of every batch, from the cache, the reward model or the data; NaN when they are not needed."""
+def get_rewards(passes: Passes, ground: Ground, layout: Layout, extent: str, models: RewardModels | None) -> list[CachedScores]:
+    """r(x_i, y_j) of every batch by each reward model, from the cache or the model; or those of the data; NaN when they are not
+    needed.
+    """
     if extent == NONE:
-        return CachedScores(_nothing(layout))
-    if source is None:
-        return CachedScores([read_rewards(passes.attempt.recipe, batch) for batch in ground.batches])
+        return [CachedScores(_nothing(layout))]
+    if models is None:
+        return [CachedScores([read_rewards(passes.attempt.recipe, batch) for batch in ground.batches])]
+    return [ask_model(passes, ground, layout, extent, one, models.name(number)) for number, one in enumerate(models.members)]
+
+
+def ask_model(passes: Passes, ground: Ground, layout: Layout, extent: str, source: RewardSource, what: str) -> CachedScores:
+    """Return the rewards of one model, which is gone from memory then."""
     cross = extent == CROSS
 
     def score(k: int) -> tuple[Tensor, int]:
@@ -180,7 +204,7 @@ def get_rewards(passes: Passes, ground: Ground, layout: Layout, extent: str, sou
         reward_BM = require_finite(reward_BM, batch, cross=cross, what="The reward model")
         return reward_BM, int(reward_BM.isfinite().sum())
 
-    part = find_or_score(passes, source.want(extent), layout, score, "rewards")
+    part = find_or_score(passes, source.want(extent), layout, score, what)
     source.release()
     return part
 
@@ -213,6 +237,10 @@ def tell(
     assert scored.logprob is not None  # only rewards can stand in the data
     folder, layout = Path(attempt.spec.scorings_dir), lay_out(ground.batches)
     key = keep_index(folder, ground.batches, attempt.recipe.reward.source).key
+    index, check = read_index(folder, key), None
+    if scored.members:
+        own = [gather_own(layout, member.matrices) for member in scored.members]
+        check = check_ensemble(index, own, attempt.recipe.reward.caution)
     facts = ScoringFacts(
         index_key=key,
         batch_size=attempt.recipe.training.batch_size,
@@ -221,7 +249,7 @@ def tell(
         num_responses=sum(len(own_M) for own_M in layout.own),
         logprob=scored.logprob,
         reward=scored.reward,
-        check=check_index(read_index(folder, key), gather_own(layout, scored.plan.rewards)),
+        check=check_index(index, gather_own(layout, scored.plan.rewards)).model_copy(update={"ensemble": check}),
         draws=drawn,
         more_keys=tuple(more_keys),
     )

@@ -33,13 +33,13 @@ from worker.var.certificate import bound_rewards, droppable, holds_for, logprob_
 def find_stopping_lambda(recipe: Recipe, kind: RunKind) -> float | None:
     """Return the smallest λ that the scores shall serve, or None where pairs may not be dropped.
 
-    Noise and treatments change the rewards that a certificate rests on; a target for the effective sample size looks at every λ;
-    and a scoring is made for every later use.
+    Noise, treatments and further reward models change the rewards that a certificate rests on; a target for the effective sample
+    size looks at every λ; and a scoring is made for every later use.
     """
     weights, noise = recipe.weights, recipe.noise
     choices = WeightChoices(weights.weight_form, weights.partition_scope, weights.logprob_norm)
     clean = noise.label_flip_share == 0 and noise.reward_std == 0
-    clean = clean and not (recipe.reward.length_control or recipe.reward.per_prompt)
+    clean = clean and not (recipe.reward.length_control or recipe.reward.per_prompt or recipe.reward.further)
     if kind is not RunKind.TRAINING or recipe.method is not Method.VAR or not recipe.scoring.early_stopping:
         return None
     if weights.lambda_ is None or recipe.online.every is not None or not clean or not holds_for(choices):

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from app.domain.events import FindingRaised
 from app.domain.findings import diagnose_data, raise_finding
-from app.domain.scoring import DrawsFacts, describe_foreign
+from app.domain.scoring import DrawsFacts, EnsembleCheck, describe_disagreement, describe_foreign
 from worker.stages.examples import Prepared
 from worker.stages.training.weights import Weighing, WeightedBatch, gather_own
 
@@ -52,6 +52,12 @@ def origin_findings(draws: DrawsFacts) -> list[FindingRaised]:
     """Return that the data were written by another policy than the reference, where its own draws say so."""
     evidence = describe_foreign(draws.data_logprob, draws.draw_logprob, draws.gap, draws.gap_error)
     return [raise_finding("foreign_data", evidence)] if evidence else []
+
+
+def ensemble_findings(ensemble: EnsembleCheck | None) -> list[FindingRaised]:
+    """Return that several reward models contradict one another, where they do."""
+    evidence = describe_disagreement(ensemble)
+    return [raise_finding("reward_disagreement", evidence)] if evidence else []
 
 
 def _reward_pairs(batch: WeightedBatch) -> Iterator[tuple[float, float]]:

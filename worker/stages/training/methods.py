@@ -30,7 +30,7 @@ from worker.stages.seeds import derive_seed
 from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
 from worker.stages.training.distribution import judge_by_lead, spread
-from worker.stages.training.findings import data_findings, origin_findings, plan_findings, target_findings
+from worker.stages.training.findings import data_findings, ensemble_findings, origin_findings, plan_findings, target_findings
 from worker.stages.training.groups import GroupObjective
 from worker.stages.training.objectives import (
     LabelledObjective,
@@ -133,7 +133,7 @@ def make_objective(attempt: AttemptContext, ground: Ground, scores: Scores, num_
     if recipe.online.every is None:
         return WeightedObjective(weighing.batches, settings, weighing)
     noise_std = measure_noise(ground.batches, scores.rewards, recipe.noise)
-    return OnlineObjective(weighing.batches, settings, weighing, attempt, ground, num_steps, noise_std)
+    return OnlineObjective(weighing.batches, settings, weighing, attempt, ground, num_steps, noise_std, scores.scale)
 
 
 def make_loss(recipe: Recipe) -> tuple[PairLoss, str]:
@@ -175,6 +175,8 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     attempt.raise_findings(target_findings(weighing))
     if scores.facts is not None and scores.facts.draws is not None:
         attempt.raise_findings(origin_findings(scores.facts.draws))
+    if scores.facts is not None:
+        attempt.raise_findings(ensemble_findings(scores.facts.check.ensemble))
     tell_partners(attempt, weighing, 1 + len(scores.others))
     if not weighing.unreached and settings.target_ess is not None:
         attempt.log(f"lambda = {weighing.choices.lambda_:.6g} gives the wanted effective sample size {settings.target_ess:g}.")
@@ -235,7 +237,9 @@ def refuse_missing(recipe: Recipe, batches: Batches) -> None:
     chosen = any(response.preference == 1 for example in examples for response in example.responses)
     if recipe.method is Method.SFT and recipe.weights.responses == "chosen" and not chosen:
         raise RecipeInvalid.at("weights.responses", "The data set has no chosen responses to train on: use both.")
-    if recipe.reward.per_prompt and recipe.method is Method.VAR and all(len(e.responses) == 1 for e in examples):
+    has_draws = recipe.weights.partition_scope == "draws"
+    per_prompt = recipe.reward.per_prompt and recipe.method is Method.VAR and not has_draws
+    if per_prompt and all(len(e.responses) == 1 for e in examples):
         raise RecipeInvalid.at("reward.per_prompt", "The data set " + NO_SPREAD)
     within = recipe.weights.partition_scope == "prompt" and recipe.weights.weight_form != "reward"
     single = recipe.method is Method.VAR and recipe.online.every is None and all(len(e.responses) == 1 for e in examples)

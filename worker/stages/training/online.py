@@ -16,6 +16,7 @@ from worker.stages.prepare import Ground
 from worker.stages.training.objectives import WeightedObjective
 from worker.stages.training.rounds import Drawn, Rounds, distinct_share, put_answers
 from worker.stages.training.weights import WeightedBatch, gather_own
+from worker.var.ensemble import EnsembleScale
 from worker.var.loss import token_coefficients
 from worker.var.online import online_candidates, online_choices
 from worker.var.weights import compute_weights, effective_sample_size
@@ -29,13 +30,14 @@ class OnlineObjective(WeightedObjective):
     ground: Ground
     num_steps: int
     noise_std: float = 0.0  # on every reward
+    scale: EnsembleScale | None = None  # of several reward models
     rounds: Rounds = field(init=False)
 
     def __post_init__(self) -> None:
         self.weighing = replace(self.weighing, choices=online_choices(self.weighing.choices))
         self.rounds = Rounds(
             self.attempt, self.ground, self.num_steps, lambda step: self.data_at(step).examples,
-            usual=f" (data: {self.weighing.reward_mean:.4g})",
+            usual=f" (data: {self.weighing.reward_mean:.4g})", scale=self.scale,
         )  # fmt: skip
 
     @property

@@ -22,10 +22,12 @@ from worker.stages.evaluation.answers import end_ids
 from worker.stages.evaluation.likelihoods import measure_tokens
 from worker.stages.examples import Encoded, EncodedResponse, decode_answers
 from worker.stages.prepare import Ground
+from worker.stages.scoring.ensemble import RewardModels
 from worker.stages.scoring.pairs import sequence_logprobs
-from worker.stages.scoring.sources import ReferenceSource, RewardSource
+from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.seeds import derive_seed
 from worker.stages.training.distribution import find_whole
+from worker.var.ensemble import EnsembleScale
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Round:
 class Rounds:
     """The rounds of a run. `examples_at` gives the prompts of a step; `usual`: what the log compares rewards with.
 
-    `per_token`: log-probabilities of single tokens are read.
+    `per_token`: log-probabilities of single tokens are read. `scale`: of several reward models.
     """
 
     attempt: AttemptContext
@@ -65,6 +67,7 @@ class Rounds:
     examples_at: Callable[[int], Sequence[Encoded]]
     usual: str = ""
     per_token: bool = False
+    scale: EnsembleScale | None = None
     current: Round | None = None
     num_tokens: int = 0  # of the answers that were drawn since somebody asked
 
@@ -94,10 +97,14 @@ class Rounds:
         attempt = self.attempt
         whole = find_whole(attempt, model, self.ground.policy_folder)
         with uncompiled(model):
-            drawn = attempt.ranks.lead_alone(lambda: draw(attempt, whole, self.ground, examples, first, per_token=self.per_token))
+            drawn = attempt.ranks.lead_alone(lambda: self._draw(whole, examples, first))
         if attempt.ranks.is_alone and drawn is not None:
             return drawn
         return [Drawn(**answers) for answers in attempt.ranks.tell(drawn and [asdict(answers) for answers in drawn])]
+
+    def _draw(self, model: LanguageModel, examples: Sequence[Encoded], first: int) -> list[Drawn]:
+        models = RewardModels(self.attempt, self.ground, self.scale)
+        return draw(self.attempt, model, self.ground, examples, first, models, per_token=self.per_token)
 
     def take_drawn(self) -> int:
         """Return how many tokens were drawn since this was asked last."""
@@ -127,8 +134,9 @@ def put_answers(example: Encoded, drawn: Drawn) -> Encoded:
 
 
 def draw(
-    attempt: AttemptContext, model: LanguageModel, ground: Ground, examples: Sequence[Encoded], first: int, *, per_token: bool
-) -> list[Drawn]:
+    attempt: AttemptContext, model: LanguageModel, ground: Ground, examples: Sequence[Encoded], first: int,
+    models: RewardModels, *, per_token: bool,
+) -> list[Drawn]:  # fmt: skip
     """Fresh answers to the prompts of `examples`, scored; seeded by the run's seed and the round's first step."""
     settings, check = attempt.recipe.online, attempt.stop.check
     window, num = context_window(model.config), settings.num_responses
@@ -143,7 +151,7 @@ def draw(
     pairs = [(example.prompt_ids, answer_ids) for example, answer_ids in zip(asked, ids, strict=True)]
     sampler = sequence_logprobs(model, pairs, settings.temperature).tolist()
     tokens = [measure_tokens(model, pairs, check)] if per_token else []
-    rewards = RewardSource(attempt, ground).score_answers(asked, texts)
+    rewards = models.score_answers(asked, texts)
     if not torch.tensor(rewards).isfinite().all():
         raise ModelInvalid("The reward model gives a fresh answer a reward that is not finite. Try reward.dtype float32.")
     with ReferenceSource(attempt, ground).beside(model) as as_reference, as_reference() as judged:

@@ -32,7 +32,9 @@ from app.web.rendering.form_words import BY_PATH
 MOST_TEMPLATES = 200
 LARGEST_SHARE = 0.3  # proposed to be held out
 MOST_NAMED = 12  # settings that a file doesn't say
-CHOSEN = ("dataset", "policy.model", "reward.model", "reward.judge", "name", "private")  # what a launch is of
+CHOSEN = (  # what a launch is of
+    "dataset", "policy.model", "reward.model", "reward.second", "reward.third", "reward.judge", "name", "private",
+)  # fmt: skip
 ELSEWHERE = {  # what other trainers call a setting
     "model_name_or_path": "policy.model", "finetuning_type": "policy.adaptation", "use_peft": "policy.adaptation",
     "per_device_train_batch_size": "training.batch_size", "num_train_epochs": "training.epochs", "max_steps": "training.steps",

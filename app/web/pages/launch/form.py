@@ -48,8 +48,9 @@ OF_PAIRS = ("dpo.beta", "ipo.beta", "simpo.beta", "simpo.gamma", "orpo.beta",
 NAMED_METHODS = {"policies": " ".join(OF_POLICIES), "rewarded": " ".join((Method.VAR, *ON_GROUPS))}
 DIALS = (
     "name", "method", "dataset", "policy.model", "policy.adaptation", "reward.source", "reward.model", "reward.judge",
-    "reward.accept_inverted", "weights.preset", "weights.target_ess", "weights.lambda", *OF_PAIRS, "training.batch_size",
-    "training.epochs", "training.steps", "training.learning_rate", "tokens.max_prompt", "tokens.max_response",
+    "reward.second", "reward.third", "reward.caution", "reward.accept_inverted", "weights.preset", "weights.target_ess",
+    "weights.lambda", *OF_PAIRS, "training.batch_size", "training.epochs", "training.steps", "training.learning_rate",
+    "tokens.max_prompt", "tokens.max_response",
 )  # fmt: skip
 SCALE = ("policy.quantization", "policy.compile", "policy.gradient_checkpointing", "training.num_processes", "training.sharding")
 GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (  # each with the parts of the recipe that it holds

@@ -2,6 +2,8 @@
 
 import re
 
+from tests.web.test_experiments import judged_recipe
+
 
 def chosen(page: str, name: str) -> str:
     """Return the option of a select that is chosen; empty for none."""
@@ -25,3 +27,18 @@ def test_draws_of_the_reference_are_one_choice_with_their_settings_below(client)
     for name in ("draws.num_draws", "draws.max_new_tokens", "draws.seed"):
         assert f'name="{name}"' in page
     assert chosen(page, "weights.mean_one") == ""  # as the preset says
+
+
+def test_further_reward_models_are_chosen_in_a_fold_that_opens_for_them(studio, client):
+    judged_recipe(studio)
+    plain = client.get("/runs/new").text
+    fold = re.search(r'<details[^>]*id="ensemble"[^>]*>', plain)
+    assert fold is not None
+    assert " open" not in fold[0]
+    asked = {"method": "var", "reward.source": "model", "reward.model": "model_reward", "reward.second": "model_reward"}
+    page = client.post("/runs/new", data=asked).text
+    assert re.search(r'<details[^>]*id="ensemble"[^>]* open', page)
+    assert "It is “Reward model” itself, which agrees with itself" in page
+    assert chosen(page, "reward.second") == "model_reward"
+    rated = client.post("/runs/new", data={**asked, "reward.source": "rating"}).text
+    assert "which is one opinion" not in rated  # its inputs are hidden then
