@@ -73,8 +73,9 @@ def find_for(session: Session, user_id: str, recipe: Recipe) -> Scoring | None:
 def find_by_fingerprint(session: Session, user_id: str, fingerprint: str) -> Scoring | None:
     """Return a scoring that serves this user: one that is whole, the user's own before others', else the user's own."""
     is_mine, is_whole = Scoring.owner_id == user_id, Scoring.facts.is_not(None)
-    query = select(Scoring).where(Scoring.fingerprint == fingerprint, visible_to(user_id, Scoring))
-    return session.scalar(query.where(or_(is_mine, is_whole)).order_by(is_whole.desc(), is_mine.desc(), Scoring.id).limit(1))
+    query = select(Scoring).where(Scoring.fingerprint == fingerprint, or_(is_mine, is_whole))
+    found = session.scalars(query.order_by(is_whole.desc(), is_mine.desc(), Scoring.id))  # at most one of each owner
+    return next((scoring for scoring in found if find_visible(session, Scoring, user_id, scoring.id)), None)
 
 
 def find_own(session: Session, owner_id: str, fingerprint: str) -> Scoring | None:

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from app.domain.sweep import parse_request
 from app.services import runs, scorings, sweeps
 from app.settings import Settings
-from app.store import migrations
+from app.store import migrations, sharing
 from app.store.database import Database, now
-from app.store.sharing import find_visible, visible_to
+from app.store.sharing import NOUNS, find_visible, visible_to
 from app.store.tables import Answers, Comparison, Dataset, Model, PromptSet, Run, Scoring, Sweep, User
 from tests.conftest import Library, make_library
 
@@ -59,6 +59,14 @@ def test_what_is_made_of_something_private_is_seen_by_its_maker_and_the_parts_ow
     assert seen_by(session, "user_ada", things) == seen_by(session, "user_eve", things) == [run.id, scoring.id, sweep.id]
     listed = session.scalars(session.query(Run.id).where(visible_to("user_bob", Run)).statement).all()
     assert listed == []
+
+
+def test_the_aliases_of_a_criterion_are_made_once_for_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in NOUNS:
+        visible_to("user_ada", table)
+    monkeypatch.setattr(sharing, "aliased", None)
+    for table in NOUNS:
+        visible_to("user_eve", table)
 
 
 def test_prompts_answers_and_comparisons_hide_with_what_they_are_made_of(library: Library, session: Session) -> None:

@@ -7,6 +7,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
 
 from app.domain.events import (
     ArtifactWritten,
@@ -86,6 +87,16 @@ def test_a_launched_run_is_queued_and_says_where_it_is(studio, client):
     assert detail["recipe"]["weights"]["lambda"] == 0.5
     assert detail["recipe"]["weights"]["logprob_norm"] == "mean"
     assert detail["attempts"] == []
+
+
+def test_a_launch_answers_without_reading_its_run_again(studio, client):
+    sent = []
+    event.listen(studio.database.engine, "before_cursor_execute", lambda *call: sent.append(call[2]))
+    run = client.post(RUNS, json=studio.ingredients()).json()
+    assert run["owner"] == client.get(f"{RUNS}/{run['id']}").json()["owner"]
+    inserted = next(place for place, statement in enumerate(sent) if statement.startswith("INSERT INTO runs"))
+    assert sent[inserted + 1].startswith("INSERT INTO journal")
+    assert sent[inserted + 2].startswith(("PRAGMA", "BEGIN")), sent  # what is asked for next
 
 
 def test_a_resolved_recipe_can_be_launched_as_it_is(client, studio):

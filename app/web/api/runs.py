@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind, RunState
@@ -193,6 +194,7 @@ def launch(database: Database, actor: Actor, recipe: Recipe, key: str | None, pr
     with database.writing() as session:
         run = service.launch(session, actor.id, recipe, idempotency_key=key, priority=priority, private=private)
         line_service.note_launch(session, actor, run)
+        set_committed_value(run, "owner", actor.name)  # a new row's is not known, and would be asked for
         return show_at_launch(run)
 
 
