@@ -8,6 +8,7 @@ from app.ingest.examples import Candidate, Cells, Columns, UnnumberedExample, by
 from app.ingest.messages import ROLES, Turn, check_prompt, message_list, response
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import clean_text, number
+from app.ingest.texts.written import read_literal
 
 
 def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Candidate]:
@@ -29,7 +30,9 @@ def rating_answers(texts: list[Any], ratings: list[Any]) -> list[Candidate]:
 
 
 def list_of(value: Any, reason: str) -> list[Any]:
-    """Return a list that has something in it."""
+    """Return a list that has something in it, also written as text."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = read_literal(value, of_texts=True)
     if not isinstance(value, list) or not value:
         raise Dropped(reason)
     return value

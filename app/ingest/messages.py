@@ -8,11 +8,14 @@ from app.ingest.rows import Dropped
 from app.ingest.texts.fields import (
     CALL_KEYS,
     NAME_KEYS,
+    RESULT_PART,
     calls_key,
+    is_kind,
     is_result,
     join_parts,
     read_calls,
     read_fields,
+    split_calls,
     thought_key,
     write_compact,
 )
@@ -82,7 +85,9 @@ def message(value: Any) -> Turn:
         return Turn(ASSISTANT, "", write_compact({"tool_calls": read_calls(content)}))
     reasoning = ""
     if holds_parts(role, content):
-        content, reasoning = join_parts(content if isinstance(content, list) else [content])
+        parts, calls = split_calls(content if isinstance(content, list) else [content])
+        value = {**value, CALL_KEYS[0]: calls} if calls else value
+        content, reasoning = join_parts(parts)
     elif isinstance(content, list | dict):
         content = write_compact(content)
     fields = read_fields(value, reasoning) if len(value) > 2 or reasoning or content is None else None
@@ -136,7 +141,16 @@ def message_list(value: Any) -> list[Turn]:
         value = [value]
     if not isinstance(value, list) or not value:
         raise Dropped(rows.NOT_MESSAGES)
-    return [tagged(item) if isinstance(item, str) else message(item) for item in value]
+    return [turn for item in value for turn in ([tagged(item)] if isinstance(item, str) else messages(item))]
+
+
+def messages(value: Any) -> list[Turn]:
+    """Return a message, behind the results of tools among its parts, which are messages of their own."""
+    content = value.get("content") if isinstance(value, dict) else None
+    results = [part for part in content if is_kind(part, RESULT_PART)] if isinstance(content, list) else []
+    rest = [part for part in content or () if not is_kind(part, RESULT_PART)] if results else []
+    turns = [message({"role": TOOL, "content": part.get("content"), "tool_call_id": part.get("tool_use_id")}) for part in results]
+    return turns if results and not rest else [*turns, message({**value, "content": rest} if results else value)]
 
 
 def tagged(text: str) -> Turn:

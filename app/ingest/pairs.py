@@ -37,6 +37,7 @@ LIST_START = re.compile(r"""\s*\[\s*['"]""")
 WRITTEN_TEXTS = (
     'responses are lists of texts written as text, and learned as they stand: set lists to "pairs" or "together" to read them'
 )
+TORN = "skipped response: it stands among the chosen and among the rejected ones"
 SKIPPED_PAIR = f"skipped pair: {rows.IDENTICAL}"
 
 
@@ -69,7 +70,7 @@ def is_texts(value: Any) -> bool:
     """Return whether a response is a list of texts written as text."""
     if not isinstance(value, str) or not LIST_START.match(value):
         return False
-    found = read_literal(value)
+    found = read_literal(value, of_texts=True)
     return isinstance(found, list) and all(isinstance(item, str) for item in found)
 
 
@@ -78,10 +79,7 @@ def from_lists(cells: Cells, how: str) -> list[UnnumberedExample]:
     good, bad = ([candidate(response(item)) for item in answers_in(present(cells, role))] for role in ("chosen", "rejected"))
     prompt = prompt_of(cells)
     if how == "together":
-        marked = [*(one._replace(preference=CHOSEN) for one in good), *(one._replace(preference=REJECTED) for one in bad)]
-        if {one.content.strip() for one in good} & {one.content.strip() for one in bad}:
-            raise Dropped(rows.IDENTICAL)
-        return [UnnumberedExample(prompt, marked)]
+        return [all_together(prompt, good, bad)]
     pairs = [(one, other) for one in good for other in bad]
     differ = [(one, other) for one, other in pairs if not are_alike(one, other)]
     if not differ:
@@ -90,9 +88,19 @@ def from_lists(cells: Cells, how: str) -> list[UnnumberedExample]:
     return [drafts[0]._replace(notes=(SKIPPED_PAIR,) * (len(pairs) - len(differ))), *drafts[1:]]
 
 
+def all_together(prompt: list[Turn], good: list[Candidate], bad: list[Candidate]) -> UnnumberedExample:
+    """Return one example of all responses; those on both sides tell nothing and are left out."""
+    torn = [one for one in good if any(are_alike(one, other) for other in bad)]
+    good, bad = ([one for one in side if not any(are_alike(one, other) for other in torn)] for side in (good, bad))
+    if not good or not bad:
+        raise Dropped(rows.IDENTICAL)
+    marked = [*(one._replace(preference=CHOSEN) for one in good), *(one._replace(preference=REJECTED) for one in bad)]
+    return UnnumberedExample(prompt, marked, (TORN,) * len(torn))
+
+
 def answers_in(value: Any) -> list[Any]:
     """Return the responses of a cell: of a list, also written as text; one alone is a list of one."""
-    found = read_literal(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    found = read_literal(value, of_texts=True) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
     answers = found if isinstance(found, list) else [value]
     if not answers:
         raise Dropped(rows.MISSING_RESPONSE)

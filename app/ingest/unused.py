@@ -7,7 +7,7 @@ from typing import Any
 from app.domain.texts import is_keepable
 from app.ingest.examples import Columns
 from app.ingest.messages import content_key, holds_parts, is_message, read_keys, role_of
-from app.ingest.texts.fields import part_key
+from app.ingest.texts.fields import PART_KEYS, part_key
 
 MAX_NAMES = 500
 OTHERS = "(other names)"
@@ -71,7 +71,7 @@ class UnusedFields:
                 open_values.extend((path + "[]", part) for part in found)
             elif isinstance(found, dict):
                 key = part_key(found)
-                self._count_fields(path, found, ("type", key))
+                self._count_fields(path, found, PART_KEYS.get(str(found.get("type")), ("type", key)))
                 open_values.append((f"{path}.{key}", found.get(key)))
 
     def _is_plain(self, found: dict[str, Any]) -> bool:

@@ -17,6 +17,15 @@ def test_scored_responses_are_sorted_best_first(read_rows):
     assert read.audit.num_pairs == 1
 
 
+@pytest.mark.parametrize("responses", ['["b", "c", "a"]', "['b', 'c', 'a']", "['b' 'c'\n 'a']"])
+def test_lists_written_as_text_are_lists(read_rows, responses):
+    columns = {"prompt": "prompt", "responses": "responses", "ratings": "scores"}
+    read = read_rows(
+        {"prompt": "Hi", "responses": responses, "scores": "[2, 1, 3.5]"}, mapping={"shape": "ranked", "columns": columns}
+    )
+    assert marks(read.examples[0]) == [("a", 3.5, 1), ("b", 2, 0), ("c", 1, -1)]
+
+
 def test_answers_with_ranks_are_found_inside_objects(read_rows):
     read = read_rows({"prompt": "Hi", "answers": [{"answer": "bad", "rank": 2}, {"answer": "good", "rank": 1}]})
     assert read.mapping.columns == {"prompt": "prompt", "responses": "answers.answer", "ranks": "answers.rank"}

@@ -51,6 +51,7 @@ def test_fields_are_written_in_their_order_and_compact(read_rows):
 
 @pytest.mark.parametrize("tools", [
     [{"type": "function", "function": {"name": "weather"}}], '[{"name": "weather"}]', {"name": "weather"},
+    "[{'name': 'weather'}]",
 ])  # fmt: skip
 def test_tools_are_a_list_in_one_form(read_rows, tools):
     read = read_rows(pair_after(ASK, tools=tools), pair_after(ASK, {"role": "user", "content": "!"}, tools="[]"))
@@ -86,6 +87,39 @@ def test_a_part_with_thoughts_is_reasoning(read_rows):
     assert (answer["content"], fields_of(answer)) == ("No.", {"reasoning_content": "Clouds?"})
 
 
+def test_calls_and_results_among_the_parts_of_a_content_are_messages_as_others(read_rows):
+    called = {"role": "assistant", "content": [
+        {"type": "text", "text": "Let me see."}, {"type": "tool_use", "id": "c1", "name": "weather", "input": {"town": "Ulm"}},
+    ]}  # fmt: skip
+    given = {"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "dry"}]},
+        {"type": "tool_result", "tool_use_id": "c2", "is_error": True},
+        {"type": "text", "text": "So?"},
+    ]}  # fmt: skip
+    read = read_rows(pair_after(ASK, called, given))
+    _, *turns = read.examples[0]["prompt"]
+    assert [(turn["role"], turn["content"], fields_of(turn)) for turn in turns] == [
+        ("assistant", "Let me see.", {"tool_calls": [{**CALL, "id": "c1"}]}),
+        ("tool", "dry", {"tool_call_id": "c1"}),
+        ("tool", "", {"tool_call_id": "c2"}),
+        ("user", "So?", {}),
+    ]
+    assert read.audit.unused == {"prompt[].content[].is_error": 1}
+
+
+def test_an_answer_that_is_a_call_among_parts_is_no_empty_answer(read_rows):
+    part = {"type": "tool_use", "name": "weather", "input": {"town": "Ulm"}}
+    read = read_rows(pair_after(ASK, chosen={"role": "assistant", "content": [part]}))
+    assert fields_of(read.examples[0]["responses"][0]) == {"tool_calls": [CALL]}
+
+
+def test_names_of_speakers_are_noted_and_those_of_tools_are_not(read_rows):
+    named = pair_after({**ASK, "name": "Ada"})
+    tool = pair_after(ASK, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "name": "weather", "content": "dry"})
+    notes = {note.note.partition(":")[0]: note.lines for note in read_rows(named, tool).audit.notes}
+    assert notes == {"names who speaks": [1], "holds tool calls": [2]}
+
+
 @pytest.mark.parametrize(("content", "text"), [
     ({"temp": 20, "text": "mild"}, '{"temp":20,"text":"mild"}'), ([{"temp": 20}, {"temp": 21}], '[{"temp":20},{"temp":21}]'),
     ([1, 2], "[1,2]"), ({}, "{}"), ([{"type": "text", "text": "mild"}], "mild"), ({"text": "mild"}, "mild"),
@@ -104,8 +138,9 @@ MEDIA = "holds images, video or audio, and this studio trains on text"
     (pair_after({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}), MEDIA),
     (pair_after(ASK, images=["a.png"]), MEDIA),
     (pair_after({"role": "user", "content": "<image>What?"}, image="a.png"), MEDIA),
-    (pair_after({"role": "user", "content": [{"type": "tool_use", "input": {}}]}),
-     'message with a content part that is no text, of type "tool_use"'),
+    (pair_after({"role": "user", "content": [{"type": "tool_use", "input": {}}]}), "a tool call without a function's name"),
+    (pair_after({"role": "user", "content": [{"type": "server_tool_use", "input": {}}]}),
+     'message with a content part that is no text, of type "server_tool_use"'),
     (pair_after({"role": "user", "content": {"temp": 20, "wind": 1}}),
      'message with a content part without a text, with the fields "temp, wind"'),
     (pair_after({"role": "user", "content": [{"type": "text", "text": None}]}),

@@ -69,6 +69,11 @@ REFUSED = {
     "white space": (b" \n\n\t\n", "nothing but white space"),
     "empty list": (b"[]", "no rows"),
     "prose": (b"Dear Sir or Madam", 'starts with "Dear Sir or Madam"'),
+    "rar": (b"Rar!\x1a\x07\x00", "a RAR archive"),
+    "old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Office"),
+    "pickle": (b"\x80\x05\x95", "a Python pickle"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "web page": (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
     "zip": (b"PK\x03\x04rest", "zip archive"),
     "pdf": (b"%PDF-1.7", "a PDF"),
     "utf-16 without a mark": (LINE.decode().encode("utf-16-le"), "without a byte-order mark"),
@@ -275,17 +280,33 @@ def test_a_written_message_is_read_or_refused_by_name(read_rows, prompt, reason)
 
 
 def test_message_lists_that_are_neither_json_nor_python_are_not_taken_for_text(read_rows):
-    numpy = "[{'role': 'user', 'content': 'Hi'}\n {'role': 'assistant', 'content': 'a'}]"
+    broken = "[{'role': 'user', 'content': 'Hi'}\n {'role': 'assistant', 'content': ...]"
     with pytest.raises(MappingNeeded) as caught:
-        read_rows({"prompt": "Hi", "chosen": numpy, "rejected": numpy})
+        read_rows({"prompt": "Hi", "chosen": broken, "rejected": broken})
     assert caught.value.extra["columns"][1]["type"] == "message list written as text"
     good = {
         "prompt": "Hi",
         "chosen": [{"role": "assistant", "content": "a"}],
         "rejected": [{"role": "assistant", "content": "b"}],
     }
-    read = read_rows(good, {**good, "chosen": numpy})
+    read = read_rows(good, {**good, "chosen": broken})
     assert read.dropped == {"messages written as text that is neither JSON nor a Python list": [2]}
+
+
+@pytest.mark.parametrize("write", [
+    lambda turns: "[" + "\n ".join(map(repr, turns)) + "]",
+    lambda turns: "array([" + ",\n       ".join(map(repr, turns)) + "], dtype=object)",
+    lambda turns: json.dumps(json.dumps(turns)),
+    lambda turns: json.dumps(json.dumps(turns, indent=1)),
+], ids=["numpy printed", "numpy's repr", "json of json", "spaced json of json"])  # fmt: skip
+def test_messages_printed_by_numpy_or_written_twice_are_read(read_rows, write):
+    """What pandas makes of a list in a CSV cell; braces and quotes within the texts stay."""
+    asked, said = "{'a': 1}\n {'b': 2}", 'It\'s "a", dtype=object) array('
+    sides = [[{"role": "user", "content": asked}, {"role": "assistant", "content": text}] for text in (said, "no")]
+    read = read_rows(*[dict(zip(("chosen", "rejected"), map(write, sides), strict=True))] * 2)
+    assert read.shape == "conversation_pair"
+    assert read.prompts() == [[("user", asked)]] * 2
+    assert read.pairs() == [(said, "no")] * 2
 
 
 @pytest.mark.parametrize(

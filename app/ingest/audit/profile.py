@@ -3,6 +3,7 @@
 Lengths are in characters (tokens need a tokenizer, which the data does not have yet).
 """
 
+import json
 import math
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from app.domain.dataset import CHOSEN, REJECTED, Audit
 from app.ingest.audit.repeats import CONTRADICTED, DUPLICATE, NEAR_DUPLICATE, RATINGS
 from app.ingest.convert import Converted, RowCount
 from app.ingest.examples import Candidate, UnnumberedExample
-from app.ingest.messages import ASSISTANT
+from app.ingest.messages import ASSISTANT, TOOL, Turn
 from app.ingest.rows import Lines
 from app.ingest.texts.templated import find_template
 
@@ -24,6 +25,7 @@ CONTINUED = "the prompt ends with the assistant's turn, which the response conti
 CALLS = "holds tool calls: only chat templates that know them write them"
 TOOLS = "describes tools: only chat templates that know them write them"
 REASONING = "holds reasoning in a field of its own: only chat templates that know it write it"
+NAMES = "names who speaks: only chat templates that know names write them"
 
 TEMPLATED = "already carries a chat template ({}), and the model's own is put around it: switch strip_template on to take it off"
 
@@ -245,8 +247,15 @@ def notes_of(draft: UnnumberedExample) -> Iterator[str]:
             yield CALLS
         if '"reasoning_content":' in carried:
             yield REASONING
+        if '"name":' in carried and any(map(is_named, draft.prompt)):
+            yield NAMES
     if draft.tools:
         yield TOOLS
+
+
+def is_named(turn: Turn) -> bool:
+    """Return whether a message names its speaker; a tool's result names its tool, which its call has named before."""
+    return turn.role != TOOL and turn.fields is not None and "name" in json.loads(turn.fields)
 
 
 def notes_of_text(text: str) -> Iterator[str]:

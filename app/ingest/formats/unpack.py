@@ -29,7 +29,14 @@ FOREIGN = {  # magic numbers of what people also upload
     b"SQLite format 3": "an SQLite database",
     b"PARE": "an encrypted Parquet file",
     b"\x89PNG": "an image",
-    b"\x80\x04": "a Python pickle",
+    b"Rar!": "a RAR archive",
+    b"\xd0\xcf\x11\xe0": "a workbook or document of an old Office",
+    b"\x93NUMPY": "a numpy array",
+    b"version https://git-lfs": "what Git LFS keeps in the place of a file, and not the file itself (git lfs pull fetches it)",
+    b"<!DOCTYPE html": "a web page, as a download leaves it that wanted a login",
+    b"<!doctype html": "a web page, as a download leaves it that wanted a login",
+    b"<html": "a web page, as a download leaves it that wanted a login",
+    **{bytes((0x80, protocol)): "a Python pickle" for protocol in (2, 3, 4, 5)},
 }
 MARKS = (  # byte-order marks, the longer ones first
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from app.ingest import rows
 from app.ingest.rows import Dropped
 from app.ingest.texts.plain import clean_text
+from app.ingest.texts.written import read_literal
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -15,6 +16,8 @@ OTHER_MEDIA = ("image", "video", "audio")  # in a part's type or keys; columns o
 MEDIA_COLUMNS = tuple(name + plural for name in OTHER_MEDIA for plural in ("", "s"))
 MARKS = tuple(f"<{name}>" for name in OTHER_MEDIA)
 MOST_NESTED = 5
+CALL_PART, RESULT_PART = "tool_use", "tool_result"
+PART_KEYS = {CALL_PART: ("type", "id", "name", "input"), RESULT_PART: ("type", "tool_use_id", "content")}
 
 
 class Parts(NamedTuple):
@@ -40,6 +43,16 @@ def join_parts(parts: list[Any], depth: int = 0) -> Parts:
         else:
             text, reasoning = text + found.text, reasoning + found.reasoning
     return Parts(text, reasoning)
+
+
+def is_kind(part: Any, kind: str) -> bool:
+    """Return whether a part of a message's content is of this type."""
+    return isinstance(part, dict) and part.get("type") == kind
+
+
+def split_calls(parts: list[Any]) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Return the parts of a content that are no tool calls, and those that are."""
+    return [part for part in parts if not is_kind(part, CALL_PART)], [part for part in parts if is_kind(part, CALL_PART)]
 
 
 def read_part(part: Any) -> tuple[str, Any]:
@@ -133,7 +146,7 @@ def read_call(call: Any) -> dict[str, Any]:
     inner = read_json(call.get("function", call)) if isinstance(call, dict) else None
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise Dropped(rows.BAD_CALL)
-    arguments = read_json(next((inner[key] for key in ("arguments", "parameters") if inner.get(key) is not None), {}))
+    arguments = read_json(next((inner[key] for key in ("arguments", "parameters", "input") if inner.get(key) is not None), {}))
     kept: dict[str, Any] = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
     if call.get("id"):
         kept["id"] = call["id"]
@@ -157,9 +170,12 @@ def is_bare(tool: dict[str, Any]) -> bool:
 
 
 def read_json(value: Any) -> Any:
-    """Return what a text holds as JSON; anything else, and other texts, as they are."""
+    """Return what a text holds as JSON, or as Python prints lists and objects; anything else, and other texts, as they are."""
     if not isinstance(value, str):
         return value
+    if value.lstrip()[:1] in ("[", "{"):
+        found = read_literal(value)
+        return value if found is None else found
     try:
         return json.loads(value)
     except (ValueError, RecursionError):

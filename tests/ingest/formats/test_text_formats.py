@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.domain.errors import DatasetInvalid, MappingNeeded
+from app.ingest import rows
 
 ROWS = [["prompt", "chosen", "rejected"], ["p, 1", "a", "b"], ["p2", "c", "d"]]
 
@@ -100,6 +101,11 @@ def test_a_table_by_columns_is_refused_with_the_way_to_write_rows(read_bytes, co
 
 LINES = b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
 CELLS = b"prompt,chosen,rejected\np,a,b\n"
+
+
+def test_every_reason_comes_with_what_to_do():
+    reasons = {value for name, value in vars(rows).items() if name.isupper() and isinstance(value, str)} - {rows.OTHER_REASONS}
+    assert {reason for reason in reasons if not rows.remedy_of(reason)} == set()
 
 
 @pytest.mark.parametrize(("content", "reason", "remedy"), [

@@ -60,8 +60,34 @@ def test_lists_of_responses_make_all_pairs(read_rows):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [LISTS, {**LISTS, "chosen": '["a", "b", "c"]', "rejected": "['d', 'e']"}])
+@pytest.mark.parametrize("row", [
+    LISTS, {**LISTS, "chosen": '["a", "b", "c"]', "rejected": "['d', 'e']"},
+    {**LISTS, "chosen": "['a' 'b'\n 'c']", "rejected": "['d' \"e\"]"},
+], ids=["lists", "written as JSON and by Python", "printed by numpy"])  # fmt: skip
 def test_lists_of_responses_may_stay_together(read_rows, row):
     read = read_rows(row, mapping={"shape": "pair", "columns": COLUMNS, "options": {"lists": "together"}})
     answers = read.examples[0]["responses"]
     assert [(answer["content"], answer["preference"]) for answer in answers] == [(t, 1) for t in "abc"] + [(t, -1) for t in "de"]
+
+
+def test_texts_with_quotes_side_by_side_stay_whole(read_rows):
+    said = ["say 'a' 'b'", 'say "a" "b" \'']
+    row = {**LISTS, "chosen": repr(said), "rejected": " ".join(map(repr, ["'x' y", "z"])).join("[]")}
+    read = read_rows(row, mapping={"shape": "pair", "columns": COLUMNS, "options": {"lists": "together"}})
+    assert [answer["content"] for answer in read.examples[0]["responses"]] == [*said, "'x' y", "z"]
+
+
+def test_of_lists_that_stay_together_what_stands_on_both_sides_is_left_out_and_noted(read_rows):
+    rows = [{**LISTS, "rejected": ["d", "b ", "c"]}, {"prompt": "Ho", "chosen": ["a"], "rejected": ["a"]}]
+    read = read_rows(*rows, mapping={"shape": "pair", "columns": COLUMNS, "options": {"lists": "together"}})
+    assert [answer["content"] for answer in read.examples[0]["responses"]] == ["a", "d"]
+    noted = {note.note: (note.count, note.lines) for note in read.audit.notes}
+    assert noted == {"skipped response: it stands among the chosen and among the rejected ones": (2, [1, 1])}
+    assert read.dropped == {"identical responses": [2]}
+
+
+def test_calls_with_other_arguments_are_other_responses_of_a_list(read_rows):
+    called = [[{"role": "assistant", "content": None, "function_call": {"name": name}}] for name in ("look", "ask")]
+    row = {"prompt": "Hi", "chosen": [called[0]], "rejected": [called[1]]}
+    read = read_rows(row, mapping={"shape": "pair", "columns": COLUMNS, "options": {"lists": "together"}})
+    assert len(read.examples[0]["responses"]) == 2
