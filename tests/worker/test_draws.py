@@ -37,6 +37,10 @@ def read_weights(folder):
     return rows
 
 
+def read_rewards(folder):
+    return [row["reward"] for _, rows in sorted(read_weights(folder).items()) for row in rows]
+
+
 @pytest.fixture(scope="module")
 def scorings(workshop):
     return workshop.root / "scorings-of-draws"
@@ -102,6 +106,38 @@ def test_another_temperature_and_batch_size_find_the_draws_and_others_may_enter(
     weighed = [(row["response"] < 0, row["weight"] > 0) for rows in read_weights(folder).values() for row in rows]
     assert dict(weighed) == {False: enter[0], True: enter[1]}
     assert len(list(scorings.glob("draws-*"))) == 1
+
+
+def test_more_draws_keep_those_that_were_made_and_fewer_are_among_them(workshop, run, tmp_path, monkeypatch):
+    few, fresh = tmp_path / "few", tmp_path / "fresh"
+    bare = {"weights": {"responses": "all"}, "evaluation": {"num_prompts": 0, "share": 0.0}}
+    first = attempt(workshop, few, **bare)
+    assert run(first) == 0, outcome(first)
+    answered = []
+    monkeypatch.setattr(
+        "worker.stages.drawing.draws.generate",
+        lambda model, prompts, *parts: answered.append(len(prompts)) or GENERATE(model, prompts, *parts),
+    )
+    more = attempt(workshop, few, draws={"num_draws": 5}, **bare)
+    assert run(more) == 0, outcome(more)
+    facts = scoring_of(more).draws
+    assert (facts.hit, sum(answered)) == (False, 2 * facts.num_prompts)
+    assert "3 of 5 draws of each prompt were made before and are kept: 2 were added" in logs(more)
+    assert len([key for key in facts.made_keys if key.startswith("draws-")]) == 2
+    alone = attempt(workshop, fresh, draws={"num_draws": 5}, **bare)
+    assert run(alone) == 0, outcome(alone)
+    assert scoring_of(alone).draws.num_tokens == facts.num_tokens
+    assert scoring_of(alone).draws.logprob_key.split("-")[0] == "mixed_logprob"
+    grown, whole = read_weights(more), read_weights(alone)
+    for example, rows in whole.items():
+        assert [row["num_tokens"] for row in grown[example]] == [row["num_tokens"] for row in rows]
+        assert [row["weight"] for row in grown[example]] == pytest.approx([row["weight"] for row in rows], rel=1e-4)
+    answered.clear()
+    fewer = attempt(workshop, fresh, draws={"num_draws": 3}, **bare)
+    assert run(fewer) == 0, outcome(fewer)
+    assert scoring_of(fewer).draws.hit
+    assert not answered
+    assert read_rewards(fewer) == pytest.approx(read_rewards(first), rel=1e-4)
 
 
 def test_killed_in_the_middle_of_the_draws_it_goes_on_without_a_double_or_a_lost_one(workshop, run, tmp_path, monkeypatch):

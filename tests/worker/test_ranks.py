@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from tests.waiting import END_SECONDS
 from tests.worker.ranks import ask_for, fork_ranks, read_model
@@ -79,6 +81,29 @@ def test_two_processes_end_equal_to_one(
     folder = make(name, 2, sharding=sharding, micro_batch_size=micro_batch_size)
     assert fork_ranks(folder, 2) == [0, 0], (folder / "log.txt").read_text()
     assert_equal_end(folder, alone(name))
+
+
+def test_two_processes_have_the_draws_and_the_weights_of_one(workshop: Workshop) -> None:
+    """Each number of processes makes its own, which are equal to the digit."""
+    told = []
+    for size in (1, 2):
+        scorings = workshop.root / f"scorings-ranks-{size}"
+        folder = workshop.attempt(
+            scorings=scorings, reward_folder=workshop.reward(), evaluation={**EVALUATION, "num_prompts": 0},
+            weights={"preset": "draws", "lambda": 0.5, "responses": "all"}, draws={"num_draws": 3, "max_new_tokens": 5},
+        )  # fmt: skip
+        assert fork_ranks(ask_for(folder, size, steps=1), size) == [0] * size, (folder / "log.txt").read_text()
+        made = {path.relative_to(scorings): load_file(path) for path in scorings.glob("draw*/*.safetensors")}
+        told.append((made, pq.read_table(folder.parents[1] / "artifacts" / "weights.parquet"), read_metrics(folder, "step")[1]))
+    (one, weights, step), (two, same_weights, same_step) = told
+    assert sorted(one) == sorted(two)
+    assert len(one) == 2
+    for path, tensors in one.items():
+        assert all(two[path][name].equal(tensors[name]) for name in tensors), path
+    assert same_weights.equals(weights)
+    assert {key: same_step[key] for key in step if key not in CLOCK} == pytest.approx(
+        {key: step[key] for key in step if key not in CLOCK}, rel=1e-4, abs=1e-4
+    )
 
 
 def test_three_processes_share_batches_of_two_or_three_prompts(make: Make) -> None:
