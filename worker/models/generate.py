@@ -15,6 +15,8 @@ from torch import Tensor
 from worker.models.adapter import LanguageModel
 from worker.models.padding import group_rows, token_budget
 
+LIKELIEST = 256  # tokens among which a draw is looked for first
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -99,7 +101,10 @@ def _write_group(
 
 
 class _Stepper:
-    """The rows still being written: feeds new tokens through the cache, or through everything where there is none."""
+    """The rows still being written: feeds new tokens through the cache, or through everything where there is none.
+
+    Rows that begin with the same prompt share its pass.
+    """
 
     def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor) -> None:
         self.model, self.ids, self.mask = model, ids_RT, mask_RT
@@ -108,13 +113,31 @@ class _Stepper:
 
     def logits(self) -> Tensor:
         """Logits of the next token of each row, [R, V] float32."""
+        if self.cache is None and self.model.shares_prefix:
+            return self._begin()
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -self.fresh.shape[1] :]
         if self.model.shares_prefix:
             result = self.model.run(self.fresh, self.mask, positions, cache=self.cache, keep=True)
-            self.cache = result.past_key_values
         else:
             result = self.model.run(self.ids, self.mask, positions)
         return self.model.head.logits(result.last_hidden_state[:, -1])
+
+    def _begin(self) -> Tensor:
+        """Encode each prompt once; every row gets its copy of the cache."""
+        rows = [tuple(row) for row in torch.cat([self.mask, self.ids], dim=1).tolist()]
+        firsts: dict[tuple[int, ...], int] = {}
+        for row, key in enumerate(rows):
+            firsts.setdefault(key, row)
+        places = {key: place for place, key in enumerate(firsts)}
+        first_P = torch.tensor(list(firsts.values()), device=self.ids.device)
+        place_R = torch.tensor([places[key] for key in rows], device=self.ids.device)
+        mask_PT = self.mask[first_P]
+        positions_PT = (mask_PT.cumsum(1) - 1).clamp(min=0)
+        result = self.model.run(self.ids[first_P], mask_PT, positions_PT, keep=True)
+        self.cache = result.past_key_values
+        if len(firsts) < len(rows):
+            self.cache.batch_select_indices(place_R)
+        return self.model.head.logits(result.last_hidden_state[:, -1])[place_R]
 
     def advance(self, drawn_R: Tensor, keep: Tensor | None) -> None:
         """Append the drawn tokens; `keep` names the rows that go on, None all."""
@@ -131,14 +154,38 @@ class _Stepper:
 
 
 def _draw(logits_RV: Tensor, uniform_R: Tensor, sampling: Sampling) -> Tensor:
-    """One token a row by inverting the cumulative distribution at a uniform number, most likely tokens first."""
+    """One token a row by inverting the cumulative distribution at a uniform number, most likely tokens first.
+
+    Nearly always one of the likeliest is drawn, which are found without sorting a whole vocabulary.
+    """
     if sampling.temperature == 0:
         return logits_RV.argmax(dim=-1)
-    prob_RV, token_RV = torch.softmax(logits_RV / sampling.temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
-    cumulative_RV = prob_RV.double().cumsum(dim=-1)
-    if sampling.top_p < 1:
-        kept_RV = cumulative_RV - prob_RV < sampling.top_p  # the token that crosses top_p stays in
-        cumulative_RV = torch.where(kept_RV, prob_RV, 0.0).double().cumsum(dim=-1)
-    target_R1 = (uniform_R * cumulative_RV[:, -1])[:, None]
-    index_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True).clamp(max=logits_RV.shape[-1] - 1)
-    return token_RV.gather(1, index_R1)[:, 0]
+    prob_RV = torch.softmax(logits_RV / sampling.temperature, dim=-1)
+    total_R1 = prob_RV.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    drawn_R, sure_R = _invert(*_likeliest(prob_RV), total_R1, uniform_R, sampling.top_p)
+    if not bool(sure_R.all()):
+        rest_R = ~sure_R
+        ordered_RV, token_RV = prob_RV[rest_R].sort(dim=-1, descending=True, stable=True)
+        drawn_R[rest_R], _ = _invert(ordered_RV, token_RV, total_R1[rest_R], uniform_R[rest_R], sampling.top_p)
+    return drawn_R
+
+
+def _likeliest(prob_RV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the likeliest tokens with their probabilities, in falling order, equals by their ids: [R, L] each."""
+    token_RL = prob_RV.topk(min(LIKELIEST, prob_RV.shape[-1]), dim=-1).indices.sort(dim=-1).values
+    ordered_RL, place_RL = prob_RV.gather(1, token_RL).sort(dim=-1, descending=True, stable=True)
+    return ordered_RL, token_RL.gather(1, place_RL)
+
+
+def _invert(prob_RL: Tensor, token_RL: Tensor, total_R1: Tensor, uniform_R: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return each row's token, and whether the tokens that are there decide it: those above the last, which may have equals."""
+    known_R1 = torch.where(prob_RL > prob_RL[:, -1:], prob_RL, 0.0).sum(dim=-1, keepdim=True, dtype=torch.float64)
+    cumulative_RL = prob_RL.double().cumsum(dim=-1)
+    target_R1 = uniform_R[:, None] * total_R1
+    sure_R1 = target_R1 < known_R1
+    if top_p < 1:
+        kept_RL = cumulative_RL - prob_RL < top_p  # the token that crosses top_p stays in
+        cumulative_RL = torch.where(kept_RL, prob_RL, 0.0).double().cumsum(dim=-1)
+        target_R1, sure_R1 = uniform_R[:, None] * cumulative_RL[:, -1:], known_R1 >= top_p
+    index_R1 = torch.searchsorted(cumulative_RL, target_R1, right=True).clamp(max=prob_RL.shape[-1] - 1)
+    return token_RL.gather(1, index_R1)[:, 0], sure_R1[:, 0]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from worker.models.generate import Sampling, generate, stream
+from worker.models.generate import Sampling, _draw, generate, stream
 from worker.models.load import load_policy
 
 PROMPTS = [[5, 9, 30, 31, 32], [40], [7, 7, 8, 100, 101, 102, 103, 104], [12, 13]]
@@ -20,6 +20,24 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(model):
     unpadded = generate(replace(model, shares_prefix=False), PROMPTS, DRAWN)  # groups of equal length, no cache
     assert together == unpadded
     assert len({len(answer) for answer in together}) == 1
+
+
+def test_rows_of_one_prompt_share_its_pass_and_answer_as_alone(model):
+    seeds = list(range(9))
+    asked = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[2], *[PROMPTS[0]] * 5]
+    read = []
+
+    def run(ids, *others, **options):
+        read.append(ids.shape)
+        return model.run(ids, *others, **options)
+
+    watched = replace(model)
+    object.__setattr__(watched, "run", run)
+    together = generate(watched, asked, DRAWN, seeds=seeds)
+    assert together == [generate(model, [prompt], DRAWN, seeds=[seed])[0] for prompt, seed in zip(asked, seeds, strict=True)]
+    if model.shares_prefix:
+        assert read[0][0] == 3
+        assert {shape[0] for shape in read[1:]} == {9}
 
 
 def test_a_stream_gives_the_same_answer_token_by_token(model):
@@ -78,6 +96,20 @@ def test_samples_follow_the_models_distribution(model):
 def test_a_small_top_p_keeps_only_the_likeliest(model):
     nucleus = generate(model, PROMPTS, replace(DRAWN, top_p=1e-6))
     assert nucleus == generate(model, PROMPTS, replace(DRAWN, temperature=0.0))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+def test_a_draw_among_the_likeliest_is_the_one_of_the_whole_sorted_vocabulary(top_p):
+    chance = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 3000, generator=chance) * torch.logspace(-2, 1, 400)[:, None]  # flat rows need all tokens
+    logits[::3] = logits[::3].round()  # with equals among the likeliest
+    uniform = torch.rand(400, generator=chance, dtype=torch.float64)
+    prob, token = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True, stable=True)
+    kept = torch.where(prob.double().cumsum(dim=-1) - prob < top_p, prob, 0.0) if top_p < 1 else prob
+    cumulative = kept.double().cumsum(dim=-1)
+    place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    drawn = _draw(logits, uniform, replace(DRAWN, top_p=top_p))
+    assert torch.equal(drawn, token.gather(1, place)[:, 0])
 
 
 def test_a_stop_is_noticed_within_a_token(model):

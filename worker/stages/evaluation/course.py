@@ -139,12 +139,12 @@ def _measure(
     Before the first step the policy is the reference, so that nothing is asked twice.
     """
     check, ground = attempt.stop.check, held_out.ground
-    responses = measure_responses(model, asked.examples, check)
     if step == 0:
         says = held_out.reference
         same = [DrawLikelihoods(tokens, tokens, [0.0] * len(tokens)) for tokens in says.tokens]
         beside = _Beside(says, _Answered(says.answers, says.tokens, says.tokens), says.tokens, says.answers, same)
-        return _record_prompts(asked, beside, says.answers, says.answers), _record_examples(asked, responses, says)
+        return _record_prompts(asked, beside, says.answers, says.answers), _record_examples(asked, says.responses, says)
+    responses = measure_responses(model, asked.examples, check)
     own = answer(attempt, model, ground, asked.prompts, held_out.sampling)
     beside = _stand_beside(attempt, model, held_out, asked, own)
     unjudged = [own] if asked is held_out.validation else [own, beside.says.answers]
