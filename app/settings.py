@@ -17,6 +17,8 @@ Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
 LEAST_RUNNER_BYTES = 4 * 2**30
 LEAST_SECRET = 32
+DATABASES = re.compile(r"sqlite:///.+|postgres(ql)?(\+psycopg)?://.+", re.DOTALL)
+BROKERS = re.compile(r"(rediss?|valkey)://.+", re.DOTALL)
 HOST_NAME = re.compile(r"\[[0-9a-f:.]{2,45}\]|[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
 
 
@@ -109,6 +111,10 @@ class Settings(BaseSettings):
     def check_hosts(cls, value: list[str]) -> list[str]:
         """Names are compared without their case, and a name with a port, an address or a pattern would match no request."""
         names = [name.lower() for name in value]
+        if not names:
+            raise ValueError(
+                "It names no host, so nobody would be answered: leave it out, or write names like studio.example.org."
+            )
         for name in names:
             if not HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no host name: write names like studio.example.org, without scheme and port.")
@@ -119,6 +125,23 @@ class Settings(BaseSettings):
     def check_folder(cls, value: object) -> object:
         if str(value).strip() == "":
             raise ValueError("It is empty, so the files would lie wherever the studio is started: name a folder.")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def check_database(cls, value: str) -> str:
+        """What is refused is not repeated: it may hold a password."""
+        if value and not DATABASES.fullmatch(value):
+            raise ValueError(
+                "It is no address of a database known here: write postgresql://user:password@host/name, or leave it out."
+            )
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def check_broker(cls, value: str) -> str:
+        if value and not BROKERS.fullmatch(value):
+            raise ValueError("It is no address of a Redis or Valkey: write redis://host:6379/0, or leave it out.")
         return value
 
     @field_validator("secret")

@@ -14,7 +14,10 @@ REFUSED = [
     ("STUDIO_LOGS_DAYS", "nan"), ("STUDIO_SCORINGS_DAYS", "inf"), ("STUDIO_POLL_SECONDS", "inf"), ("STUDIO_SILENT_SECONDS", "-1"),
     ("STUDIO_GRACE_SECONDS", "nan"), ("STUDIO_KEEP_CHECKPOINTS", "-1"), ("STUDIO_HEARTBEAT_SECONDS", "0"),
     ("STUDIO_ALLOWED_HOSTS", "*"), ("STUDIO_ALLOWED_HOSTS", "https://studio.example.org"),
-    ("STUDIO_ALLOWED_HOSTS", "studio.example.org:8400"), ("STUDIO_ALLOWED_HOSTS", "two names"),
+    ("STUDIO_ALLOWED_HOSTS", "studio.example.org:8400"), ("STUDIO_ALLOWED_HOSTS", "two names"), ("STUDIO_ALLOWED_HOSTS", ""),
+    ("STUDIO_DATABASE_URL", "studio"), ("STUDIO_DATABASE_URL", "mysql://u:hunter2@host/studio"), ("STUDIO_DATABASE_URL", "sqlite://"),
+    ("STUDIO_DATABASE_URL", "postgresql+asyncpg://u:hunter2@host/studio"), ("STUDIO_BROKER_URL", "localhost:6379"),
+    ("STUDIO_BROKER_URL", "amqp://u:hunter2@host"),
 ]  # fmt: skip
 ADDRESSES = [
     "https://", "ftp://studio.example.org", "https://studio example.org", "https://studio.example.org:99999", "https://[::1",
@@ -31,6 +34,7 @@ def test_a_setting_beyond_its_bounds_is_refused_by_name(monkeypatch: pytest.Monk
     sentence = explain(refused.value)
     assert sentence.startswith(f"{variable}: ")
     assert sentence.endswith(".")
+    assert "hunter2" not in sentence
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

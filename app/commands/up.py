@@ -202,11 +202,11 @@ class Children:
         with httpx.Client(headers={"host": name}, timeout=2) as client:  # one: each reads the certificates of the world
             while time.monotonic() < deadline and not self.stopping and self.processes["web"].poll() is None:
                 try:
-                    client.get(url).raise_for_status()
+                    if not client.get(url).is_server_error:  # whichever names it answers to
+                        return True
                 except httpx.HTTPError:
-                    time.sleep(POLL_SECONDS)
-                else:
-                    return True
+                    pass
+                time.sleep(POLL_SECONDS)
         return False
 
     def wait_for_an_end(self) -> str | None:

@@ -13,12 +13,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from sqlalchemy import select
 
 from app import cli
+from app.commands import up
 from app.commands.datasets import places
 from app.commands.up import describe_missing_roots
 from app.settings import Settings
@@ -29,6 +31,7 @@ from tests.browser.scorer import Previewer
 from tests.flow.studio import free_port
 from tests.planted import plant
 from tests.scored import make_facts
+from tests.store.files.answering import answering
 from tests.waiting import END_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -438,6 +441,15 @@ def test_up_ends_when_a_part_of_it_ends_again_and_again_and_says_so(tmp_path):
         time.sleep(0.1)
     assert process.wait(END_SECONDS) == 1
     assert len(killed) == 6  # the first and five restarts
+
+
+def test_a_studio_that_answers_to_other_names_alone_is_up_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(up, "READY_SECONDS", 1)
+    with answering((400, b"This studio doesn't answer to that name.")) as server:
+        settings = Settings(_env_file=None, data_dir=tmp_path, port=urlsplit(server.url).port, allowed_hosts="studio.example.org")
+        children = up.Children(settings, no_worker=True)
+        children.processes = {"web": SimpleNamespace(poll=lambda: None)}
+        assert children.wait_for_web()
 
 
 def test_the_children_end_with_a_killed_up(tmp_path):

@@ -79,6 +79,10 @@ class ObjectStore:
             raise StoreMisconfigured(
                 f"The store {url} is of a kind that is not known here; known are {'://, '.join(SCHEMES)}://."
             )
+        if not root.strip("/"):
+            raise StoreMisconfigured(
+                f"STUDIO_STORE_URL is {url}, which names no bucket or folder: write one like s3://bucket/studio."
+            )
         self.url, self.endpoint = url.rstrip("/"), endpoint
         self._tries = tries
         self._folder = Path(unquote(root)) if scheme == "file" else None

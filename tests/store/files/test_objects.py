@@ -274,7 +274,7 @@ def test_a_bucket_that_is_not_there_is_said(s3: S3Server, tmp_path: Path) -> Non
             ask()
 
 
-@pytest.mark.parametrize("url", ["bucket", "s3://key:secret@bucket/x", "", "nosuchthing://x"])
+@pytest.mark.parametrize("url", ["bucket", "s3://key:secret@bucket/x", "", "nosuchthing://x", "s3://", "file:///"])
 def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(StoreMisconfigured) as raised:
         ObjectStore(url)
