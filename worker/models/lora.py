@@ -102,20 +102,24 @@ def linear_layers(network: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def find_unadapted(network: Any, settings: LoraSettings) -> list[FindingRaised]:
-    """Return a finding where `all-linear` leaves weights of the network's layers without an adapter.
+    """Return a finding where layers that are asked for stay without an adapter; by `all-linear` all are.
 
     Fused experts are 3-dimensional parameters, no linear layers; and where peft takes the experts of a mixture by the names
     that they had as layers, it passes over layers of the same names elsewhere (a dense layer, a shared expert).
     """
-    if settings.target_modules != ALL_LINEAR:
-        return []
-    fused = _fused(network)
-    layers = {name: sum(weight.numel() for weight in module.parameters()) for name, module in linear_layers(network)}
+    targets = [settings.target_modules] if isinstance(settings.target_modules, str) else list(settings.target_modules)
+    takes_all = ALL_LINEAR in targets
+    fused = _fused(network) if takes_all else {}
+    layers = {
+        name: sum(weight.numel() for weight in module.parameters())
+        for name, module in linear_layers(network)
+        if takes_all or any(_ends([name], target) for target in targets)
+    }
     if not fused and not layers:
         return []
     total = sum(weight.numel() for name, weight in network.named_parameters() if "lora_" not in name)
     share = percent((sum(fused.values()) + sum(layers.values())) / total)
-    return [_tell_unadapted(_shorten(fused), _shorten(layers), share)]
+    return [_tell_unadapted(targets, _shorten(fused), _shorten(layers), share)]
 
 
 def _fused(network: Any) -> dict[str, int]:
@@ -131,14 +135,16 @@ def _fused(network: Any) -> dict[str, int]:
     }
 
 
-def _tell_unadapted(fused: list[str], layers: list[str], share: str) -> FindingRaised:
+def _tell_unadapted(targets: list[str], fused: list[str], layers: list[str], share: str) -> FindingRaised:
     what = "the experts' fused weights " if fused else "layers that have the names of its experts "
-    asked = ", ".join([ALL_LINEAR, *fused])
-    change = Change(field=TARGETS, value=[ALL_LINEAR, *fused]) if fused else Change(field="policy.adaptation", value="full")
+    asked = ", ".join(targets)
+    change = Change(field=TARGETS, value=[*targets, *fused]) if fused else Change(field="policy.adaptation", value="full")
     return FindingRaised(
         name="weights_without_adapter", severity="warning", title="Some weights get no adapter",
-        evidence=f"With {ALL_LINEAR}, {what}({', '.join(fused + layers)}) get no adapter: {share} of the policy's weights.",
-        remedy=f"To train them too, set {TARGETS} to {asked}." if fused else "To train them too, set policy.adaptation to full.",
+        evidence=f"With {asked}, {what}({', '.join(fused + layers)}) get no adapter: {share} of the policy's weights.",
+        remedy=f"To train them too, set {TARGETS} to {', '.join([*targets, *fused])}."
+        if fused
+        else "No name puts an adapter there: to train them too, set policy.adaptation to full.",
         changes=(change,),
     )  # fmt: skip
 

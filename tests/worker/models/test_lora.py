@@ -80,7 +80,23 @@ def test_layers_that_share_a_name_with_experts_and_get_no_adapter_are_told():
     put_adapter(network, ALL)
     (finding,) = find_unadapted(network, ALL)
     assert "(mlp.down_proj, mlp.gate_proj, mlp.up_proj) get no adapter" in finding.evidence
-    assert finding.remedy == "To train them too, set policy.adaptation to full."
+    assert finding.remedy == "No name puts an adapter there: to train them too, set policy.adaptation to full."
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj", "gate_proj"], ["all-linear", "mlp.up_proj"]])
+def test_a_name_that_was_asked_for_and_got_no_adapter_is_told(targets):
+    network, asked = build_family("qwen3_moe", 50, mlp_only_layers=[0]), LoraSettings(rank=2, target_modules=targets)
+    put_adapter(network, asked)
+    (finding,) = find_unadapted(network, asked)
+    assert finding.evidence.startswith(f"With {', '.join(targets)}, layers that have the names of its experts (mlp.")
+    assert "mlp.up_proj" in finding.evidence
+
+
+def test_fused_experts_are_told_where_other_names_stand_beside_all_linear():
+    network, asked = build_family("gpt_oss", 50), LoraSettings(rank=2, target_modules=["all-linear", "embed_tokens"])
+    put_adapter(network, asked)
+    (finding,) = find_unadapted(network, asked)
+    assert finding.changes[0].value == ["all-linear", "embed_tokens", "experts.down_proj", "experts.gate_up_proj"]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "mixtral"])
