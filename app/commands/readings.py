@@ -69,6 +69,12 @@ def show_lengths(measured: dict[str, Any]) -> None:
                 f"{'left out: ' if what == 'omitted' else ''}{plain(left['reason'])}: {left['count']} (rows {lines})",
                 markup=False,
             )
+    if measured["refused"]:
+        out.print(
+            "A run leaves out what is refused. To keep it, change these rows, take a model whose chat template writes them, or, "
+            "for the policy, plain turns (tokens.prompt_format: plain).",
+            markup=False,
+        )
 
 
 def show_example(reading: dict[str, Any]) -> None:

@@ -54,6 +54,7 @@ def test_the_shares_that_are_cut_stand_beside_the_lengths(page, studio, worker):
         "The reward model can’t read 12 examples: the chat template refuses it: no system"
     )
     expect(page.locator("#lengths")).to_contain_text("First rows: 3, 8, 13, 21, 34 …")
+    expect(page.locator("#lengths")).to_contain_text("The run leaves out what can’t be learned or read. To keep it")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

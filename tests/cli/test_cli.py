@@ -296,15 +296,18 @@ def test_texts_are_shown_as_tokens_and_measured_in_the_terminal(shell):
     (shell.folder / "pairs.jsonl").write_text(PAIRS)
     dataset_id = field(shell.must("datasets", "add", "pairs.jsonl"), "id")
     model_id = field(shell.must("models", "add", "small/policy"), "id")
+    judge_id = field(shell.must("models", "add", "small/judge", "--kind", "reward"), "id")
     database = data_of(shell)
     with Previewer(SimpleNamespace(database=database, files=Files(database.settings.root))):
         checked = shell.must("models", "check", model_id, "--prompt", "Why?", "--response", "Two words.")
         measured = shell.must("datasets", "lengths", dataset_id, "--model", model_id, "--max-prompt", "104")
+        judged = shell.must("datasets", "lengths", dataset_id, "--model", judge_id)
         shown = shell.must("datasets", "tokens", dataset_id, "--model", model_id, "--example", "1", "--max-response", "4")
     assert "learned: answer: 2 tokens\nTwo│ words.\n" in checked
     assert "stops at  <|im_end|> (100)" in checked
     assert re.search(r"^prompts +59\.4 % +104 +119 +183 +198 +199 +224$", measured, re.MULTILINE)
     assert "640 of 640 examples were read." in measured
+    assert "A run leaves out what is refused. To keep it, change these rows" in judged
     assert "response 2 of 2, rejected" in shown
     assert shown.count("learned: answer: 4 tokens, cut") == 2
     assert "no data set 'none'" in shell.fails("datasets", "lengths", "none", "--model", model_id)

@@ -107,7 +107,7 @@ def find_unadapted(network: Any, settings: LoraSettings) -> list[FindingRaised]:
     Fused experts are 3-dimensional parameters, no linear layers; and where peft takes the experts of a mixture by the names
     that they had as layers, it passes over layers of the same names elsewhere (a dense layer, a shared expert).
     """
-    targets = [settings.target_modules] if isinstance(settings.target_modules, str) else list(settings.target_modules)
+    targets: list[str] = [settings.target_modules] if isinstance(settings.target_modules, str) else [*settings.target_modules]
     takes_all = ALL_LINEAR in targets
     fused = _fused(network) if takes_all else {}
     layers = {
