@@ -47,6 +47,14 @@ const arm = () => document.querySelectorAll("[data-unarmed]").forEach((button) =
 arm();
 new MutationObserver(arm).observe(document.body, { childList: true, subtree: true });
 
+// What was chosen before htmx was there to hear of it is told now.
+document.addEventListener("htmx:load", ({ target }) => {
+  for (const select of target.querySelectorAll("select[hx-get], [hx-trigger^='change'] select:not([multiple])")) {
+    const before = [...select.options].find((option) => option.defaultSelected) ?? select.options[0];
+    if (before && select.value !== before.value) select.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+});
+
 // A menu closes by Escape, and when somebody is busy elsewhere.
 const closeMenus = (but) => document.querySelectorAll("details.menu[open]").forEach((menu) => {
   if (!menu.contains(but)) menu.open = false;

@@ -108,6 +108,21 @@ def test_an_unknown_shape_is_mapped_by_hand(page, write):
     expect(page.locator("#example-0 [data-side=chosen]")).to_contain_text("The first answer 0")
 
 
+def test_a_shape_that_is_chosen_before_the_scripts_have_come_is_heard(page, write):
+    page.goto("/datasets/new")
+    page.get_by_label("File", exact=True).set_input_files(write("early.jsonl", UNLIKE))
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("heading", name="Which column is what?")).to_be_visible()
+    held = []
+    page.route("**/htmx.js*", lambda route: held.append(route))
+    page.reload(wait_until="commit")
+    page.get_by_label("Shape").select_option("two_responses")
+    expect(page.get_by_label("Response a")).to_have_count(0)
+    held[0].continue_()
+    page.get_by_label("Response a").select_option("b")
+    expect(page.get_by_label("Shape")).to_have_value("two_responses")
+
+
 def test_a_wrong_mapping_keeps_its_choices_and_says_why_at_the_field(page, write):
     scored = [{"prompt": f"Question {i}?", "response": f"Answer {i}", "helpfulness": i % 5} for i in range(12)]
     page.goto("/datasets/new")
