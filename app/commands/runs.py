@@ -109,6 +109,26 @@ def resume(run_id: str) -> None:
     out.print("The run is queued again; it goes on from its newest good checkpoint.")
 
 
+@group.command("tune")
+def tune(run_id: str, watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False) -> None:
+    """Fine-tune on all responses of a run's data, as finding foreign_data asks for; prints the new run's id."""
+    start(Client(Settings()), f"/runs/{run_id}/tune", watch_it)
+
+
+@group.command("follow-up")
+def follow_up(run_id: str, watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False) -> None:
+    """Launch the recipe that a run was fine-tuned for, from its model; prints the new run's id."""
+    start(Client(Settings()), f"/runs/{run_id}/follow-up", watch_it)
+
+
+def start(client: Client, path: str, watch_it: bool) -> None:
+    """Print the id of the run that this address launches, and follow it if that is asked for."""
+    run = client.post(path)
+    out.print(run["id"], markup=False)
+    if watch_it:
+        follow(client, run["id"])
+
+
 @group.command("tag")
 def tag(
     run_id: str,

@@ -33,6 +33,17 @@ def suggest_changes(name: str, recipe: Recipe, temperatures: Temperatures) -> Ch
     return _BY_RECIPE[name](recipe) if name in _BY_RECIPE else ()
 
 
+def make_tuning(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Return the run that makes the data's own policy first: plain fine-tuning on all responses, by the same data and steps."""
+    kept = {key: value for key, value in recipe.items() if key not in ("weights", "noise", "online", "keep", "draws")}
+    return {**kept, "name": name, "method": "sft", "weights": {"responses": "both", "loss_norm": recipe["weights"]["loss_norm"]}}
+
+
+def follow_tuning(recipe: Recipe, model: str) -> dict[str, Any]:
+    """Return the recipe with this model as policy, and so as reference."""
+    return {**recipe, "policy": {**recipe["policy"], "model": model, "revision": None}}
+
+
 def _set_lambda(recipe: Recipe, value: float) -> Changes:
     """λ to three digits, and no target beside it, which would choose another one."""
     change = Change(field="weights.lambda", value=float(f"{value:.3g}"))

@@ -16,6 +16,7 @@ from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
 from app.services.names import read_name
+from app.services.runs import get_next
 from app.services.sharing import describe_uses, refuse_used, take
 from app.settings import Settings
 from app.store import models, scorings
@@ -224,6 +225,20 @@ def examine_within(database: Database, files: Files, settings: Settings, owner_i
     with database.reading() as session:
         candidate = examine(session, files, settings, owner_id, asked)
     return keep(files, candidate)
+
+
+def take_within(database: Database, files: Files, settings: Settings, owner_id: str, run_id: str) -> Model:
+    """Return the model of a run that a recipe follows, as it was taken or by taking it now, in sessions of its own.
+
+    Raises Conflict where no recipe follows or there is no model yet; and as `examine` and `add`.
+    """
+    with database.reading() as session:
+        get_next(session, owner_id, run_id)
+        known = models.find_of_run(session, owner_id, run_id)
+    if known is not None:
+        return known
+    asked = ModelRequest(kind="policy", source="run", run_id=run_id)
+    return add_within(database, files, owner_id, examine_within(database, files, settings, owner_id, asked))
 
 
 def add_within(

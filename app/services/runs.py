@@ -7,14 +7,17 @@ import hashlib
 import json
 from datetime import date
 from functools import partial
+from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.events import LogWritten, StateChanged
-from app.domain.recipe import Recipe, revive_recipe
+from app.domain.recipe import Method, Recipe, revive_recipe
+from app.domain.remedies import follow_tuning, make_tuning
 from app.domain.run import RunKind, RunState, can_move
+from app.domain.training.methods import WITH_REFERENCE
 from app.services import provenance
 from app.services.names import name_copy, tell_apart
 from app.services.recipes import Ingredients, find_ingredients, freeze_date
@@ -29,6 +32,7 @@ from app.system.identifiers import new_id
 
 KEY_LENGTH = 200
 NAME_LENGTH = 120
+TUNING = " · fine-tuned first"
 
 
 def launch(
@@ -169,6 +173,39 @@ def clone(session: Session, user_id: str, run_id: str, *, idempotency_key: str |
     recipe = revive_recipe({**original.recipe, "name": name_copy(session, user_id, original)})
     # Not the recipe: its name depends on the copies that there are, which others make at the same moment.
     return launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=f"clone {run_id}", private=original.private)
+
+
+def tune_first(session: Session, user_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
+    """Launch plain fine-tuning on all responses of a run's data, after which the run's recipe is to follow with that model.
+
+    Raises Conflict for a run whose method has no reference.
+    """
+    original = get_run(session, user_id, run_id)
+    if original.kind != RunKind.TRAINING or original.recipe["method"] not in (Method.VAR, *WITH_REFERENCE):
+        raise Conflict(f"Run {original.name} trains towards no optimum around a reference: there is nothing to fine-tune for.")
+    recipe = revive_recipe(make_tuning(original.recipe, f"{original.name[: NAME_LENGTH - len(TUNING)]}{TUNING}"))
+    asked = f"tune {run_id}"
+    run = launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=asked, private=original.private)
+    run.next_recipe = original.recipe
+    session.flush()
+    return run
+
+
+def get_next(session: Session, user_id: str, run_id: str) -> dict[str, Any]:
+    """Return the recipe that follows a run. Raises Conflict where none does, or before the run has a model."""
+    run = get_run(session, user_id, run_id)
+    if run.next_recipe is None:
+        raise Conflict(f"No recipe follows run {run.name}: clone the run that you mean, with this run's model as its policy.")
+    if run.state != RunState.SUCCEEDED:
+        raise Conflict(f"Run {run.name} is {run.state}: its model can be followed up once it has succeeded.")
+    return run.next_recipe
+
+
+def follow_up(session: Session, user_id: str, run_id: str, model_id: str, *, idempotency_key: str | None = None) -> Run:
+    """Launch the recipe that follows a run, with this model of the run as policy and reference. Raises as `get_next`."""
+    recipe = revive_recipe(follow_tuning(get_next(session, user_id, run_id), model_id))
+    private = get_run(session, user_id, run_id).private
+    return launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=f"follow up {run_id}", private=private)
 
 
 def delete(session: Session, files: Files, user_id: str, run_id: str) -> None:

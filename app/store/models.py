@@ -43,6 +43,12 @@ def list_runs_using(session: Session, model_id: str) -> list[str]:
     return list(session.scalars(query.order_by(Run.id.desc())))
 
 
+def find_of_run(session: Session, user_id: str, run_id: str) -> Model | None:
+    """Return the newest model that was taken of the run, such as the user may see."""
+    query = select(Model).where(visible_to(user_id, Model), Model.source == "run", Model.facts["run_id"].as_string() == run_id)
+    return session.scalar(query.order_by(Model.id.desc()).limit(1))
+
+
 def make_relative(session: Session, root: Path) -> None:
     """Keep the models in the data folder `root`, which an older studio named by their whole path, by their place within it.
 

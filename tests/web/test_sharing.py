@@ -89,6 +89,7 @@ USES: dict[str, dict[str, Any]] = {
     "POST /api/v1/models/{model_id}/copy": NAME,
     "POST /models/{model_id}/copy": {"data": {"name": "Another"}},
     "POST /api/v1/runs/{run_id}/clone": {},
+    **{f"POST {api}/runs/{{run_id}}/{verb}": {} for api in ("", "/api/v1") for verb in ("tune", "follow-up")},
     "POST /runs/{run_id}/keep": {},
     "POST /scorings/{scoring_id}/request": {},
     "POST /api/v1/comparisons/{comparison_id}/votes": {"json": {"place": 0, "choice": "tie"}},

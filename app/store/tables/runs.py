@@ -38,6 +38,7 @@ class Run(Owned, Base):
     name: Mapped[str] = mapped_column(String(120))
     state: Mapped[str] = mapped_column(String(16))  # RunState
     recipe: Mapped[dict[str, Any]]  # Recipe, resolved, never changed; empty where answers are asked for, which follow none
+    next_recipe: Mapped[dict[str, Any] | None]  # what its model is made for: policy and reference of a run by this recipe
     provenance: Mapped[dict[str, Any]]  # dataset sha256, model revisions, package versions, git revision
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     policy_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)

@@ -14,6 +14,7 @@ from app.services import queue as line_service
 from app.services import runs as service
 from app.services import workers
 from app.services.acts import Actor
+from app.services.models import take_within
 from app.store import journal, queue
 from app.store import runs as store
 from app.store.database import Database, now
@@ -22,7 +23,16 @@ from app.store.tables import Run
 from app.store.workers import list_workers
 from app.web.api.paging import Page, to_page
 from app.web.api.sharing import OwnedView, Private
-from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
+from app.web.dependencies import (
+    CurrentActor,
+    CurrentDatabase,
+    CurrentFiles,
+    CurrentSettings,
+    CurrentUser,
+    ReadSession,
+    WriteSession,
+    write_apart,
+)
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -112,6 +122,7 @@ class RunDetail(RunView):
     kept: KeptView | None = Field(
         description="Told when keep.model is best or a rule has ended training early; else the model is the last step's."
     )
+    follows_up: bool = Field(description="Whether `follow-up` launches the recipe that this run was fine-tuned for.")
     waiting_for: str = Field(description="What a queued run waits for, as a sentence; empty when it is merely not its turn.")
 
 
@@ -143,6 +154,7 @@ def show_detail(session: Session, run: Run) -> RunDetail:
         attempts=views,
         position=queue.find_position(session, run),
         kept=KeptView(**kept.payload) if (kept := journal.latest(session, run.id, "kept")) else None,
+        follows_up=run.next_recipe is not None and run.state == RunState.SUCCEEDED,
         waiting_for=workers.describe_wait(session, run, list_workers(session), now(session)),
     )
 
@@ -258,3 +270,30 @@ def clone_run(
 ) -> RunView:
     """A new run of yours of the same recipe."""
     return accept(service.clone(session, user.id, run_id, idempotency_key=idempotency_key), response)
+
+
+@router.post("/{run_id}/tune", status_code=202, operation_id="tune_first", summary="Fine-tune on a run's data first")
+def tune_first(
+    session: WriteSession, user: CurrentUser, run_id: str, response: Response, idempotency_key: IdempotencyKey = None
+) -> RunView:
+    """The remedy of the finding foreign_data: plain fine-tuning on all responses of the run's data. What it leaves is to be
+    policy and reference of the run's recipe, which its `follow-up` launches. 409 for a method without a reference.
+    """
+    return accept(service.tune_first(session, user.id, run_id, idempotency_key=idempotency_key), response)
+
+
+@router.post("/{run_id}/follow-up", status_code=202, operation_id="follow_run_up", summary="Go on from a run's model")
+async def follow_run_up(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser,
+    run_id: str, response: Response, idempotency_key: IdempotencyKey = None,
+) -> RunView:  # fmt: skip
+    """Launches the recipe that the run was fine-tuned for, with its model as policy and reference; the model is added to the
+    models unless it is there. 409 where no recipe follows, or before the run has succeeded.
+    """
+
+    def follow() -> RunView:
+        model = take_within(database, files, settings, user.id, run_id)
+        with database.writing() as session:
+            return accept(service.follow_up(session, user.id, run_id, model.id, idempotency_key=idempotency_key), response)
+
+    return await write_apart(request, follow)

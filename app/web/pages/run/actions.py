@@ -7,9 +7,10 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.services import names
 from app.services import runs as service
+from app.services.models import take_within
 from app.services.sharing import take
 from app.store.tables import Run
-from app.web.dependencies import CurrentFiles, CurrentUser, WriteSession
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, WriteSession, write_apart
 
 router = APIRouter()
 
@@ -24,6 +25,26 @@ def cancel_run(request: Request, session: WriteSession, user: CurrentUser, run_i
 def resume_run(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
     service.resume(session, user.id, run_id)
     return back_to(request, f"/runs/{run_id}")
+
+
+@router.post("/runs/{run_id}/tune")
+def tune_first(request: Request, session: WriteSession, user: CurrentUser, run_id: str) -> Response:
+    """The page of the fine-tuning that comes before the run's recipe."""
+    return back_to(request, f"/runs/{service.tune_first(session, user.id, run_id).id}")
+
+
+@router.post("/runs/{run_id}/follow-up")
+async def follow_up(
+    request: Request, database: CurrentDatabase, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser, run_id: str
+) -> Response:
+    """The page of the run that goes on from this run's model, by the recipe that it was fine-tuned for."""
+
+    def follow() -> str:
+        model = take_within(database, files, settings, user.id, run_id)
+        with database.writing() as session:
+            return service.follow_up(session, user.id, run_id, model.id).id
+
+    return back_to(request, f"/runs/{await write_apart(request, follow)}")
 
 
 @router.post("/runs/{run_id}/describe")

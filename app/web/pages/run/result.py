@@ -43,6 +43,7 @@ class RunResult:
     figures: list[FinalFigure] = field(default_factory=list)
     samples: list[Shown] = field(default_factory=list)
     log_tail: str = ""
+    next_name: str = ""  # of what follows: the recipe that a run was fine-tuned for, once it has a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ def result_of(session: Session, run: Run) -> RunResult:
         figures=figures,
         samples=pick_samples(session, run.id),
         log_tail=tail_of(run),
+        next_name=(run.next_recipe or {}).get("name", "") if run.state == SUCCEEDED else "",
     )
 
 
