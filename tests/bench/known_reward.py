@@ -139,7 +139,7 @@ def list_cells(is_first: bool) -> Iterator[tuple[str, float, float]]:
                     yield form, lambda_, offset
 
 
-def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float) -> dict[str, Any]:
+def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float, clip: float | None) -> dict[str, Any]:
     """Run one cell and return its line."""
     wall, processor = time.perf_counter(), time.process_time()
     run_dir = world / "runs" / f"{form.replace(', ', '-').replace(' ', '-')}-{lambda_:g}-{offset:g}"
@@ -151,7 +151,8 @@ def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float) -
         (run_dir / "checkpoints").mkdir()
         shutil.copy(kept, run_dir / "checkpoints" / "reference.json")
     spec = RunSpec(
-        run_id=run_dir.name, attempt=1, recipe=write_recipe(seed, form, lambda_), dataset_path=str(world / "examples.parquet"),
+        run_id=run_dir.name, attempt=1, recipe=write_recipe(seed, form, lambda_, clip),
+        dataset_path=str(world / "examples.parquet"),
         dataset_sha256="0" * 64, policy=folder(world / "policy"), reward=folder(world / f"truth-{offset:g}"),
         judge=folder(world / "truth-0"), run_dir=str(run_dir), scorings_dir=str(world / "scorings"),
         hub_dir=str(world / "hub"), num_threads=1,
@@ -177,7 +178,7 @@ def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float) -
     }  # fmt: skip
 
 
-def write_recipe(seed: int, form: str, lambda_: float) -> Recipe:
+def write_recipe(seed: int, form: str, lambda_: float, clip: float | None = None) -> Recipe:
     return Recipe.model_validate(
         {
             "dataset": "responses", "policy": {"model": "policy"}, "weights": {**FORMS[form], "lambda": lambda_},
@@ -185,8 +186,8 @@ def write_recipe(seed: int, form: str, lambda_: float) -> Recipe:
             "draws": {"num_draws": DRAWS, **SAMPLED, "seed": seed},
             "tokens": {"max_prompt": 48, "max_response": 80},
             "training": {
-                "batch_size": BATCH, "epochs": 1, "learning_rate": RATE, "seed": seed, "grad_clip": 0,
-                "checkpoint_every": NEVER, "keep_checkpoints": 1,
+                "batch_size": BATCH, "epochs": 1, "learning_rate": RATE, "seed": seed,
+                "checkpoint_every": NEVER, "keep_checkpoints": 1, **({} if clip is None else {"grad_clip": clip}),
             },
             "evaluation": {
                 "share": NUM_TEST / (NUM_TRAIN + NUM_TEST), "test_share": 0, "num_prompts": NUM_TEST, **SAMPLED,
@@ -196,7 +197,7 @@ def write_recipe(seed: int, form: str, lambda_: float) -> Recipe:
     )  # fmt: skip
 
 
-def run_all(out: Path, seeds: Sequence[int]) -> None:
+def run_all(out: Path, seeds: Sequence[int], clip: float | None = None) -> None:
     """Make every missing cell."""
     torch.set_num_threads(1)
     sources.RewardModel = TrueReward
@@ -211,7 +212,7 @@ def run_all(out: Path, seeds: Sequence[int]) -> None:
             if missing and not world.exists():
                 make_world(world, seed, lengths)
             for cell in missing:
-                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, *cell)}
+                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, *cell, clip)}
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 told = (fmean(result["reward"]) - fmean(result["reference"]), fmean(result["kl"]), result["processor_seconds"])
@@ -313,12 +314,13 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.known_reward", description="Forms of the weights, true reward.")
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--clip", type=float, help="training.grad_clip; empty: as the studio launches it, 0: none")
     parser.add_argument("--table", action="store_true", help="print the tables of what is there")
     options = parser.parse_args()
     if options.table:
         tell(read_results(options.out))
     else:
-        run_all(options.out, options.seeds)
+        run_all(options.out, options.seeds, options.clip)
 
 
 if __name__ == "__main__":

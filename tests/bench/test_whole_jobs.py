@@ -31,6 +31,7 @@ JOBS = {  # share of TRL's processor seconds at most; the forms share the scores
     "length_normalised:0.3": 0.7, "length_normalised:1": 0.5, "one_scale:0.3": 0.7, "one_scale:1": 0.5, "trl-dpo": None,
 }  # fmt: skip
 NUM_PAIRS, GENERATE_GOAL = 200, 0.5
+ENDS, MOST_TOKENS = 40, 128  # one token in 40 ends an answer, so lengths differ as answers' do
 NUM_EXAMPLES, BATCH_SIZE, EPOCHS = 64, 8, 3
 SHAPE = {
     "vocab_size": 4096, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -164,12 +165,15 @@ def test_a_whole_job_beside_trl(shared, tmp_path):
 @pytest.mark.parametrize("num_answers", [1, 8])
 def test_answers_beside_the_librarys_generate(vocabulary, num_answers, tmp_path):
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**{**SHAPE, "vocab_size": vocabulary})).save_pretrained(tmp_path)
+    network = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "vocab_size": vocabulary}))
+    network.lm_head.weight.data *= 10  # as peaked as a trained model
+    network.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     model = load_policy(tmp_path, dtype="float32", device="cpu").language_model
     chance = random.Random(0)
     prompts = [[chance.randrange(2, vocabulary) for _ in range(chance.randint(64, 128))] for _ in range(32 // num_answers)]
-    sampling = Sampling(64, 1.0, 1.0, 0, frozenset())
+    ends = list(range(0, vocabulary, ENDS))
+    sampling = Sampling(MOST_TOKENS, 1.0, 1.0, 0, frozenset(ends))
     width = max(map(len, prompts))
     asked = {
         "input_ids": torch.tensor([[1] * (width - len(prompt)) + prompt for prompt in prompts]),
@@ -178,8 +182,8 @@ def test_answers_beside_the_librarys_generate(vocabulary, num_answers, tmp_path)
     ways = {
         "ours": lambda: generate(model, [prompt for prompt in prompts for _ in range(num_answers)], sampling),
         "generate": lambda: model.network.generate(
-            **asked, max_new_tokens=64, min_new_tokens=64, do_sample=True, top_k=0, num_return_sequences=num_answers,
-            eos_token_id=None, pad_token_id=1,
+            **asked, max_new_tokens=MOST_TOKENS, do_sample=True, top_k=0, num_return_sequences=num_answers, eos_token_id=ends,
+            pad_token_id=1,
         ),
     }  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in ways}

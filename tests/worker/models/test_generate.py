@@ -99,10 +99,10 @@ def test_a_small_top_p_keeps_only_the_likeliest(model):
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
-def test_a_draw_among_the_likeliest_is_the_one_of_the_whole_sorted_vocabulary(top_p):
+def test_a_draw_is_that_of_the_vocabulary_sorted_with_its_ids(top_p):
     chance = torch.Generator().manual_seed(0)
-    logits = torch.randn(400, 3000, generator=chance) * torch.logspace(-2, 1, 400)[:, None]  # flat rows need all tokens
-    logits[::3] = logits[::3].round()  # with equals among the likeliest
+    logits = torch.randn(400, 3000, generator=chance) * torch.logspace(-2, 1, 400)[:, None]  # flat to peaked
+    logits[::3] = logits[::3].round()  # with equals
     uniform = torch.rand(400, generator=chance, dtype=torch.float64)
     prob, token = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True, stable=True)
     kept = torch.where(prob.double().cumsum(dim=-1) - prob < top_p, prob, 0.0) if top_p < 1 else prob
