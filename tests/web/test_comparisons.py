@@ -6,10 +6,12 @@ import threading
 import pytest
 from sqlalchemy import select
 
+from app.domain.answering.layout import prompts_per_part
 from app.services.comparing import computing
 from app.store.database import now
 from app.store.tables import Judgement, Run, User
-from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts
+from app.system.identifiers import new_id
+from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts, write_parts
 
 COMPARISONS = "/api/v1/comparisons"
 
@@ -276,6 +278,33 @@ def test_the_page_says_of_which_answers_a_judge_has_said_nothing(studio):
     page = studio.browser().get(f"/comparisons/{comparison}").text
     assert "Reward judge has not judged the answers of C, so it says nothing about" in page
     assert "Length judge has not judged" not in page
+
+
+def test_who_compared_the_answers_of_two_models_is_a_judge_of_their_comparison(studio, client):
+    """A model that wins 30, ties 4 and loses 6 of 40 prompts against the other."""
+    files = studio.app.state.files
+    with studio.database.writing() as session:
+        prompts = plant_prompts(session, files, owner_of(studio), 40)
+        won, other = (plant_answers(session, files, prompts, Planted(name), judges=("length",)) for name in ("Won", "Other"))
+        judgement = Judgement(
+            id=new_id("judgement"), answers_id=won.id, key="key_pair", kind="llm", name="Reader against Other",
+            judge={"kind": "llm", "endpoint": "endpoint_1", "against": other.id}, created_at=now(session),
+            facts={"num_scored": 40, "num_prompts": 40, "mean": 0.8, "se": 0.05},
+        )  # fmt: skip
+        session.add(judgement)
+        said = [1.0] * 30 + [0.5] * 4 + [0.0] * 6
+        scores = [{"index": index, "draw": 0, "score": score} for index, score in enumerate(said)]
+        write_parts(files.scores_dir(won.id, "key_pair"), scores, prompts_per_part(1, 64))
+        ids = [won.id, other.id]
+    found = client.post(COMPARISONS, json={"answers": ids}).json()
+    reader = next(one for one in found["figures"]["judges"] if one["key"] == "key_pair")
+    (pair,) = reader["pairs"]
+    assert (pair["num_wins"], pair["num_losses"], pair["num_prompts"]) == (30, 6, 40)
+    assert pair["win_rate"][0] == 0.8
+    assert found["verdict"].startswith("Won beats Other on 80 % of 40 prompts")
+    page = studio.browser().get(f"/comparisons/{found['id']}").text
+    assert "By Reader against Other" in page
+    assert "Reader against Other has not judged" not in page
 
 
 def test_a_measure_stands_behind_the_judges_who_rank(studio, comparison):

@@ -16,7 +16,7 @@ from app.domain.statistics.length_control import length_controlled_win_rate
 from app.domain.statistics.paired import compare_paired
 from app.domain.statistics.strengths import Gains, Strength, find_strengths
 
-VERSION = 2  # of what is computed: kept figures of another version are computed anew
+VERSION = 3  # of what is computed: kept figures of another version are computed anew
 LENGTH = "length"
 VOTES = "votes"
 FEWEST_RANKED = 3  # models, for strengths

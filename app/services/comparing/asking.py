@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnsweringModel, AnswersRequest, SamplingSettings
-from app.domain.answering.judge import Judge
+from app.domain.answering.judge import Judge, LlmJudge
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
 from app.services.answering import answers as service
@@ -37,11 +37,14 @@ def ask(
 def judge(session: Session, user_id: str, comparison_id: str, judges: Sequence[Judge]) -> Comparison:
     """Have judges say what they think of all answers of a comparison that the user may change; none are made anew.
 
+    Answers with which a judge is to compare the others are not compared with themselves.
     Raises NotFound; Forbidden where all of them are others'; InvalidInput with the field at fault.
     """
     comparison = get_visible(session, Comparison, user_id, comparison_id)
     found = [get_answers(session, user_id, key) for key in comparison.answers_ids]
     changeable = [one for one in found if may_change(session, user_id, one)] or found[:1]
     for answers in changeable:
-        service.judge(session, user_id, answers.id, judges)
+        wanted = [one for one in judges if not (isinstance(one, LlmJudge) and one.against == answers.id)]
+        if wanted:
+            service.judge(session, user_id, answers.id, wanted)
     return comparison

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.domain.answering.verdicts import SCORES
 from app.domain.comparing.ballot import Contest
 from app.domain.comparing.figures import VERSION, Judged, PromptRows, Table, find_figures, list_gains
 from app.domain.comparing.votes import VotesFigures, find_votes
@@ -32,6 +33,7 @@ Line = dict[str, Any]
 ByPrompt = Mapping[int, list[Line]]
 Scores = Mapping[tuple[int, int], float | None]
 
+TIE = SCORES["tie"]
 SMALL = 2000  # scores of pairs, which take less than a second
 COMPUTING = "The figures of this comparison are being computed, which takes some seconds: try again then."
 computations = Computations()
@@ -141,17 +143,30 @@ def _compute(files: Files, comparison_id: str, prompt_set: PromptSet, contenders
 
 
 def _read_judges(files: Files, contenders: Sequence[Contender], num_prompts: int) -> tuple[list[Judged], list[dict[str, Scores]]]:
-    """Return the judges who have judged two models or more, each with the mean scores of prompts, and all single scores."""
+    """Return the judges who have judged two models or more, each with the mean scores of prompts, and all single scores.
+
+    Who has compared answers with those of one of the models has judged that one too: it ties with itself.
+    """
+    places = {one.answers.id: place for place, one in enumerate(contenders)}
     done = [{judgement.key: judgement for judgement in one.judgements if judgement.facts is not None} for one in contenders]
     counted = {key: judgement for found in reversed(done) for key, judgement in found.items()}
-    shared = [key for key in counted if sum(key in found for found in done) > 1]
+    opponents = {key: places.get(str(judgement.judge.get("against"))) for key, judgement in counted.items()}
+    shared = [key for key in counted if sum(key in found for found in done) + (opponents[key] is not None) > 1]
     scores: list[dict[str, Scores]] = [
         {key: read_scores(files, one.answers, key) for key in shared if key in found}
         for one, found in zip(contenders, done, strict=True)
     ]
-    judged = [Judged(key, counted[key].name, counted[key].kind, _tabulate([one.get(key, {}) for one in scores], num_prompts))
-              for key in shared]  # fmt: skip
+    tables = {key: _tabulate([one.get(key, {}) for one in scores], num_prompts) for key in shared}
+    judged = [Judged(key, counted[key].name, counted[key].kind, _seat(table, opponents[key])) for key, table in tables.items()]
     return judged, scores
+
+
+def _seat(table: Table, opponent: int | None) -> Table:
+    """Return the scores with those of the model that the others were compared with, where they were."""
+    return [
+        [TIE if place == opponent and any(one is not None for one in row) else score for place, score in enumerate(row)]
+        for row in table
+    ]
 
 
 def _tabulate(scores: Sequence[Scores], num_prompts: int) -> Table:
