@@ -101,7 +101,9 @@ class ScoringSettings(RecipePart):
 
 
 class TokenSettings(RecipePart):
-    max_prompt: int = Field(512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose their start.")
+    max_prompt: int = Field(
+        512, ge=1, le=1_000_000, description="Longest prompt, in tokens; longer ones lose old turns, then their start."
+    )
     max_response: int = Field(512, ge=1, le=1_000_000, description="Longest response, in tokens; longer ones lose their end.")
     overlong: Literal["truncate", "drop"] = Field("truncate", description="What happens to an example over these lengths.")
     prompt_format: Literal["auto", "chat", "plain"] = Field(

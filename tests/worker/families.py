@@ -23,6 +23,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {**GROUPED, "num_local_experts": 4}),
     "qwen3_moe": ("Qwen3Moe", {**HEADED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
     "gpt_oss": ("GptOss", {**HEADED, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["full_attention"] * 2}),
+    "cohere": ("Cohere", {**GROUPED, "tie_word_embeddings": True, "logit_scale": 0.25}),
+    "granite": ("Granite", {**GROUPED, "logits_scaling": 4.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5}),
+    "deepseek_v3": ("DeepseekV3", {
+        **GROUPED, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8, "v_head_dim": 8,
+    }),
 }  # fmt: skip
 CLASSES = {"Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"), "GPT2": ("GPT2Config", "GPT2LMHeadModel")}
 

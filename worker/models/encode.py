@@ -188,8 +188,8 @@ def fit_turns(
 ) -> tuple[ChatTurn, ...]:
     """Return turns that `measure` at most `max_tokens`: whole old turns are dropped, then text within a turn.
 
-    The beginning of the text, the system turn and the whole header of a first user turn stay. Raises PromptRefused when
-    nothing is left to drop.
+    The beginning of the text, the system turn and the whole header of a first user turn stay; the system turn's text is cut
+    last of all, from its end. Raises PromptRefused when nothing is left to drop.
     """
     shorter: tuple[ChatTurn, ...] | None
     choices = [turns]  # with ever fewer old turns

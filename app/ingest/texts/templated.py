@@ -8,7 +8,7 @@ from app.ingest.rows import Dropped
 
 Messages = list[dict[str, Any]]
 
-HARMONY = "Harmony"
+HARMONY, DEEPSEEK = "Harmony", "DeepSeek"
 HEADERS = {  # of a turn, with its role; by the template's name
     "Phi-4": re.compile(r"<\|im_start\|>(\w+)<\|im_sep\|>"),
     "ChatML": re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*(?:\n|\Z)"),
@@ -21,7 +21,7 @@ HEADERS = {  # of a turn, with its role; by the template's name
     "GLM-4": re.compile(r"<\|(user|assistant|system|observation)\|>\n?"),
     "OpenAssistant": re.compile(r"<\|(prompter|assistant|system)\|>"),
     "Phi or Zephyr": re.compile(r"<\|(user|assistant|system|tool)\|>\n?"),
-    "DeepSeek": re.compile(r"<｜(User|Assistant)｜>"),
+    DEEPSEEK: re.compile(r"<｜(User|Assistant)｜>"),
 }
 INSTRUCTION = "Llama 2 or Mistral"
 MARKS = {  # the first that is found names the template
@@ -36,7 +36,7 @@ MARKS = {  # the first that is found names the template
     "GLM-4": re.compile(r"\[gMASK\]|<sop>|<\|observation\|>"),
     "OpenAssistant": re.compile(r"<\|prompter\|>"),
     "Phi or Zephyr": re.compile(r"<\|(?:user|assistant|system|end)\|>"),
-    "DeepSeek": re.compile(r"<｜(?:User|Assistant|end▁of▁sentence)｜>"),
+    DEEPSEEK: re.compile(r"<｜(?:User|Assistant|end▁of▁sentence)｜>"),
     INSTRUCTION: re.compile(r"\[/?INST\]|<</?SYS>>"),
 }
 HINTS = {"<": ("<|", "_of_turn>", "<｜", "<<SYS>>", "</s>"), "[": ("INST]",)}  # one stands in every text with marks
@@ -47,7 +47,8 @@ END = re.compile(
     r"<\|END_RESPONSE\|>|<\|END_OF_TURN_TOKEN\|>|<\|eot\|>|<\|return\|>|"
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<｜end▁of▁sentence｜>"
 )
-LONE_END = re.compile(rf"(?:{END.pattern})\s*\Z")
+LONE_END = re.compile(rf"(?:{END.pattern})(?:\s*(?:{END.pattern}))*\s*\Z")
+NO_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 LONE = "an end token alone"
 SYSTEM_PART = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 INSTRUCTION_START = re.compile(r"(?:\s*<s>)?\s*\[INST\] ?")
@@ -79,13 +80,26 @@ def strip_template(text: str) -> str | Messages:
     before, *turns = header.split(text) if header else [text]
     if not turns:
         return as_answer(text.removeprefix(FINAL))
+    if is_next(before, turns):
+        return as_answer(before)
     if len(turns) == 2 and before.strip() and not START.fullmatch(before) and not END.search(text):
         return text  # that only speaks of a mark
-    if without_end(START.sub("", before, count=1)).strip():
-        raise Dropped(rows.OUTSIDE_TURNS)
-    return [
+    messages = [
         {"role": role.lower(), "content": without_end(content)} for role, content in zip(turns[::2], turns[1::2], strict=True)
     ]
+    if NO_THOUGHT.fullmatch(messages[-1]["content"]):  # as the prompts of templates end that open no thought
+        messages[-1]["content"] = ""
+    if not (outside := without_end(START.sub("", before, count=1)).strip()):
+        return messages
+    if name != DEEPSEEK or not START.match(before):
+        raise Dropped(rows.OUTSIDE_TURNS)
+    return [{"role": "system", "content": outside}, *messages]  # which this template writes without a header
+
+
+def is_next(before: str, turns: list[str]) -> bool:
+    """Return whether a text is an answer with the header of the next question behind it and nothing more."""
+    is_header = len(turns) == 2 and turns[0].lower() in ("user", "observation", "prompter") and not turns[1].strip()
+    return is_header and bool(before.strip()) and not START.fullmatch(before)
 
 
 def as_answer(text: str) -> str:

@@ -28,11 +28,13 @@ DIALOGUES = {
     "GLM-4": "[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhy?<|assistant|>\n",
     "OpenAssistant": "<|system|>Be brief.<|endoftext|><|prompter|>Why?<|endoftext|><|assistant|>",
     "Llama 2 or Mistral": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]",
+    "DeepSeek": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Why?<｜Assistant｜>",
 }  # fmt: skip
 ENDS = {
     "ChatML": "<|im_end|>\n", "Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>\n", "Phi or Zephyr": "<|end|>\n",
     "Phi-4": "<|im_end|>", "Llama 4": "<|eot|>", "Command R": "<|END_OF_TURN_TOKEN|>", "Granite": "<|end_of_text|>\n",
     "Harmony": "<|return|>", "GLM-4": "", "OpenAssistant": "<|endoftext|>", "Llama 2 or Mistral": " </s>",
+    "DeepSeek": "<｜end▁of▁sentence｜>",
 }  # fmt: skip
 ASKED = [("system", "Be brief."), ("user", "Why?")]
 
@@ -65,6 +67,8 @@ def test_whole_dialogues_are_split_at_the_last_answer(read_rows, name):
     ("<|im_start|>assistant\n  b \n<|im_end|>", [{**A, "content": "  b \n"}]),
     ("<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>a<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
      [{"role": "chatbot", "content": "a"}]),
+    ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+     [{**U, "content": "a"}, {**A, "content": ""}]),
     ("<|user|>\na</s>\n<|assistant|>\n", [{**U, "content": "a"}, {**A, "content": ""}]),
     ("<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜>", [{**U, "content": "a"}, {**A, "content": "b"}]),
 ])  # fmt: skip
@@ -74,7 +78,9 @@ def test_turns_become_messages_with_their_text_unchanged(text, messages):
 
 @pytest.mark.parametrize(("text", "plain"), [
     ("<|channel|>final<|message|>yes<|return|>", "yes"),
-    ("yes<|im_end|>\n", "yes"), ("yes</s>", "yes"), ("yes <|endoftext|>", "yes "), ("yes", "yes"), ("a < b", "a < b"),
+    ("yes<|im_end|>\n", "yes"), ("yes</s>", "yes"), ("yes<|eot_id|><|end_of_text|>", "yes"), ("yes<end_of_turn>\n<eos>", "yes"),
+    ("yes<|user|>", "yes"), ("yes\n<|observation|>\n", "yes"), ("yes<|im_end|>\n<|im_start|>user\n", "yes"),
+    ("yes <|endoftext|>", "yes "), ("yes", "yes"), ("a < b", "a < b"),
     *((text, text) for text in (
         "yes<|im_end|> and more", "Explain [INST] please", "I like <|im_end|> tokens", "What is <|user|> for?", "a [INST]",
         "Is <|start_header_id|>user<|end_header_id|> a header?",

@@ -187,6 +187,25 @@ FAMILIES = {
         "{% endfor %}{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}",
         "</s>",
     ),
+    "turns that only the next header ends": Family(
+        "[mask]<sop>{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        "<|endoftext|>", eos="<|endoftext|>", special=("[mask]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>"),
+    ),
+    "a generation prompt that closes thinking": Family(
+        "{% set turn = namespace(asked=false) %}{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+        "{% elif m.role == 'user' %}{% set turn.asked = true %}{{ '<|user|>' + m.content }}{% else %}"
+        "{{ ('<|assistant|></think>' if turn.asked else '') + m.content.split('</think>')[-1] + eos_token }}"
+        "{% set turn.asked = false %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt and turn.asked %}{{ '<|assistant|></think>' }}{% endif %}",
+        "</s>", kind="sentence_piece", special=("<|user|>", "<|assistant|>"), added=("<think>", "</think>"),
+    ),
+    "ends before the next header, neighbours of a role merged": Family(
+        "{% set turn = namespace(role='') %}{% for m in messages %}{% if m.role != turn.role %}"
+        "{{ ('<|end|>' if turn.role else '') + '<|' + m.role + '|>' }}{% else %}{{ '\\n' }}{% endif %}{{ m.content }}"
+        "{% set turn.role = m.role %}{% endfor %}{{ '<|end|>' }}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+        "<|end|>", kind="unigram", special=("<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    ),
     "tools and tool calls": Family(CALLS, "<|im_end|>", eos="<|endoftext|>", special=MARKED),
     "named templates": Family({"default": TURNS_OF_CHATML, "tool_use": CALLS}, "<|im_end|>", eos="<|endoftext|>", special=MARKED),
     "leaves system turns out": Family(
