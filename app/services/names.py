@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from itertools import count
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput
@@ -60,10 +60,13 @@ def length_of(table: type[Named]) -> int:
     return int(table.__table__.c.name.type.length)  # type: ignore[attr-defined]
 
 
-def tell_apart(session: Session, table: type[Named], owner_id: str, name: str) -> str:
-    """Return the generated name, with the next number where this owner's newest things of the kind have it already."""
+def tell_apart(session: Session, table: type[Named], owner_id: str, name: str, *kind: ColumnElement[bool]) -> str:
+    """Return the generated name, with the next number where this owner's newest things of the kind have it already.
+
+    `kind`: what narrows the table down to the kind, for runs, so that an index leads to the newest.
+    """
     stem = name[: length_of(table) - NUMBER_LENGTH].rstrip()
-    newest = select(table.name).where(table.owner_id == owner_id).order_by(table.id.desc()).limit(NEWEST)
+    newest = select(table.name).where(table.owner_id == owner_id, *kind).order_by(table.id.desc()).limit(NEWEST)
     numbers = [number for taken in session.scalars(newest) if (number := number_of(taken, name, stem))]
     return f"{stem} ({max(numbers) + 1})" if numbers else name
 

@@ -106,7 +106,7 @@ def new_run(
     return Run(
         id=new_id("run"),
         owner_id=owner_id,
-        name=recipe.name or tell_apart(session, Run, owner_id, name_of(ingredients)),
+        name=recipe.name or tell_apart(session, Run, owner_id, name_of(ingredients), Run.kind == kind.value),
         kind=kind.value,
         state=RunState.QUEUED.value,
         recipe=recipe.to_dict(),

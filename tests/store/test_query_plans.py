@@ -27,12 +27,12 @@ def run_id(database: Database, library: Library) -> str:
     return run.id
 
 
-def plans_of(database: Database, work: Callable[[Session], Any], *, writing: bool = False) -> list[str]:
-    """The steps of the plan of every statement that `work` sends."""
+def plans_of(database: Database, work: Callable[[Session], Any], *, writing: bool = False, of_runs: bool = False) -> list[str]:
+    """The steps of the plan of every statement that `work` sends; with `of_runs`, of those to the table of runs."""
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, is_many: bool) -> None:
-        if statement.startswith(("SELECT", "WITH", "UPDATE", "DELETE")):
+        if statement.startswith(("SELECT", "WITH", "UPDATE", "DELETE")) and ("FROM runs" in statement or not of_runs):
             sent.append((statement, parameters[0] if is_many else parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
@@ -82,6 +82,15 @@ def test_a_page_of_runs_is_read_in_order_and_never_sorted(database: Database, ru
 @pytest.mark.parametrize("what", READS)
 def test_reading_it_walks_through_no_table(database: Database, run_id: str, what: str) -> None:
     assert scans(plans_of(database, lambda session: READS[what](session, run_id))) == []
+
+
+@pytest.mark.usefixtures("run_id")
+def test_a_launch_neither_sorts_nor_walks_through_what_was_launched_before(database: Database, library: Library) -> None:
+    plan = plans_of(
+        database, lambda session: services.launch(session, library.user.id, library.recipe()), writing=True, of_runs=True
+    )
+    assert scans(plan) == []
+    assert not any("B-TREE" in step for step in plan), plan
 
 
 def test_recording_and_claiming_walk_through_no_table(database: Database, run_id: str) -> None:
