@@ -150,6 +150,9 @@ def note_of(kind: str, payload: dict[str, Any]) -> tuple[str, str] | None:
         return f"{payload['title']}: {payload['evidence']} {payload['remedy']}", style
     if kind == "log":
         return payload["text"], "" if payload["level"] == "info" else "yellow"
+    if kind == "recital":
+        same = sum(one["answer"] == one["learned"] for one in payload["prompts"])
+        return f"Of {len(payload['prompts'])} prompts that it was trained on the policy answers {same} word for word.", ""
     if kind == "kept":
         return payload["text"], ""
     if kind == "resume":

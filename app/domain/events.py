@@ -145,6 +145,27 @@ class SampleDrawn(Event):
     policy_reward: Number = None
 
 
+class PromptRecited(Event):
+    """A prompt of the training data with the response that was learned and the policy's likeliest answer."""
+
+    example_id: int
+    prompt: list[ChatMessage]
+    learned: str
+    answer: str
+
+    @property
+    def is_same(self) -> bool:
+        return self.answer == self.learned
+
+
+class RecitalHeld(Event):
+    """What the trained policy says to prompts that it was trained on (evaluation.recite); nothing is judged by it."""
+
+    kind: Literal["recital"] = "recital"
+    step: int
+    prompts: list[PromptRecited]
+
+
 class Change(Event):
     """Another value of a recipe's setting, by its dotted path."""
 
@@ -239,8 +260,8 @@ EVENT_KINDS: dict[str, type[Event]] = {
     event.model_fields["kind"].default: event
     for event in (
         StateChanged, AttemptResumed, StageStarted, ProgressMade, StepLogged, EvaluationLogged, FinalLogged, ModelKept,
-        SampleDrawn, FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, AnswersKept, JudgementKept,
-        MemoryPlanned, OutcomeReached,
+        RecitalHeld, SampleDrawn, FindingRaised, LogWritten, CheckpointSaved, ArtifactWritten, ScoringKept, AnswersKept,
+        JudgementKept, MemoryPlanned, OutcomeReached,
     )
 }  # fmt: skip
 

@@ -136,6 +136,13 @@ class EvaluationSettings(RecipePart):
         1.0, description="Nucleus sampling: only the likeliest tokens that together have this probability; 1: all of them."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Chooses which examples are held out, and which of them are the test set.")
+    recite: int = Field(
+        0,
+        ge=0,
+        le=200,
+        description="Prompts of the training data that the trained policy answers for a look at what it knows by heart, token by "
+        "token the likeliest; nothing is judged by them.",
+    )
     prompt_seed: int | None = Field(
         None, ge=0, lt=2**63, description="Chooses the held-out prompts that are answered; empty: evaluation.seed does."
     )

@@ -4,10 +4,13 @@ import re
 
 import pytest
 
+from app.domain.events import ChatMessage, PromptRecited, RecitalHeld
 from app.domain.experiments.catalogue import EXPERIMENTS
 from app.services import attempts
+from app.store import journal
 from app.store.accounts import get_user
 from app.store.database import now
+from app.store.runs import lock_run
 from app.store.tables import Model, Run
 from tests.web.test_sweeps import play
 
@@ -119,3 +122,22 @@ def test_variants_that_are_no_settings_of_the_experiment_are_left_aside(studio, 
     sweep = studio.client().get(f"{SWEEPS}/{sweep_id}").json()
     assert len(sweep["variants"]) == 6
     assert [one["label"] for one in sweep["outcome"]["settings"]] == ["λ 0.1", "λ 0.2", "λ 0.4", "λ 0.8", "λ 1.6"]
+
+
+def test_a_batch_that_was_learnt_by_heart_shows_the_answers_to_its_own_prompts(studio):
+    sweep_id = launch(studio, "overfit", steps=10, seeds=1)
+    (variant,) = studio.client().get(f"{SWEEPS}/{sweep_id}").json()["variants"]
+    said = [
+        PromptRecited(example_id=k, prompt=[ChatMessage(role="user", content=f"Ask {k}")], learned="Yes & no", answer=answer)
+        for k, answer in enumerate(("Yes & no", "Yes and yes"))
+    ]
+    with studio.database.writing() as session:
+        run = lock_run(session, variant["run_id"])
+        assert run.recipe["evaluation"]["recite"] == run.recipe["max_examples"]
+        journal.append(session, run, [RecitalHeld(step=10, prompts=said)])
+    page = studio.browser().get(f"/sweeps/{sweep_id}").text
+    assert "Its answers to its own prompts" in page
+    assert page.count("as it learned") == 1
+    assert "It learned:</strong> Yes &amp; no" in page
+    log = studio.browser().get(f"/runs/{variant['run_id']}?tab=log").text
+    assert "answers 1 word for word as it learned" in log

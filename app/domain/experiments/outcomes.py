@@ -36,10 +36,14 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """`compare(i, j)`: setting i against setting j on the test prompts that both have answered; None where there are none."""
+    """`compare(i, j)`: setting i against setting j on the test prompts that both have answered; None where there are none.
+
+    `recited`: how many of its training prompts a run answers word for word as it learned, of how many; None: not asked.
+    """
 
     settings: Sequence[Setting]
     compare: Callable[[int, int], PairedComparison | None]
+    recited: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,14 @@ def judge_by_heart(evidence: Evidence) -> ExperimentOutcome:
     if losses is None:
         return WAITING
     first, last = losses
+    recited = evidence.recited
+    told = (f"Of its {recited[1]} prompts it answers {recited[0]} word for word as it learned.",) if recited else ()
     text = f"The loss went from {number(first)} to {number(last)}"
     if first > 0 and last <= BY_HEART * first:
         left = percent(last / first) if last >= LEAST_TOLD * first else f"less than {percent(LEAST_TOLD)}"
-        return ExperimentOutcome("expected", (f"{text}, {left} of what it was: the batch is learnt by heart.",))
+        return ExperimentOutcome("expected", (f"{text}, {left} of what it was: the batch is learnt by heart.", *told))
     advice = "more steps or a larger learning rate may do it; if they don't, the data or the model's end of turn are at fault"
-    return ExperimentOutcome("unexpected", (f"{text} and not to {percent(BY_HEART)} of it: {advice}.",))
+    return ExperimentOutcome("unexpected", (f"{text} and not to {percent(BY_HEART)} of it: {advice}.", *told))
 
 
 def judge_temperatures(evidence: Evidence) -> ExperimentOutcome:
@@ -142,7 +148,13 @@ def judge_batch_sizes(evidence: Evidence) -> ExperimentOutcome:
     no_less = [ExperimentOutcome("expected", one.sentences) if one.state == "undecided" else one for one in against]
     works = smallest.gain.low is not None and smallest.gain.low > 0
     text = f"{smallest.label} gains {signed(smallest.gain.value)}{'' if works else ', which is not told apart from nothing'}."
-    return join(*no_less, ExperimentOutcome("expected" if works else "undecided", (text,)))
+    return join(*no_less, ExperimentOutcome("expected" if works else "undecided", (text, *tell_distances(evidence))))
+
+
+def tell_distances(evidence: Evidence) -> tuple[str, ...]:
+    """Return how far from the reference each setting ends, where that is known: gains at different distances are no equals."""
+    far = [f"{number(one.kl)} ({one.label})" for one in evidence.settings if one.kl is not None]
+    return (f"KL from the reference: {', '.join(far)}.",) if len(far) == len(evidence.settings) else ()
 
 
 def judge_noise(evidence: Evidence) -> ExperimentOutcome:

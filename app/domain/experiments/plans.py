@@ -19,6 +19,7 @@ REWARD_NOISES = (0.0, 0.5, 1.0, 2.0)
 ROUNDS = 8
 RATE_BY_HEART = 3.0  # times the recipe's learning rate, without a schedule, to learn a batch by heart
 MAX_SEEDS = 10
+MOST_RECITED = 32
 
 SIZE, RATE, ONLINE = "training.batch_size", "training.learning_rate", "online.every"
 NOISES = ("noise.label_flip_share", "noise.reward_std")
@@ -65,7 +66,7 @@ def learn_by_heart(recipe: Recipe) -> Parts:
         "learning_rate": min(1.0, RATE_BY_HEART * recipe["training"]["learning_rate"]), "schedule": "constant",
         "warmup_share": 0.0, "weight_decay": 0.0,
     }  # fmt: skip
-    recipe["evaluation"] |= {"share": 0.0, "every": None}
+    recipe["evaluation"] |= {"share": 0.0, "every": None, "recite": min(MOST_RECITED, recipe["max_examples"])}
     return {"recipe": recipe, "fields": {"training.seed": [recipe["training"]["seed"]]}}
 
 

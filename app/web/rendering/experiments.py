@@ -6,24 +6,31 @@ from statistics import fmean
 
 from sqlalchemy.orm import Session
 
+from app.domain.events import RecitalHeld
 from app.domain.experiments.catalogue import EXPERIMENTS, Experiment
 from app.domain.experiments.outcomes import WAITING, Evidence, ExperimentOutcome, Setting
 from app.domain.frontier import compare_rivals, group_by_seeds, without_seeds
 from app.domain.statistics.estimate import Estimate, estimate_over_seeds
 from app.domain.statistics.paired import PairedComparison
+from app.store import journal
 from app.store.results import VariantResult, list_final_rewards, list_losses
 from app.store.tables import Sweep
 from app.web.rendering.comparison import SweepComparison
 
+MOST_ASKED = 4  # runs of a sweep, for a recital
+
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """`is_over_seeds`: the intervals of the gains are over seeds, else over prompts."""
+    """`is_over_seeds`: the intervals of the gains are over seeds, else over prompts. `recital`: what a run says to prompts that
+    it was trained on, where that was asked.
+    """
 
     experiment: Experiment
     outcome: ExperimentOutcome
     settings: list[Setting]
     is_over_seeds: bool
+    recital: RecitalHeld | None = None
 
 
 def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> ExperimentResult | None:
@@ -42,8 +49,18 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
         rivals = compare_rivals(groups[first], [groups[second]], rewards)
         return rivals[0].comparison if rivals else None
 
-    outcome = experiment.judge(Evidence(settings, compare)) if has_ended else WAITING
-    return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups))
+    recital = None if experiment.is_rewarded else find_recital(session, comparison)
+    recited = (sum(one.is_same for one in recital.prompts), len(recital.prompts)) if recital else None
+    outcome = experiment.judge(Evidence(settings, compare, recited)) if has_ended else WAITING
+    return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups), recital)
+
+
+def find_recital(session: Session, comparison: SweepComparison) -> RecitalHeld | None:
+    """Return the newest recital of the sweep's first run that the user may see and that has held one."""
+    shown = [one.run.id for one in comparison.results if one.run is not None and one.run.id not in comparison.hidden]
+    held = (journal.latest(session, run_id, "recital") for run_id in shown[:MOST_ASKED])
+    entry = next((one for one in held if one is not None), None)
+    return RecitalHeld.model_validate(entry.payload) if entry is not None else None
 
 
 def describe(experiment: Experiment, results: Sequence[VariantResult], losses: dict[str, tuple[float, float]]) -> Setting:

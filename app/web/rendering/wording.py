@@ -34,6 +34,7 @@ LABELS = {  # where a field's own name is a word of the machine
     "reward.length_control": "Take length out of rewards",
     "reward.per_prompt": "Rewards within each prompt",
     "reward.accept_inverted": "I know, and mean it",
+    "evaluation.recite": "Prompts to recite",
     "weights.lambda": "Temperature λ",
     "weights.target_ess": "Target effective sample size",
     "weights.fallback": "Where no λ gives that share",

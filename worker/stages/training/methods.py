@@ -45,6 +45,7 @@ from worker.stages.training.objectives import (
     plain_batches,
 )
 from worker.stages.training.online import OnlineObjective
+from worker.stages.training.recital import recite
 from worker.stages.training.reward_model import ConversationEncoder, evaluate_pairs, finish_pairs, take_pairs
 from worker.stages.training.weights import Weighing, save_weights, weigh
 from worker.stages.treatment import Treatment, choose_treatment
@@ -80,6 +81,7 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
     if checkpoint is None:
         training.progress.seconds = scores.seconds
     training_stage.train(training)
+    recite(attempt, model, ground, training.progress.step)
     keep_policy(attempt, model, ground)
     return training.progress.summary
 

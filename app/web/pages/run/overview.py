@@ -28,7 +28,7 @@ from app.web.rendering.environment import Context, render
 router = APIRouter()
 
 LOG_LINES = 300
-LOG_KINDS = ("state", "log", "resume", "checkpoint", "kept", "scoring", "memory", "outcome")
+LOG_KINDS = ("state", "log", "resume", "checkpoint", "kept", "recital", "scoring", "memory", "outcome")
 POINTS = 600
 STEPS_IN_PAGE = 2000  # the charts of longer runs fetch their series after the first paint
 
