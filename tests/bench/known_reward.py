@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from random import Random
-from statistics import fmean, pstdev, stdev
-from typing import Any
+from statistics import fmean, pstdev
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ from worker.models.prompts import Conversation, PromptFormat
 from worker.stages.evaluation.answers import end_ids
 
 NUM_TRAIN, NUM_TEST, NUM_ANSWERS, EACH, BATCH, DRAWS = 640, 512, 6400, 4, 8, 16
-OFFSETS, LENGTHS, LAMBDAS, RATE = (0.0, 1.0, 2.0), ("even", "spread"), (0.3, 1.0), 1e-3
+OFFSETS, LENGTHS, LAMBDAS, RUNS, RATE = (0.0, 1.0, 2.0), ("even", "spread"), (0.3, 1.0, 0.1), 2, 1e-3
 SAMPLED = {"max_new_tokens": 80}
 FORMS: dict[str, dict[str, Any]] = {
     "length_normalised": {"preset": "length_normalised"},
@@ -130,19 +130,30 @@ def write_truth(world: Path, offset: float, mean: float, deviation: float) -> No
     (truth / "config.json").write_text(json.dumps(config))
 
 
-def list_cells(is_first: bool) -> Iterator[tuple[str, float, float]]:
-    """Yield form, λ and offset of a world's cells."""
-    for lambda_ in LAMBDAS:
-        for offset in OFFSETS:
-            for form in FORMS:
-                if offset == 0 or form not in IMMUNE or (is_first and offset == max(OFFSETS) and lambda_ == LAMBDAS[0]):
-                    yield form, lambda_, offset
+class Cell(NamedTuple):
+    """One run in a world; `run` seeds its batches and their order."""
+
+    form: str
+    lambda_: float
+    offset: float
+    run: int
 
 
-def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float, clip: float | None) -> dict[str, Any]:
+def list_cells(is_first: bool) -> Iterator[Cell]:
+    """Yield a world's cells, those of the first run at the first λ first."""
+    for run in range(RUNS):
+        for lambda_ in LAMBDAS:
+            for offset in OFFSETS:
+                is_proof = is_first and offset == max(OFFSETS) and lambda_ == LAMBDAS[0] and run == 0
+                for form in FORMS:
+                    if offset == 0 or form not in IMMUNE or is_proof:
+                        yield Cell(form, lambda_, offset, run)
+
+
+def run_cell(world: Path, seed: int, cell: Cell, clip: float | None) -> dict[str, Any]:
     """Run one cell and return its line."""
     wall, processor = time.perf_counter(), time.process_time()
-    run_dir = world / "runs" / f"{form.replace(', ', '-').replace(' ', '-')}-{lambda_:g}-{offset:g}"
+    run_dir = world / "runs" / "-".join(map(str, cell)).replace(", ", "-").replace(" ", "-")
     shutil.rmtree(run_dir, ignore_errors=True)
     attempt_dir = run_dir / "attempts" / "1"
     attempt_dir.mkdir(parents=True)
@@ -151,9 +162,9 @@ def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float, c
         (run_dir / "checkpoints").mkdir()
         shutil.copy(kept, run_dir / "checkpoints" / "reference.json")
     spec = RunSpec(
-        run_id=run_dir.name, attempt=1, recipe=write_recipe(seed, form, lambda_, clip),
+        run_id=run_dir.name, attempt=1, recipe=write_recipe(seed, cell, clip),
         dataset_path=str(world / "examples.parquet"),
-        dataset_sha256="0" * 64, policy=folder(world / "policy"), reward=folder(world / f"truth-{offset:g}"),
+        dataset_sha256="0" * 64, policy=folder(world / "policy"), reward=folder(world / f"truth-{cell.offset:g}"),
         judge=folder(world / "truth-0"), run_dir=str(run_dir), scorings_dir=str(world / "scorings"),
         hub_dir=str(world / "hub"), num_threads=1,
     )  # fmt: skip
@@ -167,7 +178,7 @@ def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float, c
     shares = [line["metrics"]["weight/ess_share"] for line in lines if line["kind"] == "step"]
     shutil.rmtree(run_dir)
     return {
-        "form": form, "lambda": lambda_, "offset": offset, "ess_share": fmean(shares),
+        "form": cell.form, "lambda": cell.lambda_, "offset": cell.offset, "run": cell.run, "ess_share": fmean(shares),
         "prompts": [s["example_id"] for s in samples],
         "reward": [round(s["policy"]["reward"], 4) for s in samples],
         "reference": [round(s["reference"]["reward"], 4) for s in samples],
@@ -178,15 +189,15 @@ def run_cell(world: Path, seed: int, form: str, lambda_: float, offset: float, c
     }  # fmt: skip
 
 
-def write_recipe(seed: int, form: str, lambda_: float, clip: float | None = None) -> Recipe:
+def write_recipe(seed: int, cell: Cell, clip: float | None = None) -> Recipe:
     return Recipe.model_validate(
         {
-            "dataset": "responses", "policy": {"model": "policy"}, "weights": {**FORMS[form], "lambda": lambda_},
+            "dataset": "responses", "policy": {"model": "policy"}, "weights": {**FORMS[cell.form], "lambda": cell.lambda_},
             "reward": {"source": "model", "model": "truth", "judge": "truth"},
             "draws": {"num_draws": DRAWS, **SAMPLED, "seed": seed},
             "tokens": {"max_prompt": 48, "max_response": 80},
             "training": {
-                "batch_size": BATCH, "epochs": 1, "learning_rate": RATE, "seed": seed,
+                "batch_size": BATCH, "epochs": 1, "learning_rate": RATE, "seed": seed + 1000 * cell.run,
                 "checkpoint_every": NEVER, "keep_checkpoints": 1, **({} if clip is None else {"grad_clip": clip}),
             },
             "evaluation": {
@@ -203,7 +214,7 @@ def run_all(out: Path, seeds: Sequence[int], clip: float | None = None) -> None:
     sources.RewardModel = TrueReward
     root = out.with_suffix("")
     root.mkdir(parents=True, exist_ok=True)
-    done = {(r["seed"], r["lengths"], r["form"], r["lambda"], r["offset"]) for r in read_results(out)}
+    done = {(r["seed"], r["lengths"], r["form"], r["lambda"], r["offset"], r.get("run", 0)) for r in read_results(out)}
     for seed in seeds:
         for lengths in LENGTHS:
             world = root / f"{lengths}-{seed}"
@@ -212,19 +223,20 @@ def run_all(out: Path, seeds: Sequence[int], clip: float | None = None) -> None:
             if missing and not world.exists():
                 make_world(world, seed, lengths)
             for cell in missing:
-                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, *cell, clip)}
+                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, cell, clip)}
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 told = (fmean(result["reward"]) - fmean(result["reference"]), fmean(result["kl"]), result["processor_seconds"])
-                print(f"{world.name} {cell}: gain {told[0]:.2f}, KL {told[1]:.2f}, {told[2]} s", flush=True)
+                print(f"{world.name} {tuple(cell)}: gain {told[0]:.2f}, KL {told[1]:.2f}, {told[2]} s", flush=True)
 
 
-Cells = dict[tuple[int, float], dict[str, Any]]  # of one form at one offset, by seed and λ
+Cells = dict[tuple[tuple[int, int], float], dict[str, Any]]  # of one form at one offset, by world's seed and run, and by λ
 
 
 def gather(results: Sequence[dict[str, Any]], form: str, offset: float, lengths: str) -> Cells:
     at = 0.0 if form in IMMUNE else offset
-    return {(r["seed"], r["lambda"]): r for r in results if (r["form"], r["offset"], r["lengths"]) == (form, at, lengths)}
+    mine = (r for r in results if (r["form"], r["offset"], r["lengths"]) == (form, at, lengths))
+    return {((r["seed"], r.get("run", 0)), r["lambda"]): r for r in mine}
 
 
 def read_at(points: Sequence[tuple[float, float]], level: float) -> float:
@@ -233,15 +245,18 @@ def read_at(points: Sequence[tuple[float, float]], level: float) -> float:
     return float(np.interp(math.sqrt(level), roots, gains, right=math.nan))
 
 
-def compare(own: Cells, base: Cells, level: float | None) -> tuple[float, float, float, float] | None:
-    """Return own gain, and the difference from base with its paired bootstrap interval over prompts, means over the seeds.
+def compare(own: Cells, base: Cells, level: float | None, lambda_: float = 0.0) -> tuple[float, float, float, float] | None:
+    """Return own gain, and the difference from base with its paired bootstrap interval over prompts, means over worlds and runs.
 
-    At a KL; or, without a level, of what is maximised, r − λ KL, at the smallest λ.
+    At a KL, between the λ that both have; or, without a level, of what is maximised, r − λ KL, at the λ. None: nothing there.
     """
-    seeds = sorted({seed for seed, _ in own} & {seed for seed, _ in base})
-    if not seeds:
+    shared = set(own) & set(base) if level is not None else {key for key in set(own) & set(base) if key[1] == lambda_}
+    if not shared:
         return None
-    columns = [{side: _columns(cells, seed) for side, cells in (("own", own), ("base", base))} for seed in seeds]
+    columns = [
+        {side: _columns(cells, seed, shared) for side, cells in (("own", own), ("base", base))}
+        for seed in sorted({seed for seed, _ in shared})
+    ]
     num, chance = NUM_TEST, np.random.default_rng(0)
     picks = [np.arange(num), *(chance.integers(0, num, num) for _ in range(RESAMPLES))]
 
@@ -256,8 +271,8 @@ def compare(own: Cells, base: Cells, level: float | None) -> tuple[float, float,
     return found[0][0], found[0][0] - found[0][1], float(low), float(high)
 
 
-def _columns(cells: Cells, seed: int) -> list[tuple[float, Any, Any]]:
-    mine = [cell for (of, _), cell in sorted(cells.items()) if of == seed]
+def _columns(cells: Cells, seed: tuple[int, int], shared: set[Any]) -> list[tuple[float, Any, Any]]:
+    mine = [cell for key, cell in sorted(cells.items()) if key[0] == seed and key in shared]
     return [(c["lambda"], np.array(c["reward"]) - np.array(c["reference"]), np.array(c["kl"])) for c in mine]
 
 
@@ -269,38 +284,34 @@ def _read(columns: Sequence[tuple[float, Any, Any]], pick: Any, level: float | N
 
 
 def tell(results: Sequence[dict[str, Any]]) -> None:
-    """Print both tables, and how far the forms that no offset moves have been moved."""
+    """Print all cells, both comparisons, and how far the forms that no offset moves have been moved."""
     base_name = "length_normalised"
-    print(f"| lengths | offset | {' | '.join(f'{form}: gain / KL at λ = {LAMBDAS[0]:g}, {LAMBDAS[1]:g}' for form in FORMS)} |")
-    for lengths in LENGTHS:
-        for offset in OFFSETS:
-            told = [_tell_cells(gather(results, form, offset, lengths)) for form in FORMS]
+    print(f"gain / KL\n| lengths | offset | λ | {' | '.join(FORMS)} |")
+    rows = [(lengths, offset) for lengths in LENGTHS for offset in OFFSETS if any(r["lengths"] == lengths for r in results)]
+    for lengths, offset in rows:
+        for lambda_ in sorted(LAMBDAS):
+            told = [_tell_cells(gather(results, form, offset, lengths), lambda_) for form in FORMS]
+            print(f"| {lengths} | {offset:g} | {lambda_:g} | {' | '.join(told)} |")
+    for level, lambda_ in [*((None, lambda_) for lambda_ in sorted(LAMBDAS)), *((level, 0.0) for level in LEVELS)]:
+        print(f"\n{f'r − λ KL at λ = {lambda_:g}' if level is None else f'gain at a KL of {level:g}'}; minus {base_name}")
+        for lengths, offset in rows:
+            base = gather(results, base_name, offset, lengths)
+            told = [_tell_gap(compare(gather(results, form, offset, lengths), base, level, lambda_)) for form in FORMS]
             print(f"| {lengths} | {offset:g} | {' | '.join(told)} |")
-    for level in (None, *LEVELS):
-        print(f"\n{'r − λ KL' if level is None else f'gain at a KL of {level:g}'}, difference from {base_name}")
-        for lengths in LENGTHS:
-            for offset in OFFSETS:
-                base = gather(results, base_name, offset, lengths)
-                told = [_tell_gap(compare(gather(results, form, offset, lengths), base, level)) for form in FORMS]
-                print(f"| {lengths} | {offset:g} | {' | '.join(told)} |")
-    for proof in (r for r in results if r["form"] in IMMUNE and r["offset"] > 0):
-        (same,) = (
-            r for r in results
-            if (r["form"], r["offset"], r["seed"], r["lengths"], r["lambda"])
-            == (proof["form"], 0.0, proof["seed"], proof["lengths"], proof["lambda"])
-        )  # fmt: skip
-        equal = fmean(float(a == b) for a, b in zip(proof["reward"], same["reward"], strict=True))
+    at_zero = {_place(r): r for r in results if r["offset"] == 0}
+    for proof in (r for r in results if r["form"] in IMMUNE and r["offset"] > 0 and _place(r) in at_zero):
+        equal = fmean(float(a == b) for a, b in zip(proof["reward"], at_zero[_place(proof)]["reward"], strict=True))
         print(f"{proof['form']} at an offset of {proof['offset']:g}: {equal:.1%} of the scores are those at 0")
 
 
-def _tell_cells(cells: Cells) -> str:
-    told = []
-    for lambda_ in LAMBDAS:
-        mine = [cell for (_, own), cell in cells.items() if own == lambda_]
-        gains = [fmean(c["reward"]) - fmean(c["reference"]) for c in mine]
-        spread = f" ± {stdev(gains):.2f}" if len(gains) > 1 else ""
-        told.append(f"{fmean(gains):.2f}{spread} / {fmean(fmean(c['kl']) for c in mine):.2f}" if mine else "–")
-    return ", ".join(told)
+def _place(result: dict[str, Any]) -> tuple[Any, ...]:
+    return result["form"], result["seed"], result["lengths"], result["lambda"], result.get("run", 0)
+
+
+def _tell_cells(cells: Cells, lambda_: float) -> str:
+    mine = [cell for (_, own), cell in sorted(cells.items()) if own == lambda_]
+    gains = ", ".join(f"{fmean(c['reward']) - fmean(c['reference']):.2f} / {fmean(c['kl']):.2f}" for c in mine)
+    return gains or "–"
 
 
 def _tell_gap(found: tuple[float, float, float, float] | None) -> str:

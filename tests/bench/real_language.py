@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -225,6 +226,25 @@ def ask_judge(world: Path, results: Sequence[dict[str, Any]]) -> None:
                 answer["judge"] = known[json.dumps([turns, answer["text"]])]
 
 
+def tell_judges(world: Path) -> None:
+    """Print how often reward model and judge prefer what people chose, on the runs' pairs, which neither has seen."""
+    rows = pq.read_table(world / "runs.parquet").to_pylist()
+    signs = {}
+    for name in LAYERS:
+        model = RewardModel(world / name, dtype="float32", device="cpu")
+        sides = [
+            model.score([
+                Conversation(tuple(ChatTurn(t["role"], t["content"]) for t in row["prompt"]), ChatTurn("assistant", r["content"]))
+                for row in rows for r in row["responses"] if r["preference"] == side
+            ])
+            for side in (1, -1)
+        ]  # fmt: skip
+        signs[name] = [chosen > rejected for chosen, rejected in zip(*sides, strict=True)]
+        print(f"{name}: prefers the chosen response in {statistics.fmean(signs[name]):.1%} of {len(rows)} pairs")
+    agree = statistics.fmean(a == b for a, b in zip(*signs.values(), strict=True))
+    print(f"the two agree in {agree:.1%}\n")
+
+
 def tell(results: Sequence[dict[str, Any]]) -> None:
     """Print a row per cell: gains over the untrained model's answers, in their standard deviations, and beside the default."""
     by_name = {result["cell"]: result for result in results}
@@ -279,6 +299,7 @@ def main() -> None:
     world = options.out.with_suffix("")
     if options.table:
         results = read_results(options.out)
+        tell_judges(world)
         ask_judge(world, results)
         tell(results)
         return

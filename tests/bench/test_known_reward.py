@@ -32,7 +32,7 @@ def test_forms_are_compared_on_the_same_prompts_at_a_kl_and_by_what_is_maximised
     lines += [make_line("length_normalised", 0.3, 1.0, 2.0), make_line("length_normalised", 1.0, 0.7, 1.0)]
     own, base = (gather(lines, form, 2.0, "even") for form in ("draws", "length_normalised"))  # which no offset moves
     for level in (1.0, None):
-        _, gap, low, high = compare(own, base, level)
+        _, gap, low, high = compare(own, base, level, 0.3)
         assert low < 0.2 < high
         assert gap == pytest.approx(0.2, abs=0.02)
         assert high - low < 0.06
@@ -41,8 +41,8 @@ def test_forms_are_compared_on_the_same_prompts_at_a_kl_and_by_what_is_maximised
 
 def test_every_form_meets_every_offset_unless_none_can_move_it():
     cells = list(list_cells(is_first=False))
-    assert {form for form, _, offset in cells if offset == 0} == set(FORMS)
-    assert {form for form, _, offset in cells if offset > 0} == set(FORMS) - set(IMMUNE)
+    assert {cell.form for cell in cells if cell.offset == 0} == set(FORMS)
+    assert {cell.form for cell in cells if cell.offset > 0} == set(FORMS) - set(IMMUNE)
     assert len(list(list_cells(is_first=True))) == len(cells) + len(IMMUNE)
 
 

@@ -33,6 +33,7 @@ def run_course(spec: RunSpec | AnswersSpec, spool: Spool, stop: StopSignals, ran
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    torch.set_flush_denormal(True)  # tiny weights make gradients of numbers that a processor takes up to 160 times longer for
     require_device(spec.device)
     if spec.num_threads:
         torch.set_num_threads(spec.num_threads)
