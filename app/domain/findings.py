@@ -59,6 +59,7 @@ def diagnose_data(
     num_equal_pairs: int = 0,
     cut_prompts: tuple[int, int] = (0, 0),
     cut_responses: tuple[int, int] = (0, 0),
+    left_out: tuple[int, int, str] = (0, 0, ""),
     num_train: int = 0,
     num_held_out: int = 0,
     held_out_share: float = 0.0,
@@ -68,7 +69,8 @@ def diagnose_data(
     `rewards`: of all responses; `pairs`: (chosen, rejected) rewards; `lambda_` and `zscore`: as the recipe has them;
     `batches`: for each batch of the plan, the prompt of each response and the responses, as anything that compares equal when
     they do; `num_equal_pairs` of `num_pairs`: pairs whose two responses are the same tokens after truncation;
-    `cut_prompts` and `cut_responses`: how many were cut to the longest length, of how many; `num_train` and `num_held_out`:
+    `cut_prompts` and `cut_responses`: how many were cut to the longest length, of how many; `left_out`: how many rows
+    were, of how many, and in words why most of them; `num_train` and `num_held_out`:
     examples on both sides of the split, of which `held_out_share` was wanted for the second.
     """
     spread = pstdev(rewards) if len(rewards) > 1 else None
@@ -81,6 +83,7 @@ def diagnose_data(
         ("low_diversity", find_low_diversity(batches)),
         ("truncated_pairs", find_truncated_pairs(num_equal_pairs, num_pairs)),
         ("truncated", find_truncated(cut_prompts, cut_responses)),
+        ("rows_left_out", find_left_out(*left_out)),
         ("nothing_held_out", find_nothing_held_out(num_train, num_held_out, held_out_share)),
     ]
     return [raise_finding(name, evidence) for name, evidence in found if evidence]
@@ -91,6 +94,11 @@ def find_truncated(cut_prompts: tuple[int, int], cut_responses: tuple[int, int])
     both = (("prompts", *cut_prompts), ("responses", *cut_responses))
     told = [f"{percent(cut / num)} of the {what} ({cut} of {num})" for what, cut, num in both if cut > CUT_SHARE * num]
     return f"{' and '.join(told)} are longer than their limit." if told else None
+
+
+def find_left_out(left_out: int, num: int, most: str) -> str | None:
+    """Evidence of `rows_left_out`."""
+    return f"{left_out} of {num} rows ({percent(left_out / num)}) are left out; {most}." if left_out > CUT_SHARE * num else None
 
 
 def find_unfinished_answers(unfinished: int, num: int) -> str | None:

@@ -90,6 +90,12 @@ _SIGNATURES = (
         "a cut answer is learned without its end, and judged as it is cut.",
     ),
     Signature(
+        "rows_left_out", "warning", "Rows are left out",
+        "more than 5 % of the rows can't be read as the recipe wants them",
+        "Change these rows, take a model whose chat template writes them, set tokens.prompt_format to plain, or look at "
+        "reward.source and tokens.overlong.",
+    ),
+    Signature(
         "unfinished_answers", "warning", "Answers do not come to an end",
         "more than 20 % of the policy's answers to held-out prompts reach evaluation.max_new_tokens without an end",
         "Raise evaluation.max_new_tokens: rewards, win rate and lengths judge answers that were broken off. If it does not help, "

@@ -203,6 +203,13 @@ def test_cut_texts_are_told_of_beyond_a_twentieth_of_them() -> None:
     assert diagnose_data(cut_prompts=(5, 100), cut_responses=(10, 200)) == []
 
 
+def test_rows_that_are_left_out_are_told_of_beyond_a_twentieth_of_them() -> None:
+    (finding,) = diagnose_data(left_out=(6, 100, "without a rating: 4 (rows 1, 2, 3, 4)"))
+    assert (finding.name, finding.severity) == ("rows_left_out", "warning")
+    assert finding.evidence == "6 of 100 rows (6 %) are left out; without a rating: 4 (rows 1, 2, 3, 4)."
+    assert diagnose_data(left_out=(5, 100, "without a rating: 5 (rows 1, 2, 3, 4, 5)")) == []
+
+
 def test_answers_without_an_end_are_told_of_beyond_a_fifth_of_them() -> None:
     assert find_unfinished_answers(2, 10) is None
     assert find_unfinished_answers(0, 0) is None
@@ -257,7 +264,7 @@ def test_groups_of_equal_rewards_are_told_when_they_are_most() -> None:
 def test_every_signature_is_raised_by_some_test_here_and_names_a_setting_that_exists() -> None:
     raised = {"flat_rewards", "overflow_risk", "weight_collapse", "plain_sft", "length_driven", "divergence"}
     raised |= {"inverted_rewards", "low_diversity", "truncated_pairs", "nothing_held_out", "truncated", "unfinished_answers"}
-    raised |= {"small_held_out"}
+    raised |= {"small_held_out", "rows_left_out"}
     raised |= {"online_collapse", "flat_groups", "gradient_clipped", "judge_is_reward", "judge_saw_held_out"}
     raised |= {"target_unreached"}  # by a run that weighs: tests/worker/stages/training/test_weights.py
     raised |= {"reward_disagreement"}  # by a run of several reward models: tests/worker/test_ensemble.py

@@ -81,6 +81,17 @@ class PreparationNotes:
     rows: dict[str, list[int]] = field(default_factory=dict)
     cut_prompts: tuple[int, int] = (0, 0)  # how many were cut, of how many
     cut_responses: tuple[int, int] = (0, 0)
+    num_rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # rows, by the reason
+
+    def leave_out(self, reason: str, row: int) -> None:
+        self.left_out[reason] += 1
+        self.add(reason, row)
+
+    def tell_left_out(self) -> tuple[int, int, str]:
+        """Return how many rows are left out, of how many, and in words why most of them are."""
+        most = max(self.left_out, key=lambda reason: self.left_out[reason], default="")
+        return self.left_out.total(), self.num_rows, most and self._tell(most)
 
     def add(self, reason: str, row: int) -> None:
         self.counts[reason] += 1
@@ -90,11 +101,12 @@ class PreparationNotes:
 
     def tell(self) -> str:
         """Return all reasons with their counts and rows, in words; "" when nothing was left out."""
-        told = []
-        for reason, count in sorted(self.counts.items()):
-            rows, more = self.rows[reason], ", …" if count > len(self.rows[reason]) else ""
-            told.append(f"{reason}: {count} ({'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))}{more})")
-        return "; ".join(told)
+        return "; ".join(map(self._tell, sorted(self.counts)))
+
+    def _tell(self, reason: str) -> str:
+        count, rows = self.counts[reason], self.rows[reason]
+        more = ", …" if count > len(rows) else ""
+        return f"{reason}: {count} ({'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))}{more})"
 
 
 @dataclass
@@ -133,7 +145,7 @@ def prepare(
     notes = PreparationNotes()
     examples: list[Encoded] = []
     prompts: list[tuple[ChatTurn, ...]] = []  # whole, where an example's own may be cut
-    total = _count_rows(path, recipe.max_examples)
+    notes.num_rows = total = _count_rows(path, recipe.max_examples)
     done = 0
     for rows in _read(path, total):
         encoded = list(_encode_rows(rows, recipe, prompt_format, lengths, notes))
@@ -207,7 +219,7 @@ def _encode_rows(
         if responses := _usable(row["responses"], recipe):
             kept.append((row, responses, _read_prompt(row, responses)))
         else:
-            notes.add(f"without a {recipe.reward.source}", _line_of(row))
+            notes.leave_out(f"without a {recipe.reward.source}", _line_of(row))
     try:
         encoded = encode(prompt_format, [prompted for *_, prompted in kept], lengths.max_prompt, lengths.max_response)
     except TemplateExceeded as exceeded:
@@ -215,14 +227,14 @@ def _encode_rows(
     for (row, responses, prompted), found in zip(kept, encoded, strict=True):
         line = _line_of(row)
         if isinstance(found, PromptRefused):
-            notes.add(str(found)[:MOST_REASON], line)
+            notes.leave_out(str(found)[:MOST_REASON], line)
             continue
         _note(found, line, notes)
         cut = found.is_cut or any(answer.is_cut for answer in found.answers)
         if cut and recipe.tokens.overlong == "drop":
-            notes.add("over the token limits", line)
+            notes.leave_out("over the token limits", line)
         elif not all(answer.ids for answer in found.answers) or not found.prompt_ids:
-            notes.add("empty after tokenising", line)
+            notes.leave_out("empty after tokenising", line)
         else:
             yield _EncodedRow(line, _put_together(row["example_id"], prompted, responses, found), prompted.turns)
 
@@ -255,7 +267,7 @@ def _keep_judged(
         for (k, _), text in zip(asked, texts, strict=True):
             if isinstance(text, PromptRefused) and k not in refused:
                 refused.add(k)
-                notes.add(f"of the reward model, {text}"[:MOST_REASON], encoded[k].line)
+                notes.leave_out(f"of the reward model, {text}"[:MOST_REASON], encoded[k].line)
     return [row for k, row in enumerate(encoded) if k not in refused]
 
 

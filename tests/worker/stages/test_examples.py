@@ -48,6 +48,8 @@ def test_long_examples_are_cut_or_dropped_and_counted(workshop, prepare_rows):
     assert max(len(r.ids) for e in cut.train + cut.held_out for r in e.responses) == 48
     dropped = prepare_rows(path, make_recipe(tokens={"overlong": "drop"}))
     assert dropped.notes.counts["over the token limits"] == 1
+    assert cut.notes.tell_left_out() == (0, 10, "")
+    assert dropped.notes.tell_left_out() == (1, 10, "over the token limits: 1 (row 4)")
     assert len(dropped.train) + len(dropped.held_out) == 9
 
 
