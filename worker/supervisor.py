@@ -24,7 +24,7 @@ from app.store.database import Database, now
 from app.store.files.files import Files, write_atomic
 from app.store.files.shared_files import SharedFiles
 from app.system.files import remove_unfinished
-from app.system.installation import module_command
+from app.system.installation import limit_threads, module_command
 from app.system.limits import count_cores
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
@@ -328,10 +328,8 @@ class Supervisor:
             keys = attempts.hand_keys(session, self.settings, spec)
         folder = self.files.attempt_dir(claim.run_id, claim.attempt)
         write_atomic(folder / "spec.json", spec.model_dump_json(by_alias=True, indent=1).encode())
-        environment = {
-            "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in gpus), "PYTHONUNBUFFERED": "1",
-            **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads)),
-        }  # fmt: skip
+        visible = ",".join(str(gpu.index) for gpu in gpus)
+        environment = {"CUDA_VISIBLE_DEVICES": visible, "PYTHONUNBUFFERED": "1", **limit_threads(num_threads)}
         process = RunnerProcess(self._command, folder, environment, keys)
         log.info("started runner %d in slots %s", process.pid, slots)
         return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots, delivery)

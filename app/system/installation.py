@@ -32,6 +32,16 @@ def inherit_environment(**more: str) -> dict[str, str]:
     return {**os.environ, **SAFE_PATH, **more}
 
 
+def limit_threads(num_threads: int) -> dict[str, str]:
+    """Return the environment of a child that computes with so many threads.
+
+    They sleep where they wait for each other, unless ours says otherwise: on cores that others use too, threads that spin
+    keep away the very ones they wait for, and a small model says a tenth of its tokens or less.
+    """
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads))
+    return {**limits, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+
+
 def is_checkout() -> bool:
     """Return whether the code runs from its repository."""
     return (ROOT / "pyproject.toml").is_file()

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from app.system.installation import inherit_environment
+from app.system.installation import inherit_environment, limit_threads
 from tests.planted import plant
 
 PROGRAM = "import select, subprocess, sys; subprocess.run([sys.executable, '-c', 'import select'])"
@@ -19,3 +19,12 @@ def test_what_is_told_besides_reaches_the_child(monkeypatch):
     monkeypatch.setenv("STUDIO_PORT", "1")
     environment = inherit_environment(STUDIO_HOST="here")
     assert (environment["STUDIO_HOST"], environment["STUDIO_PORT"]) == ("here", "1")
+
+
+def test_threads_that_wait_for_each_other_sleep_unless_it_is_said_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert limit_threads(3) == {
+        "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE",
+    }  # fmt: skip
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert limit_threads(1)["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -27,7 +27,7 @@ from app.store.files.files import Files
 from app.store.files.shared_files import SharedFiles
 from app.store.tables import Chat
 from app.system.child import Child, ReplyLost
-from app.system.installation import inherit_environment, module_command
+from app.system.installation import inherit_environment, limit_threads, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import Attendant, Stopping, Unwanted
 from worker.supervision.fetching import fetch_models, fetch_step
@@ -90,8 +90,7 @@ class Chats(Attendant):
         room = self._room
         assert room is not None
         kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
-        threads = str(self.settings.runner_threads or count_cores())
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        limits = limit_threads(self.settings.runner_threads or count_cores())
         return Child(self._command, {**kept, **limits, "CUDA_VISIBLE_DEVICES": room.visible, "PYTHONUNBUFFERED": "1"})
 
     def _find_child(self) -> tuple[Child, Room]:

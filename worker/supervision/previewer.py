@@ -24,7 +24,7 @@ from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.files.shared_files import SharedFiles
 from app.system.child import Child, ReplyLost
-from app.system.installation import inherit_environment, module_command
+from app.system.installation import inherit_environment, limit_threads, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import LOOK_SECONDS, Attendant, Stopping, Unwanted
 from worker.supervision.fetching import fetch_preview
@@ -51,8 +51,9 @@ log = logging.getLogger(__name__)
 def start_child(command: Sequence[str]) -> Child:
     """Start the warm child, without a GPU and without secrets."""
     kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(min(MAX_THREADS, count_cores())))
-    return Child(command, {**kept, **limits, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"})
+    return Child(
+        command, {**kept, **limit_threads(min(MAX_THREADS, count_cores())), "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    )
 
 
 class Previewer(Attendant):
