@@ -108,18 +108,17 @@ def _check_prompts(recipe: Recipe, policy: Model | None, faults: Faults) -> None
 
 
 def _check_ensemble(models: Mapping[str, Model], faults: Faults) -> None:
-    """Reward models that are one and the same under several names."""
-    known: dict[str, Model] = {}
+    """A reward model that is named twice, under two names; other copies of the same weights are known to the worker alone."""
+    known: dict[tuple[str | None, ...], Model] = {}
     for part in ("reward", "reward.second", "reward.third"):
         model = models.get(part)
-        digest = model.facts.get("sha256") if model is not None else None
-        if model is not None and digest in known:
-            faults.add(
-                part,
-                f"“{model.name}” has the weights of “{known[digest].name}”, so the two agree: name one that was trained apart.",
-            )
-        elif model is not None and digest:
-            known[digest] = model
+        if model is None:
+            continue
+        place = ("run", model.facts["run_id"]) if model.facts.get("run_id") else (model.source, model.path, model.revision)
+        if place in known:
+            twin = f"“{model.name}” is the model “{known[place].name}”"
+            faults.add(part, f"{twin}, so the two agree: name one that was trained apart.")
+        known[place] = model
 
 
 def _check_targets(recipe: Recipe, policy: Model | None, faults: Faults) -> None:

@@ -300,13 +300,22 @@ def test_further_reward_models_make_another_scoring_and_are_held_by_it(
 
 
 def test_a_reward_model_under_two_names_is_no_second_opinion(database: Database, library: Library) -> None:
-    second, third = add_rewards(database, library, "a" * 64, "a" * 64)
+    second, third = add_rewards(database, library, "a" * 64, "a" * 64)  # the files' shapes are alike, as those of seeds are
     reward = {"source": "model", "model": library.reward.id, "second": second, "third": third}
-    with pytest.raises(RecipeInvalid, match="“Seed 1” has the weights of “Seed 0”, so the two agree") as refused:
-        ask(database, library, reward=reward)
-    assert [problem["field"] for problem in refused.value.problems] == ["reward.third"]
+    assert ask(database, library, reward=reward).id
     with pytest.raises(RecipeInvalid, match="no model 'model_gone'"):
         ask(database, library, reward={**reward, "third": "model_gone"})
+    with database.writing() as session:
+        session.get_one(Model, third).path = "small/seed-0"
+    with pytest.raises(RecipeInvalid, match="“Seed 1” is the model “Seed 0”, so the two agree") as refused:
+        ask(database, library, reward=reward)
+    assert [problem["field"] for problem in refused.value.problems] == ["reward.third"]
+    with database.writing() as session:
+        for model_id in (second, third):
+            session.get_one(Model, model_id).facts = {"run_id": "run_one"}
+        session.get_one(Model, third).path = "models/copy"
+    with pytest.raises(RecipeInvalid, match="so the two agree"):
+        ask(database, library, reward=reward)
 
 
 INVERTED = make_check(accuracy=0.2, low=0.06, high=0.45, inverted=True)
