@@ -76,7 +76,7 @@ def refuse_turns(prompt_set: PromptSet, chosen: Chosen, prompt_format: str) -> N
         raise InvalidInput.at(
             "model",
             f"{several} of the {prompt_set.num_prompts} prompts of “{prompt_set.name}” have several turns, and “{chosen.name}” "
-            "has no chat template to write them: take another model or prompt set, or set sampling.prompt_format to plain.",
+            "has no chat template to write them: take another model or prompt set, or the prompt format “plain”.",
         )
 
 

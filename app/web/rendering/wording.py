@@ -123,6 +123,7 @@ LABELS_ELSEWHERE = {  # of the other forms, by the last word of the request's pa
     "num_prompts": "Number of prompts",
     "part": "Of a run, the prompts held out for",
     "pattern": "Pattern",
+    "prompt_format": "Prompt format",
     "prompts": "Prompts",
     "revision": "Revision",
     "run": "Run",

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from app.store.files.files import Files
+from app.store.tables import Model
 from tests.answered import QUESTIONS, answer_all
 
 SEEDS = count(1000)
@@ -127,3 +128,18 @@ def test_a_run_that_answers_is_not_cloned_in_the_form(studio, browser, answers_p
     run_id = studio.client().get(f"/api/v1/answers/{answers_path.split('/')[-1]}").json()["run_id"]
     page = browser.get(f"/runs/new?clone={run_id}")
     assert (page.status_code, "follows no recipe that could be cloned" in page.text) == (409, True)
+
+
+def test_a_model_without_a_chat_template_answers_several_turns_in_plain_turns(studio, browser):
+    policy = studio.ingredients()["policy"]["model"]
+    with studio.database.writing() as session:
+        model = session.get_one(Model, policy)
+        facts, model.facts = model.facts, {**model.facts, "has_chat_template": False}
+    lines = json.dumps({"turns": ["Where is it?", "And then?"]})
+    path = str(browser.post("/prompt-sets/file", files={"file": ("two.jsonl", lines)}).headers["location"])
+    form = {"model": f"model:{policy}", "seed": str(next(SEEDS))}
+    refused = browser.post(f"{path}/ask", data=form)
+    assert "take another model or prompt set, or the prompt format “plain”." in refused.text
+    assert browser.post(f"{path}/ask", data={**form, "prompt_format": "plain"}).status_code == 303
+    with studio.database.writing() as session:
+        session.get_one(Model, policy).facts = facts

@@ -37,7 +37,7 @@ PAGE_SIZE, PROMPTS_SHOWN, MOST_CHOICES = 30, 20, 100
 NEW = {"name": "", "text": "", "source": "", "part": "test", "num_prompts": "200", "seed": "0", "private": ""}
 ASK = {
     "model": "", "step": "", "n": "1", "max_new_tokens": "128", "temperature": "1", "top_p": "1", "seed": "0", "pattern": "",
-    "private": "",
+    "prompt_format": "auto", "private": "",
 }  # fmt: skip
 
 After = Annotated[str, Query(max_length=60)]
@@ -233,7 +233,9 @@ def answers_request_of(values: Mapping[str, str], judges: list[str], prompt_set_
     model: dict[str, Any] = {"source": source, source: chosen}
     if source == "run" and values["step"]:
         model["step"] = values["step"]
-    sampling = {name: values[name] for name in ("max_new_tokens", "temperature", "top_p", "seed") if values[name]}
+    sampling = {
+        name: values[name] for name in ("max_new_tokens", "temperature", "top_p", "seed", "prompt_format") if values[name]
+    }
     return {
         "prompt_set": prompt_set_id, "model": model, "n": values["n"] or 1, "sampling": sampling,
         "judges": judges_of(judges, values["pattern"]),
