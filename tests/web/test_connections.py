@@ -6,10 +6,13 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.web import bodies, connections
 from tests.waiting import END_SECONDS, wait_until
 
+H11 = connections.h11_impl.h11.Connection
+FORM = "application/x-www-form-urlencoded"
 BOUNDARY = "frontier"
 PART = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{{"prompt"'
 
@@ -42,6 +45,19 @@ def read_all(connection: socket.socket) -> str:
 def head(method: str, path: str, server, **headers: str) -> str:
     given = {"host": f"127.0.0.1:{server.port}", "authorization": f"Bearer {server.studio.token}", **headers}
     return f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in given.items())
+
+
+@pytest.mark.parametrize(("path", "kind", "status"), [("/api/v1/runs", "application/json", 422), ("/login", FORM, 413)])
+def test_a_body_in_smallest_pieces_leaves_others_their_turn(server, monkeypatch, path, kind, status):
+    looks, handle, look = [0], H11Protocol.handle_events, H11.next_event
+    monkeypatch.setattr(H11, "next_event", lambda self: looks.append(looks.pop() + 1) or look(self))
+    monkeypatch.setattr(H11Protocol, "handle_events", lambda self: looks.append(0) or handle(self))
+    pieces = "".join(f"1\r\n{byte}\r\n" for byte in " " * 20_000 + "{}")
+    with connected(server, head("POST", path, server, content_type=kind, transfer_encoding="chunked", connection="close")) as one:
+        one.sendall(f"\r\n{pieces}0\r\n\r\n".encode())
+        assert read_all(one).startswith(f"HTTP/1.1 {status} ")
+    assert sum(looks) > 1000
+    assert max(looks) <= 100
 
 
 @pytest.mark.parametrize("sent", ["", "GET", "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-more"])
