@@ -44,8 +44,8 @@ MOST_NEW = 24  # tokens of an answer
 MOST_READ = 160  # tokens of a conversation that reward model or judge learn from
 NUM_APART, NUM_RUNS, NUM_TEST, NUM_LEARNT = 208, 144, 48, 390  # pairs; the runs get the shortest of those set apart
 LAYERS = {"reward": 8, "judge": 6}
-STEPS, BATCH, DRAWS, SEED = 12, 8, 4, 0
-RATE, DPO_RATE = 1e-3, 2e-4  # a fifth for DPO, as the studio proposes
+STEPS, BATCH, DRAWS, SEED = 24, 8, 8, 0
+RATE, DPO_SHARE = 2e-4, 0.2  # what the studio proposes, and DPO's share of it
 LAMBDAS = (0.3, 1.0)
 WEIGHTS = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
 VAR: dict[str, dict[str, Any]] = {
@@ -162,15 +162,15 @@ def run(work: Path, run_dir: Path, recipe: dict[str, Any], data: Path, **models:
     return run_dir / "artifacts"
 
 
-def write_recipe(parts: dict[str, Any]) -> dict[str, Any]:
-    rate = DPO_RATE if parts.get("method") == "dpo" else RATE
+def write_recipe(parts: dict[str, Any], steps: int, rate: float) -> dict[str, Any]:
+    rate *= DPO_SHARE if parts.get("method") == "dpo" else 1.0
     return {
         "dataset": "runs", "policy": {"model": "policy", "adaptation": "lora"}, "weights": {},
         "reward": {"source": "model", "model": "reward", "accept_inverted": True},
         "draws": {"num_draws": DRAWS, "max_new_tokens": MOST_NEW, "seed": SEED},
         "tokens": {"max_prompt": 160, "max_response": 64},
         "training": {
-            "batch_size": BATCH, "steps": STEPS, "learning_rate": rate, "seed": SEED, "checkpoint_every": NEVER,
+            "batch_size": BATCH, "steps": steps, "learning_rate": rate, "seed": SEED, "checkpoint_every": NEVER,
             "keep_checkpoints": 1,
         },
         "evaluation": {
@@ -181,8 +181,8 @@ def write_recipe(parts: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_cell(name: str, parts: dict[str, Any], model: Path, world: Path) -> dict[str, Any]:
-    """Return a line: the cell's figures, and what judge and reward model say of each test prompt's answers."""
+def run_cell(name: str, recipe: dict[str, Any], model: Path, world: Path) -> dict[str, Any]:
+    """Return a line: the cell's figures, and what the reward model says of each test prompt's answers."""
     wall, processor = time.perf_counter(), time.process_time()
     run_dir = world / "runs" / name.replace(" ", "_").replace("/", "-")
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -190,7 +190,7 @@ def run_cell(name: str, parts: dict[str, Any], model: Path, world: Path) -> dict
     if kept.exists():
         (run_dir / "checkpoints").mkdir(parents=True)
         shutil.copy(kept, run_dir / "checkpoints" / "reference.json")
-    artifacts = run(world, run_dir, write_recipe(parts), world / "runs.jsonl", policy=model, reward=world / "reward")
+    artifacts = run(world, run_dir, recipe, world / "runs.jsonl", policy=model, reward=world / "reward")
     shutil.copy(run_dir / "checkpoints" / "reference.json", kept)
     lines = [json.loads(line) for line in (artifacts / "metrics.jsonl").read_text().splitlines()]
     steps = [line["metrics"] for line in lines if line["kind"] == "step"]
@@ -291,6 +291,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
     parser.add_argument("--model", type=Path, help="folder of the instruct model")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("STUDIO_SHARED_DATA", "../shared")))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--rate", type=float, default=RATE, help="learning rate; DPO's is a fifth of it")
     parser.add_argument("--world", action="store_true", help="make data, reward model and judge only")
     parser.add_argument("--cells", action="store_true", help="make cells only; the judge may still be missing")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
@@ -310,7 +312,7 @@ def main() -> None:
     done = {result["cell"] for result in read_results(options.out)}
     for name, parts in list_cells():
         if name not in done:
-            result = run_cell(name, parts, options.model, world)
+            result = run_cell(name, write_recipe(parts, options.steps, options.rate), options.model, world)
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
             print(f"{name}: KL {statistics.fmean(result['kl']):.2f}, {result['processor_seconds']} s of processor", flush=True)

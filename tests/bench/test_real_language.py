@@ -3,7 +3,7 @@
 import json
 from types import SimpleNamespace
 
-from app.domain.recipe import parse_recipe
+from app.domain.recipe import Method, parse_recipe
 from tests.bench import real_language
 from tests.bench.real_language import find_default, list_cells, opening_of, write_recipe
 
@@ -26,10 +26,10 @@ def test_no_conversation_is_in_two_of_the_parts(shared, tmp_path, monkeypatch):
 
 
 def test_every_cell_is_a_valid_recipe_and_all_share_what_is_held_out():
-    recipes = [parse_recipe(write_recipe(parts)) for _, parts in list_cells()]
+    recipes = [parse_recipe(write_recipe(parts, 3, 1e-3)) for _, parts in list_cells()]
     assert len({recipe.evaluation.model_dump_json() for recipe in recipes}) == 1
     assert len({recipe.method for recipe in recipes}) == 3
-    assert {recipe.training.steps for recipe in recipes} == {real_language.STEPS}
+    assert {(recipe.method is Method.DPO, recipe.training.learning_rate) for recipe in recipes} == {(True, 2e-4), (False, 1e-3)}
 
 
 def test_a_cell_is_compared_with_the_default_at_its_own_temperature_else_at_the_first():

@@ -107,7 +107,7 @@ def test_a_lambda_of_zero_is_refused_by_name(page, studio, scoring_id, complaint
         expect(page.locator("#preview-result table").first).to_be_visible()  # what the page asks by itself has come
         page.get_by_label("λ grid").fill("0, 1")
         page.get_by_role("button", name="Preview").click()
-        expect(page.locator("#preview-result").get_by_role("alert")).to_contain_text("lambda must be greater than 0, not 0.")
+        expect(page.locator("#preview-result").get_by_role("alert")).to_contain_text("λ grid must be greater than 0, not 0.")
     complaints[:] = [complaint for complaint in complaints if "422" not in complaint]
 
 
@@ -158,7 +158,7 @@ def test_the_preview_works_without_scripts(studio, browser, scoring_id):
         expect(page.locator(".preview-table tr:has(svg)")).to_have_count(5)
         page.get_by_label("λ grid").fill("-1")
         page.get_by_role("button", name="Preview").click()
-        expect(page.get_by_role("alert")).to_contain_text("lambda must be greater than 0, not -1.")
+        expect(page.get_by_role("alert")).to_contain_text("λ grid must be greater than 0, not -1.")
         expect(page.get_by_label("λ grid")).to_have_value("-1")
     context.close()
 

@@ -166,6 +166,25 @@ def test_a_query_that_makes_no_sense_is_named(studio, client, query, field, sent
     assert answer.json()["problems"][0]["field"] == field
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("lambda=0", "λ grid must be greater than 0, not 0."),
+        ("batch_size=0", "Batch sizes must be at least 1, not 0."),
+        ("target_ess=1", "Target effective sample size must be less than 1, not 1."),
+        ("label_flip_share=0.9", "Share of swapped labels must be at most 0.5, not 0.9."),
+        ("reward_std=-1", "Noise on the rewards must be at least 0, not -1."),
+        ("noise_seed=-1", "Seed of the noise must be at least 0, not -1."),
+    ],
+)
+def test_the_page_names_the_labels_of_its_form(studio, client, query, sentence):
+    scoring_id = make_ready(studio, client)
+    browser = studio.browser()
+    answer = browser.get(f"/scorings/{scoring_id}/preview?{query}")
+    assert (answer.status_code, sentence in answer.text) == (422, True), answer.text
+    assert f">{sentence.partition(' must')[0]}</label>" in browser.get(f"/scorings/{scoring_id}").text
+
+
 def test_what_the_worker_says_is_wrong_is_told(studio, client):
     problems = [{"field": "presets", "message": "Not with paper."}, {"field": "overrides.responses", "message": "Not so."}]
     scoring_id = make_ready(studio, client)
