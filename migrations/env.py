@@ -31,5 +31,5 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with create_engine_for(Settings()).execution_options(**WRITE, studio_foreign_keys=False).begin() as own:
+    with create_engine_for(Settings()).execution_options(**WRITE, studio_rebuild=True).begin() as own:
         run(own)

@@ -26,6 +26,7 @@ from app.store.signals.bell import Bell
 from app.store.signals.hints import HintQueue
 
 BUSY_SECONDS = 15
+IDLE_SECONDS = 20.0  # between two statements of a writer on PostgreSQL, which then takes it for lost
 WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
 WRITE = {"studio_write": True}
 QUIET: dict[str, Any] = {"hide_parameters": True}  # errors are printed and logged, and rows hold digests of secrets
@@ -112,7 +113,7 @@ class Database:
     def rebuilding(self) -> Iterator[Connection]:
         """One transaction that may change tables; no other can at the same time."""
         # Rebuilding a table in batch mode drops the old one: with foreign keys on, that would cascade into its children.
-        engine = self._write_engine.execution_options(studio_foreign_keys=False)
+        engine = self._write_engine.execution_options(studio_rebuild=True)
         try:
             with engine.connect() as connection, connection.begin():
                 if self.is_sqlite:
@@ -144,6 +145,7 @@ def create_engine_for(settings: Settings) -> Engine:
         from app.store import postgres_timeout  # here, because psycopg's megabytes are for PostgreSQL alone
 
         event.listen(engine, "do_connect", postgres_timeout.connect)
+        event.listen(engine, "begin", begin_postgres)
         return engine
     make_root(settings.root)
     engine = create_engine(url, pool_size=10, max_overflow=40, pool_timeout=BUSY_SECONDS, **QUIET)
@@ -176,11 +178,18 @@ def prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+def begin_postgres(connection: Connection) -> None:
+    """A writer that falls silent ends, and its locks with it: of one whose host is cut off the server hears nothing for hours."""
+    options = connection.get_execution_options()
+    if options.get("studio_write") and not options.get("studio_rebuild"):  # which takes its time
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)}")
+
+
 def begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once (a deferred one fails when it wants to write later); readers can't write at all."""
     options = connection.get_execution_options()
     writes = options.get("studio_write", False)
-    wanted = {"foreign_keys": int(options.get("studio_foreign_keys", True)), "query_only": int(not writes)}
+    wanted = {"foreign_keys": int(not options.get("studio_rebuild", False)), "query_only": int(not writes)}
     known = connection.info.setdefault("pragmas", {})
     for name, value in wanted.items():
         if known.get(name) != value:  # a pooled connection is most often asked for the same again

@@ -212,6 +212,41 @@ def postgres(postgres_settings: Settings) -> Iterator[Database]:
 
 
 @pytest.mark.box
+def test_a_writer_that_falls_silent_between_two_statements_loses_its_locks(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose host is cut off: the server hears nothing of it for hours, and others need what it has locked."""
+    add_user(postgres)
+    monkeypatch.setattr("app.store.database.IDLE_SECONDS", 0.2)
+
+    def go_on_too_late() -> None:
+        with postgres.writing() as session:
+            session.execute(text("UPDATE users SET name = 'silent'"))
+            with postgres.writing() as other:  # waits for the row's lock
+                other.execute(text("UPDATE users SET name = 'heard'"))
+            session.execute(text("UPDATE users SET name = 'late'"))
+
+    with pytest.raises(Unavailable):
+        go_on_too_late()
+    with postgres.reading() as session:
+        assert session.scalars(select(User.name)).all() == ["heard"]
+
+
+@pytest.mark.box
+def test_a_reader_and_a_migration_may_be_silent_for_long(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.database.IDLE_SECONDS", 0.05)
+    told = text("SHOW idle_in_transaction_session_timeout")
+    with postgres.snapshot() as session:
+        assert session.scalar(told) == "0"
+    with postgres.rebuilding() as connection:
+        assert connection.scalar(told) == "0"
+    with postgres.writing() as session:
+        assert session.scalar(told) == "50ms"
+    with postgres.reading() as session:  # by the same connection, in all likelihood
+        assert session.scalar(told) == "0"
+
+
+@pytest.mark.box
 def test_a_lost_connection_is_unavailable_and_the_next_one_works(postgres: Database) -> None:
     def lose_it() -> None:
         with postgres.writing() as session:
