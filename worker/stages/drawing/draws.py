@@ -25,7 +25,7 @@ from worker.models.generate import Sampling, generate
 from worker.models.load import context_window, hash_tokenizer, load_config
 from worker.stages.attempt import AttemptContext
 from worker.stages.drawing.kept import Artifact, Tensors, find_or_make
-from worker.stages.drawing.layers import Layer, find_layers, merge, merge_ids, split_ids
+from worker.stages.drawing.layers import Layer, find_layers, merge, merge_lists, split_ids
 from worker.stages.evaluation.answers import end_ids
 from worker.stages.evaluation.likelihoods import measure_tokens
 from worker.stages.examples import Encoded, EncodedResponse, decode_answers
@@ -103,10 +103,10 @@ class Drawing:
             keys.append(layer.artifact.key)
             hits.append(hit)
         self._tell_reuse(hits)
-        ids = merge_ids([split_ids(one) for one in answered], self.layers, num_draws)
-        asked = [example for example in self.prompts.values() for _ in range(num_draws)]
-        for layer, answers in zip(self.layers, answered, strict=True):
-            rewards, made, hit = self._find_rewards(layer, split_ids(answers))
+        ids = [split_ids(answers) for answers in answered]
+        texts = [self._decode(layer, part) for layer, part in zip(self.layers, ids, strict=True)]
+        for layer, part in zip(self.layers, texts, strict=True):
+            rewards, made, hit = self._find_rewards(layer, part)
             rewarded.append(rewards)
             keys += made
             hits.append(hit)
@@ -119,9 +119,9 @@ class Drawing:
                 f"The {num_prompts * num_draws} draws of the reference with their rewards were made before and are reused."
             )
         return Draws(
-            num_draws, {name: k for k, name in enumerate(self.names)}, ids,
-            decode_answers(self.ground.prompt_format, asked, ids), finished_N.bool(), logprob_N,
-            merge(rewarded, self.layers, num_draws), tuple(keys), hit,
+            num_draws, {name: k for k, name in enumerate(self.names)}, merge_lists(ids, self.layers, num_draws),
+            merge_lists(texts, self.layers, num_draws), finished_N.bool(), logprob_N, merge(rewarded, self.layers, num_draws),
+            tuple(keys), hit,
         )  # fmt: skip
 
     @cached_property
@@ -156,12 +156,14 @@ class Drawing:
         size = prompts_per_part(layer.count, self.limit)
         return [self.names[start : start + size] for start in range(0, len(self.names), size)]
 
-    def _find_rewards(self, layer: Layer, ids: Sequence["array[int]"]) -> tuple[Tensor, list[str], bool]:
+    def _decode(self, layer: Layer, ids: Sequence["array[int]"]) -> list[str]:
+        asked = [self.prompts[name] for name in self.names for _ in range(layer.count)]
+        return decode_answers(self.ground.prompt_format, asked, ids)
+
+    def _find_rewards(self, layer: Layer, texts: Sequence[str]) -> tuple[Tensor, list[str], bool]:
         """Return the rewards of a layer's answers, the keys of what is kept of them, and whether all was there; the reference
         makes room for the reward models.
         """
-        asked = [self.prompts[name] for name in self.names for _ in range(layer.count)]
-        texts = decode_answers(self.ground.prompt_format, asked, ids)
         found, keys, hits = [], [], []
         for number, source in enumerate(self.models.members):
             artifact = Artifact(

@@ -9,12 +9,15 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from worker.stages.drawing.kept import Artifact, Tensors
 from worker.stages.scoring.artifacts import list_manifests, read_manifest
+
+Item = TypeVar("Item")
 
 KIND, FILE = "draws", "draws.safetensors"
 
@@ -69,10 +72,10 @@ def merge(parts: Sequence[Tensor], layers: Sequence[Layer], num_draws: int) -> T
     return table_PK[:, :num_draws].flatten()
 
 
-def merge_ids(parts: Sequence[Sequence["array[int]"]], layers: Sequence[Layer], num_draws: int) -> list["array[int]"]:
-    """Return the same for the answers' ids."""
+def merge_lists(parts: Sequence[Sequence[Item]], layers: Sequence[Layer], num_draws: int) -> list[Item]:
+    """Return the same for the answers' ids or texts."""
     places = [torch.arange(len(part)) + start for part, start in zip(parts, _starts(parts), strict=True)]
-    together = [ids for part in parts for ids in part]
+    together = [item for part in parts for item in part]
     return [together[place] for place in merge(places, layers, num_draws).tolist()]
 
 
