@@ -39,7 +39,7 @@ from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
 from app.web.rendering.choices import Choice, run_choices
 from app.web.rendering.environment import Context, go_to, render, render_apart, variables
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 router = APIRouter()
 
@@ -238,6 +238,6 @@ def form(
         succeeded=run_choices(list_trained(session, owner_id, values["run_id"])),
         values=values,
         errors={str(fault["field"]): str(fault["message"]) for fault in faults if fault.get("field") in EMPTY},
-        detail=tell_detail(error.detail, error.problems) if error else "",
+        detail=tell_error(error) if error else "",
     )
     return render(request, context, status=error.status if error else 200)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from app.domain.errors import StudioError
 from app.domain.events import Change
 from app.domain.problems import EMPTY, MISSING, PREDICATES, summary
 from app.web.rendering.fields import RECIPE_FIELDS, write
@@ -54,6 +55,11 @@ def tell_detail(detail: str, problems: Sequence[Mapping[str, Any]]) -> str:
         return detail
     first = summary([problems[0]])
     return tell(problems[0]) + detail.removeprefix(first) if detail.startswith(first) else detail
+
+
+def tell_error(error: StudioError) -> str:
+    """Return the same of an error."""
+    return tell_detail(error.detail, error.problems)
 
 
 def clone_address(changes: Sequence[Change], run_id: str) -> str:

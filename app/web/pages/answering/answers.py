@@ -30,7 +30,7 @@ from app.web.pages.answering.prompt_sets import judges_of
 from app.web.pages.run.status import progress_text
 from app.web.rendering.answered import SORT_TITLES, AnsweredPrompt, AnswersSort, gather, order_prompts, search
 from app.web.rendering.environment import Context, go_to, render
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 router = APIRouter()
 
@@ -200,7 +200,7 @@ def show_farm(
     try:
         figures = farm.preview(session, files, user.id, answers_id, read_farm(judge, shape, margin))
     except InvalidInput as error:
-        return render(request, FarmPart(figures=None, left_out=[], judge="", sentence=tell_detail(error.detail, error.problems)))
+        return render(request, FarmPart(figures=None, left_out=[], judge="", sentence=tell_error(error)))
     judge = name_judge(session, answers_id, judge)
     return render(request, FarmPart(figures=figures, left_out=list_left_out(figures), judge=judge, sentence=""))
 

@@ -25,7 +25,7 @@ from app.web.dependencies import (
     read_apart,
 )
 from app.web.rendering.environment import Context, go_to, render
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 router = APIRouter()
 
@@ -94,7 +94,7 @@ def list_page(
     found = store.list_endpoints(session, after=after or None, limit=PAGE_SIZE + 1)
     context = EndpointsPage(
         endpoints=found[:PAGE_SIZE], next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "", may_change=may_change,
-        values=values, errors=faults_of(error), detail=tell_detail(error.detail, error.problems) if error else "",
+        values=values, errors=faults_of(error), detail=tell_error(error) if error else "",
     )  # fmt: skip
     return render(request, context, status=error.status if error else 200)
 
@@ -144,9 +144,7 @@ async def change_endpoint(
         except (InvalidInput, Conflict) as error:
             with database.reading() as session:
                 endpoint = store.get_endpoint(session, endpoint_id)
-                page = EndpointPage(
-                    endpoint=endpoint, values=values, errors=faults_of(error), detail=tell_detail(error.detail, error.problems)
-                )
+                page = EndpointPage(endpoint=endpoint, values=values, errors=faults_of(error), detail=tell_error(error))
                 return render(request, page, status=error.status)
         return RedirectResponse(f"/endpoints/{endpoint_id}", status_code=303)
 

@@ -25,7 +25,7 @@ from app.store.tables import Chat, PromptSet, Run
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession
 from app.web.rendering.choices import Choice, checkpoint_choices, model_choices, run_choices
 from app.web.rendering.environment import Context, go_to, render
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 from app.web.stream import STREAM_HEADERS, follow_chat, position
 
 router = APIRouter()
@@ -280,7 +280,7 @@ def page(
         values=values, num_places=MOST_MODELS, policies=policies, trained=trained, kept=kept,
         rewards=model_choices(models.list_models(session, user_id, kind="reward", limit=NUM_LISTED)),
         others=[Choice(one, str(names.get(one, one))) for one in values.models if one and one not in known],
-        dials=DIALS, detail=tell_detail(error.detail, error.problems) if error else "",
+        dials=DIALS, detail=tell_error(error) if error else "",
         shown=describe(session, chat) if chat is not None else None,
         chats=found[:PAGE_SIZE], after=after, next_after=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else "",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from app.domain.preview.readings import ExampleRequest, LeftOut, LengthCounts, L
 from app.domain.problems import parse
 from app.services import readings
 from app.store.files.files import Files
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 LIMITS = ("tokens.max_prompt", "tokens.max_response")
 STARTING = 512  # of both, as in a recipe
@@ -98,7 +98,7 @@ def look_at_lengths(session: Session, files: Files, owner_id: str, values: Mappi
         of_reward = asked_of_reward(asked, reward_id, values) if reward_id else None
         reward = readings.find_answer(session, files, owner_id, of_reward) if of_reward else None
     except StudioError as error:
-        return LaunchLengths("refused", sentence=tell_detail(error.detail, error.problems))
+        return LaunchLengths("refused", sentence=tell_error(error))
     lengths = LaunchLengths("asked", asked=asked, asked_of_reward=of_reward)
     if isinstance(reward, LengthsReading):
         lengths = replace(lengths, reward=reward)

@@ -19,7 +19,7 @@ from app.web.pages.launch.summary import PLAIN
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
 from app.web.recipes import at_fields, read_scored
 from app.web.rendering.environment import Context, render_apart
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 router = APIRouter()
 
@@ -78,7 +78,7 @@ async def respond(
                 panel,
                 state="refused",
                 problems=at_fields(refusal.problems),
-                sentence=tell_detail(refusal.detail, refusal.problems),
+                sentence=tell_error(refusal),
             )
     if error is not None:
         panel = replace(panel, state="incomplete", problems=at_fields(error.problems))

@@ -19,7 +19,7 @@ from app.web.pages.launch.lengths import LIMITS, LaunchLengths, add_lengths, loo
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import read
 from app.web.rendering.environment import Context, render_apart
-from app.web.rendering.form_words import tell_detail
+from app.web.rendering.form_words import tell_error
 
 router = APIRouter()
 
@@ -70,7 +70,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
     except Unavailable as late:
         return replace(lengths, sentence=late.detail)
     except StudioError as refusal:
-        lengths = replace(lengths, state="refused", sentence=tell_detail(refusal.detail, refusal.problems))
+        lengths = replace(lengths, state="refused", sentence=tell_error(refusal))
     if lengths.reward is None and lengths.asked_of_reward is not None:
         try:
             reward = await read(request, owner_id, lengths.asked_of_reward, wait_seconds=PAGE_WAIT_SECONDS)
@@ -79,7 +79,7 @@ async def complete(request: Request, owner_id: str, lengths: LaunchLengths, valu
         except Unavailable as late:
             lengths = replace(lengths, state="asked", sentence=late.detail)
         except StudioError as refusal:
-            lengths = replace(lengths, reward_sentence=tell_detail(refusal.detail, refusal.problems))
+            lengths = replace(lengths, reward_sentence=tell_error(refusal))
     return lengths
 
 
@@ -95,7 +95,7 @@ async def show_launch_example(request: Request, database: CurrentDatabase, user:
     except Unavailable as late:
         sentence, is_asked = late.detail, True
     except (InvalidInput, StudioError) as refusal:
-        sentence = tell_detail(refusal.detail, refusal.problems)
+        sentence = tell_error(refusal)
     part = ExamplePart(example=example, sentence=sentence, is_asked=is_asked)
     if not request.headers.get("hx-request"):
         return await read_apart(request, show_page, request, database, user.id, values, example=part)
