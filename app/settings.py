@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     runner_memory_bytes: Bytes = Field(
         0, description="Memory that each process of a runner may ask the system for (no GPU's); 0: no limit, else 4 GiB or more."
     )
+    warm_runner_seconds: float = Field(
+        600.0, ge=0, le=86_400, allow_inf_nan=False,
+        description="How long a runner that has imported everything waits for the next run (0.4 GB); 0: every run starts cold.",
+    )  # fmt: skip
     chat_idle_seconds: Seconds = Field(600.0, description="How long models of the playground stay on a device unasked.")
     grace_seconds: float = Field(
         100.0, ge=0, le=86_400, allow_inf_nan=False, description="How long a stopping worker waits for runners to save."

@@ -1,6 +1,7 @@
 """One attempt at a run, from its spec to its artifacts:
 
     python -m worker.runner ATTEMPT_DIR
+    python -m worker.runner --wait    which imports first, then reads the folder from its standard input
 
 Reads spec.json there, appends events to events.jsonl, keeps checkpoints and artifacts in the run's folder, and ends with the
 exit status of its outcome (app.domain.run.EXIT_STATUS). It knows no database: it runs as well without any server.
@@ -8,6 +9,7 @@ With several processes it starts them (worker.running.ranks), and says their com
 """
 
 import gc
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run the attempt in the folder `argv[0]`; returns the exit status."""
+    """Run the attempt in the folder `argv[0]`, or in the one that it is told; returns the exit status."""
+    if argv == ["--wait"]:
+        argv = await_attempt()
+        if not argv:
+            return 0
     if len(argv) != 1 or not Path(argv[0]).is_dir():
         sys.stderr.write("usage: python -m worker.runner ATTEMPT_DIR (a folder with spec.json)\n")
         return 2
@@ -46,6 +52,23 @@ def main(argv: list[str]) -> int:
         _say(attempt_dir, LogWritten(level="error", text=str(crashed)))
         return die_like(crashed)
     return EXIT_STATUS[outcome.outcome] if _say(attempt_dir, outcome) else UNWRITTEN_STATUS
+
+
+def await_attempt() -> list[str]:
+    """Import, then return the folder in the first line of standard input; nothing when that ends without one.
+
+    From then on what is written goes to the attempt's log, and what is left of standard input are the keys of endpoints.
+    """
+    import_course()
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return []
+    attempt_dir = os.fsdecode(line[:-1])
+    log = os.open(Path(attempt_dir) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return [attempt_dir]
 
 
 def _run_to_outcome(attempt_dir: Path, stop: StopSignals) -> OutcomeReached:

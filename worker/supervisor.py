@@ -24,8 +24,7 @@ from app.store.database import Database, now
 from app.store.files.files import Files, write_atomic
 from app.store.files.shared_files import SharedFiles
 from app.system.files import remove_unfinished
-from app.system.installation import limit_threads, module_command
-from app.system.limits import count_cores
+from app.system.installation import module_command
 from worker.running.failures import REMEDY_DISK_FULL, is_disk_full, remedy_of
 from worker.supervision.attempt import Patience, RunningAttempt, catch_up
 from worker.supervision.attendant import Attendant
@@ -37,6 +36,8 @@ from worker.supervision.leases import LeaseJudge
 from worker.supervision.previewer import PREVIEW_COMMAND, Previewer
 from worker.supervision.process import RunnerProcess, kill_leftovers
 from worker.supervision.sending import Delivery, sweep_carried
+from worker.supervision.slots import Slots
+from worker.supervision.standby import SETTLE_SECONDS, Standby
 from worker.supervision.timer import Timer
 
 RUNNER_COMMAND = tuple(module_command("worker.runner"))
@@ -65,13 +66,16 @@ class Supervisor:
         self.settings, self.database, self.files = settings, database, files
         self.worker_id = name_worker(settings)
         self._command, self._patience = tuple(runner_command), patience or Patience()
-        self._gpus = list_gpus() if gpus is None else list(gpus)
-        self._usage, self._off = UsageWatch(self._gpus), find_obstacles(bool(self._gpus))
-        self._num_slots = settings.worker_slots or max(1, len(self._gpus))
-        self._num_places = workers.count_places(self._num_slots, len(self._gpus))
+        self._slots = Slots(settings, list_gpus() if gpus is None else gpus)
+        self._usage, self._off = UsageWatch(self._slots.gpus), find_obstacles(bool(self._slots.gpus))
+        is_ours = self._command == RUNNER_COMMAND  # another program may not know how to wait
+        self.standby = Standby(self._command, settings.warm_runner_seconds if is_ours else 0)
         self._running: dict[int, RunningAttempt | Arrival] = {}  # by its first slot
         self._hinted = hinted or threading.Event()
-        self._previewer = Previewer(settings, database, files, self.worker_id, command=preview_command, hinted=previews_hinted)
+        self._previewer = Previewer(
+            settings, database, files, self.worker_id,
+            command=preview_command, hinted=previews_hinted, asked=self.standby.want,  # whoever looks at weights may launch
+        )  # fmt: skip
         self._chats = Chats(settings, database, files, self.worker_id, command=chat_command, hinted=chats_hinted)
         self._beside: tuple[Attendant, ...] = (self._previewer, self._chats)
         self._stopping = threading.Event()
@@ -99,7 +103,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Go round the loop; return when it was stopped and all runners are gone."""
-        log.info("worker %s: %d slots, %s", self.worker_id, self._num_slots, self._gpus or "CPU only")
+        log.info("worker %s: %d slots, %s", self.worker_id, self._slots.num_slots, self._slots.gpus or "CPU only")
         for name, reason in self._off.items():
             log.info("%s is off here: %s", FAST_PATHS[name], reason)
         self._share_room()
@@ -113,6 +117,7 @@ class Supervisor:
             self._hinted.wait(TICK_SECONDS if self._running else IDLE_TICK_SECONDS)
         for attendant in self._beside:
             attendant.join()
+        self.standby.end()
         self._usage.stop()
         self._guarded("leave", self._leave)
         log.info("worker %s has stopped", self.worker_id)
@@ -139,8 +144,14 @@ class Supervisor:
         if hinted or self._poll.is_due():
             self._guarded("claim", self._claim_all)
         self._share_room()
+        self._stand_by()
         if self._prune.is_due():
             self._guarded("prune", self._tidy)
+
+    def _stand_by(self) -> None:
+        """Have a runner wait for the slot that is likely to be next, while one is likely to be wanted."""
+        slots = self._slots.find_free(self._list_taken()) or [0]
+        self._guarded("standby", lambda: self.standby.look(self._slots.describe_environment(slots[:1])))
 
     def _tidy(self) -> None:
         """Drop old hints; what the rules of retention let go, in a thread beside the loop."""
@@ -174,7 +185,7 @@ class Supervisor:
                 self.worker_id,
                 hostname=socket.gethostname(),
                 devices=self._usage.describe(),
-                slots=self._num_slots,
+                slots=self._slots.num_slots,
                 started_at=self._started_at,
                 load={
                     "lease_seconds": self.settings.lease_seconds,
@@ -218,7 +229,7 @@ class Supervisor:
     def _claim_all(self) -> None:
         if not self._has_room():
             return
-        while slots := self._find_free():
+        while slots := self._slots.find_free_apart(self._list_taken()):
             if not self._claim_into(slots):
                 break
         self._refuse_oversized()
@@ -234,16 +245,8 @@ class Supervisor:
         self._is_full = is_full
         return not is_full
 
-    def _find_free(self) -> list[int]:
-        """Return the free slots on GPUs of their own, or all free slots where there is no GPU."""
-        taken = {slot for attempt in self._running.values() for slot in attempt.slots}
-        free = [slot for slot in range(self._num_slots) if slot not in taken]
-        first = {self._gpu_of(slot): slot for slot in reversed(free)}
-        return [slot for slot in free if slot == first[self._gpu_of(slot)]]
-
-    def _gpu_of(self, slot: int) -> int:
-        """Return which GPU the slot's process gets; without GPUs, the slot itself."""
-        return slot % len(self._gpus) if self._gpus else slot
+    def _list_taken(self) -> set[int]:
+        return {slot for attempt in self._running.values() for slot in attempt.slots}
 
     def _claim_into(self, slots: list[int]) -> bool:
         """Let the next run begin in some of the free slots, one for each of its processes; False when none can."""
@@ -252,7 +255,7 @@ class Supervisor:
                 return False
         with self.database.writing() as session:
             claim = attempts.begin(
-                session, self.worker_id, self.settings.lease_seconds, num_free=len(slots), num_places=self._num_places
+                session, self.worker_id, self.settings.lease_seconds, num_free=len(slots), num_places=self._slots.num_places
             )
         if claim is None:
             return False
@@ -262,11 +265,8 @@ class Supervisor:
 
     def _share_room(self, wanted: Sequence[int] = ()) -> None:
         """Let chats be answered where no run is, nor begins now in the `wanted` slots: a run has its device at once."""
-        taken = {slot for attempt in self._running.values() for slot in attempt.slots}.union(wanted)
-        free = [slot for slot in range(self._num_slots) if slot not in taken]
-        self._chats.give_room([
-            Room("cuda", str(self._gpus[self._gpu_of(slot)].index)) if self._gpus else Room() for slot in free
-        ])  # fmt: skip
+        free = self._slots.find_free(self._list_taken().union(wanted))
+        self._chats.give_room([Room(self._slots.device, self._slots.name_gpus([slot])) for slot in free])
 
     def _begin(self, claim: attempts.Claim, slots: list[int]) -> None:
         self._share_room(slots)
@@ -284,7 +284,7 @@ class Supervisor:
         with self.database.reading() as session:
             if not queue.has_next(session, self.worker_id):
                 return
-            most = max(self._num_places, workers.find_most_places(session) or 0)
+            most = max(self._slots.num_places, workers.find_most_places(session) or 0)
         with self.database.writing() as session:
             claim = attempts.begin(session, self.worker_id, self.settings.lease_seconds, more_than=most)
         if claim is not None:
@@ -318,19 +318,18 @@ class Supervisor:
         return True
 
     def _spawn(self, claim: attempts.Claim, slots: list[int], delivery: Delivery | None = None) -> RunningAttempt:
-        gpus = [self._gpus[self._gpu_of(slot)] for slot in slots] if self._gpus else []
-        num_threads = self.settings.runner_threads or max(1, count_cores() // self._num_slots)
         with self.database.reading() as session:
-            device = "cuda" if gpus else "cpu"
             spec = attempts.build_spec(
-                session, self.files, self.settings, claim, device, num_threads=num_threads, supervisor_pid=os.getpid()
-            )
+                session, self.files, self.settings, claim, self._slots.device,
+                num_threads=self._slots.num_threads, supervisor_pid=os.getpid(),
+            )  # fmt: skip
             keys = attempts.hand_keys(session, self.settings, spec)
         folder = self.files.attempt_dir(claim.run_id, claim.attempt)
         write_atomic(folder / "spec.json", spec.model_dump_json(by_alias=True, indent=1).encode())
-        visible = ",".join(str(gpu.index) for gpu in gpus)
-        environment = {"CUDA_VISIBLE_DEVICES": visible, "PYTHONUNBUFFERED": "1", **limit_threads(num_threads)}
-        process = RunnerProcess(self._command, folder, environment, keys)
+        environment = self._slots.describe_environment(slots)
+        waiting = self.standby.take(environment) if len(slots) == 1 else None
+        process = RunnerProcess(self._command, folder, environment, keys, waiting)
+        self.standby.want(SETTLE_SECONDS)  # where one run begins, another may follow
         log.info("started runner %d in slots %s", process.pid, slots)
         return RunningAttempt(self.database, self.settings, claim, process, folder, self._patience, slots, delivery)
 

@@ -5,6 +5,7 @@ worker's host hangs on the bridge by one link, which can be cut.
 """
 
 import ctypes
+import json
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from tests.box.servers import PATH, find_postgresql
 from tests.conftest import CHECKOUT
 from tests.store.files.s3 import running_s3
 from tests.waiting import wait_until
+from worker.supervision.process import RECORD, find_marked
 
 HUB = "10.77.0.1"
 WORKERS = {"host-a": "10.77.0.2", "host-b": "10.77.0.3"}
@@ -140,13 +142,8 @@ class Hosts:
 
     def runners(self, run_id: str, attempt: int) -> list[int]:
         """The processes of an attempt on any host."""
-        end = f"runs/{run_id}/attempts/{attempt}"
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and end in (entry / "cmdline").read_text():
-                    found.append(int(entry.name))
-        return found
+        records = self.folder.glob(f"*/runs/{run_id}/attempts/{attempt}/{RECORD}")
+        return [found.pid for record in records for found in find_marked(json.loads(record.read_bytes())["mark"])]
 
     def get(self, path: str) -> Any:
         answer = self.http.get(f"/api/v1{path}")

@@ -1,11 +1,11 @@
 """kill -9 in the middle of a run: it goes on by itself and ends as if nothing had been."""
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.flow.studio import Studio
@@ -16,13 +16,10 @@ pytestmark = pytest.mark.shared
 CLOCKED = {"step_seconds", "tokens_per_second", "peak_memory_bytes", "cost/seconds"}  # what no two runs have alike
 
 
-def find_runner(run_id: str) -> int | None:
-    """The process of the run's attempt, by its command line."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        words = process.info["cmdline"] or []
-        if "worker.runner" in words and any(run_id in word for word in words):
-            return int(process.info["pid"])
-    return None
+def find_runner(studio: Studio, run_id: str) -> int:
+    """The process of the run's first attempt."""
+    record = studio.data_dir / "runs" / run_id / "attempts" / "1" / "process.json"
+    return int(json.loads(record.read_text(encoding="utf-8"))["pid"])
 
 
 def read_result(studio: Studio, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -47,9 +44,7 @@ def test_a_killed_run_resumes_and_ends_bit_equal(studio: Studio, shared: Path, s
 
     killed = studio.launch(recipe)
     wait_until(lambda: studio.get(f"/api/v1/runs/{killed}")["step"] >= 9, what="step 9")
-    runner = find_runner(killed)
-    assert runner is not None
-    os.kill(runner, signal.SIGKILL)
+    os.kill(find_runner(studio, killed), signal.SIGKILL)
     run = studio.wait_for_state(killed, "succeeded")
 
     assert run["attempt"] == 2

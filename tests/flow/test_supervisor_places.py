@@ -82,7 +82,7 @@ def test_without_gpus_a_wide_run_takes_as_many_slots(start: Start, database: Dat
         (files.run_dir(run_id) / "go").touch()
     assert wait_for_end(database, wide).state == "succeeded"
     assert wait_for_end(database, second).state == "succeeded"
-    assert supervisor._num_places == 2
+    assert supervisor._slots.num_places == 2
 
 
 @pytest.mark.parametrize("also_fitting", [False, True])

@@ -60,3 +60,29 @@ def test_a_run_whose_runner_was_killed_ends_bit_equal_to_an_undisturbed_one(
     assert read_result(database, files, killed) == read_result(database, files, undisturbed)
     states = [entry.payload["state"] for entry in read_journal(database, killed, "state")]
     assert states.count("succeeded") == 1
+
+
+def test_a_run_in_a_runner_that_waited_equals_one_in_a_runner_that_started_cold(
+    settings: Settings, database: Database, files: Files, tiny: Library
+) -> None:
+    changed = settings.model_copy(update={"runner_threads": 1, "lease_seconds": 30.0})
+    previews_hinted = threading.Event()
+    supervisor = Supervisor(changed, database, files, gpus=[], previews_hinted=previews_hinted)
+    thread = threading.Thread(target=supervisor.run)
+    with forking():
+        thread.start()
+        try:
+            previews_hinted.set()  # somebody opens the launch form
+            wait_until(lambda: supervisor.standby.pid is not None)
+            waiting = supervisor.standby.pid
+            warm, cold = launch(database, tiny), launch(database, tiny)
+            runs = [wait_for_end(database, run_id) for run_id in (warm, cold)]
+        finally:
+            supervisor.stop()
+            thread.join(60)
+    assert [run.state for run in runs] == ["succeeded"] * 2, [run.error for run in runs]
+    pids = [json.loads((files.attempt_dir(run_id, 1) / "process.json").read_text())["pid"] for run_id in (warm, cold)]
+    assert pids[0] == waiting
+    assert pids[1] != waiting
+    assert read_result(database, files, warm) == read_result(database, files, cold)
+    assert supervisor.standby.pid is None

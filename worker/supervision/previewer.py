@@ -24,6 +24,7 @@ from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.files.shared_files import SharedFiles
 from app.system.child import Child, ReplyLost
+from app.system.files import never
 from app.system.installation import inherit_environment, limit_threads, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import LOOK_SECONDS, Attendant, Stopping, Unwanted
@@ -64,12 +65,18 @@ class Previewer(Attendant):
     def __init__(
         self, settings: Settings, database: Database, files: Files, worker_id: str, *,
         command: Sequence[str] = PREVIEW_COMMAND, hinted: threading.Event | None = None, answer_seconds: float = ANSWER_SECONDS,
+        asked: Callable[[], None] = never,
     ) -> None:  # fmt: skip
+        """`asked` is called when somebody is about to ask for a preview, or asks."""
         super().__init__(settings, database, files, worker_id, hinted)
-        self._command, self._answer_seconds = tuple(command), answer_seconds
+        self._command, self._answer_seconds, self._asked = tuple(command), answer_seconds, asked
 
     def _start_child(self) -> Child:
         return start_child(self._command)
+
+    def _warm_up(self) -> None:
+        super()._warm_up()
+        self._asked()
 
     def _answer_all(self) -> None:
         while not self._stopping.is_set() and (claim := self._claim()) is not None:

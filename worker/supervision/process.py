@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -34,40 +35,73 @@ SECRETS = (
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Spawned:
+    """A process in a session of its own, with what it was given: its mark, and the environment that was asked for."""
+
+    popen: "subprocess.Popen[bytes]"
+    mark: str
+    environment: Mapping[str, str]
+
+    def hand(self, words: bytes) -> bool:
+        """Write into its standard input and close it; False when it has ended before it could read."""
+        assert self.popen.stdin is not None
+        try:
+            with self.popen.stdin as pipe:
+                pipe.write(words)
+        except BrokenPipeError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """End it, and wait for that; one that was reaped is left alone, as its number may belong to a stranger."""
+        if self.popen.poll() is None:
+            kill_group(self.popen.pid)
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel
+                self.popen.wait(KILL_WAIT_SECONDS)
+        if self.popen.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.popen.stdin.close()
+
+
+def spawn(command: Sequence[str], output: IO[bytes] | None, environment: Mapping[str, str], stdin: int) -> Spawned:
+    """Start a process without our secrets, in a session of its own; without `output` it writes where we do."""
+    kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
+    mark = secrets.token_hex(16)
+    popen = subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=output,
+        stderr=output and subprocess.STDOUT,
+        env={**kept, **environment, MARK: mark},
+        start_new_session=True,
+    )
+    return Spawned(popen, mark, dict(environment))
+
+
 class RunnerProcess:
     """One running attempt."""
 
     def __init__(
-        self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str], keys: Mapping[str, str] | None = None
-    ) -> None:
-        """`keys` of endpoints are written into its standard input: they stand in no argument, environment or file."""
-        kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
-        mark = secrets.token_hex(16)
-        with (attempt_dir / "log.txt").open("ab") as output:
-            self._popen = self._spawn([*command, str(attempt_dir)], output, {**kept, **environment, MARK: mark}, bool(keys))
-        if self._popen.stdin is not None:
-            self._hand(self._popen.stdin, keys or {})
-        self.pid = self._popen.pid
+        self, command: Sequence[str], attempt_dir: Path, environment: Mapping[str, str], keys: Mapping[str, str] | None = None,
+        waiting: Spawned | None = None,
+    ) -> None:  # fmt: skip
+        """Start the command, or let the `waiting` runner begin.
+
+        `keys` of endpoints are written into its standard input: they stand in no argument, environment or file.
+        """
+        told = json.dumps(dict(keys)).encode() if keys else b""
+        if waiting is not None and waiting.hand(os.fsencode(attempt_dir) + b"\n" + told):
+            spawned = waiting
+        else:
+            with (attempt_dir / "log.txt").open("ab") as output:
+                stdin = subprocess.PIPE if keys else subprocess.DEVNULL
+                spawned = spawn([*command, str(attempt_dir)], output, environment, stdin)
+            if keys:
+                spawned.hand(told)  # one that is gone already is seen at the next poll
+        self._popen, self.pid = spawned.popen, spawned.popen.pid
         self._is_swept = False
-        write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": mark}).encode())
-
-    @staticmethod
-    def _hand(pipe: IO[bytes], keys: Mapping[str, str]) -> None:
-        with suppress(BrokenPipeError), pipe:  # one that is gone already is seen at the next poll
-            pipe.write(json.dumps(dict(keys)).encode())
-
-    @staticmethod
-    def _spawn(
-        command: Sequence[str], output: IO[bytes], environment: Mapping[str, str], has_keys: bool
-    ) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if has_keys else subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": spawned.mark}).encode())
 
     def poll(self) -> int | None:
         """Return the exit status (negative: the signal that ended it), None while it runs. Reaps it."""
