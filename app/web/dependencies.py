@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 
 from app.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -29,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NUM_READERS = 24  # below the number of threads (40) and of connections (50)
+NUM_IDENTIFIED = 4  # at once: a lookup of a millisecond, for which more threads would only contend
 NUM_WRITERS = 8  # on PostgreSQL; SQLite has one
 UPLOADS_AT_ONCE = 8  # of one user, from the first byte of the body until the file is read
 
@@ -70,7 +71,12 @@ CurrentFiles = Annotated[Files, Depends(get_files)]
 async def require_user(request: Request, database: CurrentDatabase) -> Identity:
     """Return the user; stands before every route but login, health and static files. Raises as `identify`."""
     known = getattr(request.state, "user", None)  # of a request with a body
-    return known if isinstance(known, Identity) else await run_in_threadpool(identify, request, database)
+    return known if isinstance(known, Identity) else await identify_apart(request, database)
+
+
+async def identify_apart(request: Request, database: Database) -> Identity:
+    """Identify in threads kept for it: few, so that a crowd neither opens a connection each nor waits behind other work."""
+    return await to_thread.run_sync(identify, request, database, limiter=get_gates(request).identifying)
 
 
 def identify(request: Request, database: Database) -> Identity:
@@ -125,6 +131,7 @@ class Gates:
         self.reading = asyncio.Semaphore(NUM_READERS)
         self.writing = asyncio.Semaphore(num_writers)
         self.own_threads = CapacityLimiter(num_writers)
+        self.identifying = CapacityLimiter(NUM_IDENTIFIED)
         self._uploads: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def uploads_of(self, user_id: str) -> asyncio.Semaphore:

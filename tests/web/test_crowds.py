@@ -3,6 +3,9 @@
 import asyncio
 
 import httpx
+from sqlalchemy import event
+
+from app.web.dependencies import NUM_IDENTIFIED
 
 
 async def crowd(server, size: int, method: str, path: str, body=None) -> list[httpx.Response]:
@@ -18,6 +21,19 @@ def test_a_hundred_launches_at_once_are_all_queued_once(server, clock):
         answers = asyncio.run(crowd(server, 100, "POST", "/api/v1/runs", server.studio.ingredients()))
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 100
+
+
+def test_a_crowd_opens_no_connection_for_each_of_its_members(server) -> None:
+    opened = []
+
+    def note(*_: object) -> None:
+        opened.append(1)
+
+    event.listen(server.studio.app.state.database.engine, "connect", note)
+    answers = asyncio.run(crowd(server, 100, "POST", "/api/v1/runs", {}))
+    event.remove(server.studio.app.state.database.engine, "connect", note)
+    assert {answer.status_code for answer in answers} == {422}
+    assert len(opened) <= NUM_IDENTIFIED
 
 
 def test_two_hundred_readers_at_once_are_all_answered(server, clock):
