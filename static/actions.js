@@ -39,6 +39,16 @@ document.addEventListener("submit", (event) => {
   dialog.showModal();
 }, true);
 
+// A double click sends a form once, so that it launches one run.
+const DOUBLE_MS = 800;
+const sent = new WeakMap();
+document.addEventListener("submit", (event) => {
+  if (event.defaultPrevented || event.target.hasAttribute("hx-post")) return;
+  const by = event.submitter ?? event.target;
+  if (event.timeStamp - (sent.get(by) ?? -DOUBLE_MS) < DOUBLE_MS) event.preventDefault();
+  else sent.set(by, event.timeStamp);
+}, true);
+
 // <button disabled data-unarmed>: what would act without asking is off until the question above can be put, in what comes later too.
 const arm = () => document.querySelectorAll("[data-unarmed]").forEach((button) => {
   button.disabled = false;

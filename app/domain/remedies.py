@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.events import Change
+from app.domain.training.methods import Method, rate_beside
 
 BALANCED_SHARE = 0.5  # the effective sample size, as a share of the batch, that a suggested λ gives
 RATE_DIVISOR = 3.0
@@ -34,9 +35,16 @@ def suggest_changes(name: str, recipe: Recipe, temperatures: Temperatures) -> Ch
 
 
 def make_tuning(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Return the run that makes the data's own policy first: plain fine-tuning on all responses, by the same data and steps."""
+    """Return the run that makes the data's own policy first: plain fine-tuning on all responses, by the same data and steps, at a
+    learning rate as far from what is proposed for it as the recipe's is.
+    """
     kept = {key: value for key, value in recipe.items() if key not in ("weights", "noise", "online", "keep", "draws")}
-    return {**kept, "name": name, "method": "sft", "weights": {"responses": "both", "loss_norm": recipe["weights"]["loss_norm"]}}
+    rate = rate_beside(recipe, Method.SFT)
+    return {
+        **kept, "name": name, "method": Method.SFT.value,
+        "training": recipe["training"] | ({} if rate is None else {"learning_rate": rate}),
+        "weights": {"responses": "both", "loss_norm": recipe["weights"]["loss_norm"]},
+    }  # fmt: skip
 
 
 def follow_tuning(recipe: Recipe, model: str) -> dict[str, Any]:

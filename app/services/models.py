@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from app.store import models, scorings
 from app.store.answering.answers import list_using_model
 from app.store.database import Database, now
 from app.store.files.files import DEMONSTRATION, Files
-from app.store.runs import get_run
+from app.store.runs import get_run, lock_run
 from app.store.sharing import NOBODY, find_visible
 from app.store.signals.after_commit import after_commit
 from app.store.tables import Answers, Model, Run, Scoring
@@ -192,6 +193,16 @@ def discard(files: Files, candidate: ModelCandidate) -> None:
         files.remove(files.model_dir(candidate.id))
 
 
+@contextmanager
+def discarding(files: Files, candidate: ModelCandidate) -> Iterator[None]:
+    """Let a candidate's kept files go when it is not added."""
+    try:
+        yield
+    except BaseException:
+        discard(files, candidate)
+        raise
+
+
 def add(session: Session, owner_id: str, candidate: ModelCandidate, *, is_copy: bool = False) -> Model:
     """Add an examined model whose files are kept.
 
@@ -228,7 +239,8 @@ def examine_within(database: Database, files: Files, settings: Settings, owner_i
 
 
 def take_within(database: Database, files: Files, settings: Settings, owner_id: str, run_id: str) -> Model:
-    """Return the model of a run that a recipe follows, as it was taken or by taking it now, in sessions of its own.
+    """Return the model of a run that a recipe follows, as it was taken or by taking it now, in sessions of its own; of two who
+    ask at the same moment both get the one that was there first.
 
     Raises Conflict where no recipe follows or there is no model yet; and as `examine` and `add`.
     """
@@ -238,7 +250,14 @@ def take_within(database: Database, files: Files, settings: Settings, owner_id: 
     if known is not None:
         return known
     asked = ModelRequest(kind="policy", source="run", run_id=run_id)
-    return add_within(database, files, owner_id, examine_within(database, files, settings, owner_id, asked))
+    candidate = examine_within(database, files, settings, owner_id, asked)
+    with discarding(files, candidate), database.writing() as session:
+        lock_run(session, run_id)
+        known = models.find_of_run(session, owner_id, run_id)
+        model = known or add(session, owner_id, candidate)
+    if known is not None:
+        discard(files, candidate)
+    return model
 
 
 def add_within(
@@ -248,12 +267,8 @@ def add_within(
 
     Private is also what is taken of a private run. Raises: as `add`.
     """
-    try:
-        with database.writing() as session:
-            return add(session, owner_id, replace(candidate, private=candidate.private or private), is_copy=is_copy)
-    except BaseException:
-        discard(files, candidate)
-        raise
+    with discarding(files, candidate), database.writing() as session:
+        return add(session, owner_id, replace(candidate, private=candidate.private or private), is_copy=is_copy)
 
 
 def copy_within(database: Database, files: Files, owner_id: str, model_id: str, name: str) -> Model:

@@ -178,15 +178,26 @@ def clone(session: Session, user_id: str, run_id: str, *, idempotency_key: str |
 def tune_first(session: Session, user_id: str, run_id: str, *, idempotency_key: str | None = None) -> Run:
     """Launch plain fine-tuning on all responses of a run's data, after which the run's recipe is to follow with that model.
 
-    Raises Conflict for a run whose method has no reference.
+    Asked again it is the user's one of the first time, unless a new key is given. Raises Conflict for a run whose method has no
+    reference.
     """
     original = get_run(session, user_id, run_id)
     if original.kind != RunKind.TRAINING or original.recipe["method"] not in (Method.VAR, *WITH_REFERENCE):
         raise Conflict(f"Run {original.name} trains towards no optimum around a reference: there is nothing to fine-tune for.")
-    recipe = revive_recipe(make_tuning(original.recipe, f"{original.name[: NAME_LENGTH - len(TUNING)]}{TUNING}"))
     asked = f"tune {run_id}"
-    run = launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=asked, private=original.private)
-    run.next_recipe = original.recipe
+    following = {**original.recipe, "name": original.name}
+    return tune_for(session, user_id, following, key=idempotency_key or asked, asked=asked, private=original.private)
+
+
+def tune_for(
+    session: Session, user_id: str, following: dict[str, Any], *,
+    key: str | None = None, asked: str | None = None, private: bool = False,
+) -> Run:  # fmt: skip
+    """Launch plain fine-tuning on all responses of a recipe's data, after which that recipe is to follow. Raises as `launch`."""
+    name = following["name"]
+    recipe = revive_recipe(make_tuning(following, name and f"{name[: NAME_LENGTH - len(TUNING)]}{TUNING}"))
+    run = launch(session, user_id, recipe, idempotency_key=key, asked=asked, private=private)
+    run.next_recipe = {**following, "name": name or run.name}
     session.flush()
     return run
 
@@ -202,10 +213,13 @@ def get_next(session: Session, user_id: str, run_id: str) -> dict[str, Any]:
 
 
 def follow_up(session: Session, user_id: str, run_id: str, model_id: str, *, idempotency_key: str | None = None) -> Run:
-    """Launch the recipe that follows a run, with this model of the run as policy and reference. Raises as `get_next`."""
+    """Launch the recipe that follows a run, with this model of the run as policy and reference.
+
+    Asked again it is the user's one of the first time, unless a new key is given. Raises as `get_next`.
+    """
     recipe = revive_recipe(follow_tuning(get_next(session, user_id, run_id), model_id))
-    private = get_run(session, user_id, run_id).private
-    return launch(session, user_id, recipe, idempotency_key=idempotency_key, asked=f"follow up {run_id}", private=private)
+    private, asked = get_run(session, user_id, run_id).private, f"follow up {run_id}"
+    return launch(session, user_id, recipe, idempotency_key=idempotency_key or asked, asked=asked, private=private)
 
 
 def delete(session: Session, files: Files, user_id: str, run_id: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.domain.recipe import parse_recipe
-from app.domain.remedies import Temperatures, suggest_changes
+from app.domain.remedies import Temperatures, make_tuning, suggest_changes
 from app.domain.signatures import SIGNATURES
 
 KNOWN = Temperatures(used=0.1, balanced=0.42123, safe=0.05)
@@ -40,6 +40,16 @@ def test_a_recipe_with_the_changes_is_a_recipe(
 def test_data_of_another_policy_ask_for_fine_tuning_on_all_of_them_first() -> None:
     assert as_dict("foreign_data", resolve()) == {"method": "sft"}
     assert as_dict("foreign_data", resolve(weights={"responses": "chosen"})) == {"method": "sft", "weights.responses": "both"}
+
+
+def test_fine_tuning_before_another_method_has_a_rate_of_its_own() -> None:
+    parts = {"dataset": "data_1", "policy": {"model": "model_1", "adaptation": "lora"}, "training": {"learning_rate": 4e-5}}
+    tuned = {
+        method: make_tuning(parse_recipe({**parts, "method": method, "weights": {"lambda": 1.0}}).to_dict(), "First")
+        for method in ("var", "dpo", "kto")
+    }
+    assert {method: one["training"]["learning_rate"] for method, one in tuned.items()} == {"var": 4e-5, "dpo": 2e-4, "kto": 2e-4}
+    assert {parse_recipe(one).method.value for one in tuned.values()} == {"sft"}
 
 
 def test_a_collapse_asks_for_the_temperature_that_balances_and_for_no_target_beside_it() -> None:

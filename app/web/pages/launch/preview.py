@@ -1,23 +1,24 @@
-"""Behind the launch form's panel: the answer to "what would these settings weigh?", and "score now".
+"""Behind the launch form's panel: the answer to "what would these settings weigh?", "score now" and "fine-tune first".
 
-Both take the whole form. Asked by htmx they answer with the panel alone, otherwise with the form's page, filled as it was.
+All take the whole form. The first two answer htmx with the panel alone, others with the form's page, filled as it was.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.errors import InvalidInput, Unavailable
-from app.services import scorings
+from app.domain.recipe import parse_recipe
+from app.services import runs, scorings
 from app.store.database import Database
 from app.web.dependencies import CurrentDatabase, CurrentUser, read_apart, write_apart
 from app.web.pages.launch.form import form_page, read_form
 from app.web.pages.launch.outlook import Panel, add_answer, look
 from app.web.pages.launch.summary import PLAIN
 from app.web.preview_requests import PAGE_WAIT_SECONDS, compute
-from app.web.recipes import at_fields, read_scored
+from app.web.recipes import at_fields, read_scored, read_settings
 from app.web.rendering.environment import Context, render_apart
 from app.web.rendering.form_words import tell_error
 
@@ -60,6 +61,26 @@ async def score_now(request: Request, database: CurrentDatabase, user: CurrentUs
         return None
 
     return await respond(request, database, user.id, values, error=await write_apart(request, score))
+
+
+@router.post("/runs/new/tune")
+async def tune_now(request: Request, database: CurrentDatabase, user: CurrentUser) -> Response:
+    """The page of the fine-tuning on all of the data's responses, after which these settings, at their first λ, are to follow;
+    where they can't be launched the form with what is wrong.
+    """
+    values = await read_form(request)
+
+    def tune() -> Response:
+        try:
+            recipe = parse_recipe(read_settings(values))
+            with database.writing() as session:
+                run = runs.tune_for(session, user.id, recipe.to_dict(), private=values.get("private") == "yes")
+        except InvalidInput as error:
+            with database.reading() as session:
+                return form_page(request, session, user.id, values, error=error)
+        return RedirectResponse(f"/runs/{run.id}", status_code=303)
+
+    return await write_apart(request, tune)
 
 
 async def respond(
