@@ -313,16 +313,25 @@ def parse_recipe(data: Any) -> Recipe:
     unused = find_idle_keeping(recipe, recipe.training.steps)
     if unused:
         raise RecipeInvalid.at(*unused)
+    wrong = find_temperature_fault(recipe)
+    if wrong:
+        raise RecipeInvalid.at("online.temperature", wrong)
+    return recipe
+
+
+def find_temperature_fault(recipe: Recipe) -> str:
+    """Return why fresh responses can't be drawn at the recipe's temperature, in a sentence; empty when they can.
+
+    No validator of the class: runs that were made before this was refused must stay readable.
+    """
     if recipe.online.every is not None and recipe.online.temperature < 1:
-        raise RecipeInvalid.at(
-            "online.temperature",
+        return (
             f"At a temperature of {recipe.online.temperature:g} the policy is trained towards its own likeliest responses and "
-            "collapses onto them, as no weight can make up for those that are not drawn. Take 1 or more.",
+            "collapses onto them, as no weight can make up for those that are not drawn. Take 1 or more."
         )
     if recipe.method in (Method.RLOO, Method.GRPO) and recipe.online.temperature != 1:
-        text = f"{recipe.method} compares the policy with itself as it drew, token by token: draw at a temperature of 1."
-        raise RecipeInvalid.at("online.temperature", text)
-    return recipe
+        return f"{recipe.method} compares the policy with itself as it drew, token by token: draw at a temperature of 1."
+    return ""
 
 
 def find_idle_keeping(recipe: Recipe, num_steps: int | None) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
 from app.domain.jobs import ModelSource
-from app.domain.recipe import Method, Recipe, find_idle_flips, find_idle_keeping
+from app.domain.recipe import Method, Recipe, find_idle_flips, find_idle_keeping, find_temperature_fault
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
@@ -85,6 +85,7 @@ def find_ingredients(session: Session, user_id: str, recipe: Recipe, *, kind: Ru
         _check_targets(recipe, models.get("policy"), faults)
         scoring = scorings.find_for(session, user_id, recipe)
         _check_noise(recipe, faults)
+        _check_online(recipe, faults)
         _check_rewards(recipe, scoring, faults)
         _check_processes(session, recipe, faults)
     faults.raise_any()
@@ -144,6 +145,12 @@ def _check_noise(recipe: Recipe, faults: Faults) -> None:
     idle = find_idle_flips(recipe)
     if idle:
         faults.add("noise.label_flip_share", idle)
+
+
+def _check_online(recipe: Recipe, faults: Faults) -> None:
+    wrong = find_temperature_fault(recipe)
+    if wrong:
+        faults.add("online.temperature", wrong)
 
 
 def _check_rewards(recipe: Recipe, scoring: Scoring | None, faults: Faults) -> None:

@@ -354,6 +354,19 @@ def test_label_noise_that_changes_nothing_is_refused_at_the_launch(database: Dat
     assert [problem["field"] for problem in error.value.problems] == ["noise.label_flip_share"]
 
 
+@pytest.mark.parametrize(
+    ("method", "temperature", "words"),
+    [("var", 0.7, "collapses onto them"), ("raft", 0.7, "collapses onto them"), ("rloo", 1.2, "draw at a temperature of 1")],
+)
+def test_fresh_responses_at_a_temperature_that_can_not_be_are_refused(database, library, method, temperature, words):
+    with pytest.raises(RecipeInvalid, match=words) as error:
+        launch(
+            database, library, method=method, reward={"source": "model", "model": library.reward.id},
+            online={"every": 2, "temperature": temperature},
+        )  # fmt: skip
+    assert [problem["field"] for problem in error.value.problems] == ["online.temperature"]
+
+
 def test_the_day_that_a_chat_template_writes_is_the_launchs(database: Database, library: Library) -> None:
     assert launch(database, library).recipe["tokens"]["template_date"] is None
     with database.writing() as session:
