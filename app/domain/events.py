@@ -146,12 +146,15 @@ class SampleDrawn(Event):
 
 
 class PromptRecited(Event):
-    """A prompt of the training data with the response that was learned and the policy's likeliest answer."""
+    """A prompt of the training data with the response that was learned, its weight where it has one that stays, and the
+    policy's likeliest answer.
+    """
 
     example_id: int
     prompt: list[ChatMessage]
     learned: str
     answer: str
+    weight: Number = None
 
     @property
     def is_same(self) -> bool:

@@ -128,7 +128,9 @@ def test_a_batch_that_was_learnt_by_heart_shows_the_answers_to_its_own_prompts(s
     sweep_id = launch(studio, "overfit", steps=10, seeds=1)
     (variant,) = studio.client().get(f"{SWEEPS}/{sweep_id}").json()["variants"]
     said = [
-        PromptRecited(example_id=k, prompt=[ChatMessage(role="user", content=f"Ask {k}")], learned="Yes & no", answer=answer)
+        PromptRecited(
+            example_id=k, prompt=[ChatMessage(role="user", content=f"Ask {k}")], learned="Yes & no", answer=answer, weight=0.5 + k
+        )
         for k, answer in enumerate(("Yes & no", "Yes and yes"))
     ]
     with studio.database.writing() as session:
@@ -138,6 +140,10 @@ def test_a_batch_that_was_learnt_by_heart_shows_the_answers_to_its_own_prompts(s
     page = studio.browser().get(f"/sweeps/{sweep_id}").text
     assert "Its answers to its own prompts" in page
     assert page.count("as it learned") == 1
+    assert re.findall(r'<td class="number">([\d.]+)</td>', page[page.index("Its answers to its own prompts") :]) == [
+        "0.500",
+        "1.50",
+    ]
     assert "It learned:</strong> Yes &amp; no" in page
     log = studio.browser().get(f"/runs/{variant['run_id']}?tab=log").text
     assert "answers 1 word for word as it learned" in log

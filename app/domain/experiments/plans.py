@@ -39,7 +39,8 @@ class ExperimentRequest(BaseModel):
 
 
 def prepare(request: ExperimentRequest) -> Recipe:
-    """Return the recipe as all runs have it: resolved, so many steps, evaluated in the middle and at the end.
+    """Return the recipe as all runs have it: resolved, so many steps, evaluated in the middle and at the end, and none ended
+    before the others by a rule of its own.
 
     Raises RecipeInvalid with the recipe's faults.
     """
@@ -48,6 +49,9 @@ def prepare(request: ExperimentRequest) -> Recipe:
     steps = {"steps": request.steps, "checkpoint_every": request.steps}
     recipe["training"] = {**recipe["training"], **steps}
     recipe["evaluation"] = {**recipe["evaluation"], "every": -(-request.steps // 2)}
+    recipe["keep"] |= {"step": None, "patience": None, "stop_over_budget": False}
+    if recipe["keep"]["model"] == "last":
+        recipe["keep"]["kl_budget"] = None
     return recipe
 
 
@@ -58,8 +62,8 @@ def put_seeds(recipe: Mapping[str, Any], num_seeds: int) -> dict[str, list[Any]]
 
 
 def learn_by_heart(recipe: Recipe) -> Parts:
-    """Return the run that learns one batch again and again: chosen responses, a high constant rate, nothing held out."""
-    recipe = copy.deepcopy(recipe)
+    """Return the run that learns one batch again and again: chosen ones of the data, a high constant rate, none held out."""
+    recipe = {name: part for name, part in copy.deepcopy(recipe).items() if name not in ("keep", "online")}
     recipe["max_examples"] = max(2, recipe["training"]["batch_size"])
     recipe["weights"]["responses"] = "chosen"
     recipe["training"] |= {

@@ -6,6 +6,7 @@ from app.domain.errors import NotFound, RecipeInvalid
 from app.domain.experiments.catalogue import EXPERIMENTS, ask, get_experiment
 from app.domain.experiments.plans import ExperimentRequest
 from app.domain.sweep import Variant, expand
+from app.domain.training.keeping import KeepSettings
 
 RECIPE: dict[str, Any] = {
     "name": "mine",
@@ -57,6 +58,18 @@ def test_a_batch_learnt_by_heart_is_one_batch_of_chosen_responses_without_held_o
     recipe = variant.recipe
     assert (recipe.max_examples, recipe.weights.responses, recipe.evaluation.share) == (4, "chosen", 0.0)
     assert (recipe.training.schedule, recipe.training.learning_rate) == ("constant", pytest.approx(9e-4))
+
+
+def test_no_run_ends_before_the_others_and_one_batch_is_learnt_from_the_data_to_the_end() -> None:
+    rules = {"patience": 9, "kl_budget": 3.0, "stop_over_budget": True}
+    early = {**RECIPE, "evaluation": {"every": 1}, "keep": rules, "online": {"every": 2}}
+    for name in ("temperature", "methods", "overfit"):
+        assert all(one.recipe.keep == KeepSettings() for one in variants_of(name, early))
+    assert {one.recipe.keep.step for one in variants_of("batch", {**RECIPE, "keep": {"step": 5}})} == {None}
+    best = {**RECIPE, "keep": {"model": "best", "kl_budget": 3.0}, "online": {"every": 2}}
+    assert {one.recipe.keep.kl_budget for one in variants_of("temperature", best)} == {3.0}
+    (by_heart,) = variants_of("overfit", best)
+    assert (by_heart.recipe.keep, by_heart.recipe.online.every) == (KeepSettings(), None)
 
 
 def test_noise_is_put_where_the_rewards_come_from() -> None:

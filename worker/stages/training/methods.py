@@ -81,7 +81,8 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
     if checkpoint is None:
         training.progress.seconds = scores.seconds
     training_stage.train(training)
-    recite(attempt, model, ground, training.progress.step)
+    weighing = objective.weighing if type(objective) is WeightedObjective else None  # fresh responses have other weights
+    recite(attempt, model, ground, training.progress.step, weighing)
     keep_policy(attempt, model, ground)
     return training.progress.summary
 

@@ -70,6 +70,16 @@ class Weighing:
     def histogram(self, batch: WeightedBatch) -> list[int]:
         return histogram(batch.weight_M[batch.enters_M], WEIGHT_EDGES)
 
+    def by_response(self) -> dict[tuple[int, int], float]:
+        """Return the weights by example and number of the response."""
+        return {
+            (example.example_id, response.number): float(weight)
+            for batch in self.batches
+            for (example, response), weight in zip(
+                ((e, r) for e in batch.examples for r in e.responses), batch.weight_M.tolist(), strict=True
+            )
+        }
+
     @cached_property
     def temperatures(self) -> Temperatures:
         """λ as it is, as it would balance the weights, and as the largest reward needs it."""
