@@ -60,6 +60,7 @@ class SweepComparison:
     kl_budget: float | None
     seeds: list[SeedGroup]  # where several seeds were run
     hidden: set[str]  # runs that are private to others, and count for nothing here
+    rewards: Mapping[int, Mapping[int, float]]  # list_final_rewards, where something is compared by them
     target: float | None  # a gain, and what it took each variant to get there
     costs: list[Cost]
 
@@ -102,12 +103,14 @@ def compare(
     points, results = list_points(session, sweep.id, hidden), list_results(session, sweep, hidden)
     groups = group_by_seeds([result.changes for result in results])
     best = find_best(points, kl_budget, groups)
-    rewards = list_final_rewards(session, sweep.id, hidden) if best else {}
+    row = describe_sweep(session, user_id, sweep)
+    is_judged = row.state.final and sweep.request.get("experiment", "") != ""
+    rewards = list_final_rewards(session, sweep.id, hidden) if best or is_judged else {}
     target = propose_gain(points) if target is None else target
     reached = find_reached(points, target) if target is not None else {}
     there = [result.variant for result in results if result.run is not None]
     return SweepComparison(
-        row=describe_sweep(session, user_id, sweep),
+        row=row,
         results=results,
         points=points,
         front=find_front(points),
@@ -116,6 +119,7 @@ def compare(
         earlier=find_earlier(points, kl_budget),
         kl_budget=kl_budget,
         hidden=hidden,
+        rewards=rewards,
         target=target,
         costs=list_costs(session, sweep.id, reached, there) if target is not None else [],
         seeds=[_describe_seeds(group, results, points) for group in groups if len(group) > 1],

@@ -13,7 +13,7 @@ from app.domain.frontier import compare_rivals, group_by_seeds, without_seeds
 from app.domain.statistics.estimate import Estimate, estimate_over_seeds
 from app.domain.statistics.paired import PairedComparison
 from app.store import journal
-from app.store.results import VariantResult, list_final_rewards, list_losses
+from app.store.results import VariantResult, list_losses
 from app.store.tables import Sweep
 from app.web.rendering.comparison import SweepComparison
 
@@ -43,10 +43,9 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
     losses = list_losses(session, sweep.id)
     settings = [describe(experiment, [comparison.results[n] for n in group], losses) for group in groups]
     has_ended = comparison.row.state.final
-    rewards = list_final_rewards(session, sweep.id, comparison.hidden) if has_ended else {}  # a page that waits asks every 2 s
 
     def compare(first: int, second: int) -> PairedComparison | None:
-        rivals = compare_rivals(groups[first], [groups[second]], rewards)
+        rivals = compare_rivals(groups[first], [groups[second]], comparison.rewards)
         return rivals[0].comparison if rivals else None
 
     recital = None if experiment.is_rewarded else find_recital(session, comparison)
