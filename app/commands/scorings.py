@@ -11,6 +11,7 @@ from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_re
 from app.commands.events import follow
 from app.commands.recipes import REWARD_HELP, merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
+from app.domain.preview.weights import WANTED_ERROR
 from app.settings import Settings
 from app.system.numbers import percent, signed
 from app.system.sizes import describe_size
@@ -145,7 +146,11 @@ def preview(
     responses: Annotated[bool, typer.Option("--responses", help="The heaviest and lightest responses too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer.")] = False,
 ) -> None:
-    """Show what the weights would be for each λ × preset × batch size, without training."""
+    """Show what the weights would be for each λ × preset × batch size, without training.
+
+    ESS: their effective sample size as a share of the batch; prompts: the same of the data's prompts; chance: how much of a
+    weight's variance is which prompts meet; chosen: their share on chosen responses; ρ: rank correlation.
+    """
     query: dict[str, Any] = {
         "preset": preset, "lambda": lambdas, "batch_size": batch_size, "target_ess": target_ess,
         "label_flip_share": flip, "reward_std": noise, "noise_seed": seed,
@@ -156,7 +161,11 @@ def preview(
         out.print_json(data=answer)
         return
     rows = [row_of(cell) for cell in answer["cells"]]
-    table("preset", "B", "λ", "weights 1e-8 … 1e2", "ESS", "chosen", "ρ reward", "ρ length", "findings", rows=rows)
+    shares = ("ESS", "prompts", "chance", "chosen")
+    table("preset", "B", "λ", "weights 1e-8 … 1e2", *shares, "ρ reward", "ρ length", "findings", rows=rows)
+    for cell in answer["cells"]:
+        if cell["partition_error"] is not None:
+            out.print(plain(tell_draws(cell)), markup=False)
     for suggestion in answer["suggestions"]:
         found = f"λ {suggestion['lambda']:.3g}" if suggestion["lambda"] is not None else f"no λ: {suggestion['reason']}"
         what = f"ESS {percent(suggestion['target_ess'])}, {suggestion['preset']}, B {suggestion['batch_size']}"
@@ -203,9 +212,20 @@ def row_of(cell: dict[str, Any]) -> tuple[object, ...]:
         f"{cell['lambda']:g}",
         picture,
         percent(share),
+        percent(cell["prompt_ess_share"]),
+        percent(cell["partner_share"]),
         percent(chosen),
         *follows,
         findings,
+    )
+
+
+def tell_draws(cell: dict[str, Any]) -> str:
+    """Return how sure Z(x) from draws is, and how many draws would do."""
+    where = f"{cell['preset']}, B {cell['batch_size']}, λ {cell['lambda']:g}"
+    return (
+        f"{where}: the draws give log Z(x) with an error of {cell['partition_error']:.2g} nats; "
+        f"for {WANTED_ERROR:g} it takes about {cell['draws_needed']} of each prompt"
     )
 
 
