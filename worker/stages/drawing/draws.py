@@ -97,7 +97,7 @@ class Drawing:
         answered, rewarded, keys = [], [], []
         for layer in self.layers:
             answers, hit = find_or_make(
-                self.attempt, layer.artifact, len(self._cut(layer)), Answering(self, layer).make, "draws of the reference"
+                self.attempt, layer.artifact, self._count_parts(layer), Answering(self, layer).make, "draws of the reference"
             )
             answered.append(answers)
             keys.append(layer.artifact.key)
@@ -137,11 +137,17 @@ class Drawing:
 
     def ask(self, layer: Layer, number: int) -> list[tuple[str, int]]:
         """Return the draws of a part: name of the prompt, and number of the draw."""
-        return [(name, layer.first + k) for name in self._cut(layer)[number] for k in range(layer.count)]
+        size = self.size_of_part(layer)
+        names = self.names[number * size : (number + 1) * size]
+        return [(name, layer.first + k) for name in names for k in range(layer.count)]
+
+    def size_of_part(self, layer: Layer) -> int:
+        """Return how many prompts each part of a layer has; the last one may have fewer."""
+        return prompts_per_part(layer.count, self.limit)
 
     def begin(self) -> Callable[[], None]:
         """Return what reports one more finished part of the answers or of a model's rewards."""
-        total = (1 + len(self.models.members)) * sum(len(self._cut(layer)) for layer in self.layers)
+        total = (1 + len(self.models.members)) * sum(map(self._count_parts, self.layers))
         if self._report is None:
             self._report = self.attempt.start_stage(Stage.DRAW, total=total, unit="parts")
         report = self._report
@@ -152,9 +158,8 @@ class Drawing:
 
         return progress
 
-    def _cut(self, layer: Layer) -> list[list[str]]:
-        size = prompts_per_part(layer.count, self.limit)
-        return [self.names[start : start + size] for start in range(0, len(self.names), size)]
+    def _count_parts(self, layer: Layer) -> int:
+        return -(-len(self.names) // self.size_of_part(layer))
 
     def _decode(self, layer: Layer, ids: Sequence["array[int]"]) -> list[str]:
         asked = [self.prompts[name] for name in self.names for _ in range(layer.count)]
@@ -171,7 +176,7 @@ class Drawing:
             )
             judging = Judging(self, layer, source, texts)
             part, hit = find_or_make(
-                self.attempt, artifact, len(self._cut(layer)), judging.make, f"{self.models.name(number)} of the draws"
+                self.attempt, artifact, self._count_parts(layer), judging.make, f"{self.models.name(number)} of the draws"
             )
             source.release()
             found.append(part["reward"])
@@ -227,7 +232,7 @@ class Judging:
         """Ask the model about the answers of a part. Raises ModelInvalid for a reward that is not finite."""
         drawing, progress = self.drawing, self.drawing.begin()
         drawing.reference.release()
-        before = sum(len(drawing.ask(self.layer, part)) for part in range(number))
+        before = number * drawing.size_of_part(self.layer) * self.layer.count
         asked = [drawing.prompts[name] for name, _ in drawing.ask(self.layer, number)]
         rewards = torch.tensor(self.source.score_texts(asked, self.texts[before : before + len(asked)]))
         if not bool(rewards.isfinite().all()):
