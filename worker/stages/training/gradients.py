@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from worker.models.adapter import Body, LanguageModel
+from worker.models.adapter import Body, Head, LanguageModel
 from worker.models.classifier import classify
 from worker.models.parallel import Ranks
 from worker.stages.batches import MicroBatch, Rows
@@ -159,10 +159,8 @@ def accumulate_weighted(model: LanguageModel, batch: Weighted, micro_batch_size:
     """VAR and plain fine-tuning: L = −Σ_j c_j Σ_t log π_θ(y_jt|…)."""
     done = Pass.start(model)
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
-        rows = micro.rows.to(model.device)
+        rows, hidden_ND, head = run_micro(model, micro)
         coefficient_N = micro.share * batch.coefficient_M[micro.response_R].to(model.device)[rows.owner_N]
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
         part, _ = weighted_nll(hidden_ND, head.weight_VD, rows.target_N, coefficient_N, **head.options())
         part.backward()
         done.add(part, rows.num_tokens if micro.share else 0)
@@ -178,9 +176,7 @@ def accumulate_preferences(
     told = [f"{prefix}/{name}" for name in ("accuracy", "margin", "gain_chosen", "gain_rejected")]
     done = Pass.start(model, *told)
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
-        rows = micro.rows.to(model.device)
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        rows, hidden_ND, head = run_micro(model, micro)
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
         chosen_P, rejected_P = (pairs.to(model.device) for pairs in select_pairs(batch, micro))
@@ -202,9 +198,7 @@ def accumulate_labelled(
     num = int(batch.enters_M.sum())
     done = Pass.start(model, "kto/gain_desirable", "kto/gain_undesirable")
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
-        rows = micro.rows.to(model.device)
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        rows, hidden_ND, head = run_micro(model, micro)
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         logprob_R = sequence_sums(logprob_N, rows.owner_N, len(micro.response_R))
         reference_R, sign_R = (values[micro.response_R].to(model.device) for values in (batch.reference_M, batch.sign_M))
@@ -224,9 +218,7 @@ def measure_distance(model: LanguageModel, batch: LabelledBatch, micro_batch_siz
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     every_B = torch.ones(len(batch.strange), dtype=torch.bool)
     for micro in share_batch(batch.strange, every_B, micro_batch_size, model):
-        rows = micro.rows.to(model.device)
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head
+        rows, hidden_ND, head = run_micro(model, micro)
         logprob_N = token_logprobs(hidden_ND, head.weight_VD, rows.target_N, **head.options())
         strange_R = batch.strange_B[micro.response_R].to(model.device)
         total += micro.share * (logprob_N.double().sum() - strange_R.double().sum())
@@ -240,9 +232,7 @@ def accumulate_groups(model: LanguageModel, batch: GroupBatch, micro_batch_size:
     num = batch.num_units
     done = Pass.start(model, "group/clipped_share", "group/kl")
     for micro in share_batch(batch.examples, batch.enters_M, micro_batch_size, model):
-        rows = micro.rows.to(model.device)
-        hidden_ND = run_rows(model, rows)[rows.place_N]
-        head = model.head  # after the body has run: the head of a sharded policy is whole from then on
+        rows, hidden_ND, head = run_micro(model, micro)
         logprob_N = token_logprobs(hidden_ND.detach(), head.weight_VD, rows.target_N, **head.options())
         sampler_U, reference_U = (
             torch.tensor([value for k in micro.response_R.tolist() for value in kept[k]], device=model.device)
@@ -288,6 +278,14 @@ def select_pairs(batch: PairedBatch, micro: MicroBatch) -> tuple[Tensor, Tensor]
     row_M[micro.response_R] = torch.arange(len(micro.response_R))
     chosen_P, rejected_P = row_M[batch.chosen_P], row_M[batch.rejected_P]
     return chosen_P[chosen_P >= 0], rejected_P[rejected_P >= 0]
+
+
+def run_micro(model: LanguageModel, micro: MicroBatch) -> tuple[Rows, Tensor, Head]:
+    """Run the body on a micro-batch: its rows, the hidden states of their response positions [N, D], and the head, which in a
+    sharded policy is whole once the body has run.
+    """
+    rows = micro.rows.to(model.device)
+    return rows, run_rows(model, rows)[rows.place_N], model.head
 
 
 def run_rows(model: LanguageModel, rows: Rows) -> Tensor:

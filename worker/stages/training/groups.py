@@ -4,7 +4,6 @@ by how it compares with the others to the same prompt; the mathematics is worker
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from worker.stages.prepare import Ground
 from worker.stages.scoring.pairs import own_prompts
 from worker.stages.training.gradients import GroupBatch, Pass, PlainBatch, accumulate_groups, accumulate_weighted
 from worker.stages.training.objectives import Objective
-from worker.stages.training.rounds import Drawn, Rounds, distinct_share, put_answers
+from worker.stages.training.rounds import Drawn, OnRounds, Rounds, distinct_share, put_answers
 from worker.var.groups import Estimator, group_advantages
 from worker.var.loss import token_coefficients
 
@@ -23,7 +22,7 @@ ESTIMATORS: dict[Method, Estimator] = {Method.RAFT: "raft", Method.RLOO: "rloo",
 
 
 @dataclass
-class GroupObjective(Objective[LanguageModel, PlainBatch | GroupBatch]):
+class GroupObjective(OnRounds, Objective[LanguageModel, PlainBatch | GroupBatch]):
     """`batches` are those of the data, which give the prompts. A mean advantage near 0 has no size that a divergence could be
     told by.
     """
@@ -90,12 +89,3 @@ class GroupObjective(Objective[LanguageModel, PlainBatch | GroupBatch]):
 
     def describe(self, batch: PlainBatch | GroupBatch) -> dict[str, float]:
         return self.told
-
-    def take_drawn(self) -> int:
-        return self.rounds.take_drawn()
-
-    def save(self) -> dict[str, Any]:
-        return self.rounds.save()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.rounds.restore(state)

@@ -4,7 +4,6 @@ trained on those answers; the weights are worker.var.online's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ from worker.stages.attempt import AttemptContext
 from worker.stages.noise import perturb_rewards
 from worker.stages.prepare import Ground
 from worker.stages.training.objectives import WeightedObjective
-from worker.stages.training.rounds import Drawn, Rounds, distinct_share, put_answers
+from worker.stages.training.rounds import Drawn, OnRounds, Rounds, distinct_share, put_answers
 from worker.stages.training.weights import WeightedBatch, gather_own
 from worker.var.ensemble import EnsembleScale
 from worker.var.loss import token_coefficients
@@ -23,7 +22,7 @@ from worker.var.weights import compute_weights, effective_sample_size
 
 
 @dataclass
-class OnlineObjective(WeightedObjective):
+class OnlineObjective(OnRounds, WeightedObjective):
     """VAR on fresh answers. `weighing` and `batches` are those of the data, which give prompts, λ and the rewards' scale."""
 
     attempt: AttemptContext
@@ -82,12 +81,3 @@ class OnlineObjective(WeightedObjective):
             "online/kl": -float(gather_own(candidates.own_M, candidates.logprob_BM).mean()),
             "online/length": float(candidates.num_tokens_M.double().mean()),
         }
-
-    def take_drawn(self) -> int:
-        return self.rounds.take_drawn()
-
-    def save(self) -> dict[str, Any]:
-        return self.rounds.save()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.rounds.restore(state)

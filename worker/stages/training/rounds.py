@@ -121,6 +121,21 @@ class Rounds:
         self.current = None if kept is None else Round(kept["first"], [Drawn(**drawn) for drawn in kept["drawn"]])
 
 
+class OnRounds:
+    """What an objective on rounds of fresh answers tells of them and keeps."""
+
+    rounds: Rounds
+
+    def take_drawn(self) -> int:
+        return self.rounds.take_drawn()
+
+    def save(self) -> dict[str, Any]:
+        return self.rounds.save()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rounds.restore(state)
+
+
 def distinct_share(example: Encoded) -> float:
     """Return how many of an example's responses differ: 1 all of them, 0 they are all the same."""
     num = len(example.responses)
