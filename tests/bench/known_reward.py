@@ -1,6 +1,7 @@
 """Which form of the weights, on responses that π_ref itself has drawn, when the reward is known: the help desk, real models.
 
     python -m tests.bench.known_reward OUT.jsonl --seeds 0 1 2        # makes what is missing, also after a stop
+    python -m tests.bench.known_reward OUT.jsonl --lengths spread --lambdas .3 .1 --offsets 0 2 --runs 0 1     # only these
     python -m tests.bench.known_reward OUT.jsonl --table
 
 A world is a policy that is trained on the help desk's answers (`even`), or on one to five sentences of each (`spread`: lengths
@@ -40,7 +41,7 @@ from worker.models.prompts import Conversation, PromptFormat
 from worker.stages.evaluation.answers import end_ids
 
 NUM_TRAIN, NUM_TEST, NUM_ANSWERS, EACH, BATCH, DRAWS = 640, 512, 6400, 4, 8, 16
-OFFSETS, LENGTHS, LAMBDAS, RUNS, RATE = (0.0, 1.0, 2.0), ("even", "spread"), (0.3, 1.0, 0.1), 2, 1e-3
+OFFSETS, LENGTHS, LAMBDAS, RUNS, RATE = (0.0, 1.0, 2.0), ("even", "spread"), (0.3, 0.1, 1.0, 0.6), 2, 1e-3
 SAMPLED = {"max_new_tokens": 80}
 FORMS: dict[str, dict[str, Any]] = {
     "length_normalised": {"preset": "length_normalised"},
@@ -139,11 +140,16 @@ class Cell(NamedTuple):
     run: int
 
 
-def list_cells(is_first: bool) -> Iterator[Cell]:
+def list_cells(
+    is_first: bool,
+    lambdas: Sequence[float] = LAMBDAS,
+    offsets: Sequence[float] = OFFSETS,
+    runs: Sequence[int] = tuple(range(RUNS)),
+) -> Iterator[Cell]:
     """Yield a world's cells, those of the first run at the first λ first."""
-    for run in range(RUNS):
-        for lambda_ in LAMBDAS:
-            for offset in OFFSETS:
+    for run in runs:
+        for lambda_ in lambdas:
+            for offset in offsets:
                 is_proof = is_first and offset == max(OFFSETS) and lambda_ == LAMBDAS[0] and run == 0
                 for form in FORMS:
                     if offset == 0 or form not in IMMUNE or is_proof:
@@ -208,22 +214,24 @@ def write_recipe(seed: int, cell: Cell, clip: float | None = None) -> Recipe:
     )  # fmt: skip
 
 
-def run_all(out: Path, seeds: Sequence[int], clip: float | None = None) -> None:
-    """Make every missing cell."""
+def run_all(options: argparse.Namespace) -> None:
+    """Make every missing cell of those that were asked for."""
+    out = options.out
     torch.set_num_threads(1)
     sources.RewardModel = TrueReward
     root = out.with_suffix("")
     root.mkdir(parents=True, exist_ok=True)
     done = {(r["seed"], r["lengths"], r["form"], r["lambda"], r["offset"], r.get("run", 0)) for r in read_results(out)}
-    for seed in seeds:
-        for lengths in LENGTHS:
+    for seed in options.seeds:
+        for lengths in options.lengths:
             world = root / f"{lengths}-{seed}"
-            cells = list(list_cells(seed == seeds[0] and lengths == LENGTHS[0]))
+            is_first = seed == 0 and lengths == LENGTHS[0]
+            cells = list(list_cells(is_first, options.lambdas, options.offsets, options.runs))
             missing = [cell for cell in cells if (seed, lengths, *cell) not in done]
             if missing and not world.exists():
                 make_world(world, seed, lengths)
             for cell in missing:
-                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, cell, clip)}
+                result = {"seed": seed, "lengths": lengths, **run_cell(world, seed, cell, options.clip)}
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 told = (fmean(result["reward"]) - fmean(result["reference"]), fmean(result["kl"]), result["processor_seconds"])
@@ -325,13 +333,17 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.known_reward", description="Forms of the weights, true reward.")
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+    parser.add_argument("--lambdas", type=float, nargs="+", default=list(LAMBDAS))
+    parser.add_argument("--offsets", type=float, nargs="+", default=list(OFFSETS))
+    parser.add_argument("--runs", type=int, nargs="+", default=list(range(RUNS)), help="training seeds within a world")
     parser.add_argument("--clip", type=float, help="training.grad_clip; empty: as the studio launches it, 0: none")
     parser.add_argument("--table", action="store_true", help="print the tables of what is there")
     options = parser.parse_args()
     if options.table:
         tell(read_results(options.out))
     else:
-        run_all(options.out, options.seeds, options.clip)
+        run_all(options)
 
 
 if __name__ == "__main__":

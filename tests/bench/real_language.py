@@ -295,6 +295,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate; DPO's is a fifth of it")
     parser.add_argument("--world", action="store_true", help="make data, reward model and judge only")
     parser.add_argument("--cells", action="store_true", help="make cells only; the judge may still be missing")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="make cells whose names hold one of these texts")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -311,7 +312,7 @@ def main() -> None:
         return
     done = {result["cell"] for result in read_results(options.out)}
     for name, parts in list_cells():
-        if name not in done:
+        if name not in done and any(text in name for text in options.only):
             result = run_cell(name, write_recipe(parts, options.steps, options.rate), options.model, world)
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")

@@ -2,7 +2,10 @@
 
 from playwright.sync_api import expect
 
+from app.store.database import now
 from app.store.runs import get_run
+from app.store.tables import Model
+from app.system.identifiers import new_id
 from tests.browser.studio import Writer
 
 
@@ -71,6 +74,32 @@ def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, compla
     page.locator("#reward-model").select_option(studio.reward.id)
     page.get_by_role("button", name="Launch the run").click()
     expect(page.locator(".page-head .lead")).to_contain_text("rewards from Kindness judge")
+
+
+def test_several_reward_models_are_chosen_in_a_fold_that_shows_what_is_wrong_in_it(page, studio, complaints):
+    with studio.database.writing() as session:
+        kinds = {"owner_id": studio.user.id, "kind": "reward", "source": "hub", "revision": "main", "facts": {}}
+        second = Model(id=new_id("model"), name="Second judge", path="studio/second-judge", created_at=now(session), **kinds)
+        session.add(second)
+    fill(page, studio)
+    fold = page.locator("#ensemble")
+    expect(fold).to_be_hidden()  # rewards come from the labels
+    page.locator("#reward-source").get_by_label("Reward model").check()
+    page.locator("#reward-model").select_option(studio.reward.id)
+    expect(fold).to_be_visible()
+    expect(page.get_by_label("Second reward model")).to_be_hidden()
+    fold.locator("summary").click()
+    page.get_by_label("Second reward model").select_option(studio.reward.id)
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#reward-second-error")).to_contain_text("which agrees with itself")  # and the fold is open
+    complaints.clear()
+    page.get_by_label("Second reward model").select_option(second.id)
+    page.get_by_label("Caution").fill("0.5")
+    page.get_by_role("button", name="Launch the run").click()
+    expect(page.locator("#status .badge")).to_have_text("queued")
+    with studio.database.reading() as session:
+        reward = get_run(session, studio.user.id, page.url.rsplit("/", 1)[-1]).recipe["reward"]
+    assert (reward["second"], reward["third"], reward["caution"]) == (second.id, None, 0.5)
 
 
 def test_a_draft_outlives_another_page_back_and_a_reload_and_ends_with_the_launch(page, studio):
