@@ -253,7 +253,17 @@ def read_at(points: Sequence[tuple[float, float]], level: float) -> float:
     return float(np.interp(math.sqrt(level), roots, gains, right=math.nan))
 
 
-def compare(own: Cells, base: Cells, level: float | None, lambda_: float = 0.0) -> tuple[float, float, float, float] | None:
+class Gap(NamedTuple):
+    """A form's own value, its difference from another's with the interval over prompts, and that of each world and run."""
+
+    own: float
+    difference: float
+    low: float
+    high: float
+    each: tuple[float, ...]
+
+
+def compare(own: Cells, base: Cells, level: float | None, lambda_: float = 0.0) -> Gap | None:
     """Return own gain, and the difference from base with its paired bootstrap interval over prompts, means over worlds and runs.
 
     At a KL, between the λ that both have; or, without a level, of what is maximised, r − λ KL, at the λ. None: nothing there.
@@ -268,15 +278,15 @@ def compare(own: Cells, base: Cells, level: float | None, lambda_: float = 0.0) 
     num, chance = NUM_TEST, np.random.default_rng(0)
     picks = [np.arange(num), *(chance.integers(0, num, num) for _ in range(RESAMPLES))]
 
-    def value(side: str, pick: Any) -> float:
-        return fmean(_read(each[side], pick, level) for each in columns)
+    def values(side: str, pick: Any) -> list[float]:
+        return [_read(each[side], pick, level) for each in columns]
 
-    found = [(value("own", pick), value("base", pick)) for pick in picks]
-    gaps = np.array([a - b for a, b in found[1:]])
-    if math.isnan(found[0][0] - found[0][1]) or np.isnan(gaps).mean() > 0.05:
-        return (found[0][0], math.nan, math.nan, math.nan)
-    low, high = np.nanpercentile(gaps, [2.5, 97.5])
-    return found[0][0], found[0][0] - found[0][1], float(low), float(high)
+    mine, gaps = fmean(values("own", picks[0])), np.array([np.subtract(values("own", p), values("base", p)) for p in picks])
+    each, means = tuple(map(float, gaps[0])), gaps[1:].mean(axis=1)
+    if math.isnan(fmean(each)) or np.isnan(means).mean() > 0.05:
+        return Gap(mine, math.nan, math.nan, math.nan, each)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return Gap(mine, fmean(each), float(low), float(high), each)
 
 
 def _columns(cells: Cells, seed: tuple[int, int], shared: set[Any]) -> list[tuple[float, Any, Any]]:
@@ -322,11 +332,13 @@ def _tell_cells(cells: Cells, lambda_: float) -> str:
     return gains or "–"
 
 
-def _tell_gap(found: tuple[float, float, float, float] | None) -> str:
+def _tell_gap(found: Gap | None) -> str:
     if found is None:
         return "–"
-    own, gap, low, high = found
-    return f"{own:.3f}" + ("" if math.isnan(gap) else f" ({gap:+.3f}, {low:+.3f} to {high:+.3f})")
+    if math.isnan(found.difference):
+        return f"{found.own:.2f}"
+    several = f"; {', '.join(f'{gap:+.2f}' for gap in found.each)}" if len(found.each) > 1 else ""
+    return f"{found.own:.2f} ({found.difference:+.2f}, {found.low:+.2f} to {found.high:+.2f}{several})"
 
 
 def main() -> None:

@@ -32,11 +32,20 @@ def test_forms_are_compared_on_the_same_prompts_at_a_kl_and_by_what_is_maximised
     lines += [make_line("length_normalised", 0.3, 1.0, 2.0), make_line("length_normalised", 1.0, 0.7, 1.0)]
     own, base = (gather(lines, form, 2.0, "even") for form in ("draws", "length_normalised"))  # which no offset moves
     for level in (1.0, None):
-        _, gap, low, high = compare(own, base, level, 0.3)
+        _, gap, low, high, each = compare(own, base, level, 0.3)
         assert low < 0.2 < high
+        assert each == (gap,)
         assert gap == pytest.approx(0.2, abs=0.02)
         assert high - low < 0.06
     assert compare(own, {}, 1.0) is None
+
+
+def test_of_several_seeds_each_ones_difference_is_told():
+    lines = [{**make_line("draws", 0.3, 1.0 + seed, 2.0), "seed": seed} for seed in (0, 1)]
+    lines += [{**make_line("length_normalised", 0.3, 0.5, 2.0), "seed": seed} for seed in (0, 1, 2)]
+    found = compare(*(gather(lines, form, 0.0, "even") for form in ("draws", "length_normalised")), None, 0.3)
+    assert found.each == pytest.approx((0.5, 1.5), abs=0.02)
+    assert found.difference == pytest.approx(1.0, abs=0.02)
 
 
 def test_every_form_meets_every_offset_unless_none_can_move_it():
