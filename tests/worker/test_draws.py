@@ -137,7 +137,7 @@ def test_more_draws_keep_those_that_were_made_and_fewer_are_among_them(workshop,
     assert run(fewer) == 0, outcome(fewer)
     assert scoring_of(fewer).draws.hit
     assert not answered
-    assert read_rewards(fewer) == pytest.approx(read_rewards(first), rel=1e-4)
+    assert read_rewards(fewer) == pytest.approx(read_rewards(first), rel=1e-4, abs=1e-5)  # others stood beside them
 
 
 def test_killed_in_the_middle_of_the_draws_it_goes_on_without_a_double_or_a_lost_one(workshop, run, tmp_path, monkeypatch):
