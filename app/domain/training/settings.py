@@ -126,8 +126,9 @@ def find_kto_fault(
     """
     if only_pairs and not settings.split_pairs:
         return "kto.split_pairs", (
-            "holds pairs alone, where KTO learns from single responses with a label of their own: set kto.split_pairs to take "
-            "every chosen response for desirable and every rejected one for undesirable, or train by dpo, which reads the pairs."
+            "holds pairs alone, where KTO learns from single responses with a label of their own: set kto.split_pairs to true, "
+            "which takes every chosen response for desirable and every rejected one for undesirable, or train by dpo, which "
+            "reads the pairs."
         )
     for number, what in ((num_desirable, "desirable (chosen)"), (num_undesirable, "undesirable (rejected)")):
         if number == 0:

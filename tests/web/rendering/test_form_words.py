@@ -1,5 +1,6 @@
 """Settings in the launch form's words, and the links of findings that fill the form."""
 
+import ast
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -9,7 +10,8 @@ from app.domain.recipe import Recipe, parse_recipe
 from app.domain.signatures import SIGNATURES
 from app.web.recipes import clone_values, read_order
 from app.web.rendering.fields import RECIPE_FIELDS
-from app.web.rendering.form_words import change_in_words, clone_address, in_form_words
+from app.web.rendering.form_words import _NAMED, BY_PATH, SWITCHED, change_in_words, clone_address, in_form_words
+from tests.architecture.tree import list_modules, parse
 
 RECIPE = {
     "dataset": "data_1", "policy": {"model": "model_1"}, "reward": {"source": "model", "model": "model_2"},
@@ -29,6 +31,19 @@ def test_no_remedy_shows_a_path_of_the_recipe() -> None:
     for signature in SIGNATURES.values():
         said = in_form_words(f"{signature.rule} {signature.remedy}")
         assert not [path for path in paths if path in said], signature.name
+
+
+def test_what_a_sentence_sets_a_setting_to_is_one_of_its_values() -> None:
+    """Else the form's words would quote half of a sentence as an option: set “Split pairs” to “take” every …"""
+    odd = [
+        (str(path), setting, value)
+        for path in list_modules("app", "worker")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for _, setting, value in _NAMED.findall(node.value)
+        if value and not value.isdigit() and value not in SWITCHED and value not in dict(BY_PATH[setting].choices)
+    ]
+    assert odd == []
 
 
 @pytest.mark.parametrize(

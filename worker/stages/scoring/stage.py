@@ -266,7 +266,7 @@ def refuse_inverted(recipe: Recipe, check: RewardCheck) -> None:
         "The rewards contradict the preference labels: the chosen response has the higher reward in only "
         f"{percent(check.accuracy or 0.0)} of {check.num_pairs - check.num_ties} pairs "
         f"(95 % interval {percent(check.low)} to {percent(check.high)}). "
-        "Use another reward, swap chosen and rejected, or set reward.accept_inverted to launch anyway.",
+        "Use another reward or swap chosen and rejected. To launch anyway, set reward.accept_inverted to true.",
     )
 
 

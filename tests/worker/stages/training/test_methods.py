@@ -147,7 +147,7 @@ def test_kto_on_pairs_alone_wants_the_word_that_they_are_to_be_split(workshop, r
     parts = {"method": "kto", "weights": {"lambda": None}, "training": {"steps": 2}, "evaluation": {"num_prompts": 0}}
     folder = workshop.attempt(**parts)
     assert run(folder) == 10
-    assert "set kto.split_pairs to take every chosen response for desirable" in outcome(folder)["reason"]
+    assert "set kto.split_pairs to true, which takes every chosen response for desirable" in outcome(folder)["reason"]
     assert run(split := workshop.attempt(**parts, kto={"split_pairs": True})) == 0, outcome(split)
 
 
