@@ -276,8 +276,8 @@ def clone_run(
 def tune_first(
     session: WriteSession, user: CurrentUser, run_id: str, response: Response, idempotency_key: IdempotencyKey = None
 ) -> RunView:
-    """The remedy of the finding foreign_data: plain fine-tuning on all responses of the run's data. What it leaves is to be
-    policy and reference of the run's recipe, which its `follow-up` launches. 409 for a method without a reference.
+    """The remedy of the finding foreign_data: plain fine-tuning on all responses of the run's data, for its `follow-up`. Asked
+    again it is your same run, unless with a new Idempotency-Key. 409 for a method without a reference.
     """
     return accept(service.tune_first(session, user.id, run_id, idempotency_key=idempotency_key), response)
 
@@ -287,8 +287,8 @@ async def follow_run_up(
     request: Request, database: CurrentDatabase, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser,
     run_id: str, response: Response, idempotency_key: IdempotencyKey = None,
 ) -> RunView:  # fmt: skip
-    """Launches the recipe that the run was fine-tuned for, with its model as policy and reference; the model is added to the
-    models unless it is there. 409 where no recipe follows, or before the run has succeeded.
+    """Launches the recipe that the run was fine-tuned for, with its model as policy and reference, which is added to the models
+    once. Asked again it is your same run, unless with a new Idempotency-Key. 409 without a recipe, or before the run's success.
     """
 
     def follow() -> RunView:
