@@ -220,11 +220,12 @@ def test_answers_without_an_end_are_told_of_beyond_a_fifth_of_them() -> None:
 def test_a_test_set_is_small_where_its_interval_is_wider_than_what_it_shall_show() -> None:
     figures = {"test/num_prompts": 40.0, "test/win_rate_low": 0.45, "test/win_rate_high": 0.74}
     assert find_small_held_out(figures) == (
-        "On 40 test prompts the win rate's 95 % interval is 45 % to 74 %, wider than 10 % on either side; 97 are always enough."
+        "On 40 test prompts the 95 % interval of the win rate is 45 % to 74 %, wider than 10 % on either side; "
+        "97 are always enough."
     )
     assert find_small_held_out({**figures, "test/win_rate_high": 0.65}) is None
     preferences = {"test/num_preferences": 8.0, "test/preference_accuracy_low": 0.3, "test/preference_accuracy_high": 0.8}
-    assert "On 8 test prompts the preference accuracy's" in (find_small_held_out(preferences) or "")
+    assert "On 8 test prompts the 95 % interval of the preference accuracy" in (find_small_held_out(preferences) or "")
     assert find_small_held_out({**preferences, **figures, "test/win_rate_high": 0.65}) is None  # what judges counts
     assert find_small_held_out({}) is None
     num = ENOUGH

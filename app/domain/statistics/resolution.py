@@ -24,7 +24,7 @@ def find_small_held_out(figures: Mapping[str, float | None]) -> str | None:
         if (high - low) / 2 <= SOUGHT_EFFECT:
             return None
         return (
-            f"On {num:.0f} test prompts the {name}'s 95 % interval is {percent(low)} to {percent(high)}, wider than "
+            f"On {num:.0f} test prompts the 95 % interval of the {name} is {percent(low)} to {percent(high)}, wider than "
             f"{percent(SOUGHT_EFFECT)} on either side; {ENOUGH} are always enough."
         )
     return None
