@@ -124,6 +124,24 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is no host name: write names like studio.example.org, without scheme and port.")
         return names
 
+    @field_validator("endpoint_allowed_hosts")
+    @classmethod
+    def check_endpoint_hosts(cls, value: list[str]) -> list[str]:
+        for part in value:
+            if not HOST_NAME.fullmatch(part.lower()) and not _is_network(part.strip("[]")):
+                raise ValueError(
+                    f"{part!r} is no host name, address or network, so it would allow nothing: write names like llm.example.org, "
+                    "addresses like 10.0.0.5 or networks like 10.0.0.0/8."
+                )
+        return value
+
+    @field_validator("store_endpoint")
+    @classmethod
+    def check_store_endpoint(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+            raise ValueError("It is no address of an object store: write https://s3.example.org, or leave it out.")
+        return value
+
     @field_validator("data_dir", mode="before")
     @classmethod
     def check_folder(cls, value: object) -> object:
@@ -216,6 +234,15 @@ class Settings(BaseSettings):
                 f"own, like {public.scheme}://studio.example.org, or a port of its own."
             )
         return ""
+
+
+def _is_network(text: str) -> bool:
+    """Return whether this is an address or a network."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _bracket(hostname: str) -> str:

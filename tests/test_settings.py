@@ -18,6 +18,8 @@ REFUSED = [
     ("STUDIO_DATABASE_URL", "studio"), ("STUDIO_DATABASE_URL", "mysql://u:hunter2@host/studio"), ("STUDIO_DATABASE_URL", "sqlite://"),
     ("STUDIO_DATABASE_URL", "postgresql+asyncpg://u:hunter2@host/studio"), ("STUDIO_BROKER_URL", "localhost:6379"),
     ("STUDIO_BROKER_URL", "amqp://u:hunter2@host"),
+    ("STUDIO_ENDPOINT_ALLOWED_HOSTS", "http://llm.example.org"), ("STUDIO_ENDPOINT_ALLOWED_HOSTS", "10.0.0.0/99"),
+    ("STUDIO_STORE_ENDPOINT", "nonsense"), ("STUDIO_STORE_ENDPOINT", "https://u:hunter2@store.example.org"),
 ]  # fmt: skip
 ADDRESSES = [
     "https://", "ftp://studio.example.org", "https://studio example.org", "https://studio.example.org:99999", "https://[::1",
@@ -47,6 +49,13 @@ def test_an_address_that_nobody_can_come_by_is_refused_and_its_secrets_are_not_s
 @pytest.mark.parametrize("address", ["https://studio.example.org", "http://127.0.0.1:8400/", "http://[::1]:8400", "http://box_1"])
 def test_a_usual_address_is_taken(address: str) -> None:
     assert Settings(_env_file=None, public_url=address).find_public_url_fault() == ""
+
+
+def test_what_endpoints_may_be_is_taken_as_it_is_written() -> None:
+    written = "llm.example.org, 10.0.0.5,10.0.0.0/8,fd00::/8,[::1],127.0.0.1"
+    assert Settings(_env_file=None, endpoint_allowed_hosts=written).endpoint_allowed_hosts[1:] == [
+        "10.0.0.5", "10.0.0.0/8", "fd00::/8", "[::1]", "127.0.0.1",
+    ]  # fmt: skip
 
 
 def test_names_of_hosts_are_compared_without_their_case() -> None:
