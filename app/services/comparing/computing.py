@@ -59,7 +59,8 @@ def compute(
         with _one_at_a_time:
             kept = find_kept(files, comparison.id, digest)
             return kept or _compute(files, comparison.id, prompt_set, contenders, digest)
-    computations.ask((files.root, comparison.id), partial(_compute_anew, session.info["database"], files, comparison.id))
+    work = partial(_compute_anew, session.info["database"], files, comparison.id)
+    computations.ask((files.root, comparison.id), comparison.owner_id, work)
     return None
 
 
