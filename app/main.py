@@ -13,7 +13,6 @@ from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(booth.router)
     app.include_router(system.open_router)
     app.router.routes.extend(inner_routes())
-    app.mount("/static", GZipMiddleware(StudioFiles(), minimum_size=1000, compresslevel=6), name="static")
+    app.mount("/static", StudioFiles(), name="static")
     return app
 
 
