@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import Forbidden, TooLarge, TooSlow, UnsupportedMedia
 from app.settings import Settings
-from app.web.dependencies import identify_apart
+from app.web.dependencies import identify
 from app.web.security import SAFE_METHODS, SESSION_COOKIE, has_bearer, is_open_door
 
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
@@ -75,7 +75,7 @@ class Bodies:
         if declared_bytes(request) > rule.max_bytes:
             raise rule.too_large
         if not rule.is_open:
-            await identify_apart(request, scope["app"].state.database)
+            await identify(request, scope["app"].state.database)
         await self.app(scope, PacedBody(receive, rule), send)
 
 

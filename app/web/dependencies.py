@@ -4,6 +4,8 @@ A WriteSession commits after the route returns and before the response is sent; 
 """
 
 import asyncio
+import hashlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,15 +25,20 @@ from app.services.acts import Actor
 from app.settings import Settings
 from app.store.database import BUSY_SECONDS, Database
 from app.store.files.files import Files
-from app.web.security import SAFE_METHODS, SESSION_COOKIE
+from app.system.gate import Gate
+from app.web.security import SAFE_METHODS, SESSION_COOKIE, client_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NUM_READERS = 24  # below the number of threads (40) and of connections (50)
-NUM_IDENTIFIED = 4  # at once: a lookup of a millisecond, for which more threads would only contend
-NUM_WRITERS = 8  # on PostgreSQL; SQLite has one
+NUM_IDENTIFIED, IDENTIFIED_OF_ONE = 4, 3  # at once: a lookup of a millisecond, for which more threads would only contend
+NUM_READERS, READERS_OF_ONE = 24, 8  # below the number of threads (40) and of connections (50)
+NUM_WRITERS, WRITERS_OF_ONE = 8, 6  # on PostgreSQL; SQLite has one
+NUM_ERRANDS, ERRANDS_OF_ONE = 4, 2  # each perhaps with a child process
 UPLOADS_AT_ONCE = 8  # of one user, from the first byte of the body until the file is read
+ERRAND_SECONDS = 60.0
+MOST_KNOWN = 10_000
+BUSY = "Other requests are kept waiting as well: try again in a few seconds."
 
 
 @dataclass(frozen=True)
@@ -71,27 +78,27 @@ CurrentFiles = Annotated[Files, Depends(get_files)]
 async def require_user(request: Request, database: CurrentDatabase) -> Identity:
     """Return the user; stands before every route but login, health and static files. Raises as `identify`."""
     known = getattr(request.state, "user", None)  # of a request with a body
-    return known if isinstance(known, Identity) else await identify_apart(request, database)
+    return known if isinstance(known, Identity) else await identify(request, database)
 
 
-async def identify_apart(request: Request, database: Database) -> Identity:
-    """Identify in threads kept for it: few, so that a crowd neither opens a connection each nor waits behind other work."""
-    return await to_thread.run_sync(identify, request, database, limiter=get_gates(request).identifying)
-
-
-def identify(request: Request, database: Database) -> Identity:
+async def identify(request: Request, database: Database) -> Identity:
     """Return the user of a bearer token or of the session cookie, and keep who it is with the request.
 
     Raises: Unauthenticated; Forbidden when a read-only token tries to change something.
     """
     secret, kind = find_credential(request)
-    with database.reading() as session:
-        user, token = accounts.authenticate(session, secret, kind)
-        identity = Identity(user.id, user.name, user.role, token.scope, token.kind, token.id, token.expires_at)
+    identity = await knock(request, secret, look_up, database, secret, kind)
     request.state.user = identity
     if request.method not in SAFE_METHODS and identity.scope != "write":
         raise Forbidden("This token may only read. Make one that may write: varstudio tokens create --scope write.")
     return identity
+
+
+def look_up(database: Database, secret: str, kind: str) -> Identity:
+    """Return whose credential it is. Raises Unauthenticated."""
+    with database.reading() as session:
+        user, token = accounts.authenticate(session, secret, kind)
+        return Identity(user.id, user.name, user.role, token.scope, token.kind, token.id, token.expires_at)
 
 
 def find_credential(request: Request) -> tuple[str, str]:
@@ -112,27 +119,41 @@ async def find_actor(request: Request, user: CurrentUser) -> Actor:
     return Actor(user.id, is_admin=user.is_admin, name=user.name, address=address_of(request))
 
 
-def address_of(request: Request) -> str:
-    """Return the client's address; the server (uvicorn) has put there what a trusted proxy says of it."""
-    return request.client.host if request.client else ""
-
-
 CurrentActor = Annotated[Actor, Depends(find_actor)]
 
 
 class Gates:
-    """Where requests wait for a session: in the event loop, not in a thread.
+    """The gates of one event loop.
 
     A session is held while its route waits for a thread. If others waited for a session in all of the threads, none would
     be left for the one that holds it, and nothing would move until a timeout.
     """
 
     def __init__(self, num_writers: int) -> None:
-        self.reading = asyncio.Semaphore(NUM_READERS)
-        self.writing = asyncio.Semaphore(num_writers)
-        self.own_threads = CapacityLimiter(num_writers)
-        self.identifying = CapacityLimiter(NUM_IDENTIFIED)
+        share = min(num_writers, WRITERS_OF_ONE)
+        self.identifying = Gate(NUM_IDENTIFIED, IDENTIFIED_OF_ONE)
+        self.reading = Gate(NUM_READERS, READERS_OF_ONE)
+        self.writing = Gate(num_writers, share)
+        self.writing_apart = Gate(num_writers, share)
+        self.errands = Gate(NUM_ERRANDS, ERRANDS_OF_ONE)
+        self.identifying_threads = CapacityLimiter(NUM_IDENTIFIED)
+        self.writing_threads = CapacityLimiter(num_writers)
+        self.errand_threads = CapacityLimiter(NUM_ERRANDS)
+        self._good: OrderedDict[str, None] = OrderedDict()  # digests of credentials that let somebody in lately
         self._uploads: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def who_knocks(self, request: Request, credential: str) -> str:
+        """Return who takes turns with whom before it is known who asks: good credentials, and of others each address."""
+        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        return digest if digest in self._good else client_of(address_of(request))
+
+    def note_good(self, credential: str) -> None:
+        """Let a credential that let somebody in have turns of its own."""
+        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        self._good[digest] = None
+        self._good.move_to_end(digest)
+        while len(self._good) > MOST_KNOWN:
+            self._good.popitem(last=False)
 
     def uploads_of(self, user_id: str) -> asyncio.Semaphore:
         """Return where the uploads of one user wait for each other."""
@@ -148,37 +169,68 @@ def get_gates(request: Request) -> Gates:
     return known[loop]
 
 
+async def knock(request: Request, credential: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that finds out who asks, in threads kept for such: few, so that a crowd neither opens a connection each nor
+    waits behind other work. Raises as it does."""
+    gates = get_gates(request)
+    async with passing(gates.identifying, gates.who_knocks(request, credential)):
+        found = await to_thread.run_sync(partial(function, *args, **kwargs), limiter=gates.identifying_threads)
+    gates.note_good(credential)
+    return found
+
+
 async def write_apart(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that opens a writing session itself, in threads kept for such."""
-    return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=get_gates(request).own_threads)
+    gates = get_gates(request)
+    async with passing(gates.writing_apart, who_asks(request)):
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=gates.writing_threads)
 
 
 async def read_apart(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that opens a reading session itself, once there is room for one more reader."""
-    async with passing(get_gates(request).reading):
+    async with passing(get_gates(request).reading, who_asks(request)):
         return await to_thread.run_sync(partial(function, *args, **kwargs))
 
 
+async def run_errand(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that waits for other processes, files or servers, for seconds, in threads kept for such."""
+    gates = get_gates(request)
+    async with passing(gates.errands, who_asks(request), ERRAND_SECONDS):
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=gates.errand_threads)
+
+
 @asynccontextmanager
-async def passing(gate: asyncio.Semaphore) -> AsyncIterator[None]:
+async def passing(gate: Gate, key: str, seconds: float = BUSY_SECONDS) -> AsyncIterator[None]:
     """Through the gate, or Unavailable: whoever waits behind others that wait for the database must not wait forever."""
     try:
-        await asyncio.wait_for(gate.acquire(), BUSY_SECONDS)
+        async with asyncio.timeout(seconds):
+            await gate.acquire(key)
     except TimeoutError:
-        raise Unavailable("The database keeps other requests waiting: try again in a few seconds.") from None
+        raise Unavailable(BUSY) from None
     try:
         yield
     finally:
-        gate.release()
+        gate.release(key)
 
 
-async def read_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
-    async with passing(get_gates(request).reading), contextmanager_in_threadpool(database.reading()) as session:
+def who_asks(request: Request) -> str:
+    """Return who takes turns with whom: users, and of those who are not signed in each address."""
+    user = getattr(request.state, "user", None)
+    return str(user.id) if user is not None else client_of(address_of(request))
+
+
+def address_of(request: Request) -> str:
+    """Return the client's address; the server (uvicorn) has put there what a trusted proxy says of it."""
+    return request.client.host if request.client else ""
+
+
+async def read_session(request: Request, database: CurrentDatabase, user: CurrentUser) -> AsyncIterator[Session]:
+    async with passing(get_gates(request).reading, user.id), contextmanager_in_threadpool(database.reading()) as session:
         yield session
 
 
-async def write_session(request: Request, database: CurrentDatabase, _user: CurrentUser) -> AsyncIterator[Session]:
-    async with passing(get_gates(request).writing), contextmanager_in_threadpool(database.writing()) as session:
+async def write_session(request: Request, database: CurrentDatabase, user: CurrentUser) -> AsyncIterator[Session]:
+    async with passing(get_gates(request).writing, user.id), contextmanager_in_threadpool(database.writing()) as session:
         yield session
 
 

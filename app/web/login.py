@@ -38,9 +38,11 @@ def show_login(request: Request, next: Next = "/") -> Response:
 
 
 @router.get("/login/{secret}")
-def show_link(request: Request, secret: str, database: CurrentDatabase) -> Response:
+async def show_link(request: Request, secret: str, database: CurrentDatabase) -> Response:
     """A page with one button: previews and scanners open links by themselves, and must not use them up."""
-    return RedirectResponse("/", status_code=303) if is_signed_in(request, database) else login_page(request, "/", secret=secret)
+    if await read_apart(request, is_signed_in, request, database):
+        return RedirectResponse("/", status_code=303)
+    return login_page(request, "/", secret=secret)
 
 
 @router.post("/login/{secret}")

@@ -1,10 +1,15 @@
 """Many at once: nobody waits for a thread that waits for somebody."""
 
 import asyncio
+import time
+from collections import Counter
 
 import httpx
 from sqlalchemy import event
 
+from app.domain.errors import ModelInvalid
+from app.services import models, recipe_templates
+from app.store import models as store
 from app.web.dependencies import NUM_IDENTIFIED
 
 
@@ -46,3 +51,79 @@ def test_models_added_at_once_are_all_added(server):
     body = {"kind": "policy", "source": "hub", "name": "small/policy"}
     answers = asyncio.run(crowd(server, 60, "POST", "/api/v1/models", body))
     assert {answer.status_code for answer in answers} == {201}
+
+
+async def look_beside(server, method: str, path: str, size: int, body=None) -> tuple[list[httpx.Response], list[float]]:
+    """Let eve ask `size` times at once; return her answers, and the seconds that the admin's own pages take meanwhile."""
+    eve = {"authorization": f"Bearer {server.studio.make_token('eve')}"}
+    admin = {"authorization": f"Bearer {server.studio.token}"}
+    limits = httpx.Limits(max_connections=size + 4)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+        crowd = [asyncio.create_task(client.request(method, path, json=body, headers=eve)) for _ in range(size)]
+        await asyncio.sleep(1)
+        seconds = []
+        for _ in range(3):
+            began = time.monotonic()
+            answer = await client.get("/api/v1/runs", headers=admin)
+            seconds.append(time.monotonic() - began)
+            assert answer.status_code == 200
+        return list(await asyncio.gather(*crowd)), seconds
+
+
+def slowly(function, seconds):
+    def slow(*given, **more):
+        time.sleep(seconds)
+        return function(*given, **more)
+
+    return slow
+
+
+def test_who_reads_much_at_once_does_not_keep_others_waiting(server, monkeypatch):
+    monkeypatch.setattr(store, "list_models", slowly(store.list_models, 0.6))
+    answers, seconds = asyncio.run(look_beside(server, "GET", "/api/v1/models", 120))
+    assert {answer.status_code for answer in answers} == {200}
+    assert max(seconds) < 2, "all of eve's take 3 s and more"
+
+
+def test_who_writes_much_at_once_does_not_keep_others_waiting(server, monkeypatch):
+    monkeypatch.setattr(recipe_templates, "create", slowly(recipe_templates.create, 0.2))
+
+    async def case() -> tuple[list[int], float]:
+        limits = httpx.Limits(max_connections=40)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+
+            async def save(token: str, name: str) -> int:
+                body, headers = {"name": name, "recipe": {"method": "sft"}}, {"authorization": f"Bearer {token}"}
+                return (await client.post("/api/v1/recipe-templates", json=body, headers=headers)).status_code
+
+            eve = server.studio.make_token("eve")
+            crowd = [asyncio.create_task(save(eve, f"number {number}")) for number in range(20)]
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            assert await save(server.studio.token, "of the admin") == 201
+            seconds = time.monotonic() - began
+            return list(await asyncio.gather(*crowd)), seconds
+
+    statuses, seconds = asyncio.run(case())
+    assert set(statuses) == {201}
+    assert seconds < 1.2, "the admin's after one of eve's, of which all take 4 s"
+
+
+def test_who_has_many_models_looked_at_does_not_keep_others_waiting(server, monkeypatch):
+    """Each look is a child process of seconds, of which no more run at once than a studio can bear."""
+    at_once, most = Counter(), Counter()
+
+    def look(folder, roots):
+        at_once["now"] += 1
+        most["ever"] = max(most["ever"], at_once["now"])
+        time.sleep(0.4)
+        at_once["now"] -= 1
+        raise ModelInvalid.at("path", "This is no model.")
+
+    monkeypatch.setattr(models, "inspect_apart", look)
+    (server.studio.models / "one").mkdir(exist_ok=True)
+    body = {"kind": "policy", "source": "folder", "path": str(server.studio.models / "one")}
+    answers, seconds = asyncio.run(look_beside(server, "POST", "/api/v1/models", 40, body))
+    assert {answer.status_code for answer in answers} == {422}
+    assert max(seconds) < 2
+    assert most["ever"] <= 2

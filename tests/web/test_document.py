@@ -1,6 +1,7 @@
 """The OpenAPI document: complete, in sentences, with examples that hold; and no request it allows breaks the studio."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -12,6 +13,7 @@ from app.domain.model import ModelRequest
 from app.domain.recipe import Recipe
 from app.services import accounts
 from app.web.api import models, runs
+from app.web.api.document import reference
 from tests.web.conftest import URL
 
 QUICK = hypothesis_settings(
@@ -141,3 +143,18 @@ def test_no_request_that_the_document_allows_breaks_the_studio(studio, document)
         client = studio.client(studio.make_token("sender"))  # the operation before may have been to sign out
         QUICK(given(case=result.ok().as_strategy())(check))()
     assert len(checked) > 100
+
+
+def test_the_document_is_worked_out_once_however_many_ask_at_once(studio, monkeypatch):
+    """A hundred requests for it, by one user, kept all others waiting for half a minute; and two of them broke."""
+    made = []
+    work_out = reference.work_out
+    monkeypatch.setattr(reference, "work_out", lambda app: made.append(1) or work_out(app))
+    if hasattr(studio.app.state, "reference"):
+        del studio.app.state.reference
+    client = studio.client()
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(client.get, ["/openapi.json", "/docs"] * 8))
+    assert {answer.status_code for answer in answers} == {200}
+    assert made == [1]
+    assert answers[0].headers["content-type"] == "application/json"

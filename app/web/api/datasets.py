@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
 from app.domain.dataset import Audit, ColumnMapping, DatasetOrigin, DatasetState, Example
 from app.domain.errors import NotFound
@@ -18,14 +17,7 @@ from app.store.tables import Dataset
 from app.web.api.forms import describe_form
 from app.web.api.paging import After, Limit, Page, to_page
 from app.web.api.sharing import ChangeBody, Mine, OwnedView, change
-from app.web.dependencies import (
-    CurrentDatabase,
-    CurrentFiles,
-    CurrentUser,
-    ReadSession,
-    WriteSession,
-    write_apart,
-)
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, read_apart, write_apart
 from app.web.exports import as_csv, as_json_lines
 from app.web.uploads import take_dataset, taking_place, wait_for_reading
 
@@ -101,7 +93,7 @@ async def upload_dataset(request: Request, response: Response, database: Current
     processing when it takes longer than ten seconds. A file that can't be read is refused, and nothing of it stays."""
     dataset_id = await take_dataset(request, user.id)
     response.headers["location"] = f"/api/v1/datasets/{dataset_id}"
-    return await run_in_threadpool(read_detail, database, user.id, dataset_id)
+    return await read_apart(request, read_detail, database, user.id, dataset_id)
 
 
 def read_detail(database: Database, owner_id: str, dataset_id: str) -> DatasetDetail:
@@ -159,7 +151,7 @@ async def map_dataset(
     async with taking_place(request, user.id):
         mapped_id = await write_apart(request, remap, database, files, user.id, dataset_id, mapping)
         await wait_for_reading(request, user.id, mapped_id)
-    return await run_in_threadpool(read_detail, database, user.id, mapped_id)
+    return await read_apart(request, read_detail, database, user.id, mapped_id)
 
 
 def remap(database: Database, files: Files, owner_id: str, dataset_id: str, mapping: ColumnMapping) -> str:
@@ -175,7 +167,7 @@ async def swap_dataset(
     async with taking_place(request, user.id):
         swapped_id = await write_apart(request, swap, database, files, user.id, dataset_id)
         await wait_for_reading(request, user.id, swapped_id)
-    return await run_in_threadpool(read_detail, database, user.id, swapped_id)
+    return await read_apart(request, read_detail, database, user.id, swapped_id)
 
 
 def swap(database: Database, files: Files, owner_id: str, dataset_id: str) -> str:

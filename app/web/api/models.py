@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import InvalidInput, Unavailable
 from app.domain.model import ModelKind, ModelOrigin, ModelRequest
@@ -24,7 +23,7 @@ from app.web.dependencies import (
     CurrentUser,
     ReadSession,
     WriteSession,
-    read_apart,
+    run_errand,
     write_apart,
 )
 from app.web.errors import Fault
@@ -94,7 +93,7 @@ async def add_model(
 ) -> ModelView:
     """Looks at the files first: only safetensors weights, nothing outside the allowed folders, of the right kind. 409 names
     the model that a folder is already."""
-    candidate = await run_in_threadpool(service.examine_within, database, files, settings, user.id, asked)
+    candidate = await run_errand(request, service.examine_within, database, files, settings, user.id, asked)
     added = await write_apart(request, service.add_within, database, files, user.id, candidate, private=private)
     response.headers["location"] = f"/api/v1/models/{added.id}"
     return show(added)
@@ -128,7 +127,7 @@ async def copy_model(
     response: Response,
 ) -> ModelView:  # fmt: skip
     """The same model once more; what was taken from a run is kept a second time, so that either may be deleted."""
-    copied = await write_apart(request, service.copy_within, database, files, user.id, model_id, body.name)
+    copied = await run_errand(request, service.copy_within, database, files, user.id, model_id, body.name)
     response.headers["location"] = f"/api/v1/models/{copied.id}"
     return show(copied)
 
@@ -157,7 +156,7 @@ async def check_model(
     A worker reads it, from the hub the tokenizer alone; without one, `reading` is null and `reading_missing` says so.
     """
     asked = query.request(model_id)
-    problems = await read_apart(request, service.check_within, database, settings, user.id, model_id)
+    problems = await run_errand(request, service.check_within, database, settings, user.id, model_id)
     reading, missing = None, "The files are at fault." if problems else ""
     if not problems:
         try:

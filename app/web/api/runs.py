@@ -31,6 +31,7 @@ from app.web.dependencies import (
     CurrentUser,
     ReadSession,
     WriteSession,
+    run_errand,
     write_apart,
 )
 
@@ -296,4 +297,4 @@ async def follow_run_up(
         with database.writing() as session:
             return accept(service.follow_up(session, user.id, run_id, model.id, idempotency_key=idempotency_key), response)
 
-    return await write_apart(request, follow)
+    return await run_errand(request, follow)

@@ -40,10 +40,10 @@ async def get_health() -> Health:
 
 
 @router.get("/readyz", operation_id="get_readiness", summary="Can it work: database, tables, data folder, broker?")
-def get_readiness(database: CurrentDatabase, files: CurrentFiles) -> Readiness:
+async def get_readiness(request: Request, database: CurrentDatabase, files: CurrentFiles) -> Readiness:
     """Each check by name. 503, with the checks in `extra`, while one that is needed fails; without the broker runs start a
     little later, so it isn't needed."""
-    checks = readiness.check(database, files)
+    checks = await read_apart(request, readiness.check, database, files)
     views = {name: CheckView(ok=check.ok, needed=check.needed, detail=check.detail) for name, check in checks.items()}
     if missing := [check.detail for check in checks.values() if check.needed and not check.ok]:
         error = Unavailable(" ".join(missing))

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import InvalidInput, ModelInvalid, StudioError, Unavailable
 from app.domain.model import ModelRequest
@@ -33,7 +32,7 @@ from app.web.dependencies import (
     ReadSession,
     WriteSession,
     read_apart,
-    write_apart,
+    run_errand,
 )
 from app.web.preview_requests import PAGE_WAIT_SECONDS
 from app.web.reading_requests import TalkQuery, read
@@ -120,7 +119,7 @@ async def register_model(
                 return form(request, session, user.id, settings, values, error=error)
         return RedirectResponse(f"/models/{model.id}", status_code=303)
 
-    return await run_in_threadpool(register)
+    return await run_errand(request, register)
 
 
 @router.post("/models/{model_id}/copy")
@@ -129,7 +128,7 @@ async def copy_model(
     name: Annotated[str, Form(max_length=400)] = "",
 ) -> Response:  # fmt: skip
     """The page of the model under its other name."""
-    made = await write_apart(request, service.copy_within, database, files, user.id, model_id, name)
+    made = await run_errand(request, service.copy_within, database, files, user.id, model_id, name)
     return go_to(request, f"/models/{made.id}")
 
 
@@ -203,7 +202,7 @@ def find_surroundings(database: Database, owner_id: str, model_id: str) -> tuple
 async def look_at(request: Request, owner_id: str, model: Model, query: TalkQuery) -> ReadingPart:
     """Return the reading, or why there is none; the files are looked at first."""
     state = request.app.state
-    problems = await read_apart(request, service.check_within, state.database, state.settings, owner_id, model.id)
+    problems = await run_errand(request, service.check_within, state.database, state.settings, owner_id, model.id)
     part = ReadingPart(model=model, reading=None, problems=problems, sentence="", is_asked=False)
     if problems:
         return part

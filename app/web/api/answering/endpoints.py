@@ -5,21 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
 from app.domain.answering.endpoint import EndpointChange, NewEndpoint
 from app.services.answering import endpoints as service
 from app.store.answering import endpoints as store
 from app.store.tables import Endpoint
 from app.web.api.paging import After, Limit, Page, to_page
-from app.web.dependencies import (
-    CurrentActor,
-    CurrentDatabase,
-    CurrentSettings,
-    ReadSession,
-    WriteSession,
-    read_apart,
-)
+from app.web.dependencies import CurrentActor, CurrentDatabase, CurrentSettings, ReadSession, WriteSession, read_apart, run_errand
 
 router = APIRouter(prefix="/endpoints", tags=["models"])
 
@@ -111,5 +103,5 @@ async def try_endpoint(
 ) -> EndpointTrial:
     """For admins: asks one short question from the web's machine, once, for at most 25 s."""
     server = await read_apart(request, service.prepare_trial_within, database, settings, actor, endpoint_id)
-    trial = await run_in_threadpool(service.try_out, server)
+    trial = await run_errand(request, service.try_out, server)
     return EndpointTrial(ok=trial.ok, sentence=trial.sentence)

@@ -1,13 +1,15 @@
 """The API described: the OpenAPI document, and a page to read it that needs no script."""
 
 import json
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
 from app.web.api.document.schemas import REF, SchemaField, SchemaShape, TypePart, kind_of, list_fields, list_schemas
+from app.web.dependencies import read_apart
 from app.web.rendering.environment import Context, render
 
 DESCRIPTION = """\
@@ -89,17 +91,47 @@ class ReferencePage(Context):
     schemas: list[SchemaShape]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The document as it is sent, and the page that shows it."""
+
+    document: bytes
+    page: ReferencePage
+
+
+_working_out = threading.Lock()
+
+
 @router.get("/openapi.json")
-def show_document(request: Request) -> dict[str, Any]:
-    return document_of(request.app)
+async def show_document(request: Request) -> Response:
+    reference = await read_apart(request, reference_of, request.app)
+    return Response(reference.document, media_type="application/json")
 
 
 @router.get("/docs")
-def show_reference(request: Request) -> HTMLResponse:
+async def show_reference(request: Request) -> HTMLResponse:
     """Every path with its parameters, its body, its answers and a command to copy; then what bodies and answers are made of."""
-    document, url = document_of(request.app), request.app.state.settings.url
+    return await read_apart(request, draw, request)
+
+
+def draw(request: Request) -> HTMLResponse:
+    return render(request, reference_of(request.app).page)
+
+
+def reference_of(app: FastAPI) -> Reference:
+    """Return what is told of the API, which is worked out once: it takes a second."""
+    with _working_out:
+        known: Reference | None = getattr(app.state, "reference", None)
+        if known is None:
+            known = app.state.reference = work_out(app)
+        return known
+
+
+def work_out(app: FastAPI) -> Reference:
+    document, url = document_of(app), app.state.settings.url
     groups = [OperationGroup(tag["name"], tag["description"], list_operations(document, tag["name"], url)) for tag in TAGS]
-    return render(request, ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups, schemas=list_schemas(document)))
+    page = ReferencePage(text=DESCRIPTION.split("\n\n"), groups=groups, schemas=list_schemas(document))
+    return Reference(json.dumps(document).encode(), page)
 
 
 def document_of(app: FastAPI) -> dict[str, Any]:

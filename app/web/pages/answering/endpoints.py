@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.domain.answering.endpoint import EndpointChange, NewEndpoint
 from app.domain.errors import Conflict, InvalidInput, StudioError
@@ -23,6 +22,8 @@ from app.web.dependencies import (
     ReadSession,
     WriteSession,
     read_apart,
+    run_errand,
+    write_apart,
 )
 from app.web.rendering.environment import Context, go_to, render
 from app.web.rendering.form_words import tell_error
@@ -120,7 +121,7 @@ async def add_endpoint(request: Request, database: CurrentDatabase, settings: Cu
                 return list_page(request, session, may_change=actor.is_admin, values=values, error=error)
         return RedirectResponse(f"/endpoints/{endpoint.id}", status_code=303)
 
-    return await run_in_threadpool(add)
+    return await write_apart(request, add)
 
 
 @router.get("/endpoints/{endpoint_id}")
@@ -148,7 +149,7 @@ async def change_endpoint(
                 return render(request, page, status=error.status)
         return RedirectResponse(f"/endpoints/{endpoint_id}", status_code=303)
 
-    return await run_in_threadpool(change)
+    return await write_apart(request, change)
 
 
 @router.post("/endpoints/{endpoint_id}/test")
@@ -163,7 +164,7 @@ async def try_endpoint(
         with database.reading() as session:
             return render(request, TrialPart(endpoint=store.get_endpoint(session, endpoint_id), trial=trial))
 
-    return await run_in_threadpool(answer)
+    return await run_errand(request, answer)
 
 
 @router.post("/endpoints/{endpoint_id}/delete")

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 from app.domain.answering.answers import SamplingSettings
@@ -22,7 +21,7 @@ from app.store.answering import chats as store
 from app.store.answering.prompt_sets import list_prompt_sets
 from app.store.checkpoints import list_kept
 from app.store.tables import Chat, PromptSet, Run
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, ReadSession, WriteSession, write_apart
 from app.web.rendering.choices import Choice, checkpoint_choices, model_choices, run_choices
 from app.web.rendering.environment import Context, go_to, render
 from app.web.rendering.form_words import tell_error
@@ -163,7 +162,7 @@ async def ask(request: Request, database: CurrentDatabase, user: CurrentUser) ->
                 return page(request, session, user.id, values, error=error)
         return RedirectResponse(f"/playground/{chat_id}", status_code=303)
 
-    return await run_in_threadpool(queue)
+    return await write_apart(request, queue)
 
 
 def read_form(form: FormData) -> AskForm:

@@ -10,7 +10,7 @@ from app.services import runs as service
 from app.services.models import take_within
 from app.services.sharing import take
 from app.store.tables import Run
-from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, WriteSession, write_apart
+from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentSettings, CurrentUser, WriteSession, run_errand
 
 router = APIRouter()
 
@@ -44,7 +44,7 @@ async def follow_up(
         with database.writing() as session:
             return service.follow_up(session, user.id, run_id, model.id).id
 
-    return back_to(request, f"/runs/{await write_apart(request, follow)}")
+    return back_to(request, f"/runs/{await run_errand(request, follow)}")
 
 
 @router.post("/runs/{run_id}/describe")
