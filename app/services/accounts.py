@@ -51,7 +51,8 @@ def create_user(session: Session, name: str, role: str = "member", *, actor: Act
 
 
 def create_login_link(session: Session, user: User, *, actor: Actor = STUDIO) -> str:
-    """Return a secret that signs `user` in once, within a day; the user's older links end.
+    """Return a secret that signs `user` in once, within a day; the user's older links end. One that is made by an API token, and
+    the sign-in that it leads to, end with that.
 
     Raises: Conflict when the user is disabled or removed.
     """
@@ -61,7 +62,8 @@ def create_login_link(session: Session, user: User, *, actor: Actor = STUDIO) ->
         raise Conflict(f"{user.name} is disabled: enable the account first (varstudio users enable {user.name}).")
     accounts.delete_tokens(session, user.id, "login")
     acts.record(session, actor, "link_created", f"For {user.name}, good for {LOGIN_LINK_HOURS} hours.", about=user)
-    return issue(session, user, "login", now(session) + timedelta(hours=LOGIN_LINK_HOURS))[0]
+    end = earliest(now(session) + timedelta(hours=LOGIN_LINK_HOURS), end_of_maker(session, actor.token_id))
+    return issue(session, user, "login", end, maker_id=actor.token_id)[0]
 
 
 def greet(session: Session, *, renew: bool = False) -> str | None:
@@ -100,10 +102,11 @@ def redeem_login(session: Session, secret: str, session_days: int = 30, *, addre
     found = accounts.find_token(session, digest, "login")
     if used.rowcount != 1 or found is None:  # type: ignore[attr-defined]
         raise Unauthenticated(BAD_LINK)
-    user = found[0]
+    user, maker_id = found[0], found[1].maker_id
     if state_of(user) != "active":
         raise Unauthenticated(DISABLED)
-    given, token = issue(session, user, "session", moment + timedelta(days=session_days))
+    end = earliest(moment + timedelta(days=session_days), end_of_maker(session, maker_id))
+    given, token = issue(session, user, "session", end, maker_id=maker_id)
     token.address = address[: acts.ADDRESS_LENGTH]
     acts.record(session, actor_of(user, address), "signed_in", "By a login link.", about=user)
     return given
@@ -128,22 +131,23 @@ def create_token(
     session: Session, user: User, name: str, scope: str = "write", days: int | None = None, *,
     actor: Actor = STUDIO, until: datetime | None = None,
 ) -> str:  # fmt: skip
-    """Return a bearer token for the API that ends after `days` (None or 0: never), and not after `until`.
+    """Return a bearer token for the API that ends after `days` (None or 0: never), not after `until`, not after its maker.
 
     Raises: InvalidInput for an unknown scope or a bad name.
     """
     if scope not in SCOPES:
         raise InvalidInput.at("scope", f'There is no scope "{scope}"; choose read or write.')
-    secret, token = issue(session, user, "api", end_of(session, days, until), name=check_name(name), scope=scope)
+    end = earliest(end_of(session, days), until, end_of_maker(session, actor.token_id))
+    secret, token = issue(session, user, "api", end, name=check_name(name), scope=scope, maker_id=actor.token_id)
     acts.record(session, actor, "token_created", describe(user, token), about=user)
     return secret
 
 
 def change_token(
-    session: Session, actor: Actor, token_id: str, *, name: str | None = None, days: int | None = None,
-    until: datetime | None = None,
-) -> tuple[User, Token]:  # fmt: skip
-    """Give an API token another name, or another end: so many days from now (0: none), and not after `until`.
+    session: Session, actor: Actor, token_id: str, *, name: str | None = None, days: int | None = None
+) -> tuple[User, Token]:
+    """Give an API token another name, or another end: so many days from now (0: none), and not after the tokens that it is
+    changed by and was made by. What was made by it ends then at the latest.
 
     Raises: NotFound for somebody else's, who is no admin; InvalidInput for a bad name; Conflict for a browser's session.
     """
@@ -153,7 +157,10 @@ def change_token(
     if name is not None:
         token.name = check_name(name)
     if days is not None:
-        token.expires_at = end_of(session, days, until)
+        makers = (end_of_maker(session, maker_id) for maker_id in (actor.token_id, token.maker_id))
+        token.expires_at = earliest(end_of(session, days), *makers)
+        for made in accounts.list_made(session, [token.id]):
+            made.expires_at = earliest(made.expires_at, token.expires_at)
     acts.record(session, actor, "token_changed", describe(user, token), about=user)
     return user, token
 
@@ -163,7 +170,7 @@ def revoke_token(session: Session, actor: Actor, token_id: str) -> None:
     user, token = find_own(session, actor, token_id)
     kind, what = ("token_revoked", f"“{token.name}”") if token.kind == "api" else ("signed_out", "A browser")
     acts.record(session, actor, kind, f"{what} of {user.name}.", about=user)
-    session.delete(token)
+    accounts.delete_with_made(session, [token.id])
 
 
 def find_own(session: Session, actor: Actor, token_id: str) -> tuple[User, Token]:
@@ -196,25 +203,35 @@ def revoke(session: Session, secret: str, kind: str, *, address: str = "") -> No
 
 
 def issue(
-    session: Session, user: User, kind: str, expires_at: datetime | None, *, name: str = "", scope: str = "write"
-) -> tuple[str, Token]:
+    session: Session, user: User, kind: str, expires_at: datetime | None, *, name: str = "", scope: str = "write",
+    maker_id: str = "",
+) -> tuple[str, Token]:  # fmt: skip
     """Store the digest of a fresh secret; return the secret, and what is known of it."""
     secret = secrets.token_urlsafe(32)
     token = Token(
         digest=digest_of(secret), id=new_id("token"), user_id=user.id, kind=kind, name=name, scope=scope,
-        created_at=now(session), expires_at=expires_at, address="",
+        created_at=now(session), expires_at=expires_at, address="", maker_id=maker_id,
     )  # fmt: skip
     session.add(token)
     session.flush()
     return secret, token
 
 
-def end_of(session: Session, days: int | None, until: datetime | None) -> datetime | None:
-    """Return when a token of so many days ends (None or 0: never), which is not after `until`."""
+def end_of(session: Session, days: int | None) -> datetime | None:
+    """Return when a token of so many days ends (None or 0: never)."""
     if days is not None and not 0 <= days <= MAX_TOKEN_DAYS:
         raise InvalidInput.at("days", f"A token is good for 1 to {MAX_TOKEN_DAYS} days, or without end (0); {days} is neither.")
-    wanted = now(session) + timedelta(days=days) if days else None
-    return min((at for at in (wanted, until) if at is not None), default=None)
+    return now(session) + timedelta(days=days) if days else None
+
+
+def end_of_maker(session: Session, token_id: str) -> datetime | None:
+    """Return when what an API token makes must end; None: never, as where there is no such token."""
+    return accounts.get_token(session, token_id)[1].expires_at if token_id else None
+
+
+def earliest(*ends: datetime | None) -> datetime | None:
+    """Return the first of these ends; None is never."""
+    return min((end for end in ends if end is not None), default=None)
 
 
 def check_name(name: str) -> str:

@@ -42,12 +42,16 @@ MAX_FAILED = 50_000  # strangers must not fill the database: of failed sign-ins 
 
 
 class Actor(NamedTuple):
-    """Who acts: owners for their own, admins for all. Without an id: no user, but somebody at the server."""
+    """Who acts: owners for their own, admins for all. Without an id: no user, but somebody at the server.
+
+    Who acts by an API token, or by a session that began with one, makes nothing that lets somebody in for longer than that lasts.
+    """
 
     id: str
     is_admin: bool
     name: str = ""
     address: str = ""
+    token_id: str = ""  # that API token; empty: none
 
 
 STUDIO = Actor("", is_admin=True, name="the studio")

@@ -42,6 +42,7 @@ def disable(session: Session, actor: Actor, user_id: str) -> User:
         _keep_an_admin(session, user, "disabled")
         user.disabled_at = now(session)
         accounts.delete_tokens(session, user.id, "session", "login")
+        accounts.delete_sign_ins_made(session, user.id)
         acts.record(session, actor, "user_disabled", f"{user.name}.", about=user)
     return user
 

@@ -121,9 +121,35 @@ def has_live_token(session: Session, kind: str, now: datetime) -> bool:
 
 
 def delete_tokens(session: Session, user_id: str, *kinds: str) -> int:
-    """Delete a user's tokens of these kinds; returns how many."""
-    done = session.execute(delete(Token).where(Token.user_id == user_id, Token.kind.in_(kinds)))
+    """Delete a user's tokens of these kinds, with all that was made by them; returns how many."""
+    query = select(Token.id).where(Token.user_id == user_id, Token.kind.in_(kinds))
+    return delete_with_made(session, list(session.scalars(query)))
+
+
+def delete_with_made(session: Session, token_ids: Collection[str]) -> int:
+    """Delete tokens, and the tokens, links and sessions that were made by them; returns how many."""
+    ids = [*token_ids, *(token.id for token in list_made(session, token_ids))]
+    done = session.execute(delete(Token).where(Token.id.in_(ids)))
     return int(done.rowcount)  # type: ignore[attr-defined]
+
+
+def delete_sign_ins_made(session: Session, user_id: str) -> None:
+    """Delete the links and sessions that were made by a user's API tokens, of whomever they are."""
+    own = list(session.scalars(select(Token.id).where(Token.user_id == user_id, Token.kind == "api")))
+    made = [token.id for token in list_made(session, own) if token.kind != "api"]
+    session.execute(delete(Token).where(Token.id.in_(made)))
+
+
+def list_made(session: Session, token_ids: Collection[str]) -> list[Token]:
+    """Return what was made by these API tokens, and by what was made by them, of whomever."""
+    found: dict[str, Token] = {}
+    makers = set(token_ids)
+    while makers:
+        made = session.scalars(select(Token).where(Token.maker_id.in_(makers)))
+        new = {token.id: token for token in made if token.id not in found}
+        found |= new
+        makers = set(new)
+    return list(found.values())
 
 
 def delete_expired(session: Session, now: datetime) -> None:

@@ -52,6 +52,7 @@ class Identity:
     kind: str  # "session" | "api"
     token_id: str
     expires_at: datetime | None  # of the credential
+    maker_id: str  # the API token that it is, or that its session began with; empty: none
 
     @property
     def is_admin(self) -> bool:
@@ -98,7 +99,8 @@ def look_up(database: Database, secret: str, kind: str) -> Identity:
     """Return whose credential it is. Raises Unauthenticated."""
     with database.reading() as session:
         user, token = accounts.authenticate(session, secret, kind)
-        return Identity(user.id, user.name, user.role, token.scope, token.kind, token.id, token.expires_at)
+        maker_id = token.id if token.kind == "api" else token.maker_id
+        return Identity(user.id, user.name, user.role, token.scope, token.kind, token.id, token.expires_at, maker_id)
 
 
 def find_credential(request: Request) -> tuple[str, str]:
@@ -116,7 +118,7 @@ CurrentUser = Annotated[Identity, Depends(require_user)]
 
 async def find_actor(request: Request, user: CurrentUser) -> Actor:
     """Return the user as one who acts, from where the request comes."""
-    return Actor(user.id, is_admin=user.is_admin, name=user.name, address=address_of(request))
+    return Actor(user.id, is_admin=user.is_admin, name=user.name, address=address_of(request), token_id=user.maker_id)
 
 
 CurrentActor = Annotated[Actor, Depends(find_actor)]

@@ -119,6 +119,47 @@ def test_a_token_makes_none_that_outlives_it(studio, ann):
     assert holder.patch(f"{API}/tokens/{ann['token']}", json={"days": 0}).json()["expires_at"] == own_end
 
 
+def open_by(studio, secret, user_id):
+    """A browser that signed in by a login link which a token has made, and when its session ends."""
+    link = studio.client(secret).post(f"{API}/users/{user_id}/login-link").json()["login_link"]
+    browser = studio.client("", origin=URL)
+    assert browser.post(f"/login/{link.rsplit('/', 1)[-1]}").status_code == 303
+    return browser, browser.get(f"{API}/account").json()["expires_at"]
+
+
+def test_no_sign_in_outlives_the_token_that_made_its_link(studio, client, ann):
+    """Who finds an admin's token must not stay by a browser's session, the admin's own or another's, once it is revoked."""
+    admin_id = client.get(f"{API}/account").json()["id"]
+    for user_id in (admin_id, ann["id"]):
+        token = client.post(f"{API}/tokens", json={"days": 2}).json()
+        browser, end = open_by(studio, token["secret"], user_id)
+        assert end == token["expires_at"], "not after the 30 days of a session"
+        more = browser.post(f"{API}/tokens", json={"days": 0}).json()["secret"]
+        assert client.delete(f"{API}/tokens/{token['id']}").status_code == 204
+        assert browser.get(f"{API}/account").status_code == 401
+        assert studio.client(more).get(f"{API}/account").status_code == 401, "nor what was made by that session"
+
+
+def test_what_a_token_made_ends_with_it(studio, client, ann):
+    holder = studio.client(ann["secret"])
+    made = holder.post(f"{API}/tokens", json={"days": 20}).json()
+    of_it = studio.client(made["secret"]).post(f"{API}/tokens", json={"days": 20}).json()
+    soon = client.patch(f"{API}/tokens/{ann['token']}", json={"days": 1}).json()["expires_at"]
+    ends = [row["expires_at"] for row in holder.get(f"{API}/tokens").json()["items"]]
+    assert ends == [soon] * 3, "an end that comes earlier counts for them too"
+    assert client.patch(f"{API}/tokens/{made['id']}", json={"days": 9}).json()["expires_at"] == soon
+    assert client.delete(f"{API}/tokens/{ann['token']}").status_code == 204
+    for secret in (made["secret"], of_it["secret"]):
+        assert studio.client(secret).get(f"{API}/account").status_code == 401
+
+
+def test_a_link_that_a_token_made_goes_with_it(studio, client, ann):
+    token = client.post(f"{API}/tokens", json={"days": 2}).json()
+    link = studio.client(token["secret"]).post(f"{API}/users/{ann['id']}/login-link").json()["login_link"]
+    assert client.delete(f"{API}/tokens/{token['id']}").status_code == 204
+    assert studio.client("", origin=URL).post(f"/login/{link.rsplit('/', 1)[-1]}").status_code == 401
+
+
 def test_everybody_reads_the_own_acts_and_admins_all(studio, client, ann):
     own = studio.client(ann["secret"]).get(f"{API}/acts").json()["items"]
     assert [act["kind"] for act in own] == ["token_created", "user_added"]

@@ -36,6 +36,7 @@ class Token(Base):
     expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     address: Mapped[str] = mapped_column(String(64), default="", server_default="")  # from where a session was begun
+    maker_id: Mapped[str] = mapped_column(String(40), default="", server_default="")  # the API token it ends with; empty: none
 
 
 class Act(Base):

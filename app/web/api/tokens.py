@@ -87,18 +87,13 @@ def make_token(
     response: Response, session: WriteSession, user: CurrentUser, actor: CurrentActor, settings: CurrentSettings,
     body: Annotated[NewToken, Body(openapi_examples=NEW)],
 ) -> MadeToken:  # fmt: skip
-    """For oneself. The secret is shown this once. A token that is made by a token ends no later than that one."""
+    """For oneself. The secret is shown this once. A token that is made by a token ends with that one."""
     owner = store.get_user_by_id(session, user.id)
     days = settings.token_days if body.days is None else body.days
-    secret = service.create_token(session, owner, body.name, body.scope, days, actor=actor, until=limit_of(user))
+    secret = service.create_token(session, owner, body.name, body.scope, days, actor=actor)
     _, token = service.authenticate(session, secret, "api")
     response.headers["cache-control"] = "no-store"
     return MadeToken(secret=secret, **show(token, user).model_dump())
-
-
-def limit_of(user: Identity) -> datetime | None:
-    """Return when what this credential makes must end: with it, where it is a token that somebody may have got hold of."""
-    return user.expires_at if user.kind == "api" else None
 
 
 @router.patch("/{token_id}", operation_id="change_token", summary="Rename an API token, give it another end")
@@ -107,7 +102,7 @@ def change_token(
     body: Annotated[TokenChange, Body(openapi_examples=CHANGES)],
 ) -> CredentialView:  # fmt: skip
     """One's own, an admin also another's. 404 for others; 409 for a browser's session, which has neither."""
-    _, token = service.change_token(session, actor, token_id, name=body.name, days=body.days, until=limit_of(user))
+    _, token = service.change_token(session, actor, token_id, name=body.name, days=body.days)
     return show(token, user)
 
 

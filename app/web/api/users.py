@@ -185,7 +185,8 @@ def sign_out_user(session: WriteSession, actor: CurrentActor, user_id: str, body
 def make_login_link(
     response: Response, session: WriteSession, actor: CurrentActor, settings: CurrentSettings, user_id: str
 ) -> LoginLink:
-    """For admins: signs the user in once, within a day; older links of the user end. It is shown this once."""
+    """For admins: signs the user in once, within a day; older links of the user end. It is shown this once. Made by an API token,
+    the link and the session it leads to end with that token."""
     service.require_admin(actor)
     secret = account_service.create_login_link(session, store.get_user_by_id(session, user_id), actor=actor)
     response.headers.update(NO_STORE)

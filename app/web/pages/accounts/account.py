@@ -91,9 +91,8 @@ def make_token(
 ) -> HTMLResponse:  # fmt: skip
     """The page again, with the secret on it, this once."""
     owner = store.get_user_by_id(session, user.id)
-    until = user.expires_at if user.kind == "api" else None
     try:
-        secret = service.create_token(session, owner, name, scope, days, actor=actor, until=until)
+        secret = service.create_token(session, owner, name, scope, days, actor=actor)
     except InvalidInput as refusal:
         return account_page(request, session, user, user.id, settings.token_days, detail=refusal.detail, status=refusal.status)
     return account_page(request, session, user, user.id, settings.token_days, secret=secret)
@@ -125,9 +124,8 @@ def change_token(
 ) -> Response:  # fmt: skip
     """Empty days: its end stays as it is."""
     wanted = int(days) if days.isascii() and days.isdecimal() else None
-    until = user.expires_at if user.kind == "api" else None
     return change(request, session, user, actor.is_admin, settings.token_days, token_id, lambda: service.change_token(
-        session, actor, token_id, name=name, days=wanted, until=until
+        session, actor, token_id, name=name, days=wanted
     ))  # fmt: skip
 
 
