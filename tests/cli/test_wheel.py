@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -67,6 +69,27 @@ def test_the_wheel_holds_nothing_of_the_workshop(wheel: Path) -> None:
     assert {path.parts[0].split("-")[0] for path in inside} == {"app", "worker", "var_studio"}
     assert [path for path in inside if {"node_modules", "__pycache__", "tests"} & set(path.parts)] == []
     assert {path.name for path in inside} & {"Dockerfile", "package.json", "wheel.py", "assets.py"} == set()
+
+
+def test_the_sdist_holds_nothing_else_that_lies_in_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for path in [*list_files(), Path("LICENSE")]:
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, checkout / path)
+    shutil.copytree(ROOT / "static" / "vendor", checkout / "static" / "vendor")
+    for stray in ("env/bin/python", "data/secrets.jsonl", "notes.txt"):
+        (checkout / stray).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / stray).write_text("mine")
+    build = f"from hatchling.build import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    environment = {**os.environ, "npm_config_registry": NOWHERE}
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as sdist:
+        inside = {Path(*Path(name).parts[1:]) for name in sdist.getnames()}
+    assert {path.parts[0] for path in inside} & {"env", "data", "notes.txt"} == set()
+    assert {path for path in list_files() if path.parts[0] in (*FOLDERS, "app", "worker", "tests")} - inside == set()
 
 
 def test_the_installed_studio_serves_its_own_pages_without_checkout_and_torch(installed: Path, tmp_path: Path) -> None:
