@@ -24,6 +24,8 @@ from tests.web.conftest import PAIRS
 
 AXE = assets.STATIC / "node_modules" / "axe-core" / "axe.min.js"
 ASK = "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations.map(v => [v.id, v.nodes[0].html]))"
+WIDER = """[...document.querySelectorAll('.table-scroll')].filter(one => one.scrollWidth > one.clientWidth)
+  .map(one => `a table scrolls: ${one.ariaLabel || one.innerText.slice(0, 80)}`)"""
 
 
 @pytest.fixture(scope="module")
@@ -118,5 +120,7 @@ def test_no_page_has_what_axe_calls_a_violation(page, addresses, axe, complaints
             found[address] = violations
         if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
             found[address] = [*found.get(address, []), "scrolls sideways"]
+        if tables := page.evaluate(WIDER):
+            found[address] = [*found.get(address, []), *tables]
     complaints[:] = [said for said in complaints if "404" not in said]  # of the page that isn't there
     assert found == {}
