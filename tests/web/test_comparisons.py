@@ -9,7 +9,7 @@ from sqlalchemy import select
 from app.domain.answering.layout import prompts_per_part
 from app.services.comparing import computing
 from app.store.database import now
-from app.store.tables import Judgement, Run, User
+from app.store.tables import Answers, Judgement, Run, User
 from app.system.identifiers import new_id
 from tests.compared import Planted, plant_answers, plant_comparison, plant_prompts, write_parts
 
@@ -111,6 +111,18 @@ def test_the_page_says_that_one_model_is_not_ranked_against_itself(studio):
     assert "are the same model, asked in two ways" in page
     assert "A model is not ranked against itself" in page
     assert "beats" not in page
+
+
+def test_the_page_tells_uploaded_answers_from_those_of_an_endpoint(studio):
+    comparison = plant(studio, Planted("Here", 1.0), Planted("Sent"), Planted("Served"))
+    with studio.database.writing() as session:
+        for name, source in (("Sent", "upload"), ("Served", "endpoint")):
+            [answers] = session.scalars(select(Answers).where(Answers.model_name == name))
+            answers.model, answers.facts = {"source": source, "name": name}, {**answers.facts, "model_sha256": None}
+    for path, words in (("", "Sent (uploaded), Served (of an endpoint)."), ("/print", "weights not here: of an endpoint")):
+        page = " ".join(studio.browser().get(f"/comparisons/{comparison}{path}").text.split())
+        assert "Not all of these models are here, so that no weights prove whose answers some of these are" in page
+        assert words in page
 
 
 def test_a_comparison_in_the_making_shows_who_answers_and_asks_for_itself(studio, client):

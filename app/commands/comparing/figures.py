@@ -103,4 +103,4 @@ def estimate(found: list[float | None], write: Any) -> str:
 
 
 def needed(num_prompts: int | None) -> str:
-    return "no" if num_prompts is None else f"no: {num_prompts} prompts would"
+    return "no" if num_prompts is None else f"no: takes {num_prompts} prompts"

@@ -57,7 +57,7 @@ def request(session: Session, owner_id: str, asked: AnswersRequest, *, private: 
     prompt_set = get_prompt_set(session, owner_id, asked.prompt_set)
     chosen = choose(session, owner_id, asked.model)
     refuse_excess(prompt_set.num_prompts, asked.num_draws, asked.sampling.max_new_tokens)
-    refuse_turns(prompt_set, chosen, asked.sampling.prompt_format)
+    refuse_unwritten(prompt_set, chosen, asked.sampling.prompt_format)
     shared = None if private else _find_shared(session, owner_id, asked, prompt_set, chosen)
     if shared is not None:
         shared.used_at = now(session)
@@ -69,14 +69,20 @@ def request(session: Session, owner_id: str, asked: AnswersRequest, *, private: 
     return answers
 
 
-def refuse_turns(prompt_set: PromptSet, chosen: Chosen, prompt_format: str) -> None:
-    """Raise InvalidInput for questions of several turns to a model that has no chat template to write them."""
+def refuse_unwritten(prompt_set: PromptSet, chosen: Chosen, prompt_format: str) -> None:
+    """Raise InvalidInput for prompts that only a chat template could write, to a model that has none."""
+    if chosen.has_template or prompt_format == "plain":
+        return
     several = PromptSetFacts.model_validate(prompt_set.facts).num_several_turns
-    if several and prompt_format != "plain" and not chosen.has_template:
+    if several:
         raise InvalidInput.at(
             "model",
             f"{several} of the {prompt_set.num_prompts} prompts of “{prompt_set.name}” have several turns, and “{chosen.name}” "
             "has no chat template to write them: take another model or prompt set, or the prompt format “plain”.",
+        )
+    if prompt_format == "chat":
+        raise InvalidInput.at(
+            "sampling.prompt_format", f"“{chosen.name}” has no chat template: take another model, or the prompt format “plain”."
         )
 
 

@@ -45,6 +45,11 @@ class Contender:
         found = (self.answers.facts or {}).get("model_sha256")
         return str(found) if found else self.answers.id
 
+    @property
+    def elsewhere(self) -> str:
+        """Where the answers of a model are from whose weights are not here."""
+        return "of an endpoint" if self.answers.model["source"] == "endpoint" else "uploaded"
+
 
 @dataclass(frozen=True)
 class ComparisonRow:

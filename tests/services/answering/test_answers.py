@@ -229,6 +229,15 @@ def test_questions_of_several_turns_need_a_chat_template(database, files, librar
     assert ask(database, library.user.id, several.id, model, sampling={"prompt_format": "plain"})
 
 
+def test_a_chat_template_that_is_not_there_is_not_waited_for(database, library, prompt_set, model):
+    with database.writing() as session:
+        session.get_one(Model, library.policy.id).facts = {"has_chat_template": False}
+    with pytest.raises(InvalidInput, match="has no chat template: take another model, or the prompt format “plain”") as refused:
+        ask(database, library.user.id, prompt_set.id, model, sampling={"prompt_format": "chat"})
+    assert refused.value.problems[0]["field"] == "sampling.prompt_format"
+    assert ask(database, library.user.id, prompt_set.id, model)
+
+
 def test_what_is_in_use_is_not_deleted(database, files, library, prompt_set, model):
     asked = ask(database, library.user.id, prompt_set.id, model)
     with pytest.raises(Conflict, match="is making or judging"), database.writing() as session:
