@@ -107,7 +107,10 @@ def answered_chat(studio) -> str:
     return claim.chat_id
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360)])
+OTHERS = [pytest.param(theme, width, marks=pytest.mark.soak) for theme, width in (("light", 360), ("dark", 768), ("dark", 1440))]
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360), *OTHERS])
 def test_no_page_has_what_axe_calls_a_violation(page, addresses, axe, complaints, theme, width):
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size({"width": width, "height": 900})
