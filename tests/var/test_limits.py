@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.var.tables import LAMBDA, World, effective_share, expected_weights, limit_of
+from worker.var.draws import log_partition
 from worker.var.weights import WeightChoices
 
 torch.set_num_threads(1)
@@ -37,6 +38,31 @@ def test_one_scale_is_exact_and_every_other_form_misses_the_optimum_by_this_much
     assert missed["reward, one scale"] < 1e-9
     assert 0.03 < missed["reward, by batch"] < 0.12 < missed["paper"] < missed["within_prompt"]
     assert 0.08 < missed["length_normalised"] < missed["paper"]
+
+
+def test_the_remaining_pairs_of_form_and_scope_end_here(world, limits):
+    """Over the batch the ratio is as biased as a scale by batch; within a pair the posterior moves no further than the ratio."""
+    missed = {}
+    for form, scope, norm in (("ratio", "batch", "sum"), ("posterior", "prompt", "sum"), ("posterior", "prompt", "mean")):
+        reward = "score" if scope == "batch" else "reuse"
+        choices = WeightChoices(form, scope, norm, reward, mean_one=False, lambda_=LAMBDA)
+        missed[form, norm] = world.miss(limit_of(world.reference, expected_weights(world, choices, each=2, contexts=32)))
+    assert 0.03 < missed["ratio", "sum"] < 0.12
+    assert missed["posterior", "mean"] == pytest.approx(world.miss(limits["within_prompt"]), rel=0.1)
+    assert missed["posterior", "sum"] > world.miss(limits["within_prompt"])
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_draws_are_exact_whatever_their_number_and_however_prompts_differ(offset):
+    """Ẑ(x) knows nothing of the response that is weighed, so E[w | x, y] is e^(r/λ) times a factor of the prompt."""
+    world, chance = World.draw(0, offset=offset), torch.Generator().manual_seed(0)
+    for num in (2, 16):
+        weight_XY = torch.zeros_like(world.rewards)
+        for _ in range(20):
+            drawn_XK = torch.multinomial(world.reference.exp(), num, replacement=True, generator=chance)
+            log_z_X = log_partition(world.rewards.gather(1, drawn_XK) / LAMBDA)
+            weight_XY += (world.rewards / LAMBDA - log_z_X[:, None]).exp()
+        assert world.miss(limit_of(world.reference, weight_XY)) < 1e-9
 
 
 def test_at_equal_divergence_one_scale_leaves_no_reward_and_the_paper_most(world, limits):
