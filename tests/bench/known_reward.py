@@ -301,9 +301,27 @@ def _read(columns: Sequence[tuple[float, Any, Any]], pick: Any, level: float | N
     return read_at([(float(kl[pick].mean()), float(gain[pick].mean())) for _, gain, kl in columns], level)
 
 
+def tell_each(results: Sequence[dict[str, Any]]) -> None:
+    """Print gain and KL of every world and training seed by itself, with r − λ KL less the default's and its interval."""
+    print(f"| world | lengths | run | λ | offset | {' | '.join(FORMS)} |")
+    places = sorted({(r["seed"], r["lengths"], r.get("run", 0)) for r in results})
+    for seed, lengths, run in places:
+        mine = [r for r in results if (r["seed"], r["lengths"], r.get("run", 0)) == (seed, lengths, run)]
+        for lambda_, offset in sorted({(r["lambda"], r["offset"]) for r in mine}):
+            base, told = gather(mine, IMMUNE[0], offset, lengths), []
+            for form in FORMS:
+                cells = gather(mine, form, offset, lengths)
+                gap = compare(cells, base, None, lambda_) if form != IMMUNE[0] else None
+                beside = f" ({gap.difference:+.2f}, {gap.low:+.2f} to {gap.high:+.2f})" if gap else ""
+                told.append(f"{_tell_cells(cells, lambda_)}{beside}")
+            print(f"| {seed} | {lengths} | {run} | {lambda_:g} | {offset:g} | {' | '.join(told)} |")
+    print()
+
+
 def tell(results: Sequence[dict[str, Any]]) -> None:
     """Print all cells, both comparisons, and how far the forms that no offset moves have been moved."""
     base_name = "length_normalised"
+    tell_each(results)
     print(f"gain / KL\n| lengths | offset | λ | {' | '.join(FORMS)} |")
     rows = [(lengths, offset) for lengths in LENGTHS for offset in OFFSETS if any(r["lengths"] == lengths for r in results)]
     for lengths, offset in rows:
