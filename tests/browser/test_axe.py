@@ -127,3 +127,11 @@ def test_no_page_has_what_axe_calls_a_violation(page, addresses, axe, complaints
             found[address] = [*found.get(address, []), *tables]
     complaints[:] = [said for said in complaints if "404" not in said]  # of the page that isn't there
     assert found == {}
+
+
+def test_a_comparison_keeps_its_tables_on_paper(page, addresses):
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
+    page.goto(next(address for address in addresses if address.endswith("/print")))
+    assert page.evaluate(WIDER) == []
+    assert page.locator("thead").first.bounding_box()["height"] > 10
