@@ -77,6 +77,8 @@ def test_a_runs_kept_checkpoints_are_offered_and_compared(studio, client, polici
     shown = browser.get(made.headers["location"]).text
     assert "at step 40" in shown
     assert "at step 20" in shown
+    refused = browser.post("/comparisons/new", data={**body, "prompts": "run:" + "x" * 300})
+    assert refused.status_code in (404, 422)
     refused = browser.post("/comparisons/new", data={**body, "contestant": [steps[0], f"run:{run_id}@x"]})
     assert refused.status_code == 422
 

@@ -12,6 +12,7 @@ from app.domain.answering.answers import AnswersFacts, SamplingSettings, Uploade
 from app.domain.answering.layout import name_part, prompts_per_part
 from app.domain.answering.prompt_set import PromptMessage
 from app.domain.errors import InvalidInput
+from app.domain.problems import parse
 from app.ingest.prompt_texts import GivenOutput, key_of, read_outputs
 from app.services.names import tell_apart
 from app.store.answering import answers as store
@@ -34,6 +35,7 @@ def upload(
     prompt_set = get_prompt_set(session, owner_id, prompt_set_id)
     outputs = read_outputs(text)
     model = (name or next((output.model for output in outputs if output.model), "") or "Uploaded outputs")[:200]
+    uploaded = parse(UploadedModel, {"name": model}, InvalidInput)
     rows, remark = match(read_prompts(files, prompt_set), outputs, prompt_set)
     num_draws = max(row["draw"] for row in rows) + 1
     settings = SamplingSettings()
@@ -46,7 +48,7 @@ def upload(
     answers = Answers(
         id=new_id("answers"), owner_id=owner_id, private=private, fingerprint=known_by, prompt_set_id=prompt_set.id,
         name=tell_apart(session, Answers, owner_id, f"{model} · {prompt_set.name}"[:NAME_LENGTH]),
-        model=UploadedModel(name=model).model_dump(mode="json"), model_name=model, num_draws=num_draws,
+        model=uploaded.model_dump(mode="json"), model_name=model, num_draws=num_draws,
         sampling=settings.model_dump(mode="json"), facts=tell(rows, prompt_set).model_dump(mode="json"),
         created_at=at, used_at=at,
     )  # fmt: skip

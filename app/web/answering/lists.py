@@ -67,7 +67,7 @@ def read_text(reception: Reception) -> str:
 
 
 def keep_prompts(database: Database, files: Files, owner_id: str, reception: Reception, text: str) -> str:
-    asked = PromptSetRequest(name=reception.form.text("name")[:120], text=text)
+    asked = parse(PromptSetRequest, {"name": reception.form.text("name")[:120], "text": text}, InvalidInput)
     private = is_private(reception)
     return create_prompt_set(database, files, owner_id, asked, reception.form.filename or "", private=private)
 

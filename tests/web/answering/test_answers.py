@@ -84,6 +84,18 @@ def test_uploaded_outputs_are_answers_without_a_run(rest, prompt_set):
     assert "3 prompts have no output" in answer.json()["remark"]
 
 
+def test_a_name_that_can_not_be_is_refused_beside_a_file_too(rest, prompt_set):
+    """Found by generated requests: these were answered with 500."""
+    lines, listed = "What is rain?\n", {"instruction": "What is rain?", "output": "Water, mostly."}
+    for path, content, data in (
+        ("prompt-sets", lines, {"name": "one\x19two"}),
+        ("answers", json.dumps([listed]), {"name": "one\x19two", "prompt_set": prompt_set["id"]}),
+        ("answers", json.dumps([{**listed, "generator": "one\x19two"}]), {"prompt_set": prompt_set["id"]}),
+    ):
+        refused = rest.post(f"/api/v1/{path}/file", files={"file": ("list.json", content)}, data=data)
+        assert (refused.status_code, refused.json()["problems"][0]["field"]) == (422, "name"), refused.text
+
+
 def test_best_against_worst_is_a_data_set_at_once(studio, rest, prompt_set):
     asked = ask(studio, rest, prompt_set)
     key = asked["judgements"][0]["key"]

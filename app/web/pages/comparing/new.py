@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.answering.answers import AnsweringModel, EndpointModel, RegisteredModel, RunModel, SamplingSettings
 from app.domain.answering.judge import Judge, LengthJudge, LlmJudge, RewardJudge
-from app.domain.answering.prompt_set import DatasetPrompts, PromptSetRequest
+from app.domain.answering.prompt_set import PromptSetRequest
 from app.domain.errors import InvalidInput
 from app.domain.problems import parse
 from app.domain.recipe import Method
@@ -163,8 +163,8 @@ async def make_comparison(
     kind, _, key = prompts.partition(":")
     gathered = None
     if kind != "set":
-        source = DatasetPrompts(run=key, num_prompts=num_prompts) if kind == "run" else None
-        wanted = PromptSetRequest(text=None if source else text, source=source)
+        asked = {"source": {"run": key, "num_prompts": num_prompts}} if kind == "run" else {"text": text}
+        wanted = parse(PromptSetRequest, asked, InvalidInput)
         gathered = await read_apart(request, gather, database, files, user.id, wanted)
 
     def write() -> str:
