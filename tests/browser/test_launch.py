@@ -188,7 +188,7 @@ def test_the_list_of_runs_moves_and_keeps_the_focus(page, studio):
     writer.steps(1, 50)
     expect(badge).to_have_text("running")
     expect(page.locator(f"#progress-{run_id}")).to_contain_text("step 50 of 200")
-    expect(page.locator(f"#gain-{run_id}")).to_have_text("0")
+    expect(page.locator(f"#reward_gain-{run_id}")).to_contain_text("0")
     expect(link).to_be_focused()
 
 

@@ -34,12 +34,15 @@ class NewestFigure:
     is_final: bool
 
 
+NewestFigures = dict[str, NewestFigure]  # by the names of FIGURES; what wasn't measured is left out
+
+
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has succeeded, and what came of it by the names of FIGURES; what wasn't measured is left out."""
+    """A run that has succeeded, and what came of it."""
 
     run: Run
-    figures: dict[str, NewestFigure]
+    figures: NewestFigures
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,15 @@ def read_losses(session: Session, run: Run) -> list[tuple[int, float]]:
 def list_results(session: Session, owner_id: str) -> list[FinishedRun]:
     """Return the owner's newest runs that have succeeded."""
     found = list_runs(session, owner_id, state=RunState.SUCCEEDED, mine=True, limit=FEW)
+    figures = read_figures(session, [run.id for run in found])
+    return [FinishedRun(run, figures[run.id]) for run in found]
+
+
+def read_figures(session: Session, run_ids: Sequence[str]) -> dict[str, NewestFigures]:
+    """Return what came of each of these runs so far. One query."""
     keys = [f"{stage}/{name}{end}" for stage in STAGES for name in FIGURES for end in INTERVAL]
-    values = newest_values(session, [run.id for run in found], keys)
-    return [FinishedRun(run, {name: one for name in FIGURES if (one := read_figure(values[run.id], name))}) for run in found]
+    values = newest_values(session, run_ids, keys) if run_ids else {}
+    return {run_id: {name: one for name in FIGURES if (one := read_figure(values.get(run_id, {}), name))} for run_id in run_ids}
 
 
 def read_figure(values: dict[str, float | None], name: str) -> NewestFigure | None:

@@ -17,6 +17,7 @@ from app.services import runs as service
 from app.services.sharing import take
 from app.store import runs
 from app.store.overview.run_list import USUAL_ORDER, RunQuery, RunSort, SortOrder, find_runs, list_tags
+from app.store.overview.standing import NewestFigures, read_figures
 from app.store.runs import RunRow
 from app.store.sharing import find_visible, get_visible
 from app.store.tables import Run
@@ -101,6 +102,7 @@ class RunsPage(Context):
     template = "runs/list.html"
 
     rows: list[RunRow]
+    figures: dict[str, NewestFigures]  # by run
     counts: dict[str, int]
     asked: AskedRuns
     states: list[str]
@@ -116,6 +118,7 @@ class RunRows(Context):
     template = "runs/_rows.html"
 
     rows: list[RunRow]
+    figures: dict[str, NewestFigures]
     active_ids: list[str]
 
 
@@ -124,6 +127,7 @@ def read_page(session: Session, owner_id: str, asked: AskedRuns, refusals: Seque
     rows = runs.describe_runs(session, owner_id, found[:PAGE_SIZE])
     return RunsPage(
         rows=rows,
+        figures=read_figures(session, [row.run.id for row in rows]),
         counts=runs.count_runs(session, owner_id, mine=bool(asked.mine)),
         asked=asked,
         states=[str(one) for one in RunState],
@@ -151,7 +155,8 @@ def refresh_rows(
     wanted = [key for key in ids.split(",")[:PAGE_SIZE] if key]
     found = [run for key in wanted if (run := find_visible(session, Run, user.id, key)) is not None]
     rows = runs.describe_runs(session, user.id, found)
-    return render(request, RunRows(rows=rows, active_ids=active(rows)))
+    figures = read_figures(session, [row.run.id for row in rows])
+    return render(request, RunRows(rows=rows, figures=figures, active_ids=active(rows)))
 
 
 def active(rows: list[RunRow]) -> list[str]:
