@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.special import ndtr
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from tests.worker.test_runner import artifacts
@@ -98,6 +99,11 @@ def share_interval(differences: np.ndarray) -> tuple[float, float]:
     return (1 + ends[0]) / 2, (1 + ends[1]) / 2
 
 
+def wilson(happened: np.ndarray) -> tuple[float, float]:
+    found = binomtest(int(happened.sum()), len(happened)).proportion_ci(method="wilson")
+    return found.low, found.high
+
+
 def share_won(differences: np.ndarray) -> float:
     return float((differences > 0).mean() + 0.5 * (differences == 0).mean())
 
@@ -128,10 +134,14 @@ def test_gain_win_rate_and_lengths(left, name):
     assert_told(figures, "reward_gain", (policy - reference).mean(), mean_interval(policy - reference), within=0.05)
     assert_told(figures, "win_rate", share_won(policy - reference), share_interval(policy - reference))
     assert (figures["reward_policy"], figures["reward_reference"]) == pytest.approx((policy.mean(), reference.mean()))
-    for who in ("policy", "reference"):
-        assert figures[f"length_{who}"] == np.mean([len(sample[who]["ids"]) for sample in samples])
-        assert figures[f"unfinished_{who}"] == np.mean([not sample[who]["finished"] for sample in samples])
-    assert figures["unfinished_draws"] == np.mean([not sample["draw"]["finished"] for sample in samples])
+    for who, rewards in (("policy", policy), ("reference", reference)):
+        assert_told(figures, f"reward_{who}", rewards.mean(), mean_interval(rewards), within=0.05)
+        lengths = np.array([float(len(sample[who]["ids"])) for sample in samples])
+        assert_told(figures, f"length_{who}", lengths.mean(), mean_interval(lengths), within=0.05)
+        cut = np.array([not sample[who]["finished"] for sample in samples])
+        assert_told(figures, f"unfinished_{who}", cut.mean(), wilson(cut))
+    cut = np.array([not sample["draw"]["finished"] for sample in samples])
+    assert_told(figures, "unfinished_draws", cut.mean(), wilson(cut))
 
 
 @pytest.mark.parametrize("name", PREFIXES)
@@ -146,7 +156,13 @@ def test_preferences_and_the_held_out_loss(left, name):
     assert_told(figures, "preference_accuracy", share_won(margins), share_interval(margins))
     assert figures["num_preferences"] == len(margins) == 18
     best = [row for row in responses if row["best"]]
-    assert figures["loss"] == pytest.approx(-sum(r["logprob_policy"] for r in best) / sum(r["num_tokens"] for r in best))
+    by_example: dict[int, np.ndarray] = {}
+    for row in best:
+        found = by_example.setdefault(row["example_id"], np.zeros(2))
+        found += (-row["logprob_policy"], row["num_tokens"])
+    sums, nums = np.array(list(by_example.values())).T
+    loss = sums.sum() / nums.sum()
+    assert_told(figures, "loss", loss, mean_interval(loss + (sums - loss * nums) / nums.mean()), within=0.05)
 
 
 def test_every_row_holds_the_tokens_and_both_models_log_probabilities(left):

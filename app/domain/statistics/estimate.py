@@ -47,6 +47,17 @@ def estimate_mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
     return Estimate(mean, min(low, mean), max(high, mean), stdev(values) / math.sqrt(num))
 
 
+def estimate_ratio(sums: Sequence[float], nums: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Return Σ sums / Σ nums, such as a loss per token over examples of many lengths, with its interval.
+
+    By linearisation (Cochran 1977, ch. 6): R = Σa/Σb varies as the mean of R + (a − R b) / mean(b) does. Raises ValueError as
+    `estimate_mean`, and for lists of unequal lengths.
+    """
+    ratio, mean_num = math.fsum(sums) / math.fsum(nums), fmean(nums)
+    found = estimate_mean([ratio + (one - ratio * num) / mean_num for one, num in zip(sums, nums, strict=True)], seed=seed)
+    return found._replace(value=ratio)
+
+
 def estimate_over_seeds(values: Sequence[float]) -> Estimate:
     """Return the mean with Student's t interval: of a few values, each itself a mean over many prompts and so nearly normal.
 

@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from app.domain.statistics.estimate import Estimate, estimate_mean
+from app.domain.findings import wilson_interval
+from app.domain.statistics.estimate import Estimate, Z, estimate_mean, estimate_ratio
 from app.domain.statistics.length_control import length_controlled_win_rate
 from app.domain.statistics.paired import paired_gain, win_rate
 from app.domain.statistics.studentized import estimate_skewed_mean
-from worker.stages.evaluation.records import AnswerRecord, ExampleRecord, PromptRecord
+from worker.stages.evaluation.records import AnswerRecord, ExampleRecord, PromptRecord, RewardRecord
 
 Figures = dict[str, float | None]
 
@@ -22,10 +23,10 @@ def figure_prompts(records: Sequence[PromptRecord]) -> Figures:
         return {}
     figures: Figures = {"num_prompts": len(records)}
     for name, answers in (("policy", [r.policy for r in records]), ("reference", [r.reference for r in records])):
-        figures[f"length_{name}"] = fmean(len(answer.ids) for answer in answers)
-        figures[f"unfinished_{name}"] = fmean(not answer.finished for answer in answers)
+        figures |= tell(f"length_{name}", estimate_mean([float(len(answer.ids)) for answer in answers]))
+        figures |= tell(f"unfinished_{name}", share([not answer.finished for answer in answers]))
     figures |= tell("kl", divergence([record.draw.kl for record in records]), with_error=True)
-    figures["unfinished_draws"] = fmean(not record.draw.finished for record in records)
+    figures |= tell("unfinished_draws", share([not record.draw.finished for record in records]))
     return figures | _compare([record.policy for record in records], [record.reference for record in records])
 
 
@@ -36,7 +37,7 @@ def _compare(policy: Sequence[AnswerRecord], reference: Sequence[AnswerRecord]) 
     if not pairs:
         return {}
     ours, theirs = zip(*pairs, strict=True)
-    figures: Figures = {"reward_policy": fmean(ours), "reward_reference": fmean(theirs)}
+    figures = tell("reward_policy", mean(ours)) | tell("reward_reference", mean(theirs))
     if not all(map(math.isfinite, (*ours, *theirs))):
         return figures
     lengths = [[len(answer.ids) for answer in answers] for answers in (policy, reference)]
@@ -52,13 +53,19 @@ def figure_examples(records: Sequence[ExampleRecord]) -> Figures:
     """
     if not records:
         return {}
-    figures: Figures = {"loss": -sum(record.best for record in records) / sum(record.num_best for record in records)}
-    return figures | _figure_margins("preference", [margin for record in records if (margin := record.margin) is not None])
+    sums, nums = zip(*((-record.best, float(record.num_best)) for record in records), strict=True)
+    return tell("loss", ratio(sums, nums)) | _figure_margins(
+        "preference", [margin for record in records if (margin := record.margin) is not None]
+    )
 
 
-def figure_pairs(margins: Sequence[float]) -> Figures:
-    """Return what a reward model makes of the preferences, from the margin of each held-out example."""
-    return _figure_margins("pair", margins)
+def figure_pairs(records: Sequence[RewardRecord]) -> Figures:
+    """Return what a reward model makes of the preferences: margins count each held-out example once, the loss each pair."""
+    if not records:
+        return {}
+    losses = [record.pair_losses for record in records]
+    loss = ratio([math.fsum(found) for found in losses], [float(len(found)) for found in losses])
+    return _figure_margins("pair", [record.margin for record in records]) | tell("pair_loss", loss)
 
 
 def _figure_margins(name: str, margins: Sequence[float]) -> Figures:
@@ -81,6 +88,17 @@ def divergence(kls: Sequence[float]) -> Estimate:
 def mean(values: Sequence[float]) -> Estimate:
     """Return the mean with its interval; without one where a value is not finite."""
     return estimate_mean(values) if all(map(math.isfinite, values)) else Estimate(math.nan)
+
+
+def ratio(sums: Sequence[float], nums: Sequence[float]) -> Estimate:
+    """Return the ratio of two sums over examples with its interval; without one where a value is not finite."""
+    return estimate_ratio(sums, nums) if all(map(math.isfinite, sums)) else Estimate(sum(sums) / sum(nums))
+
+
+def share(happened: Sequence[bool]) -> Estimate:
+    """Return how often it happened, with Wilson's interval, which also tells something where it never did."""
+    low, high = wilson_interval(sum(happened), len(happened), Z)
+    return Estimate(fmean(happened), low, high)
 
 
 def tell(key: str, estimate: Estimate, *, with_error: bool = False) -> Figures:

@@ -164,11 +164,23 @@ class RewardRecord:
         margin = find_margin(self.example.responses, self.rewards)
         return math.nan if margin is None else margin
 
+    @property
+    def pair_losses(self) -> list[float]:
+        """−log σ(r_chosen − r_rejected) of each pair; infinite or NaN as its rewards are."""
+        sides = {side: [reward for response, reward in zip(self.example.responses, self.rewards, strict=True)
+                        if response.preference == side] for side in (1, -1)}  # fmt: skip
+        return [float(softplus(rejected - chosen)) for chosen in sides[1] for rejected in sides[-1]]
+
     def to_rows(self) -> list[dict[str, Any]]:
         return [
             {**_describe(self.example, response), "reward": finite(reward)}
             for response, reward in zip(self.example.responses, self.rewards, strict=True)
         ]
+
+
+def softplus(value: float) -> float:
+    """Return log(1 + e^value), without overflow."""
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
 
 
 def find_margin(responses: Sequence[EncodedResponse], values: Sequence[float]) -> float | None:

@@ -22,7 +22,6 @@ from worker.stages.examples import Encoded
 from worker.stages.held_out import PREFIXES, SetName
 from worker.stages.training.gradients import TextBatch
 from worker.stages.training.objectives import find_pairs
-from worker.var.bradley_terry import bradley_terry_loss
 
 MOST_PAIRS = 512  # of a side of the held-out ones, the first so many judge
 
@@ -71,12 +70,10 @@ def _judge(attempt: AttemptContext, pairs: HeldOutPairs, model: Body, step: int,
     """Accuracy (ties count half) and margin with their intervals, and loss; the rewards are kept in responses.jsonl."""
     attempt.start_stage(Stage.EVALUATE, total=len(pairs.batch.chosen_P), unit="pairs" if name == "validation" else "test pairs")
     reward_M = score_rows(model, pairs.batch.ids, attempt)
-    loss, _ = bradley_terry_loss(reward_M, pairs.batch.chosen_P, pairs.batch.rejected_P, len(pairs.batch.chosen_P))
     rewards = iter(reward_M.tolist())
     records = [RewardRecord(example, [next(rewards) for _ in example.responses]) for example in pairs.examples]
     append_rows(attempt, RESPONSES, {"step": step, "set": name}, (row for record in records for row in record.to_rows()))
-    figures = figure_pairs([record.margin for record in records]) | {"pair_loss": float(loss)}
-    return {f"{PREFIXES[name]}/{key}": value for key, value in figures.items()}
+    return {f"{PREFIXES[name]}/{key}": value for key, value in figure_pairs(records).items()}
 
 
 @torch.inference_mode()

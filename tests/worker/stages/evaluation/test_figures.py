@@ -4,7 +4,7 @@ import pytest
 
 from worker.stages.evaluation.figures import figure_examples, figure_pairs, figure_prompts
 from worker.stages.evaluation.likelihoods import DrawLikelihoods
-from worker.stages.evaluation.records import AnswerRecord, DrawRecord, ExampleRecord, PromptRecord, find_margin
+from worker.stages.evaluation.records import AnswerRecord, DrawRecord, ExampleRecord, PromptRecord, RewardRecord, find_margin
 
 
 def answer(reward, *, num_tokens=2, finished=True):
@@ -78,8 +78,13 @@ def test_of_several_pairs_in_an_example_the_means_count_once(batches):
     assert find_margin([response for response in one.responses if response.preference == 1], [1.0]) is None
 
 
-def test_a_reward_models_pairs_have_intervals_too():
-    figures = figure_pairs([1.0, 0.0, -0.5, 2.0])
+def test_a_reward_models_pairs_have_intervals_too(batches):
+    one = batches[0][0]
+    rewards = [[margin if response.preference == 1 else 0.0 for response in one.responses] for margin in (1.0, 0.0, -0.5, 2.0)]
+    figures = figure_pairs([RewardRecord(one, found) for found in rewards])
+    loss = sum(math.log1p(math.exp(-margin)) for margin in (1.0, 0.0, -0.5, 2.0)) / 4
+    assert figures["pair_loss"] == pytest.approx(loss)
+    assert figures["pair_loss_low"] < loss < figures["pair_loss_high"]
     assert (figures["num_pairs"], figures["pair_accuracy"], figures["pair_margin"]) == (4, 0.625, 0.625)
     assert figures["pair_accuracy_low"] < 0.625 < figures["pair_accuracy_high"]
     assert figure_pairs([]) == {}
