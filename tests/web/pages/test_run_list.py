@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from app.store.tables import Run
+from app.store.tables import Metric, Run
 
 
 @pytest.fixture
@@ -42,6 +42,21 @@ def test_the_address_searches_and_sorts(browser, made):
     assert names(browser.get("/runs?q=of+three&tag=of+%3Cc%3E&state=queued").text) == ["Sorted c"]
     assert "No such run" in browser.get("/runs?q=nowhere-at-all").text
     assert browser.get("/runs?sort=loudness&order=up&state=lost&after=run_gone").status_code == 200
+
+
+def test_each_figure_stands_above_its_interval_which_moves_with_it(browser, studio, made):
+    figures = {"reward_gain": 0.5, "reward_gain_low": 0.2, "reward_gain_high": 0.8, "win_rate": 0.625, "kl": 3.5, "kl_low": 3.0}
+    ends = {"kl_high": 4.0, "win_rate_low": 0.5, "win_rate_high": 0.75}
+    with studio.database.writing() as session:
+        for name, value in (figures | ends).items():
+            session.add(Metric(run_id=made[0], key=f"eval/{name}", step=4, value=value))
+        session.add(Metric(run_id=made[1], key="test/kl", step=4, value=1.25))
+    whole, moving = browser.get("/runs?q=sorted").text, browser.get(f"/runs/rows?ids={','.join(made)}").text
+    for page in (whole, moving):
+        told = " ".join(re.sub("<[^>]*>", " ", page).split())
+        for figure in ("+0.500 +0.200 to +0.800", "62 % 50 % to 75 %", "3.50 3.00 to 4.00", "1.25"):
+            assert figure in told, told
+    assert "Below each figure its 95 % interval" in whole
 
 
 def test_tags_and_the_first_line_of_notes_stand_in_the_row(browser, made):
