@@ -112,7 +112,9 @@ def test_figures_are_read_as_they_were_written():
 
 @pytest.mark.bench
 def test_planted_truth_over_many_comparisons():
-    rounds = [sum(compare_once([0.0, 0.0], seed).told_apart for seed in range(start, start + 200)) for start in range(0, 1000, 200)]
+    rounds = [
+        sum(compare_once([0.0, 0.0], seed).told_apart for seed in range(start, start + 200)) for start in range(0, 1000, 200)
+    ]
     apart = sum(rounds)
     found = sum(compare_once([0.36, 0.0], seed).told_apart for seed in range(200))  # P(win) = Φ(0.36/√2) = 60 %
     print(f"equal: {apart} of 1000 told apart, by rounds of 200 {rounds}; a win rate of 60 % on 150 prompts: {found} of 200")
