@@ -107,7 +107,7 @@ def answered_chat(studio) -> str:
     return claim.chat_id
 
 
-OTHERS = [pytest.param(theme, width, marks=pytest.mark.soak) for theme, width in (("light", 360), ("dark", 768), ("dark", 1440))]
+OTHERS = [pytest.param(theme, width, marks=pytest.mark.soak) for theme, width in (("light", 360), ("dark", 1440))]
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 360), *OTHERS])
