@@ -5,20 +5,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from app.domain.dataset import Shape
 from app.domain.errors import StudioError
 from app.domain.events import Change
 from app.domain.problems import EMPTY, MISSING, PREDICATES, summary
+from app.ingest.columns import options_of
 from app.web.rendering.fields import RECIPE_FIELDS, write
 from app.web.rendering.wording import LABELS_ELSEWHERE, WHAT_TO_DO, option_text
 
 SWITCHED = {"true": "yes", "false": "no"}  # a recipe's words and the form's
 BY_PATH = {field.path: field for field in RECIPE_FIELDS}
 _NAMED = re.compile(rf"(set )?\b({'|'.join(re.escape(path) for path in BY_PATH if '.' in path)})\b(?: to (\w+))?")
+OPTIONS = sorted({option.name for shape in Shape for option in options_of(shape) if "_" in option.name})  # of a mapping
+_OPTION = re.compile(rf"\b({'|'.join(OPTIONS)})\b")
 
 
 def in_form_words(message: str) -> str:
-    """Return a sentence about the recipe's settings, with the form's labels and options in their place."""
-    return _NAMED.sub(_name_in_form, message)
+    """Return a sentence about the settings of a recipe or a mapping, with the form's labels and options in their place."""
+    return _OPTION.sub(lambda found: f"“{found[1].replace('_', ' ').capitalize()}”", _NAMED.sub(_name_in_form, message))
 
 
 def _name_in_form(found: re.Match[str]) -> str:

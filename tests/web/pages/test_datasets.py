@@ -25,7 +25,7 @@ def test_the_audit_s_page_tells_findings_notes_and_what_is_not_used(studio, data
     page = studio.browser().get(f"/datasets/{dataset['id']}").text
     for text in (
         "Pairs contradict each other", "1 of 3 examples (33 %) prefer what an earlier one rejects.",
-        "Texts already carry a chat template", "switch leave_out_contradictory_pairs on", "repeats an earlier example",
+        "Texts already carry a chat template", "switch “Leave out contradictory pairs” on", "repeats an earlier example",
         "Not used", '<td class="mono">source</td><td class="number">2</td>',
         "message with an unknown role &#34;narrator&#34;", "Call it user, assistant, system or tool.",
         "the last message of each side, by the assistant; all before it is the prompt",

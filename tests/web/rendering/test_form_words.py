@@ -33,6 +33,12 @@ def test_no_remedy_shows_a_path_of_the_recipe() -> None:
         assert not [path for path in paths if path in said], signature.name
 
 
+def test_no_remedy_of_data_shows_an_options_name_where_the_form_has_a_label() -> None:
+    """The mapping's form says "Leave out duplicates", so the finding above it does too."""
+    said = in_form_words("Switch strip_template on, or switch leave_out_duplicates and leave_out_near_duplicates on.")
+    assert said == "Switch “Strip template” on, or switch “Leave out duplicates” and “Leave out near duplicates” on."
+
+
 def test_what_a_sentence_sets_a_setting_to_is_one_of_its_values() -> None:
     """Else the form's words would quote half of a sentence as an option: set “Split pairs” to “take” every …"""
     odd = [
