@@ -16,7 +16,7 @@ from app.domain.model import ModelRequest
 from app.domain.recipe import Method
 from app.domain.run import RunState
 from app.ingest.models.folder import inspect_apart
-from app.services.names import read_name
+from app.services.names import read_name, tell_apart
 from app.services.runs import get_next
 from app.services.sharing import describe_uses, refuse_used, take
 from app.settings import Settings
@@ -51,6 +51,7 @@ class ModelCandidate:
     facts: dict[str, Any]
     id: str = ""  # once its files are kept
     private: bool = False
+    is_named: bool = False  # by somebody: such a name stays as it is
 
 
 def examine(session: Session, files: Files, settings: Settings, owner_id: str, asked: ModelRequest) -> ModelCandidate:
@@ -100,7 +101,8 @@ def read_hub_address(text: str) -> tuple[str, str | None]:
 def examine_folder(asked: ModelRequest, roots: Sequence[Path]) -> ModelCandidate:
     folder = allowed_folder(asked.path, roots)
     facts = check_folder(folder, roots, asked.kind)
-    return ModelCandidate(asked.kind, "folder", asked.name.strip() or folder.name[:200], str(folder), None, facts)
+    named = asked.name.strip()
+    return ModelCandidate(asked.kind, "folder", named or folder.name[:200], str(folder), None, facts, is_named=bool(named))
 
 
 def examine_run(session: Session, files: Files, owner_id: str, asked: ModelRequest) -> ModelCandidate:
@@ -115,7 +117,8 @@ def examine_run(session: Session, files: Files, owner_id: str, asked: ModelReque
         raise ModelInvalid.at("kind", f"Run {run.name} has trained a {made} model: add it as kind {made}.")
     facts = {**check_folder(folder, [folder], asked.kind), "run_id": run.id}
     hidden = find_visible(session, Run, NOBODY, run.id) is None
-    return ModelCandidate(asked.kind, "run", asked.name.strip() or run.name, str(folder), None, facts, private=hidden)
+    named = asked.name.strip()
+    return ModelCandidate(asked.kind, "run", named or run.name, str(folder), None, facts, private=hidden, is_named=bool(named))
 
 
 def roots_of(settings: Settings) -> list[Path]:
@@ -210,11 +213,14 @@ def add(session: Session, owner_id: str, candidate: ModelCandidate, *, is_copy: 
     """
     if candidate.source == "folder" and not is_copy:
         refuse_same(models.find_same_folder(session, owner_id, candidate.kind, candidate.path), candidate)
+    name = candidate.name
+    if not candidate.is_named:
+        name = tell_apart(session, Model, owner_id, name, Model.kind == candidate.kind)
     model = Model(
         id=candidate.id or new_id("model"),
         owner_id=owner_id,
         private=candidate.private,
-        name=candidate.name,
+        name=name,
         kind=candidate.kind,
         source=candidate.source,
         path=candidate.path,
@@ -282,7 +288,9 @@ def copy_within(database: Database, files: Files, owner_id: str, model_id: str, 
     if model.source == "run":
         files.bring(Path(path))
     named = read_name(Model, name)
-    copied = ModelCandidate(model.kind, model.source, named, path, model.revision, model.facts, private=model.private)
+    copied = ModelCandidate(
+        model.kind, model.source, named, path, model.revision, model.facts, private=model.private, is_named=True
+    )
     return add_within(database, files, owner_id, keep(files, copied), is_copy=True)
 
 

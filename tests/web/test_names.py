@@ -32,3 +32,10 @@ def test_everything_is_renamed_by_its_owner_alone(studio, client, eve, things):
 def test_two_uploads_of_one_file_are_told_apart(studio):
     first, second = (studio.upload(PAIRS, "twice.jsonl")["name"] for _ in range(2))
     assert (first, second) == ("twice.jsonl", "twice.jsonl (2)")
+
+
+def test_a_model_that_is_registered_twice_is_told_apart(client):
+    asked = {"kind": "policy", "source": "hub", "name": "https://huggingface.co/HuggingFaceTB/SmolLM2-135M/tree/main"}
+    made = [client.post("/api/v1/models", json=asked).json() for _ in range(2)]
+    assert [model["name"] for model in made] == ["HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M (2)"]
+    assert made[0]["path"] == made[1]["path"] == "HuggingFaceTB/SmolLM2-135M"
