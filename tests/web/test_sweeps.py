@@ -207,8 +207,8 @@ def test_a_sweep_over_seeds_is_averaged_and_its_spread_shown(studio, client, qui
         play(studio, (0, 0.0, 0.0), (9, 2.0, gain), test=test)
     detail = client.get(f"{SWEEPS}/{sweep_id}").json()
     assert [(group["label"], group["variants"]) for group in detail["seeds"]] == [("λ 0.3", [0, 1, 2]), ("λ 1", [3, 4, 5])]
-    assert detail["seeds"][0]["gain"] == {"mean": 2.0, "deviation": 1.0}
-    assert detail["seeds"][0]["test_gain"] == {"mean": pytest.approx(1.0), "deviation": pytest.approx(0.1)}
+    assert detail["seeds"][0]["gain"] == {"mean": 2.0, "deviation": 1.0, "num": 3}
+    assert detail["seeds"][0]["test_gain"] == {"mean": pytest.approx(1.0), "deviation": pytest.approx(0.1), "num": 3}
     assert (detail["best"]["variant"], detail["chosen_gain"]) == (2, 2.0)  # not the luckiest seed, which is of the other λ
     assert detail["test_gain"] == pytest.approx(1.0)
     (rival,) = detail["rivals"]
@@ -217,6 +217,17 @@ def test_a_sweep_over_seeds_is_averaged_and_its_spread_shown(studio, client, qui
     assert "<strong>λ 0.3</strong> gains most on average over 3 seeds: reward +2" in page
     assert "± 0.100 from seed to seed" in page
     assert "Means over seeds" in page
+
+
+def test_a_mean_over_seeds_counts_those_that_have_a_figure(studio, client, quiet):
+    sweep_id = launch(studio, **{"fields": {"training.seed": [0, 1, 2]}})
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 1.0), test=0.9)
+    assert "gains most with one of its 3 seeds so far: reward +1" in " ".join(client.get(f"/sweeps/{sweep_id}").text.split())
+    play(studio, (0, 0.0, 0.0), (9, 2.0, 3.0), test=1.1)
+    assert client.get(f"{SWEEPS}/{sweep_id}").json()["seeds"][0]["gain"]["num"] == 2
+    page = " ".join(client.get(f"/sweeps/{sweep_id}").text.split())
+    assert "gains most on average over 2 of its 3 seeds: reward +2" in page
+    assert '<td class="number">2 of 3</td>' in page
 
 
 def test_a_sweep_is_stopped_resumed_extended_and_deleted(studio, client, quiet):

@@ -125,6 +125,7 @@ class SpreadView(BaseModel):
 
     mean: float
     deviation: float
+    num: int = Field(description="Of how many seeds: those that have the figure.")
 
 
 class SeedGroupView(BaseModel):

@@ -28,10 +28,11 @@ from app.store.tables import Sweep
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several seeds: mean and standard deviation."""
+    """A figure over several seeds: mean and standard deviation of those that have it."""
 
     mean: float
     deviation: float
+    num: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class SeedGroup:
     kl: Spread | None
     test_gain: Spread | None
     test_win_rate: Spread | None
+
+    @property
+    def over(self) -> str:
+        """Over how many of its seeds the gain is taken, as an end of a sentence."""
+        num = len(self.variants)
+        if self.gain is None:
+            return f"with one of its {num} seeds so far"
+        return f"on average over {num if self.gain.num == num else f'{self.gain.num} of its {num}'} seeds"
 
 
 @dataclass(frozen=True)
@@ -160,4 +169,4 @@ def _describe_seeds(variants: list[int], results: Sequence[VariantResult], point
 
 def _spread(values: Sequence[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
-    return Spread(fmean(known), stdev(known)) if len(known) > 1 else None
+    return Spread(fmean(known), stdev(known), len(known)) if len(known) > 1 else None
