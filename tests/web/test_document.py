@@ -51,6 +51,13 @@ def test_every_operation_of_version_1_tells_what_a_problem_looks_like(document):
     assert set(document["components"]["schemas"]["Problem"]["required"]) >= {"type", "title", "status", "detail"}
 
 
+def test_every_answer_with_a_body_says_what_it_is(document):
+    for method, path, entry in operations(document):
+        for status, answer in entry["responses"].items():
+            if status.startswith("2") and status not in ("202", "204"):
+                assert answer.get("content"), f"{method} {path}: {status}"
+
+
 @pytest.mark.parametrize("example", runs.EXAMPLES.values(), ids=runs.EXAMPLES)
 def test_the_recipes_of_the_document_are_recipes(example):
     assert Recipe.model_validate(example["value"])

@@ -200,7 +200,10 @@ def list_examples(
     return Examples(items=items, next=last if last + 1 < dataset.num_examples else None)
 
 
-@router.get("/{dataset_id}/file", operation_id="download_file", summary="Download the file", response_class=FileResponse)
+@router.get(
+    "/{dataset_id}/file", operation_id="download_file", summary="Download the file", response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)  # fmt: skip
 def download_file(session: ReadSession, files: CurrentFiles, user: CurrentUser, dataset_id: str) -> FileResponse:
     """The file as it was uploaded, byte for byte."""
     dataset = store.get_dataset(session, user.id, dataset_id)

@@ -132,7 +132,10 @@ async def copy_model(
     return show(copied)
 
 
-@router.get("/{model_id}/model.zip", operation_id="archive_model", summary="Download a model", response_class=StreamingResponse)
+@router.get(
+    "/{model_id}/model.zip", operation_id="archive_model", summary="Download a model", response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}}},
+)  # fmt: skip
 def archive_model(
     session: ReadSession, files: CurrentFiles, settings: CurrentSettings, user: CurrentUser, model_id: str
 ) -> StreamingResponse:

@@ -245,7 +245,10 @@ def show_artifact(run_id: str, entry: JournalEntry) -> ArtifactView:
     return ArtifactView(name=name, url=f"/api/v1/runs/{run_id}/artifacts/{name}", **facts)
 
 
-@router.get("/model.zip", operation_id="download_model", summary="Download a run's model", response_class=StreamingResponse)
+@router.get(
+    "/model.zip", operation_id="download_model", summary="Download a run's model", response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}}},
+)  # fmt: skip
 def download_model(session: ReadSession, files: CurrentFiles, user: CurrentUser, run_id: str) -> StreamingResponse:
     """The trained model's folder as one zip archive."""
     run = store.get_run(session, user.id, run_id)
@@ -259,8 +262,9 @@ def download_model(session: ReadSession, files: CurrentFiles, user: CurrentUser,
 
 
 @router.get(
-    "/artifacts/{name:path}", operation_id="download_artifact", summary="Download a file of a run", response_class=FileResponse
-)
+    "/artifacts/{name:path}", operation_id="download_artifact", summary="Download a file of a run", response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)  # fmt: skip
 def download_artifact(session: ReadSession, files: CurrentFiles, user: CurrentUser, run_id: str, name: str) -> FileResponse:
     """One file; ranges are served, so a broken download can go on."""
     store.get_run(session, user.id, run_id)

@@ -138,7 +138,10 @@ def undo_vote(
     return show(votes.stand(session, comparison, kept, voter.id), kept)
 
 
-@router.get("/votes.jsonl", operation_id="download_votes", summary="Download the votes", response_class=StreamingResponse)
+@router.get(
+    "/votes.jsonl", operation_id="download_votes", summary="Download the votes", response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {}}}},
+)  # fmt: skip
 def download_votes(session: ReadSession, files: CurrentFiles, user: CurrentUser, comparison_id: str) -> StreamingResponse:
     """One vote a line: prompt, the answers at the left and right with their models, choice, voter, seconds. Those with a better
     answer have it as `chosen`, the other as `rejected`, so that the file can be uploaded as a data set.
