@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.errors import InvalidInput
 from app.services import previews
 from app.store.tables import Model, Preview
 from tests.browser.reader import NOTE, answer_reading
@@ -216,3 +217,11 @@ def test_a_models_page_shows_its_facts_and_asks_for_the_reading_itself(studio, p
     assert "Because air" in browser.get(f"/models/{policy}/reading").text.replace('</span><span class="token" title="101">', "")
     assert PROMPTS[0][:9] in browser.get(f"/models/{policy}", params={"prompt": PROMPTS[0]}).text
     assert browser.get("/models/model_none").status_code == 404
+
+
+def test_a_chat_template_without_an_end_fails_the_check(studio, policy, fails):
+    sentence = "The chat template comes to no end."
+    fails({"code": InvalidInput("").code, "detail": sentence, "problems": [{"field": "chat_template", "message": sentence}]})
+    shown = studio.client().get(f"/api/v1/models/{policy}/check").json()
+    assert (shown["ok"], shown["reading"], shown["reading_missing"]) == (False, None, sentence)
+    assert [(problem["field"], problem["message"]) for problem in shown["problems"]] == [("chat_template", sentence)]

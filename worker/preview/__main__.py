@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.domain.errors import InvalidInput, StudioError
-from app.domain.preview.readings import AnyReading, ReadingJob
+from app.domain.preview.readings import AnyReading, ConversationRequest, ReadingJob
 from app.domain.preview.weights import PreviewJob, PreviewResult
 from app.domain.problems import parse
 from app.system.child import read_jobs
@@ -27,6 +27,10 @@ MEMORY = "The preview needs more memory than there is: ask for fewer λ, presets
 TOO_MUCH = (
     "Reading the texts takes more than {seconds} s of processor time or {gib} GiB of memory: the chat template may come to no "
     "end, or a text of the data set is of many megabytes."
+)
+ENDLESS = (
+    "Reading this conversation takes more than {seconds} s of processor time or {gib} GiB of memory: the chat template comes to "
+    "no end. Mend its loop, or take a model with another template."
 )
 log = logging.getLogger("worker.preview")
 
@@ -50,7 +54,7 @@ def compute(asked: Any, kept: KeptScorings) -> dict[str, Any]:
     if not (isinstance(asked, dict) and isinstance(asked.get("request"), dict) and "kind" in asked["request"]):
         return tell(preview(parse(PreviewJob, asked, InvalidInput), kept))
     job = parse(ReadingJob, asked, InvalidInput)
-    too_much = TOO_MUCH.format(seconds=READ_SECONDS, gib=READ_BYTES // 2**30)
+    too_much = find_refusal(job)
     from worker.models.rendering.renderer import RENDERER  # transformers takes seconds, which weights need not wait for
     from worker.preview.readings import read
 
@@ -64,21 +68,31 @@ def compute(asked: Any, kept: KeptScorings) -> dict[str, Any]:
             cpu_seconds=READ_SECONDS, memory_bytes=READ_BYTES, wait_seconds=WAIT_SECONDS,
         )  # fmt: skip
     except Exceeded:
-        return refusal("unavailable", too_much)
+        return too_much
+
+
+def find_refusal(job: ReadingJob) -> dict[str, Any]:
+    """Return what is said when a reading takes too much: of a conversation, short as it is, by the template's own fault, which
+    does not pass."""
+    limits = {"seconds": READ_SECONDS, "gib": READ_BYTES // 2**30}
+    if isinstance(job.request, ConversationRequest):
+        sentence = ENDLESS.format(**limits)
+        return refusal(InvalidInput("").code, sentence, [{"field": "chat_template", "message": sentence}])
+    return refusal("unavailable", TOO_MUCH.format(**limits))
 
 
 def tell(result: PreviewResult | AnyReading) -> dict[str, Any]:
     return {"result": result.model_dump(mode="json", by_alias=True)}
 
 
-def guard(line: bytes, work: Callable[[], dict[str, Any]], memory: str = MEMORY) -> dict[str, Any]:
-    """Return the reply that `work` makes, or what is wrong, in a sentence; `memory`: the one for want of memory."""
+def guard(line: bytes, work: Callable[[], dict[str, Any]], memory: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the reply that `work` makes, or what is wrong, in a sentence; `memory`: the refusal for want of memory."""
     try:
         return work()
     except StudioError as error:
         return refusal(error.code, error.detail, error.problems)
     except MemoryError:
-        return refusal("unavailable", memory)
+        return memory or refusal("unavailable", MEMORY)
     except Exception:
         log.exception("unexpected, with %s", line[:1000].decode("utf-8", "replace"))
         return refusal("studio-error", UNEXPECTED)

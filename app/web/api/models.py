@@ -80,6 +80,9 @@ EXAMPLES = {
 }
 
 
+CHECK_WAIT_SECONDS = 55.0  # a little more than a worker gives a chat template without an end, and less than clients wait
+
+
 @router.post("", status_code=201, operation_id="add_model", summary="Add a model")
 async def add_model(
     asked: Annotated[ModelRequest, Body(openapi_examples=EXAMPLES)],
@@ -163,11 +166,11 @@ async def check_model(
     reading, missing = None, "The files are at fault." if problems else ""
     if not problems:
         try:
-            reading = await read(request, user.id, asked)
+            reading = await read(request, user.id, asked, wait_seconds=CHECK_WAIT_SECONDS)
         except Unavailable as late:
             missing = late.detail
         except InvalidInput as invalid:
-            missing, problems = invalid.detail, [{"field": "tokenizer", "message": invalid.detail}]
+            missing, problems = invalid.detail, [*invalid.problems] or [{"field": "tokenizer", "message": invalid.detail}]
     assert reading is None or isinstance(reading, ConversationReading)
     if reading is not None and reading.unusable:
         problems = [{"field": "chat_template", "message": reading.unusable}]

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.commands import client
+from app.domain.errors import InvalidInput
 from app.domain.preview.weights import PreviewJob, PreviewResult
+from app.web.api import models
 from tests.worker.kept_scoring import draw_examples, draw_scores, keep_scoring, make_plan, write_dataset
 from tests.worker.models.families import FAMILIES, Family
 from tests.worker.workshop import CHECKOUT
@@ -117,7 +120,7 @@ def test_a_reading_is_made_by_the_same_process(child, job, tmp_path):
     [
         (
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-            "the chat template may come to no end",
+            "the chat template comes to no end",
         ),
         (
             "{% set ns = namespace(t='x' * 2 ** 20) %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
@@ -130,5 +133,11 @@ def test_a_template_without_end_costs_its_own_reading_alone(tmp_path, job, monke
     family = Family(template, "")
     refused = process.answer(reading_of(tmp_path, family).encode(), KeptScorings())
     told = refused["error"]["detail"] if "error" in refused else refused["result"]["unusable"]
+    if "error" in refused:  # not one that passes: it would be read again and again
+        assert (refused["error"]["code"], refused["error"]["problems"][0]["field"]) == (InvalidInput("").code, "chat_template")
     assert sentence in told.lower()
     assert "result" in process.answer(job.model_dump_json().encode(), KeptScorings())
+
+
+def test_a_check_waits_longer_than_a_reading_may_take_and_shorter_than_a_client_waits():
+    assert process.WAIT_SECONDS < models.CHECK_WAIT_SECONDS < client.TIMEOUT_SECONDS
