@@ -152,9 +152,11 @@ def verdict_of(sweep: dict[str, Any]) -> list[str]:
     labels = [one["label"] for one in sweep["variants"]]
     lines = [f"{outcome['experiment']}: {OUTCOMES[outcome['state']]}"] if (outcome := sweep.get("outcome")) else []
     lines += outcome["sentences"] if outcome else []
-    lines += [best_of(sweep, labels)] if sweep["best"] else []
+    group = find_seeds_of_best(sweep)
+    lines += [best_of(sweep, labels, group)] if sweep["best"] else []
     if sweep["best"] and sweep["test_gain"] is not None:
-        lines.append(f"On the test prompts, which chose nothing: {sweep['test_gain']:+.3g}.")
+        spread = f" ± {group['test_gain']['deviation']:.3g} from seed to seed" if group and group["test_gain"] else ""
+        lines.append(f"On the test prompts, which chose nothing: {sweep['test_gain']:+.3g}{spread}.")
     lines += [tell_rival(rival, labels) for rival in sweep["rivals"]]
     if earlier := sweep["earlier"]:
         where = f"{labels[earlier['variant']]} was at {earlier['reward_gain']:+.3g}, after step {earlier['step']}"
@@ -172,11 +174,24 @@ def tell_rival(rival: dict[str, Any], labels: list[str]) -> str:
     return f"{line} on the same {rival['num_prompts']} test prompts{more}."
 
 
-def best_of(sweep: dict[str, Any], labels: list[str]) -> str:
+def find_seeds_of_best(sweep: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the variants that differ from the best in their seeds only, where two of them have a gain."""
+    best = sweep["best"]
+    return next((group for group in sweep["seeds"] if best and best["variant"] in group["variants"] and group["gain"]), None)
+
+
+def best_of(sweep: dict[str, Any], labels: list[str], group: dict[str, Any] | None) -> str:
     best = sweep["best"]
     label = labels[best["variant"]]
     within = "" if sweep["kl_budget"] is None else f" within a KL of {sweep['kl_budget']:g}"
-    head = "Best" if best["reward_gain"] > 0 else "None gains reward; the least loss"
+    gain = group["gain"] if group else {"mean": best["reward_gain"]}
+    head = "Best" if gain["mean"] > 0 else "None gains reward; the least loss"
+    if group:
+        num = len(group["variants"])
+        seeds = f"on average over {num} seeds" if gain["num"] == num else f"on average over {gain['num']} of its {num} seeds"
+        kl = f" at KL {group['kl']['mean']:.3g}" if group["kl"] else ""
+        told = f"{group['label']} {seeds}: reward gain {gain['mean']:+.3g} ± {gain['deviation']:.3g}{kl}"
+        return f"* {head}{within}: {told}; in their middle {label}, step {best['step']}."
     return f"* {head}{within}: {label}, step {best['step']}: reward gain {best['reward_gain']:+.3g} at KL {best['kl']:.3g}."
 
 
