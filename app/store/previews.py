@@ -4,18 +4,19 @@ Each is of a scoring, or of a model and perhaps a data set (a reading), and is s
 turns: next is who has the fewest being computed, then who was answered least recently.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.domain.errors import NotFound, TooManyRequests
+from app.domain.errors import InvalidInput, NotFound, TooManyRequests
 from app.store.database import add_once
 from app.store.sharing import find_visible
 from app.store.tables import Preview, Scoring
 
 WAITING, COMPUTING, DONE, FAILED = "waiting", "computing", "done", "failed"
 MOST_WAITING = 100  # that one user has asked for
+REFUSED_FOR = timedelta(seconds=30)
 
 
 def get(session: Session, user_id: str, preview_id: str) -> Preview:
@@ -38,11 +39,14 @@ def _is_of(subject_id: str) -> ColumnElement[bool]:
 def queue(session: Session, asked: Preview, keep: int) -> Preview:
     """Return the preview of this request: the kept answer, or a place in the queue, at which the workers are hinted.
 
-    One that failed is computed anew. Of the subject's answers the newest `keep` stay. Raises TooManyRequests when as many of
+    One that failed is computed anew; one that was refused, only after a while, so that a page that asks again every few seconds
+    hears of it. Of the subject's answers the newest `keep` stay. Raises TooManyRequests when as many of
     the asker's wait as may.
     """
     subject_id = asked.scoring_id or asked.model_id or ""
     preview = find(session, subject_id, asked.digest)
+    if preview is not None and _is_refused(preview, asked.created_at):
+        return preview
     if (preview is None or preview.state == FAILED) and count_waiting(session, asked.asker_id) >= MOST_WAITING:
         raise TooManyRequests(
             f"{MOST_WAITING} of your previews wait already: let some of them come first.", retry_after_seconds=10
@@ -55,6 +59,11 @@ def queue(session: Session, asked: Preview, keep: int) -> Preview:
     if preview.state == WAITING:
         session.info["hints"].send_after_commit(session, preview.id)
     return preview
+
+
+def _is_refused(preview: Preview, at: datetime) -> bool:
+    is_refused = preview.state == FAILED and (preview.error or {}).get("code") == InvalidInput("").code
+    return is_refused and preview.finished_at is not None and at - preview.finished_at < REFUSED_FOR
 
 
 def _add(session: Session, preview: Preview, subject_id: str, keep: int) -> Preview:

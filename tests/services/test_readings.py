@@ -1,11 +1,12 @@
 """Readings wait and are kept among the previews; what is there now decides whether a kept one is given again."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from app.domain.errors import Conflict, NotFound
+from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.preview.readings import (
     AnyRequest,
     ConversationRequest,
@@ -64,6 +65,19 @@ def test_one_that_failed_is_asked_again_and_deletes_nothing(database: Database, 
     begin(database, files)
     with database.writing() as session:
         assert previews.fail(session, preview.id, "one", {"code": "not-found", "detail": "gone"})
+    assert ask(database, files, lengths(library)).state == "waiting"
+
+
+def test_what_was_refused_a_moment_ago_is_told_to_who_asks_every_few_seconds(
+    database: Database, files: Files, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = ask(database, files, lengths(library))
+    begin(database, files)
+    with database.writing() as session:
+        assert previews.fail(session, preview.id, "one", {"code": InvalidInput("").code, "detail": "no end"})
+    again = ask(database, files, lengths(library))
+    assert (again.state, again.error) == ("failed", {"code": InvalidInput("").code, "detail": "no end"})
+    monkeypatch.setattr(store, "REFUSED_FOR", timedelta(0))
     assert ask(database, files, lengths(library)).state == "waiting"
 
 
