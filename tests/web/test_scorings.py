@@ -188,13 +188,13 @@ def test_the_page_names_the_labels_of_its_form(studio, client, query, sentence):
 def test_what_the_worker_says_is_wrong_is_told(studio, client):
     problems = [{"field": "presets", "message": "Not with paper."}, {"field": "overrides.responses", "message": "Not so."}]
     scoring_id = make_ready(studio, client)
-    with worker(studio, {"code": "invalid-input", "detail": "This scoring has own pairs only.", "problems": problems}):
-        refused = client.get(f"/api/v1/scorings/{scoring_id}/preview")
-    assert (refused.status_code, refused.json()["detail"]) == (422, "This scoring has own pairs only.")
-    assert [problem["field"] for problem in refused.json()["problems"]] == ["preset", "weights.responses"]
     with worker(studio, {"code": "unavailable", "detail": "The previewing process ended.", "problems": []}):
         lost = client.get(f"/api/v1/scorings/{scoring_id}/preview")
     assert (lost.status_code, lost.json()["detail"]) == (503, "The previewing process ended.")
+    with worker(studio, {"code": "invalid-input", "detail": "This scoring has own pairs only.", "problems": problems}):
+        refused = client.get(f"/api/v1/scorings/{scoring_id}/preview")  # what was lost is asked for anew
+    assert (refused.status_code, refused.json()["detail"]) == (422, "This scoring has own pairs only.")
+    assert [problem["field"] for problem in refused.json()["problems"]] == ["preset", "weights.responses"]
 
 
 def test_scores_that_are_gone_from_the_disk_can_be_asked_for_again(studio, client):
