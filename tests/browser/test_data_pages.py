@@ -123,6 +123,23 @@ def test_a_shape_that_is_chosen_before_the_scripts_have_come_is_heard(page, writ
     expect(page.get_by_label("Shape")).to_have_value("two_responses")
 
 
+def test_nothing_is_chosen_among_columns_that_are_about_to_be_replaced(page, write):
+    rows = [{"prompt": f"Question {i}?", "response": f"Answer {i}", "helpfulness": i % 5, "other": 1.5} for i in range(12)]
+    page.goto("/datasets/new")
+    page.get_by_label("File", exact=True).set_input_files(write("slow.jsonl", rows))
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("heading", name="Which column is what?")).to_be_visible()
+    page.wait_for_load_state()  # and what listens to the form
+    waiting = []
+    page.route("**/mapping?**", lambda route: waiting.append(route))
+    page.get_by_label("Shape").select_option("rated")
+    expect(page.locator("#role-prompt")).to_be_disabled()
+    while not waiting:
+        page.wait_for_timeout(50)
+    waiting[0].continue_()
+    expect(page.locator("#role-rating")).to_be_enabled()
+
+
 def test_a_wrong_mapping_keeps_its_choices_and_says_why_at_the_field(page, write):
     scored = [{"prompt": f"Question {i}?", "response": f"Answer {i}", "helpfulness": i % 5} for i in range(12)]
     page.goto("/datasets/new")
