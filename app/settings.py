@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.domain.problems import problems_of
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
 LEAST_RUNNER_BYTES = 4 * 2**30
@@ -87,14 +88,12 @@ class Settings(BaseSettings):
     runner_memory_bytes: Bytes = Field(
         0, description="Memory that each process of a runner may ask the system for (no GPU's); 0: no limit, else 4 GiB or more."
     )
-    warm_runner_seconds: float = Field(
-        600.0, ge=0, le=86_400, allow_inf_nan=False,
+    warm_runner_seconds: SecondsOrNone = Field(
+        600.0,
         description="How long a runner that has imported everything waits for the next run (0.4 GB); 0: every run starts cold.",
-    )  # fmt: skip
-    chat_idle_seconds: Seconds = Field(600.0, description="How long models of the playground stay on a device unasked.")
-    grace_seconds: float = Field(
-        100.0, ge=0, le=86_400, allow_inf_nan=False, description="How long a stopping worker waits for runners to save."
     )
+    chat_idle_seconds: Seconds = Field(600.0, description="How long models of the playground stay on a device unasked.")
+    grace_seconds: SecondsOrNone = Field(100.0, description="How long a stopping worker waits for runners to save.")
 
     @model_validator(mode="after")
     def check_lease(self) -> Self:

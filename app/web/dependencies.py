@@ -4,7 +4,6 @@ A WriteSession commits after the route returns and before the response is sent; 
 """
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -144,14 +143,12 @@ class Gates:
         self._good: OrderedDict[str, None] = OrderedDict()  # digests of credentials that let somebody in lately
         self._uploads: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def who_knocks(self, request: Request, credential: str) -> str:
+    def who_knocks(self, request: Request, digest: str) -> str:
         """Return who takes turns with whom before it is known who asks: good credentials, and of others each address."""
-        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
         return digest if digest in self._good else client_of(address_of(request))
 
-    def note_good(self, credential: str) -> None:
+    def note_good(self, digest: str) -> None:
         """Let a credential that let somebody in have turns of its own."""
-        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
         self._good[digest] = None
         self._good.move_to_end(digest)
         while len(self._good) > MOST_KNOWN:
@@ -174,10 +171,10 @@ def get_gates(request: Request) -> Gates:
 async def knock(request: Request, credential: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that finds out who asks, in threads kept for such: few, so that a crowd neither opens a connection each nor
     waits behind other work. Raises as it does."""
-    gates = get_gates(request)
-    async with passing(gates.identifying, gates.who_knocks(request, credential)):
+    gates, digest = get_gates(request), accounts.digest_of(credential)
+    async with passing(gates.identifying, gates.who_knocks(request, digest)):
         found = await to_thread.run_sync(partial(function, *args, **kwargs), limiter=gates.identifying_threads)
-    gates.note_good(credential)
+    gates.note_good(digest)
     return found
 
 

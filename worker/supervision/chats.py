@@ -27,11 +27,11 @@ from app.store.files.files import Files
 from app.store.files.shared_files import SharedFiles
 from app.store.tables import Chat
 from app.system.child import Child, ReplyLost
-from app.system.installation import inherit_environment, limit_threads, module_command
+from app.system.installation import limit_threads, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import Attendant, Stopping, Unwanted
 from worker.supervision.fetching import fetch_models, fetch_step
-from worker.supervision.process import SECRETS
+from worker.supervision.process import inherit_without_secrets
 
 CHAT_COMMAND = tuple(module_command("worker.chat"))
 SILENT_SECONDS = 900.0  # between two words of the child: a large model takes minutes to download and load
@@ -89,9 +89,8 @@ class Chats(Attendant):
     def _start_child(self) -> Child:
         room = self._room
         assert room is not None
-        kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
-        limits = limit_threads(self.settings.runner_threads or count_cores())
-        return Child(self._command, {**kept, **limits, "CUDA_VISIBLE_DEVICES": room.visible, "PYTHONUNBUFFERED": "1"})
+        given = {**limit_threads(self.settings.runner_threads or count_cores()), "CUDA_VISIBLE_DEVICES": room.visible}
+        return Child(self._command, {**inherit_without_secrets(), **given, "PYTHONUNBUFFERED": "1"})
 
     def _find_child(self) -> tuple[Child, Room]:
         """Return the warm child and where it is. Raises RoomTaken."""

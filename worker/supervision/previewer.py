@@ -25,11 +25,11 @@ from app.store.files.files import Files
 from app.store.files.shared_files import SharedFiles
 from app.system.child import Child, ReplyLost
 from app.system.files import never
-from app.system.installation import inherit_environment, limit_threads, module_command
+from app.system.installation import limit_threads, module_command
 from app.system.limits import count_cores
 from worker.supervision.attendant import LOOK_SECONDS, Attendant, Stopping, Unwanted
 from worker.supervision.fetching import fetch_preview
-from worker.supervision.process import SECRETS
+from worker.supervision.process import inherit_without_secrets
 
 PREVIEW_COMMAND = tuple(module_command("worker.preview"))
 ANSWER_SECONDS = 60.0
@@ -51,10 +51,8 @@ log = logging.getLogger(__name__)
 
 def start_child(command: Sequence[str]) -> Child:
     """Start the warm child, without a GPU and without secrets."""
-    kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
-    return Child(
-        command, {**kept, **limit_threads(min(MAX_THREADS, count_cores())), "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
-    )
+    limits = limit_threads(min(MAX_THREADS, count_cores()))
+    return Child(command, {**inherit_without_secrets(), **limits, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"})
 
 
 class Previewer(Attendant):

@@ -64,16 +64,20 @@ class Spawned:
                 self.popen.stdin.close()
 
 
+def inherit_without_secrets() -> dict[str, str]:
+    """Return our environment for a child that speaks to no server of ours."""
+    return {name: value for name, value in inherit_environment().items() if name not in SECRETS}
+
+
 def spawn(command: Sequence[str], output: IO[bytes] | None, environment: Mapping[str, str], stdin: int) -> Spawned:
     """Start a process without our secrets, in a session of its own; without `output` it writes where we do."""
-    kept = {name: value for name, value in inherit_environment().items() if name not in SECRETS}
     mark = secrets.token_hex(16)
     popen = subprocess.Popen(
         command,
         stdin=stdin,
         stdout=output,
         stderr=output and subprocess.STDOUT,
-        env={**kept, **environment, MARK: mark},
+        env={**inherit_without_secrets(), **environment, MARK: mark},
         start_new_session=True,
     )
     return Spawned(popen, mark, dict(environment))
@@ -94,6 +98,8 @@ class RunnerProcess:
         if waiting is not None and waiting.hand(os.fsencode(attempt_dir) + b"\n" + told):
             spawned = waiting
         else:
+            if waiting is not None:
+                waiting.end()  # it was dying: reap it
             with (attempt_dir / "log.txt").open("ab") as output:
                 stdin = subprocess.PIPE if keys else subprocess.DEVNULL
                 spawned = spawn([*command, str(attempt_dir)], output, environment, stdin)

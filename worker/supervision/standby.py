@@ -38,7 +38,7 @@ class Standby:
     def look(self, environment: Mapping[str, str]) -> None:
         """Start, replace or end the waiting runner, so that the one there is suits an attempt with this environment."""
         is_wanted = time.monotonic() < self._wanted_until
-        if self._waiting is not None and not (is_wanted and self._suits(environment)):
+        if not (is_wanted and self._suits(environment)):
             self.end()
         if self._waiting is None and is_wanted and time.monotonic() >= self._wanted_from:
             self._waiting = spawn(self._command, None, environment, subprocess.PIPE)
@@ -46,7 +46,7 @@ class Standby:
 
     def take(self, environment: Mapping[str, str]) -> Spawned | None:
         """Give the waiting runner away; None when there is none for this environment, so that one has to be started."""
-        if self._waiting is None or not self._suits(environment):
+        if not self._suits(environment):
             return None
         taken, self._waiting = self._waiting, None
         return taken

@@ -11,6 +11,7 @@ from app.domain.events import Change
 from app.domain.problems import EMPTY, MISSING, PREDICATES, summary
 from app.ingest.columns import options_of
 from app.web.rendering.fields import RECIPE_FIELDS, write
+from app.web.rendering.format import words
 from app.web.rendering.wording import LABELS_ELSEWHERE, WHAT_TO_DO, option_text
 
 SWITCHED = {"true": "yes", "false": "no"}  # a recipe's words and the form's
@@ -22,7 +23,7 @@ _OPTION = re.compile(rf"\b({'|'.join(OPTIONS)})\b")
 
 def in_form_words(message: str) -> str:
     """Return a sentence about the settings of a recipe or a mapping, with the form's labels and options in their place."""
-    return _OPTION.sub(lambda found: f"“{found[1].replace('_', ' ').capitalize()}”", _NAMED.sub(_name_in_form, message))
+    return _OPTION.sub(lambda found: f"“{words(found[1]).capitalize()}”", _NAMED.sub(_name_in_form, message))
 
 
 def _name_in_form(found: re.Match[str]) -> str:
