@@ -33,6 +33,7 @@ class RunFacts:
     id: str
     state: str
     attempt: int
+    spool_attempt: int  # whose spool is recorded on where the backup is restored
     step: int
 
 
@@ -49,7 +50,7 @@ class Holdings:
 
 def find_holdings(session: Session) -> Holdings:
     """Return what the session's moment holds."""
-    columns = (Run.id, Run.state, Run.attempt, Run.step)
+    columns = (Run.id, Run.state, Run.attempt, Run.spool_attempt, Run.step)
     runs = [RunFacts(*row) for row in session.execute(select(*columns).order_by(Run.id))]
     datasets, models, prompt_sets, answers = (
         list(session.scalars(select(table.id).order_by(table.id))) for table in (Dataset, Model, PromptSet, Answers)
@@ -107,11 +108,12 @@ def whole_size(path: Path, file: IO[bytes]) -> int:
 def list_checkpoints(files: Files, run: RunFacts) -> list[Path]:
     """Return the run's checkpoints that may be kept, newest first.
 
-    One of a later step than rows and spool know would leave a hole in the metrics of the run that resumes from it.
+    One of a later step than rows and spool know would leave a hole in the metrics of the run that resumes from it: copy the
+    spool after the checkpoint, not before.
     """
     if run.state == RunState.SUCCEEDED:
         return []
-    last_step = max(run.step, find_last_step(files.attempt_dir(run.id, run.attempt) / SPOOL))
+    last_step = max(run.step, find_last_step(files.attempt_dir(run.id, run.spool_attempt) / SPOOL))
     found = [path for path in files.checkpoints_dir(run.id).glob("step-*") if path.name[5:].isdigit()]
     return sorted((path for path in found if int(path.name[5:]) <= last_step), key=lambda path: int(path.name[5:]), reverse=True)
 

@@ -72,10 +72,11 @@ def _copy_table(session: Session, archive: ArchiveWriter, table: Table, folder: 
 
 
 def _copy_files(archive: ArchiveWriter, manifest: BackupManifest, files: Files, held: Holdings) -> None:
-    for path in backup_contents.list_files(files, held, with_scorings=manifest.with_scorings):
-        _copy_file(archive, manifest, path, str(path.relative_to(files.root)))
+    """Checkpoints first: a spool and a record that are copied later know at least the steps that lead to them."""
     for run in held.runs:
         _copy_checkpoint(archive, manifest, files, run)
+    for path in backup_contents.list_files(files, held, with_scorings=manifest.with_scorings):
+        _copy_file(archive, manifest, path, str(path.relative_to(files.root)))
 
 
 def _copy_file(archive: ArchiveWriter, manifest: BackupManifest, path: Path, name: str) -> None:

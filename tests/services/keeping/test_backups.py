@@ -192,6 +192,52 @@ def test_a_checkpoint_that_lacks_a_file_gives_way_to_the_one_before(
     assert set(manifest.files) == {f"{names[0]}/manifest.json", f"{names[0]}/tensors.safetensors"}
 
 
+def step_line(step: int) -> bytes:
+    return json.dumps({"n": step, "kind": "step", "payload": {"step": step}}).encode() + b"\n"
+
+
+def test_a_run_that_goes_on_meanwhile_has_all_steps_that_lead_to_its_checkpoint(
+    database: Database, files: Files, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = make_run(database, library, "running", step=1)
+    steps = iter(range(2, 1000))
+    spool = files.attempt_dir(run_id, 1) / "events.jsonl"
+    write_files(files.root, {str(spool.relative_to(files.root)): step_line(1)})
+    add = ArchiveWriter.add
+
+    def work(archive: ArchiveWriter, *arguments: Any) -> Any:
+        added = add(archive, *arguments)
+        step = next(steps)
+        with spool.open("ab") as file:
+            file.write(step_line(step))
+        write_checkpoint(files, run_id, step)
+        return added
+
+    monkeypatch.setattr(ArchiveWriter, "add", work)
+    backups.back_up(database, files, tmp_path / "studio.tar")
+    there = elsewhere(tmp_path)
+    restores.restore(there, tmp_path / "studio.tar")
+    restored = Files(there.root)
+    (kept,) = restored.checkpoints_dir(run_id).iterdir()
+    lines = (restored.attempt_dir(run_id, 1) / "events.jsonl").read_bytes().splitlines()
+    known = [json.loads(line)["payload"]["step"] for line in lines]
+    assert int(kept.name[5:]) in known
+    assert known == list(range(1, len(known) + 1))
+
+
+def test_a_checkpoint_of_an_attempt_whose_spool_was_not_recorded_yet_is_left_out(
+    database: Database, files: Files, library: Library, tmp_path: Path
+) -> None:
+    run_id = make_run(database, library, "running", step=12)  # its rows: of the first attempt
+    with database.writing() as session:
+        session.get_one(Run, run_id).attempt = 2  # claimed anew; what the first one left is still to be recorded
+    write_files(files.root, {f"runs/{run_id}/attempts/{number}/events.jsonl": step_line(12 * number) for number in (1, 2)})
+    names = [write_checkpoint(files, run_id, step) for step in (10, 20)]
+    manifest = backups.back_up(database, files, tmp_path / "studio.tar")
+    assert f"{names[0]}/manifest.json" in manifest.files
+    assert f"{names[1]}/manifest.json" not in manifest.files
+
+
 def test_a_run_that_succeeded_needs_no_checkpoint(database: Database, files: Files, library: Library, tmp_path: Path) -> None:
     run_id = make_run(database, library, "succeeded", step=20)
     write_checkpoint(files, run_id, 20)
