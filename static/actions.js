@@ -1,6 +1,7 @@
 // What every page needs: the theme switch, questions before something is lost, copying, errors of htmx requests.
 
 import { announce } from "./announce.js";
+import { hold } from "./focus.js";
 
 const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -100,3 +101,10 @@ const isBusy = ({ elt, requestConfig }) => requestConfig.verb === "get" && elt.h
   && (dialog.open || elt.querySelector("input:focus, select:focus"));
 document.addEventListener("htmx:beforeRequest", (event) => { if (isBusy(event.detail)) event.preventDefault(); });
 document.addEventListener("htmx:beforeSwap", (event) => { if (isBusy(event.detail)) event.detail.shouldSwap = false; });
+
+// And what it brings takes nobody's place on the page.
+let settle = null;
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  settle = detail.shouldSwap && detail.requestConfig.verb === "get" ? hold(detail.target) : null;
+});
+document.addEventListener("htmx:afterSwap", () => { settle?.(); settle = null; });

@@ -1,7 +1,7 @@
 // The playground, live: words are put in as they come; at every other turn of events the server paints the answers anew.
 
 import { announce } from "./announce.js";
-import { parse } from "./fragments.js";
+import { parse, swap } from "./fragments.js";
 
 const chat = document.getElementById("chat");
 const answers = () => document.getElementById("answers");
@@ -16,7 +16,7 @@ async function paint() {
   if (!answer.ok) return;
   const fresh = parse(await answer.text()).querySelector("#answers");
   htmx.process(fresh);
-  answers().replaceWith(fresh);
+  swap(answers(), fresh);
   last = Math.max(last, Number(fresh.dataset.seq));
 }
 

@@ -2,7 +2,7 @@
 
 import { announce } from "./announce.js";
 import { WRITERS, count, duration, percent } from "./format.js";
-import { parse, place } from "./fragments.js";
+import { parse, place, swap } from "./fragments.js";
 import { makeStore } from "./series.js";
 import { keepTabs } from "./tabs.js";
 
@@ -38,7 +38,7 @@ async function refresh() {
   if (Number(card.dataset.seq) < Number(old.dataset.seq)) return;
   // Steps that came while this was on its way are newer than its bar.
   if (Number(card.dataset.seq) < moved) card.querySelector("#progress").replaceWith(byId("progress"));
-  old.replaceWith(card);
+  swap(old, card);
   tellReasons(JSON.parse(card.dataset.reasons));
 }
 
@@ -51,7 +51,7 @@ function refreshResult() {
     if (!answer.ok) return;
     const fresh = parse(await answer.text());
     if (Number(fresh.querySelector("#result").dataset.seq) < Number(byId("result").dataset.seq)) return;
-    for (const id of ["result", "leading-samples"]) byId(id).replaceWith(fresh.getElementById(id));
+    for (const id of ["result", "leading-samples"]) swap(byId(id), fresh.getElementById(id));
   }, 150);
 }
 

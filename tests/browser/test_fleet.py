@@ -171,3 +171,15 @@ def test_the_pages_fit_a_telephone_in_both_themes(page: Page, fleet: list[str], 
     page.goto(f"/runs/{fleet[2]}" if path == "run" else path)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     shoot(page, f"phone-{path.strip('/')}-{theme}")
+
+
+def test_pages_that_ask_for_themselves_again_take_nobodys_place(page, studio):
+    studio.launch()
+    for path, part in (("/workers", "#workers"), ("/queue", "#queue"), ("/", "#standing")):
+        page.goto(path)
+        control = page.locator(f"{part} a, {part} summary").locator("visible=true").last
+        control.focus()
+        told = control.text_content()
+        page.locator(part).evaluate("part => { part.dataset.old = 1; }")
+        expect(page.locator(part)).not_to_have_attribute("data-old", "1")
+        assert page.evaluate("document.activeElement.textContent") == told

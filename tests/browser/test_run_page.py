@@ -157,6 +157,17 @@ def test_findings_artifacts_and_the_end_appear_by_themselves(page, writer):
     )
 
 
+def test_what_is_painted_anew_takes_nobodys_place(page, writer):
+    open_run(page, writer)
+    leading = page.locator("#leading-samples")
+    leading.get_by_role("link", name="All samples").focus()
+    leading.evaluate("section => { section.dataset.old = 1; }")
+    writer.steps(21, 40)
+    writer.evaluate(40)
+    expect(leading).not_to_have_attribute("data-old", "1")
+    expect(leading.get_by_role("link", name="All samples")).to_be_focused()
+
+
 def test_the_memory_of_training_is_told_as_it_becomes_known(page, writer):
     open_run(page, writer)
     expect(page.locator("#memory")).to_be_hidden()
