@@ -8,12 +8,13 @@ helpful-base and UltraFeedback (STUDIO_SHARED_DATA names their folder) that are 
 of them: one for the reward model that the runs learn from, one for the judge, one for the runs, which hold out prompts for the
 test. Reward model and judge are lower layers of the same model, trained by the studio's own `method: reward_model`.
 
-A cell is one run: method × setting, LoRA, float32, B = 8. Each finished one is a line of OUT.jsonl with what it said to every
-test prompt, so that the intervals are made of the lines alone. These are rows of HH's own test split: nothing here is a result
-on that benchmark.
+A cell is one run: method × setting × seed of the training, LoRA, float32, B = 8. Each finished one is a line of OUT.jsonl with
+what it said to every test prompt, so that the intervals are made of the lines alone; what the seeds of a method said to a prompt
+counts by its mean. These are rows of HH's own test split: nothing here is a result on that benchmark.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ LAYERS = {"reward": 8, "judge": 6}
 STEPS, BATCH, DRAWS, SEED = 24, 8, 8, 0
 RATE, DPO_SHARE = 2e-4, 0.2  # what the studio proposes, and DPO's share of it
 LAMBDAS = (0.3, 1.0)
+ANSWER = ("judge", "reward", "length")
 WEIGHTS = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward")
 VAR: dict[str, dict[str, Any]] = {
     "length_normalised": {"preset": "length_normalised"},
@@ -162,7 +164,7 @@ def run(work: Path, run_dir: Path, recipe: dict[str, Any], data: Path, **models:
     return run_dir / "artifacts"
 
 
-def write_recipe(parts: dict[str, Any], steps: int, rate: float) -> dict[str, Any]:
+def write_recipe(parts: dict[str, Any], steps: int, rate: float, seed: int) -> dict[str, Any]:
     rate *= DPO_SHARE if parts.get("method") == "dpo" else 1.0
     return {
         "dataset": "runs", "policy": {"model": "policy", "adaptation": "lora"}, "weights": {},
@@ -170,7 +172,7 @@ def write_recipe(parts: dict[str, Any], steps: int, rate: float) -> dict[str, An
         "draws": {"num_draws": DRAWS, "max_new_tokens": MOST_NEW, "seed": SEED},
         "tokens": {"max_prompt": 160, "max_response": 64},
         "training": {
-            "batch_size": BATCH, "steps": steps, "learning_rate": rate, "seed": SEED, "checkpoint_every": NEVER,
+            "batch_size": BATCH, "steps": steps, "learning_rate": rate, "seed": seed, "checkpoint_every": NEVER,
             "keep_checkpoints": 1,
         },
         "evaluation": {
@@ -184,7 +186,8 @@ def write_recipe(parts: dict[str, Any], steps: int, rate: float) -> dict[str, An
 def run_cell(name: str, recipe: dict[str, Any], model: Path, world: Path) -> dict[str, Any]:
     """Return a line: the cell's figures, and what the reward model says of each test prompt's answers."""
     wall, processor = time.perf_counter(), time.process_time()
-    run_dir = world / "runs" / name.replace(" ", "_").replace("/", "-")
+    seed = recipe["training"]["seed"]
+    run_dir = world / "runs" / f"{name.replace(' ', '_').replace('/', '-')}-{seed}"
     shutil.rmtree(run_dir, ignore_errors=True)
     kept = world / "reference.json"  # what the untrained policy says is the same in all cells
     if kept.exists():
@@ -198,7 +201,8 @@ def run_cell(name: str, recipe: dict[str, Any], model: Path, world: Path) -> dic
     samples = [json.loads(line) for line in (artifacts / "samples.jsonl").read_text().splitlines()]
     shutil.rmtree(run_dir)
     return {
-        "cell": name, **told, "kl": [s["draw"]["kl"] for s in samples], "prompt": [s["prompt"] for s in samples],
+        "cell": name, "seed": seed, **told,
+        "kl": [s["draw"]["kl"] for s in samples], "prompt": [s["prompt"] for s in samples],
         **{
             who: [{"text": s[who]["text"], "reward": s[who]["reward"], "length": len(s[who]["ids"])} for s in samples]
             for who in ("policy", "reference")
@@ -247,25 +251,37 @@ def tell_judges(world: Path) -> None:
 
 def tell(results: Sequence[dict[str, Any]]) -> None:
     """Print a row per cell: gains over the untrained model's answers, in their standard deviations, and beside the default."""
-    by_name = {result["cell"]: result for result in results}
-    print("| method / λ or β | judge | reward | wins | KL | length | ESS/B | ρ(w, len) | ρ(w, r) | judge − default |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    by_name = {name: average([r for r in results if r["cell"] == name]) for name in {result["cell"] for result in results}}
+    print("| method / λ or β | seeds | judge | reward | wins | KL | length | ESS/B | ρ(w, len) | ρ(w, r) | judge − default |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, _ in list_cells():
         if (own := by_name.get(name)) is None:
             continue
         gains = {}
         for by in ("judge", "reward"):
-            ours, theirs = ([answer[by] for answer in own[who]] for who in ("policy", "reference"))
+            ours, theirs = (own[who][by] for who in ("policy", "reference"))
             gains[by] = (compare_paired(ours, theirs), statistics.stdev(theirs))
         kl, error = statistics.fmean(own["kl"]), statistics.stdev(own["kl"]) / len(own["kl"]) ** 0.5
-        length, before = (statistics.fmean(answer["length"] for answer in own[who]) for who in ("policy", "reference"))
+        length, before = (statistics.fmean(own[who]["length"]) for who in ("policy", "reference"))
         columns = [
+            str(own["num_seeds"]),
             *(_interval(found.gain, spread) for found, spread in gains.values()), f"{gains['judge'][0].win_rate.value:.2f}",
             f"{kl:.2f} ± {1.96 * error:.2f}", f"{length / before:.2f}",
             *(f"{own[key]:.2f}" if own.get(key) is not None else "" for key in WEIGHTS),
             _beside(own, find_default(by_name, name), gains["judge"][1]),
         ]  # fmt: skip
         print(f"| {name} | {' | '.join(columns)} |")
+
+
+def average(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the seeds of a cell say together: KL, scores and lengths of each test prompt, and the weights' figures."""
+    told = {key: statistics.fmean(r[key] for r in results) for key in WEIGHTS if all(r.get(key) is not None for r in results)}
+    by_prompt = {
+        who: {key: [statistics.fmean(r[who][i][key] for r in results) for i in range(len(results[0][who]))] for key in ANSWER}
+        for who in ("policy", "reference")
+    }
+    kl = [statistics.fmean(values) for values in zip(*(r["kl"] for r in results), strict=True)]
+    return {"num_seeds": len(results), **told, **by_prompt, "kl": kl}
 
 
 def find_default(by_name: dict[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
@@ -278,7 +294,7 @@ def _beside(own: dict[str, Any], base: dict[str, Any] | None, spread: float) -> 
     """Return the judge's paired difference from the default preset at the same λ."""
     if base is None or base is own:
         return ""
-    ours, theirs = ([answer["judge"] for answer in one["policy"]] for one in (own, base))
+    ours, theirs = (cell["policy"]["judge"] for cell in (own, base))
     return _interval(compare_paired(ours, theirs).gain, spread)
 
 
@@ -293,6 +309,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("STUDIO_SHARED_DATA", "../shared")))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate; DPO's is a fifth of it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[SEED], help="seeds of the training; the world stays")
     parser.add_argument("--world", action="store_true", help="make data, reward model and judge only")
     parser.add_argument("--cells", action="store_true", help="make cells only; the judge may still be missing")
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="make cells whose names hold one of these texts")
@@ -310,13 +327,14 @@ def main() -> None:
         make_world(options.model, options.data, world)
     if options.world:
         return
-    done = {result["cell"] for result in read_results(options.out)}
-    for name, parts in list_cells():
-        if name not in done and any(text in name for text in options.only):
-            result = run_cell(name, write_recipe(parts, options.steps, options.rate), options.model, world)
+    done = {(result["cell"], result["seed"]) for result in read_results(options.out)}
+    for seed, (name, parts) in itertools.product(options.seeds, list_cells()):
+        if (name, seed) not in done and any(text in name for text in options.only):
+            result = run_cell(name, write_recipe(parts, options.steps, options.rate, seed), options.model, world)
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
-            print(f"{name}: KL {statistics.fmean(result['kl']):.2f}, {result['processor_seconds']} s of processor", flush=True)
+            kl = statistics.fmean(result["kl"])
+            print(f"{name}, seed {seed}: KL {kl:.2f}, {result['processor_seconds']} s of processor", flush=True)
 
 
 if __name__ == "__main__":
