@@ -30,8 +30,29 @@ from tests.timing import Clock
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 12 * 2**30
 # Whole studios and real runners: begun first, in whatever order, so that none of them is alone at the end.
 LONG = {"flow", "faults", "browser", "box", "demonstration", "cli", "worker"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put temporary files into memory where there is plenty, as no test is about the disk of this machine: they are synced
+    thousands of times. Processes of tests, and those that they start, take it over from the first one.
+    """
+    if "TMPDIR" not in os.environ and config.option.basetemp is None and has_room(MEMORY):
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # to be found anew
+
+
+def has_room(folder: Path) -> bool:
+    """Whether all temporary files of the tests fit, programs among them."""
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return False
+    is_open = os.access(folder, os.W_OK) and not system.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return is_open and system.f_bavail * system.f_frsize > ROOM_BYTES
 
 
 @pytest.hookimpl(trylast=True)

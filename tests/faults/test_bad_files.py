@@ -11,7 +11,7 @@ from tests.faults.web_process import running_web
 CASES = cases()
 MAX_MIB = 300
 MAX_SECONDS = 5.0
-MACHINERY = re.compile(r"Traceback|Error\b|Exception|/tmp/|site-packages|0x[0-9a-f]{6}|\bNone\b(?! of)|<class")
+MACHINERY = re.compile(r"Traceback|Error\b|Exception|/tmp/|/dev/shm/|site-packages|0x[0-9a-f]{6}|\bNone\b(?! of)|<class")
 
 
 @pytest.fixture(scope="module")
