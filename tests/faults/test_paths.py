@@ -22,7 +22,7 @@ from tests.web.test_access import list_routes
 
 # What the interpreter and its libraries may read for themselves.
 LIBRARIES = (CHECKOUT, sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), "/usr/share", "/usr/lib", "/lib")
-USUAL = tuple(Path(place).resolve() for place in (*LIBRARIES, "/proc", "/dev", "/sys"))
+USUAL = tuple(Path(place).resolve() for place in (*LIBRARIES, "/proc", "/dev/null", "/dev/urandom", "/sys"))
 OPENS = ("open", "os.listdir", "os.scandir", "os.rename", "os.remove", "os.link", "shutil.rmtree", "shutil.copyfile")
 _armed: list[set[Path]] = []
 
