@@ -16,8 +16,8 @@ NO_PACKAGES := { echo 'The packages could not be installed: the lines above say 
 # Front-end libraries are copied from npm into static/vendor; this stamp says that they are those of the lock file.
 ASSETS := static/vendor/.stamp
 ARGS ?=
-# Files of tests at a time, thrice as many as two cores, as many of them wait; a file's tests share its studio. The long ones first.
-TOGETHER := -n 6 --dist loadfile --no-loadscope-reorder
+# Files of tests at a time, more than there are cores, as many of them wait; a file's tests share its studio. The long ones first.
+TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder
 # Of make soak.
 MINUTES ?= 30
 
