@@ -8,7 +8,8 @@ export function hold(part) {
   const open = [...part.querySelectorAll("details")].map((details) => details.open);
   const held = part.contains(document.activeElement) && document.activeElement !== document.body ? sign(document.activeElement) : null;
   return () => {
-    const fresh = document.getElementById(part.id) ?? document;
+    const fresh = part.isConnected ? part : document.getElementById(part.id);
+    if (!fresh) return;
     const folds = [...fresh.querySelectorAll("details")];
     if (folds.length === open.length) folds.forEach((details, at) => { details.open ||= open[at]; });
     if (held && document.activeElement === document.body) {
