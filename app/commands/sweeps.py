@@ -15,6 +15,7 @@ from rich.text import Text
 from app.commands.client import AsJson, Client, CommandFailed, Mine, Private, Unreachable, add_renaming, add_sharing, owner_of
 from app.commands.recipes import read_document
 from app.commands.terminal import err, lines_of, out, table
+from app.domain.training.baselines import BASELINES
 from app.settings import Settings
 
 group = typer.Typer(no_args_is_help=True, help="Sweeps: runs that differ in named settings only.")
@@ -31,7 +32,7 @@ Fields = Annotated[
     list[str] | None, typer.Option("--field", help="A setting and its values, such as training.batch_size=2,8; repeatable.")
 ]
 Baselines = Annotated[
-    list[str] | None, typer.Option("--baseline", help="sft_chosen, sft_all, dpo or reward_weighted; repeatable.")
+    list[str] | None, typer.Option("--baseline", help=f"{', '.join(list(BASELINES)[:-1])} or {list(BASELINES)[-1]}; repeatable.")
 ]
 Together = Annotated[
     list[str] | None,
@@ -121,6 +122,11 @@ def show(sweep_id: str, kl_budget: Budget = None, as_json: AsJson = False) -> No
         out.print_json(data=sweep)
         return
     out.print(f"{sweep['name']}: {sweep['state']}, {done_of(sweep)} succeeded", markup=False)
+    tell(sweep)
+
+
+def tell(sweep: dict[str, Any]) -> None:
+    """Print the table of the variants, and what they came to."""
     table(*COLUMNS, rows=[row_of(variant) for variant in sweep["variants"]])
     for line in verdict_of(sweep):
         out.print(line, markup=False)
@@ -212,7 +218,7 @@ def follow(client: Client, sweep_id: str) -> None:
             time.sleep(POLL_SECONDS)
             sweep = fetch(client, sweep_id)
     tell_changes(sweep, said)
-    table(*COLUMNS, rows=[row_of(variant) for variant in sweep["variants"]])
+    tell(sweep)
     if sweep["state"] != "succeeded":
         raise CommandFailed(f"The sweep is {sweep['state']}: {done_of(sweep)} of its runs have succeeded.")
 
@@ -264,12 +270,13 @@ def launch_experiment(
     steps: Annotated[int, typer.Option(help="Optimizer steps of each run.")] = 100,
     seeds: Annotated[int, typer.Option(help="Runs of each setting.")] = 3,
     name: Annotated[str, typer.Option(help="Empty: the experiment's title.")] = "",
-    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    private: Private = False,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end, and say what came out.")] = False,
 ) -> None:
-    """Launch an experiment; prints its sweep's id."""
+    """Launch an experiment; prints its sweep's id, of which `varstudio sweeps show` tells what came out."""
     client = Client(Settings())
     asked = {"name": name, "recipe": read_document(recipe), "steps": steps, "seeds": seeds}
-    sweep = client.post(f"/experiments/{experiment}", asked)
+    sweep = client.post(f"/experiments/{experiment}", asked, params={"private": private})
     out.print(sweep["id"], markup=False)
     if watch_it:
         follow(client, sweep["id"])

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.recipe import Recipe
 from app.system.numbers import percent
@@ -27,51 +27,62 @@ class Fact(BaseModel):
 class ScorePart(Fact):
     """One artifact of a scoring: all log-probabilities, or all rewards, of the batch plan."""
 
-    key: str  # folder below scorings_dir
-    hit: bool  # found in the cache
-    miss_reason: str = ""  # a sentence, when not hit: what differs from the nearest scoring there is
-    cross: bool  # other prompts' responses are scored too
-    backend: str = ""  # "shared" | "flex" | "naive"; "" for rewards and for hits
-    num_pairs: int  # prompt-response pairs that were wanted
-    num_scored: int  # of them, scored in full; the others were dropped with a certificate
-    smallest_lambda: float | None = None  # a pass that stopped early serves this λ and larger ones, preset `paper` only
-    size_bytes: int
-    seconds: float = 0.0
+    key: str = Field(description="Folder below scorings_dir.")
+    hit: bool = Field(description="Found in the cache.")
+    miss_reason: str = Field("", description="What differs from the nearest scoring there is, a sentence; empty when found.")
+    cross: bool = Field(description="Other prompts' responses are scored too.")
+    backend: str = Field("", description="How it was computed: shared, flex or naive; empty for rewards and for scores found.")
+    num_pairs: int = Field(description="Prompt-response pairs that were wanted.")
+    num_scored: int = Field(description="Of them, scored in full; the others were dropped with a certificate.")
+    smallest_lambda: float | None = Field(
+        None, description="A pass that stopped early serves this λ and larger ones, preset `paper` only."
+    )
+    size_bytes: int = Field(description="Of its files.")
+    seconds: float = Field(0.0, description="That making it took; 0 when found.")
 
 
 class EnsembleCheck(Fact):
     """How far several reward models agree, over own pairs (x_i, y of x_i); kept scores, before any noise or treatment."""
 
-    caution: float  # k of mean − k · deviation
-    correlation: float | None  # mean over pairs of models; None where one of them gives every response the same reward
-    same_order: float | None  # share of the labelled pairs that all models rank alike
-    accuracies: list[float | None]  # of each model, as RewardCheck.accuracy
+    caution: float = Field(description="k of mean − k · deviation, as the recipe has it.")
+    correlation: float | None = Field(
+        description="Mean over pairs of models; null where one of them gives every response the same reward."
+    )
+    same_order: float | None = Field(description="Share of the labelled pairs that all models rank alike.")
+    accuracies: list[float | None] = Field(description="Of each model alone, as the accuracy of the reward check.")
 
 
 class RewardCheck(Fact):
     """What the rewards know of the preference labels, and how they are spread. All over own pairs (x_i, y of x_i)."""
 
-    num_responses: int
-    num_pairs: int
-    num_ties: int
-    accuracy: float | None  # share of the untied pairs whose chosen response has the higher reward
-    low: float  # Wilson interval, 95 %
-    high: float
-    length_accuracy: float | None  # the same for "the longer response is better", the baseline to beat
-    length_low: float
-    length_high: float
-    length_slope: float | None = None  # reward per token, of the line through all own pairs; None: not known yet then
-    length_explains: float | None = None  # R² of that line
-    controlled_accuracy: float | None = None  # the accuracy of the rewards without what the line explains
-    mean: float
-    std: float
-    chosen_mean: float | None
-    rejected_mean: float | None
-    edges: list[float]  # of the histogram, equal steps from the smallest to the largest reward
-    counts: list[int]
-    inverted: bool
-    flat: bool
-    ensemble: EnsembleCheck | None = None  # None: one reward model, or none
+    num_responses: int = Field(description="Responses with a reward.")
+    num_pairs: int = Field(description="Pairs of a chosen and a rejected response.")
+    num_ties: int = Field(description="Pairs whose two rewards are equal.")
+    accuracy: float | None = Field(description="Share of the untied pairs whose chosen response has the higher reward.")
+    low: float = Field(description="Lower end of its 95 % interval (Wilson).")
+    high: float = Field(description="Upper end of its 95 % interval.")
+    length_accuracy: float | None = Field(description="The same of the rule that the longer response is better: the bar to beat.")
+    length_low: float = Field(description="Lower end of its 95 % interval.")
+    length_high: float = Field(description="Upper end of its 95 % interval.")
+    length_slope: float | None = Field(
+        None,
+        description="Reward per token, of the straight line through all own pairs; null in scorings from before it was told.",
+    )
+    length_explains: float | None = Field(
+        None, description="R² of that line: the share of the rewards' variance that length explains."
+    )
+    controlled_accuracy: float | None = Field(
+        None, description="The accuracy of the rewards without what length explains, as reward.length_control takes it out."
+    )
+    mean: float = Field(description="Mean of all rewards.")
+    std: float = Field(description="Their standard deviation.")
+    chosen_mean: float | None = Field(description="Mean reward of the chosen responses.")
+    rejected_mean: float | None = Field(description="Mean reward of the rejected responses.")
+    edges: list[float] = Field(description="Edges of the histogram, in equal steps from the smallest to the largest reward.")
+    counts: list[int] = Field(description="Responses in each bin of the histogram.")
+    inverted: bool = Field(description="The rewards contradict the labels (finding inverted_rewards).")
+    flat: bool = Field(description="The rewards hardly tell responses apart (finding flat_rewards).")
+    ensemble: EnsembleCheck | None = Field(None, description="How far several reward models agree; null for one, or none.")
 
 
 class DrawsFacts(Fact):
@@ -80,19 +91,21 @@ class DrawsFacts(Fact):
     Folders below scorings_dir: index and own scores of data and draws together; `made_keys` are the answers and their rewards.
     """
 
-    num_prompts: int
-    num_draws: int  # of each prompt
-    num_finished: int  # that ended by themselves; the others reached the longest draw
-    num_tokens: int
-    hit: bool
-    index_key: str
-    logprob_key: str
-    reward_key: str
-    made_keys: tuple[str, ...]
-    data_logprob: float  # log π_ref per token of the data's responses, mean over prompts
-    draw_logprob: float  # the same of the draws
-    gap: float  # mean of the difference, data less draws
-    gap_error: float | None  # its standard error over the prompts
+    num_prompts: int = Field(description="Prompts that the reference has answered.")
+    num_draws: int = Field(description="K: answers to each of them.")
+    num_finished: int = Field(description="That ended by themselves; the others reached the longest draw.")
+    num_tokens: int = Field(description="Of all draws.")
+    hit: bool = Field(description="Found in the cache.")
+    index_key: str = Field(description="Folder below scorings_dir: which response, of data and draws, stands where.")
+    logprob_key: str = Field(description="Folder of their log π_ref.")
+    reward_key: str = Field(description="Folder of their rewards.")
+    made_keys: tuple[str, ...] = Field(description="Folders of the draws' texts and of their rewards.")
+    data_logprob: float = Field(description="log π_ref per token of the data's responses, in nats, mean over the prompts.")
+    draw_logprob: float = Field(description="The same of the draws.")
+    gap: float = Field(
+        description="Data less draws, mean over the prompts: far from 0, somebody else wrote the data (finding foreign_data)."
+    )
+    gap_error: float | None = Field(description="Its standard error over the prompts; null for one prompt.")
 
     @property
     def keys(self) -> set[str]:
@@ -102,16 +115,16 @@ class DrawsFacts(Fact):
 class ScoringFacts(Fact):
     """What a finished scoring holds."""
 
-    index_key: str  # folder below scorings_dir with index.safetensors: which response stands where (worker.stages.scoring.cache)
-    batch_size: int
-    num_batches: int
-    num_examples: int
-    num_responses: int
-    logprob: ScorePart
-    reward: ScorePart | None  # None: the rewards stand in the data
-    check: RewardCheck
-    draws: DrawsFacts | None = None
-    more_keys: tuple[str, ...] = ()  # further folders below scorings_dir: of other batch plans, of draws
+    index_key: str = Field(description="Folder below scorings_dir with index.safetensors: which response stands where.")
+    batch_size: int = Field(description="Prompts per scored batch.")
+    num_batches: int = Field(description="Batches of the plan.")
+    num_examples: int = Field(description="Training examples.")
+    num_responses: int = Field(description="Their responses.")
+    logprob: ScorePart = Field(description="The log-probabilities log π_ref.")
+    reward: ScorePart | None = Field(description="The rewards; null where they stand in the data.")
+    check: RewardCheck = Field(description="What the rewards know of the labels.")
+    draws: DrawsFacts | None = Field(None, description="Draws of the reference; null where none were made.")
+    more_keys: tuple[str, ...] = Field((), description="Further folders below scorings_dir: of other batch plans, of draws.")
 
 
 def has_all_pairs(facts: ScoringFacts) -> bool:

@@ -20,7 +20,7 @@ INTERVALS = ("", "_low", "_high")
 EVALUATED = (
     GAIN, KL, "eval/loss", "eval/length_policy", "eval/length_reference",
     *(f"{stage}/{name}{end}" for stage in ("eval", "test") for name in ("win_rate", "length_win_rate") for end in INTERVALS),
-    *(f"test/reward_gain{end}" for end in INTERVALS), "test/num_prompts",
+    *(f"test/{name}{end}" for name in ("reward_gain", "kl") for end in INTERVALS), "test/num_prompts",
 )  # fmt: skip
 PER_STEP = ("weight/ess_share", "weight/spearman_length", "weight/spearman_reward", "tokens_per_second")
 STEPS_AVERAGED = 50

@@ -1,4 +1,10 @@
-from app.commands.sweeps import verdict_of
+import json
+
+from app.commands.sweeps import Baselines, verdict_of
+from app.domain.training.baselines import BASELINES
+from tests.web.test_experiments import judged_recipe
+from tests.web.test_experiments import quiet as quiet
+from tests.web.test_sweeps import play
 
 SEEDS = {
     "label": "λ 0.3",
@@ -50,3 +56,20 @@ def test_the_verdict_names_what_is_as_good_and_what_was_better_on_the_way() -> N
         "On the test prompts, which chose nothing: +0.25 ± 0.07 from seed to seed.",
     ]
     assert verdict_of({**sweep, "best": None, "rivals": [], "earlier": None}) == []
+
+
+def test_an_experiment_that_is_followed_ends_with_what_came_out(studio, quiet, told, tmp_path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(judged_recipe(studio)))
+    sweep_id = told("experiments", "launch", "online", str(recipe), "--steps", "40", "--seeds", "1", "--private").strip()
+    assert studio.client().get(f"/api/v1/sweeps/{sweep_id}").json()["private"]
+    for gain in (0.2, 1.2):
+        play(studio, (9, 1.0, gain), test=gain)
+    said = told("sweeps", "watch", sweep_id)
+    assert "\nonline: as expected\nfresh every 5 steps against the data's own: +" in said
+    assert "\n* Best: online every 5 steps, step 9: " in said
+
+
+def test_the_option_for_baselines_names_them_all() -> None:
+    told = Baselines.__metadata__[0].help  # type: ignore[attr-defined]
+    assert [name for name in BASELINES if name not in told] == []

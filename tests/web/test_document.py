@@ -68,6 +68,23 @@ def test_the_models_of_the_document_are_requests(example):
     assert ModelRequest.model_validate(example["value"])
 
 
+FIGURES = {  # answers whose fields are figures: what a figure is can't be seen in its name
+    "ScorePart", "EnsembleCheck", "RewardCheck", "DrawsFacts", "ScoringFacts", "PreviewCell", "PreviewResponse", "PreviewResult",
+    "Suggestion", "CostView", "SettingView", "OutcomeView", "ExperimentView", "Addition", "KeptView", "ExperimentRequest",
+}  # fmt: skip
+
+
+def test_every_figure_and_every_setting_is_explained(document):
+    schemas = document["components"]["schemas"]
+    settings = {name for name in schemas if name.endswith("Settings")} | FIGURES
+    assert [
+        f"{name}.{field}"
+        for name in sorted(settings)
+        for field, entry in schemas[name]["properties"].items()
+        if not (entry.get("description") or any("$ref" in one for one in (entry, *entry.get("allOf", ()))))
+    ] == []
+
+
 BOUND = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
 FREE = {  # any JSON, as far as a body may have values
     "SweepRequest.recipe", "SweepRequest.fields[][]", "SweepRequest.combinations[][]", "ExperimentRequest.recipe",

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from app.domain.events import ChatMessage, PromptRecited, RecitalHeld
+from app.domain.events import ChatMessage, ModelKept, OutcomeReached, PromptRecited, RecitalHeld
 from app.domain.experiments.catalogue import EXPERIMENTS
+from app.domain.run import Outcome
 from app.services import attempts
 from app.store import journal
 from app.store.accounts import get_user
@@ -78,6 +79,38 @@ def test_seeds_are_one_setting_whose_interval_is_over_them(studio, quiet):
     gain = outcome["settings"][0]["gain"]
     assert gain["value"] == pytest.approx(0.3)
     assert gain["high"] - gain["low"] == pytest.approx(2 * 12.7062 * 0.1, rel=1e-4)  # Student's t with one degree of freedom
+
+
+def test_an_experiment_whose_run_has_failed_waits_for_nothing(studio, quiet):
+    sweep_id = launch(studio, "online", steps=40, seeds=1)
+    play(studio, (9, 1.0, 0.2), test=0.2)
+    with studio.database.writing() as session:
+        claim = attempts.begin(session, "worker", 60)
+        attempts.finish(
+            session, claim.run_id, claim.token, OutcomeReached(outcome=Outcome.FAILED, reason="It broke.", retry=False)
+        )
+    outcome = studio.client().get(f"{SWEEPS}/{sweep_id}").json()["outcome"]
+    assert (outcome["state"], outcome["sentences"]) == (
+        "undecided", ["Left out, as no run of it has the figures: fresh every 5 steps."],
+    )  # fmt: skip
+    page = studio.browser().get(f"/sweeps/{sweep_id}").text
+    assert "not decided" in page
+    assert "when all have ended" not in page
+
+
+def test_a_gain_stands_beside_the_distance_of_the_model_that_was_kept(studio, quiet):
+    """The newest evaluation is of another model than the one that answered the test prompts."""
+    recipe = {**judged_recipe(studio), "keep": {"model": "best"}}
+    asked = studio.client().post(f"{EXPERIMENTS_PATH}/online", json={"recipe": recipe, "steps": 40, "seeds": 1})
+    sweep_id = asked.json()["id"]
+    for gain in (0.2, 1.2):
+        run_id = play(studio, (5, 1.0, gain), (9, 7.0, 0.1), test=gain)
+        with studio.database.writing() as session:
+            journal.append(
+                session, lock_run(session, run_id), [ModelKept(step=5, last_step=9, num_steps=9, text="Step 5 is best.")]
+            )
+    settings = studio.client().get(f"{SWEEPS}/{sweep_id}").json()["outcome"]["settings"]
+    assert [one["kl"]["value"] for one in settings] == [1.0, 1.0]
 
 
 def test_the_launch_form_sets_an_experiment_up_and_launches_it(studio):

@@ -94,6 +94,12 @@ def get_experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
+def conclude(experiment: Experiment, evidence: Evidence) -> ExperimentOutcome:
+    """Return what an experiment came to whose runs have all ended."""
+    missing = [one.label for one in evidence.settings if (one.gain if experiment.is_rewarded else one.losses) is None]
+    return outcomes.close(experiment.judge(evidence), missing)
+
+
 def refuse_unknown(name: str) -> None:
     """Raises RecipeInvalid for a sweep that names an experiment that is none; without a name it need not be one."""
     if name and name not in EXPERIMENTS:

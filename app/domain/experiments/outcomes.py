@@ -22,15 +22,16 @@ FEWEST = 2  # settings that can be compared
 class Setting(NamedTuple):
     """Runs of an experiment that differ in seeds only. Figures are None where none of them has one yet.
 
-    `gain`: reward over the reference on the test prompts, over seeds where there are several, else over prompts.
-    `chosen`: the same on the validation prompts, by which a learning rate is chosen. `losses`: of the first and the last steps.
+    `gain` and `kl`: reward over the reference and distance from it on the test prompts, over seeds where there are several, else
+    over prompts; where no test prompt tells the distance, that on the validation prompts. `chosen`: the gain on the validation
+    prompts, by which a learning rate is chosen. `losses`: of the first and the last steps.
     """
 
     label: str
     changes: Mapping[str, Any]
     gain: Estimate | None = None
     chosen: float | None = None
-    kl: float | None = None
+    kl: Estimate | None = None
     losses: tuple[float, float] | None = None
 
 
@@ -58,13 +59,18 @@ WAITING = ExperimentOutcome("waiting")
 
 
 def by_value(evidence: Evidence, paths: Sequence[str]) -> list[int]:
-    """Return the settings in the order of their values of the first of these paths that they change."""
+    """Return the settings that have a gain in the order of their values of the first of these paths that they change."""
 
     def value(place: int) -> float:
         changes = evidence.settings[place].changes
         return float(next(changes[path] for path in paths if path in changes))
 
-    return sorted(range(len(evidence.settings)), key=value)
+    return sorted(list_gaining(evidence), key=value)
+
+
+def list_gaining(evidence: Evidence) -> list[int]:
+    """Return the settings of which a run has answered the test prompts."""
+    return [place for place, setting in enumerate(evidence.settings) if setting.gain is not None]
 
 
 def signed(value: float) -> str:
@@ -116,26 +122,51 @@ def judge_temperatures(evidence: Evidence) -> ExperimentOutcome:
     if len(order) < FEWEST:
         return WAITING
     small, large = order[0], order[-1]
-    near, far = evidence.settings[large].kl, evidence.settings[small].kl
-    if near is None or far is None:
+    return join(tell_apart(evidence, small, large), tell_further(evidence.settings[small], evidence.settings[large]))
+
+
+def tell_further(far: Setting, near: Setting) -> ExperimentOutcome:
+    """Judge whether one setting ends further from the reference than another, as was expected of it."""
+    if far.kl is None or near.kl is None:
         return WAITING
-    labels = evidence.settings[small].label, evidence.settings[large].label
-    moved = f"KL {number(far)} at {labels[0]}, {number(near)} at {labels[1]}."
-    return join(tell_apart(evidence, small, large), ExperimentOutcome("expected" if far > near else "unexpected", (moved,)))
+    text = f"KL {tell(far.kl)} at {far.label}, {tell(near.kl)} at {near.label}"
+    if do_overlap(far.kl, near.kl):
+        return ExperimentOutcome("undecided", (f"{text}: the intervals overlap.",))
+    return ExperimentOutcome("expected" if far.kl.value > near.kl.value else "unexpected", (f"{text}.",))
+
+
+def tell(figure: Estimate) -> str:
+    interval = f" ({number(figure.low)} to {number(figure.high or 0.0)})" if figure.low is not None else ""
+    return f"{number(figure.value)}{interval}"
+
+
+def do_overlap(first: Estimate, second: Estimate) -> bool:
+    """Return whether two intervals have a value in common; an estimate without one is its value alone."""
+    (low, high), (other_low, other_high) = (
+        (one.value if one.low is None else one.low, one.value if one.high is None else one.high) for one in (first, second)
+    )
+    return low <= other_high and other_low <= high
 
 
 def judge_methods(evidence: Evidence) -> ExperimentOutcome:
-    """Judge whether VAR gains no less than the other methods, each at the learning rate that its validation prompts choose."""
+    """Judge whether VAR gains no less than the other methods, each at the learning rate that its validation prompts choose.
+
+    What the prompts don't tell apart is not decided: that VAR gains as much is no result of too few prompts.
+    """
+    methods = {str(setting.changes.get("baseline", "")) for setting in evidence.settings}
     best: dict[str, int] = {}
-    for number_, setting in enumerate(evidence.settings):
-        method = str(setting.changes.get("baseline", ""))
-        if setting.chosen is None:
-            return WAITING
+    for place in list_gaining(evidence):
+        chosen, method = evidence.settings[place].chosen, str(evidence.settings[place].changes.get("baseline", ""))
+        if chosen is None:
+            continue
         known = best.get(method)
-        if known is None or setting.chosen > (evidence.settings[known].chosen or 0.0):
-            best[method] = number_
-    claims = [tell_apart(evidence, best[""], other) for method, other in best.items() if method] if "" in best else []
-    return join(*(ExperimentOutcome("expected", one.sentences) if one.state == "undecided" else one for one in claims))
+        if known is None or chosen > (evidence.settings[known].chosen or 0.0):
+            best[method] = place
+    if "" not in best:
+        return WAITING
+    claims = [tell_apart(evidence, best[""], other) for method, other in best.items() if method]
+    waited = [WAITING for _ in methods - best.keys()]
+    return join(*claims, *waited, *tell_distances(evidence, list(best.values())))
 
 
 def judge_batch_sizes(evidence: Evidence) -> ExperimentOutcome:
@@ -145,26 +176,44 @@ def judge_batch_sizes(evidence: Evidence) -> ExperimentOutcome:
     if PAPERS_SIZE not in by_size or smallest is None or smallest.gain is None:
         return WAITING
     against = [tell_apart(evidence, by_size[PAPERS_SIZE], other) for size, other in by_size.items() if size != PAPERS_SIZE]
-    no_less = [ExperimentOutcome("expected", one.sentences) if one.state == "undecided" else one for one in against]
     works = smallest.gain.low is not None and smallest.gain.low > 0
     text = f"{smallest.label} gains {signed(smallest.gain.value)}{'' if works else ', which is not told apart from nothing'}."
-    return join(*no_less, ExperimentOutcome("expected" if works else "undecided", (text, *tell_distances(evidence))))
+    still = ExperimentOutcome("expected" if works else "undecided", (text,))
+    return join(*against, still, *tell_distances(evidence, list_gaining(evidence)))
 
 
-def tell_distances(evidence: Evidence) -> tuple[str, ...]:
-    """Return how far from the reference each setting ends, where that is known: gains at different distances are no equals."""
-    far = [f"{number(one.kl)} ({one.label})" for one in evidence.settings if one.kl is not None]
-    return (f"KL from the reference: {', '.join(far)}.",) if len(far) == len(evidence.settings) else ()
+def tell_distances(evidence: Evidence, places: Sequence[int]) -> tuple[ExperimentOutcome, ...]:
+    """Return how far from the reference these settings end, where that is known: gains at different distances are no equals."""
+    settings = [evidence.settings[place] for place in places]
+    far = [f"{number(one.kl.value)} ({one.label})" for one in settings if one.kl is not None]
+    text = f"KL from the reference, the price of these gains: {', '.join(far)}."
+    return (ExperimentOutcome("expected", (text,)),) if far and len(far) == len(settings) else ()
 
 
 def judge_noise(evidence: Evidence) -> ExperimentOutcome:
     """Judge whether what is learnt from clean rewards gains more than what is learnt from the noisiest."""
     order = by_value(evidence, NOISES)
-    return tell_apart(evidence, order[0], order[-1]) if len(order) >= FEWEST else WAITING
+    if len(order) < FEWEST:
+        return WAITING
+    ends = [order[0], order[-1]]
+    return join(tell_apart(evidence, *ends), *tell_distances(evidence, ends))
 
 
 def judge_online(evidence: Evidence) -> ExperimentOutcome:
     """Judge whether fresh responses gain more than the data's own."""
-    online = [n for n, setting in enumerate(evidence.settings) if setting.changes[ONLINE] is not None]
-    offline = [n for n, setting in enumerate(evidence.settings) if setting.changes[ONLINE] is None]
-    return tell_apart(evidence, online[0], offline[0]) if online and offline else WAITING
+    online = [n for n in list_gaining(evidence) if evidence.settings[n].changes[ONLINE] is not None]
+    offline = [n for n in list_gaining(evidence) if evidence.settings[n].changes[ONLINE] is None]
+    if not online or not offline:
+        return WAITING
+    ends = [online[0], offline[0]]
+    return join(tell_apart(evidence, *ends), *tell_distances(evidence, ends))
+
+
+def close(outcome: ExperimentOutcome, missing: Sequence[str]) -> ExperimentOutcome:
+    """Return the outcome of runs that have all ended, so that nothing is waited for; `missing`: settings without figures."""
+    left = (f"Left out, as no run of it has the figures: {', '.join(missing)}.",) if missing else ()
+    state = "undecided" if outcome.state == "waiting" else outcome.state
+    sentences = (*outcome.sentences, *left)
+    if outcome.state == "waiting" and not sentences:
+        sentences = ("Its runs have no figures that could be compared.",)
+    return ExperimentOutcome(state, sentences)

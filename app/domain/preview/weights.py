@@ -48,14 +48,14 @@ class PreviewResponse(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    example_id: int
-    response: int  # its number within the example; −1, −2, … are draws of the reference
-    preference: int | None
-    num_tokens: int
-    reward: Number
-    weight: float
-    prompt: str = ""  # the beginnings of the texts
-    content: str = ""
+    example_id: int = Field(description="Its example in the data set.")
+    response: int = Field(description="Its number within the example; −1, −2, … are draws of the reference.")
+    preference: int | None = Field(description="1 chosen, −1 rejected, null without a label.")
+    num_tokens: int = Field(description="Its length.")
+    reward: Number = Field(description="As it is weighed, after noise and treatment.")
+    weight: float = Field(description="w(x, y).")
+    prompt: str = Field("", description="The beginning of its prompt.")
+    content: str = Field("", description="The beginning of its text.")
 
 
 class PreviewCell(BaseModel):
@@ -63,10 +63,10 @@ class PreviewCell(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    preset: Preset
-    lambda_: float = Field(alias="lambda")
-    batch_size: int
-    metrics: dict[str, Number]
+    preset: Preset = Field(description="Its choices, with the overrides that were asked for.")
+    lambda_: float = Field(alias="lambda", description="The temperature λ.")
+    batch_size: int = Field(description="Prompts per batch.")
+    metrics: dict[str, Number] = Field(description="Means over all batches, by the keys of the catalogue, weight/… and reward/….")
     prompt_ess_share: Number = Field(
         None, description="(ΣW)²/(P ΣW²) over the data set's P prompts, W being the mean weight of a prompt's responses."
     )
@@ -78,10 +78,12 @@ class PreviewCell(BaseModel):
         None, description="Standard error of log Z(x) from draws of the reference, root mean square over the prompts, in nats."
     )
     draws_needed: int | None = Field(None, description=f"Draws of each prompt for an error of {WANTED_ERROR:g} nats.")
-    histogram: list[int]  # of all weights, over WEIGHT_EDGES, as in step events
-    findings: list[FindingRaised]
-    heaviest: list[PreviewResponse]
-    lightest: list[PreviewResponse]
+    histogram: list[int] = Field(
+        description="Of all weights: how many lie in each bin, two per decade from 1e-8 to 1e2, and one below and above."
+    )
+    findings: list[FindingRaised] = Field(description="What is raised of these weights.")
+    heaviest: list[PreviewResponse] = Field(description="The ten heaviest responses.")
+    lightest: list[PreviewResponse] = Field(description="The ten lightest.")
 
 
 class Suggestion(BaseModel):
@@ -89,24 +91,26 @@ class Suggestion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    preset: Preset
-    batch_size: int
-    target_ess: float
-    lambda_: float | None = Field(alias="lambda")
-    reason: str = ""
-    fallback: float | None = None  # the λ that a run takes instead when weights.fallback is reward_std
+    preset: Preset = Field(description="Of this preset.")
+    batch_size: int = Field(description="Of this batch size.")
+    target_ess: float = Field(description="The wanted effective sample size, as a share of the batch.")
+    lambda_: float | None = Field(alias="lambda", description="The λ, or null with the reason.")
+    reason: str = Field("", description="Why there is no such λ.")
+    fallback: float | None = Field(None, description="The λ that a run takes instead when weights.fallback is reward_std.")
 
 
 class PreviewResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cells: list[PreviewCell]
-    suggestions: list[Suggestion]
-    check: RewardCheck
-    findings: list[FindingRaised]  # about the data as a whole: flat_rewards, inverted_rewards, truncated_pairs, …
-    num_batches: int
-    num_responses: int
-    seconds: float  # of computing
+    cells: list[PreviewCell] = Field(description="One for each λ × preset × batch size.")
+    suggestions: list[Suggestion] = Field(description="A λ for each preset × batch size.")
+    check: RewardCheck = Field(description="What the rewards know of the labels, after noise and treatment.")
+    findings: list[FindingRaised] = Field(
+        description="About the data as a whole: flat_rewards, inverted_rewards, truncated_pairs, foreign_data and others."
+    )
+    num_batches: int = Field(description="Batches that were weighed at the scored size.")
+    num_responses: int = Field(description="Responses in them.")
+    seconds: float = Field(description="That computing it took.")
 
 
 class DrawnScores(BaseModel):

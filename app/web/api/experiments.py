@@ -19,9 +19,9 @@ router = APIRouter(prefix="/experiments", tags=["sweeps"])
 class ExperimentView(BaseModel):
     """An experiment of the catalogue."""
 
-    name: str = Field(examples=["temperature"])
-    title: str
-    question: str
+    name: str = Field(description="By which it is launched.", examples=["temperature"])
+    title: str = Field(description="Its title for people.")
+    question: str = Field(description="What it asks.")
     expected: str = Field(description="What should come out, and where that is known from.")
     num_settings: int = Field(description="Runs that it makes for each seed.")
 

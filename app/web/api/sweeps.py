@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.frontier import Rival
 from app.domain.sweep import Baselines, Settings, SweepRequest, SweepState
+from app.domain.training.baselines import BASELINES
 from app.domain.weighting import Positive
 from app.services import sweeps as service
 from app.store import sweeps as store
@@ -146,8 +147,8 @@ class CostView(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    variant: int
-    step: int | None
+    variant: int = Field(description="Its number among the sweep's variants.")
+    step: int | None = Field(description="The step of that evaluation.")
     tokens: float | None = Field(description="Trained on, and drawn as fresh responses.")
     seconds: float | None = Field(description="Of scoring, fresh responses and steps; without evaluations and scores found.")
 
@@ -155,19 +156,23 @@ class CostView(BaseModel):
 class SettingView(BaseModel):
     """Runs that differ in seeds only; figures are null where none of them has one yet."""
 
-    label: str
-    changes: Mapping[str, Any]
+    label: str = Field(description="The setting, as pages name it.", examples=["λ 0.3"])
+    changes: Mapping[str, Any] = Field(description="What differs from the recipe, by dotted path, seeds left out.")
     gain: EstimateView | None = Field(description="Reward over the reference on the test prompts.")
-    kl: float | None
+    kl: EstimateView | None = Field(
+        description="Distance from the reference in nats on the test prompts, else on the validation prompts, then over seeds."
+    )
 
 
 class OutcomeView(BaseModel):
     """What came of an experiment."""
 
-    experiment: str
-    state: Literal["waiting", "expected", "unexpected", "undecided"] = Field(description="waiting: not all runs have ended.")
-    sentences: list[str]
-    settings: list[SettingView]
+    experiment: str = Field(description="Its name in `GET /experiments`.")
+    state: Literal["waiting", "expected", "unexpected", "undecided"] = Field(
+        description="waiting: not all runs have ended; undecided: these runs don't tell, being too few prompts, or having failed."
+    )
+    sentences: list[str] = Field(description="What was compared, with its figures, and what was left out; each a sentence.")
+    settings: list[SettingView] = Field(description="What the experiment varies, side by side.")
     over: Literal["seeds", "prompts"] = Field(description="What the intervals of the gains are over.")
 
 
@@ -204,9 +209,9 @@ class Addition(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lambdas: list[Positive] = Field([], alias="lambda", max_length=40)
-    fields: Settings = {}
-    baselines: Baselines = []
+    lambdas: list[Positive] = Field([], alias="lambda", max_length=40, description="Further temperatures λ > 0.")
+    fields: Annotated[Settings, Field(description="Further settings by dotted path, each with its values.")] = {}
+    baselines: Annotated[Baselines, Field(description=f"Of {', '.join(BASELINES)}: one more run each.")] = []
 
 
 RECIPE = {
@@ -323,7 +328,7 @@ def show_outcome(result: ExperimentResult | None) -> OutcomeView | None:
             label=one.label,
             changes=one.changes,
             gain=EstimateView.model_validate(one.gain) if one.gain else None,
-            kl=one.kl,
+            kl=EstimateView.model_validate(one.kl) if one.kl else None,
         )
         for one in result.settings
     ]

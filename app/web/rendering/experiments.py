@@ -1,15 +1,15 @@
 """What came of an experiment, for pages and REST: its settings with their intervals, and whether they are as expected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from sqlalchemy.orm import Session
 
 from app.domain.events import RecitalHeld
-from app.domain.experiments.catalogue import EXPERIMENTS, Experiment
+from app.domain.experiments.catalogue import EXPERIMENTS, Experiment, conclude
 from app.domain.experiments.outcomes import WAITING, Evidence, ExperimentOutcome, Setting
-from app.domain.frontier import compare_rivals, group_by_seeds, without_seeds
+from app.domain.frontier import FrontierPoint, compare_rivals, group_by_seeds, list_ends, without_seeds
 from app.domain.statistics.estimate import Estimate, estimate_over_seeds
 from app.domain.statistics.paired import PairedComparison
 from app.store import journal
@@ -40,8 +40,8 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
         return None
     changes = [result.changes for result in comparison.results]
     groups = [group for group in group_by_seeds(changes) if not changes[group[0]].keys().isdisjoint(experiment.paths)]
-    losses = list_losses(session, sweep.id)
-    settings = [describe(experiment, [comparison.results[n] for n in group], losses) for group in groups]
+    losses, ends = list_losses(session, sweep.id), {end.variant: end for end in list_ends(comparison.points, None)}
+    settings = [describe(experiment, [comparison.results[n] for n in group], losses, ends) for group in groups]
     has_ended = comparison.row.state.final
 
     def compare(first: int, second: int) -> PairedComparison | None:
@@ -50,7 +50,7 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
 
     recital = None if experiment.is_rewarded else find_recital(session, comparison)
     recited = (sum(one.is_same for one in recital.prompts), len(recital.prompts)) if recital else None
-    outcome = experiment.judge(Evidence(settings, compare, recited)) if has_ended else WAITING
+    outcome = conclude(experiment, Evidence(settings, compare, recited)) if has_ended else WAITING
     return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups), recital)
 
 
@@ -62,33 +62,36 @@ def find_recital(session: Session, comparison: SweepComparison) -> RecitalHeld |
     return RecitalHeld.model_validate(entry.payload) if entry is not None else None
 
 
-def describe(experiment: Experiment, results: Sequence[VariantResult], losses: dict[str, tuple[float, float]]) -> Setting:
+def describe(
+    experiment: Experiment, results: Sequence[VariantResult], losses: Mapping[str, tuple[float, float]],
+    ends: Mapping[int, FrontierPoint],
+) -> Setting:  # fmt: skip
+    """`losses` by run, of its first and last steps; `ends` by variant, the evaluation of the model that its run leaves."""
     changes = without_seeds(results[0].changes)
-
-    def known(key: str) -> list[float]:
-        return [value for one in results if (value := one.metrics.get(key)) is not None]
-
-    chosen, kls = known("eval/reward_gain"), known("eval/kl")
-    ends = [losses[one.run.id] for one in results if one.run is not None and one.run.id in losses]
+    left = [ends[one.variant] for one in results if one.variant in ends]
+    chosen = [point.gain for point in left] or [
+        value for one in results if (value := one.metrics.get("eval/reward_gain")) is not None
+    ]
+    both = [losses[one.run.id] for one in results if one.run is not None and one.run.id in losses]
     return Setting(
         label=experiment.label(changes) or "the recipe",
         changes=changes,
-        gain=gain_of(results),
+        gain=estimate(results, "test/reward_gain"),
         chosen=fmean(chosen) if chosen else None,
-        kl=fmean(kls) if kls else None,
-        losses=(fmean(first for first, _ in ends), fmean(last for _, last in ends)) if ends else None,
+        kl=estimate(results, "test/kl") or (estimate_over_seeds([point.kl for point in left]) if left else None),
+        losses=(fmean(first for first, _ in both), fmean(last for _, last in both)) if both else None,
     )
 
 
-def gain_of(results: Sequence[VariantResult]) -> Estimate | None:
-    """Return the gain on the test prompts: its mean over seeds, or the one run's with its interval over prompts."""
-    found = [one.metrics for one in results if one.metrics.get("test/reward_gain") is not None]
-    values = [value for one in found if (value := one["test/reward_gain"]) is not None]
-    if not values:
+def estimate(results: Sequence[VariantResult], key: str) -> Estimate | None:
+    """Return a figure of the test prompts: its mean over seeds, or the one run's with its interval over prompts."""
+    found = [(value, one.metrics) for one in results if (value := one.metrics.get(key)) is not None]
+    if not found:
         return None
-    if len(values) > 1:
-        return estimate_over_seeds(values)
-    return Estimate(values[0], found[0].get("test/reward_gain_low"), found[0].get("test/reward_gain_high"))
+    if len(found) > 1:
+        return estimate_over_seeds([value for value, _ in found])
+    value, metrics = found[0]
+    return Estimate(value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
 
 
 @dataclass(frozen=True)
