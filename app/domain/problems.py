@@ -113,6 +113,8 @@ def _sentence(item: Mapping[str, Any], context: Mapping[str, Any], field: str) -
         return "The text holds characters that can't be kept (NUL, or half a surrogate pair): remove them."
     if kind == "finite_number":
         return "Must be a finite number."
+    if kind == "int_parsing_size":
+        return f"Must be a smaller whole number, not {got}."
     wanted = _KINDS.get(kind.split("_")[0])
     if wanted is not None and kind.endswith(("_type", "_parsing", "_from_float", "_invalid")):
         return f"Must be {wanted}, not {got}."

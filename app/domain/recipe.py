@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from app.domain.errors import RecipeInvalid
-from app.domain.problems import fault, parse
+from app.domain.problems import fault, parse, summary
 from app.domain.texts import Line, Reference
 from app.domain.training.keeping import Evaluations, KeepSettings, find_idle_rule
 from app.domain.training.methods import ON_GROUPS, Method, propose_rate
-from app.domain.training.rewards import RewardSettings
+from app.domain.training.rewards import RewardSettings, find_idle_care
 from app.domain.training.settings import (
     DpoSettings,
     GroupSettings,
@@ -37,6 +37,8 @@ from app.domain.weighting import (
     Share,
     WeightSettings,
     find_draws_fault,
+    find_idle_draws,
+    find_idle_plans,
     refuse_tiny,
 )  # fmt: skip
 
@@ -221,7 +223,9 @@ class Recipe(RecipePart):
         if not isinstance(data, dict) or data.get("method") not in ON_GROUPS:
             return data
         online = data.get("online") or {}
-        return {**data, "online": {**online, "every": online.get("every") or 1}} if isinstance(online, dict) else data
+        if not isinstance(online, dict) or online.get("every") is not None:
+            return data
+        return {**data, "online": {**online, "every": 1}}
 
     @model_validator(mode="before")
     @classmethod
@@ -307,23 +311,32 @@ def parse_recipe(data: Any) -> Recipe:
     """Return a recipe from plain data (JSON, YAML, a form); raises RecipeInvalid with every field at fault."""
     recipe = parse(Recipe, data, RecipeInvalid)
     refuse_tiny(recipe.weights.lambda_, recipe.scoring.smallest_lambda)
-    idle = find_idle_flips(recipe)
+    idle = find_idle_settings(recipe)
+    if unused := find_idle_keeping(recipe, recipe.training.steps):
+        idle.append(unused)
     if idle:
-        raise RecipeInvalid.at("noise.label_flip_share", idle)
-    unused = find_idle_keeping(recipe, recipe.training.steps)
-    if unused:
-        raise RecipeInvalid.at(*unused)
-    wrong = find_temperature_fault(recipe)
-    if wrong:
-        raise RecipeInvalid.at("online.temperature", wrong)
+        problems = [{"field": field, "message": message} for field, message in idle]
+        raise RecipeInvalid(summary(problems), problems=problems)
     return recipe
 
 
-def find_temperature_fault(recipe: Recipe) -> str:
-    """Return why fresh responses can't be drawn at the recipe's temperature, in a sentence; empty when they can.
+def find_idle_settings(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return field and sentence of each setting that can't do what it says, whatever the data.
 
-    No validator of the class: runs that were made before this was refused must stay readable.
+    No validators of the class: runs that were made before these were refused must stay readable.
     """
+    found = [
+        ("noise.label_flip_share", find_idle_flips(recipe)),
+        ("online.temperature", find_temperature_fault(recipe)),
+        find_idle_draws(recipe.weights, recipe.method),
+        find_idle_plans(recipe.weights, recipe.method),
+        find_idle_care(recipe.reward, recipe.method),
+    ]
+    return [one for one in found if one is not None and one[1]]
+
+
+def find_temperature_fault(recipe: Recipe) -> str:
+    """Return why fresh responses can't be drawn at the recipe's temperature, in a sentence; empty when they can."""
     if recipe.online.every is not None and recipe.online.temperature < 1:
         return (
             f"At a temperature of {recipe.online.temperature:g} the policy is trained towards its own likeliest responses and "
@@ -343,10 +356,7 @@ def find_idle_keeping(recipe: Recipe, num_steps: int | None) -> tuple[str, str] 
 
 
 def find_idle_flips(recipe: Recipe) -> str:
-    """Return why this recipe's swapped labels would change nothing, in a sentence; empty when they do, or when none are swapped.
-
-    No validator of the class: runs that were made before this was refused must stay readable.
-    """
+    """Return why this recipe's swapped labels would change nothing, in a sentence; empty when they do or none are swapped."""
     if recipe.method is not Method.VAR or recipe.noise.label_flip_share == 0 or recipe.weights.responses == "chosen":
         return ""
     return describe_idle_flips(recipe.reward.source, "noise.reward_std")

@@ -86,10 +86,11 @@ def _mean_logprobs(recipe: Recipe) -> Changes:
 def _take_preference(recipe: Recipe) -> Changes:
     if recipe["reward"]["source"] == "preference":
         return ()
-    change = Change(field="reward.source", value="preference")
-    model = (Change(field="reward.model", value=None),) if recipe["reward"]["model"] is not None else ()
-    asked = (Change(field="weights.cross_reward", value="reuse"),) if recipe["weights"]["cross_reward"] == "score" else ()
-    return (change, *model, *asked)
+    values: dict[str, Any] = {"reward.source": "preference", "weights.cross_reward": "reuse"}
+    values |= {"reward.model": None, "reward.second": None, "reward.third": None, "reward.caution": 1.0}
+    if recipe["weights"]["partition_scope"] == "draws":  # nobody has labelled draws of the reference
+        values |= {"weights.partition_scope": "prompt", "weights.responses": "both"}
+    return _put(recipe, values)
 
 
 def _lower_rate(recipe: Recipe) -> Changes:
@@ -102,13 +103,28 @@ def _drop_overlong(recipe: Recipe) -> Changes:
 
 def _tune_first(recipe: Recipe) -> Changes:
     """Plain fine-tuning on all of the data's responses, whose result is then policy and reference."""
-    change = Change(field="method", value="sft")
-    is_all = recipe["weights"]["responses"] == "both"
-    return (change,) if is_all else (change, Change(field="weights.responses", value="both"))
+    scope = {"weights.partition_scope": "batch"} if recipe["weights"]["partition_scope"] == "draws" else {}
+    return _put(recipe, {"method": "sft", "weights.responses": "both"} | scope)
 
 
-def _double(part: str, name: str) -> Callable[[Recipe], Changes]:
-    return lambda recipe: (Change(field=f"{part}.{name}", value=2 * recipe[part][name]),)
+def _put(recipe: Recipe, values: Mapping[str, Any]) -> Changes:
+    """These values, where the recipe has others."""
+
+    def read(field: str) -> Any:
+        part, _, name = field.partition(".")
+        return recipe[part].get(name) if name else recipe[part]
+
+    return tuple(Change(field=field, value=value) for field, value in values.items() if read(field) != value)
+
+
+def _double(part: str, name: str, most: int) -> Callable[[Recipe], Changes]:
+    return lambda recipe: _put(recipe, {f"{part}.{name}": min(most, 2 * recipe[part][name])})
+
+
+def _double_caution(recipe: Recipe) -> Changes:
+    if recipe["reward"]["second"] is None:
+        return ()
+    return _put(recipe, {"reward.caution": min(100.0, 2 * recipe["reward"]["caution"] or 1.0)})
 
 
 _BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
@@ -120,16 +136,14 @@ _BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
 _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "inverted_rewards": _take_preference,
     "foreign_data": _tune_first,
-    "reward_disagreement": lambda recipe: (
-        Change(field="reward.caution", value=min(100.0, 2 * recipe["reward"]["caution"] or 1.0)),
-    ),
-    "low_diversity": _double("training", "batch_size"),
+    "reward_disagreement": _double_caution,
+    "low_diversity": _double("training", "batch_size", 65_536),
     "divergence": _lower_rate,
     "truncated_pairs": _drop_overlong,
     "truncated": _drop_overlong,
-    "unfinished_answers": _double("evaluation", "max_new_tokens"),
+    "unfinished_answers": _double("evaluation", "max_new_tokens", 32_768),
     "small_held_out": lambda recipe: (Change(field="evaluation.share", value=min(0.5, 2 * recipe["evaluation"]["share"])),),
-    "online_collapse": _double("online", "num_responses"),
-    "flat_groups": _double("online", "num_responses"),
+    "online_collapse": _double("online", "num_responses", 64),
+    "flat_groups": _double("online", "num_responses", 64),
     "nothing_held_out": lambda _: (Change(field="evaluation.share", value=0.0),),
 }

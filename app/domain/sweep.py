@@ -27,6 +27,7 @@ from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 MOST_VARIANTS = 64
 MAX_DEPTH = 20
 LAMBDA = "weights.lambda"
+OF_SCORED = ("second", "third", "length_control", "per_prompt")  # what is done to rewards of scored data alone
 
 Problem = Mapping[str, Any]
 Values = Annotated[list[Any], Field(min_length=1, max_length=40)]
@@ -293,7 +294,7 @@ def _make_baseline(data: dict[str, Any], name: str, lambdas: Iterable[float]) ->
     if changes.get("method") not in ON_GROUPS:
         data.pop("online", None)
     elif isinstance(data.get("reward"), dict):
-        data["reward"] = {key: value for key, value in data["reward"].items() if key not in ("second", "third")}
+        data["reward"] = {key: value for key, value in data["reward"].items() if key not in OF_SCORED}
     made = {**data, "method": "var", **changes, "weights": {**kept, **changes["weights"]}}
     rate = rate_beside(data, changes.get("method", Method.VAR))
     return made if rate is None else {**made, "training": {**made["training"], "learning_rate": rate}}

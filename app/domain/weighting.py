@@ -197,6 +197,27 @@ def find_draws_fault(weights: WeightSettings, method: str, reward_source: str, *
     return None
 
 
+def find_idle_draws(weights: WeightSettings, method: str) -> tuple[str, str] | None:
+    """Return the field and the sentence of draws that a method without weights would not make; None where there are none."""
+    if method == "var" or weights.partition_scope != "draws":
+        return None
+    return "weights.partition_scope", (
+        f"{method} makes no weights, so draws of the reference would not be made: take method var, or leave weights.preset and "
+        "weights.partition_scope out (in a sweep, name the method as a baseline)."
+    )
+
+
+def find_idle_plans(weights: WeightSettings, method: str) -> tuple[str, str] | None:
+    """Return the field and the sentence of further batch plans by which no weight differs; None where some do."""
+    crosses = weights.partition_scope == "batch" and weights.weight_form != "reward"
+    if method != "var" or weights.plans == 1 or weights.mean_one == "batch" or crosses:
+        return None
+    return "weights.plans", (
+        "No weight depends on which prompts meet in a batch here, so further plans would change nothing: leave weights.plans "
+        "at 1."
+    )
+
+
 def name_scale(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored recipe with `weights.mean_one` as it is named now: it may be older than its third choice."""
     weights = recipe.get("weights")

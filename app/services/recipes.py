@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from app.domain.dataset import Audit, DatasetState
 from app.domain.errors import RecipeInvalid
 from app.domain.jobs import ModelSource
-from app.domain.recipe import Method, Recipe, find_idle_flips, find_idle_keeping, find_temperature_fault
+from app.domain.recipe import Method, Recipe, find_idle_keeping, find_idle_settings
 from app.domain.run import RunKind, describe_shortage
 from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.domain.training.methods import NEED_PAIRS
-from app.domain.training.settings import find_kto_fault
+from app.domain.training.settings import find_kto_fault, tell_missing_pairs
 from app.domain.weighting import refuse_tiny
 from app.store import scorings
 from app.store.files.files import Files
@@ -84,8 +84,8 @@ def find_ingredients(session: Session, user_id: str, recipe: Recipe, *, kind: Ru
     if kind is RunKind.TRAINING:
         _check_targets(recipe, models.get("policy"), faults)
         scoring = scorings.find_for(session, user_id, recipe)
-        _check_noise(recipe, faults)
-        _check_online(recipe, faults)
+        for path, message in find_idle_settings(recipe):
+            faults.add(path, message)
         _check_rewards(recipe, scoring, faults)
         _check_processes(session, recipe, faults)
     faults.raise_any()
@@ -141,18 +141,6 @@ def _check_targets(recipe: Recipe, policy: Model | None, faults: Faults) -> None
         faults.add(path, f"LoRA can't be put on {', '.join(missing)}: “{policy.name}” has no such layer. It has {there}.")
 
 
-def _check_noise(recipe: Recipe, faults: Faults) -> None:
-    idle = find_idle_flips(recipe)
-    if idle:
-        faults.add("noise.label_flip_share", idle)
-
-
-def _check_online(recipe: Recipe, faults: Faults) -> None:
-    wrong = find_temperature_fault(recipe)
-    if wrong:
-        faults.add("online.temperature", wrong)
-
-
 def _check_rewards(recipe: Recipe, scoring: Scoring | None, faults: Faults) -> None:
     """Rewards that are known to contradict the labels need the user's word: most often something is the wrong way round."""
     if recipe.method is not Method.VAR or recipe.reward.accept_inverted or scoring is None or scoring.facts is None:
@@ -183,6 +171,8 @@ def _find_dataset(session: Session, user_id: str, recipe: Recipe, kind: RunKind,
         faults.add("dataset", f"The data set “{dataset.name}” {NOT_READY[DatasetState(dataset.state)]}.")
         return None
     audit = Audit.model_validate(dataset.audit or {})
+    if recipe.method is Method.VAR or kind is RunKind.SCORING:
+        _check_source(recipe, dataset, audit, faults)
     _check_contents(recipe, dataset, audit, faults)
     if kind is RunKind.TRAINING:
         _check_training(recipe, dataset, audit, faults)
@@ -190,14 +180,19 @@ def _find_dataset(session: Session, user_id: str, recipe: Recipe, kind: RunKind,
     return dataset
 
 
-def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
+def _check_source(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
+    """Rewards that the data don't hold; the other methods read none of theirs."""
     name = f"The data set “{dataset.name}”"
     if recipe.reward.source == "rating" and not audit.has_rating:
         instead = "the preference label or " if audit.has_preference else ""
         faults.add("reward.source", f"{name} has no ratings: use {instead}a reward model, or map a rating column.")
-    if recipe.reward.source == "preference" and not audit.has_preference and recipe.method is not Method.SFT:
+    if recipe.reward.source == "preference" and not audit.has_preference:
         instead = "the rating or " if audit.has_rating else ""
         faults.add("reward.source", f"{name} doesn't say which responses were preferred: use {instead}a reward model.")
+
+
+def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
+    name = f"The data set “{dataset.name}”"
     num_examples = min(audit.num_examples, recipe.max_examples or audit.num_examples)
     if num_examples - int(num_examples * recipe.evaluation.share) < 1:
         faults.add("evaluation.share", f"{name} has {num_examples} examples, which leaves none to train on.")
@@ -206,7 +201,7 @@ def _check_contents(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faul
 def _check_training(recipe: Recipe, dataset: Dataset, audit: Audit, faults: Faults) -> None:
     name = f"The data set “{dataset.name}”"
     if recipe.method in NEED_PAIRS and audit.num_pairs == 0:
-        faults.add("method", f"{name} has no pairs of a chosen and a rejected response, which {recipe.method} learns from.")
+        faults.add("method", f"{name} {tell_missing_pairs(recipe.method, audit.has_preference)}")
     labels = audit.facts.get("labels", {})
     only_pairs = 0 < audit.num_examples == audit.num_pairs
     if recipe.method is Method.KTO and (

@@ -113,7 +113,7 @@ def read_settings(values: Mapping[str, str]) -> dict[str, Any]:
     if method in ON_GROUPS:  # no other source knows of fresh responses
         nested["reward"] = {**nested.get("reward", {}), "source": "model"}
     elif nested.get("reward", {}).get("source") != "model":
-        for name in ("model", "second", "third"):  # their inputs are hidden then
+        for name in ("model", "second", "third", "caution"):  # their inputs are hidden then
             nested.get("reward", {}).pop(name, None)
     if method == Method.SFT:
         nested["weights"] = {name: value for name in SFT_FIELDS if (value := values.get(f"sft.{name}"))}

@@ -75,3 +75,8 @@ def test_a_setting_inside_a_thousand_others_is_refused_in_a_sentence() -> None:
     assert "no setting so deep" in caught.value.detail
     with pytest.raises(RecipeInvalid, match="200 characters"):
         parse_request({"recipe": {}, "fields": {"a" * 201: [1]}})
+
+
+def test_a_number_that_no_integer_holds_is_told_as_one() -> None:
+    with pytest.raises(InvalidInput, match=r"must be a smaller whole number, not 1e\+308\."):
+        parse(Strict, {"number": 1e308}, InvalidInput)

@@ -78,6 +78,61 @@ def test_what_does_not_fit_draws_of_the_reference_is_refused_with_a_sentence(
     assert says in said[field]
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo", "kto", "grpo"])
+def test_draws_of_the_reference_are_refused_where_no_weights_are_made(method: str) -> None:
+    asked = recipe(method=method, reward=BY_MODEL, weights={"preset": "draws"})
+    assert problem_fields(asked) == {
+        "weights.partition_scope": f"{method} makes no weights, so draws of the reference would not be made: take method var, "
+        "or leave weights.preset and weights.partition_scope out (in a sweep, name the method as a baseline)."
+    }
+    assert Recipe.model_validate(asked).method == method  # an old run stays readable
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"preset": "draws"},
+        {"preset": "reward_weighted", "mean_one": "dataset"},
+        {"preset": "within_prompt", "mean_one": "off"},
+    ],
+)
+def test_further_plans_are_refused_where_no_weight_knows_who_met_whom(weights: dict[str, Any]) -> None:
+    asked = recipe(reward=BY_MODEL, weights={**weights, "lambda": 1, "plans": 4})
+    assert problem_fields(asked) == {
+        "weights.plans": "No weight depends on which prompts meet in a batch here, so further plans would change nothing: leave "
+        "weights.plans at 1."
+    }
+    assert Recipe.model_validate(asked).weights.plans == 4
+    partners = {"preset": weights["preset"], "lambda": 1, "plans": 4, "mean_one": "batch"}
+    assert parse_recipe(recipe(reward=BY_MODEL, weights=partners)).weights.plans == 4
+    assert parse_recipe(recipe(reward=BY_MODEL, weights={"preset": "paper", "lambda": 1, "plans": 4})).weights.plans == 4
+
+
+@pytest.mark.parametrize("method", ["raft", "rloo", "grpo"])
+@pytest.mark.parametrize("name", ["length_control", "per_prompt"])
+def test_care_that_a_method_takes_none_of_is_refused(method: str, name: str) -> None:
+    asked = recipe(method=method, reward={**BY_MODEL, name: True}, weights={})
+    said = problem_fields(asked)
+    assert list(said) == [f"reward.{name}"]
+    assert said[f"reward.{name}"].startswith(f"{method} takes the rewards of fresh responses as the model gives them")
+    assert getattr(Recipe.model_validate(asked).reward, name)
+
+
+def test_caution_about_one_reward_model_is_refused() -> None:
+    weights = {"preset": "reward_weighted", "lambda": 1}
+    said = problem_fields(recipe(reward={**BY_MODEL, "caution": 3}, weights=weights))
+    assert said == {"reward.caution": "There is one reward model, which has no deviation from itself: name a second one as "
+                    "reward.second, or leave reward.caution at 1."}  # fmt: skip
+    assert parse_recipe(recipe(reward={**BY_MODEL, "second": "mdl_3", "caution": 3}, weights=weights)).reward.caution == 3
+
+
+@pytest.mark.parametrize("method", ["raft", "rloo", "grpo"])
+def test_a_round_before_each_step_is_what_is_not_said_and_nothing_else(method: str) -> None:
+    asked = recipe(method=method, reward=BY_MODEL, weights={})
+    assert parse_recipe(asked).online.every == parse_recipe({**asked, "online": {"every": None}}).online.every == 1
+    assert problem_fields({**asked, "online": {"every": 0}}) == {"online.every": "Must be at least 1, not 0."}
+
+
 def test_the_preset_of_draws_is_one_choice() -> None:
     chosen = parse_recipe(recipe(reward=BY_MODEL, weights={"preset": "draws", "lambda": 0.5}))
     assert (chosen.weights.weight_form, chosen.weights.partition_scope, chosen.weights.mean_one) == ("ratio", "draws", "dataset")

@@ -8,6 +8,7 @@ from app.domain.recipe import parse_recipe
 from app.domain.remedies import Temperatures, make_tuning, suggest_changes
 from app.domain.signatures import SIGNATURES
 
+BY_MODEL: dict[str, Any] = {"source": "model", "model": "r"}
 KNOWN = Temperatures(used=0.1, balanced=0.42123, safe=0.05)
 LOW = Temperatures(used=3.0, balanced=0.4, safe=0.05)
 
@@ -23,12 +24,32 @@ def as_dict(name: str, recipe: dict[str, Any], known: Temperatures = KNOWN) -> d
 
 @pytest.mark.parametrize("known", [KNOWN, LOW, Temperatures()], ids=["raise", "lower", "unknown"])
 @pytest.mark.parametrize("weights", [{}, {"preset": "paper"}, {"lambda": None, "target_ess": 0.3}])
-@pytest.mark.parametrize("reward", [{}, {"source": "model", "model": "r"}])
+@pytest.mark.parametrize("reward", [{}, BY_MODEL, {**BY_MODEL, "second": "s", "third": "t", "caution": 2}])
 @pytest.mark.parametrize("name", [*SIGNATURES, "damaged_checkpoint"])
 def test_a_recipe_with_the_changes_is_a_recipe(
-    name: str, reward: dict[str, str], weights: dict[str, Any], known: Temperatures
+    name: str, reward: dict[str, Any], weights: dict[str, Any], known: Temperatures
 ) -> None:
-    recipe = resolve(reward=reward, weights=weights)
+    change_and_parse(name, resolve(reward=reward, weights=weights), known)
+
+
+@pytest.mark.parametrize("responses", ["both", "all"])
+@pytest.mark.parametrize("name", list(SIGNATURES))
+def test_a_recipe_of_draws_with_the_changes_is_a_recipe(name: str, responses: str) -> None:
+    weights = {"preset": "draws", "responses": responses}
+    change_and_parse(name, resolve(reward=BY_MODEL, weights=weights), KNOWN)
+
+
+@pytest.mark.parametrize("name", ["online_collapse", "flat_groups", "unfinished_answers", "low_diversity", "reward_disagreement"])
+def test_what_can_not_be_doubled_is_not_suggested(name: str) -> None:
+    reward = {**BY_MODEL, "second": "s", "caution": 100}
+    most: dict[str, Any] = {
+        "online": {"every": 1, "num_responses": 64}, "evaluation": {"max_new_tokens": 32_768}, "training": {"batch_size": 65_536},
+    }  # fmt: skip
+    assert as_dict(name, resolve(reward=reward, **most)) == {}
+    assert as_dict("flat_groups", resolve(online={"num_responses": 40})) == {"online.num_responses": 64}
+
+
+def change_and_parse(name: str, recipe: dict[str, Any], known: Temperatures) -> None:
     for field, value in as_dict(name, recipe, known).items():
         *parts, setting = field.split(".")
         place = recipe[parts[0]] if parts else recipe

@@ -50,6 +50,14 @@ def test_var_beside_its_baselines_is_a_sweep_of_the_recipe_itself() -> None:
     assert variants[4].recipe.weights.lambda_ == 0.5
 
 
+def test_a_baseline_on_fresh_responses_leaves_out_what_is_done_to_rewards_of_scored_data() -> None:
+    care = {"second": "model_3", "length_control": True, "per_prompt": True}
+    recipe = {**RECIPE, "reward": {**RECIPE["reward"], **care}, "weights": {"preset": "reward_weighted", "lambda": 0.5}}
+    var, grpo = variants_of(recipe, baselines=["grpo"])
+    assert (var.recipe.reward.second, var.recipe.reward.length_control, var.recipe.reward.per_prompt) == ("model_3", True, True)
+    assert (grpo.recipe.reward.second, grpo.recipe.reward.length_control, grpo.recipe.reward.per_prompt) == (None, False, False)
+
+
 def test_all_variants_share_data_seeds_held_out_prompts_and_scores() -> None:
     base = {**RECIPE, "training": {"seed": 7}, "evaluation": {"seed": 3, "num_prompts": 9}}
     grid = {"lambda": [0.3, 0.1, 1.0], "baselines": ["dpo", "sft_chosen", "reward_weighted"]}

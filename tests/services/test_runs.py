@@ -111,7 +111,30 @@ def test_a_policy_is_no_reward_model(database: Database, library: Library) -> No
             "weights.partition_scope",
             "one response per prompt and no pairs",
         ),
-        ({"num_pairs": 0}, {"method": "dpo", "weights": {}}, "method", "no pairs of a chosen and a rejected response, which dpo"),
+        (
+            {"num_pairs": 0},
+            {"method": "dpo", "weights": {}},
+            "method",
+            "which dpo learns from: take kto, which learns from single",
+        ),
+        (
+            {"num_pairs": 0, "has_preference": False},
+            {"method": "ipo", "weights": {}},
+            "method",
+            "which ipo learns from: take method var with ratings or a reward model, or data with pairs",
+        ),
+        (
+            {"num_pairs": 0, "facts": {"labels": {"chosen": 0, "rejected": 0}}},
+            {"method": "kto", "weights": {}},
+            "method",
+            "says of no response whether it is desirable, which KTO learns from: map a column of labels",
+        ),
+        (
+            {"num_pairs": 0, "facts": {"labels": {"chosen": 3, "rejected": 0}}},
+            {"method": "kto", "weights": {}},
+            "method",
+            r"no undesirable \(rejected\) responses, and KTO learns from both kinds: add some",
+        ),
         (
             {"num_pairs": 0},
             {"method": "reward_model", "weights": {}},
@@ -134,6 +157,14 @@ def test_a_data_set_without_what_the_recipe_needs_is_refused(
     with pytest.raises(RecipeInvalid, match=words) as error:
         launch(database, library, **changes)
     assert field in problems_of(error)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_data_without_labels_have_one_fault_where_rewards_are_not_read(database: Database, library: Library, method: str) -> None:
+    change_audit(database, library, num_pairs=0, has_preference=False, facts={"labels": {"chosen": 0, "rejected": 0}})
+    with pytest.raises(RecipeInvalid) as error:
+        launch(database, library, method=method, weights={})
+    assert set(problems_of(error)) == {"method"}
 
 
 def test_plain_fine_tuning_needs_no_labels(database: Database, library: Library) -> None:
@@ -365,6 +396,22 @@ def test_fresh_responses_at_a_temperature_that_can_not_be_are_refused(database, 
             online={"every": 2, "temperature": temperature},
         )  # fmt: skip
     assert [problem["field"] for problem in error.value.problems] == ["online.temperature"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"method": "dpo", "weights": {"preset": "draws", "lambda": 1}}, "weights.partition_scope"),
+        ({"weights": {"preset": "reward_weighted", "lambda": 1, "mean_one": "off", "plans": 2}}, "weights.plans"),
+        ({"method": "grpo", "reward": {"length_control": True}}, "reward.length_control"),
+        ({"reward": {"caution": 2}}, "reward.caution"),
+    ],
+)
+def test_a_setting_that_can_do_nothing_is_refused_at_the_launch(database, library, parts, field):
+    reward = {"source": "model", "model": library.reward.id, **parts.get("reward", {})}
+    with pytest.raises(RecipeInvalid) as error:
+        launch(database, library, **{**parts, "reward": reward})
+    assert [problem["field"] for problem in error.value.problems] == [field]
 
 
 def test_the_day_that_a_chat_template_writes_is_the_launchs(database: Database, library: Library) -> None:

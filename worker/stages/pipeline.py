@@ -55,7 +55,7 @@ def run_recipe(attempt: AttemptContext) -> dict[str, float | None]:
     refuse_tiny(spec.recipe.weights.lambda_, spec.recipe.scoring.smallest_lambda)
     ground = lay_ground(attempt)
     if spec.kind is RunKind.TRAINING:
-        refuse_missing(spec.recipe, ground.batches)
+        refuse_missing(spec.recipe, ground.batches, len(ground.prepared.held_out))
         if spec.recipe.method is Method.REWARD_MODEL:
             return train_reward_model(attempt, ground)
         if spec.recipe.policy.adaptation == "lora":

@@ -47,6 +47,12 @@ class KeepSettings(RecipePart):
         """True when an evaluation decides anything."""
         return self.model == "best" or self.patience is not None or self.stop_over_budget
 
+    @property
+    def deciding(self) -> str:
+        """The setting by which evaluations decide."""
+        rule = "patience" if self.patience is not None else "stop_over_budget" if self.stop_over_budget else "model"
+        return f"keep.{rule}"
+
     @model_validator(mode="after")
     def one_choice_of_the_model(self) -> Self:
         if self.step is not None and (self.model == "best" or self.patience is not None or self.stop_over_budget):
@@ -94,19 +100,20 @@ def find_idle_rule(keep: KeepSettings, planned: Evaluations) -> tuple[str, str] 
         )
     if not keep.is_asked:
         return None
-    field = "patience" if keep.patience is not None else "stop_over_budget" if keep.stop_over_budget else "model"
     if planned.share == 0:
-        return f"keep.{field}", "Nothing is held out, so nothing is evaluated that could decide this: raise evaluation.share."
+        return keep.deciding, "Nothing is held out, so nothing is evaluated that could decide this: raise evaluation.share."
     if keep.kl_budget is not None and (planned.method is Method.REWARD_MODEL or planned.num_prompts == 0):
         why = "A reward model gives no answers" if planned.method is Method.REWARD_MODEL else "No validation prompt is answered"
         return "keep.kl_budget", f"{why}, so no KL is measured that the budget could bound: leave it empty."
     most = planned.most
     if keep.patience is not None and most is not None and keep.patience >= most:
+        if most == 1:
+            return "keep.patience", (
+                "It can never stop this run, which is evaluated only at its end: evaluate more often (evaluation.every)."
+            )
         return "keep.patience", (
             f"It can never stop this run: {keep.patience} evaluations without a better one are over only when the run is, as "
-            f"there are {most} after its first step. "
-            + (f"Take {most - 1} or less, or evaluate" if most > 1 else "Evaluate")
-            + " more often (evaluation.every)."
+            f"there are {most} after its first step. Take {most - 1} or less, or evaluate more often (evaluation.every)."
         )
     if keep.stop_over_budget and most == 1:
         return "keep.stop_over_budget", (

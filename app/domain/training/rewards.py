@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.domain.problems import fault
 from app.domain.texts import Line, Reference
+from app.domain.training.methods import ON_GROUPS, Method
 from app.domain.weighting import RecipePart
 
 
@@ -76,3 +77,19 @@ class RewardSettings(RecipePart):
         if self.third is not None and self.third in (self.model, self.second):
             raise fault("third", "It is named twice, and agrees with itself: name one that was trained apart.")
         return self
+
+
+def find_idle_care(reward: RewardSettings, method: Method) -> tuple[str, str] | None:
+    """Return the field and the sentence of a treatment of the rewards that would not be made; None where all are."""
+    for name in ("length_control", "per_prompt"):
+        if method in ON_GROUPS and getattr(reward, name):
+            return f"reward.{name}", (
+                f"{method} takes the rewards of fresh responses as the model gives them, and compares those to one prompt alone: "
+                f"set reward.{name} to false, or take method var, online where responses shall be fresh."
+            )
+    if method is Method.VAR and reward.second is None and reward.caution != RewardSettings.model_fields["caution"].default:
+        return "reward.caution", (
+            "There is one reward model, which has no deviation from itself: name a second one as reward.second, or leave "
+            "reward.caution at 1."
+        )
+    return None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from app.domain.problems import fault
+from app.domain.training.methods import Method
 from app.domain.weighting import Positive, RecipePart, Share
 
 
@@ -130,7 +131,23 @@ def find_kto_fault(
             "which takes every chosen response for desirable and every rejected one for undesirable, or train by dpo, which "
             "reads the pairs."
         )
+    if num_desirable == num_undesirable == 0:
+        return "method", (
+            "says of no response whether it is desirable, which KTO learns from: map a column of labels, or take method var with "
+            "ratings or a reward model."
+        )
     for number, what in ((num_desirable, "desirable (chosen)"), (num_undesirable, "undesirable (rejected)")):
         if number == 0:
-            return "method", f"has no {what} responses, and KTO learns from both kinds."
+            return "method", f"has no {what} responses, and KTO learns from both kinds: add some, or take another method."
     return None
+
+
+def tell_missing_pairs(method: Method, has_labels: bool) -> str:
+    """Return what is wrong with data without pairs for a method that needs them, to follow their name."""
+    if method is Method.REWARD_MODEL:
+        instead = "take a data set that has some."
+    elif has_labels:
+        instead = "take kto, which learns from single labelled responses, or data with pairs."
+    else:
+        instead = "take method var with ratings or a reward model, or data with pairs."
+    return f"has no pairs of a chosen and a rejected response, which {method} learns from: {instead}"

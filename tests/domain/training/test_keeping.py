@@ -101,7 +101,7 @@ def ask(keep: dict, **parts) -> str:
     [
         ({"patience": 5}, {}, "keep.patience: It can never stop this run: 5 evaluations without a better one are over only when"),
         ({"patience": 3}, {"training": {"steps": 30}, "evaluation": {"every": 10}}, "Take 2 or less, or evaluate more often"),
-        ({"patience": 1}, {"training": {"steps": 30}, "evaluation": {"every": 30}}, "Evaluate more often (evaluation.every)."),
+        ({"patience": 1}, {"training": {"steps": 30}, "evaluation": {"every": 30}}, "which is evaluated only at its end"),
         ({"stop_over_budget": True}, {}, "keep.stop_over_budget: There is no KL budget to be over, so this rule can never stop"),
         ({"kl_budget": 3}, {}, "keep.kl_budget: Nothing reads the KL budget: set keep.model to best"),
         ({"model": "best"}, {"evaluation": {"share": 0}}, "keep.model: Nothing is held out, so nothing is evaluated that could"),

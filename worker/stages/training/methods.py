@@ -9,7 +9,7 @@ from typing import Any
 from app.domain.errors import RecipeInvalid
 from app.domain.recipe import Method, Recipe, find_idle_keeping
 from app.domain.training.methods import NEED_PAIRS, ON_GROUPS
-from app.domain.training.settings import find_kto_fault
+from app.domain.training.settings import find_kto_fault, tell_missing_pairs
 from app.system.numbers import percent
 from worker.models.classifier import build_classifier
 from worker.models.compiled import compile_layers
@@ -223,18 +223,23 @@ def tell_unpaired(attempt: AttemptContext, batches: Batches) -> None:
         )
 
 
-def refuse_missing(recipe: Recipe, batches: Batches) -> None:
+def refuse_missing(recipe: Recipe, batches: Batches, num_held_out: int) -> None:
     """Raise RecipeInvalid when the training examples lack what the method needs, however they are labelled and rated, or are too
     few for a rule of `keep` to do anything.
     """
     num_steps = count_steps(len(batches), recipe.training.epochs, recipe.training.steps)
     if idle := find_idle_keeping(recipe, num_steps):
         raise RecipeInvalid.at(*idle)
+    if recipe.keep.is_asked and num_held_out == 0:
+        raise RecipeInvalid.at(
+            recipe.keep.deciding,
+            "All examples belong to one conversation, so none is held out that could decide this: take data of several, or keep "
+            "the last model.",
+        )
     examples = [example for batch in batches for example in batch]
     if recipe.method in NEED_PAIRS and not any(len(find_pairs([example])[0]) for example in examples):
-        raise RecipeInvalid.at(
-            "method", f"The data set has no pairs of a chosen and a rejected response, which {recipe.method} learns from."
-        )
+        has_labels = any(response.preference for example in examples for response in example.responses)
+        raise RecipeInvalid.at("method", f"The data set {tell_missing_pairs(recipe.method, has_labels)}")
     if recipe.method is Method.KTO:
         _refuse_unlabelled(recipe, examples)
     chosen = any(response.preference == 1 for example in examples for response in example.responses)

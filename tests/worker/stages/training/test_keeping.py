@@ -90,6 +90,26 @@ def test_a_rule_that_the_data_leave_no_time_to_fire_is_refused(workshop, run):
     assert "It can never stop this run" in read_events(folder)[-1]["payload"]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("method", "keep", "field"),
+    [
+        ("var", {"model": "best"}, "keep.model"),
+        ("dpo", {"patience": 1}, "keep.patience"),
+        ("reward_model", {"model": "best"}, "keep.model"),
+    ],
+)
+def test_the_best_of_data_of_one_conversation_is_refused_as_nothing_can_be_held_out(workshop, run, method, keep, field):
+    rows = [{**row, "prompt": [{"role": "user", "content": "One for all."}]} for row in workshop.examples(8)]
+    weights = {} if method == "var" else {"lambda": None}
+    folder = workshop.attempt(
+        dataset=workshop.dataset(rows, "one-prompt"), method=method, weights=weights, keep=keep, training={"steps": 8}
+    )
+    assert run(folder) == 10
+    said = outcome(folder)["reason"]
+    assert said.startswith("All examples belong to one conversation, so none is held out that could decide this")
+    assert field in str(outcome(folder))
+
+
 def test_the_model_of_a_named_step_is_that_of_the_whole_runs_checkpoint(workshop, run):
     """A point of the frontier: the same recipe, ended there."""
     whole = workshop.attempt(**EVERY_TWO)
