@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.recipe import Method, Recipe
+from app.domain.sweep import SweepRequest, expand
 from app.store.database import Database
 from app.store.datasets import get_dataset
 from app.store.files.files import Files
@@ -19,7 +20,7 @@ from app.system.numbers import count, counted, number
 from app.web.dependencies import CurrentDatabase, CurrentFiles, CurrentUser, read_apart
 from app.web.pages.launch.lengths import LaunchLengths, look_at_lengths
 from app.web.pages.launch.outlook import Panel, look
-from app.web.recipes import STARTING_VALUES, as_asked, methods_of, read_planned, split_lambdas
+from app.web.recipes import STARTING_VALUES, as_asked, methods_of, read_order, read_planned, split_lambdas
 from app.web.rendering.environment import Context, render
 from app.web.rendering.fields import RECIPE_FIELDS
 from app.web.rendering.format import duration, percent, size
@@ -91,9 +92,13 @@ def summarise(session: Session, owner_id: str, values: Mapping[str, str], panel:
         dataset = get_dataset(session, owner_id, values.get("dataset", ""))
     except NotFound:
         dataset = None
-    lines = [tell_data(dataset, values), tell_tokens(lengths), tell_memory(panel), tell_time(session, owner_id, dataset, values)]
+    order, recipes = read_runs(values)
+    lines = [
+        tell_data(dataset, values), tell_tokens(lengths), tell_memory(panel), *tell_runs(order, recipes),
+        tell_time(session, owner_id, dataset, recipes),
+    ]  # fmt: skip
     if values.get("method", Method.VAR) == Method.VAR:
-        lines += [tell_check(panel), tell_weights(panel, values)]
+        lines += [tell_check(panel), tell_weights(panel, values, order)]
     return Summary(lines=lines, chips=list_chips(values))
 
 
@@ -133,24 +138,54 @@ def tell_memory(panel: Panel) -> SummaryLine:
     return SummaryLine("Memory", text, "bad" if memory.is_over or memory.shortage else "")
 
 
-def tell_time(session: Session, owner_id: str, dataset: Dataset | None, values: Mapping[str, str]) -> SummaryLine:
-    """Return how long training may take, from the newest finished run that is most like it."""
+def read_runs(values: Mapping[str, str]) -> tuple[SweepRequest | None, list[Recipe]]:
+    """Return the sweep that these values ask for, if it is one, and the recipes of all runs; of values that can't be launched yet
+    the one recipe that they would make, or none.
+    """
     try:
-        recipe = read_planned(values)
+        order = read_order(values)
+        return (order, [one.recipe for one in expand(order)]) if isinstance(order, SweepRequest) else (None, [order])
     except InvalidInput:
+        pass
+    try:
+        return None, [read_planned(values)]
+    except InvalidInput:
+        return None, []
+
+
+def tell_runs(order: SweepRequest | None, recipes: Sequence[Recipe]) -> list[SummaryLine]:
+    """Return how many runs a launch makes, where it is more than one."""
+    if order is None or len(recipes) < 2:
+        return []
+    num_seeds = len(order.fields.get("training.seed", [0])) if order.experiment else 1
+    each = f": {counted(len(recipes) // num_seeds, 'setting')} with {num_seeds} seeds each" if num_seeds > 1 else ", in one sweep"
+    return [SummaryLine("Runs", f"{len(recipes)}{each}")]
+
+
+def tell_time(session: Session, owner_id: str, dataset: Dataset | None, recipes: Sequence[Recipe]) -> SummaryLine:
+    """Return how long training may take, from the newest finished runs that are most like these."""
+    if not recipes:
         return SummaryLine("Time", "known once data and policy are chosen")
-    speed = pick_speed(list_speeds(session, owner_id, recipe.policy.model), recipe)
-    if speed is None:
+    speeds = list_speeds(session, owner_id, recipes[0].policy.model)
+    known = [(recipe, speed) for recipe in recipes if (speed := pick_speed(speeds, recipe)) is not None]
+    if not known:
         return SummaryLine("Time", "no measurement yet: no finished run trains this policy")
     if dataset is None:
         return SummaryLine("Time", "known once data is chosen")
-    num_steps = count_steps(recipe, dataset.num_examples)
-    per_step = speed.seconds_per_step * recipe.training.batch_size / batch_size_of(speed)
-    where = f" on {speed.device}" if speed.device else ""
-    text = (
-        f"about {duration(num_steps * per_step)}: {counted(num_steps, 'step')} at {number(per_step, 2)} s, as measured{where} in"
+    steps = [count_steps(recipe, dataset.num_examples) for recipe, _ in known]
+    seconds = [
+        num_steps * speed.seconds_per_step * recipe.training.batch_size / batch_size_of(speed)
+        for num_steps, (recipe, speed) in zip(steps, known, strict=True)
+    ]
+    first = known[0][1]
+    of_all = (
+        ""
+        if len(recipes) == 1
+        else f" for {'all' if len(known) == len(recipes) else f'{len(known)} of them'}, one after the other"
     )
-    return SummaryLine("Time", text, link=(f"/runs/{speed.run_id}", speed.name))
+    each, where = number(sum(seconds) / sum(steps), 2), f" on {first.device}" if first.device else ""
+    text = f"about {duration(sum(seconds))}{of_all}: {counted(sum(steps), 'step')} at {each} s, as measured{where} in"
+    return SummaryLine("Time", text, link=(f"/runs/{first.run_id}", first.name))
 
 
 def pick_speed(speeds: Sequence[MeasuredSpeed], recipe: Recipe) -> MeasuredSpeed | None:
@@ -179,8 +214,8 @@ def tell_check(panel: Panel) -> SummaryLine:
     return SummaryLine("Reward check", panel.verdict.title, panel.verdict.tone if panel.verdict.tone in ("warn", "bad") else "")
 
 
-def tell_weights(panel: Panel, values: Mapping[str, str]) -> SummaryLine:
-    typed = split_lambdas(values)
+def tell_weights(panel: Panel, values: Mapping[str, str], order: SweepRequest | None) -> SummaryLine:
+    typed = [f"{value:g}" for value in order.lambdas] if order and order.experiment and order.lambdas else split_lambdas(values)
     if typed:
         return SummaryLine("Temperature", f"λ {', '.join(typed)}")
     share, found = values.get("weights.target_ess", "").strip(), panel.suggestion

@@ -8,6 +8,7 @@ from app.domain.events import StepLogged
 from app.domain.recipe import parse_recipe
 from app.store.metrics import list_speeds
 from app.web.pages.launch.summary import count_steps, list_chips
+from tests.web.test_experiments import judged_recipe
 from tests.web.test_runs import SUCCEEDED, record, step
 
 VALUES = {"dataset": "data_pairs", "policy.model": "model_policy", "reward.source": "preference"}
@@ -53,6 +54,32 @@ def test_the_time_comes_from_a_finished_run_of_the_same_kind_scaled_to_the_batch
 
 def studio_owner(studio) -> str:
     return str(studio.client().get("/api/v1/account").json()["id"])
+
+
+def test_it_speaks_of_all_runs_where_there_are_several(studio, client):
+    judged_recipe(studio)
+    record(studio, [timed(1), timed(2)], SUCCEEDED)
+    with studio.database.reading() as session:
+        size = list_speeds(session, studio_owner(studio), "model_policy")[0].recipe["training"]["batch_size"]
+    steps = {"training.batch_size": str(size), "training.steps": "90", "training.epochs": ""}
+    grid = summary(client, **steps, **{"weights.lambda": "0.1, 0.3", "baseline.dpo": "yes"})
+    assert "Runs 3, in one sweep" in grid
+    assert "Time about 6 min 0 s for 2 of them, one after the other: 180 steps at 2.0 s, as measured" in grid
+    asked = {"reward.source": "model", "reward.model": "model_reward", "experiment.steps": "30", "experiment.seeds": "2"}
+    experiment = summary(client, **steps, **asked, experiment="temperature", **{"weights.lambda": "0.4"})
+    assert "Runs 10: 5 settings with 2 seeds each" in experiment
+    assert "Time about 10 min 0 s for all, one after the other: 300 steps at 2.0 s, as measured" in experiment
+    assert "Temperature λ 0.1, 0.2, 0.4, 0.8, 1.6" in experiment
+    heart = summary(client, **steps, **asked, experiment="overfit", **{"weights.lambda": "0.4"})
+    assert "Time about 1 min 0 s: 30 steps at 2.0 s, as measured" in heart
+    assert "Runs" not in heart
+
+
+@pytest.mark.parametrize(("name", "words"), [("temperature", "Launch the runs"), ("overfit", "Launch the run")])
+def test_the_button_says_whether_an_experiment_is_several_runs(studio, client, name, words):
+    page = client.get(f"/runs/new?experiment={name}").text
+    assert ("data-runs" in page) is (words == "Launch the runs")
+    assert "<h1>New experiment</h1>" in page
 
 
 @pytest.mark.parametrize(
