@@ -11,6 +11,7 @@ from app.services import attempts
 from app.store import journal
 from app.store.accounts import get_user
 from app.store.database import now
+from app.store.metrics import write_metrics
 from app.store.runs import lock_run
 from app.store.tables import Model, Run
 from tests.web.test_sweeps import play
@@ -170,13 +171,22 @@ def test_a_batch_that_was_learnt_by_heart_shows_the_answers_to_its_own_prompts(s
         run = lock_run(session, variant["run_id"])
         assert run.recipe["evaluation"]["recite"] == run.recipe["max_examples"]
         journal.append(session, run, [RecitalHeld(step=10, prompts=said)])
+        write_metrics(session, run.id, {("loss", step): loss for step, loss in ((1, 2.0), (2, None), (3, 0.5), (4, 0.01))})
     page = studio.browser().get(f"/sweeps/{sweep_id}").text
+    assert 'points="0.00,1.00 66.67,29.50 100.00,38.81"' in page
+    assert "on a scale from 0 to 2.00" in page
     assert "Its answers to its own prompts" in page
     assert page.count("as it learned") == 1
-    assert re.findall(r'<td class="number">([\d.]+)</td>', page[page.index("Its answers to its own prompts") :]) == [
+    assert re.findall(
+        r'<td data-label="Weight" class="number">([\d.]+)</td>', page[page.index("Its answers to its own prompts") :]
+    ) == [
         "0.500",
         "1.50",
     ]
     assert "It learned:</strong> Yes &amp; no" in page
+    for nothing in ("Best so far", "Reward against distance", "What a gain costs", "frontier.js"):  # nothing is rewarded here
+        assert nothing not in page
+    live = studio.browser().get(f"/sweeps/{sweep_id}/live").text
+    assert [f'id="{part}"' in live for part in ("counts", "result-rows", "best", "front-rows")] == [True, True, False, False]
     log = studio.browser().get(f"/runs/{variant['run_id']}?tab=log").text
     assert "answers 1 word for word as it learned" in log

@@ -35,16 +35,25 @@ class Setting(NamedTuple):
     losses: tuple[float, float] | None = None
 
 
+class Recited(NamedTuple):
+    """How many of its training prompts a run answers word for word as it learned, of how many; of the others the largest
+    weight, None where there are none or weights are not told.
+    """
+
+    num_same: int
+    num: int
+    heaviest_other: float | None = None
+
+
 @dataclass(frozen=True)
 class Evidence:
     """`compare(i, j)`: setting i against setting j on the test prompts that both have answered; None where there are none.
-
-    `recited`: how many of its training prompts a run answers word for word as it learned, of how many; None: not asked.
+    `recited` None: not asked.
     """
 
     settings: Sequence[Setting]
     compare: Callable[[int, int], PairedComparison | None]
-    recited: tuple[int, int] | None = None
+    recited: Recited | None = None
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,19 @@ def judge_by_heart(evidence: Evidence) -> ExperimentOutcome:
     if losses is None:
         return WAITING
     first, last = losses
-    recited = evidence.recited
-    told = (f"Of its {recited[1]} prompts it answers {recited[0]} word for word as it learned.",) if recited else ()
+    told = (tell_recited(evidence.recited),) if evidence.recited else ()
     text = f"The loss went from {number(first)} to {number(last)}"
     if first > 0 and last <= BY_HEART * first:
         left = percent(last / first) if last >= LEAST_TOLD * first else f"less than {percent(LEAST_TOLD)}"
         return ExperimentOutcome("expected", (f"{text}, {left} of what it was: the batch is learnt by heart.", *told))
     advice = "more steps or a larger learning rate may do it; if they don't, the data or the model's end of turn are at fault"
     return ExperimentOutcome("unexpected", (f"{text} and not to {percent(BY_HEART)} of it: {advice}.", *told))
+
+
+def tell_recited(recited: Recited) -> str:
+    """A response of next to no weight has next to no part in the loss, so it need not be known for the loss to be gone."""
+    others = "" if recited.heaviest_other is None else f"; the heaviest of the others weighs {number(recited.heaviest_other)}"
+    return f"Of its {recited.num} training prompts it answers {recited.num_same} word for word as it learned{others}."
 
 
 def judge_temperatures(evidence: Evidence) -> ExperimentOutcome:

@@ -8,11 +8,12 @@ from sqlalchemy.orm import Session
 
 from app.domain.events import RecitalHeld
 from app.domain.experiments.catalogue import EXPERIMENTS, Experiment, conclude
-from app.domain.experiments.outcomes import WAITING, Evidence, ExperimentOutcome, Setting
+from app.domain.experiments.outcomes import BY_HEART, WAITING, Evidence, ExperimentOutcome, Recited, Setting
 from app.domain.frontier import FrontierPoint, compare_rivals, group_by_seeds, list_ends, without_seeds
 from app.domain.statistics.estimate import Estimate, estimate_over_seeds
 from app.domain.statistics.paired import PairedComparison
 from app.store import journal
+from app.store.metrics import list_metrics
 from app.store.results import VariantResult, list_losses
 from app.store.tables import Sweep
 from app.web.rendering.comparison import SweepComparison
@@ -23,7 +24,7 @@ MOST_ASKED = 4  # runs of a sweep, for a recital
 @dataclass(frozen=True)
 class ExperimentResult:
     """`is_over_seeds`: the intervals of the gains are over seeds, else over prompts. `recital`: what a run says to prompts that
-    it was trained on, where that was asked.
+    it was trained on, where that was asked; `course`: its loss, where that is judged.
     """
 
     experiment: Experiment
@@ -31,6 +32,7 @@ class ExperimentResult:
     settings: list[Setting]
     is_over_seeds: bool
     recital: RecitalHeld | None = None
+    course: "Course | None" = None
 
 
 def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> ExperimentResult | None:
@@ -49,17 +51,29 @@ def judge(session: Session, sweep: Sweep, comparison: SweepComparison) -> Experi
         return rivals[0].comparison if rivals else None
 
     recital = None if experiment.is_rewarded else find_recital(session, comparison)
-    recited = (sum(one.is_same for one in recital.prompts), len(recital.prompts)) if recital else None
-    outcome = conclude(experiment, Evidence(settings, compare, recited)) if has_ended else WAITING
-    return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups), recital)
+    outcome = conclude(experiment, Evidence(settings, compare, count_recited(recital))) if has_ended else WAITING
+    course = None if experiment.is_rewarded else draw_course(session, comparison)
+    return ExperimentResult(experiment, outcome, settings, any(len(group) > 1 for group in groups), recital, course)
+
+
+def count_recited(recital: RecitalHeld | None) -> Recited | None:
+    if recital is None:
+        return None
+    others = [one.weight for one in recital.prompts if not one.is_same and one.weight is not None]
+    return Recited(sum(one.is_same for one in recital.prompts), len(recital.prompts), max(others, default=None))
 
 
 def find_recital(session: Session, comparison: SweepComparison) -> RecitalHeld | None:
     """Return the newest recital of the sweep's first run that the user may see and that has held one."""
-    shown = [one.run.id for one in comparison.results if one.run is not None and one.run.id not in comparison.hidden]
-    held = (journal.latest(session, run_id, "recital") for run_id in shown[:MOST_ASKED])
+    held = (journal.latest(session, run_id, "recital") for run_id in list_shown(comparison))
     entry = next((one for one in held if one is not None), None)
     return RecitalHeld.model_validate(entry.payload) if entry is not None else None
+
+
+def list_shown(comparison: SweepComparison) -> list[str]:
+    """Return the first runs that the user may see."""
+    shown = [one.run.id for one in comparison.results if one.run is not None and one.run.id not in comparison.hidden]
+    return shown[:MOST_ASKED]
 
 
 def describe(
@@ -105,11 +119,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Forest:
-    """Gains beneath each other on one scale; `zero`: where the reference lies."""
+    """Gains beneath each other on one scale, from `low` to `high`; `zero`: where the reference lies."""
 
     width: int
     zero: float
     rows: list[Interval | None]
+    low: float
+    high: float
 
 
 def draw_forest(settings: Sequence[Setting], width: int = 240, margin: int = 6) -> Forest | None:
@@ -125,4 +141,27 @@ def draw_forest(settings: Sequence[Setting], width: int = 240, margin: int = 6) 
         return None if value is None else round(margin + (value - low) * scale, 1)
 
     rows = [Interval(place(gain.value) or 0.0, place(gain.low), place(gain.high)) if gain else None for gain in gains]
-    return Forest(width, place(0.0) or 0.0, rows)
+    return Forest(width, place(0.0) or 0.0, rows, low, high)
+
+
+@dataclass(frozen=True)
+class Course:
+    """A loss over the steps as an SVG polyline of 100 × 40, from 0 up to `high`; `bar`: where it is low enough."""
+
+    points: str
+    bar: float
+    high: float
+    steps: tuple[int, int]
+
+
+def draw_course(session: Session, comparison: SweepComparison) -> Course | None:
+    """Return the loss of the first run that the user may see and that has taken two steps; None without one."""
+    for run_id in list_shown(comparison):
+        points = [(step, value) for step, value in list_metrics(session, run_id, ["loss"])["loss"] if value is not None]
+        if len(points) < 2:
+            continue
+        first, last, high = points[0][0], points[-1][0], max(value for _, value in points) or 1.0
+        across = 100 / max(1, last - first)
+        drawn = " ".join(f"{(step - first) * across:.2f},{39 - 38 * value / high:.2f}" for step, value in points)
+        return Course(drawn, 39 - 38 * BY_HEART * points[0][1] / high, high, (first, last))
+    return None

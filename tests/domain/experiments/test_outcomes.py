@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.domain.experiments.catalogue import EXPERIMENTS, conclude
-from app.domain.experiments.outcomes import Evidence, ExperimentOutcome, Setting
+from app.domain.experiments.outcomes import Evidence, ExperimentOutcome, Recited, Setting
 from app.domain.statistics.estimate import Estimate
 from app.domain.statistics.paired import PairedComparison, compare_paired
 
@@ -86,6 +86,19 @@ def test_noise_and_fresh_responses_are_compared_at_their_ends() -> None:
 def test_a_batch_is_learnt_by_heart_when_its_loss_is_nearly_gone(losses: tuple[float, float] | None, state: str) -> None:
     evidence = Evidence([Setting("the recipe", {}, losses=losses)], lambda *_: None)
     assert conclude(EXPERIMENTS["overfit"], evidence).state == state
+
+
+def test_what_is_not_recited_is_told_with_its_weight() -> None:
+    """Seven of eight, the eighth with no weight to speak of: the loss is gone without it."""
+    settings = [Setting("the recipe", {}, losses=(3.0, 0.001))]
+    told = [
+        conclude(EXPERIMENTS["overfit"], Evidence(settings, lambda *_: None, recited)).sentences[-1]
+        for recited in (Recited(7, 8, 0.0032), Recited(8, 8))
+    ]
+    assert told == [
+        "Of its 8 training prompts it answers 7 word for word as it learned; the heaviest of the others weighs 0.00320.",
+        "Of its 8 training prompts it answers 8 word for word as it learned.",
+    ]
 
 
 def test_a_setting_whose_runs_have_failed_is_named_and_the_others_are_judged() -> None:
