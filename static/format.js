@@ -1,6 +1,6 @@
 // Numbers as app/web/rendering/format.py writes them, so that a live value looks like the first paint's.
 
-const THIN = "\u2009";
+const THIN = "\u202f";
 const NOTHING = "–";
 
 export function number(value, digits = 3) {

@@ -4,7 +4,7 @@ import math
 
 NOTHING = "–"
 MINUS = "−"
-THIN = "\N{THIN SPACE}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -44,7 +44,7 @@ def test_the_shares_that_are_cut_stand_beside_the_lengths(page, studio, worker):
     num_asked = len(worker.read)
     page.get_by_label("Longest prompt").fill("104")
     page.get_by_label("Longest response").fill("369")
-    expect(page.locator("#tokens-max_prompt-cut")).to_have_text("59.4 % of the prompts are longer".replace(" %", "\u2009%"))
+    expect(page.locator("#tokens-max_prompt-cut")).to_have_text("59.4 % of the prompts are longer".replace(" %", "\u202f%"))
     expect(page.locator("#tokens-max_response-cut")).to_contain_text("11.7")
     page.get_by_role("button", name="Use 416 tokens for responses").click()
     expect(page.get_by_label("Longest response")).to_have_value("416")

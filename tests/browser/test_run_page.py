@@ -388,7 +388,7 @@ def test_a_step_that_is_not_there_is_refused_in_a_sentence(page, studio, complai
         assert sentence in answer.text()
     writer.finish()
     answer = page.request.get(f"/runs/{writer.run_id}/weights?step=9999")
-    assert "This run has no step 9\u2009999; choose one from 1 to 5." in answer.text()
+    assert "This run has no step 9\u202f999; choose one from 1 to 5." in answer.text()
 
 
 def test_one_batch_shows_the_weights_of_a_step(page, writer):
@@ -420,7 +420,7 @@ def test_a_long_run_is_thinned_and_still_moves(page, studio):
     assert points(page, "heatmap") <= 240
     writer.steps(2401, 2450)
     expect(page.locator("figure[data-chart=loss]")).to_have_attribute("data-points", str(first + 50))
-    expect(page.locator("#progress-text")).to_have_text("Step 2\u2009450 of 5\u2009000")
+    expect(page.locator("#progress-text")).to_have_text("Step 2\u202f450 of 5\u202f000")
 
 
 # How many pixel columns lie between the first and the last that the line crosses, and the longest run of columns without it.

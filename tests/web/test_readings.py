@@ -154,7 +154,7 @@ def form(policy: str, **changes: str) -> dict[str, str]:
 def part(studio, path: str, values: dict[str, str]) -> str:
     answer = studio.browser().post(path, data=values, headers={"hx-request": "true"})
     assert answer.status_code == 200
-    return " ".join(answer.text.replace("\u2009", " ").split())
+    return " ".join(answer.text.replace("\u202f", " ").split())
 
 
 def test_the_launch_form_tells_what_its_lengths_cut(studio, policy, worker):

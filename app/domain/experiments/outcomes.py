@@ -125,7 +125,7 @@ def judge_by_heart(evidence: Evidence) -> ExperimentOutcome:
 
 
 def tell_recited(recited: Recited) -> str:
-    """A response of next to no weight has next to no part in the loss, so it need not be known for the loss to be gone."""
+    """Return how much is known by heart, and the weight of what is not: of next to none, its part in the loss is next to none."""
     others = "" if recited.heaviest_other is None else f"; the heaviest of the others weighs {number(recited.heaviest_other)}"
     return f"Of its {recited.num} training prompts it answers {recited.num_same} word for word as it learned{others}."
 

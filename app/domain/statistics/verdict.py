@@ -128,7 +128,7 @@ def _needed(needed: int | None, figure: Figure, what: str) -> str:
         return ""
     if needed <= figure.num:
         return f" Such a difference needs more than these {figure.num:.0f} {what} to be sure of."
-    return f" To show such a difference would take about {needed:,} {what}.".replace(",", "\N{THIN SPACE}")
+    return f" To show such a difference would take about {needed:,} {what}.".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def _interval(figure: Figure, write: Callable[[float], str]) -> str:

@@ -23,6 +23,6 @@ def test_texts_that_are_too_long_say_so() -> None:
 
 def test_what_a_data_set_holds_is_said_in_words() -> None:
     assert holds({"num_pairs": 1, "has_preference": True}) == "1 pair"
-    assert holds({"num_pairs": 1200, "has_rating": True}) == "1\u2009200 pairs, ratings"
+    assert holds({"num_pairs": 1200, "has_rating": True}) == "1\u202f200 pairs, ratings"
     assert holds({"num_pairs": 0, "has_preference": True}) == "labels of single responses"
     assert holds(None) == "–"

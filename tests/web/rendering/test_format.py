@@ -3,7 +3,7 @@
 import pytest
 
 from app.system.numbers import counted
-from app.web.rendering.format import parameters
+from app.web.rendering.format import count, parameters, percent
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ def test_parameters_are_counted_in_the_unit_that_reads_best(number, text):
 )
 def test_things_are_counted_in_words(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_no_number_is_parted_from_its_sign_or_within_itself_at_the_end_of_a_line():
+    """U+202F has the width of a thin space and, unlike it, is no place to break a line."""
+    assert [percent(0.45), count(27716)] == ["45\N{NARROW NO-BREAK SPACE}%", "27\N{NARROW NO-BREAK SPACE}716"]

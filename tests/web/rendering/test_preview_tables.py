@@ -71,7 +71,7 @@ def test_bars_stand_at_their_bins_and_are_never_quite_flat():
     first, second = row.bars
     assert (first.height, second.height) == (HEIGHT, 1.5)
     assert first.x < second.x < WIDTH
-    assert first.title == "1\u2009000 responses: w below 10⁻⁸"
+    assert first.title == "1\u202f000 responses: w below 10⁻⁸"
     assert second.title == "1 response: w 1.0 to 3.2"
     assert "half of the weights below 10⁻⁸, effective sample size 20" in row.text
 

@@ -15,7 +15,7 @@ SHORT = {"length_accuracy": 0.2, "length_low": 0.15, "length_high": 0.25}
     ("changes", "tone", "title", "words"),
     [
         ({"accuracy": 0.9, "low": 0.86, "high": 0.93, **LENGTH}, "good", "rewards know the labels", "longer one would reach 60"),
-        ({"accuracy": 0.9, "low": 0.86, "high": 0.93, "length_accuracy": None}, "good", "know the labels", "93\u2009%)."),
+        ({"accuracy": 0.9, "low": 0.86, "high": 0.93, "length_accuracy": None}, "good", "know the labels", "93\u202f%)."),
         ({"accuracy": 0.66, "low": 0.6, "high": 0.72, **LENGTH}, "", "like length does", "longer one would reach 60"),
         ({"accuracy": 0.6, "low": 0.55, "high": 0.65, **SHORT}, "warn", "Length alone knows more", "shorter one would reach 80"),
         ({"accuracy": 0.52, "low": 0.45, "high": 0.59, **LENGTH}, "warn", "may not know", "includes guessing"),
