@@ -1,5 +1,6 @@
 """The studio over REST, as the commands speak to it."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,10 +89,10 @@ class Client:
         return self.send("GET", path, params=chosen).json()
 
     def post(self, path: str, body: Any = None, **options: Any) -> Any:
-        return self.send("POST", path, **({"json": body} if body is not None else {}), **options).json()
+        return self.send("POST", path, **(as_json(body) if body is not None else {}), **options).json()
 
     def patch(self, path: str, body: Any) -> Any:
-        return self.send("PATCH", path, json=body).json()
+        return self.send("PATCH", path, **as_json(body)).json()
 
     def delete(self, path: str) -> None:
         self.send("DELETE", path)
@@ -127,6 +128,11 @@ class Client:
             raise Unreachable(f"No studio answers at {self.url}. Start one with varstudio up, or set STUDIO_URL.") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(f"The studio at {self.url} didn't answer properly: {error or type(error).__name__}.") from error
+
+
+def as_json(body: Any) -> dict[str, Any]:
+    """Return what sends a body, also one with NaN or infinity, which the studio refuses by the field's name."""
+    return {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
 
 
 def check(response: httpx.Response) -> None:

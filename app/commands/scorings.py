@@ -11,7 +11,7 @@ from app.commands.client import Client, CommandFailed, Mine, Unreachable, add_re
 from app.commands.events import follow
 from app.commands.recipes import REWARD_HELP, merge, named_as_typed, read_recipe, reward_of
 from app.commands.terminal import err, facts, out, plain, table
-from app.domain.preview.weights import WANTED_ERROR
+from app.domain.preview.weights import WANTED_ERROR, tell_most_draws
 from app.settings import Settings
 from app.system.numbers import percent, signed
 from app.system.sizes import describe_size
@@ -225,7 +225,7 @@ def tell_draws(cell: dict[str, Any]) -> str:
     where = f"{cell['preset']}, B {cell['batch_size']}, λ {cell['lambda']:g}"
     return (
         f"{where}: the draws give log Z(x) with an error of {cell['partition_error']:.2g} nats; "
-        f"for {WANTED_ERROR:g} it takes about {cell['draws_needed']} of each prompt"
+        f"for {WANTED_ERROR:g} it takes about {cell['draws_needed']} of each prompt" + tell_most_draws(cell["draws_needed"])
     )
 
 

@@ -13,8 +13,9 @@ MAX_PROBLEMS = 20
 
 
 def show_error(error: StudioError) -> None:
-    """The sentence, and below it the single faults when there are several."""
-    err.print(error.detail, style="red", markup=False)
+    """The sentence with its field, and below it the single faults when there are several."""
+    place = str(error.problems[0].get("field", "")) if len(error.problems) == 1 else ""
+    err.print(f"{place}: {error.detail}" if place not in error.detail else error.detail, style="red", markup=False)
     for one in error.extra.get("used_by", []):
         err.print(f"  {one['kind']} {plain(one['name'])} ({one['id']})", markup=False)
     for problem in error.problems[:MAX_PROBLEMS] if len(error.problems) > 1 else []:

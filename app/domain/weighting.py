@@ -11,6 +11,7 @@ from app.domain.problems import fault
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 SMALLEST_TEMPERATURE = 1e-6  # rewards that are divided by less leave what 32-bit numbers hold
+MOST_DRAWS = 256  # of each prompt
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -145,7 +146,7 @@ class WeightSettings(RecipePart):
 class DrawsSettings(RecipePart):
     """Draws of the reference, for `partition_scope: draws`: K answers to every training prompt, made and rewarded once."""
 
-    num_draws: int = Field(16, le=256, description="K: answers of the reference to each prompt, 2 or more.")
+    num_draws: int = Field(16, le=MOST_DRAWS, description="K: answers of the reference to each prompt, 2 or more.")
     max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest draw, in tokens.")
     temperature: float = Field(1.0, description="1: any other would not be a draw of the reference.")
     top_p: float = Field(1.0, description="1, for the same reason.")

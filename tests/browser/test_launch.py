@@ -69,7 +69,7 @@ def test_the_reward_model_is_asked_for_only_when_it_is_used(page, studio, compla
     page.locator("#reward-source").get_by_label("Reward model").check()
     expect(page.locator("#reward-model")).to_be_visible()
     page.get_by_role("button", name="Launch the run").click()
-    expect(page.locator("div.reward-model")).to_contain_text("Choose a reward model, or take")
+    expect(page.locator("div.reward-model")).to_contain_text("Choose a reward model. Of the data's own")
     complaints.clear()
     page.locator("#reward-model").select_option(studio.reward.id)
     page.get_by_role("button", name="Launch the run").click()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from app.commands.client import CommandFailed
 from app.commands.recipes import reward_of
@@ -32,3 +33,23 @@ def test_reward_takes_a_source_a_model_or_several():
     assert reward_of("a, b,c") == {"source": "model", "model": "a", "second": "b", "third": "c"}
     with pytest.raises(CommandFailed, match="names 4 reward models"):
         reward_of("a,b,c,d")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"reward": {"caution": float("nan")}}, "reward.caution must be a finite number."),
+        ({"weights": {"lambda": float("inf")}}, "weights.lambda must be a finite number."),
+        ({"keep": {"patience": 9}, "training": {"steps": 20}}, "keep.patience: It can never stop this run"),
+        ({"draws": {"num_draws": 1}}, "draws.num_draws: Z(x) as the mean over draws takes two of them or more"),
+    ],
+)
+def test_a_refused_recipe_names_the_field_in_the_terminal(studio, refused, tmp_path, settings, said):
+    recipe = {**studio.ingredients(), **settings}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert refused("runs", "launch", str(tmp_path / "recipe.yaml")).startswith(said)
+
+
+def test_a_temperature_that_is_no_number_is_refused_as_its_option(studio, refused, tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps(studio.ingredients()))
+    assert refused("runs", "launch", str(tmp_path / "recipe.json"), "--lambda", "nan") == "--lambda must be a finite number.\n"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from app.commands.client import Client, CommandFailed, Unreachable, check
+from app.commands.client import Client, CommandFailed, Unreachable, as_json, check
 from app.commands.events import parse_events
 from app.commands.terminal import err, out
 from app.settings import Settings
@@ -35,7 +35,7 @@ def chat(
     messages = [*turns, {"role": "user", "content": said}]
     client = Client(Settings())
     body = {"models": models, "messages": messages, "sampling": sampling, "reward": reward}
-    with client.explained(), client.connect() as http, http.stream("POST", "/api/v1/chats", json=body) as response:
+    with client.explained(), client.connect() as http, http.stream("POST", "/api/v1/chats", **as_json(body)) as response:
         if response.is_error:
             response.read()
         check(response)

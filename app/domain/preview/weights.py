@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.domain.events import FindingRaised, Number
 from app.domain.scoring import EnsembleCheck, RewardCheck
-from app.domain.weighting import DEFAULT_PRESET, Positive, Preset
+from app.domain.weighting import DEFAULT_PRESET, MOST_DRAWS, Positive, Preset
 
 MOST_CELLS = 400
 WANTED_ERROR = 0.1  # nats of log Z(x): a tenth of a weight
@@ -77,13 +77,27 @@ class PreviewCell(BaseModel):
     partition_error: Number = Field(
         None, description="Standard error of log Z(x) from draws of the reference, root mean square over the prompts, in nats."
     )
-    draws_needed: int | None = Field(None, description=f"Draws of each prompt for an error of {WANTED_ERROR:g} nats.")
+    draws_needed: int | None = Field(
+        None,
+        description=f"Draws of each prompt for an error of {WANTED_ERROR:g} nats; where these are more than {MOST_DRAWS}, the "
+        "most that can be made, a larger λ needs fewer.",
+    )
     histogram: list[int] = Field(
         description="Of all weights: how many lie in each bin, two per decade from 1e-8 to 1e2, and one below and above."
     )
     findings: list[FindingRaised] = Field(description="What is raised of these weights.")
     heaviest: list[PreviewResponse] = Field(description="The ten heaviest responses.")
     lightest: list[PreviewResponse] = Field(description="The ten lightest.")
+
+    @property
+    def draws_told(self) -> str:
+        """How the draws that are needed stand to those that can be made, to follow their number."""
+        return tell_most_draws(self.draws_needed)
+
+
+def tell_most_draws(draws_needed: int | None) -> str:
+    """Return what to do where more draws are needed than can be made, to follow their number; empty where they can."""
+    return f", and {MOST_DRAWS} are the most: take a larger λ" if (draws_needed or 0) > MOST_DRAWS else ""
 
 
 class Suggestion(BaseModel):

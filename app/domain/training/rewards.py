@@ -55,7 +55,10 @@ class RewardSettings(RecipePart):
     @model_validator(mode="after")
     def model_fits_source(self) -> Self:
         if self.source == "model" and self.model is None:
-            raise fault("model", "Choose a reward model, or take the rewards from the rating or the preference.")
+            raise fault(
+                "model",
+                "Choose a reward model. Of the data's own responses the rating or the preference may be the reward instead.",
+            )
         if self.source != "model" and self.model is not None:
             raise fault(
                 "model",

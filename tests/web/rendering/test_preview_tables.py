@@ -80,3 +80,10 @@ def test_the_axis_is_that_of_the_weight_edges():
     assert place_of(1.0) == round(17 * WIDTH / 22, 1)
     assert span(0) == "below 10⁻⁸"
     assert span(len(WEIGHT_EDGES)) == "above 100"
+
+
+def test_more_draws_than_can_be_made_ask_for_a_larger_temperature() -> None:
+    cell = make_cell(0.1, 0.2, preset="draws")
+    assert [cell.model_copy(update={"draws_needed": num}).draws_told for num in (None, 256, 257)] == [
+        "", "", ", and 256 are the most: take a larger λ",
+    ]  # fmt: skip
