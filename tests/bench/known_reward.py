@@ -31,6 +31,7 @@ import torch
 import worker.stages.scoring.sources as sources
 from app.domain.jobs import RunSpec
 from app.domain.recipe import Recipe
+from app.domain.statistics.estimate import estimate_over_seeds
 from tests.bench.presets import NEVER, folder, read_results, run_attempt
 from worker.demonstration.data import generate_answers, generate_cases, judge_answer, list_texts, split_sentences
 from worker.demonstration.models import CONTEXT, train_policy
@@ -355,8 +356,15 @@ def _tell_gap(found: Gap | None) -> str:
         return "–"
     if math.isnan(found.difference):
         return f"{found.own:.2f}"
-    several = f"; {', '.join(f'{gap:+.2f}' for gap in found.each)}" if len(found.each) > 1 else ""
-    return f"{found.own:.2f} ({found.difference:+.2f}, {found.low:+.2f} to {found.high:+.2f}{several})"
+    return f"{found.own:.2f} ({found.difference:+.2f}, {found.low:+.2f} to {found.high:+.2f}{_tell_seeds(found.each)})"
+
+
+def _tell_seeds(gaps: Sequence[float]) -> str:
+    """Return each seed's difference, and the interval that seeds give, which knows more than prompts of the same seeds do."""
+    if len(gaps) < 2:
+        return ""
+    _, low, high, _ = estimate_over_seeds(gaps)
+    return f"; seeds {low:+.2f} to {high:+.2f}: {', '.join(f'{gap:+.2f}' for gap in gaps)}"
 
 
 def main() -> None:

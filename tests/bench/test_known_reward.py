@@ -46,6 +46,9 @@ def test_of_several_seeds_each_ones_difference_is_told():
     found = compare(*(gather(lines, form, 0.0, "even") for form in ("draws", "length_normalised")), None, 0.3)
     assert found.each == pytest.approx((0.5, 1.5), abs=0.02)
     assert found.difference == pytest.approx(1.0, abs=0.02)
+    low, high = (float(end) for end in known_reward._tell_seeds(found.each).removeprefix("; seeds ").split(":")[0].split(" to "))
+    assert low == pytest.approx(1 - 12.7 * 0.5, abs=0.1)  # Student's t of one degree of freedom
+    assert high == pytest.approx(1 + 12.7 * 0.5, abs=0.1)
 
 
 def test_every_form_meets_every_offset_unless_none_can_move_it():
