@@ -5,6 +5,7 @@ theirs too. Needs what `make bench` installs.
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.var import trl as fixed
 
 KEPT = Path(__file__).parents[1] / "var" / "trl_losses.json"
 MOST = max(fixed.LENGTHS)
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # that some of its trainers may change is what this is here to notice
 
 
 def pad(value_N: Tensor) -> Tensor:

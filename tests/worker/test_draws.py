@@ -90,6 +90,7 @@ def test_data_that_the_reference_would_not_have_written_are_a_finding_with_its_r
     assert [(change["field"], change["value"]) for change in finding["changes"]] == [
         ("method", "sft"),
         ("weights.responses", "both"),
+        ("weights.partition_scope", "batch"),
     ]
 
 
