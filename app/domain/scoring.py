@@ -183,7 +183,8 @@ def scoring_settings(recipe: Recipe) -> dict[str, Any]:
     own = recipe.reward.source == "model" and recipe.reward.dtype != recipe.policy.dtype
     dtype = {"dtype": recipe.reward.dtype} if own else {}
     further = {key: whole["reward"][key] for key in ("second", "third", "caution")} if recipe.reward.further else {}
-    draws = {"draws": whole["draws"]} if recipe.weights.partition_scope == "draws" else {}
+    has_draws = recipe.method == "var" and recipe.weights.partition_scope == "draws"
+    draws = {"draws": whole["draws"]} if has_draws else {}
     return draws | {
         "dataset": whole["dataset"],
         "max_examples": whole["max_examples"],

@@ -19,7 +19,7 @@ from app.domain.scoring import ScoringFacts, describe_inverted
 from app.domain.signatures import SIGNATURES
 from app.domain.training.methods import NEED_PAIRS
 from app.domain.training.settings import find_kto_fault, tell_missing_pairs
-from app.domain.weighting import refuse_tiny
+from app.domain.weighting import find_idle_draws, refuse_tiny
 from app.store import scorings
 from app.store.files.files import Files
 from app.store.sharing import find_visible
@@ -81,6 +81,8 @@ def find_ingredients(session: Session, user_id: str, recipe: Recipe, *, kind: Ru
     _check_prompts(recipe, models.get("policy"), faults)
     _check_ensemble(models, faults)
     scoring = None
+    if kind is RunKind.SCORING and (idle := find_idle_draws(recipe.weights, recipe.method)):
+        faults.add(*idle)
     if kind is RunKind.TRAINING:
         _check_targets(recipe, models.get("policy"), faults)
         scoring = scorings.find_for(session, user_id, recipe)

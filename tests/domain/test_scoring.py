@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.recipe import parse_recipe
+from app.domain.recipe import Recipe, parse_recipe
 from app.domain.scoring import EnsembleCheck, describe_disagreement, describe_foreign, fingerprint, scoring_settings
 
 OTHER: dict[str, Any] = {
@@ -60,11 +60,14 @@ def test_of_a_single_prompt_nothing_is_said() -> None:
 
 
 def test_draws_are_part_of_a_scoring_only_where_the_weights_take_them() -> None:
+    by_model = {"dataset": "d", "policy": {"model": "p"}, "reward": {"source": "model", "model": "r"}}
+
     def settings(**weights: Any) -> dict[str, Any]:
-        by_model = {"dataset": "d", "policy": {"model": "p"}, "reward": {"source": "model", "model": "r"}}
         return scoring_settings(parse_recipe({**by_model, "weights": {"lambda": 1, **weights}, "draws": {"num_draws": 4}}))
 
     assert "draws" not in settings()
+    stored = Recipe.model_validate({**by_model, "method": "dpo", "weights": {"preset": "draws", "lambda": 1}})
+    assert "draws" not in scoring_settings(stored)  # a method without weights makes none
     assert settings(preset="draws")["draws"]["num_draws"] == 4
 
 

@@ -247,6 +247,13 @@ def test_the_recipe_of_a_scoring_leads_back_to_it(database: Database, library: L
     assert found.id == scoring.id
 
 
+def test_a_scoring_for_a_method_that_makes_no_draws_does_not_stand_in_for_one_with_draws(database: Database, library: Library):
+    parts = {"reward": {"source": "model", "model": library.reward.id}, "weights": {"preset": "draws", "lambda": 1}}
+    with pytest.raises(RecipeInvalid, match="dpo makes no weights, so draws of the reference would not be made") as error:
+        ask(database, library, method="dpo", **parts)
+    assert [problem["field"] for problem in error.value.problems] == ["weights.partition_scope"]
+
+
 def test_a_scoring_with_draws_is_another_one_and_its_recipe_leads_back_to_it(database: Database, library: Library) -> None:
     plain = ask(database, library, reward={"source": "model", "model": library.reward.id})
     drawn = ask(
