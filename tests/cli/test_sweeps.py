@@ -67,7 +67,7 @@ def test_an_experiment_that_is_followed_ends_with_what_came_out(studio, quiet, t
         play(studio, (9, 1.0, gain), test=gain)
     said = told("sweeps", "watch", sweep_id)
     assert "\nonline: as expected\nfresh every 5 steps against the data's own: +" in said
-    assert "\n* Best: online every 5 steps, step 9: " in said
+    assert "\n* Best: fresh every 5 steps, step 9: " in said
 
 
 def test_the_option_for_baselines_names_them_all() -> None:

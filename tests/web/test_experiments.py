@@ -82,6 +82,17 @@ def test_seeds_are_one_setting_whose_interval_is_over_them(studio, quiet):
     assert gain["high"] - gain["low"] == pytest.approx(2 * 12.7062 * 0.1, rel=1e-4)  # Student's t with one degree of freedom
 
 
+def test_variants_are_called_by_what_the_experiment_compares(studio):
+    """A learning rate alone doesn't say of which method it is."""
+    detail = studio.client().get(f"{SWEEPS}/{launch(studio, 'methods', steps=20, seeds=2)}").json()
+    labels = [one["label"] for one in detail["variants"]]
+    assert labels[:4] == [f"VAR at {rate}, seed {seed}" for rate in ("3.33e-06", "1e-05") for seed in (0, 1)]
+    assert [one["label"] for one in detail["seeds"]][-1].startswith("DPO at ")
+    page = studio.browser().get(f"/sweeps/{detail['id']}").text
+    assert "VAR at 3.33e-06, VAR at 1e-05, VAR at 3e-05, SFT on chosen at 3.33e-06 …" in page
+    assert "learning_rate 1e-05" not in page.partition("what was asked for")[0]
+
+
 def test_an_experiment_whose_run_has_failed_waits_for_nothing(studio, quiet):
     sweep_id = launch(studio, "online", steps=40, seeds=1)
     play(studio, (9, 1.0, 0.2), test=0.2)

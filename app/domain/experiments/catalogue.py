@@ -8,6 +8,7 @@ from app.domain.errors import NotFound, RecipeInvalid
 from app.domain.experiments import outcomes, plans
 from app.domain.experiments.outcomes import Evidence, ExperimentOutcome
 from app.domain.experiments.plans import ExperimentRequest
+from app.domain.frontier import without_seeds
 from app.domain.recipe import Method
 from app.domain.sweep import LAMBDA, SweepRequest, label_of
 
@@ -92,6 +93,17 @@ def get_experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise NotFound(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
     return EXPERIMENTS[name]
+
+
+def name_variant(experiment: str, changes: Mapping[str, Any]) -> str:
+    """Return what a variant is called, where it is a setting of this experiment, by the experiment's own words: `VAR at 0.001,
+    seed 1`; else, or without an experiment, as in any sweep.
+    """
+    known, bare = EXPERIMENTS.get(experiment), without_seeds(changes)
+    if known is None or bare.keys().isdisjoint(known.paths):
+        return label_of(changes)
+    seeds = label_of({path: value for path, value in changes.items() if path not in bare})
+    return ", ".join(filter(None, (known.label(bare), seeds)))
 
 
 def conclude(experiment: Experiment, evidence: Evidence) -> ExperimentOutcome:

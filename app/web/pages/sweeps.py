@@ -11,10 +11,11 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from app.domain.errors import InvalidInput
+from app.domain.experiments.catalogue import name_variant
 from app.domain.frontier import Cost, FrontierPoint, Rival, list_ends
 from app.domain.run import RunState
 from app.domain.statistics.paired import PairedComparison
-from app.domain.sweep import label_of, name_of, parse_request, write_value
+from app.domain.sweep import name_of, parse_request, write_value
 from app.domain.training.baselines import BASELINES
 from app.services import sweeps as service
 from app.store import results
@@ -228,7 +229,8 @@ def grid_of(request: dict[str, Any]) -> str:
     written = {path: ", ".join(write_value(path, value) for value in values) for path, values in request["fields"].items()}
     parts += [f"{name_of(path)} {values}".strip() for path, values in written.items()]
     if together := request.get("combinations"):
-        parts.append(", ".join(label_of(one) for one in together[:MOST_TOLD]) + (" …" if len(together) > MOST_TOLD else ""))
+        told = [name_variant(request.get("experiment", ""), one) for one in together[:MOST_TOLD]]
+        parts.append(", ".join(told) + (" …" if len(together) > MOST_TOLD else ""))
     if request["baselines"]:
         parts.append(f"beside {', '.join(BASELINES[name][0] for name in request['baselines'])}")
     return " · ".join(parts)

@@ -1,11 +1,12 @@
 """A sweep's runs side by side: results, frontier, and the best within a budget of KL. The same for pages and REST."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from sqlalchemy.orm import Session
 
+from app.domain.experiments.catalogue import name_variant
 from app.domain.frontier import (
     Cost,
     FrontierPoint,
@@ -20,7 +21,6 @@ from app.domain.frontier import (
     propose_gain,
     without_seeds,
 )
-from app.domain.sweep import label_of
 from app.store.results import VariantResult, list_costs, list_final_rewards, list_points, list_results
 from app.store.sweeps import SweepRow, describe_sweep, list_hidden
 from app.store.tables import Sweep
@@ -109,7 +109,7 @@ def compare(
     proposed.
     """
     hidden = list_hidden(session, user_id, sweep.id)
-    points, results = list_points(session, sweep.id, hidden), list_results(session, sweep, hidden)
+    points, results = list_points(session, sweep.id, hidden), name_results(sweep, list_results(session, sweep, hidden))
     groups = group_by_seeds([result.changes for result in results])
     best = find_best(points, kl_budget, groups)
     row = describe_sweep(session, user_id, sweep)
@@ -131,8 +131,14 @@ def compare(
         rewards=rewards,
         target=target,
         costs=list_costs(session, sweep.id, reached, there) if target is not None else [],
-        seeds=[_describe_seeds(group, results, points) for group in groups if len(group) > 1],
+        seeds=[_describe_seeds(sweep, group, results, points) for group in groups if len(group) > 1],
     )
+
+
+def name_results(sweep: Sweep, results: Sequence[VariantResult]) -> list[VariantResult]:
+    """Return the results by the words of the sweep's experiment, where it is one and has any for them."""
+    experiment = sweep.request.get("experiment", "")
+    return [replace(one, label=name_variant(experiment, one.changes) or one.label) if experiment else one for one in results]
 
 
 def _find_rivals(
@@ -154,11 +160,13 @@ def _judge_of(sweep: Sweep, variant: int) -> object:
     return [reward.get("judge") or [reward.get("model"), reward.get("revision")], reward.get("dtype")]
 
 
-def _describe_seeds(variants: list[int], results: Sequence[VariantResult], points: Sequence[FrontierPoint]) -> SeedGroup:
+def _describe_seeds(
+    sweep: Sweep, variants: list[int], results: Sequence[VariantResult], points: Sequence[FrontierPoint]
+) -> SeedGroup:
     ends = [end for end in list_ends(points, None) if end.variant in variants]
     metrics = [results[variant].metrics for variant in variants]
     return SeedGroup(
-        label=label_of(without_seeds(results[variants[0]].changes)) or "the recipe",
+        label=name_variant(sweep.request.get("experiment", ""), without_seeds(results[variants[0]].changes)) or "the recipe",
         variants=variants,
         gain=_spread([end.gain for end in ends]),
         kl=_spread([end.kl for end in ends]),
