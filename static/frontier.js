@@ -63,7 +63,7 @@ function axes() {
 }
 
 const legend = (data) => ({
-  type: "scroll", top: 0, left: 0, right: 0, itemWidth: 18, itemHeight: 8, itemGap: 12, data, textStyle: fontIn(colours.muted),
+  type: "scroll", top: 0, left: 0, right: 0, itemWidth: 18, itemHeight: 14, itemGap: 12, data, textStyle: fontIn(colours.muted),
   pageIconColor: colours.muted, pageIconInactiveColor: colours.line, pageTextStyle: fontIn(colours.muted), inactiveColor: colours.line,
 });
 

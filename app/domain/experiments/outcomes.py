@@ -12,7 +12,7 @@ from app.domain.experiments.plans import NOISES, ONLINE, SIZE
 from app.domain.statistics.estimate import Estimate
 from app.domain.statistics.paired import PairedComparison
 from app.domain.sweep import LAMBDA
-from app.system.numbers import number, percent
+from app.system.numbers import count, number, percent
 
 BY_HEART, LEAST_TOLD = 0.05, 0.01  # of the first loss
 PAPERS_SIZE = 8
@@ -86,19 +86,21 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{number(value)}"
 
 
+def tell_interval(gain: Estimate) -> str:
+    return "" if gain.low is None or gain.high is None else f" (95 % interval {signed(gain.low)} to {signed(gain.high)})"
+
+
 def tell_apart(evidence: Evidence, better: int, worse: int) -> ExperimentOutcome:
     """Judge whether one setting gains more reward than another, as was expected of it."""
     found = evidence.compare(better, worse)
     if found is None:
         return WAITING
     first, second = evidence.settings[better].label, evidence.settings[worse].label
-    interval = (
-        f" (95 % interval {signed(found.gain.low)} to {signed(found.gain.high or 0.0)})" if found.gain.low is not None else ""
-    )
-    text = f"{first} against {second}: {signed(found.gain.value)}{interval} reward on the same {found.num_prompts} test prompts"
+    gain = f"{signed(found.gain.value)}{tell_interval(found.gain)}"
+    text = f"{first} against {second}: {gain} reward on the same {found.num_prompts} test prompts"
     if not found.told_apart:
         more = found.needed_prompts
-        needed = f"; about {more} would tell a difference of this size" if more and more > found.num_prompts else ""
+        needed = f"; about {count(more)} would tell a difference of this size" if more and more > found.num_prompts else ""
         return ExperimentOutcome("undecided", (f"{text}: not told apart{needed}.",))
     return ExperimentOutcome("expected" if found.gain.value > 0 else "unexpected", (f"{text}.",))
 
@@ -191,7 +193,8 @@ def judge_batch_sizes(evidence: Evidence) -> ExperimentOutcome:
         return WAITING
     against = [tell_apart(evidence, by_size[PAPERS_SIZE], other) for size, other in by_size.items() if size != PAPERS_SIZE]
     works = smallest.gain.low is not None and smallest.gain.low > 0
-    text = f"{smallest.label} gains {signed(smallest.gain.value)}{'' if works else ', which is not told apart from nothing'}."
+    gain = f"{signed(smallest.gain.value)}{tell_interval(smallest.gain)}"
+    text = f"{smallest.label} gains {gain}{'' if works else ', which is not told apart from nothing'}."
     still = ExperimentOutcome("expected" if works else "undecided", (text,))
     return join(*against, still, *tell_distances(evidence, list_gaining(evidence)))
 

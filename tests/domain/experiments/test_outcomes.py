@@ -8,6 +8,7 @@ from app.domain.experiments.catalogue import EXPERIMENTS, conclude
 from app.domain.experiments.outcomes import Evidence, ExperimentOutcome, Recited, Setting
 from app.domain.statistics.estimate import Estimate
 from app.domain.statistics.paired import PairedComparison, compare_paired
+from app.system.numbers import number
 
 LAMBDA, SIZE, RATE = "weights.lambda", "training.batch_size", "training.learning_rate"
 PROMPTS = 40
@@ -73,6 +74,7 @@ def test_eight_prompts_do_best_and_two_still_work(gains: tuple[float, ...], stat
     outcome = judged("batch", *(({SIZE: size}, gain) for size, gain in zip((2, 4, 8, 16), gains, strict=True)))
     assert outcome.state == state
     assert "B = 8 against B = 2" in outcome.sentences[0]
+    assert outcome.sentences[-2].startswith(f"B = 2 gains +{number(gains[0])} (95 % interval ")
 
 
 def test_noise_and_fresh_responses_are_compared_at_their_ends() -> None:
