@@ -85,6 +85,7 @@ def show(scoring_id: str) -> None:
         held = scoring["facts"]
         rows.append(("examples", f"{held['num_examples']} in {held['num_batches']} batches of {held['batch_size']}"))
         rows += [(name, describe_part(held[name])) for name in ("logprob", "reward") if held[name]]
+        rows += [("draws", describe_draws(held["draws"]))] if held["draws"] else []
     rows += [("used by", f"{run['id']}  {run['name']}  {run['state']}") for run in scoring["runs"]]
     facts(rows)
 
@@ -98,6 +99,16 @@ def describe_part(part: dict[str, Any]) -> str:
     how = "found" if part["hit"] else f"made in {part['seconds']:.1f} s {part['backend']}".strip()
     told += [describe_size(part["size_bytes"]), how, part["key"]]
     return ", ".join(told) + (f" ({part['miss_reason']})" if part["miss_reason"] else "")
+
+
+def describe_draws(draws: dict[str, Any]) -> str:
+    """How many draws of the reference there are, and whether the data could be such draws."""
+    error = "" if draws["gap_error"] is None else f" ± {draws['gap_error']:.2f}"
+    data, drawn = draws["data_logprob"], draws["draw_logprob"]
+    return (
+        f"{draws['num_draws']} of each of {draws['num_prompts']} prompts, {'found' if draws['hit'] else 'made'}; log π_ref of the "
+        f"data {data:.2f} nats a token, of the draws {drawn:.2f} (difference {signed(draws['gap'], 2)}{error})"
+    )
 
 
 @group.command("check")
@@ -115,6 +126,8 @@ def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help=
         share = found["accuracy" if not prefix else "length_accuracy"]
         if share is not None:
             rows.append((title, f"{percent(share)} ({percent(found[prefix + 'low'])} to {percent(found[prefix + 'high'])})"))
+    if found["length_explains"] is not None:
+        rows.append(("length", describe_length(found)))
     if ensemble := found["ensemble"]:
         agree = "one of them is constant" if ensemble["correlation"] is None else f"correlation {ensemble['correlation']:.2f}"
         alike = "" if ensemble["same_order"] is None else f", {percent(ensemble['same_order'])} of the pairs ranked alike"
@@ -126,6 +139,13 @@ def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help=
     for edge, times in zip(found["edges"], found["counts"], strict=False):
         out.print(f"{edge:>10.3g}  {'█' * round(BAR_WIDTH * times / max(1, highest))} {times}", markup=False)
     show_findings(found["findings"])
+
+
+def describe_length(check: dict[str, Any]) -> str:
+    """What length explains of the rewards, and how well they know the labels without it."""
+    without = "" if check["controlled_accuracy"] is None else f"; {percent(check['controlled_accuracy'])} agreement without it"
+    slope = signed(check["length_slope"])
+    return f"explains {percent(check['length_explains'])} of the rewards' variance, {slope} a token{without}"
 
 
 @group.command("preview")
