@@ -102,12 +102,12 @@ def describe_part(part: dict[str, Any]) -> str:
 
 
 def describe_draws(draws: dict[str, Any]) -> str:
-    """How many draws of the reference there are, and whether the data could be such draws."""
+    """Return how many draws of the reference there are, and whether the data could be such draws."""
     error = "" if draws["gap_error"] is None else f" ± {draws['gap_error']:.2f}"
     data, drawn = draws["data_logprob"], draws["draw_logprob"]
     return (
-        f"{draws['num_draws']} of each of {draws['num_prompts']} prompts, {'found' if draws['hit'] else 'made'}; log π_ref of the "
-        f"data {data:.2f} nats a token, of the draws {drawn:.2f} (difference {signed(draws['gap'], 2)}{error})"
+        f"{draws['num_draws']} of each of {draws['num_prompts']} prompts, {'found' if draws['hit'] else 'made'}; log π_ref of "
+        f"the data {data:.2f} nats a token, of the draws {drawn:.2f} (difference {signed(draws['gap'], 2)}{error})"
     )
 
 
@@ -142,7 +142,7 @@ def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help=
 
 
 def describe_length(check: dict[str, Any]) -> str:
-    """What length explains of the rewards, and how well they know the labels without it."""
+    """Return what length explains of the rewards, and how well they know the labels without it."""
     without = "" if check["controlled_accuracy"] is None else f"; {percent(check['controlled_accuracy'])} agreement without it"
     slope = signed(check["length_slope"])
     return f"explains {percent(check['length_explains'])} of the rewards' variance, {slope} a token{without}"

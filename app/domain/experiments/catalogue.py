@@ -55,8 +55,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "VAR beside SFT and DPO",
             "Does VAR gain at least as much as SFT and DPO on the same data, each at the learning rate that suits it?",
             "The paper (arXiv 2502.11026) states rewards and win rates no lower than those of DPO and SFT. Each method is run at "
-            "three learning rates; the validation prompts choose one, the test prompts compare.",
-            "method and learning rate", (plans.RATE,), plans.vary_method, outcomes.judge_methods,
+            "three learning rates; the validation prompts choose one, the test prompts compare rewards.",
+            "Method and learning rate", (plans.RATE,), plans.vary_method, outcomes.judge_methods,
             num_settings=3 * len(plans.RATE_FACTORS), label=plans.label_method,
         ),
         Experiment(
@@ -72,9 +72,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "noise",
             "Noisy rewards",
             "How much of the gain is left when labels are flipped, or rewards are noisy?",
-            "Clean rewards gain more than the noisiest; in between the gain falls without a cliff, as a noisy weight is still "
-            "right on average in its logarithm.",
-            "noise", plans.NOISES, plans.vary_noise, outcomes.judge_noise, num_settings=len(plans.REWARD_NOISES),
+            "Clean rewards gain more than the noisiest. In between the gain should fall without a cliff, as a noisy weight is still "
+            "right on average in its logarithm: the plot shows it, the verdict compares the ends.",
+            "Noise", plans.NOISES, plans.vary_noise, outcomes.judge_noise, num_settings=len(plans.REWARD_NOISES),
+            label=plans.label_noise,
         ),
         Experiment(
             "online",
@@ -82,7 +83,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "Does it pay to draw new responses from the policy while it learns?",
             "Fresh responses gain more for the same number of steps: they are drawn from near what the policy says now, where "
             "the data's come from elsewhere. They cost the seconds of drawing them.",
-            "responses", (plans.ONLINE,), plans.go_online, outcomes.judge_online, num_settings=2, label=plans.label_online,
+            "Responses", (plans.ONLINE,), plans.go_online, outcomes.judge_online, num_settings=2, label=plans.label_online,
         ),
     )
 }  # fmt: skip

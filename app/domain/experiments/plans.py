@@ -10,6 +10,7 @@ from app.domain.recipe import parse_recipe
 from app.domain.sweep import label_of
 from app.domain.texts import Line
 from app.domain.training.methods import rate_beside
+from app.system.numbers import percent
 
 BATCH_SIZES = (2, 4, 8, 16)
 TEMPERATURES = (0.1, 0.2, 0.4, 0.8, 1.6)  # in standard deviations of the rewards
@@ -133,6 +134,14 @@ def label_method(changes: Mapping[str, Any]) -> str:
 
 def label_batch_size(changes: Mapping[str, Any]) -> str:
     return f"B = {changes[SIZE]}"
+
+
+def label_noise(changes: Mapping[str, Any]) -> str:
+    """Return the noise in words: a share of the labels, or deviations of the rewards."""
+    flipped = changes.get(NOISES[0])
+    if flipped is not None:
+        return f"{percent(flipped)} of the labels flipped" if flipped else "no label flipped"
+    return f"noise of {changes[NOISES[1]]:g} SD" if changes[NOISES[1]] else "no noise"
 
 
 def label_online(changes: Mapping[str, Any]) -> str:

@@ -226,14 +226,22 @@ def histograms_of(session: ReadSession, comparison: SweepComparison) -> list[tup
 def grid_of(request: dict[str, Any]) -> str:
     """Return what the sweep varies: `λ 0.1, 0.3 · batch_size 2, 8 · beside DPO`."""
     parts = [f"λ {', '.join(map(exact, request['lambda']))}"] if request["lambda"] else []
-    written = {path: ", ".join(write_value(path, value) for value in values) for path, values in request["fields"].items()}
-    parts += [f"{name_of(path)} {values}".strip() for path, values in written.items()]
+    experiment = request.get("experiment", "")
+    parts += [write_field(experiment, path, values) for path, values in request["fields"].items()]
     if together := request.get("combinations"):
-        told = [name_variant(request.get("experiment", ""), one) for one in together[:MOST_TOLD]]
+        told = [name_variant(experiment, one) for one in together[:MOST_TOLD]]
         parts.append(", ".join(told) + (" …" if len(together) > MOST_TOLD else ""))
     if request["baselines"]:
         parts.append(f"beside {', '.join(BASELINES[name][0] for name in request['baselines'])}")
     return " · ".join(parts)
+
+
+def write_field(experiment: str, path: str, values: Sequence[Any]) -> str:
+    """Return a setting with its values; where an experiment has words for them, these."""
+    labels = [name_variant(experiment, {path: value}) for value in values]
+    if labels != [name_variant("", {path: value}) for value in values]:
+        return ", ".join(labels)
+    return f"{name_of(path)} {', '.join(write_value(path, value) for value in values)}".strip()
 
 
 @router.post("/sweeps/{sweep_id}/variants")

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import NotFound, RecipeInvalid
+from app.domain.experiments import plans
 from app.domain.experiments.catalogue import EXPERIMENTS, ask, get_experiment
 from app.domain.experiments.plans import ExperimentRequest
 from app.domain.sweep import Variant, expand
@@ -98,3 +99,9 @@ def test_what_could_not_be_judged_is_refused_in_a_sentence(changes: dict[str, An
 def test_a_name_that_is_none_is_answered_with_those_there_are() -> None:
     with pytest.raises(NotFound, match="overfit, temperature"):
         get_experiment("luck")
+
+
+def test_noise_is_called_by_what_it_is() -> None:
+    rewards, labels = "noise.reward_std", "noise.label_flip_share"
+    told = [plans.label_noise(one) for one in ({rewards: 0.0}, {rewards: 0.5}, {labels: 0.0}, {labels: 0.1})]
+    assert told == ["no noise", "noise of 0.5 SD", "no label flipped", "10 % of the labels flipped"]
