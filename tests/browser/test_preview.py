@@ -63,6 +63,12 @@ def test_from_choosing_to_a_sweep_beside_a_baseline(page, studio):
         expect(page.get_by_label("Temperature λ")).to_have_value("0.427")
         expect(page.get_by_label("Temperature λ")).to_be_focused()
         expect(page.locator("#panel tr.chosen")).to_contain_text("λ 0.427")
+        for width in (1440, 1280):  # findings and the buttons stand in the last columns
+            page.set_viewport_size({"width": width, "height": 900})
+            assert (
+                page.evaluate("(([one]) => one.scrollWidth - one.clientWidth)(document.querySelectorAll('#panel .table-scroll'))")
+                == 0
+            )
         expect(page.locator("#found-lambda")).to_have_text("The λ that is typed is used instead.")
         assert [request.lambdas for request in worker.asked] == [[0.03, 0.1, 0.3, 1.0, 3.0], [0.03, 0.1, 0.3, 0.427, 1.0, 3.0]]
     expect(page.locator("#live")).to_have_text("Temperature λ is now 0.427")

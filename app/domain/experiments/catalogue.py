@@ -72,8 +72,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "noise",
             "Noisy rewards",
             "How much of the gain is left when labels are flipped, or rewards are noisy?",
-            "Clean rewards gain more than the noisiest. In between the gain should fall without a cliff, as a noisy weight is still "
-            "right on average in its logarithm: the plot shows it, the verdict compares the ends.",
+            "Clean rewards gain more than the noisiest. In between the gain should fall without a cliff, as a noisy weight is "
+            "still right on average in its logarithm: the plot shows it, the verdict compares the ends.",
             "Noise", plans.NOISES, plans.vary_noise, outcomes.judge_noise, num_settings=len(plans.REWARD_NOISES),
             label=plans.label_noise,
         ),
