@@ -141,7 +141,9 @@ def tell_rates(values: Mapping[str, str]) -> str:
 
 
 def tell_price(values: Mapping[str, str]) -> str:
-    """Return what draws of the reference and further batch plans cost before training; empty without either."""
+    """Return what draws of the reference and further batch plans cost before training; empty without either, as without VAR."""
+    if (values.get("method") or Method.VAR) != Method.VAR:
+        return ""
     preset = values.get("weights.preset") or DEFAULT_PRESET
     said = {**(PRESETS[Preset(preset)] if preset in list(Preset) else {}), **overrides_of(values)}
     told = []
@@ -149,7 +151,8 @@ def tell_price(values: Mapping[str, str]) -> str:
         usual = DrawsSettings()
         num = values.get("draws.num_draws", "").strip() or usual.num_draws
         longest = values.get("draws.max_new_tokens", "").strip() or usual.max_new_tokens
-        told.append(f"The reference answers each training prompt {num} times, with up to {longest} tokens, once for all λ.")
+        if f"{num}{longest}".isdecimal():
+            told.append(f"The reference answers each training prompt {num} times, with up to {longest} tokens, once for all λ.")
     plans = values.get("weights.plans", "").strip()
     if plans.isdecimal() and int(plans) > 1 and said.get("partition_scope") == "batch" and said.get("weight_form") != "reward":
         told.append(f"Each of {plans} batch plans is scored in full: scoring takes {plans} times as long.")

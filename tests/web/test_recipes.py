@@ -134,6 +134,7 @@ def test_what_draws_and_further_plans_cost_is_told_before_they_are_made() -> Non
     draws = form(weights__preset="draws", draws__num_draws="16", draws__max_new_tokens="64")
     assert tell_price(draws) == "The reference answers each training prompt 16 times, with up to 64 tokens, once for all λ."
     plans = form(weights__preset="paper", weights__plans="4")
+    assert tell_price({**draws, "draws.num_draws": "many"}) == tell_price({**draws, "method": "dpo"}) == ""
     assert tell_price(plans) == "Each of 4 batch plans is scored in full: scoring takes 4 times as long."
     assert tell_price({**plans, "weights.preset": "reward_weighted"}) == tell_price({**plans, "weights.plans": "1"}) == ""
 
