@@ -132,7 +132,7 @@ def check(scoring_id: str, as_json: Annotated[bool, typer.Option("--json", help=
         agree = "one of them is constant" if ensemble["correlation"] is None else f"correlation {ensemble['correlation']:.2f}"
         alike = "" if ensemble["same_order"] is None else f", {percent(ensemble['same_order'])} of the pairs ranked alike"
         alone = ", ".join("none" if share is None else percent(share) for share in ensemble["accuracies"])
-        num = f"{len(ensemble['accuracies'])} less {ensemble['caution']:g} deviations"
+        num = f"mean of {len(ensemble['accuracies'])} less {ensemble['caution']:g} deviations"
         rows.append(("models", f"{num}: {agree}{alike}; alone {alone}"))
     facts(rows)
     highest = max(found["counts"], default=0)
