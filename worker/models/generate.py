@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from worker.models.adapter import LanguageModel
 from worker.models.padding import group_rows, token_budget
@@ -84,7 +85,7 @@ def _write_group(
     uniform_RT = uniform_RT.to(device)
     written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
-    step = _Stepper(model, ids, mask)
+    step = _Stepper(model, ids, mask, width + sampling.max_new_tokens)
     for t in range(sampling.max_new_tokens):
         check()
         drawn_R = _draw(step.logits(), uniform_RT[alive, t], sampling)
@@ -92,21 +93,67 @@ def _write_group(
         for row, token in drawn:
             written[row].append(token)
         yield drawn
-        keep = [k for k, (row, _) in enumerate(drawn) if not sampling.ends(written[row])]
+        keep = close_up([k for k, (row, _) in enumerate(drawn) if not sampling.ends(written[row])])
         if not keep:
             break
         alive = [alive[k] for k in keep]
         step.advance(drawn_R, torch.tensor(keep, device=device) if len(keep) < len(drawn) else None)
 
 
+def close_up(kept: Sequence[int]) -> list[int]:
+    """Return these rows, in rising order, so that as many as can stay where they are: gaps are filled from the end."""
+    num = len(kept)
+    staying, moving = {k for k in kept if k < num}, (k for k in reversed(kept) if k >= num)
+    return [place if place in staying else next(moving) for place in range(num)]
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of a layer in tensors that have room for all tokens to come: `keys` and `values` are the part in use.
+
+    A new token is written behind the others and a row that moves over one that has left, where DynamicLayer copies all of
+    them at each token and each leave: as much as a small model computes.
+    """
+
+    def __init__(self, layer: DynamicLayer, length: int) -> None:
+        self.__dict__.update(vars(layer))
+        self.room = [self._make_room(used, length) for used in (layer.keys, layer.values)]
+        self._use(*layer.keys.shape[::2])
+
+    @staticmethod
+    def _make_room(used: Tensor, length: int) -> Tensor:
+        room = used.new_empty(*used.shape[:2], length, used.shape[3])
+        room[:, :, : used.shape[2]] = used
+        return room
+
+    def _use(self, num_rows: int, length: int) -> None:
+        self.keys, self.values = (room[:num_rows, :, :length] for room in self.room)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write the next tokens of all rows, which must fit; return everything in use."""
+        num_rows, start = self.keys.shape[0], self.keys.shape[2]
+        stop = start + key_states.shape[2]
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:num_rows, :, start:stop] = states
+        self._use(num_rows, stop)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, no more than there are, in this order."""
+        num, length = len(indices), self.keys.shape[2]
+        moved = (indices != torch.arange(num, device=indices.device)).nonzero()[:, 0]
+        for room in self.room:
+            room[moved, :, :length] = room[indices[moved], :, :length]
+        self._use(num, length)
+
+
 class _Stepper:
     """The rows still being written: feeds new tokens through the cache, or through everything where there is none.
 
-    Rows that begin with the same prompt share its pass.
+    Rows that begin with the same prompt share its pass. No row gets longer than `length` tokens.
     """
 
-    def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor) -> None:
-        self.model, self.ids, self.mask = model, ids_RT, mask_RT
+    def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor, length: int) -> None:
+        self.model, self.ids, self.mask, self.length = model, ids_RT, mask_RT, length
         self.cache: Any = None
         self.fresh = ids_RT
 
@@ -136,6 +183,8 @@ class _Stepper:
         self.cache = result.past_key_values
         if len(firsts) < len(rows):
             self.cache.batch_select_indices(place_R)
+        layers = getattr(self.cache, "layers", [])
+        layers[:] = [RoomyLayer(layer, self.length) if type(layer) is DynamicLayer else layer for layer in layers]
         return self.model.head.logits(result.last_hidden_state[:, -1])[place_R]
 
     def advance(self, drawn_R: Tensor, keep: Tensor | None) -> None:

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicLayer
 
-from worker.models.generate import Sampling, _draw, generate, stream
+from worker.models.generate import RoomyLayer, Sampling, _draw, close_up, generate, stream
 from worker.models.load import load_policy
 
 PROMPTS = [[5, 9, 30, 31, 32], [40], [7, 7, 8, 100, 101, 102, 103, 104], [12, 13]]
@@ -110,6 +111,39 @@ def test_a_draw_is_that_of_the_vocabulary_sorted_with_its_ids(top_p):
     place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     drawn = _draw(logits, uniform, replace(DRAWN, top_p=top_p))
     assert torch.equal(drawn, token.gather(1, place)[:, 0])
+
+
+def test_rows_close_up_with_as_few_moves_as_can_be():
+    assert close_up([0, 1, 2]) == [0, 1, 2]
+    assert close_up([1, 2, 5]) == [5, 1, 2]
+    assert close_up([3, 4]) == [4, 3]
+    assert close_up([]) == []
+
+
+def test_a_layer_with_room_holds_what_one_that_is_copied_holds():
+    chance, length = torch.Generator().manual_seed(0), 5
+    copied = DynamicLayer()
+    copied.update(*torch.rand(2, 9, 2, length, 3, generator=chance))
+    roomy = RoomyLayer(copied, 40)
+    chosen = [list(range(9)), [4, 1, 2, 3], [3, 2, 1, 0], [1, 1], [1]]
+    for rows in chosen:
+        for layer in (copied, roomy):
+            layer.batch_select_indices(torch.tensor(rows))
+        for _ in range(4):
+            states = torch.rand(2, len(rows), 2, 1, 3, generator=chance)
+            told = [layer.update(*states) for layer in (copied, roomy)]
+            length += 1
+            assert all(torch.equal(a, b) for a, b in zip(*told, strict=True))
+            assert copied.get_seq_length() == roomy.get_seq_length() == length
+            assert copied.get_mask_sizes(1) == roomy.get_mask_sizes(1)
+
+
+def test_answers_of_rows_that_leave_are_those_that_each_row_gives_alone(model):
+    ended = replace(DRAWN, max_new_tokens=30, end_ids=frozenset(range(0, 300, 7)))
+    asked = [[5 + k, *range(30, 32 + k)] for k in range(8)]
+    together = generate(model, asked, ended, seeds=range(8))
+    assert len({len(answer) for answer in together}) > 4
+    assert together == [generate(model, [prompt], ended, seeds=[k])[0] for k, prompt in enumerate(asked)]
 
 
 def test_a_stop_is_noticed_within_a_token(model):
