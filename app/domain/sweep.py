@@ -200,6 +200,14 @@ def label_of(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name_of(path)} {write_value(path, value)}".strip() for path, value in changes.items())
 
 
+def label_among(combinations: Iterable[Mapping[str, Any]], own: Any, changes: Mapping[str, Any]) -> str:
+    """Return the same; where some of these combinations are of other methods, with the recipe's `own` before its settings."""
+    text = label_of(changes)
+    if not text or "baseline" in changes or not any("baseline" in one for one in combinations):
+        return text
+    return f"{str(own).upper()}, {text}"
+
+
 def name_of(path: str) -> str:
     """Return what a setting is called in the labels of variants; empty where its values tell what they are."""
     known = {LAMBDA: "λ", "weights.preset": "", "method": "", "baseline": "", "online.every": ""}
@@ -228,7 +236,8 @@ def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:
     axes += [[{path: value} for value in found] for path, found in values.items()]
     parts = itertools.islice(itertools.product(*axes), MOST_VARIANTS + 1)
     changes = [{path: value for part in one for path, value in part.items()} for one in parts]
-    return [(label_of(change) or _label_itself(request.recipe), change) for change in changes]
+    own = request.recipe.get("method", "var")
+    return [(label_among(request.combinations, own, change) or _label_itself(request.recipe), change) for change in changes]
 
 
 def _label_itself(recipe: Mapping[str, Any]) -> str:

@@ -104,7 +104,8 @@ def list_scorings(
 def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[ScoringRow]:
     """Return the rows of these scorings, in their order. Four queries, however many."""
     datasets = names_of(session, Dataset, {scoring.dataset_id for scoring in scorings})
-    models = names_of(session, Model, {id for scoring in scorings for id in (scoring.policy_id, scoring.reward_id) if id})
+    named = [(scoring.policy_id, *_reward_ids(scoring)) for scoring in scorings]
+    models = names_of(session, Model, {id for ids in named for id in ids})
     makers = [scoring.run_id for scoring in scorings if scoring.run_id]
     runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(makers)))}
     counts = count_users(session, [scoring.id for scoring in scorings])
@@ -113,12 +114,17 @@ def describe_scorings(session: Session, scorings: Sequence[Scoring]) -> list[Sco
             scoring=scoring,
             dataset=datasets.get(scoring.dataset_id, scoring.dataset_id),
             policy=models.get(scoring.policy_id, scoring.policy_id),
-            reward=models.get(scoring.reward_id, scoring.reward_id) if scoring.reward_id else "",
+            reward=" and ".join(models.get(id, id) for id in _reward_ids(scoring)),
             run=runs.get(scoring.run_id) if scoring.run_id else None,
             num_runs=counts.get(scoring.id, 0),
         )
         for scoring in scorings
     ]
+
+
+def _reward_ids(scoring: Scoring) -> list[str]:
+    reward = scoring.settings.get("reward", {})
+    return [id for id in (scoring.reward_id, reward.get("second"), reward.get("third")) if id]
 
 
 def count_users(session: Session, scoring_ids: Collection[str]) -> dict[str, int]:

@@ -216,7 +216,7 @@ def test_settings_that_change_together_are_one_axis_of_the_grid() -> None:
 
 def test_a_combination_may_name_another_method_with_settings_of_its_own() -> None:
     var, dpo = variants_of(combinations=[{"training.learning_rate": 1e-4}, {"baseline": "dpo", "training.learning_rate": 3e-6}])
-    assert (var.label, dpo.label) == ("learning_rate 0.0001", "DPO, learning_rate 3e-06")
+    assert (var.label, dpo.label) == ("VAR, learning_rate 0.0001", "DPO, learning_rate 3e-06")
     assert (dpo.recipe.method, dpo.recipe.training.learning_rate) == ("dpo", 3e-6)
 
 

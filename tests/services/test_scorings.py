@@ -296,7 +296,8 @@ def test_further_reward_models_make_another_scoring_and_are_held_by_it(
         found = scorings.find_for(session, "user_ada", scorings.recipe_of(made[-1]))
         claim_recipe = library.recipe(reward={**reward, "second": second, "third": third})
         spec = describe_recipe(session, files, claim_recipe)
-    assert found is not None
+        assert found is not None
+        assert store.describe_scorings(session, [found])[0].reward == f"{library.reward.name} and Seed 0 and Seed 1"
     assert found.id == made[-1].id
     assert [source.path for source in spec["further"]] == ["small/seed-0", "small/seed-1"]
     with database.writing() as session:

@@ -73,8 +73,8 @@ def find_stacked_lambda(
             return math.exp(_bisect(excess, a, b, seen[-2], tolerance))
     least, most = min(seen) + target_ess, max(seen) + target_ess
     raise TargetUnreachable(
-        f"target_ess {target_ess:g} can't be reached: over all λ the effective sample size lies between {least:.3g} and "
-        f"{most:.3g}. Choose a target in between, or give lambda."
+        f"weights.target_ess {target_ess:g} can't be reached: over all λ the effective sample size lies between {least:.3g} and "
+        f"{most:.3g}. Choose a target in between, or give weights.lambda."
     )
 
 
@@ -83,7 +83,7 @@ def refuse_extreme(lambda_: float, largest_reward: float) -> None:
     if largest_reward > LARGEST_EXPONENT * lambda_:
         raise TargetUnreachable(
             f"This effective sample size needs λ = {lambda_:.3g}, at which the largest |r/λ| is {largest_reward / lambda_:.3g}, "
-            f"above {LARGEST_EXPONENT:g}: choose a larger share, or give lambda."
+            f"above {LARGEST_EXPONENT:g}: choose a larger share, or give weights.lambda."
         )
 
 

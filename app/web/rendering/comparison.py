@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -21,6 +22,7 @@ from app.domain.frontier import (
     propose_gain,
     without_seeds,
 )
+from app.domain.sweep import label_among
 from app.store.results import VariantResult, list_costs, list_final_rewards, list_points, list_results
 from app.store.sweeps import SweepRow, describe_sweep, list_hidden
 from app.store.tables import Sweep
@@ -160,13 +162,21 @@ def _judge_of(sweep: Sweep, variant: int) -> object:
     return [reward.get("judge") or [reward.get("model"), reward.get("revision")], reward.get("dtype")]
 
 
+def name_group(sweep: Sweep, changes: dict[str, Any]) -> str:
+    """Return what variants that differ in seeds only are called among the others."""
+    if experiment := sweep.request.get("experiment", ""):
+        return name_variant(experiment, changes)
+    own = sweep.request.get("recipe", {}).get("method", "var")
+    return label_among(sweep.request.get("combinations", ()), own, changes)
+
+
 def _describe_seeds(
     sweep: Sweep, variants: list[int], results: Sequence[VariantResult], points: Sequence[FrontierPoint]
 ) -> SeedGroup:
     ends = [end for end in list_ends(points, None) if end.variant in variants]
     metrics = [results[variant].metrics for variant in variants]
     return SeedGroup(
-        label=name_variant(sweep.request.get("experiment", ""), without_seeds(results[variants[0]].changes)) or "the recipe",
+        label=name_group(sweep, without_seeds(results[variants[0]].changes)) or "the recipe",
         variants=variants,
         gain=_spread([end.gain for end in ends]),
         kl=_spread([end.kl for end in ends]),
