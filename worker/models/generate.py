@@ -17,6 +17,8 @@ from transformers.cache_utils import DynamicLayer
 from worker.models.adapter import LanguageModel
 from worker.models.padding import group_rows, token_budget
 
+LEAST_ROOM = 64  # tokens
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -85,7 +87,7 @@ def _write_group(
     uniform_RT = uniform_RT.to(device)
     written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
-    step = _Stepper(model, ids, mask, width + sampling.max_new_tokens)
+    step = _Stepper(model, ids, mask)
     for t in range(sampling.max_new_tokens):
         check()
         drawn_R = _draw(step.logits(), uniform_RT[alive, t], sampling)
@@ -108,30 +110,22 @@ def close_up(kept: Sequence[int]) -> list[int]:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer in tensors that have room for all tokens to come: `keys` and `values` are the part in use.
+    """Keys and values of a layer in tensors that have room for tokens to come: `keys` and `values` are the part in use.
 
     A new token is written behind the others and a row that moves over one that has left, where DynamicLayer copies all of
-    them at each token and each leave: as much as a small model computes.
+    them at each token and each leave: as much as a small model computes. When the room is used up, it gets a quarter more.
     """
 
-    def __init__(self, layer: DynamicLayer, length: int) -> None:
+    def __init__(self, layer: DynamicLayer) -> None:
         self.__dict__.update(vars(layer))
-        self.room = [self._make_room(used, length) for used in (layer.keys, layer.values)]
-        self._use(*layer.keys.shape[::2])
-
-    @staticmethod
-    def _make_room(used: Tensor, length: int) -> Tensor:
-        room = used.new_empty(*used.shape[:2], length, used.shape[3])
-        room[:, :, : used.shape[2]] = used
-        return room
-
-    def _use(self, num_rows: int, length: int) -> None:
-        self.keys, self.values = (room[:num_rows, :, :length] for room in self.room)
+        self.room: list[Tensor] = [layer.keys, layer.values]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the next tokens of all rows, which must fit; return everything in use."""
+        """Write the next tokens of all rows; return everything in use."""
         num_rows, start = self.keys.shape[0], self.keys.shape[2]
         stop = start + key_states.shape[2]
+        if stop > self.room[0].shape[2]:
+            self.room = [self._make_room(used, stop + max(LEAST_ROOM, stop // 4)) for used in (self.keys, self.values)]
         for room, states in zip(self.room, (key_states, value_states), strict=True):
             room[:num_rows, :, start:stop] = states
         self._use(num_rows, stop)
@@ -145,15 +139,24 @@ class RoomyLayer(DynamicLayer):
             room[moved, :, :length] = room[indices[moved], :, :length]
         self._use(num, length)
 
+    def _use(self, num_rows: int, length: int) -> None:
+        self.keys, self.values = (room[:num_rows, :, :length] for room in self.room)
+
+    @staticmethod
+    def _make_room(used: Tensor, length: int) -> Tensor:
+        room = used.new_empty(*used.shape[:2], length, used.shape[3])
+        room[:, :, : used.shape[2]] = used
+        return room
+
 
 class _Stepper:
     """The rows still being written: feeds new tokens through the cache, or through everything where there is none.
 
-    Rows that begin with the same prompt share its pass. No row gets longer than `length` tokens.
+    Rows that begin with the same prompt share its pass.
     """
 
-    def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor, length: int) -> None:
-        self.model, self.ids, self.mask, self.length = model, ids_RT, mask_RT, length
+    def __init__(self, model: LanguageModel, ids_RT: Tensor, mask_RT: Tensor) -> None:
+        self.model, self.ids, self.mask = model, ids_RT, mask_RT
         self.cache: Any = None
         self.fresh = ids_RT
 
@@ -184,7 +187,7 @@ class _Stepper:
         if len(firsts) < len(rows):
             self.cache.batch_select_indices(place_R)
         layers = getattr(self.cache, "layers", [])
-        layers[:] = [RoomyLayer(layer, self.length) if type(layer) is DynamicLayer else layer for layer in layers]
+        layers[:] = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in layers]
         return self.model.head.logits(result.last_hidden_state[:, -1])[place_R]
 
     def advance(self, drawn_R: Tensor, keep: Tensor | None) -> None:

@@ -124,12 +124,12 @@ def test_a_layer_with_room_holds_what_one_that_is_copied_holds():
     chance, length = torch.Generator().manual_seed(0), 5
     copied = DynamicLayer()
     copied.update(*torch.rand(2, 9, 2, length, 3, generator=chance))
-    roomy = RoomyLayer(copied, 40)
+    roomy = RoomyLayer(copied)
     chosen = [list(range(9)), [4, 1, 2, 3], [3, 2, 1, 0], [1, 1], [1]]
     for rows in chosen:
         for layer in (copied, roomy):
             layer.batch_select_indices(torch.tensor(rows))
-        for _ in range(4):
+        for _ in range(30):
             states = torch.rand(2, len(rows), 2, 1, 3, generator=chance)
             told = [layer.update(*states) for layer in (copied, roomy)]
             length += 1
