@@ -125,6 +125,7 @@ class CellNumbers:
 
     preset: Preset
     batch_size: int
+    plans: int
     tally: WeightSums
     heaviest: list[int]
     lightest: list[int]
@@ -141,6 +142,7 @@ class CellNumbers:
             findings=self.findings,
             prompt_ess_share=self.tally.prompt_share,
             partner_share=self.tally.partner_share,
+            plans=self.plans,
             partition_error=self.tally.partition_error,
             draws_needed=self.tally.draws_needed,
             heaviest=[show(n) for n in self.heaviest],
@@ -148,9 +150,10 @@ class CellNumbers:
         )
 
 
-def draft(preset: Preset, batch_size: int, one: WeightSums, others: Sequence[FindingRaised]) -> CellNumbers:
+def draft(preset: Preset, batch_size: int, plans: int, one: WeightSums, others: Sequence[FindingRaised]) -> CellNumbers:
     """Return a cell of the preview, with the findings about its batches among its own."""
-    return CellNumbers(preset, batch_size, one, one.extremes(largest=True), one.extremes(largest=False), one.findings(others))
+    heaviest, lightest = one.extremes(largest=True), one.extremes(largest=False)
+    return CellNumbers(preset, batch_size, plans, one, heaviest, lightest, one.findings(others))
 
 
 def _shower(noisy: Noisy, weight_N: Tensor, excerpts: Excerpts) -> Callable[[int], PreviewResponse]:

@@ -101,11 +101,14 @@ def load_drawn(kept: KeptScorings, job: PreviewJob, request: PreviewRequest) -> 
 
 @dataclass(frozen=True)
 class PresetChoices:
-    """What a preset with the request's overrides chooses: which responses enter, and whether all weights have one scale."""
+    """What a preset with the request's overrides chooses: which responses enter, whether all weights have one scale, and over
+    how many batch plans a run takes their means.
+    """
 
     choices: WeightChoices
     responses: str
     by_data: bool
+    plans: int
 
 
 def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) -> PresetChoices:
@@ -132,7 +135,7 @@ def read_choices(preset: Preset, request: PreviewRequest, reward_source: str) ->
     )  # fmt: skip
     if problem := find_draws_fault(settings, "var", reward_source, is_online=False):
         raise InvalidInput.at(*problem)
-    return PresetChoices(choices, settings.responses, settings.mean_one == "dataset")
+    return PresetChoices(choices, settings.responses, settings.mean_one == "dataset", settings.plans)
 
 
 def check_served(
@@ -240,7 +243,7 @@ class Cells:
             sums.measure(self.grouping, layout, rescaled=choices.mean_one)
             if layout == "drawn":
                 sums.measure_draws(self.noisy, (self.noisy.reward_std or 1.0) if choices.reward_norm == "zscore" else 1.0)
-            yield draft(preset, self.batch_size, sums, self._findings)
+            yield draft(preset, self.batch_size, asked.plans, sums, self._findings)
 
     def suggest(self, preset: Preset, asked: PresetChoices) -> Suggestion:
         """Return the λ of the wanted effective sample size, looked for as a run with target_ess does."""

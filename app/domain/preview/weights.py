@@ -74,6 +74,9 @@ class PreviewCell(BaseModel):
         None,
         description="How much of a weight's variance is chance of which prompts meet in a batch; null: not known.",
     )
+    plans: int = Field(
+        1, description="A run's weights are means over so many batch plans; the weights here are its first plan's."
+    )
     partition_error: Number = Field(
         None, description="Standard error of log Z(x) from draws of the reference, root mean square over the prompts, in nats."
     )
@@ -88,6 +91,14 @@ class PreviewCell(BaseModel):
     findings: list[FindingRaised] = Field(description="What is raised of these weights.")
     heaviest: list[PreviewResponse] = Field(description="The ten heaviest responses.")
     lightest: list[PreviewResponse] = Field(description="The ten lightest.")
+
+    @property
+    def partner_share_left(self) -> float | None:
+        """The share of chance in the means over all plans, whose part of the variance falls with their number."""
+        if self.partner_share is None:
+            return None
+        left = self.partner_share / self.plans
+        return left / (1 - self.partner_share + left) if left else 0.0
 
     @property
     def draws_told(self) -> str:

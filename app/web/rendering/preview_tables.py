@@ -25,6 +25,7 @@ class CellRow:
     temperature: str  # λ as one would type it
     bars: list[Bar]
     text: str  # the histogram in words
+    chance: str  # how much of a weight is chance of which prompts meet, in sentences
     use_url: str  # the launch form, filled with it
     is_near_target: bool
 
@@ -107,7 +108,19 @@ def row_of(cell: PreviewCell, use_url: str, is_near_target: bool) -> CellRow:
     total = max(1, sum(cell.histogram))
     middle = next((index for index in range(len(cell.histogram)) if 2 * sum(cell.histogram[: index + 1]) >= total), 0)
     text = f"λ {exact(cell.lambda_)}: half of the weights {span(middle)}, effective sample size {percent(shares['ess_share'])}"
-    return CellRow(cell, exact(cell.lambda_), bars_of(cell.histogram), text, use_url, is_near_target)
+    return CellRow(cell, exact(cell.lambda_), bars_of(cell.histogram), text, tell_chance(cell), use_url, is_near_target)
+
+
+def tell_chance(cell: PreviewCell) -> str:
+    """Return how much of a weight is chance, of one batch plan and of the means over all that a run makes, in sentences."""
+    if cell.partner_share is None:
+        told = "How much is chance of which prompts meet in a batch can't be told: other batches would have to be scored in full."
+    else:
+        told = f"Of a weight's variance {percent(cell.partner_share)} is chance: which prompts happen to meet in a batch."
+    if cell.plans == 1:
+        return told
+    left = "" if cell.partner_share is None else f", in which about {percent(cell.partner_share_left)} is chance"
+    return f"{told} These are the weights of one batch plan; the run takes the means over {cell.plans}{left}."
 
 
 def nearest_to(cells: list[PreviewCell], target: float) -> PreviewCell | None:

@@ -1,6 +1,10 @@
 """A preview's numbers as tables: a row for each λ, drawn histograms, links that launch with what is shown."""
 
+import random
+from statistics import fmean, pvariance
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 from app.domain.metrics import WEIGHT_EDGES
 from app.domain.preview.weights import PreviewCell, PreviewResult, Suggestion
@@ -87,3 +91,25 @@ def test_more_draws_than_can_be_made_ask_for_a_larger_temperature() -> None:
     assert [cell.model_copy(update={"draws_needed": num}).draws_told for num in (None, 256, 257)] == [
         "", "", ", and 256 are the most: take a larger λ",
     ]  # fmt: skip
+
+
+def test_the_part_of_chance_falls_with_the_number_of_plans_as_that_of_a_mean_does() -> None:
+    chance, num = random.Random(0), 4
+    own, between = [chance.gauss(0, 2) for _ in range(4000)], [[chance.gauss(0, 1) for _ in range(num)] for _ in range(4000)]
+    one_plan = 1 / pvariance([a + b[0] for a, b in zip(own, between, strict=True)])
+    of_means = (1 / num) / pvariance([a + fmean(b) for a, b in zip(own, between, strict=True)])
+    cell = make_cell(0.1, 0.2).model_copy(update={"partner_share": one_plan, "plans": num})
+    assert cell.partner_share_left == pytest.approx(of_means, rel=0.05)
+    assert cell.model_copy(update={"plans": 1}).partner_share_left == pytest.approx(one_plan)
+    assert cell.model_copy(update={"partner_share": None}).partner_share_left is None
+
+
+def test_where_a_run_takes_means_over_plans_it_is_said_that_the_weights_shown_are_of_one() -> None:
+    cell = make_cell(0.1, 0.2, preset="reward_weighted").model_copy(update={"partner_share": 0.18})
+    told = {
+        (plans, share): draw([cell.model_copy(update={"plans": plans, "partner_share": share})]).tables[0].rows[0].chance
+        for plans, share in ((1, 0.18), (8, 0.18), (8, None))
+    }
+    assert "These are the weights" not in told[1, 0.18]
+    assert told[8, 0.18].endswith("the run takes the means over 8, in which about 3\N{NARROW NO-BREAK SPACE}% is chance.")
+    assert told[8, None].endswith("the run takes the means over 8.")

@@ -159,6 +159,9 @@ def test_what_is_chance_of_who_meets_whom_is_told_where_no_other_scores_are_need
     assert shares["reward_weighted", "dataset"] == shares["within_prompt", "dataset"] == 0.0
     assert shares["within_prompt", "batch"] < 1e-9  # a prompt's weights have mean 1 in any company
     assert shares["length_normalised", "batch"] is None
+    (cell,) = ask(job, presets=["reward_weighted"], lambda_=[1.0], overrides={"plans": "8"}).cells
+    assert (cell.plans, cell.partner_share) == (8, shares["reward_weighted", "batch"])
+    assert 0 < cell.partner_share_left < cell.partner_share / 6
 
 
 # Rewards from the data, and noise
