@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 
 from app.domain.errors import StudioError
 from app.store.tables import Base
@@ -80,7 +80,7 @@ def find_revision(connection: Connection) -> str | None:
     """Return the last step that the database has had; None before the first."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+    revision: str | None = connection.scalar(select(VERSIONS.c.version_num))
     return revision
 
 
