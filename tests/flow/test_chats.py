@@ -176,6 +176,25 @@ def test_without_room_a_chat_waits_and_a_killed_worker_is_followed_by_another(
     assert read(database, chat_id).worker_id == "worker-1"
 
 
+def test_a_chat_is_not_begun_when_the_room_was_taken_while_it_was_looked_up(
+    database: Database, files: Files, library: Library, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+
+    def lose_the_room(*_: object) -> bool:
+        thread.give_room([])
+        looked.set()
+        return True
+
+    chat_id = ask(database, files, library)
+    monkeypatch.setattr(store, "has_claimable", lose_the_room)
+    thread = start(database)
+    assert looked.wait(END_SECONDS)
+    thread.stop()
+    thread.join()
+    assert listen(database, chat_id) == []
+
+
 def test_a_hint_of_a_chat_warms_the_child(database: Database, start: Start) -> None:
     tasks.chats_hinted.clear()
     thread = start(database, hinted=tasks.chats_hinted)

@@ -112,6 +112,8 @@ class Chats(Attendant):
             if not store.has_claimable(session, now(session), self.worker_id):
                 return None
         with self.database.writing() as session:
+            if self._room is None:  # taken while the write lock was waited for
+                return None
             return chats.begin(session, self.worker_id, self.settings.lease_seconds)
 
     def _answer(self, claim: ChatClaim) -> None:
