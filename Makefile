@@ -80,9 +80,9 @@ test: $(VENV)/.stamp-dev $(ASSETS)
 	@.ci/test-tools
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak' $(or $(ARGS),$(TOGETHER))
 
-# What needs no processes and no servers of its own.
+# What needs no processes and no servers of its own, and is soon done.
 test-quick: $(VENV)/.stamp-dev $(ASSETS)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak and not box and not process' -n 2 --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not bench and not soak and not box and not process and not long' -n 2 --dist loadfile \
 		tests/domain tests/var tests/ingest tests/services tests/web $(ARGS)
 
 # The lowest versions that pyproject.toml allows, in an environment of their own (gigabytes: it is a torch with CUDA).

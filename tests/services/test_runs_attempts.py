@@ -56,6 +56,7 @@ def expire(database: Database, run_id: str) -> None:
         runs.lock_run(session, run_id).lease_expires_at = now(session) - timedelta(seconds=1)
 
 
+@pytest.mark.long
 def test_eight_workers_begin_forty_runs_once_each(either_database: Database) -> None:
     run_ids = launch(either_database, make_library(either_database), 40)
     claimed: list[Claim] = []
@@ -260,6 +261,7 @@ def test_a_lost_run_that_was_to_be_cancelled_is_cancelled(database: Database, li
         attempts.finish(session, run_id, claim.token, SUCCESS)
 
 
+@pytest.mark.long
 def test_two_reapers_and_a_hundred_dead_runs_requeue_each_once(either_database: Database) -> None:
     run_ids = launch(either_database, make_library(either_database), 100)
     with either_database.writing() as session:

@@ -115,6 +115,7 @@ def test_where_the_data_covers_little_fresh_responses_come_nearer_to_the_optimum
     assert online < 0.02 < untrained < offline
 
 
+@pytest.mark.long
 def test_few_responses_drawn_below_temperature_1_collapse_though_their_density_is_in_the_weights():
     """Why such a temperature is refused: what is not drawn can't be weighed."""
 

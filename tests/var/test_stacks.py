@@ -61,6 +61,7 @@ def test_a_stack_of_ragged_batches_has_the_numbers_of_each(choices: WeightChoice
     compare_with_each(batches, replace(choices, lambda_=0.4))
 
 
+@pytest.mark.long
 @given(SHAPES, st.integers(0, 10_000), st.sampled_from(EVERY_CHOICE), st.floats(1e-3, 1e3), st.booleans(), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_any_stack_has_the_numbers_of_each(

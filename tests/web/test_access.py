@@ -311,6 +311,7 @@ def test_an_ended_session_leads_to_the_login_page_and_back(studio):
     assert (htmx.status_code, htmx.headers["hx-redirect"]) == (401, "/login?next=/datasets")
 
 
+@pytest.mark.long
 def test_endless_tries_are_stopped_and_nobody_else_notices(studio):
     attacker = Client(studio.app, base_url=URL, client=("10.0.0.66", 1), follow_redirects=False)
     attacker.portal = studio.portal
@@ -339,6 +340,7 @@ def test_the_first_start_prints_one_login_link(tmp_path, capsys):
         assert printed.count("/login/") == expected
 
 
+@pytest.mark.long
 def test_reading_changes_nothing(studio, client):
     studio.upload()
     studio.launch()

@@ -5,12 +5,15 @@ import time
 from collections import Counter
 
 import httpx
+import pytest
 from sqlalchemy import event
 
 from app.domain.errors import ModelInvalid
 from app.services import models, recipe_templates
 from app.store import models as store
 from app.web.dependencies import NUM_IDENTIFIED
+
+pytestmark = pytest.mark.long
 
 
 async def crowd(server, size: int, method: str, path: str, body=None) -> list[httpx.Response]:

@@ -148,6 +148,7 @@ def test_the_page_to_read_shows_the_body_and_the_answers_of_every_operation(clie
     assert set(re.findall(r'href="#schema-([^"]+)"', text)) <= set(re.findall(r'id="schema-([^"]+)"', text)) == set(schemas)
 
 
+@pytest.mark.long
 def test_no_request_that_the_document_allows_breaks_the_studio(studio, document):
     """Generated bodies, parameters and headers over every operation: whatever comes, no 5xx."""
     with studio.database.writing() as session:

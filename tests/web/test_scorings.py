@@ -214,6 +214,7 @@ def test_who_waits_long_for_a_preview_looks_seldom():
     assert [pause_after(seconds) for seconds in (0, 0.4, 2, 5, 20)] == [0.05, 0.05, 0.2, 0.5, 0.5]
 
 
+@pytest.mark.long
 def test_waiting_for_previews_holds_no_connection_and_no_thread(studio, client, monkeypatch, clock):
     """Far more readers than there are threads (40) wait for one worker that doesn't come; pages go on meanwhile."""
     monkeypatch.setattr("app.web.preview_requests.WAIT_SECONDS", 2.0)

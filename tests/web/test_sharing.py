@@ -24,6 +24,8 @@ from tests.compared import Planted, plant_answers, plant_prompts
 from tests.conftest import AUDIT
 from tests.web.conftest import Studio
 
+pytestmark = pytest.mark.long
+
 TABLES: dict[str, type[Any]] = {
     "dataset": Dataset, "model": Model, "run": Run, "scoring": Scoring, "sweep": Sweep, "comparison": Comparison,
     "prompt_set": PromptSet, "answers": Answers, "recipe_template": RecipeTemplate,

@@ -158,6 +158,7 @@ def test_a_deleted_run_ends_its_streams(server):
     assert read(server, run_id)[1]
 
 
+@pytest.mark.long
 def test_a_reader_that_stops_reading_costs_no_memory(server):
     """Its entries stay in the database until it reads on: the server writes a few buffers full, then waits."""
     studio, small, run_id = server.studio, server.studio.launch(), server.studio.launch()

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from tests.help_desk import KIND, RUDE
 from tests.worker.test_runner import artifacts, outcome
-from tests.worker.workshop import KIND, RUDE, make_recipe, read_events
+from tests.worker.workshop import make_recipe, read_events
 from worker.models.load import load_policy
 from worker.models.prompts import PromptFormat
 from worker.stages.batches import split_batch

@@ -5,15 +5,12 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -34,15 +31,12 @@ from app.domain.jobs import ModelSource, RunSpec
 from app.domain.recipe import Recipe
 from app.domain.run import RunKind
 from tests import warm
+from tests.help_desk import KIND, PROBLEMS, RUDE, SUBJECTS, make_rows, write_rows
 from worker.models.prompts import Conversation
 from worker.models.template import ChatTurn
 from worker.runner import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SUBJECTS = ("the printer", "my account", "the red kettle", "this lamp", "a blue chair", "the map", "my order", "the garden hose")
-PROBLEMS = ("is broken", "arrived late", "makes a noise", "does not start", "lost its colour", "costs too much")
-KIND = ("I am sorry about that, let us fix it together", "Thank you for telling us, we will send a new one today")
-RUDE = ("Not my problem", "Read the manual and leave me alone, please do not write again")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -128,20 +122,13 @@ class Workshop:
         return folder
 
     def examples(self, num: int = 24, *, seed: int = 0) -> list[dict[str, Any]]:
-        chance = random.Random(seed)
-        rows = []
-        for k in range(num):
-            prompt = f"{chance.choice(SUBJECTS)} {chance.choice(PROBLEMS)} {'again ' * chance.randrange(4)}{k}"
-            answers = [(chance.choice(KIND), 1, 1.0 + chance.random()), (chance.choice(RUDE), -1, chance.random())]
-            responses = [{"content": c, "rating": r, "preference": p} for c, p, r in answers]
-            rows.append({"example_id": k, "line": k + 1, "prompt": [{"role": "user", "content": prompt}], "responses": responses})
-        return rows
+        return make_rows(num, seed=seed)
 
     def dataset(self, rows: list[dict[str, Any]], name: str = "examples") -> Path:
         """The file of these rows, written once: tests that give others the same name have files of their own."""
         path = self.root / f"{name}-{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}.parquet"
         if not path.exists():
-            pq.write_table(pa.Table.from_pylist([{**row, "meta": "{}"} for row in rows]), path)
+            write_rows(rows, path)
         return path
 
     def attempt(

@@ -10,8 +10,7 @@ from app.services import runs
 from app.services.answering import prompt_sets
 from app.store.answering.lines import read_prompts
 from tests.answered import make_prompt_set
-from tests.flow.real_runs import stock
-from tests.worker.workshop import Workshop
+from tests.help_desk import make_rows, write_rows
 
 
 def gather(database, files, owner_id, **asked):
@@ -42,9 +41,11 @@ def test_text_or_a_source_is_needed(database, files, library):
 
 
 @pytest.fixture
-def stocked(database, files, library, tmp_path):
+def stocked(database, files, library):
     """Forty examples behind the library's data set."""
-    stock(database, files, library, Workshop(tmp_path))
+    folder = files.dataset_dir(library.dataset.id)
+    folder.mkdir(parents=True)
+    write_rows(make_rows(40), folder / "examples.parquet")
     with database.writing() as session:
         session.get_one(type(library.dataset), library.dataset.id).num_examples = 40
     return library

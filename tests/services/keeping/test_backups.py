@@ -534,6 +534,7 @@ def test_models_of_the_old_folder_and_their_scorings_are_found_in_the_new_one(
     there.close()
 
 
+@pytest.mark.long
 def test_memory_stays_flat_however_long_the_journal_is(either_database: Database, files: Files, tmp_path: Path) -> None:
     run_id = make_run(either_database, make_library(either_database), "running", step=1)
     payload = {"text": "x" * 1500}

@@ -39,6 +39,7 @@ def test_no_remedy_of_data_shows_an_options_name_where_the_form_has_a_label() ->
     assert said == "Switch “Strip template” on, or switch “Leave out duplicates” and “Leave out near duplicates” on."
 
 
+@pytest.mark.long
 def test_what_a_sentence_sets_a_setting_to_is_one_of_its_values() -> None:
     """Else the form's words would quote half of a sentence as an option: set “Split pairs” to “take” every …"""
     odd = [

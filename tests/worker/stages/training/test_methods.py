@@ -10,8 +10,9 @@ import torch
 from app.domain.events import EVENT_KINDS, SpoolLine
 from app.domain.metrics import CATALOGUE
 from app.services.models import check_folder
+from tests.help_desk import KIND, RUDE
 from tests.worker.test_runner import artifacts, outcome, series, wait_for, weights_digest
-from tests.worker.workshop import KIND, RUDE, ask, build_network, fork_runner, make_tokenizer, read_events
+from tests.worker.workshop import ask, build_network, fork_runner, make_tokenizer, read_events
 from worker.models.reward import RewardModel
 from worker.models.template import ChatTurn
 from worker.stages.conversations import find_opening
