@@ -1,5 +1,7 @@
 """Errors as answers: application/problem+json (RFC 9457) under /api, a page elsewhere, the login page where one must sign in."""
 
+import json
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +16,7 @@ from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
 from app.domain.errors import Conflict, Forbidden, InvalidInput, StudioError, TooManyRequests, Unauthenticated, Unavailable
-from app.domain.problems import problems_of, summary
+from app.domain.problems import MOST_FAULTS, problems_of, summary
 from app.web.rendering.environment import error_page
 
 MACHINE_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -55,6 +57,8 @@ def install(app: FastAPI) -> None:
 
 
 async def handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, ValueError | RecursionError):
+        return answer(request, from_body(await request.body(), error.__cause__))
     return answer(request, to_studio_error(error), headers=getattr(error, "headers", None))
 
 
@@ -83,6 +87,31 @@ def from_validation(error: RequestValidationError) -> InvalidInput:
         return InvalidInput("The body is missing: send a JSON object.")
     problems = problems_of(error, skip=1)
     return InvalidInput(summary(problems, len(errors)), problems=problems)
+
+
+def from_body(body: bytes, error: ValueError | RecursionError) -> InvalidInput:
+    """Return what is wrong with a body of JSON that Python can't read, though it may well be JSON."""
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidInput("The body isn't JSON: it holds bytes that are no UTF-8 text.")
+    if isinstance(error, RecursionError):
+        return InvalidInput("The body isn't JSON that can be read: its lists and objects stand too deep in each other.")
+    most = sys.get_int_max_str_digits()
+    message = f"Must be a smaller number: it has more than {most:,} digits."
+    problems = [{"field": path, "message": message} for path in find_long_numbers(body, most)[:MOST_FAULTS]]
+    return InvalidInput(summary(problems), problems=problems)
+
+
+def find_long_numbers(body: bytes, most: int) -> list[str]:
+    """Return the dotted paths of the whole numbers in JSON that have more digits than Python turns into a number."""
+    long = object()
+    found, waiting = [], [("", json.loads(body, parse_int=lambda text: long if len(text.lstrip("-")) > most else 0))]
+    while waiting:  # no recursion: they may stand as deep as Python reads
+        path, value = waiting.pop()
+        if value is long:
+            found.append(path.removeprefix("."))
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += reversed([(f"{path}.{name}", part) for name, part in parts])
+    return found
 
 
 STATUS_SENTENCES = {

@@ -55,9 +55,38 @@ def test_a_wrong_query_parameter_is_named(client):
 )
 def test_a_body_that_is_no_recipe_is_refused(client, body):
     response = client.post("/api/v1/runs", content=body, headers={"content-type": "application/json"})
-    assert response.status_code in {400, 422}
-    assert response.headers["content-type"] == "application/problem+json"
+    check_problem(response, 422, "invalid-input")
     assert len(response.content) < 2000
+
+
+LONG = b"9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b'{"training": {"seed": -%s}}', ["training.seed"]),
+        (b'{"name": "a", "max_examples": %s, "weights": {"lambda": 1, "plans": %s}}' , ["max_examples", "weights.plans"]),
+        (b'{"tags": [1, [%s]]}', ["tags.1.0"]),
+        (b"[" * 900 + b"%s" + b"]" * 900, [".".join(["0"] * 900)]),
+        (b"%s", [""]),
+    ],
+)  # fmt: skip
+def test_a_number_of_thousands_of_digits_is_refused_at_its_field(client, body, fields):
+    response = client.post("/api/v1/runs", content=body.replace(b"%s", LONG), headers={"content-type": "application/json"})
+    problem = check_problem(response, 422, "invalid-input")
+    assert [(one["field"], one["message"]) for one in problem["problems"]] == [
+        (field, "Must be a smaller number: it has more than 4,300 digits.") for field in fields
+    ]
+    assert "must be a smaller number" in problem["detail"].lower()
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"), [(b'{"name": "\xe4"}', "no UTF-8 text"), (b"[" * 100_000, "too deep in each other")]
+)
+def test_json_that_can_not_be_read_says_why(client, body, sentence):
+    response = client.post("/api/v1/runs", content=body, headers={"content-type": "application/json"})
+    assert sentence in check_problem(response, 422, "invalid-input")["detail"]
 
 
 @pytest.mark.parametrize(
