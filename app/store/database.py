@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
-from app.domain.errors import InvalidInput, Unavailable
+from app.domain.errors import Conflict, InvalidInput, Unavailable
 from app.settings import Settings
 from app.store import migrations
 from app.store.files.disk import DiskGauge
@@ -30,6 +31,11 @@ IDLE_SECONDS = 20.0  # between two statements of a writer on PostgreSQL, which t
 WAL_BYTES = 64 * 2**20  # the WAL file is cut to this when it begins anew
 WRITE = {"studio_write": True}
 QUIET: dict[str, Any] = {"hide_parameters": True}  # errors are printed and logged, and rows hold digests of secrets
+# PostgreSQL's names for what two transactions do to each other at the same moment; on SQLite writers take turns.
+RACES = {
+    "23503": "What this is about was deleted, or began to be used, at the same moment: load the page again, then decide anew.",
+    "23505": "The same was made by somebody else at the same moment: load the page again, and see whether it is still wanted.",
+}
 SQLITE_TRANSIENT = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
 
 
@@ -79,7 +85,7 @@ class Database:
             try:
                 session.connection()  # the transaction begins here, so a locked database is met before any work
                 yield session
-            except (DBAPIError, PoolTimeout) as error:
+            except (DBAPIError, PoolTimeout, StaleDataError) as error:
                 session.rollback()
                 raise as_studio_error(error) from error
             except BaseException:
@@ -223,10 +229,16 @@ def now(session: Session) -> datetime:
     return moment.astimezone(UTC)
 
 
-def as_studio_error(error: DBAPIError | PoolTimeout) -> Exception:
-    """Unavailable for a locked, lost, full or restarting database, InvalidInput for a value it can't keep, others as they are."""
+def as_studio_error(error: DBAPIError | PoolTimeout | StaleDataError) -> Exception:
+    """Unavailable for a locked, lost, full or restarting database, InvalidInput for a value it can't keep, Conflict for what
+    another transaction was faster with, others as they are.
+    """
     if isinstance(error, DataError):
         return InvalidInput("A value has characters or a size that can't be kept (such as the NUL character): change it.")
+    if isinstance(error, IntegrityError) and (race := RACES.get(getattr(error.orig, "sqlstate", ""))):
+        return Conflict(race)
+    if isinstance(error, StaleDataError):
+        return Conflict("What this is about was deleted or changed at the same moment: load the page again, then decide anew.")
     if isinstance(error, DBAPIError) and not error.connection_invalidated:
         if not isinstance(error, OperationalError):
             return error

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
+from app.domain.answering.chat import ChatRequest
 from app.domain.dataset import Audit
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, RecipeInvalid
 from app.domain.events import OutcomeReached
 from app.domain.run import Outcome
-from app.services import attempts, provenance
+from app.services import accounts, attempts, datasets, names, provenance
 from app.services import runs as services
+from app.services.answering import chats
+from app.services.sharing import take
 from app.store import journal, metrics, runs
 from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Dataset, Model, Run
 from tests.conftest import Library, make_library
+from tests.waiting import wait_until
 
 
 def launch(database: Database, library: Library, key: str | None = None, **changes: Any) -> Run:
@@ -455,3 +459,86 @@ def test_layers_that_cannot_carry_an_adapter_are_refused_at_the_launch(
         launch(database, library, policy=policy)
     assert set(problems_of(caught)) == {"policy.lora.target_modules"}
     launch(database, library, policy={**policy, "adaptation": "full"})
+
+
+@pytest.fixture
+def at_once(either_database: Database) -> Callable[[Callable[[Any], object], Callable[[Any], object]], Exception | None]:
+    """Have a second transaction begin while a first one has not ended, where the database lets it; what the second meets."""
+
+    def do(first: Callable[[Any], object], second: Callable[[Any], object]) -> Exception | None:
+        met: list[Exception] = []
+
+        def follow() -> None:
+            try:
+                with either_database.writing() as session:
+                    second(session)
+            except Exception as error:
+                met.append(error)
+
+        thread = threading.Thread(target=follow)
+        with either_database.writing() as session:
+            first(session)
+            session.flush()
+            thread.start()
+            if not either_database.is_sqlite:
+                wait_until(lambda: is_held_up(either_database), "the second transaction's wait for the first")
+        thread.join()
+        return met[0] if met else None
+
+    return do
+
+
+def is_held_up(database: Database) -> bool:
+    with database.reading() as session:
+        return bool(session.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar())
+
+
+def test_data_that_are_deleted_and_begin_to_be_used_at_once_are_told(
+    either_database: Database, files: Files, at_once: Callable[..., Exception | None]
+) -> None:
+    library = make_library(either_database)
+    ada, recipe = library.user.id, library.recipe()
+
+    def delete(session: Any) -> None:
+        datasets.delete(session, files, ada, library.dataset.id)
+
+    def use(session: Any) -> None:
+        services.launch(session, ada, recipe)
+
+    assert isinstance(at_once(use, delete), Conflict)
+    with either_database.writing() as session:
+        session.execute(text("DELETE FROM runs"))
+    refused = at_once(delete, use)
+    assert isinstance(refused, Conflict if not either_database.is_sqlite else RecipeInvalid)
+
+
+def test_a_name_that_two_take_at_once_is_told(either_database: Database, at_once: Callable[..., Exception | None]) -> None:
+    refused = at_once(lambda session: accounts.create_user(session, "bob"), lambda session: accounts.create_user(session, "bob"))
+    assert isinstance(refused, Conflict)
+
+
+def test_what_is_renamed_while_it_is_deleted_is_told(
+    either_database: Database, files: Files, at_once: Callable[..., Exception | None]
+) -> None:
+    library = make_library(either_database)
+    ada, dataset_id = library.user.id, library.dataset.id
+
+    def rename(session: Any) -> None:
+        names.rename(take(session, ada, Dataset, dataset_id, "renamed"), "Others")
+
+    refused = at_once(lambda session: datasets.delete(session, files, ada, dataset_id), rename)
+    assert isinstance(refused, NotFound if either_database.is_sqlite else Conflict)
+
+
+def test_a_chat_that_is_stopped_while_it_is_deleted_is_not_found(
+    either_database: Database, at_once: Callable[..., Exception | None]
+) -> None:
+    library = make_library(either_database)
+    asked = {"models": [library.policy.id], "messages": [{"role": "user", "content": "Who?"}]}
+    with either_database.writing() as session:
+        chat_id = chats.ask(session, library.user.id, ChatRequest.model_validate(asked)).id
+    refused = at_once(
+        lambda session: chats.delete(session, library.user.id, chat_id),
+        lambda session: chats.request_stop(session, library.user.id, chat_id),
+    )
+    assert isinstance(refused, NotFound)

@@ -84,8 +84,7 @@ def request_stop(session: Session, owner_id: str, chat_id: str) -> Chat:
     if not store.append(session, chat.id, [ended], Chat.state == store.WAITING, **values):
         asked = update(Chat).where(Chat.id == chat.id, Chat.state == store.ANSWERING).values(stop_requested_at=now(session))
         session.execute(asked.execution_options(synchronize_session=False))
-    session.refresh(chat)
-    return chat
+    return store.get_chat(session, owner_id, chat_id, anew=True)
 
 
 def delete(session: Session, owner_id: str, chat_id: str) -> None:

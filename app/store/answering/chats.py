@@ -21,9 +21,9 @@ WAITING, ANSWERING, DONE, STOPPED, FAILED = "waiting", "answering", "done", "sto
 FINAL_STATES = (DONE, STOPPED, FAILED)
 
 
-def get_chat(session: Session, owner_id: str, chat_id: str) -> Chat:
-    """Return the owner's chat. Raises NotFound, for somebody else's too: nobody else sees a chat."""
-    chat = session.get(Chat, chat_id)
+def get_chat(session: Session, owner_id: str, chat_id: str, *, anew: bool = False) -> Chat:
+    """Return the owner's chat, with `anew` as it is by now. Raises NotFound, for somebody else's too: nobody else sees a chat."""
+    chat = session.get(Chat, chat_id, populate_existing=anew)
     if chat is None or chat.owner_id != owner_id:
         raise NotFound(f"There is no chat {chat_id!r}; old ones are removed after some days.")
     return chat
