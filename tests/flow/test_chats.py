@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from app.store.answering import chats as store
 from app.store.database import Database
 from app.store.files.files import Files
 from app.store.tables import Chat, Model
+from app.system.child import ReplyLost
 from tests.conftest import Library, make_library
 from tests.flow.watching import launch
 from tests.waiting import END_SECONDS, wait_until
@@ -193,6 +195,55 @@ def test_a_chat_is_not_begun_when_the_room_was_taken_while_it_was_looked_up(
     thread.stop()
     thread.join()
     assert listen(database, chat_id) == []
+
+
+def test_a_chat_goes_back_when_the_room_was_taken_and_given_again_before_that_was_seen(
+    database: Database, files: Files, library: Library, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, listen_to = threading.Event(), Chats._listen
+
+    def listen_late(self: Chats, *of: Any) -> Iterator[Any]:
+        try:
+            yield from listen_to(self, *of)
+        except ReplyLost:
+            assert given.wait(END_SECONDS)
+            raise
+
+    monkeypatch.setattr(Chats, "_listen", listen_late)
+    thread = start(database)
+    chat_id = ask(database, files, library, seed=4)
+    wait_until(lambda: "spoken" in listen(database, chat_id), "the first words")
+    thread.give_room([])  # as for a run that can't be started
+    thread.give_room([Room()])
+    given.set()
+    wait_until(lambda: read(database, chat_id).token > 1 or read(database, chat_id).finished_at, "the second begin")
+    assert read(database, chat_id).state == "answering"
+
+
+def test_a_chat_that_is_deleted_as_it_begins_is_let_be(
+    database: Database,
+    files: Files,
+    library: Library,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build = chats.build_job
+
+    def delete_first(session: Any, *of: Any) -> Any:
+        with database.writing() as other:
+            chats.delete(other, library.user.id, deleted)
+        monkeypatch.setattr(chats, "build_job", build)
+        session.rollback()  # a new snapshot
+        return build(session, *of)
+
+    deleted = ask(database, files, library)
+    monkeypatch.setattr(chats, "build_job", delete_first)
+    thread = start(database)
+    wait_until(lambda: chats.build_job is build, "the deletion")
+    assert wait_for(database, ask(database, files, library))[0] == "done"
+    assert thread._child is not None
+    assert "tried again" not in caplog.text
 
 
 def test_a_hint_of_a_chat_warms_the_child(database: Database, start: Start) -> None:

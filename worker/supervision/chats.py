@@ -156,7 +156,7 @@ class Chats(Attendant):
                 if any(isinstance(event, Ended) for event in events):
                     return
         except ReplyLost:
-            if self._room != room:
+            if self._room is not room:  # an equal one may have been given since
                 raise RoomTaken from None
             raise
 

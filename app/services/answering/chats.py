@@ -136,8 +136,10 @@ def begin(session: Session, worker_id: str, lease_seconds: float) -> ChatClaim |
 
 
 def build_job(session: Session, files: Files, claim: ChatClaim, device: str) -> ChatJob:
-    """Return what the chatting process is told. Raises NotFound, InvalidInput and Conflict for a model that is gone meanwhile."""
-    chat = session.get_one(Chat, claim.chat_id)
+    """Return what the chatting process is told. Raises NotFound, InvalidInput and Conflict for what is gone meanwhile."""
+    chat = session.get(Chat, claim.chat_id)
+    if chat is None:
+        raise NotFound(f"There is no chat {claim.chat_id!r} any more.")
     request = ChatRequest.model_validate(chat.request)
     return ChatJob.model_validate({
         "request": request,
