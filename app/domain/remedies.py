@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.events import Change
+from app.domain.statistics.resolution import ENOUGH
 from app.domain.training.methods import Method, rate_beside
 
 BALANCED_SHARE = 0.5  # the effective sample size, as a share of the batch, that a suggested λ gives
@@ -80,11 +81,26 @@ def _raise_to_safety(recipe: Recipe, known: Temperatures) -> Changes:
 
 
 def _mean_logprobs(recipe: Recipe) -> Changes:
-    return (Change(field="weights.logprob_norm", value="mean"),) if recipe["weights"]["logprob_norm"] == "sum" else ()
+    return _put(recipe, {"weights.logprob_norm": "mean"}) if _reads_logprobs(recipe) else ()
+
+
+def _free_of_length(recipe: Recipe, known: Temperatures) -> Changes:
+    """Lengths come into the weights by log π_ref; where that isn't read, by the rewards."""
+    if _reads_logprobs(recipe):
+        return _mean_logprobs(recipe) or _lower_lambda(recipe, known)
+    return _put(recipe, {"reward.length_control": True})
+
+
+def _reads_logprobs(recipe: Recipe) -> bool:
+    """Return whether log π_ref makes a difference to the weights: within a prompt `ratio` cancels it."""
+    form, scope = recipe["weights"]["weight_form"], recipe["weights"]["partition_scope"]
+    if recipe["online"]["every"] is not None:
+        return bool(form != "reward")
+    return form == "posterior" or (form == "ratio" and scope == "batch")
 
 
 def _take_preference(recipe: Recipe) -> Changes:
-    if recipe["reward"]["source"] == "preference":
+    if recipe["reward"]["source"] == "preference" or recipe["online"]["every"] is not None:  # fresh responses have no labels
         return ()
     values: dict[str, Any] = {"reward.source": "preference", "weights.cross_reward": "reuse"}
     values |= {"reward.model": None, "reward.second": None, "reward.third": None, "reward.caution": 1.0}
@@ -101,10 +117,16 @@ def _drop_overlong(recipe: Recipe) -> Changes:
     return (Change(field="tokens.overlong", value="drop"),) if recipe["tokens"]["overlong"] != "drop" else ()
 
 
+def _hold_out_more(recipe: Recipe) -> Changes:
+    """Twice the share, up to a half, and no fewer test prompts asked for than are always enough."""
+    share, num = recipe["evaluation"]["share"], recipe["evaluation"]["num_test_prompts"]
+    return _put(recipe, {"evaluation.share": max(share, min(0.5, 2 * share)), "evaluation.num_test_prompts": max(num, ENOUGH)})
+
+
 def _tune_first(recipe: Recipe) -> Changes:
     """Plain fine-tuning on all of the data's responses, whose result is then policy and reference."""
     scope = {"weights.partition_scope": "batch"} if recipe["weights"]["partition_scope"] == "draws" else {}
-    return _put(recipe, {"method": "sft", "weights.responses": "both"} | scope)
+    return _put(recipe, {"method": "sft", "weights.responses": "both", "online.every": None} | scope)
 
 
 def _put(recipe: Recipe, values: Mapping[str, Any]) -> Changes:
@@ -131,7 +153,7 @@ _BY_TEMPERATURE: dict[str, Callable[[Recipe, Temperatures], Changes]] = {
     "overflow_risk": _raise_to_safety,
     "weight_collapse": _raise_lambda,
     "plain_sft": lambda recipe, known: _lower_lambda(recipe, known) or _mean_logprobs(recipe),
-    "length_driven": lambda recipe, known: _mean_logprobs(recipe) or _lower_lambda(recipe, known),
+    "length_driven": _free_of_length,
 }
 _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "inverted_rewards": _take_preference,
@@ -142,7 +164,7 @@ _BY_RECIPE: dict[str, Callable[[Recipe], Changes]] = {
     "truncated_pairs": _drop_overlong,
     "truncated": _drop_overlong,
     "unfinished_answers": _double("evaluation", "max_new_tokens", 32_768),
-    "small_held_out": lambda recipe: (Change(field="evaluation.share", value=min(0.5, 2 * recipe["evaluation"]["share"])),),
+    "small_held_out": _hold_out_more,
     "online_collapse": _double("online", "num_responses", 64),
     "flat_groups": _double("online", "num_responses", 64),
     "nothing_held_out": lambda _: (Change(field="evaluation.share", value=0.0),),

@@ -32,7 +32,7 @@ _SIGNATURES = (
         "the reward ranks chosen above rejected in significantly fewer than half of the pairs (95 % Wilson "
         "interval)",
         "Check that the data set's mapping doesn't swap chosen and rejected, and that a larger reward means "
-        "better; then choose another reward.model, or set reward.source to preference.",
+        "better; then choose another reward.model, or set reward.source to preference (which fresh responses don't have).",
     ),
     Signature(
         "reward_disagreement", "warning", "The reward models disagree",
@@ -63,7 +63,8 @@ _SIGNATURES = (
         "length_driven", "warning", "The weights follow length",
         "the rank correlation of weight and length is beyond ±0.5 and stronger than that of weight and reward",
         "Set weights.logprob_norm to mean or weights.preset to length_normalised, or lower weights.lambda so that the reward "
-        "outweighs log π_ref.",
+        "outweighs log π_ref. Where no weight reads log π_ref (presets within_prompt, reward_weighted, draws), the rewards "
+        "themselves follow length: set reward.length_control to true.",
     ),
     Signature(
         "low_diversity", "warning", "Batches repeat themselves",

@@ -39,6 +39,11 @@ def test_a_recipe_of_draws_with_the_changes_is_a_recipe(name: str, responses: st
     change_and_parse(name, resolve(reward=BY_MODEL, weights=weights), KNOWN)
 
 
+@pytest.mark.parametrize("name", list(SIGNATURES))
+def test_a_recipe_of_fresh_responses_with_the_changes_is_a_recipe(name: str) -> None:
+    change_and_parse(name, resolve(reward=BY_MODEL, online={"every": 4}), KNOWN)
+
+
 @pytest.mark.parametrize("name", ["online_collapse", "flat_groups", "unfinished_answers", "low_diversity", "reward_disagreement"])
 def test_what_can_not_be_doubled_is_not_suggested(name: str) -> None:
     reward = {**BY_MODEL, "second": "s", "caution": 100}
@@ -78,6 +83,27 @@ def test_a_collapse_asks_for_the_temperature_that_balances_and_for_no_target_bes
     aimed = resolve(weights={"lambda": None, "target_ess": 0.05})
     assert as_dict("weight_collapse", aimed) == {"weights.lambda": 0.421, "weights.target_ess": None}
     assert as_dict("weight_collapse", resolve(weights={"logprob_norm": "sum"}), LOW) == {"weights.logprob_norm": "mean"}
+
+
+@pytest.mark.parametrize("preset", ["within_prompt", "reward_weighted", "draws"])
+def test_no_norm_of_log_probabilities_is_suggested_where_no_weight_reads_them(preset: str) -> None:
+    recipe = resolve(reward=BY_MODEL, weights={"preset": preset})
+    assert as_dict("weight_collapse", recipe, LOW) == as_dict("plain_sft", recipe, KNOWN) == {}
+    assert as_dict("length_driven", recipe) == {"reward.length_control": True}
+    controlled = resolve(reward={**BY_MODEL, "length_control": True}, weights={"preset": preset})
+    assert as_dict("length_driven", controlled, LOW) == {}
+
+
+@pytest.mark.parametrize(("form", "expected"), [("posterior", {"weights.logprob_norm": "mean"}), ("reward", {})])
+def test_fresh_responses_are_weighed_by_log_probabilities_unless_by_the_reward_alone(form: str, expected: object) -> None:
+    weights = {"preset": "within_prompt", "weight_form": form}
+    assert as_dict("plain_sft", resolve(reward=BY_MODEL, weights=weights, online={"every": 4})) == expected
+
+
+def test_a_small_test_set_asks_for_more_held_out_and_for_no_fewer_prompts_than_are_enough() -> None:
+    assert as_dict("small_held_out", resolve(evaluation={"share": 0.8})) == {}
+    capped = {"evaluation.share": 0.2, "evaluation.num_test_prompts": 97}
+    assert as_dict("small_held_out", resolve(evaluation={"share": 0.1, "num_test_prompts": 32})) == capped
 
 
 def test_weights_that_are_all_alike_ask_for_a_smaller_temperature() -> None:
