@@ -125,7 +125,8 @@ def weigh(
     weights, partner_share = _weigh_all(candidates, choices, mean, std), None
     if others:
         further = [(plan, _weigh_all(_make_all(plan, settings), choices, mean, std)) for plan in others]
-        weights, partner_share = average(BatchPlan(batches, logprobs, rewards), weights, further)
+        enters = [torch.ones_like(c.own_M, dtype=torch.bool) if c.enters_M is None else c.enters_M for c in candidates]
+        weights, partner_share = average(BatchPlan(batches, logprobs, rewards), weights, further, torch.cat(enters))
         if settings.mean_one == "dataset":
             weights = _rescale(candidates, weights)
     weighted = []
@@ -145,11 +146,11 @@ def _weigh_all(candidates: Sequence[Candidates], choices: WeightChoices, mean: f
 
 
 def average(
-    own: BatchPlan, weights: Sequence[Tensor], further: Sequence[tuple[BatchPlan, Sequence[Tensor]]]
+    own: BatchPlan, weights: Sequence[Tensor], further: Sequence[tuple[BatchPlan, Sequence[Tensor]]], enters_N: Tensor
 ) -> tuple[list[Tensor], float | None]:
     """Return each response's mean weight over the plans, in the first one's places, and how much of a weight's variance was
-    chance: the mean variance of one response's weights between plans, as a share of that of all weights in all plans. None:
-    all weights are the same.
+    chance: the mean variance of one response's weights between plans, as a share of that of all weights in all plans. Those
+    outside of the loss, which are 0 in every plan, don't count. None: all weights are the same.
     """
     order = {e.example_id: place for place, e in enumerate(e for batch in own.batches for e in batch)}
     columns = []
@@ -158,8 +159,8 @@ def average(
                  for e, weight_K in zip(batch, weight_M.split([len(e.responses) for e in batch]), strict=True)]  # fmt: skip
         columns.append(torch.cat([weight_K for _, weight_K in sorted(parts, key=lambda part: part[0])]).double())
     weight_NR = torch.stack(columns, dim=1)
-    total = float(weight_NR.var(correction=0))
-    between = float(weight_NR.var(dim=1, correction=1).mean())
+    total = float(weight_NR[enters_N].var(correction=0))
+    between = float(weight_NR[enters_N].var(dim=1, correction=1).mean())
     mean_N = weight_NR.mean(dim=1).to(weights[0].dtype)
     return list(mean_N.split([len(weight_M) for weight_M in weights])), between / total if total > 0 else None
 

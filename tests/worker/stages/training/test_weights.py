@@ -128,6 +128,17 @@ def test_the_mean_over_plans_leaves_less_to_chance_and_says_how_much_there_was(r
     assert weigh(*rated, asked).partner_share is None
 
 
+def test_what_is_left_to_chance_is_told_of_the_weights_in_the_loss_alone(rated):
+    asked, known = settings(preset="reward_weighted", responses="chosen", **{"lambda": 1.0}), BatchPlan(*rated)
+    plans = [rearrange(known, batches) for batches in other_plans(rated, 4)]
+    each = [weigh(*rated, asked), *(weigh(p.batches, p.logprobs, p.rewards, asked) for p in plans)]
+    flat = list(map(flatten, each))
+    chosen = [(e.example_id, r.number) for batch in rated[0] for e in batch for r in e.responses if r.preference == 1]
+    weights = torch.tensor([[one[key] for one in flat] for key in chosen], dtype=torch.float64)
+    share = float(weights.var(dim=1).mean() / weights.var(correction=0))
+    assert weigh(*rated, asked, plans).partner_share == pytest.approx(share, rel=1e-5)
+
+
 def test_over_several_plans_the_data_sets_mean_weight_stays_one(rated):
     plans = [rearrange(BatchPlan(*rated), batches) for batches in other_plans(rated, 2)]
     weights = flatten(weigh(*rated, settings(preset="within_prompt", mean_one="dataset"), plans))
