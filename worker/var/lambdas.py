@@ -27,11 +27,13 @@ def find_lambda(
     reward_mean: float = 0.0,
     reward_std: float = 1.0,
     tolerance: float = 1e-3,
+    smallest_lambda: float = SMALLEST_LAMBDA,
 ) -> float:
     """Return the λ whose mean effective sample size over the batches is `target_ess`; see find_stacked_lambda."""
     return find_stacked_lambda(
-        stack_alike(batches), choices, target_ess, reward_mean=reward_mean, reward_std=reward_std, tolerance=tolerance
-    )
+        stack_alike(batches), choices, target_ess, reward_mean=reward_mean, reward_std=reward_std, tolerance=tolerance,
+        smallest_lambda=smallest_lambda,
+    )  # fmt: skip
 
 
 def find_stacked_lambda(

@@ -10,6 +10,7 @@ The mathematics is worker.var.certificate's. What R is, and how certain that mak
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,12 @@ def find_stopping_lambda(recipe: Recipe, kind: RunKind) -> float | None:
     if weights.lambda_ is None or recipe.online.every is not None or not clean or not holds_for(choices):
         return None
     return min(weights.lambda_, recipe.scoring.smallest_lambda or weights.lambda_)
+
+
+def find_served_lambda(recipe: Recipe, kind: RunKind, logprobs: Sequence[Tensor]) -> float | None:
+    """Return the smallest λ that these scores of a run serve for certain; None: every λ, as no pair was dropped."""
+    is_stopped = any(bool((logprob_BM == -torch.inf).any()) for logprob_BM in logprobs)
+    return find_stopping_lambda(recipe, kind) if is_stopped else None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from worker.stages.prepare import Batches, Ground
 from worker.stages.scoring.plans import BatchPlan
 from worker.stages.scoring.sources import ReferenceSource
 from worker.stages.scoring.stage import Scores
+from worker.stages.scoring.stopping import find_served_lambda
 from worker.stages.seeds import derive_seed
 from worker.stages.training import loop as training_stage
 from worker.stages.training.artifacts import keep_policy, keep_reward_model
@@ -169,7 +170,8 @@ def make_weights(attempt: AttemptContext, ground: Ground, scores: Scores) -> Wei
     treatment = choose_treatment(batches, rewards, recipe.reward)
     rewards = treatment.matrices(rewards, batches)
     others = [treat(add_noise_to(plan, recipe), treatment) for plan in scores.others]
-    weighing = replace(weigh(batches, scores.logprobs, rewards, settings, others), treatment=treatment)
+    served = find_served_lambda(recipe, attempt.spec.kind, scores.logprobs)
+    weighing = replace(weigh(batches, scores.logprobs, rewards, settings, others), treatment=treatment, served=served)
     if recipe.reward.length_control:
         attempt.log(
             f"Length explained {treatment.fit.r_squared:.1%} of the rewards' variance, {treatment.fit.slope:+.3g} a token: that "

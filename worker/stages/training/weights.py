@@ -24,7 +24,7 @@ from worker.stages.scoring.pairs import own_prompts
 from worker.stages.scoring.plans import BatchPlan
 from worker.stages.treatment import UNTREATED, Treatment
 from worker.var.diagnostics import describe_weights, histogram
-from worker.var.lambdas import LAMBDA_BATCHES, fall_back, refuse_extreme
+from worker.var.lambdas import LAMBDA_BATCHES, SMALLEST_LAMBDA, fall_back, refuse_extreme
 from worker.var.loss import token_coefficients
 from worker.var.stacks import log_mean_weight
 from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, compute_weights, find_lambda, weigh_batch
@@ -60,6 +60,7 @@ class Weighing:
     unreached: str = ""  # why no λ gives the wanted effective sample size, where another was taken
     partner_share: float | None = None  # of a weight's variance, what is chance of who met in a batch; None: not known
     treatment: Treatment = UNTREATED  # of the rewards, before they were weighed
+    served: float | None = None  # the smallest λ that the scores serve, where pairs were dropped; None: every λ
 
     def describe(self, batch: WeightedBatch) -> dict[str, float]:
         return describe_weights(
@@ -87,7 +88,7 @@ class Weighing:
         largest = largest_reward(candidates, self.choices, self.reward_mean, self.reward_std)
         try:
             balanced: float | None = search_lambda(
-                candidates, self.choices, BALANCED_SHARE, self.reward_mean, self.reward_std, largest
+                candidates, self.choices, BALANCED_SHARE, self.reward_mean, self.reward_std, largest, self.served
             )
         except TargetUnreachable:
             balanced = None
@@ -193,14 +194,15 @@ def choose_lambda(
 
 
 def search_lambda(
-    candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float, largest: float
-) -> float:
-    """Return the λ whose effective sample size is the target, over batches spread evenly.
+    candidates: Sequence[Candidates], choices: WeightChoices, target: float, mean: float, std: float, largest: float,
+    served: float | None = None,
+) -> float:  # fmt: skip
+    """Return the λ whose effective sample size is the target, over batches spread evenly; none below what is `served`.
 
     Raises TargetUnreachable, also for a λ that is too small for the `largest` |r|.
     """
-    step = max(1, len(candidates) // LAMBDA_BATCHES)
-    found = find_lambda(candidates[::step], choices, target, reward_mean=mean, reward_std=std)
+    step, smallest = max(1, len(candidates) // LAMBDA_BATCHES), max(served or 0.0, SMALLEST_LAMBDA)
+    found = find_lambda(candidates[::step], choices, target, reward_mean=mean, reward_std=std, smallest_lambda=smallest)
     refuse_extreme(found, largest)
     return found
 

@@ -24,7 +24,8 @@ from worker.stages.scoring.pairs import mark_pairs, score_pairs, score_until_hop
 from worker.stages.scoring.sources import ReferenceSource, RewardSource
 from worker.stages.scoring.stage import Scores, score_all
 from worker.stages.scoring.stopping import find_stopping_lambda
-from worker.stages.training.weights import Weighing, weigh
+from worker.stages.training.methods import make_weights
+from worker.stages.training.weights import Weighing
 
 PAPER = {"preset": "paper"}
 
@@ -35,7 +36,7 @@ def score_as_told(folder: Path) -> tuple[Scores, Weighing]:
         attempt = AttemptContext(read_spec(folder), spool, StopSignals(folder))
         ground = lay_ground(attempt)
         scores = score_all(attempt, ground)
-    return scores, weigh(ground.batches, scores.logprobs, scores.rewards, attempt.recipe.weights)
+        return scores, make_weights(attempt, ground, scores)
 
 
 def weights_of(weighing: Weighing) -> torch.Tensor:
@@ -165,6 +166,16 @@ def test_chunks_of_any_size_give_the_sums_of_whole_responses(workshop, batches, 
 
 def go_on() -> None:
     """Never stop."""
+
+
+def test_weights_know_from_which_temperature_on_their_scores_serve(workshop):
+    """Below the λ of the certificate the pairs that were dropped may count."""
+    parts = {"reward_folder": workshop.reward(), "weights": {**PAPER, "lambda": 10.0}}
+    _, weighing = score_as_told(workshop.attempt(**parts))
+    assert weighing.served == 10.0
+    assert (weighing.temperatures.balanced or 10.0) >= 10.0
+    _, complete = score_as_told(workshop.attempt(scoring={"early_stopping": False}, scorings=workshop.root / "in-full", **parts))
+    assert complete.served is None
 
 
 def test_pairs_are_dropped_only_where_the_certificate_holds():

@@ -12,9 +12,10 @@ from worker.stages.examples import Prepared
 from worker.stages.scoring.pairs import mark_pairs, own_prompts, read_rewards, score_pairs
 from worker.stages.scoring.plans import BatchPlan, rearrange
 from worker.stages.training.findings import data_findings, target_findings
-from worker.stages.training.weights import gather_own, save_weights, weigh
+from worker.stages.training.weights import gather_own, save_weights, search_lambda, weigh
 from worker.var import lambdas
-from worker.var.weights import effective_sample_size
+from worker.var.certificate import droppable, logprob_floors
+from worker.var.weights import Candidates, TargetUnreachable, WeightChoices, effective_sample_size
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,34 @@ def test_over_several_plans_the_data_sets_mean_weight_stays_one(rated):
     plans = [rearrange(BatchPlan(*rated), batches) for batches in other_plans(rated, 2)]
     weights = flatten(weigh(*rated, settings(preset="within_prompt", mean_one="dataset"), plans))
     assert sum(weights.values()) / len(weights) == pytest.approx(1.0, rel=1e-6)
+
+
+def draw_stopped(lambda_, num=40):
+    """Batches whose pairs with other prompts are unlikely, in full, and without those that may be dropped at λ."""
+    chance, full, stopped = torch.Generator().manual_seed(1), [], []
+    own_M, row_B1 = torch.arange(4).repeat_interleave(2), torch.arange(4)[:, None]
+    for _ in range(num):
+        num_tokens_M = torch.randint(5, 20, (8,), generator=chance)
+        logprob_BM = torch.randn(4, 8, generator=chance) - 1.2 * num_tokens_M - 40.0 * (own_M != row_B1)
+        reward_BM = 3 * torch.randn(4, 8, generator=chance)
+        own = (gather_own(own_M, logprob_BM), gather_own(own_M, reward_BM))
+        is_dropped_BM = droppable(logprob_BM, logprob_floors(own_M, *own, lambda_, float(reward_BM.max())))
+        full.append(Candidates(own_M, logprob_BM, num_tokens_M, reward_BM))
+        known = (
+            matrix_BM.masked_fill(is_dropped_BM, gone) for matrix_BM, gone in ((logprob_BM, -math.inf), (reward_BM, math.nan))
+        )
+        stopped.append(Candidates(own_M, next(known), num_tokens_M, next(known)))
+    return full, stopped
+
+
+def test_no_temperature_is_found_that_stopped_scores_do_not_serve():
+    """Below the λ of the certificate dropped pairs count: what is found there without them is wrong."""
+    full, stopped = draw_stopped(1.0)
+    choices = WeightChoices("posterior", "batch", "sum", "score", "none", mean_one=False)
+    right, wrong = (search_lambda(some, choices, 0.5, 0.0, 1.0, 1.0) for some in (full, stopped))
+    assert wrong < 0.8 * right < 1.0
+    with pytest.raises(TargetUnreachable):
+        search_lambda(stopped, choices, 0.5, 0.0, 1.0, 1.0, served=1.0)
 
 
 def test_chosen_only_trains_on_chosen_but_lets_the_rejected_compete(scored):
