@@ -114,6 +114,21 @@ def test_three_processes_share_batches_of_two_or_three_prompts(make: Make) -> No
     assert_equal_end(three, one)
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_batch_of_which_nothing_enters_the_loss_moves_no_weight(sharding: str, workshop: Workshop) -> None:
+    """One process has no gradient then, so that AdamW rests; several must not step on a sum of nothings."""
+    rows = workshop.examples(16)
+    for row in rows[4:]:
+        row["responses"] = [{**response, "preference": None} for response in row["responses"]]
+    parts = {"method": "sft", "weights": {"responses": "chosen"}, "dataset": workshop.dataset(rows, "few-chosen")}
+    one, two = (workshop.attempt(**parts, training={"batch_size": 2}, evaluation={"share": 0.0}) for _ in range(2))
+    assert fork_ranks(ask_for(one, 1), 1) == [0]
+    assert fork_ranks(ask_for(two, 2, sharding=sharding), 2) == [0, 0], (two / "log.txt").read_text()
+    norms = [metrics["grad_norm"] for metrics in read_metrics(one, "step").values()]
+    assert 0 < norms.count(0.0) < len(norms)
+    assert_equal_end(two, one)
+
+
 @pytest.mark.parametrize(("before", "after", "sharding"), [(2, 1, "full"), (1, 2, "full")])
 def test_a_run_resumes_with_another_number_of_processes(
     before: int, after: int, sharding: str, make: Make, alone: Callable[[str], Path], workshop: Workshop

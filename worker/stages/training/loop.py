@@ -193,12 +193,12 @@ def train_step(training: Training, pace: "_Pace") -> None:
     loss_value, norm_value, *rest = values.tolist()  # the step's only wait for the device
     rate = learning_rate_at(progress.step, training.num_steps, settings)
     described = dict(zip(done.metrics, rest, strict=True)) | objective.describe(batch)
-    if find_divergence({"loss": loss_value, "grad_norm": norm_value, **described}, usual(training)) is None:
+    is_sound = find_divergence({"loss": loss_value, "grad_norm": norm_value, **described}, usual(training)) is None
+    if is_sound and done.num_tokens > 0:
         optimizer.step(rate, grad_norm)
-        progress.bad_steps = 0
-    else:
+    else:  # where nothing enters the loss there is no gradient, or among several processes a sum of nothings
         optimizer.forget_gradients()
-        progress.bad_steps += 1
+    progress.bad_steps = 0 if is_sound else progress.bad_steps + 1
     progress.step += 1
     reach("step.taken")
     seconds = time.perf_counter() - started

@@ -83,7 +83,7 @@ def train_policy(attempt: AttemptContext, ground: Ground, scores: Scores) -> dic
         training.progress.seconds = scores.seconds
     training_stage.train(training)
     weighing = objective.weighing if type(objective) is WeightedObjective else None  # fresh responses have other weights
-    recite(attempt, model, ground, training.progress.step, weighing)
+    recite(attempt, model, ground, training.kept_step, weighing)
     keep_policy(attempt, model, ground)
     return training.progress.summary
 

@@ -41,12 +41,13 @@ def is_model_of(folder, step: int) -> bool:
 
 def test_the_best_on_validation_is_the_model_and_is_what_the_test_set_judges(workshop, run, told):
     told({0: 0.5, 2: 0.6, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.7})
-    folder = workshop.attempt(**EVERY_TWO, keep={"model": "best"})
+    evaluation = EVERY_TWO["evaluation"] | {"recite": 1}
+    folder = workshop.attempt(**{**EVERY_TWO, "evaluation": evaluation}, keep={"model": "best"})
     assert run(folder) == 0, outcome(folder)
     assert (kept(folder)["step"], kept(folder)["last_step"], kept(folder)["stopped"]) == (4, 10, "")
     assert is_model_of(folder, 4)
-    (final,) = read_events(folder, "final")
-    assert final["payload"]["step"] == 4
+    (final,), (recital,) = (read_events(folder, kind) for kind in ("final", "recital"))
+    assert final["payload"]["step"] == recital["payload"]["step"] == 4
     assert not is_model_of(folder, 10)
 
 
