@@ -46,7 +46,10 @@ def target_findings(weighing: Weighing) -> list[FindingRaised]:
     """Return that no λ gives the wanted effective sample size, with the λ that was taken instead."""
     if not weighing.unreached:
         return []
-    taken = f"λ is {weighing.choices.lambda_:.3g}, the standard deviation of the rewards as the weights see them."
+    why = (
+        "the standard deviation of the rewards as the weights see them" if weighing.reward_std > 0 else "as all rewards are equal"
+    )
+    taken = f"λ is {weighing.choices.lambda_:.3g}, {why}."
     return [raise_finding("target_unreached", f"{weighing.unreached} {taken}")]
 
 

@@ -235,6 +235,13 @@ def test_where_no_temperature_gives_the_target_the_rewards_scale_does_when_the_r
     assert (reached.unreached, reached.choices) == ("", weigh(*scored, settings(**{"lambda": None, "target_ess": 0.6})).choices)
 
 
+def test_rewards_that_are_all_equal_have_no_deviation_that_a_temperature_could_be(scored):
+    flat = [torch.zeros_like(reward_BM) for reward_BM in scored[2]]
+    asked = {"preset": "within_prompt", "lambda": None, "target_ess": 0.5, "fallback": "reward_std"}
+    (finding,) = target_findings(weigh(*scored[:2], flat, settings(**asked)))
+    assert finding.evidence.endswith(" λ is 1, as all rewards are equal.")
+
+
 def test_one_limit_says_which_exponents_are_too_large():
     assert lambdas.LARGEST_EXPONENT == findings.LARGEST_EXPONENT
 
