@@ -1,8 +1,10 @@
 """The supervisor's small parts: the spool's reader, processes of earlier lives, GPUs, log lines."""
 
+import errno
 import json
 import logging
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,10 @@ from app.store.signals.hints import QUEUE_NAME, WAKE_TASK
 from tests.planted import plant
 from tests.waiting import END_SECONDS
 from worker import tasks
+from worker.supervision import process as process_module
 from worker.supervision.attempt import explain
 from worker.supervision.devices import Device, parse_gpus
-from worker.supervision.process import RECORD, RunnerProcess, kill_leftovers
+from worker.supervision.process import RECORD, RunnerProcess, Spawned, kill_leftovers
 from worker.supervision.spool_tail import MAX_LINES, SpoolTail, read_log_tail
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -91,6 +94,25 @@ def test_a_leftover_of_this_machine_is_ended(attempt_dir: Path, sleeper: RunnerP
     assert kill_leftovers(attempt_dir.parent) == 1
     assert sleeper.poll() == -signal.SIGKILL
     assert kill_leftovers(attempt_dir.parent) == 0
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_a_runner_that_can_not_be_noted_is_ended(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, is_waiting: bool) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spawned: list[Spawned] = []
+    spawn = process_module.spawn
+    monkeypatch.setattr(process_module, "spawn", lambda *of: spawned.append(spawn(*of)) or spawned[-1])
+    monkeypatch.setattr(process_module, "write_atomic", fail)
+    waiting = process_module.spawn(SLEEP, None, {}, subprocess.PIPE) if is_waiting else None
+    with pytest.raises(OSError, match="No space left"):
+        RunnerProcess(SLEEP, attempt_dir, {}, None, waiting)
+    [one] = spawned
+    try:
+        assert one.popen.poll() == -signal.SIGKILL
+    finally:
+        one.end()
 
 
 def test_a_stranger_with_the_same_number_is_spared(attempt_dir: Path, sleeper: RunnerProcess) -> None:

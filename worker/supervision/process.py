@@ -107,7 +107,11 @@ class RunnerProcess:
                 spawned.hand(told)  # one that is gone already is seen at the next poll
         self._popen, self.pid = spawned.popen, spawned.popen.pid
         self._is_swept = False
-        write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": spawned.mark}).encode())
+        try:
+            write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": spawned.mark}).encode())
+        except OSError:  # nobody would find what is not noted: a full disk leaves no runner behind
+            spawned.end()
+            raise
 
     def poll(self) -> int | None:
         """Return the exit status (negative: the signal that ended it), None while it runs. Reaps it."""
