@@ -27,19 +27,36 @@ REWARD_HELP = "Id of the reward model, or of two or three with commas between: m
 
 
 def read_document(path: Path) -> Any:
-    """Return a small YAML or JSON file.
+    """Return a small YAML or JSON file, as plain data.
 
-    Raises: CommandFailed.
+    Raises: CommandFailed, naming the field of what JSON has no word for, such as a date.
     """
     if not path.is_file():
         raise CommandFailed(f"There is no file {path}.")
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         raise CommandFailed(f"{path} is larger than {MAX_DOCUMENT_BYTES:,} bytes.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         raise CommandFailed(f"{path} can't be read as YAML{f' (line {where.line + 1})' if where else ''}.") from error
+    except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # as PyYAML's own readers of values raise them
+        raise CommandFailed(f"{path} can't be read as YAML: it holds a number, a date or a tag that has no value.") from error
+    refuse_unplain(document, path)
+    return document
+
+
+def refuse_unplain(value: Any, path: Path, field: str = "") -> None:
+    """Raise CommandFailed for what YAML reads as something that JSON has no word for."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            refuse_unplain(part, path, f"{field}.{name}".strip("."))
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            refuse_unplain(part, path, f"{field}.{place}".strip("."))
+    elif not isinstance(value, str | int | float | bool | None):
+        kind = type(value).__name__
+        raise CommandFailed(f"{field or 'All'} of {path} is read as a {kind}: put it in quotes where text is meant.")
 
 
 def read_recipe(path: Path | None) -> dict[str, Any]:
@@ -86,7 +103,10 @@ def merge(body: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str
         if not given:
             continue
         if section:
-            merged[section] = {**(merged.get(section) or {}), **given}
+            there = merged.get(section) or {}
+            if not isinstance(there, dict):
+                raise CommandFailed(f"{section} must be an object with fields, not {there!r:.60}.")
+            merged[section] = {**there, **given}
         else:
             merged |= given
     return merged

@@ -53,3 +53,22 @@ def test_a_refused_recipe_names_the_field_in_the_terminal(studio, refused, tmp_p
 def test_a_temperature_that_is_no_number_is_refused_as_its_option(studio, refused, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(studio.ingredients()))
     assert refused("runs", "launch", str(tmp_path / "recipe.json"), "--lambda", "nan") == "--lambda must be a finite number.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: 2026-01-01", "name of {path} is read as a date: put it in quotes where text is meant."),
+        ("tags: [a, !!binary aGk=]", "tags.1 of {path} is read as a bytes: put it in quotes where text is meant."),
+        ("name: 2026-13-45", "{path} can't be read as YAML: it holds a number, a date or a tag that has no value."),
+        ("seed: " + "9" * 5000, "{path} can't be read as YAML: it holds a number, a date or a tag that has no value."),
+        ("seed: !!int ''", "{path} can't be read as YAML: it holds a number, a date or a tag that has no value."),
+        ("seed: !!bool maybe", "{path} can't be read as YAML: it holds a number, a date or a tag that has no value."),
+        ("name: !!timestamp soon", "{path} can't be read as YAML: it holds a number, a date or a tag that has no value."),
+        ("weights: [1]", "weights must be an object with fields, not [1]."),
+    ],
+)
+def test_a_recipe_that_is_no_plain_data_is_refused_with_what_it_holds(refused, tmp_path, text, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert refused("runs", "launch", str(path), "--lambda", "1").replace("\n", " ").strip() == said.format(path=path)

@@ -190,7 +190,7 @@ def read_text(text: str) -> Mapping[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         raise InvalidInput.at("import", f"The text is neither JSON nor YAML{where}: {why}.") from None
     except ValueError:
-        raise InvalidInput.at("import", "The text holds a number or a date that can't be read.") from None
+        raise InvalidInput.at("import", "The text holds a number of too many digits.") from None
     except RecursionError:
         raise InvalidInput.at("import", "The text is nested too deeply to be a recipe.") from None
     if not isinstance(found, dict):
@@ -199,11 +199,11 @@ def read_text(text: str) -> Mapping[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInput.at("import", f"The text says {twice} twice: leave one of them.")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidInput.at("import", f"The text says {name[:80]} twice: leave one of them.")
+        found[name] = value
     return found
 
 
@@ -214,6 +214,13 @@ class RecipeLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise InvalidInput.at("import", "The text has references (* and &): write the settings out.")
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):  # of a value that is not as its tag says
+            kind = str(node.tag).rsplit(":", 1)[-1]
+            raise yaml.constructor.ConstructorError(None, None, f"this can't be read as {kind}", node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         read = partial(self.construct_object, deep=True)
