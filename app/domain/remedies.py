@@ -96,7 +96,7 @@ def _reads_logprobs(recipe: Recipe) -> bool:
     form, scope = recipe["weights"]["weight_form"], recipe["weights"]["partition_scope"]
     if recipe["online"]["every"] is not None:
         return bool(form != "reward")
-    return form == "posterior" or (form == "ratio" and scope == "batch")
+    return bool(form == "posterior" or (form == "ratio" and scope == "batch"))
 
 
 def _take_preference(recipe: Recipe) -> Changes:

@@ -35,7 +35,7 @@ def answer(job: dict[str, object]) -> dict[str, object]:
                 "error": {"code": "conflict", "detail": "The scores are gone.", "problems": [{"field": "", "message": "gone"}]}
             }
         case 6:
-            time.sleep(2)
+            time.sleep(4)
     numbers = {"num_batches": os.getpid(), "num_responses": 20, "seconds": 0.1}
     return {"result": {"cells": [], "suggestions": [], "check": CHECK, "findings": [], **numbers}}
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,11 +167,11 @@ def test_a_preview_of_what_was_deleted_ends_its_child_and_the_next_is_answered(
 def test_a_long_preview_keeps_its_lease(
     database: Database, start: Start, scoring_id: str, settings: Settings, files: Files
 ) -> None:
-    settings.lease_seconds, settings.heartbeat_seconds = 1.0, 0.3
+    settings.heartbeat_seconds = 0.3
     start(database)
     asked = ask(database, scoring_id, 6)
-    wait_until(lambda: read(database, asked).state == "computing")
-    time.sleep(1.3)
+    first = wait_until(lambda: read(database, asked).lease_expires_at, "the lease")
+    wait_until(lambda: (read(database, asked).lease_expires_at or first) > first, "its renewal")
     with database.writing() as session:
         assert previews.begin(session, files, "thief", 1.0) is None
     assert wait_for(database, asked).worker_id == "worker-0"

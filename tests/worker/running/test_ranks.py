@@ -82,7 +82,10 @@ def test_one_that_dies_takes_the_others_with_it(death: str, status: int, attempt
 def test_a_death_explains_the_connection_that_the_lead_lost(attempt: Path) -> None:
     program = """
     if rank == "1":
+        open(f"{folder}/dying", "w").close()
         os.kill(os.getpid(), signal.SIGSEGV)
+    while not os.path.exists(f"{folder}/dying"):  # it may have begun much earlier
+        time.sleep(0.01)
     time.sleep(0.2)
     say("failed", reason="Connection closed by peer", retry=True)
     """
