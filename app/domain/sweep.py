@@ -24,6 +24,7 @@ from app.domain.training.baselines import BASELINES
 from app.domain.training.methods import ON_GROUPS, rate_beside
 from app.domain.weighting import DEFAULT_PRESET, PRESETS, Positive, Preset
 
+LONGEST_VALUE = 120  # in a label
 MOST_VARIANTS = 64
 MAX_DEPTH = 20
 LAMBDA = "weights.lambda"
@@ -226,7 +227,8 @@ def write_value(path: str, value: Any) -> str:
 def _write(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def _grid(request: SweepRequest) -> list[tuple[str, dict[str, Any]]]:

@@ -131,6 +131,15 @@ def test_a_fault_is_a_problem_at_its_field(studio, client, parts, field, words):
     assert len(client.get(RUNS, params={"limit": 200}).json()["items"]) == num_before
 
 
+def test_a_long_value_is_cut_where_its_variant_is_named(studio, client, quiet):
+    asked = {"recipe": studio.ingredients(), "lambda": [0.1, 0.2, 0.3], "fields": {"training.batch_size": [4, "x" * 300_000]}}
+    response = client.post(SWEEPS, json=asked)
+    assert response.status_code == 422
+    assert [problem["field"] for problem in response.json()["problems"]] == ["training.batch_size"] * 3
+    assert "λ 0.1, batch_size xxx" in response.json()["detail"]
+    assert len(response.content) < 5_000
+
+
 def test_the_table_and_the_frontier_compare_the_variants(studio, client, quiet):
     sweep_id = launch(studio)
     first = play(studio, (0, 0.0, 0.0), (5, 0.5, 1.0), (9, 3.0, 0.8))
