@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.domain.errors import Unavailable
 from app.logs import LineFormatter
+from app.store.files.files import disk_full_is_unavailable
 from app.store.signals.hints import QUEUE_NAME, WAKE_TASK
 from tests.planted import plant
 from tests.waiting import END_SECONDS
@@ -99,14 +101,15 @@ def test_a_leftover_of_this_machine_is_ended(attempt_dir: Path, sleeper: RunnerP
 @pytest.mark.parametrize("is_waiting", [False, True])
 def test_a_runner_that_can_not_be_noted_is_ended(attempt_dir: Path, monkeypatch: pytest.MonkeyPatch, is_waiting: bool) -> None:
     def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        with disk_full_is_unavailable():
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     spawned: list[Spawned] = []
     spawn = process_module.spawn
     monkeypatch.setattr(process_module, "spawn", lambda *of: spawned.append(spawn(*of)) or spawned[-1])
     monkeypatch.setattr(process_module, "write_atomic", fail)
     waiting = process_module.spawn(SLEEP, None, {}, subprocess.PIPE) if is_waiting else None
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Unavailable, match="disk is full"):
         RunnerProcess(SLEEP, attempt_dir, {}, None, waiting)
     [one] = spawned
     try:

@@ -109,7 +109,7 @@ class RunnerProcess:
         self._is_swept = False
         try:
             write_atomic(attempt_dir / RECORD, json.dumps({"pid": self.pid, "mark": spawned.mark}).encode())
-        except OSError:  # nobody would find what is not noted: a full disk leaves no runner behind
+        except Exception:  # nobody would find what is not noted: a full disk leaves no runner behind
             spawned.end()
             raise
 
