@@ -184,11 +184,14 @@ def _plan_scoring(session: Session, files: Files, settings: Settings, scoring: S
 
 
 def _prune_scoring(database: Database, files: Files, settings: Settings, scoring: Scoring) -> list[Removal]:
-    """Empty when a run that has not ended uses it after all."""
+    """Empty when somebody uses it after all."""
     try:
         with database.reading() as session:
             removal = _plan_scoring(session, files, settings, scoring)
         with database.writing() as session:
+            known = session.get(Scoring, scoring.id, with_for_update=True)
+            if known is None or known.used_at != scoring.used_at:  # somebody has asked for it since it was looked up
+                return []
             scorings.delete(session, files, scoring.owner_id, scoring.id, anyway=True)
     except (Conflict, NotFound):
         return []

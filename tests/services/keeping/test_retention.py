@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -10,7 +11,7 @@ from app.services import runs
 from app.services.keeping import retention
 from app.settings import Settings
 from app.store import journal
-from app.store.database import Database
+from app.store.database import Database, now
 from app.store.files.files import Files
 from app.store.tables import Run, Scoring
 from tests.conftest import Library, make_library
@@ -182,6 +183,30 @@ def test_scorings_that_nobody_used_for_long_go(
     with either_database.reading() as session:
         assert session.get(Scoring, "scoring_old") is None
         assert session.get(Scoring, "scoring_young") is not None
+
+
+def test_a_scoring_stays_that_is_asked_for_while_others_are_pruned(
+    either_database: Database, files: Files, library: Library, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = library.user.created_at - timedelta(days=31)
+    with either_database.writing() as session:
+        session.add(
+            Scoring(
+                id="scoring_old", owner_id=library.user.id, name="old", fingerprint="old", settings={},
+                dataset_id=library.dataset.id, policy_id=library.policy.id, created_at=used, used_at=used,
+            )
+        )  # fmt: skip
+    plan = retention._plan_scoring
+
+    def plan_slowly(*of: Any) -> retention.Removal:
+        with either_database.writing() as session:
+            session.get_one(Scoring, "scoring_old").used_at = now(session)
+        return plan(*of)
+
+    monkeypatch.setattr(retention, "_plan_scoring", plan_slowly)
+    assert retention.prune(either_database, files, rules(settings, scorings_days=30)) == []
+    with either_database.reading() as session:
+        assert session.get(Scoring, "scoring_old") is not None
 
 
 @pytest.mark.parametrize("state", ["failed", "queued"])
