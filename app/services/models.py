@@ -1,5 +1,7 @@
 """Models: taken in after a look at their files (no torch), and let go when no run needs them."""
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ from urllib.parse import unquote
 
 from sqlalchemy.orm import Session
 
-from app.domain.errors import Conflict, ModelInvalid, NotFound
+from app.domain.errors import Conflict, ModelInvalid, NotFound, Unavailable
 from app.domain.model import ModelRequest
 from app.domain.recipe import Method
 from app.domain.run import RunState
@@ -23,7 +25,7 @@ from app.settings import Settings
 from app.store import models, scorings
 from app.store.answering.answers import list_using_model
 from app.store.database import Database, now
-from app.store.files.files import DEMONSTRATION, Files
+from app.store.files.files import DEMONSTRATION, DISK_FULL, Files
 from app.store.runs import get_run, lock_run
 from app.store.sharing import NOBODY, find_visible
 from app.store.signals.after_commit import after_commit
@@ -325,11 +327,19 @@ def refuse_same(known: Sequence[Model], candidate: ModelCandidate) -> None:
 
 
 def keep_files(folder: Path, to: Path) -> Path:
-    """Hard links where the file system has them, copies elsewhere; nothing half-made stays."""
+    """Hard links where the file system has them, copies elsewhere; nothing half-made stays.
+
+    Raises: NotFound where they are deleted meanwhile, Unavailable when the disk is full.
+    """
     try:
         shutil.copytree(folder, to, copy_function=link_or_copy)
-    except BaseException:
+    except BaseException as error:
         remove_tree(to)
+        said = str(error) if isinstance(error, OSError) else ""  # of many files, copytree raises but their texts
+        if os.strerror(errno.ENOENT) in said:
+            raise NotFound("The model's files were deleted while they were taken: look at what is still there.") from error
+        if os.strerror(errno.ENOSPC) in said:
+            raise Unavailable(DISK_FULL, retry_after_seconds=60) from error
         raise
     return to
 

@@ -1,5 +1,6 @@
 """Folders that hold a model are taken with their facts; all others are refused with a sentence, and nothing in them is run."""
 
+import errno
 import json
 import os
 import pickle
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.errors import Conflict, ModelInvalid, NotFound
+from app.domain.errors import Conflict, ModelInvalid, NotFound, Unavailable
 from app.domain.model import ModelRequest
 from app.domain.problems import parse
 from app.services import models as service
@@ -17,6 +18,7 @@ from app.settings import Settings
 from app.store import models as store
 from app.store.files.files import Files
 from app.store.tables import Model, Run
+from app.system.files import link_or_copy
 
 EVIL = "canary"
 
@@ -346,6 +348,35 @@ def test_what_a_run_made_outlives_the_run(add, run, files):
     assert (model.name, model.source, model.facts["run_id"]) == ("aligned", "run", run.id)
     assert files.place_of(model.path) == files.model_dir(model.id)
     assert (files.place_of(model.path) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("gone", [".", "model.safetensors"])
+def test_a_runs_model_that_is_deleted_while_it_is_taken_is_not_found(session, files, settings, user, run, gone, monkeypatch):
+    request = ModelRequest(kind="policy", source="run", run_id=run.id)
+    candidate = service.examine(session, files, settings, user.id, request)
+    path = files.artifacts_dir(run.id) / "model" / gone
+
+    def link(source: str, target: str) -> None:
+        path.unlink(missing_ok=True)
+        link_or_copy(Path(source), Path(target))
+
+    if gone == ".":
+        shutil.rmtree(path)
+    else:
+        monkeypatch.setattr(service, "link_or_copy", link)
+    with pytest.raises(NotFound, match="deleted while they were taken"):
+        service.keep(files, candidate)
+    assert list(files.model_dir("model_x").parent.glob("*")) == []
+
+
+def test_a_runs_model_for_which_there_is_no_room_says_so(session, files, settings, user, run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    candidate = service.examine(session, files, settings, user.id, ModelRequest(kind="policy", source="run", run_id=run.id))
+    monkeypatch.setattr(service, "link_or_copy", fail)
+    with pytest.raises(Unavailable, match="disk is full"):
+        service.keep(files, candidate)
 
 
 def test_a_runs_model_is_taken_as_what_its_method_made(add, run, files):
