@@ -117,6 +117,10 @@ def _compute_anew(database: Database, files: Files, comparison_id: str) -> None:
     digest = _digest(contenders)
     if find_kept(files, comparison_id, digest) is None:
         _compute(files, comparison_id, prompt_set, contenders, digest)
+    with database.reading() as session:
+        is_gone = session.get(Comparison, comparison_id) is None
+    if is_gone:  # deleted meanwhile: its texts must not come back
+        files.remove(files.comparison_dir(comparison_id))
 
 
 def _compute(files: Files, comparison_id: str, prompt_set: PromptSet, contenders: Sequence[Contender], digest: str) -> Computed:

@@ -5,13 +5,15 @@ comparisons/<id>/<digest>/figures.json  rows.json  texts.jsonl  votes-<digest>.j
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.domain.comparing.figures import Figures, PromptRows
 from app.domain.dataset import Frozen
+from app.domain.errors import Unavailable
 from app.store.files.files import Files, disk_full_is_unavailable, write_atomic
 from app.system.files import remove_tree
 
@@ -31,7 +33,7 @@ class Computed:
     def read_texts(self, prompts: Iterable[int]) -> list[Line]:
         """Return prompts and answers: id, messages, reference, tags, answers (by model and draw: text, finished, scores)."""
         found = []
-        with (self.folder / TEXTS).open("rb") as file:
+        with replaced_is_unavailable(), (self.folder / TEXTS).open("rb") as file:
             for prompt in prompts:
                 file.seek(self.rows.offsets[prompt])
                 found.append(json.loads(file.readline()))
@@ -40,8 +42,17 @@ class Computed:
     def search(self, needle: str) -> set[int]:
         """Return the prompts in whose texts, or their answers', the words stand, whatever their case."""
         wanted = json.dumps(needle.strip(), ensure_ascii=False)[1:-1].lower()
-        with (self.folder / TEXTS).open(encoding="utf-8") as file:
+        with replaced_is_unavailable(), (self.folder / TEXTS).open(encoding="utf-8") as file:
             return {place for place, line in enumerate(file) if wanted in line.lower()}
+
+
+@contextmanager
+def replaced_is_unavailable() -> Iterator[None]:
+    """Turn the loss of what was found, as something newer was computed since, into a sentence for the user."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Unavailable("This comparison has just been computed anew, or deleted: load the page again.") from error
 
 
 def find_kept(files: Files, comparison_id: str, digest: str) -> Computed | None:

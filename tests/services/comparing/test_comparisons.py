@@ -1,8 +1,10 @@
+import shutil
+
 import pytest
 
 from app.domain.answering.answers import SamplingSettings
-from app.domain.errors import InvalidInput, NotFound
-from app.services.comparing import comparisons
+from app.domain.errors import InvalidInput, NotFound, Unavailable
+from app.services.comparing import comparisons, computing
 from app.services.comparing.computing import compute, compute_votes
 from app.services.comparing.overview import drop_common, look
 from app.store.comparing import computed as store
@@ -84,6 +86,28 @@ def test_figures_are_computed_once_for_each_state(database, files, user, compari
         later = compute(session, files, comparison)
     assert later.folder != first.folder
     assert [path.name for path in later.folder.parent.iterdir()] == [later.folder.name]
+
+
+def test_texts_of_an_earlier_state_that_are_gone_are_told(database, files, user, comparison):
+    with database.reading() as session:
+        found = compute(session, files, comparison)
+    shutil.rmtree(found.folder)
+    for read in (lambda: found.read_texts([7]), lambda: found.search("Question")):
+        with pytest.raises(Unavailable, match="computed anew"):
+            read()
+
+
+def test_nothing_of_a_comparison_comes_back_that_is_deleted_while_it_is_computed(database, files, user, comparison, monkeypatch):
+    read = computing.read_prompts
+
+    def delete_first(*of: object) -> object:
+        with database.writing() as session:
+            comparisons.delete(session, files, user.id, comparison.id)
+        return read(*of)
+
+    monkeypatch.setattr(computing, "read_prompts", delete_first)
+    computing._compute_anew(database, files, comparison.id)
+    assert not files.comparison_dir(comparison.id).exists()
 
 
 def test_figures_wait_until_all_answers_are_there(database, files, user):
