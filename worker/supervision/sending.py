@@ -219,13 +219,10 @@ class Delivery:
         if waiting is None:
             return
         name, aside = waiting
-        try:
-            put_tree(self._files.store, f"{self._key}/checkpoints/{name}", list_files(aside), check=self._check)
-        finally:  # a newer one may have taken its place while it was sent
-            with self._changed:
-                is_newest = self._checkpoint == waiting
+        put_tree(self._files.store, f"{self._key}/checkpoints/{name}", list_files(aside), check=self._check)
         with self._changed:
-            self._checkpoint = None if is_newest else self._checkpoint
+            if self._checkpoint == waiting:  # no newer one has taken its place while it was sent
+                self._checkpoint = None
         remove_tree(aside)
         self.log.info("checkpoint %s is in the store", name)
         self._remove_old_checkpoints()

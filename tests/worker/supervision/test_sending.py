@@ -1,6 +1,8 @@
 """What a running attempt makes reaches the object store as it is at last, whatever changes while it is sent."""
 
+import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ def delivery(files):
     delivery.close()
 
 
-def line(kind: str, **payload: str) -> SpoolLine:
+def line(kind: str, **payload: Any) -> SpoolLine:
     return SpoolLine(n=1, at="2026-01-01T00:00:00Z", kind=kind, payload=payload)
 
 
@@ -52,6 +54,42 @@ def test_scores_that_are_written_while_the_answers_are_sent_reach_the_store(file
     wait_until(delivery.finish, "the end of the delivery")
     assert rounds == [["part-000000.jsonl"], ["part-000000.jsonl", "scores.jsonl"]]
     assert delivery.failure == ""
+
+
+def test_a_checkpoint_that_comes_as_the_one_before_has_been_sent_is_sent_too(files, monkeypatch):
+    folder, sent = files.checkpoints_dir(RUN_ID), []
+
+    def make(step: int) -> None:
+        (folder / f"step-{step:06d}").mkdir(parents=True)
+        (folder / f"step-{step:06d}" / "tensors.safetensors").write_text("weights")
+        delivery.note([line("checkpoint", name=f"step-{step:06d}", step=step, size_bytes=7)])
+
+    class Meddled(threading.Condition):
+        """Lets the second checkpoint come as soon as nobody holds the lock any more, after the first one was sent."""
+
+        def __exit__(self, *of: Any) -> None:
+            super().__exit__(*of)
+            if len(sent) == 1 and not (folder / "step-000002").exists():
+                make(2)
+
+    def put(*given: Any, **options: Any) -> Any:
+        tree = put_tree(*given, **options)
+        sent.append(given[1].rsplit("/", 1)[-1])
+        return tree
+
+    put_tree = sending.put_tree
+    monkeypatch.setattr(sending, "put_tree", put)
+    monkeypatch.setattr(sending, "threading", SimpleNamespace(Condition=Meddled, Thread=threading.Thread))
+    files.attempt_dir(RUN_ID, 1).mkdir(parents=True)
+    claim = SimpleNamespace(run_id=RUN_ID, attempt=1, keeps_checkpoints=1, answers_id=None)
+    delivery = Delivery(files, claim)  # type: ignore[arg-type]
+    make(1)
+    wait_until(lambda: (folder / "step-000002").exists(), "the second checkpoint", seconds=60)
+    try:
+        wait_until(lambda: len(sent) == 2, "what is sent of it", seconds=20)
+    finally:
+        delivery.close()
+    assert sent == ["step-000001", "step-000002"]
 
 
 def test_an_artifact_that_is_replaced_while_it_is_sent_is_sent_again_at_once(files, delivery, monkeypatch):
