@@ -122,7 +122,7 @@ class Arrival:
         try:
             if self._failure is not None:
                 raise self._failure
-            self._attempt = self._spawn(Delivery(self._files, self.claim))
+            self._attempt = self._begin()
         except (StudioError, OSError, ValueError) as error:
             if isinstance(error, (StaleToken, Unavailable)):
                 raise
@@ -130,6 +130,14 @@ class Arrival:
             self._give_up(self.claim, error)
             return True
         return False
+
+    def _begin(self) -> RunningAttempt:
+        delivery = Delivery(self._files, self.claim)
+        try:
+            return self._spawn(delivery)
+        except BaseException:  # it is tried again, or given up
+            delivery.close()
+            raise
 
     def _end(self, outcome: OutcomeReached) -> None:
         with self._database.writing() as session:
