@@ -126,7 +126,11 @@ class Client:
             yield
         except httpx.ConnectError:
             raise Unreachable(f"No studio answers at {self.url}. Start one with varstudio up, or set STUDIO_URL.") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, UnicodeEncodeError):
+            raise CommandFailed(
+                "An id, or STUDIO_URL or STUDIO_TOKEN, holds characters that no address or token has: type or copy it again."
+            ) from None
+        except httpx.HTTPError as error:
             raise Unreachable(f"The studio at {self.url} didn't answer properly: {error or type(error).__name__}.") from error
 
 

@@ -5,8 +5,10 @@ import json
 import pytest
 import yaml
 
-from app.commands.client import CommandFailed
+from app.commands.answering.endpoints import MOST_KEY_BYTES, read_key
+from app.commands.client import Client, CommandFailed
 from app.commands.recipes import reward_of
+from app.settings import Settings
 
 
 def test_a_run_s_recipe_is_saved_listed_exported_and_imported_again(studio, client, told, tmp_path):
@@ -72,3 +74,19 @@ def test_a_recipe_that_is_no_plain_data_is_refused_with_what_it_holds(refused, t
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     assert refused("runs", "launch", str(path), "--lambda", "1").replace("\n", " ").strip() == said.format(path=path)
+
+
+@pytest.mark.parametrize(("key", "token"), [("run_\n", "t"), ("run_\udc80", "t"), ("run_1", "tökén")])
+def test_what_no_address_or_token_has_is_refused_before_it_is_sent(key, token):
+    client = Client(Settings(_env_file=None, server_url="http://127.0.0.1:9", token=token))
+    with pytest.raises(CommandFailed, match="holds characters that no address or token has"):
+        client.get(f"/runs/{key}")
+
+
+@pytest.mark.parametrize("content", [b"k" * (MOST_KEY_BYTES + 1), b"\xff\xfe", "schlüssel".encode()])
+def test_a_file_that_holds_no_key_is_refused(tmp_path, content):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(CommandFailed, match="holds no key"):
+        read_key(False, tmp_path / "key")
+    (tmp_path / "key").write_text("sk-key\n")
+    assert read_key(False, tmp_path / "key") == "sk-key"

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.client import Client
+from app.commands.client import Client, CommandFailed
 from app.commands.terminal import facts, out, table
 from app.settings import Settings
 
+MOST_KEY_BYTES = 4096
 group = typer.Typer(no_args_is_help=True, help="OpenAI-compatible servers whose models answer and judge.")
 
 AskKey = Annotated[bool, typer.Option("--key", help="Ask for the key; it is not shown while it is typed.")]
@@ -18,9 +19,16 @@ PerMinute = Annotated[int | None, typer.Option("--tokens-per-minute", help="Of o
 
 
 def read_key(ask: bool, path: Path | None) -> str | None:
-    """Return the key, None where none was given. As an argument it would stand in every list of processes."""
+    """Return the key, None where none was given. As an argument it would stand in every list of processes.
+
+    Raises: CommandFailed for a file that holds no key.
+    """
     if path is not None:
-        return path.read_text(encoding="utf-8").strip()
+        with path.open("rb") as file:
+            content = file.read(2 * MOST_KEY_BYTES).strip()
+        if len(content) > MOST_KEY_BYTES or not content.isascii():
+            raise CommandFailed(f"{path} holds no key: one is a line of at most {MOST_KEY_BYTES:,} plain characters.")
+        return content.decode("ascii")
     return str(typer.prompt("Key", hide_input=True, err=True)) if ask else None
 
 
