@@ -72,7 +72,12 @@ def put_in_place(temporary: Path, path: Path, may_appear: Callable[[], None] = n
 
 @contextmanager
 def writing(path: Path, may_appear: Callable[[], None] = never) -> Iterator[Path]:
-    """Yield a name to write a file under; it is put in place when the block ends well, and removed when it doesn't."""
+    """Yield a name to write a file under; it is put in place when the block ends well, and removed when it doesn't.
+
+    Raises: IsADirectoryError, before anything is written, where a folder is named.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = name_beside(path)
     try:

@@ -76,6 +76,14 @@ def test_a_recipe_that_is_no_plain_data_is_refused_with_what_it_holds(refused, t
     assert refused("runs", "launch", str(path), "--lambda", "1").replace("\n", " ").strip() == said.format(path=path)
 
 
+@pytest.mark.parametrize("to", [".", "folder"])
+def test_a_recipe_is_not_written_over_a_folder(studio, refused, tmp_path, monkeypatch, to):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert refused("recipes", "export", studio.launch(), "--to", to) == f"Is a directory: {to}\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
 @pytest.mark.parametrize(("key", "token"), [("run_\n", "t"), ("run_\udc80", "t"), ("run_1", "tökén")])
 def test_what_no_address_or_token_has_is_refused_before_it_is_sent(key, token):
     client = Client(Settings(_env_file=None, server_url="http://127.0.0.1:9", token=token))
