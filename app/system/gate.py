@@ -35,7 +35,7 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # its place came at the same moment
                 self.release(key)
-            else:
+            elif turn in self._waiting.get(key, ()):  # else a place came by since, and passed it over
                 self._leave(key, turn)
             raise
 

@@ -72,14 +72,17 @@ def test_users_who_ask_much_take_turns_with_each_other():
     run(case())
 
 
-@pytest.mark.parametrize("at_the_same_moment", [False, True])
-def test_who_gives_up_leaves_no_place_taken(at_the_same_moment):
+@pytest.mark.parametrize("moment", ["before", "just before", "just after"])
+def test_who_gives_up_leaves_no_place_taken(moment):
     async def case() -> None:
         gate = Gate(1, 1)
         served, tasks = await arrive(gate, "abc")
-        if at_the_same_moment:
+        if moment == "just after":
             gate.release("a")  # b's place comes, and b is gone before it hears of it
             tasks[1].cancel()
+        elif moment == "just before":
+            tasks[1].cancel()  # b is passed over before it hears that it is gone
+            gate.release("a")
         else:
             tasks[1].cancel()
             await asyncio.sleep(0)
@@ -87,6 +90,7 @@ def test_who_gives_up_leaves_no_place_taken(at_the_same_moment):
         for _ in range(4):
             await asyncio.sleep(0)
         assert served == ["a", "c"]
+        assert tasks[1].cancelled()
         gate.release("c")
         assert (len(gate._held), len(gate._waiting), len(gate._served)) == (0, 0, 0), "nothing is kept of who is gone"
 

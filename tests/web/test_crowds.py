@@ -56,21 +56,26 @@ def test_models_added_at_once_are_all_added(server):
     assert {answer.status_code for answer in answers} == {201}
 
 
-async def look_beside(server, method: str, path: str, size: int, body=None) -> tuple[list[httpx.Response], list[float]]:
-    """Let eve ask `size` times at once; return her answers, and the seconds that the admin's own pages take meanwhile."""
+async def ask_beside(crowd: list[asyncio.Task], ask) -> int:
+    """Ask for something of another's once the crowd has its first answer; return how many of the crowd wait still after that."""
+    await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+    assert await ask() in (200, 201)
+    return sum(not task.done() for task in crowd)
+
+
+async def look_beside(server, method: str, path: str, size: int, body=None) -> tuple[list[httpx.Response], int]:
+    """Let eve ask `size` times at once; return her answers, and how many she waits for still when the admin has a page."""
     eve = {"authorization": f"Bearer {server.studio.make_token('eve')}"}
     admin = {"authorization": f"Bearer {server.studio.token}"}
     limits = httpx.Limits(max_connections=size + 4)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+
+        async def look() -> int:
+            return (await client.get("/api/v1/runs", headers=admin)).status_code
+
         crowd = [asyncio.create_task(client.request(method, path, json=body, headers=eve)) for _ in range(size)]
-        await asyncio.sleep(1)
-        seconds = []
-        for _ in range(3):
-            began = time.monotonic()
-            answer = await client.get("/api/v1/runs", headers=admin)
-            seconds.append(time.monotonic() - began)
-            assert answer.status_code == 200
-        return list(await asyncio.gather(*crowd)), seconds
+        left = await ask_beside(crowd, look)
+        return list(await asyncio.gather(*crowd)), left
 
 
 def slowly(function, seconds):
@@ -83,15 +88,15 @@ def slowly(function, seconds):
 
 def test_who_reads_much_at_once_does_not_keep_others_waiting(server, monkeypatch):
     monkeypatch.setattr(store, "list_models", slowly(store.list_models, 0.6))
-    answers, seconds = asyncio.run(look_beside(server, "GET", "/api/v1/models", 120))
+    answers, left = asyncio.run(look_beside(server, "GET", "/api/v1/models", 80))
     assert {answer.status_code for answer in answers} == {200}
-    assert max(seconds) < 2, "all of eve's take 3 s and more"
+    assert left > 40
 
 
 def test_who_writes_much_at_once_does_not_keep_others_waiting(server, monkeypatch):
     monkeypatch.setattr(recipe_templates, "create", slowly(recipe_templates.create, 0.2))
 
-    async def case() -> tuple[list[int], float]:
+    async def case() -> tuple[list[int], int]:
         limits = httpx.Limits(max_connections=40)
         async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
 
@@ -101,15 +106,12 @@ def test_who_writes_much_at_once_does_not_keep_others_waiting(server, monkeypatc
 
             eve = server.studio.make_token("eve")
             crowd = [asyncio.create_task(save(eve, f"number {number}")) for number in range(20)]
-            await asyncio.sleep(0.5)
-            began = time.monotonic()
-            assert await save(server.studio.token, "of the admin") == 201
-            seconds = time.monotonic() - began
-            return list(await asyncio.gather(*crowd)), seconds
+            left = await ask_beside(crowd, lambda: save(server.studio.token, "of the admin"))
+            return list(await asyncio.gather(*crowd)), left
 
-    statuses, seconds = asyncio.run(case())
+    statuses, left = asyncio.run(case())
     assert set(statuses) == {201}
-    assert seconds < 2.5, "the admin's after one of eve's, of which all take 4 s"
+    assert left > 10, "the admin's comes after one or two of eve's"
 
 
 def test_who_has_many_models_looked_at_does_not_keep_others_waiting(server, monkeypatch):
@@ -126,7 +128,7 @@ def test_who_has_many_models_looked_at_does_not_keep_others_waiting(server, monk
     monkeypatch.setattr(models, "inspect_apart", look)
     (server.studio.models / "one").mkdir(exist_ok=True)
     body = {"kind": "policy", "source": "folder", "path": str(server.studio.models / "one")}
-    answers, seconds = asyncio.run(look_beside(server, "POST", "/api/v1/models", 40, body))
+    answers, left = asyncio.run(look_beside(server, "POST", "/api/v1/models", 40, body))
     assert {answer.status_code for answer in answers} == {422}
-    assert max(seconds) < 2
+    assert left > 20
     assert most["ever"] <= 2
