@@ -34,6 +34,7 @@ from app.system.installation import (
     list_missing_files,
     module_command,
     restore_command,
+    start_command,
 )
 
 READY_SECONDS = 60.0
@@ -86,7 +87,7 @@ def check_address(settings: Settings) -> None:
         except OSError as error:
             raise CommandFailed(
                 f"Port {settings.port} of {settings.host} can't be used ({error.strerror}). Stop what listens there, or choose "
-                "another: varstudio up --port 8401."
+                f"another: {start_command('--port 8401')}."
             ) from None
 
 

@@ -52,6 +52,11 @@ def install_command(extra: str) -> str:
     return f"pip install -e '.[{extra}]'" if is_checkout() else f"pip install 'var-studio[{extra}]'"
 
 
+def start_command(options: str) -> str:
+    """Return the command that starts the studio with these options, as whoever started it had it: make's, or our own."""
+    return f'make up ARGS="{options}"' if os.environ.get("MAKELEVEL") else f"varstudio up {options}"
+
+
 def list_missing_files() -> list[str]:
     """Return the files that the pages and the tables can't do without and that aren't here; one stands for its folder."""
     needed = ["templates/base.html", "static/studio.css", *(f"static/vendor/{name}" for name in VENDORED), "migrations/env.py"]

@@ -155,7 +155,10 @@ def test_the_token_of_this_studio_is_found_by_its_address_too(shell):
 
 
 def test_a_second_up_says_that_the_port_is_taken(shell):
-    assert "can't be used" in shell.fails("up", "--no-worker")
+    said = shell.fails("up", "--no-worker", MAKELEVEL="")
+    assert "can't be used" in said
+    assert "choose another: varstudio up --port 8401." in said
+    assert 'choose another: make up ARGS="--port 8401".' in shell.fails("up", "--no-worker", MAKELEVEL="1")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "studio.example"])
